@@ -1,0 +1,136 @@
+"""Cross-validated scores, time and memory of mlx-kaggle on real tables.
+
+    uv run benchmarks/kaggle.py --data DIR --minilm DIR [--only titanic-quick ...]
+
+`--data` holds `titanic/train.csv`, `house-prices/train.csv` and so on; `--minilm` a Hugging Face
+folder of all-MiniLM-L6-v2. Each case is one `mlx-kaggle train` in a process of its own. Results
+are kept in `docs/benchmarks/kaggle.json`, and the table in `docs/benchmarks/kaggle.md` is written
+from all of them, so that cases can be run one at a time.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+DOCS = Path(__file__).parents[1] / "docs" / "benchmarks"
+
+TABLES = {
+    "titanic": ("titanic/train.csv", "Survived", ["--folds", "5"]),
+    "house-prices": ("house-prices/train.csv", "SalePrice", ["--folds", "5"]),
+    "penguins": ("penguins/penguins.csv", "species", ["--folds", "5"]),
+    "nlp-disaster": ("nlp-disaster/train.csv", "target", []),
+    "ag-news": ("ag-news/train.csv", "label", ["--val", "ag-news/test.csv"]),
+    "adult": ("adult/train.csv", "income", ["--val", "adult/test.csv"]),
+    "diamonds": ("diamonds/diamonds.csv", "price", []),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--minilm", type=Path, required=True)
+    parser.add_argument("--only", nargs="*", default=[], metavar="TABLE-PRESET[-off]")
+    options = parser.parse_args()
+    cases = options.only or ["titanic-quick", "titanic-standard", "house-prices-quick",
+                             "house-prices-standard"]  # fmt: skip
+    for case in cases:
+        found = run_case(case, options)
+        save(case, found)
+        print(case, json.dumps(found), flush=True)
+
+
+def run_case(case: str, options: argparse.Namespace) -> dict:
+    match = re.fullmatch(r"(.+)-(quick|standard)(-off)?", case)
+    if not match or match[1] not in TABLES:
+        raise SystemExit(f"{case}: expected TABLE-quick or TABLE-standard, with -off for no numeric "
+                         f"features; tables: {', '.join(TABLES)}")  # fmt: skip
+    table, preset, off = match.groups()
+    file, target, split = TABLES[table]
+    split = [str(options.data / each) if each.endswith(".csv") else each for each in split]
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "mlx_kaggle.cli", "train", "--preset", preset,
+                   "--train", str(options.data / file), "--target", target, *split,
+                   "--output", f"{folder}/run"]  # fmt: skip
+        if preset == "standard":
+            command += ["--encoder", str(options.minilm)]
+        if off:
+            command += ["--numeric-features", "off"]
+        started = time.monotonic()
+        output, peak = run_measured(command)
+        summary = json.loads(Path(folder, "run", "summary.json").read_text())
+    expected = re.search(r"expected time: about (.+?) \(", output)
+    return {
+        **summary,
+        "expected": expected[1] if expected else "",
+        "wall": round(time.monotonic() - started, 1),
+        "peak_gb": round(peak / 1e9, 2),
+        "machine": f"{platform.machine()} Linux, {os.cpu_count()} cores, mlx {version('mlx')}",
+        "split": "5 folds" if "--folds" in split else "val file" if split else "20 % held out",
+    }
+
+
+def run_measured(command: list[str]) -> tuple[str, int]:
+    """Run; return what it printed and its peak resident memory in bytes."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    lines: list[str] = []
+    reader = threading.Thread(target=lambda: lines.extend(process.stdout or []))
+    reader.start()
+    _, status, usage = os.wait4(process.pid, 0)
+    reader.join()
+    if status:
+        raise SystemExit("".join(lines))
+    return "".join(lines), usage.ru_maxrss * 1024
+
+
+def save(case: str, found: dict) -> None:
+    DOCS.mkdir(parents=True, exist_ok=True)
+    path = DOCS / "kaggle.json"
+    results = json.loads(path.read_text()) if path.exists() else {}
+    results[case] = found
+    path.write_text(json.dumps(results, indent=1) + "\n")
+    (DOCS / "kaggle.md").write_text(page(results))
+
+
+def page(results: dict[str, dict]) -> str:
+    lines = [
+        "# mlx-kaggle on real tables",
+        "",
+        "Written by `benchmarks/kaggle.py`. Every model of a row is scored on the same rows, which",
+        "none of them was trained on. `-off`: numeric columns reach the model as text only.",
+        "`standard` is the real all-MiniLM-L6-v2. Time is the whole command; expected is what it",
+        "said at its start.",
+        "",
+        "| case | rows scored | metric | mlx-kaggle | HistGB | TF-IDF + linear | majority or mean | "
+        "by fold | time | expected | peak memory |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for case, found in sorted(results.items()):
+        metric = found["metric"]
+        scores = {name: values[metric] for name, values in found["scores"].items()}
+        ours = scores.pop("mlx-kaggle")
+        trees, tfidf = scores.pop("HistGradientBoosting", None), scores.pop("TF-IDF + linear", None)
+        (constant,) = scores.values()
+        folds = found["fold_scores"]
+        spread = f"{min(folds):.4g} to {max(folds):.4g}" if len(folds) > 1 else ""
+        cells = [case, found["split"], metric, *map(_number, (ours, trees, tfidf, constant)), spread,
+                 f"{found['wall']:.0f} s", found["expected"], f"{found['peak_gb']:.1f} GB"]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    machines = sorted({found["machine"] for found in results.values()})
+    return "\n".join([*lines, "", f"Machine: {'; '.join(machines)}.", ""])
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""Sessions that check, build and test the packages.
+
+nox                          every check and test of a pull request
+nox -s "tests(mlx-heads)"    test one package
+nox -t mlx-heads             tests, minimums and dist of one package
+nox --list                   every session and what it does
+"""
+
+import os
+import re
+import shutil
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2026.4.10"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.error_on_external_run = True
+# Resolve siblings as a user would: by the versions they declare, not by [tool.uv.sources].
+os.environ["UV_NO_SOURCES"] = "1"
+
+ROOT = Path(__file__).parent
+PROJECTS = {
+    path.parent.name: nox.project.load_toml(path)["project"]
+    for path in sorted(ROOT.glob("packages/*/pyproject.toml"))
+}
+ALL_PATHS = [f"./packages/{name}" for name in PROJECTS]
+each_package = nox.parametrize(
+    "package", [nox.param(name, id=name, tags=[name]) for name in PROJECTS]
+)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, format, workflows, and that vendored files and licences are equal."""
+    session.install("--group", "lint")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("python", "tools/check_vendored.py")
+    workflows = [str(each) for each in sorted(ROOT.glob(".github/workflows/*.yml"))]
+    session.run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows)
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the types of all packages with everything installed."""
+    session.install("--group", "lint", "--group", "test", *ALL_PATHS)
+    session.run("pyright", "--pythonpath", f"{session.bin}/python")
+
+
+@nox.session
+def imports(session: nox.Session) -> None:
+    """Check who imports whom, and that each package declares what it imports."""
+    session.install("--group", "lint", "--group", "test", *ALL_PATHS)
+    session.run("lint-imports", "--no-cache")
+    for name in PROJECTS:
+        session.chdir(ROOT / "packages" / name)
+        # The OpenBLAS wheel is data for mlx-fastcpu: found on disk, never imported.
+        session.run("deptry", "src", "--per-rule-ignores", "DEP002=scipy-openblas32")
+
+
+@nox.session
+def tools(session: nox.Session) -> None:
+    """Test the scripts in tools/."""
+    session.install("pytest>=8.4")
+    session.run("pytest", "--noconftest", "tools/tests", *session.posargs)
+
+
+@nox.session
+@each_package
+def tests(session: nox.Session, package: str) -> None:
+    """Test one package where only its declared dependencies are installed."""
+    session.install("--group", "test", *paths_of(package))
+    session.run("pytest", f"packages/{package}", *session.posargs)
+
+
+@nox.session(name="docs-examples")
+def docs_examples(session: nox.Session) -> None:
+    """Run every Python block of every README where all packages are installed."""
+    session.install("--group", "test", *ALL_PATHS)
+    readmes = [path / "README.md" for path in (ROOT, *map(Path, ALL_PATHS))]
+    session.run("pytest", *map(str, readmes), *session.posargs)
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build every package and check the metadata and contents of its wheel."""
+    session.install("uv>=0.8", "twine>=6.1")
+    with tempfile.TemporaryDirectory() as folder:
+        wheels = build_distributions(session, list(PROJECTS), Path(folder))
+        for name, wheel in wheels.items():
+            check_wheel(session, name, wheel)
+
+
+@nox.session
+def smoke(session: nox.Session) -> None:
+    """Install mlx-kaggle's wheels and go from a CSV to a submission, away from the sources."""
+    session.install("uv>=0.8")
+    with tempfile.TemporaryDirectory() as folder:
+        wheels = build_distributions(session, with_siblings("mlx-kaggle"), Path(folder, "dist"))
+        backend = ["mlx[cpu]"] if sys.platform == "linux" else []
+        session.install(*map(str, wheels.values()), *backend)
+        session.chdir(folder)
+        Path("train.csv").write_text(rows_of(20, target=True))
+        Path("test.csv").write_text(rows_of(8, target=False))
+        session.run("mlx-kaggle", "--help", silent=True)
+        train = ("--train", "train.csv", "--target", "y", "--output", "run")
+        session.run("mlx-kaggle", "train", *train, "--set", "training.epochs=1")
+        predict = ("--run", "run", "--test", "test.csv", "--output", "submission.csv")
+        session.run("mlx-kaggle", "predict", *predict)
+        if (rows := len(Path("submission.csv").read_text().splitlines()) - 1) != 8:
+            session.error(f"submission.csv must have the 8 rows of test.csv, has {rows}")
+        session.chdir(ROOT)
+
+
+@nox.session(venv_backend="uv", default=False)
+@each_package
+def minimums(session: nox.Session, package: str) -> None:
+    """Test one package with the oldest dependencies it allows."""
+    session.install("--resolution=lowest-direct", "--group", "test", *paths_of(package))
+    session.run("pytest", f"packages/{package}", *session.posargs)
+
+
+@nox.session(default=False)
+@each_package
+def dist(session: nox.Session, package: str) -> None:
+    """Build one package into dist/, and test the wheel away from the sources."""
+    session.install("uv>=0.8", "twine>=6.1")
+    out = ROOT / "dist" / package
+    wheels = build_distributions(session, with_siblings(package), out)
+    check_wheel(session, package, wheels[package])
+    session.install("--group", "test", *map(str, wheels.values()))
+    session.run("pytest", "-p", "no:cacheprovider", f"packages/{package}/tests", *session.posargs)
+
+
+@nox.session(default=False)
+def fixtures(session: nox.Session) -> None:
+    """Make the parity fixtures again, from torch, transformers and scikit-learn."""
+    session.install("--group", "fixtures", "--group", "test", *ALL_PATHS)
+    for script in sorted(ROOT.glob("tools/make_fixtures_*.py")):
+        session.run("python", str(script), *session.posargs)
+
+
+def with_siblings(package: str) -> list[str]:
+    """Return the package, preceded by every package of this repository that it depends on."""
+    names = [re.match(r"[\w.-]+", line)[0] for line in PROJECTS[package].get("dependencies", [])]
+    found = [each for name in names if name in PROJECTS for each in with_siblings(name)]
+    return [*dict.fromkeys([*found, package])]
+
+
+def paths_of(package: str) -> list[str]:
+    """Return what to install for one package: its folder and those of its siblings."""
+    return [f"./packages/{name}" for name in with_siblings(package)]
+
+
+def build_distributions(session: nox.Session, packages: list[str], out: Path) -> dict[str, Path]:
+    """Build and check each package's two files in an emptied folder; return the wheels."""
+    shutil.rmtree(out, ignore_errors=True)  # a wheel of an older version must not win
+    wheels = {}
+    for name in packages:
+        session.run("uv", "build", "--quiet", "--out-dir", str(out / name), f"packages/{name}")
+        (wheels[name],) = (out / name).glob("*.whl")
+    return wheels
+
+
+def check_wheel(session: nox.Session, package: str, wheel: Path) -> None:
+    """Check a wheel and the sdist beside it: metadata, licence and type marker."""
+    files = [str(each) for each in wheel.parent.iterdir() if each.suffix in (".whl", ".gz")]
+    session.run("twine", "check", "--strict", *files)
+    held = zipfile.ZipFile(wheel).namelist()
+    for wanted in ("/licenses/LICENSE", f"{package.replace('-', '_')}/py.typed"):
+        if not any(name.endswith(wanted) for name in held):
+            session.error(f"{wheel.name} lacks {wanted}")
+
+
+def rows_of(count: int, target: bool) -> str:
+    """Return a small CSV: an id, a number, a category, and where wanted a binary target."""
+    lines = ["id,amount,colour" + (",y" if target else "")]
+    for i in range(count):
+        line = f"{i},{i * 7 % 10},{('red', 'blue')[i % 2]}"
+        lines.append(f"{line},{i % 2}" if target else line)
+    return "\n".join(lines) + "\n"

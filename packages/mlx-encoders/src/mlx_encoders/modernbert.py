@@ -1,0 +1,242 @@
+"""ModernBERT (Warner et al. 2024): rotary positions, gated GELU, norm first, no biases.
+
+Most layers see only a window of keys; every third one, from the first, sees the whole sequence and
+turns its rotary positions with a larger base. The module tree spells the Hugging Face tensor names.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Self
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from mlx_encoders._config import check_sizes, known_fields, refuse_other
+from mlx_encoders.activations import get_activation
+from mlx_encoders.attention import attend, check_inputs, merge_heads, padding_mask, window_mask
+
+FULL = "full_attention"
+SLIDING = "sliding_attention"
+
+
+@dataclass(frozen=True)
+class ModernBertConfig:
+    """The fields of a Hugging Face `config.json` that shape a ModernBERT; defaults are the base.
+
+    `layer_types` holds "full_attention" or "sliding_attention" for each layer; None fills it with
+    a full layer at every `global_attn_every_n_layers`-th index. `local_attention` is the whole
+    window in tokens: a query sees `local_attention // 2` keys to each side, and itself. The ids of
+    special tokens are only carried along.
+    """
+
+    vocab_size: int = 50368
+    hidden_size: int = 768
+    intermediate_size: int = 1152
+    num_hidden_layers: int = 22
+    num_attention_heads: int = 12
+    hidden_activation: str = "gelu"
+    max_position_embeddings: int = 8192
+    initializer_range: float = 0.02
+    initializer_cutoff_factor: float = 2.0
+    norm_eps: float = 1e-5
+    norm_bias: bool = False
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    attention_dropout: float = 0.0
+    embedding_dropout: float = 0.0
+    mlp_dropout: float = 0.0
+    local_attention: int = 128
+    global_attn_every_n_layers: int = 3
+    layer_types: tuple[str, ...] | None = None
+    global_rope_theta: float = 160000.0
+    local_rope_theta: float = 10000.0
+    pad_token_id: int | None = 50283
+    bos_token_id: int | None = None
+    eos_token_id: int | None = None
+    cls_token_id: int | None = None
+    sep_token_id: int | None = None
+
+    def __post_init__(self) -> None:
+        check_sizes(
+            vocab_size=self.vocab_size,
+            hidden_size=self.hidden_size,
+            num_hidden_layers=self.num_hidden_layers,
+            num_attention_heads=self.num_attention_heads,
+            global_attn_every_n_layers=self.global_attn_every_n_layers,
+        )
+        get_activation(self.hidden_activation)
+        types = self.layer_types or self._every_nth_layer_full()
+        if len(types) != self.num_hidden_layers or not set(types) <= {FULL, SLIDING}:
+            raise ValueError(
+                f"layer_types must name {FULL!r} or {SLIDING!r} for each of the "
+                f"{self.num_hidden_layers} layers, got {list(types)}"
+            )
+        object.__setattr__(self, "layer_types", tuple(types))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, object]) -> Self:
+        """Read a `config.json` dict of either dialect; keys that shape no encoder are ignored.
+
+        The older dialect has `global_attn_every_n_layers`, `global_rope_theta` and
+        `local_rope_theta`; the one of transformers 5 has `layer_types` and `rope_parameters`, which
+        win when both are there. Raises `ValueError` naming key and value where the file asks for
+        another computation.
+        """
+        refuse_other(values, {"model_type": ("modernbert",), "rope_scaling": (None,)})
+        chosen = known_fields(cls, values)
+        rope = values.get("rope_parameters") or {}
+        for layer_type, field in ((FULL, "global_rope_theta"), (SLIDING, "local_rope_theta")):
+            parameters = rope.get(layer_type) or {}  # type: ignore[attr-defined]
+            refuse_other(parameters, {"rope_type": ("default",)})
+            if "rope_theta" in parameters:
+                chosen[field] = parameters["rope_theta"]
+        if chosen.get("layer_types") is not None:
+            chosen["layer_types"] = tuple(chosen["layer_types"])  # type: ignore[arg-type]
+        if chosen.get("initializer_cutoff_factor", 0) is None:
+            chosen["initializer_cutoff_factor"] = 3.0  # what transformers takes null for
+        return cls(**chosen)  # type: ignore[arg-type]
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the content of a `config.json`, in both dialects at once."""
+        values = asdict(self)
+        values["layer_types"] = list(self.layer_types or ())
+        if self.layer_types != self._every_nth_layer_full():
+            del values["global_attn_every_n_layers"]  # the older dialect cannot say this pattern
+        values["rope_parameters"] = {
+            FULL: {"rope_type": "default", "rope_theta": self.global_rope_theta},
+            SLIDING: {"rope_type": "default", "rope_theta": self.local_rope_theta},
+        }
+        return {"model_type": "modernbert", "architectures": ["ModernBertModel"], **values}
+
+    def _every_nth_layer_full(self) -> tuple[str, ...]:
+        every = self.global_attn_every_n_layers
+        return tuple(SLIDING if i % every else FULL for i in range(self.num_hidden_layers))
+
+
+class ModernBertModel(nn.Module):
+    """The ModernBERT encoder: token ids to hidden states."""
+
+    def __init__(self, config: ModernBertConfig):
+        super().__init__()
+        self.config = config
+        self.embeddings = _Embeddings(config)
+        self.layers = [_Layer(config, index) for index in range(config.num_hidden_layers)]
+        self.final_norm = _layer_norm(config)
+
+    def __call__(
+        self,
+        input_ids: mx.array | np.ndarray,
+        attention_mask: mx.array | np.ndarray | None = None,
+        token_type_ids: None = None,
+    ) -> mx.array:
+        """Return hidden states (B, L, hidden_size) of ids (B, L).
+
+        `attention_mask` (B, L) holds 1 or True for tokens and 0 or False for padding; None means
+        no padding. ModernBERT has no token types: anything but None is a `ValueError`. Ids are not
+        compared with `vocab_size`: that would wait for the device in every call.
+        """
+        return self.hidden_states(input_ids, attention_mask, token_type_ids)[-1]
+
+    def hidden_states(
+        self,
+        input_ids: mx.array | np.ndarray,
+        attention_mask: mx.array | np.ndarray | None = None,
+        token_type_ids: None = None,
+    ) -> list[mx.array]:
+        """Return the embedding output and the output of each layer, `num_hidden_layers + 1` arrays.
+
+        The last one has passed the final norm: it is what calling the model returns.
+        """
+        if token_type_ids is not None:
+            raise ValueError("ModernBERT has no token types: token_type_ids must be None")
+        ids, valid = check_inputs(input_ids, attention_mask)
+        masks = {
+            FULL: padding_mask(valid),
+            SLIDING: window_mask(valid, ids.shape[1], self.config.local_attention // 2),
+        }
+        states = [self.embeddings(ids)]
+        for layer in self.layers:
+            states.append(layer(states[-1], masks[layer.layer_type]))
+        states[-1] = self.final_norm(states[-1])
+        return states
+
+
+class _Embeddings(nn.Module):
+    """Token embeddings, normalized; positions come in as rotations inside attention."""
+
+    def __init__(self, config: ModernBertConfig):
+        super().__init__()
+        self.tok_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.norm = _layer_norm(config)
+        self.drop = nn.Dropout(config.embedding_dropout)
+
+    def __call__(self, input_ids: mx.array) -> mx.array:
+        return self.drop(self.norm(self.tok_embeddings(input_ids)))
+
+
+class _Layer(nn.Module):
+    """Attention, then a gated network, each on a normalized input and added to the stream."""
+
+    def __init__(self, config: ModernBertConfig, index: int):
+        super().__init__()
+        self.layer_type = (config.layer_types or ())[index]
+        # The embedding norm has just been applied before layer 0; its checkpoint has no tensor.
+        self.attn_norm = _layer_norm(config) if index else nn.Identity()
+        self.attn = _Attention(config, self.layer_type)
+        self.mlp_norm = _layer_norm(config)
+        self.mlp = _MLP(config)
+
+    def __call__(self, x: mx.array, mask: mx.array | None) -> mx.array:
+        x = x + self.attn(self.attn_norm(x), mask)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class _Attention(nn.Module):
+    """Multi-head self-attention with rotary positions and one joint query-key-value product."""
+
+    def __init__(self, config: ModernBertConfig, layer_type: str):
+        super().__init__()
+        self.heads = config.num_attention_heads
+        self.rope_theta = float(
+            config.global_rope_theta if layer_type == FULL else config.local_rope_theta
+        )
+        self.dropout_prob = config.attention_dropout
+        D = config.hidden_size
+        self.Wqkv = nn.Linear(D, 3 * D, bias=config.attention_bias)
+        self.Wo = nn.Linear(D, D, bias=config.attention_bias)
+        self.out_drop = nn.Dropout(config.attention_dropout)
+
+    def __call__(self, x: mx.array, mask: mx.array | None) -> mx.array:
+        B, L, D = x.shape
+        qkv = self.Wqkv(x).reshape(B, L, 3, self.heads, D // self.heads)
+        queries, keys, values = qkv.transpose(2, 0, 3, 1, 4)  # each (B, heads, L, head_dim)
+        queries, keys = self._rotate(queries), self._rotate(keys)
+        dropout = self.dropout_prob if self.training else 0.0
+        context = merge_heads(attend(queries, keys, values, mask, dropout))
+        return self.out_drop(self.Wo(context))
+
+    def _rotate(self, x: mx.array) -> mx.array:
+        return mx.fast.rope(
+            x, x.shape[-1], traditional=False, base=self.rope_theta, scale=1.0, offset=0
+        )
+
+
+class _MLP(nn.Module):
+    """`Wo(act(a) * b)`, where a and b are the two halves of `Wi(x)`."""
+
+    def __init__(self, config: ModernBertConfig):
+        super().__init__()
+        D, inner = config.hidden_size, config.intermediate_size
+        self.Wi = nn.Linear(D, 2 * inner, bias=config.mlp_bias)
+        self.Wo = nn.Linear(inner, D, bias=config.mlp_bias)
+        self.activation = get_activation(config.hidden_activation)
+        self.drop = nn.Dropout(config.mlp_dropout)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        activated, gate = mx.split(self.Wi(x), 2, axis=-1)
+        return self.Wo(self.drop(self.activation(activated) * gate))
+
+
+def _layer_norm(config: ModernBertConfig) -> nn.LayerNorm:
+    return nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)

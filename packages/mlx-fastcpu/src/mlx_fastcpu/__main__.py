@@ -1,0 +1,51 @@
+"""`python -m mlx_fastcpu info | run`: show what is active, or run a script with it active."""
+
+import argparse
+import json
+import runpy
+import sys
+from pathlib import Path
+
+from mlx_fastcpu.activation import activate, info
+
+
+def main(arguments: list[str]) -> None:
+    """Run one of the two commands."""
+    parser = argparse.ArgumentParser(prog="python -m mlx_fastcpu", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    info_parser = commands.add_parser("info", help="activate, and show what that changed")
+    info_parser.add_argument("--json", action="store_true", help="print JSON")
+    run_parser = commands.add_parser("run", help="run a Python script with a fast MLX")
+    run_parser.add_argument("script", help="path of the script")
+    run_parser.add_argument("arguments", nargs=argparse.REMAINDER, help="passed to the script")
+    options = parser.parse_args(arguments)
+    if options.command == "info":
+        show(info(), as_json=options.json)
+    else:
+        run(options.script, options.arguments)
+
+
+def show(values: dict[str, object], as_json: bool) -> None:
+    """Print the values of `info`, one a line, or as JSON."""
+    if as_json:
+        print(json.dumps(values, indent=2))
+        return
+    for name, value in values.items():
+        shown = "-" if value is None else f"{value:.1f}" if isinstance(value, float) else value
+        print(f"{name:>14}  {shown}")
+
+
+def run(script: str, arguments: list[str]) -> None:
+    """Run a script as `python script arguments...` would, after `activate()`."""
+    if not Path(script).is_file():
+        sys.exit(f"python -m mlx_fastcpu run: no such file: {script}")
+    status = activate()
+    if not status.active:
+        print(f"mlx_fastcpu is {status}", file=sys.stderr)
+    sys.argv = [script, *arguments]
+    sys.path[0] = str(Path(script).resolve().parent)
+    runpy.run_path(script, run_name="__main__")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,149 @@
+"""Activate what this machine allows, once, and report what was done."""
+
+import logging
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mlx_fastcpu import blas
+from mlx_fastcpu.allocator import set_cache_limit
+from mlx_fastcpu.slots import UnsupportedError
+from mlx_fastcpu.verify import matmul_gflops
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Status:
+    """What `activate` did.
+
+    `active` says that MLX computes with `library` (its path), through `slots` re-pointed
+    functions, on `threads` threads (`None`: the library does not say), at `gflops` GFLOP/s in a
+    512 x 512 float32 product. `reason` says what was done, or why nothing was. `cache_limit` is
+    in bytes, `None` where it was left alone.
+    """
+
+    active: bool
+    reason: str
+    library: str | None = None
+    slots: int = 0
+    threads: int | None = None
+    cache_limit: int | None = None
+    gflops: float | None = None
+
+    def __str__(self) -> str:
+        """Return one line for a log or a terminal."""
+        parts = [f"{'active' if self.active else 'inactive'}: {self.reason}"]
+        if self.threads:
+            parts.append(f"{self.threads} thread{'s' if self.threads > 1 else ''}")
+        if self.gflops:
+            parts.append(f"{self.gflops:.0f} GFLOP/s")
+        if self.cache_limit is not None:
+            parts.append(f"buffer cache up to {self.cache_limit / 2**30:.1f} GiB")
+        return ", ".join(parts)
+
+
+_status = Status(active=False, reason="activate() was not called")
+_library: blas.Library | None = None
+
+
+def activate(
+    library: str | Path | None = None,
+    cache_limit: int | None = None,
+    threads: int | None = None,
+) -> Status:
+    """Put a real BLAS and LAPACK under MLX and let it keep freed buffers; return what was done.
+
+    Works before and after `import mlx.core`, and again: a later call changes only what it names.
+    `library` is a path or file name of a BLAS with LAPACK, "mkl", "openblas" (the system's), or
+    `None` for that of the `scipy-openblas32` package. `cache_limit` is in bytes; `None` means a
+    quarter of the memory and at most 8 GiB, but never less than a limit set before. `threads`
+    of `None` leaves the library's choice, which follows its environment variables.
+
+    Nothing is done on macOS, where a GPU is available, or where MLX's library has an unknown
+    layout; a library that computes anything wrong is taken out again. `reason` then says why. No
+    state of the machine raises; wrong arguments raise `ValueError`.
+    """
+    _check_arguments(library, cache_limit, threads)
+    if refusal := refuse_platform(sys.platform) or _refuse_device():
+        status = Status(active=False, reason=refusal)
+    else:
+        status = _activate(library, cache_limit, threads)
+    log.info("%s", status)
+    return status
+
+
+def info() -> dict[str, Any]:
+    """Return the fields of `activate()`'s status, and the matrix product's speed before it.
+
+    Activates when that was not done yet; otherwise `gflops_before` is `None`.
+    """
+    before = None
+    if not (_status.active or refuse_platform(sys.platform) or _refuse_device()):
+        before = matmul_gflops(repeats=1)
+    return asdict(activate()) | {"gflops_before": before}
+
+
+def refuse_platform(name: str) -> str | None:
+    """Return why nothing is done on the platform of this `sys.platform`, `None` for Linux."""
+    if name == "linux":
+        return None
+    if name == "darwin":
+        return "macOS: MLX already uses Metal and Accelerate"
+    return f"only Linux is supported, this is {name}"
+
+
+def _refuse_device() -> str | None:
+    try:
+        import mlx.core as mx
+    except ImportError as error:
+        return f"mlx.core cannot be imported: {error}"
+    if mx.is_available(mx.gpu):
+        return "a GPU is available; the CPU is left as it is"
+    return None
+
+
+def _check_arguments(
+    library: str | Path | None, cache_limit: int | None, threads: int | None
+) -> None:
+    if isinstance(library, str) and not (
+        library in blas.NAMED_LIBRARIES or "/" in library or ".so" in library
+    ):
+        raise ValueError(
+            "library must be a path, a file name such as 'libopenblas.so.0', 'mkl' or "
+            f"'openblas'; got {library!r}"
+        )
+    if cache_limit is not None and cache_limit < 0:
+        raise ValueError(f"cache_limit must be at least 0 bytes, got {cache_limit}")
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads must be at least 1, got {threads}")
+
+
+def _activate(library: str | Path | None, cache_limit: int | None, threads: int | None) -> Status:
+    global _library, _status
+    failure = None
+    if library is not None or not _status.active:
+        try:
+            _library, slots = _bind(library)
+            _status = replace(
+                _status,
+                active=True,
+                reason=f"MLX computes with {Path(_library.path).name}",
+                library=_library.path,
+                slots=slots,
+            )
+        except UnsupportedError as error:
+            failure = f"{error}; {_status.library} stays" if _status.active else str(error)
+    if cache_limit is not None or _status.cache_limit is None:
+        _status = replace(_status, cache_limit=set_cache_limit(cache_limit))
+    if _library is not None:
+        if threads is not None:
+            blas.set_threads(_library, threads)
+        _status = replace(_status, threads=blas.get_threads(_library), gflops=matmul_gflops())
+    return replace(_status, reason=failure) if failure else _status
+
+
+def _bind(library: str | Path | None) -> tuple[blas.Library, int]:
+    loaded = blas.load_library(blas.find_library(None if library is None else str(library)))
+    return loaded, blas.bind(loaded)

@@ -1,0 +1,5 @@
+"""From a Kaggle CSV to a valid submission: the command line `mlx-kaggle` and what it is made of.
+
+The command line composes mlx-tabtext, mlx-encoders, mlx-heads and mlx-trainer; nothing here is
+imported before a command runs, so that `--help` is quick.
+"""

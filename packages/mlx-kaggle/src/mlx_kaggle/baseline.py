@@ -1,0 +1,124 @@
+"""What simple models reach on the same folds, so that nobody is fooled by a score alone."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from mlx_tabtext import Table, is_missing
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.pipeline import make_pipeline
+
+from mlx_kaggle.competition import Competition, take
+from mlx_kaggle.features import numbers_of
+from mlx_kaggle.folds import Split
+from mlx_kaggle.targets import Target
+
+# HistGradientBoosting takes categories as codes below this; rarer ones share the last code.
+MAX_CATEGORIES = 250
+
+
+def baseline_predictions(
+    competition: Competition, table: Table, encoded: np.ndarray, splits: Sequence[Split], seed: int
+) -> dict[str, list[np.ndarray]]:
+    """Predictions of each baseline for the validation rows of each split.
+
+    "majority" (or "mean"), "HistGradientBoosting" on numeric and categorical columns, and, when
+    there is free text, "TF-IDF + linear" on the text columns.
+    """
+    target = Target(competition)
+    constant = "mean" if competition.task == "regression" else "majority"
+    found: dict[str, list[np.ndarray]] = {}
+    for train_rows, val_rows in splits:
+        train, val = take(table, train_rows), take(table, val_rows)
+        scaler = target.fit_scaler(encoded[train_rows]) if competition.task == "regression" else None
+        y = encoded[train_rows] if scaler is None else scaler.transform(encoded[train_rows])
+
+        def keep(name: str, raw: np.ndarray, scaler=scaler) -> None:
+            prediction = raw if scaler is None else scaler.inverse(raw)
+            found.setdefault(name, []).append(np.asarray(prediction, np.float64))
+
+        keep(constant, _constant(competition, y, len(val_rows)))
+        if _has_trees_input(competition):
+            keep("HistGradientBoosting", _trees(competition, train, val, y, seed))
+        if _text_columns(competition):
+            keep("TF-IDF + linear", _tfidf(competition, train, val, y))
+    return found
+
+
+def _constant(competition: Competition, y: np.ndarray, rows: int) -> np.ndarray:
+    if competition.task == "regression":
+        return np.full(rows, y.mean())
+    shares = np.bincount(y, minlength=len(competition.classes)) / len(y)
+    return np.tile(shares, (rows, 1))
+
+
+def _trees(
+    competition: Competition, train: Table, val: Table, y: np.ndarray, seed: int
+) -> np.ndarray:
+    x_train, x_val, categorical = _matrices(competition, train, val)
+    if competition.task == "regression":
+        trees = HistGradientBoostingRegressor(categorical_features=categorical, random_state=seed)
+        return trees.fit(x_train, y).predict(x_val)
+    trees = HistGradientBoostingClassifier(categorical_features=categorical, random_state=seed)
+    return _all_classes(competition, trees.fit(x_train, y), trees.predict_proba(x_val))
+
+
+def _matrices(
+    competition: Competition, train: Table, val: Table
+) -> tuple[np.ndarray, np.ndarray, list[bool]]:
+    """Raw numbers and category codes; NaN where missing, or not seen in training."""
+    columns: list[tuple[np.ndarray, np.ndarray, bool]] = []
+    for number in numbers_of(competition.schema):
+        columns.append((number.values(train), number.values(val), False))
+    for column in competition.schema.features:
+        if column.kind == "categorical":
+            codes = _category_codes(train[column.name])
+            both = (_coded(table[column.name], codes) for table in (train, val))
+            columns.append((*both, True))
+    x_train = np.stack([column[0] for column in columns], 1)
+    x_val = np.stack([column[1] for column in columns], 1)
+    return x_train, x_val, [column[2] for column in columns]
+
+
+def _category_codes(cells: Sequence) -> dict[str, int]:
+    names, counts = np.unique([str(c) for c in cells if not is_missing(c)], return_counts=True)
+    frequent = names[np.argsort(-counts, kind="stable")][:MAX_CATEGORIES]
+    return {str(name): code for code, name in enumerate(frequent)}
+
+
+def _coded(cells: Sequence, codes: dict[str, int]) -> np.ndarray:
+    return np.array([codes.get(str(cell), np.nan) for cell in cells], np.float64)
+
+
+def _tfidf(competition: Competition, train: Table, val: Table, y: np.ndarray) -> np.ndarray:
+    words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
+    if competition.task == "regression":
+        model = make_pipeline(words, Ridge(1.0)).fit(_joined(competition, train), y)
+        return model.predict(_joined(competition, val))
+    model = make_pipeline(words, LogisticRegression(C=4.0, max_iter=300))
+    model.fit(_joined(competition, train), y)
+    return _all_classes(competition, model, model.predict_proba(_joined(competition, val)))
+
+
+def _joined(competition: Competition, table: Table) -> list[str]:
+    columns = [table[name] for name in _text_columns(competition)]
+    return [" ".join(str(c) for c in row if not is_missing(c)) for row in zip(*columns, strict=True)]
+
+
+def _all_classes(competition: Competition, model, probabilities: np.ndarray) -> np.ndarray:
+    """Probabilities with a column for every class, also one absent from this fold's training."""
+    full = np.zeros((len(probabilities), len(competition.classes)))
+    full[:, model.classes_] = probabilities
+    return full
+
+
+def _text_columns(competition: Competition) -> list[str]:
+    return [column.name for column in competition.schema.features if column.kind == "text"]
+
+
+def _has_trees_input(competition: Competition) -> bool:
+    kinds = {column.kind for column in competition.schema.features}
+    return bool(kinds - {"text"})
+
+

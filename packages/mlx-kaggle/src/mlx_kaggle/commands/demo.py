@@ -1,0 +1,15 @@
+"""`mlx-kaggle demo`."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option("--output", type=click.Path(file_okay=False, path_type=Path),
+              default=Path("mlx-kaggle-demo"), show_default=True, help="Folder to write.")  # fmt: skip
+def demo(output: Path) -> None:
+    """Run the whole path on real data that ships with scikit-learn: offline, two minutes."""
+    from mlx_kaggle.demo import run_demo
+
+    run_demo(output)

@@ -1,0 +1,165 @@
+"""The one configuration object of a run: preset, then file, then flags, then `--set`.
+
+Later layers win; an unknown key in any of them is an error. The resolved object is saved as
+`config.yaml` in the run folder, and a resumed run reads nothing else.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from mlx_kaggle._suggest import did_you_mean
+
+PRESETS = {
+    "quick": "a small encoder trained from scratch on your text: offline, made for CPUs (default)",
+    "standard": "fine-tunes a small pretrained encoder (MiniLM), hub id or folder: --encoder PATH",
+    "thorough": "ModernBERT-base, 5 folds, 3 seeds, 4 views of each row averaged: for a GPU",
+}
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which files, which columns, which metric; `None` means: infer it and show it."""
+
+    train: str = ""
+    target: str = ""
+    val: str | None = None
+    test: str | None = None
+    sample_submission: str | None = None
+    id_column: str | None = None
+    competition: str | None = None
+    task: Literal["binary", "multiclass", "regression"] | None = None
+    metric: str | None = None
+    separator: str | None = None
+    kinds: dict[str, str] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+    drop: tuple[str, ...] = ()
+    allow_leak: bool = False
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """How a row is spoken. `max_tokens` counts the special tokens too."""
+
+    style: Literal["list", "sentence", "great", "json", "markdown", "template"] = "list"
+    template: str | None = None
+    missing: Literal["omit", "unknown", "missing"] = "unknown"
+    numbers: Literal["value", "value+word", "word", "value+bin"] = "value"
+    digits: int = 4
+    order: Literal["usefulness", "table"] = "usefulness"
+    max_tokens: int = 128
+    views: int = 1
+    shuffle_columns: float = 0.0
+    drop_column: float = 0.0
+    numeric_jitter: float = 0.0
+    styles: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class EncoderSettings:
+    """`path` is a folder, a hub id, or empty for a small encoder from scratch.
+
+    The sizes below `freeze` are those of the from-scratch encoder and ignored otherwise.
+    """
+
+    path: str = ""
+    freeze: Literal["none", "embeddings", "all"] = "none"
+    dropout: float | None = None
+    tokenizer: Literal["wordpiece", "bpe"] = "wordpiece"
+    vocab_size: int = 4096
+    hidden_size: int = 128
+    num_hidden_layers: int = 2
+    num_attention_heads: int = 4
+    intermediate_size: int = 384
+
+
+@dataclass(frozen=True)
+class HeadSettings:
+    """Pooling and what feeds the head beside the pooled text."""
+
+    pooling: Literal["mean", "cls", "max", "mean+max", "cls+mean"] = "mean"
+    dropout: float = 0.1
+    hidden_size: int = 0
+    numeric_features: bool = True
+    feature_size: int = 64
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """The loop. `patience` 0 trains all epochs and keeps the last weights.
+
+    Choosing the best epoch on the very fold that is then scored makes cross-validation look
+    better than it is, so early stopping is off unless asked for.
+    """
+
+    epochs: int = 10
+    batch_size: int = 32
+    micro_batch_tokens: int = 4096
+    learning_rate: float = 1e-3
+    head_rate: float = 1.0
+    weight_decay: float = 0.01
+    layer_decay: float = 1.0
+    warmup: float = 0.1
+    max_grad_norm: float = 1.0
+    label_smoothing: float = 0.0
+    patience: int = 0
+    seeds: int = 1
+    checkpoint_seconds: float = 30.0
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides a run."""
+
+    preset: str = "quick"
+    folds: int = 0
+    val_fraction: float = 0.2
+    seed: int = 0
+    data: DataSettings = field(default_factory=DataSettings)
+    text: TextSettings = field(default_factory=TextSettings)
+    encoder: EncoderSettings = field(default_factory=EncoderSettings)
+    head: HeadSettings = field(default_factory=HeadSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+
+
+def resolve_config(
+    preset: str | None = None,
+    file: str | Path | None = None,
+    flags: Mapping[str, Any] | None = None,
+    overrides: Sequence[str] = (),
+) -> RunConfig:
+    """Merge the four layers into one `RunConfig`.
+
+    `flags` maps dotted keys to values (`{"data.train": "train.csv"}`); `None` values are skipped.
+    Raises `ConfigError` for an unknown key or a value of the wrong type, naming key and file.
+    """
+    from mlx_trainer import ConfigError, load_config
+
+    name = preset or (_preset_of(file) if file else None) or "quick"
+    if name not in PRESETS:
+        raise ConfigError(f"unknown preset {name!r}{did_you_mean(name, PRESETS)}")
+    given = {"preset": name, **{k: v for k, v in (flags or {}).items() if v is not None}}
+    # JSON is YAML, and keeps the types of the flags.
+    from_flags = [f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in given.items()]
+    return load_config(
+        RunConfig, base=_preset_values(name), file=file, overrides=[*from_flags, *overrides]
+    )
+
+
+def _preset_values(name: str) -> dict[str, Any]:
+    text = resources.files("mlx_kaggle").joinpath("presets", f"{name}.yaml").read_text("utf-8")
+    return yaml.safe_load(text)
+
+
+def _preset_of(file: str | Path) -> str | None:
+    """The preset a file names; whatever else is wrong with it, `load_config` tells with its line."""
+    try:
+        values = yaml.safe_load(Path(file).read_text("utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    return str(values["preset"]) if isinstance(values, dict) and "preset" in values else None

@@ -1,0 +1,241 @@
+"""Train every fold and seed, score rows that were not trained on, and write the run folder.
+
+    config.yaml env.json metrics.jsonl      what was asked, where it ran, what happened
+    competition.json train_rows.npy         what the tables say; fingerprints for the leak guard
+    members/fold-0-seed-0/                  one model: encoder/, head.safetensors, member.json
+    validation.csv summary.json report.html predictions for rows not trained on, and their scores
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mlx_tabtext import Table
+from mlx_trainer import RunFolder, dump_config
+
+from mlx_kaggle._atomic import write_atomic
+from mlx_kaggle.baseline import baseline_predictions
+from mlx_kaggle.checks import check_columns, check_ids, check_overlap, feature_names, row_hashes
+from mlx_kaggle.competition import (
+    Competition,
+    find_beside_train,
+    read_tables,
+    row_count,
+    take,
+    understand,
+)
+from mlx_kaggle.config import RunConfig
+from mlx_kaggle.errors import DataError
+from mlx_kaggle.estimate import Estimate, estimate
+from mlx_kaggle.experiment import Experiment, predict_member
+from mlx_kaggle.folds import Split, split_rows
+from mlx_kaggle.model import Member
+from mlx_kaggle.submission import write_submission
+from mlx_kaggle.targets import Target, side_metrics
+
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass
+class Job:
+    """The tables read, understood, checked and split."""
+
+    config: RunConfig
+    competition: Competition
+    table: Table
+    encoded: np.ndarray
+    splits: list[Split]
+    notes: list[str]
+
+    @property
+    def scored_rows(self) -> np.ndarray:
+        """Row positions that some fold validates, in fold order."""
+        return np.concatenate([val for _, val in self.splits])
+
+
+@dataclass
+class Results:
+    """What a finished run found, as the report and the command line show it."""
+
+    job: Job
+    prediction: np.ndarray
+    scores: dict[str, dict[str, float]]
+    fold_scores: list[float]
+    histories: dict[str, list[dict[str, Any]]]
+    seconds: float
+
+    @property
+    def score(self) -> float:
+        """The competition's metric over all scored rows."""
+        return self.scores["mlx-kaggle"][self.job.competition.metric]
+
+
+def prepare_job(config: RunConfig) -> Job:
+    """Read, understand and check the tables; raises `DataError` with one line otherwise."""
+    data = config.data
+    tables = read_tables(data)
+    competition = understand(data, tables)
+    notes = [*tables.notes, *competition.notes]
+    names = feature_names(competition)
+    train_rows = row_hashes(tables.train, names)
+    if competition.id_column:
+        check_ids(tables.train[competition.id_column], data.train, competition.id_column)
+    test_file = find_beside_train(data)["test"]
+    for table, path in ((tables.val, data.val), (tables.test, test_file)):
+        if table is None:
+            continue
+        notes += check_columns(competition, table, str(path))
+        others = row_hashes(table, names)
+        notes += filter(
+            None, [check_overlap(train_rows, others, str(path), data.train, data.allow_leak)]
+        )
+    target = Target(competition, data.train)
+    encoded = target.encode(tables.train[data.target])
+    if tables.val is None:
+        splits = split_rows(
+            encoded, competition.task, config.folds, config.val_fraction, config.seed
+        )
+        return Job(config, competition, tables.train, encoded, splits, notes)
+    if config.folds:
+        raise DataError("give --val or --folds, not both: folds validate on the training rows")
+    if data.target not in tables.val:
+        raise DataError(f"{data.val}: no target column {data.target!r}; validation needs answers")
+    val_encoded = Target(competition, str(data.val)).encode(tables.val[data.target])
+    table = {name: [*cells, *tables.val[name]] for name, cells in tables.train.items()}
+    count = row_count(tables.train)
+    split = (np.arange(count), np.arange(count, count + len(val_encoded)))
+    return Job(config, competition, table, np.concatenate([encoded, val_encoded]), [split], notes)
+
+
+def members(config: RunConfig, splits: list[Split]) -> list[tuple[str, int, int]]:
+    """(name, fold, seed) of every model of the run."""
+    return [
+        (f"fold-{fold}-seed-{seed}", fold, config.seed + 1000 * seed + fold)
+        for fold in range(len(splits))
+        for seed in range(config.training.seeds)
+    ]
+
+
+def estimate_run(job: Job) -> Estimate:
+    """Time a few updates of the first model and scale them to the whole run."""
+    train_rows, val_rows = job.splits[0]
+    _, _, seed = members(job.config, job.splits)[0]
+    experiment = Experiment.prepare(
+        job.config, job.competition, take(job.table, train_rows), seed
+    )
+    return estimate(experiment, len(val_rows), len(members(job.config, job.splits)))
+
+
+def run_job(job: Job, run: RunFolder, report: Report, resume: bool = False) -> Results:
+    """Train what is not trained yet, score, and write predictions and scores into `run`."""
+    started = time.monotonic()
+    _save_json(run.path / "competition.json", job.competition.to_dict())
+    prints = row_hashes(job.table, feature_names(job.competition))
+    write_atomic(run.path / "train_rows.npy", lambda path: np.save(path, prints))
+    baselines = baseline_predictions(
+        job.competition, job.table, job.encoded, job.splits, job.config.seed
+    )
+    scores = score_table(job, {name: np.concatenate(found) for name, found in baselines.items()})
+    report({"event": "baselines", "scores": scores})
+
+    target = Target(job.competition)
+    names = members(job.config, job.splits)
+    by_fold: list[list[np.ndarray]] = [[] for _ in job.splits]
+    histories = {}
+    for number, (name, fold, seed) in enumerate(names):
+        report({"event": "member", "name": name, "number": number, "of": len(names)})
+        folder = run.path / "members" / name
+        if not (folder / "member.json").is_file():
+            _train(job, fold, seed, folder, run, report, resume)
+        by_fold[fold].append(np.load(folder / "validation.npy", allow_pickle=False))
+        histories[name] = json.loads((folder / "history.json").read_text("utf-8"))
+        done = target.score(job.encoded[job.splits[fold][1]], by_fold[fold][-1])
+        report({"event": "member_end", "name": name, "score": done})
+
+    folds = [target.combine(found) for found in by_fold]
+    prediction = np.concatenate(folds)
+    scores = {**score_table(job, {"mlx-kaggle": prediction}), **scores}
+    fold_scores = [
+        target.score(job.encoded[rows], each)
+        for (_, rows), each in zip(job.splits, folds, strict=True)
+    ]
+    results = Results(job, prediction, scores, fold_scores, histories, time.monotonic() - started)
+    _save_results(run, results)
+    return results
+
+
+def score_table(job: Job, predictions: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
+    """Every metric of every prediction of the scored rows."""
+    target, truth = Target(job.competition), job.encoded[job.scored_rows]
+    names = [job.competition.metric, *side_metrics(job.competition)]
+    return {
+        model: {name: target.score(truth, prediction, name) for name in names}
+        for model, prediction in predictions.items()
+    }
+
+
+def _train(
+    job: Job, fold: int, seed: int, folder: Path, run: RunFolder, report: Report, resume: bool
+) -> None:
+    train_rows, val_rows = job.splits[fold]
+    train, val = take(job.table, train_rows), take(job.table, val_rows)
+    experiment = Experiment.prepare(job.config, job.competition, train, seed)
+    report({"event": "text", "report": str(experiment.member.text.report)})
+
+    def log(event: dict[str, Any]) -> None:
+        report(event)
+        if event["event"] != "update":
+            run.log({"member": folder.name, **event})
+
+    result = experiment.train_model(val, folder / "checkpoints", log, resume)
+    views = job.config.text.views
+    prediction = predict_member(experiment.member, job.competition, val, job.config, views)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / "validation.npy", lambda path: np.save(path, prediction))
+    _save_json(folder / "history.json", result.history)
+    # member.json comes last: it is what says that this model is whole.
+    experiment.member.save(folder, experiment.head_arguments)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def _save_results(run: RunFolder, results: Results) -> None:
+    from mlx_kaggle.report import write_report
+
+    job, rows = results.job, results.job.scored_rows
+    competition = job.competition
+    ids = job.table[competition.id_column] if competition.id_column else range(len(job.encoded))
+    columns: dict[str, list[Any]] = {
+        competition.id_column or "row": [ids[row] for row in rows],
+        "true": [job.table[competition.target][row] for row in rows],
+    }
+    if competition.task == "regression":
+        columns["prediction"] = [float(value) for value in results.prediction]
+    else:
+        columns["prediction"] = Target(competition).labels(results.prediction)
+        for number, label in enumerate(competition.classes):
+            columns[f"probability {label}"] = [float(v) for v in results.prediction[:, number]]
+    write_submission(run.path / "validation.csv", columns)
+    summary = {
+        "metric": competition.metric,
+        "score": results.score,
+        "fold_scores": results.fold_scores,
+        "scores": results.scores,
+        "seconds": round(results.seconds, 1),
+    }
+    _save_json(run.path / "summary.json", summary)
+    write_report(run.path / "report.html", results, dump_config(job.config))
+
+
+def load_members(run: Path) -> list[Member]:
+    """Every trained model of a run, in a fixed order."""
+    return [Member.load(folder) for folder in sorted((run / "members").iterdir())]
+
+
+def _save_json(path: Path, values: Any) -> None:
+    text = json.dumps(values, indent=1, ensure_ascii=False)
+    write_atomic(path, lambda temporary: temporary.write_text(text, "utf-8"))

@@ -1,0 +1,72 @@
+"""The demo: a real table as Kaggle would hand it out, then what a user would do with it."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+FOLDS = 3
+
+
+def write_demo_data(folder: Path) -> dict[str, Path]:
+    """Write scikit-learn's wine table as train.csv, test.csv, sample_submission.csv, answers.csv.
+
+    178 Italian wines, 13 measurements, three cultivars (Forina et al., UCI); every fourth wine of
+    a seeded shuffle is test.
+    """
+    from sklearn.datasets import load_wine
+
+    wine = load_wine()
+    names = [name.replace("od280/od315_of_diluted_wines", "protein_od280_od315").replace("/", "_")
+             for name in wine.feature_names]  # fmt: skip
+    labels = [f"cultivar_{'ABC'[number]}" for number in wine.target]
+    order = np.random.default_rng(0).permutation(len(labels))
+    test = set(order[::4].tolist())
+    rows: dict[str, list[dict[str, Any]]] = {"train": [], "test": [], "answers": []}
+    for row, values in enumerate(wine.data[order]):
+        position, label = int(order[row]), labels[order[row]]
+        cells = {"Id": row + 1, **{n: f"{v:g}" for n, v in zip(names, values, strict=True)}}
+        if position in test:
+            rows["test"].append(cells)
+            rows["answers"].append({**cells, "cultivar": label})
+        else:
+            rows["train"].append({**cells, "cultivar": label})
+    rows["sample_submission"] = [{"Id": r["Id"], "cultivar": "cultivar_A"} for r in rows["test"]]
+    return {name: _write(folder / f"{name}.csv", found) for name, found in rows.items()}
+
+
+def run_demo(output: Path) -> None:
+    """Write the data, then run `train`, `predict` and `evaluate` as a user would."""
+    from mlx_kaggle.cli import cli
+
+    files = write_demo_data(output)
+    run, submission = output / "run", output / "submission.csv"
+    click.echo(f"wrote {output}/train.csv, test.csv, sample_submission.csv: 178 real wines, 13")
+    click.echo("measurements, which of three cultivars? (scikit-learn's bundled table)")
+    steps = [
+        ["train", "--train", files["train"], "--target", "cultivar", "--folds", FOLDS,
+         "--output", run, "--overwrite"],
+        ["predict", "--run", run, "--test", files["test"], "--output", submission],
+        ["evaluate", "--run", run, "--data", files["answers"]],
+    ]  # fmt: skip
+    for step in steps:
+        arguments = [str(each) for each in step]
+        click.secho(f"\n$ mlx-kaggle {' '.join(arguments)}", bold=True)
+        cli.main(arguments, standalone_mode=False)
+    click.echo(f"\nscored above: the {len(_lines(files['test']))} wines of test.csv, never seen in training")
+    click.echo(f"submission: {submission}\nreport:     {run / 'report.html'}")
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text("utf-8").splitlines()[1:]
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path

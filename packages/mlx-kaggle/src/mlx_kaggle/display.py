@@ -1,0 +1,137 @@
+"""What a training run shows: findings and scores on stdout, progress on stderr."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from mlx_trainer import Progress
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from mlx_kaggle.competition import row_count
+from mlx_kaggle.crossval import Job, Results
+from mlx_kaggle.estimate import Estimate, duration
+
+COLUMNS_SHOWN = 30
+
+
+class Display:
+    """Prints a run as it goes; use as a context manager, so that the bar is closed."""
+
+    def __init__(self, quiet_results: bool = False):
+        self.as_json = quiet_results
+        self.console = Console(stderr=quiet_results, highlight=False, soft_wrap=True)
+        self.bar: Progress | None = None
+        self.updates = 0
+        self.started = time.monotonic()
+        self.member = ""
+        self.metric = ""
+
+    def __enter__(self) -> "Display":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._close()
+
+    def machine(self, line: str) -> None:
+        """Show what was done to make MLX fast here."""
+        self.console.print(f"mlx-fastcpu: {line}", style="dim")
+
+    def job(self, job: Job) -> None:
+        """Show the tables as understood."""
+        competition, train = job.competition, job.config.data.train
+        self.metric = competition.metric
+        say = self.console.print
+        say(f"{train}: {row_count(job.table)} rows, {len(job.table)} columns")
+        say(f"target {competition.target}: {_target(job)}; metric {competition.metric}")
+        say(f"id: {competition.id_column or 'none'}; preset: {job.config.preset}")
+        grid = RichTable(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+        for heading in ("column", "kind", "read as", "because"):
+            grid.add_column(heading, header_style="bold")
+        columns = competition.schema.columns
+        for column in columns[:COLUMNS_SHOWN]:
+            grid.add_row(column.name, column.kind, column.label, column.reason)
+        say(grid)
+        if len(columns) > COLUMNS_SHOWN:
+            say(f"... and {len(columns) - COLUMNS_SHOWN} more columns (all in report.html)")
+        for note in job.notes:
+            say(f"note: {note}")
+
+    def estimate(self, estimate: Estimate) -> None:
+        """Show how long the run will take."""
+        self.updates = estimate.members * estimate.epochs * estimate.updates_per_epoch
+        self.console.print(f"expected time: {estimate}")
+
+    def report(self, event: dict[str, Any]) -> None:
+        """Take one event of the run."""
+        kind = event["event"]
+        if kind == "baselines":
+            self._scores(event["scores"], "baselines on the same rows:")
+        elif kind == "member":
+            self.member = f"{event['name']} ({event['number'] + 1}/{event['of']})"
+            self._open()
+        elif kind == "text":
+            self._say(f"{self.member}: {event['report']}")
+        elif kind == "update":
+            if self.bar:
+                self.bar.advance(loss=event["loss"])
+        elif kind == "member_end":
+            self._say(f"{self.member}: {self.metric} {event['score']:.4f}")
+
+    def results(self, results: Results, folder: Path) -> None:
+        """Show the scores and where everything is."""
+        self._close()
+        competition = results.job.competition
+        if self.as_json:
+            values = {"metric": competition.metric, "score": results.score}
+            values |= {"fold_scores": results.fold_scores, "scores": results.scores}
+            click.echo(json.dumps(values))
+            return
+        say = self.console.print
+        self._scores(results.scores, f"\nscores on {len(results.job.scored_rows)} rows not trained on:")
+        folds = results.fold_scores
+        if len(folds) > 1:
+            say(f"{competition.metric} by fold: " + "  ".join(f"{score:.4f}" for score in folds))
+        say(f"took {duration(time.monotonic() - self.started)}")
+        say(f"report: {folder / 'report.html'}")
+        say(f"next: mlx-kaggle predict --run {folder} --test test.csv --output submission.csv")
+
+    def _scores(self, scores: dict[str, dict[str, float]], title: str) -> None:
+        grid = RichTable(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+        names = list(next(iter(scores.values())))
+        grid.add_column("model", header_style="bold")
+        for name in names:
+            grid.add_column(name, justify="right", header_style="bold")
+        for model, values in scores.items():
+            cells = [f"{values[name]:.4f}" if abs(values[name]) < 1000 else f"{values[name]:.0f}"
+                     for name in names]  # fmt: skip
+            grid.add_row(model, *cells, style="bold" if model == "mlx-kaggle" else None)
+        self._say(title)
+        self._say(grid)
+
+    def _open(self) -> None:
+        if self.bar is None and self.updates:
+            self.bar = Progress(self.updates, "training")
+            self.bar.__enter__()
+
+    def _close(self) -> None:
+        if self.bar is not None:
+            self.bar.__exit__(None, None, None)
+            self.bar = None
+
+    def _say(self, what: Any) -> None:
+        self.console.print(what)
+
+
+def _target(job: Job) -> str:
+    competition = job.competition
+    if competition.task == "regression":
+        low, high = job.encoded.min(), job.encoded.max()
+        scale = ", trained on its logarithm" if competition.log_target else ""
+        return f"regression ({low:.6g} to {high:.6g}{scale})"
+    counts = [int((job.encoded == code).sum()) for code in range(len(competition.classes))]
+    shares = [f"{name}: {n}" for name, n in zip(competition.classes, counts, strict=True)]
+    more = f", ... {len(shares) - 8} more" if len(shares) > 8 else ""
+    return f"{competition.task} ({', '.join(shares[:8])}{more})"

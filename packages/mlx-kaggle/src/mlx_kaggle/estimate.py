@@ -1,0 +1,65 @@
+"""How long a run will take, from a few timed updates of its own model on its own rows."""
+
+import time
+from dataclasses import dataclass
+
+from mlx_kaggle.batches import training_updates
+from mlx_kaggle.experiment import Experiment
+
+# Forward alone, as a share of forward, backward and update.
+PREDICTION_SHARE = 0.35
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds for the whole run, and the counts behind them."""
+
+    seconds: float
+    members: int
+    epochs: int
+    updates_per_epoch: int
+    seconds_per_update: float
+
+    def __str__(self) -> str:
+        models = f"{self.members} model{'s' if self.members > 1 else ''}"
+        return (
+            f"about {duration(self.seconds)} ({models} x {self.epochs} epochs x "
+            f"{self.updates_per_epoch} updates of {self.seconds_per_update:.2g} s)"
+        )
+
+
+def estimate(experiment: Experiment, validation_rows: int, members: int) -> Estimate:
+    """Time the median update after a warm-up; the model trained here is thrown away."""
+    training = experiment.config.training
+    plan = training_updates(
+        experiment.rows(0), training.batch_size, training.micro_batch_tokens, experiment.seed, 0
+    )
+    tokens = [sum(each.rows * each.length for each in update) for update in plan]
+    median = sorted(range(len(plan)), key=tokens.__getitem__)[len(plan) // 2]
+    update = next(experiment.batches(0, start=median))
+    step = experiment.step()
+    first = _timed(step, update)
+    second = min(_timed(step, update) for _ in range(2))
+    shapes = {(each.rows, each.length) for batches in plan for each in batches}
+    per_token = second / tokens[median]
+    train_seconds = per_token * sum(tokens) * training.epochs
+    rows = len(experiment.encoded)
+    predict_seconds = train_seconds * PREDICTION_SHARE * validation_rows / rows
+    compiling = min(max(first - second, 0.0), 3.0) * len(shapes)
+    whole = members * (train_seconds + predict_seconds + compiling)
+    return Estimate(whole, members, training.epochs, len(plan), sum(tokens) / len(plan) * per_token)
+
+
+def duration(seconds: float) -> str:
+    """`95` as "1 min 35 s"."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{max(seconds, 1)} s"
+    hours, minutes = divmod(seconds // 60, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds % 60} s"
+
+
+def _timed(step, update) -> float:
+    start = time.perf_counter()
+    step(update, 0.0)
+    return time.perf_counter() - start

@@ -1,0 +1,269 @@
+"""One model: fit the text on the training rows, build encoder and head, train, predict."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx_encoders import Tokenizer, train_tokenizer
+from mlx_encoders.hub import find_folder
+from mlx_heads import (
+    TargetScaler,
+    binary_cross_entropy,
+    cross_entropy,
+    get_metric,
+    mean_squared_error,
+)
+from mlx_tabtext import Augmentation, Table, TableText, TextConfig
+from mlx_trainer import (
+    AdamW,
+    Checkpoints,
+    Evaluation,
+    FitResult,
+    TrainStep,
+    fit,
+    warmup_cosine,
+)
+
+from mlx_kaggle.batches import Rows, pad_batch, prediction_batches, training_updates
+from mlx_kaggle.competition import Competition
+from mlx_kaggle.config import RunConfig
+from mlx_kaggle.features import NumericFeatures
+from mlx_kaggle.model import Member, TextModel, head_arguments, make_encoder, make_head
+from mlx_kaggle.model import parameter_groups as groups
+from mlx_kaggle.targets import Target
+
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass
+class Experiment:
+    """Everything fitted on the training rows of one fold, ready to train."""
+
+    config: RunConfig
+    competition: Competition
+    train: Table
+    encoded: np.ndarray
+    seed: int
+    member: Member
+    head_arguments: dict[str, Any]
+    targets: np.ndarray
+
+    @classmethod
+    def prepare(
+        cls, config: RunConfig, competition: Competition, train: Table, seed: int
+    ) -> "Experiment":
+        """Fit text, tokenizer, features and target scaling on `train`; build the model."""
+        target = Target(competition, config.data.train)
+        encoded = target.encode(train[competition.target])
+        scaler = target.fit_scaler(encoded) if competition.task == "regression" else None
+        tokenizer, text = fit_text(config, competition, train, encoded)
+        features = None
+        if config.head.numeric_features:
+            features = NumericFeatures.fit(competition.schema, train)
+            features = features if features.count else None
+        mx.random.seed(seed)
+        encoder = make_encoder(config, tokenizer, seed)
+        arguments = head_arguments(
+            config,
+            competition.task,
+            len(competition.classes),
+            encoder.config.hidden_size,
+            features.count if features else 0,
+            seed,
+        )
+        model = TextModel(encoder, make_head(arguments))
+        mx.eval(model.parameters())
+        member = Member(model, tokenizer, text, features, scaler)
+        targets = training_targets(competition, encoded, scaler)
+        return cls(config, competition, train, encoded, seed, member, arguments, targets)
+
+    def updates_per_epoch(self) -> int:
+        """Optimizer updates in one pass over the training rows."""
+        return -(-len(self.encoded) // self.config.training.batch_size)
+
+    def rows(self, epoch: int) -> Rows:
+        """The training rows as token ids; spoken anew each epoch when augmentation is on."""
+        member = self.member
+        augmentation = augmentation_of(self.config)
+        if augmentation is None:
+            texts = member.text.transform(self.train)
+        else:
+            seed = self.seed * 100_003 + epoch
+            texts = member.text.augment(self.train, seed=seed, augmentation=augmentation)
+        ids = member.tokenizer.encode(texts, max_length=self.config.text.max_tokens)
+        return Rows(ids, self._features, self.targets)
+
+    @property
+    def _features(self) -> np.ndarray | None:
+        return self.member.features.transform(self.train) if self.member.features else None
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[list[dict[str, np.ndarray]]]:
+        """Updates of one epoch from update `start` on, each a list of padded micro-batches."""
+        training, pad = self.config.training, self.member.tokenizer.pad_token_id
+        rows = self.rows(epoch)
+        plan = training_updates(
+            rows, training.batch_size, training.micro_batch_tokens, self.seed, epoch
+        )
+        for update in plan[start:]:
+            yield [pad_batch(rows, planned, pad) for planned in update]
+
+    def step(self) -> TrainStep:
+        """The compiled update of this model."""
+        optimizer = AdamW(
+            weight_decay=self.config.training.weight_decay,
+            groups=groups(self.config, self.member.model.encoder),
+        )
+        return TrainStep(
+            self.member.model,
+            optimizer,
+            loss_function(self.config, self.competition),
+            max_grad_norm=self.config.training.max_grad_norm,
+        )
+
+    def train_model(
+        self,
+        validation: Table | None,
+        folder: Path,
+        report: Report,
+        resume: bool,
+    ) -> FitResult:
+        """Train with checkpoints in `folder`; validate each epoch when there is a validation set."""
+        training, competition = self.config.training, self.competition
+        mx.random.seed(self.seed)
+        return fit(
+            self.step(),
+            self.batches,
+            self.updates_per_epoch(),
+            epochs=training.epochs,
+            learning_rate=training.learning_rate,
+            schedule=warmup_cosine(training.warmup),
+            evaluation=self._evaluation(validation) if validation else None,
+            checkpoints=Checkpoints(folder, seconds=training.checkpoint_seconds),
+            resume=resume,
+            report=report,
+        )
+
+    def _evaluation(self, validation: Table) -> Evaluation:
+        competition = self.competition
+        target = Target(competition)
+        truth = target.encode(validation[competition.target])
+
+        def evaluate(model: nn.Module, epoch: int) -> dict[str, float]:
+            prediction = predict_member(self.member, competition, validation, self.config, views=1)
+            return {competition.metric: target.score(truth, prediction)}
+
+        return Evaluation(
+            evaluate,
+            monitor=competition.metric,
+            greater_is_better=get_metric(competition.metric).greater_is_better,
+            patience=self.config.training.patience,
+            restore_best=self.config.training.patience > 0,
+        )
+
+
+def fit_text(
+    config: RunConfig, competition: Competition, train: Table, encoded: np.ndarray
+) -> tuple[Tokenizer, TableText]:
+    """The tokenizer (given, or trained on these texts) and the serializer within its budget."""
+    settings = config.text
+    template = settings.template or (competition.template if settings.style == "template" else None)
+    text = TableText(
+        competition.schema,
+        TextConfig(
+            style=settings.style,
+            template=template,
+            missing=settings.missing,
+            numbers=settings.numbers,
+            digits=settings.digits,
+            order=settings.order,
+        ),
+    )
+    if config.encoder.path:
+        tokenizer = Tokenizer.from_folder(find_folder(config.encoder.path))
+    else:
+        texts = text.fit(train, target=encoded).transform(train)
+        tokenizer = train_tokenizer(
+            texts, kind=config.encoder.tokenizer, vocab_size=config.encoder.vocab_size
+        )
+    budget = settings.max_tokens - tokenizer.num_special_tokens
+    return tokenizer, text.fit(
+        train, target=encoded, count_tokens=tokenizer.count, max_tokens=budget
+    )
+
+
+def augmentation_of(config: RunConfig) -> Augmentation | None:
+    """The training-time changes asked for, or `None` for none."""
+    settings = config.text
+    chosen = Augmentation(
+        shuffle_columns=settings.shuffle_columns,
+        drop_column=settings.drop_column,
+        numeric_jitter=settings.numeric_jitter,
+        styles=settings.styles,
+    )
+    changes = (settings.shuffle_columns, settings.drop_column, settings.numeric_jitter)
+    return chosen if any(changes) or settings.styles else None
+
+
+def training_targets(
+    competition: Competition, encoded: np.ndarray, scaler: TargetScaler | None
+) -> np.ndarray:
+    """Targets in the dtype of the loss: float32 for one output, int32 class numbers otherwise."""
+    if scaler is not None:
+        return scaler.transform(encoded).astype(np.float32)
+    return encoded.astype(np.float32 if competition.task == "binary" else np.int32)
+
+
+def loss_function(config: RunConfig, competition: Competition):
+    """`loss(model, batch) -> (sum of losses, sum of weights)` for the trainer."""
+    smoothing = config.training.label_smoothing
+
+    def loss(model: TextModel, batch: dict[str, mx.array]) -> tuple[mx.array, mx.array]:
+        outputs = model(batch["input_ids"], batch["attention_mask"], batch.get("features"))
+        if competition.task == "regression":
+            losses = mean_squared_error(outputs, batch["targets"])
+        elif competition.task == "binary":
+            losses = binary_cross_entropy(outputs, batch["targets"], label_smoothing=smoothing)
+        else:
+            losses = cross_entropy(outputs, batch["targets"], label_smoothing=smoothing)
+        return (losses * batch["weights"]).sum(), batch["weights"].sum()
+
+    return loss
+
+
+def predict_member(
+    member: Member, competition: Competition, table: Table, config: RunConfig, views: int
+) -> np.ndarray:
+    """Class probabilities (N, K), or values (N,) in the target's unit, averaged over views."""
+    target = Target(competition)
+    features = member.features.transform(table) if member.features else None
+    texts = (
+        [member.text.transform(table)]
+        if views == 1
+        else member.text.views(table, count=views, seed=config.seed)
+    )
+    predictions = []
+    for view in texts:
+        ids = member.tokenizer.encode(view, max_length=config.text.max_tokens)
+        outputs = _outputs(member, Rows(ids, features), config.training.micro_batch_tokens)
+        if member.scaler is not None:
+            predictions.append(member.scaler.inverse(outputs))
+        else:
+            predictions.append(np.array(member.model.head.probabilities(mx.array(outputs))))
+    return target.combine(predictions)
+
+
+def _outputs(member: Member, rows: Rows, max_tokens: int) -> np.ndarray:
+    """Raw model outputs in row order."""
+    member.model.eval()
+    found: np.ndarray | None = None
+    for indices, batch in prediction_batches(rows, member.tokenizer.pad_token_id, max_tokens):
+        arrays = {name: mx.array(array) for name, array in batch.items()}
+        outputs = np.array(member.model(**arrays), np.float32)[: len(indices)]
+        if found is None:
+            found = np.zeros((len(rows.ids), *outputs.shape[1:]), np.float32)
+        found[indices] = outputs
+    return found if found is not None else np.zeros((0,), np.float32)

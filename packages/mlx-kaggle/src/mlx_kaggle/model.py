@@ -1,0 +1,163 @@
+"""An encoder and a head as one module, and the folder it is saved in."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_encoders import (
+    BertConfig,
+    Tokenizer,
+    build_model,
+    layer_index,
+    load,
+    load_model,
+    save,
+)
+from mlx_heads import ClassificationHead, RegressionHead, TargetScaler
+from mlx_tabtext import TableText
+from mlx_trainer import Group
+
+from mlx_kaggle._atomic import write_atomic
+from mlx_kaggle.config import RunConfig
+from mlx_kaggle.errors import RunError
+from mlx_kaggle.features import NumericFeatures
+
+
+class TextModel(nn.Module):
+    """Encoder and head: token ids (B, L), mask (B, L), features (B, F) to logits or values."""
+
+    def __init__(self, encoder: nn.Module, head: nn.Module):
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+
+    def __call__(
+        self, input_ids: mx.array, attention_mask: mx.array, features: mx.array | None = None
+    ) -> mx.array:
+        """Return (B,) for binary and regression, (B, classes) for multiclass."""
+        return self.head(self.encoder(input_ids, attention_mask), attention_mask, features)
+
+
+@dataclass
+class Member:
+    """One trained model with everything needed to predict from a table."""
+
+    model: TextModel
+    tokenizer: Tokenizer
+    text: TableText
+    features: NumericFeatures | None
+    scaler: TargetScaler | None
+
+    def save(self, folder: Path, head_arguments: dict[str, Any]) -> None:
+        """Write `encoder/` (Hugging Face layout), `head.safetensors` and `member.json`."""
+        from mlx.utils import tree_flatten
+
+        folder.mkdir(parents=True, exist_ok=True)
+        save(folder / "encoder", self.model.encoder, self.tokenizer)
+        weights = dict(tree_flatten(self.model.head.parameters()))
+        write_atomic(
+            folder / "head.safetensors", lambda path: mx.save_safetensors(str(path), weights)
+        )
+        values = {
+            "head": head_arguments,
+            "text": self.text.to_dict(),
+            "features": self.features.to_dict() if self.features else None,
+            "scaler": self.scaler.to_dict() if self.scaler else None,
+        }
+        text = json.dumps(values, indent=1, ensure_ascii=False)
+        write_atomic(folder / "member.json", lambda path: path.write_text(text, "utf-8"))
+
+    @classmethod
+    def load(cls, folder: Path) -> "Member":
+        """Read what `save` wrote. Raises `RunError` when the folder is not whole."""
+        path = folder / "member.json"
+        if not path.is_file():
+            raise RunError(f"{folder}: no member.json; this model was not trained to the end")
+        values = json.loads(path.read_text("utf-8"))
+        encoder, tokenizer = load(folder / "encoder")
+        head = make_head(values["head"])
+        head.load_weights(str(folder / "head.safetensors"))
+        model = TextModel(encoder, head)
+        model.eval()
+        mx.eval(model.parameters())
+        return cls(
+            model,
+            tokenizer,
+            TableText.from_dict(values["text"], count_tokens=tokenizer.count),
+            NumericFeatures.from_dict(values["features"]) if values["features"] else None,
+            TargetScaler.from_dict(values["scaler"]) if values["scaler"] else None,
+        )
+
+
+def make_encoder(config: RunConfig, tokenizer: Tokenizer, seed: int) -> nn.Module:
+    """A pretrained encoder with the dropout and freezing asked for, or a small fresh one."""
+    settings = config.encoder
+    if settings.path:
+        encoder, _ = load_model(settings.path)
+    else:
+        dropout = 0.1 if settings.dropout is None else settings.dropout
+        encoder = build_model(
+            BertConfig(
+                vocab_size=tokenizer.vocab_size,
+                hidden_size=settings.hidden_size,
+                num_hidden_layers=settings.num_hidden_layers,
+                num_attention_heads=settings.num_attention_heads,
+                intermediate_size=settings.intermediate_size,
+                max_position_embeddings=max(config.text.max_tokens, 16),
+                type_vocab_size=1,
+                hidden_dropout_prob=dropout,
+                attention_probs_dropout_prob=0.0,
+                pad_token_id=tokenizer.pad_token_id,
+                add_pooling_layer=False,
+            ),
+            seed=seed,
+        )
+    if settings.freeze == "all":
+        encoder.freeze()
+    elif settings.freeze == "embeddings":
+        encoder.embeddings.freeze()
+    return encoder
+
+
+def head_arguments(
+    config: RunConfig, task: str, classes: int, hidden_size: int, features: int, seed: int
+) -> dict[str, Any]:
+    """Constructor arguments of the head, JSON-ready, kept in `member.json`."""
+    settings = config.head
+    return {
+        "kind": "regression" if task == "regression" else "classification",
+        "hidden_size": hidden_size,
+        **({} if task == "regression" else {"num_classes": classes}),
+        "pooling": settings.pooling,
+        "dropout": settings.dropout,
+        "hidden_layer_size": settings.hidden_size,
+        "num_features": features,
+        "feature_size": settings.feature_size,
+        "seed": seed,
+    }
+
+
+def make_head(arguments: dict[str, Any]) -> nn.Module:
+    """Build the head `head_arguments` describes."""
+    arguments = dict(arguments)
+    kind = arguments.pop("kind")
+    return (RegressionHead if kind == "regression" else ClassificationHead)(**arguments)
+
+
+def parameter_groups(config: RunConfig, encoder: nn.Module):
+    """Rate multiplier and decay of each parameter path of a `TextModel`."""
+    training = config.training
+    depth = encoder.config.num_hidden_layers + 1
+
+    def group(path: str, array: mx.array) -> Group:
+        decay = array.ndim >= 2
+        if not path.startswith("encoder."):
+            return Group(rate=training.head_rate, decay=decay)
+        layer = layer_index(path.removeprefix("encoder."), encoder.config)
+        return Group(rate=training.layer_decay ** (depth - layer), decay=decay)
+
+    return group
+

@@ -1,0 +1,108 @@
+"""The report's figures as inline SVG."""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+INK, BLUE, ORANGE, GREY = "#24292f", "#2f6fb0", "#d9822b", "#c9ced6"
+MAX_CLASSES_SHOWN = 20
+
+
+def training_curves(histories: dict[str, list[dict]], metric: str) -> str:
+    """Training loss by epoch, and the validation metric by epoch, one line a model."""
+    figure, (left, right) = _figure(2, 3.0)
+    for name, history in histories.items():
+        epochs = [entry["epoch"] + 1 for entry in history]
+        left.plot(epochs, [entry["train_loss"] for entry in history], color=BLUE, alpha=0.6, lw=1.2)
+        right.plot(epochs, [entry[metric] for entry in history], alpha=0.8, lw=1.2, label=name)
+    left.set(title="training loss", xlabel="epoch")
+    right.set(title=f"validation {metric}", xlabel="epoch")
+    if 1 < len(histories) <= 6:
+        right.legend(frameon=False, fontsize=8)
+    return _svg(figure)
+
+
+def confusion(matrix: np.ndarray, classes: Sequence[str]) -> str:
+    """Counts of true class (rows) by predicted class (columns), shaded by share of the row."""
+    classes = list(classes)[:MAX_CLASSES_SHOWN]
+    matrix = np.asarray(matrix)[: len(classes), : len(classes)]
+    side = 1.6 + 0.55 * len(classes)
+    figure = Figure(figsize=(side + 1.0, side), layout="constrained")
+    axes = figure.subplots()
+    share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for row in range(len(classes)):
+        for column in range(len(classes)):
+            ink = "white" if share[row, column] > 0.55 else INK
+            axes.text(column, row, int(matrix[row, column]), ha="center", va="center", color=ink)
+    axes.set_xticks(range(len(classes)), classes, rotation=30, ha="right")
+    axes.set_yticks(range(len(classes)), classes)
+    axes.set(xlabel="predicted", ylabel="true")
+    return _svg(figure)
+
+
+def residuals(truth: np.ndarray, prediction: np.ndarray, log: bool) -> str:
+    """Predicted against true values, and the distribution of the errors."""
+    figure, (left, right) = _figure(2, 3.6)
+    low, high = float(min(truth.min(), prediction.min())), float(max(truth.max(), prediction.max()))
+    left.plot([low, high], [low, high], color=GREY, lw=1.5)
+    left.scatter(truth, prediction, s=7, color=BLUE, alpha=0.5, lw=0)
+    left.set(title="predicted against true", xlabel="true", ylabel="predicted")
+    if log and low > 0:
+        left.set(xscale="log", yscale="log")
+        errors = np.log1p(prediction) - np.log1p(truth)
+    else:
+        errors = prediction - truth
+    right.hist(errors, bins=40, color=BLUE)
+    right.axvline(0, color=INK, lw=1)
+    right.set(title="error of the logarithm" if log else "error", ylabel="rows")
+    return _svg(figure)
+
+
+def calibration(confidence: np.ndarray, accuracy: np.ndarray, count: np.ndarray) -> str:
+    """How often the model is right when it says it is sure: the diagonal is honest."""
+    figure, (left, right) = _figure(2, 3.2)
+    filled = count > 0
+    left.plot([0, 1], [0, 1], color=GREY, lw=1.5)
+    left.plot(confidence[filled], accuracy[filled], "o-", color=BLUE, ms=4)
+    left.set(title="calibration", xlabel="confidence", ylabel="share right", xlim=(0, 1), ylim=(0, 1))
+    right.bar(np.linspace(0, 1, len(count), endpoint=False), count, 0.9 / len(count), align="edge")
+    right.set(title="rows by confidence", xlabel="confidence", ylabel="rows")
+    return _svg(figure)
+
+
+def score_bars(scores: dict[str, float], metric: str) -> str:
+    """Our score beside the baselines."""
+    figure = Figure(figsize=(7.2, 0.6 + 0.42 * len(scores)), layout="constrained")
+    axes = figure.subplots()
+    names = list(scores)[::-1]
+    colours = [ORANGE if name == "mlx-kaggle" else BLUE for name in names]
+    bars = axes.barh(names, [scores[name] for name in names], color=colours, height=0.6)
+    axes.bar_label(bars, fmt=" %.4g")
+    axes.margins(x=0.15)
+    axes.set(xlabel=metric)
+    _plain(axes)
+    return _svg(figure)
+
+
+def _figure(columns: int, height: float):
+    figure = Figure(figsize=(9.0, height), layout="constrained")
+    axes = figure.subplots(1, columns)
+    for each in axes:
+        _plain(each)
+    return figure, axes
+
+
+def _plain(axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+    axes.title.set_fontsize(10)
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

@@ -1,0 +1,154 @@
+"""What the commands do with a run folder: create, resume, predict with it, score with it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from mlx_tabtext import Table, read_csv
+from mlx_trainer import RunFolder, load_config
+
+from mlx_kaggle.checks import check_columns, check_ids, check_overlap, feature_names, row_hashes
+from mlx_kaggle.competition import Competition, row_count
+from mlx_kaggle.config import RunConfig
+from mlx_kaggle.crossval import Results, estimate_run, load_members, prepare_job, run_job
+from mlx_kaggle.display import Display
+from mlx_kaggle.errors import DataError, RunError
+from mlx_kaggle.experiment import predict_member
+from mlx_kaggle.machine import prepare_machine
+from mlx_kaggle.submission import check_submission, submission_columns, write_submission
+from mlx_kaggle.targets import Target, side_metrics
+
+
+def create_run(folder: Path, config: RunConfig, overwrite: bool) -> RunFolder:
+    """Make the run folder, or say how to go on when one is there."""
+    if (folder / "config.yaml").exists() and not overwrite:
+        raise RunError(f"{folder}: holds a run already; add --resume, --overwrite or another --output")
+    return RunFolder.create(folder, config, overwrite=overwrite)
+
+
+def open_run(folder: Path) -> tuple[RunFolder, RunConfig]:
+    """A run folder and the configuration it was made with."""
+    if not (folder / "config.yaml").is_file():
+        raise RunError(f"{folder}: no config.yaml, so this is no run folder (written by train)")
+    values = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
+    return RunFolder.open(folder), load_config(RunConfig, base=values)
+
+
+def train_run(
+    config: RunConfig,
+    make_run: Callable[[], RunFolder] | None,
+    resume: bool = False,
+    as_json: bool = False,
+) -> Results | None:
+    """Show what was understood and how long it will take, then train; `None`: only show."""
+    with Display(quiet_results=as_json) as display:
+        display.machine(prepare_machine())
+        job = prepare_job(config)
+        display.job(job)
+        run = make_run() if make_run else None
+        display.estimate(estimate_run(job))
+        if run is None:
+            return None
+        results = run_job(job, run, display.report, resume)
+        display.results(results, run.path)
+    return results
+
+
+def predict_run(
+    folder: Path,
+    test: str,
+    output: Path,
+    sample_submission: str | None = None,
+    probabilities: bool = False,
+    allow_leak: bool = False,
+) -> list[str]:
+    """Predict, write and check a submission; return the lines to print."""
+    prepare_machine()
+    competition, config = _open(folder)
+    table = read_csv(test, separator=config.data.separator)
+    notes = check_columns(competition, table, test)
+    notes += _leak(folder, competition, config, table, test, allow_leak)
+    ids = _ids(competition, table, test)
+    prediction = _predict(folder, competition, config, table)
+    columns = submission_columns(competition, ids, prediction, probabilities)
+    write_submission(output, columns)
+    lines = [*notes, f"wrote {output}: {row_count(table)} rows, columns {', '.join(columns)}"]
+    sample = sample_submission or _known_sample(config)
+    if sample:
+        lines.append(
+            "checked: " + check_submission(read_csv(output), read_csv(sample), str(output), sample)
+        )
+    else:
+        lines.append("not checked: no sample submission known; give --sample-submission FILE")
+    return lines
+
+
+def evaluate_run(
+    folder: Path, data: str, allow_leak: bool = False
+) -> tuple[dict[str, float], list[str]]:
+    """Every metric of the run's task on labelled rows, and notes."""
+    prepare_machine()
+    competition, config = _open(folder)
+    table = read_csv(data, separator=config.data.separator)
+    check_columns(competition, table, data)
+    if competition.target not in table:
+        raise DataError(f"{data}: no target column {competition.target!r} to compare with")
+    notes = _leak(folder, competition, config, table, data, allow_leak)
+    target = Target(competition, data)
+    truth = target.encode(table[competition.target])
+    prediction = _predict(folder, competition, config, table)
+    names = [competition.metric, *side_metrics(competition)]
+    return {name: target.score(truth, prediction, name) for name in names}, notes
+
+
+def _open(folder: Path) -> tuple[Competition, RunConfig]:
+    _, config = open_run(folder)
+    path = folder / "competition.json"
+    if not path.is_file() or not (folder / "summary.json").is_file():
+        raise RunError(f"{folder}: this run is not finished; continue it: train --resume --output {folder}")
+    return Competition.from_dict(json.loads(path.read_text("utf-8"))), config
+
+
+def _predict(
+    folder: Path, competition: Competition, config: RunConfig, table: Table
+) -> np.ndarray:
+    views = config.text.views
+    predictions = [
+        predict_member(member, competition, table, config, views) for member in load_members(folder)
+    ]
+    return Target(competition).combine(predictions)
+
+
+def _leak(
+    folder: Path,
+    competition: Competition,
+    config: RunConfig,
+    table: Table,
+    file: str,
+    allow: bool,
+) -> list[str]:
+    train = np.load(folder / "train_rows.npy", allow_pickle=False)
+    rows = row_hashes(table, feature_names(competition))
+    note = check_overlap(train, rows, file, config.data.train, allow)
+    return [note] if note else []
+
+
+def _ids(competition: Competition, table: Table, file: str) -> list[Any]:
+    name = competition.submission_columns[0] if competition.submission_columns else None
+    name = name or competition.id_column
+    if name is None:
+        return []
+    if name not in table:
+        raise DataError(f"{file}: no id column {name!r}, which the submission needs")
+    check_ids(table[name], file, name)
+    return table[name]
+
+
+def _known_sample(config: RunConfig) -> str | None:
+    from mlx_kaggle.competition import find_beside_train
+
+    path = find_beside_train(config.data).get("sample_submission")
+    return path if path and Path(path).is_file() else None

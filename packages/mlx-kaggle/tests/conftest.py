@@ -1,0 +1,78 @@
+"""Small tables shared by the tests."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def write_csv(tmp_path):
+    """Write a dict of columns as a CSV and return its path."""
+
+    def write(name: str, columns: dict[str, list], separator: str = ",") -> str:
+        path = tmp_path / name
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, delimiter=separator, lineterminator="\n")
+            writer.writerow(columns)
+            writer.writerows(zip(*columns.values(), strict=True))
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def passengers():
+    """Make rows whose answer follows from sex and class: a task a small model can learn."""
+
+    def make(rows: int, seed: int = 0, first_id: int = 1) -> dict[str, list]:
+        rng = np.random.default_rng(seed)
+        sex = rng.choice(["male", "female"], rows)
+        pclass = rng.integers(1, 4, rows)
+        age = rng.integers(1, 80, rows)
+        survived = (sex == "female") & (pclass < 3)
+        return {
+            "PassengerId": list(range(first_id, first_id + rows)),
+            "Survived": survived.astype(int).tolist(),
+            "Pclass": pclass.tolist(),
+            "Sex": sex.tolist(),
+            "Age": ["" if i % 7 == 0 else int(a) for i, a in enumerate(age)],
+            "Fare": np.round(rng.gamma(2.0, 15.0, rows), 2).tolist(),
+        }
+
+    return make
+
+
+TINY = [
+    "encoder.hidden_size=32",
+    "encoder.num_hidden_layers=1",
+    "encoder.num_attention_heads=2",
+    "encoder.intermediate_size=32",
+    "encoder.vocab_size=300",
+    "head.feature_size=8",
+    "text.max_tokens=64",
+]
+
+
+@pytest.fixture
+def tiny() -> list[str]:
+    """Overrides that make the quick preset small enough for tests."""
+    return list(TINY)
+
+
+@pytest.fixture
+def tiny_flags() -> list[str]:
+    """The same as command-line arguments."""
+    return [part for setting in TINY for part in ("--set", setting)]
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The folder of real tables, from the environment; skip without it."""
+    import os
+
+    folder = os.environ.get("MLX_PACKAGES_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("MLX_PACKAGES_DATA names no folder of real tables")
+    return Path(folder)

@@ -1,0 +1,111 @@
+"""The commands as a user runs them, in a process of their own."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.fixture
+def run_cli(tmp_path):
+    def run(*arguments, code: int = 0) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "mlx_kaggle.cli", *map(str, arguments)]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
+        return done
+
+    return run
+
+
+def train_arguments(passengers, write_csv, tiny_flags, rows=60, epochs=2):
+    train = write_csv("train.csv", passengers(rows))
+    return [
+        *("train", "--train", train, "--target", "Survived", "--folds", 2, "--output", "run"),
+        *("--set", f"training.epochs={epochs}"),
+        *tiny_flags,
+    ]
+
+
+def test_train_predict_evaluate_write_a_checked_submission(
+    run_cli, passengers, write_csv, tiny_flags, tmp_path
+):
+    test = passengers(20, seed=1, first_id=100)
+    answers = write_csv("answers.csv", test)
+    hidden = write_csv("test.csv", {k: v for k, v in test.items() if k != "Survived"})
+    write_csv("sample_submission.csv", {"PassengerId": test["PassengerId"], "Survived": [0] * 20})
+    done = run_cli(*train_arguments(passengers, write_csv, tiny_flags))
+    assert "target Survived: binary" in done.stdout
+    assert "HistGradientBoosting" in done.stdout
+    assert "expected time: about" in done.stdout
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert "<svg" in report
+    assert "http://" not in report.replace("http://www.w3.org", "")
+    done = run_cli("predict", "--run", "run", "--test", hidden, "--output", "submission.csv")
+    assert "20 ids and values agree with" in done.stdout
+    with (tmp_path / "submission.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["PassengerId"]) for row in rows] == test["PassengerId"]
+    assert {row["Survived"] for row in rows} <= {"0", "1"}
+    done = run_cli("evaluate", "--run", "run", "--data", answers, "--json")
+    assert 0 <= json.loads(done.stdout)["accuracy"] <= 1
+
+
+def test_a_finished_run_is_not_overwritten_unasked(run_cli, passengers, write_csv, tiny_flags):
+    arguments = train_arguments(passengers, write_csv, tiny_flags, rows=40, epochs=1)
+    run_cli(*arguments)
+    done = run_cli(*arguments, code=1)
+    assert done.stderr.startswith("Error: run: holds a run already; add --resume, --overwrite")
+    run_cli("train", "--resume", "--output", "run")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--target", "Surived"], "no column 'Surived' for the target; did you mean 'Survived'?"),
+        (["--set", "training.epoch=3"], "did you mean 'epochs'?"),
+        (["--set", "training.epochs=many"], "training.epochs"),
+        (["--metric", "acuracy"], "did you mean 'accuracy'?"),
+        (["--metric", "rmse"], "metric 'rmse' is for regression, but the task is binary"),
+        (["--kind", "Agee=numeric"], "did you mean 'Age'?"),
+        (["--encoder", "no/such/folder"], "no/such/folder"),
+    ],
+)
+def test_a_wrong_word_gets_one_line(
+    change, message, run_cli, passengers, write_csv, tiny_flags
+):
+    arguments = train_arguments(passengers, write_csv, tiny_flags, rows=40, epochs=1)
+    done = run_cli(*arguments, *change, code=1)
+    assert message in done.stderr
+    assert done.stderr.startswith("Error: ")
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_debug_shows_the_traceback(run_cli, passengers, write_csv, tiny_flags):
+    arguments = train_arguments(passengers, write_csv, tiny_flags, rows=40)
+    done = run_cli(*arguments, "--target", "nothing", "--debug", code=1)
+    assert "Traceback" in done.stderr
+
+
+def test_wrong_usage_exits_with_two(run_cli):
+    assert "Did you mean" in run_cli("trian", code=2).stderr
+    assert "No such option" in run_cli("train", "--fold", "5", code=2).stderr
+    assert "Missing option '--train'" in run_cli("train", "--output", "run", code=2).stderr
+    run_cli("train", "--resume", "--output", "run", "--seed", "1", code=2)
+
+
+def test_help_needs_no_heavy_import():
+    code = (
+        "import sys, mlx_kaggle.cli\n"
+        "heavy = {'mlx', 'numpy', 'sklearn', 'rich', 'tokenizers', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_info_lists_what_matters(run_cli):
+    found = json.loads(run_cli("info", "--json").stdout)
+    assert set(found["presets"]) == {"quick", "standard", "thorough"}
+    assert "mlx-tabtext" in found["packages"]

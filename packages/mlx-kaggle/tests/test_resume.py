@@ -1,0 +1,52 @@
+"""A killed run, resumed, ends with the weights of a run that was not killed."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import mlx.core as mx
+import numpy as np
+
+
+def start(tmp_path, *arguments) -> subprocess.Popen:
+    command = [sys.executable, "-m", "mlx_kaggle.cli", "train", *map(str, arguments)]
+    return subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_kill_9_and_resume_gives_bit_equal_weights(tmp_path, passengers, write_csv, tiny_flags):
+    train = write_csv("train.csv", passengers(120))
+    common = [
+        *("--train", train, "--target", "Survived", "--folds", 2),
+        *("--set", "training.epochs=12", "--set", "training.batch_size=8"),
+        # A checkpoint after every update, so that the kill falls between or into them.
+        *("--set", "training.checkpoint_seconds=0"),
+        *tiny_flags,
+    ]
+    whole = start(tmp_path, *common, "--output", "whole")
+    _, errors = whole.communicate(timeout=300)
+    assert whole.returncode == 0, errors
+
+    killed = start(tmp_path, *common, "--output", "killed")
+    checkpoints = tmp_path / "killed" / "members" / "fold-0-seed-0" / "checkpoints"
+    deadline = time.monotonic() + 120
+    while not list(checkpoints.glob("step-*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "summary.json").exists()
+
+    resumed = start(tmp_path, "--resume", "--output", "killed")
+    _, errors = resumed.communicate(timeout=300)
+    assert resumed.returncode == 0, errors
+
+    for member in ("fold-0-seed-0", "fold-1-seed-0"):
+        for name in ("head.safetensors", "encoder/model.safetensors"):
+            files = [tmp_path / run / "members" / member / name for run in ("whole", "killed")]
+            ours, theirs = (mx.load(str(file)) for file in files)
+            assert ours.keys() == theirs.keys()
+            for key in ours:
+                np.testing.assert_array_equal(np.array(ours[key]), np.array(theirs[key]), key)

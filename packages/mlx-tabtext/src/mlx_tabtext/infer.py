@@ -1,0 +1,212 @@
+"""Guess a schema from a table. Each rule leaves its reason in the column.
+
+The rules, first match wins:
+
+1. given: `kinds`, `target`, `id_column`
+2. `ignored`: no cell filled, or one value in every row
+3. `id`: a different value in every row, and a name ending in "id" (or a first column that counts
+   0, 1, 2, ... or 1, 2, 3, ...). A second such column is ignored.
+4. `boolean`: booleans, or the words yes/no, true/false; y/n and t/f when both letters occur.
+   Columns of 0 and 1 stay numeric: "sex: yes" would be wrong more often than "alone: 1".
+5. `date`: 95 % of the distinct cells fit one date format
+6. `numeric`: 95 % of the filled cells are numbers, none with a leading zero like `007`. Integers
+   with few distinct values (a passenger class) stay numeric too: their order is information.
+7. `text`: many different values (over half of the rows, and over 20), or values of
+   three words and more that rarely repeat
+8. `categorical`: everything else
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
+
+from mlx_tabtext._suggest import did_you_mean
+from mlx_tabtext.dates import ISO, find_date_format
+from mlx_tabtext.labels import humanize
+from mlx_tabtext.schema import Column, Kind, Schema, check_kind
+from mlx_tabtext.table import Cell, Table, TableError, check_table
+from mlx_tabtext.values import is_missing, one_line, parse_boolean, parse_number
+
+_ID_WORDS = ("id", "ids", "uuid", "guid", "index", "idx")
+_ID_NAMES = ("rowid", "userid", "imageid", "customerid", "objectid")
+_LEADING_ZERO = re.compile(r"[+-]?0[0-9]")
+
+
+def infer_schema(
+    table: Table,
+    *,
+    target: str | Sequence[str] | None = None,
+    id_column: str | None = None,
+    kinds: Mapping[str, Kind] | None = None,
+    labels: Mapping[str, str] | None = None,
+    words: Mapping[str, Mapping[str, str]] | None = None,
+) -> Schema:
+    """Return the schema of a table; see the module's text for the rules.
+
+    `id_column` is found when `None`; `""` means there is none. `labels` are spoken instead of the
+    names, `words` instead of coded cells: `{"Embarked": {"S": "Southampton"}}`. A cell in `words`
+    is never missing, and words under `""` are spoken for the missing cells of that column.
+    Raises `TableError` for unknown names, equal labels, and a table without rows.
+    """
+    if check_table(table) == 0:
+        raise TableError("no rows to infer column kinds from; the table has a header only")
+    targets = [target] if isinstance(target, str) else list(target or ())
+    kinds, labels, words = dict(kinds or {}), dict(labels or {}), dict(words or {})
+    for what, names in {
+        "target": targets,
+        "id_column": [id_column] if id_column else [],
+        "kinds": kinds,
+        "labels": labels,
+        "words": words,
+    }.items():
+        _check_names(what, names, table)
+    _check_kinds(kinds)
+    given: dict[str, Kind] = {**kinds, **dict.fromkeys(targets, "target")}
+    if id_column:
+        given[id_column] = "id"
+    spoken = _labels(table, labels)
+    find_id = id_column is None
+    columns = []
+    for name, cells in table.items():
+        known = dict(words.get(name, {}))
+        filled = [cell for cell in cells if _is_known(cell, known)]
+        if name in given:
+            kind, reason = given[name], "given"
+            date_format = (_date_format(name, filled) or ISO) if kind == "date" else None
+        elif id_column != "" and _looks_like_id(table, name):
+            kind, reason, date_format = _id_kind(name, first=find_id)
+            find_id = False
+        else:
+            kind, reason, date_format = _infer_kind(name, cells, filled)
+        columns.append(Column(name, kind, spoken[name], reason, known, date_format))
+    return Schema(tuple(columns))
+
+
+def _id_kind(name: str, *, first: bool) -> tuple[Kind, str, None]:
+    reason = "first column, counts the rows"
+    if _id_like(name):
+        reason = f"100 % unique, name ends in {humanize(name).split()[-1]!r}"
+    return ("id", reason, None) if first else ("ignored", f"{reason}, but not the id", None)
+
+
+def _check_kinds(kinds: Mapping[str, Kind]) -> None:
+    for name, kind in kinds.items():
+        check_kind(name, kind)
+        if kind in ("target", "id"):
+            raise TableError(f"column {name!r}: give the {kind} by its own argument, not by kinds")
+
+
+def _check_names(what: str, names: Iterable[str], table: Table) -> None:
+    for name in names:
+        if name not in table:
+            raise TableError(f"{what}: no column {name!r} in the table{did_you_mean(name, table)}")
+
+
+def _labels(table: Table, given: Mapping[str, str]) -> dict[str, str]:
+    """Return a label for each column, all different: JSON keys and reports need that."""
+    labels = dict(given)
+    taken: dict[str, str] = {}
+    for name, label in given.items():
+        if not label.strip():
+            raise TableError(f"labels: the label of {name!r} is empty")
+        if label in taken:
+            raise TableError(f"labels: {taken[label]!r} and {name!r} are both called {label!r}")
+        taken[label] = name
+    for name in table:
+        if name not in labels:
+            label = next(each for each in _label_choices(name) if each not in taken)
+            labels[name], taken[label] = label, name
+    return labels
+
+
+def _label_choices(name: str) -> Iterable[str]:
+    yield humanize(name)
+    yield name
+    number = 2
+    while True:
+        yield f"{humanize(name)} {number}"
+        number += 1
+
+
+def _is_known(cell: Cell, words: Mapping[str, str]) -> bool:
+    return not is_missing(cell) or (isinstance(cell, str) and cell.strip() in words)
+
+
+def _looks_like_id(table: Table, name: str) -> bool:
+    cells = table[name]
+    if any(is_missing(cell) or isinstance(cell, date) for cell in cells):
+        return False
+    if len(set(cells)) < len(cells):
+        return False
+    if _id_like(name):
+        return True
+    first = next(iter(table)) == name
+    return first and len(cells) > 1 and _counts_rows(cells)
+
+
+def _id_like(name: str) -> bool:
+    words = humanize(name).split()
+    return bool(words) and (words[-1] in _ID_WORDS or words[-1] in _ID_NAMES)
+
+
+def _counts_rows(cells: Sequence[Cell]) -> bool:
+    numbers = [parse_number(cell) for cell in cells]
+    return numbers[0] in (0.0, 1.0) and all(
+        number == row + numbers[0] for row, number in enumerate(numbers)
+    )
+
+
+def _infer_kind(
+    name: str, cells: Sequence[Cell], filled: Sequence[Cell]
+) -> tuple[Kind, str, str | None]:
+    if not filled:
+        return "ignored", "all cells missing", None
+    distinct = {str(cell).strip() for cell in filled}
+    if len(distinct) == 1 and len(filled) == len(cells) > 1:
+        return "ignored", f"constant: {one_line(str(filled[0]))[:40]!r} in every row", None
+    if _is_boolean(filled, distinct):
+        return "boolean", f"only {' and '.join(sorted(distinct))}", None
+    date_format = _date_format(name, filled)
+    if date_format is not None:
+        return "date", f"dates like {min(distinct)}", date_format
+    numbers = sum(parse_number(cell) is not None for cell in filled)
+    if numbers >= 0.95 * len(filled):
+        if any(isinstance(cell, str) and _LEADING_ZERO.match(cell.strip()) for cell in filled):
+            return "categorical", "codes with leading zeros", None
+        share = "" if numbers == len(filled) else f", {numbers / len(filled):.1%} numbers"
+        return "numeric", f"{_count(distinct)}{share}", None
+    kind, reason = _words_kind(filled, distinct)
+    return kind, reason, None
+
+
+def _is_boolean(filled: Sequence[Cell], distinct: set[str]) -> bool:
+    if all(isinstance(cell, bool) for cell in filled):
+        return True
+    folded = {each.casefold() for each in distinct}
+    if any(parse_number(each) is not None or parse_boolean(each) is None for each in folded):
+        return False
+    return len(folded) == 2 or not folded & {"y", "n", "t", "f"}
+
+
+def _date_format(name: str, filled: Sequence[Cell]) -> str | None:
+    if all(isinstance(cell, date) for cell in filled):
+        return ISO
+    texts = {str(cell).strip() for cell in filled if not isinstance(cell, bool | float)}
+    if not texts:
+        return None
+    return find_date_format(texts, allow_compact="date" in humanize(name).split())
+
+
+def _words_kind(filled: Sequence[Cell], distinct: set[str]) -> tuple[Kind, str]:
+    rows = len(filled)
+    words = sum(len(str(cell).split()) for cell in filled) / rows
+    unique = len(distinct) / rows
+    if words >= 3 and unique > 0.2:
+        return "text", f"{words:.0f} words a cell, {unique:.0%} unique"
+    if len(distinct) > 20 and unique > 0.5:
+        return "text", f"{len(distinct)} distinct short values in {rows} cells"
+    return "categorical", _count(distinct)
+
+
+def _count(distinct: set[str]) -> str:
+    return f"{len(distinct)} distinct value{'s' if len(distinct) > 1 else ''}"

@@ -1,0 +1,153 @@
+"""CSV files to tables, with the file and row in every error."""
+
+import csv
+import io
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from mlx_tabtext._suggest import did_you_mean
+from mlx_tabtext.table import Table, TableError
+
+SEPARATORS = (",", ";", "\t", "|")
+
+_SAMPLE_ROWS = 50
+_LONGEST_CELL = 2**31 - 1  # csv's own limit of 131072 characters is shorter than some texts
+_ARCHIVES = {b"PK\x03\x04": "a zip archive", b"\x1f\x8b": "a gzip file", b"PAR1": "a parquet file"}
+
+_log = logging.getLogger(__name__)
+
+
+def read_csv(path: str | Path, *, separator: str | None = None) -> Table:
+    """Read a CSV file with a header line. Cells are text, or `None` where empty.
+
+    `separator` is found among `SEPARATORS` when not given. The encoding is UTF-8 (with or without
+    byte order mark), UTF-16 with its mark, or else Windows-1252 with a logged warning. Quoted
+    cells may hold line breaks; blank lines are skipped; a nameless column becomes `Unnamed: 3`
+    (its position from 0, as pandas does). A file with a header only gives zero rows.
+    Raises `TableError` with the row as a text editor counts it.
+    """
+    path = Path(path)
+    text = _decode(path, _read_bytes(path))
+    if not text.strip():
+        raise TableError(f"{path}: the file is empty; a CSV file starts with a line of names")
+    if separator is None:
+        separator = _find_separator(text)
+    elif len(separator) != 1:
+        raise TableError(f"separator must be one character, not {separator!r}")
+    records = _records(path, text, separator)
+    header_row, header = next(records)
+    names = _column_names(path, header_row, header)
+    columns: list[list[str | None]] = [[] for _ in names]
+    for row, cells in records:
+        if len(cells) != len(names):
+            raise TableError(
+                f"{path}: row {row}: {len(cells)} cells where the header has {len(names)} "
+                f"columns; put cells that hold {separator!r} in double quotes"
+            )
+        for column, cell in zip(columns, cells, strict=True):
+            column.append(cell or None)
+    return dict(zip(names, columns, strict=True))
+
+
+def _read_bytes(path: Path) -> bytes:
+    if path.is_dir():
+        raise TableError(f"{path}: a directory; give the CSV file in it")
+    if not path.exists():
+        beside = sorted(each.name for each in path.parent.glob("*.csv"))
+        hint = did_you_mean(path.name, beside) if beside else "; check the path"
+        raise TableError(f"{path}: no such file{hint}")
+    return path.read_bytes()
+
+
+def _decode(path: Path, raw: bytes) -> str:
+    for start, what in _ARCHIVES.items():
+        if raw.startswith(start):
+            raise TableError(f"{path}: {what}, not a CSV file; unpack or convert it first")
+    try:
+        if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+            text = raw.decode("utf-16")
+        else:
+            text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        text = _decode_windows(path, raw, error)
+    if "\0" in text:
+        row = text.count("\n", 0, text.index("\0")) + 1
+        raise TableError(f"{path}: row {row}: a NUL byte; this is a binary file or a damaged CSV")
+    return text
+
+
+def _decode_windows(path: Path, raw: bytes, error: UnicodeDecodeError) -> str:
+    row = raw.count(b"\n", 0, error.start) + 1
+    try:
+        text = raw.decode("cp1252")
+    except UnicodeDecodeError:
+        raise TableError(
+            f"{path}: row {row}: neither UTF-8 nor Windows-1252 text; "
+            "save the file as UTF-8, or check that it is a CSV file"
+        ) from None
+    _log.warning("%s: row %d is not UTF-8; read as Windows-1252", path, row)
+    return text
+
+
+def _records(path: Path, text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield (row of its first line, cells) of each record that is not a blank line."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    old_limit = csv.field_size_limit(_LONGEST_CELL)
+    row = 1
+    try:
+        for cells in reader:
+            if cells:
+                yield row, cells
+            row = reader.line_num + 1
+    except csv.Error as error:
+        if "unexpected end of data" in str(error):
+            problem = "a double quote opens here and is never closed"
+        else:
+            problem = f"badly quoted cell ({error}); write a quote inside a quoted cell twice"
+        raise TableError(f"{path}: row {row}: {problem}") from None
+    finally:
+        csv.field_size_limit(old_limit)
+
+
+def _find_separator(text: str) -> str:
+    """Return the separator that splits the first records into most cells, all the same number.
+
+    Falls back to the one that splits the header most, and to a comma for a single column.
+    """
+    best = (False, 1, ",")
+    for separator in SEPARATORS:
+        widths = _sample_widths(text, separator)
+        if not widths or widths[0] < 2:
+            continue
+        same = all(width == widths[0] for width in widths)
+        if (same, widths[0]) > best[:2]:
+            best = (same, widths[0], separator)
+    return best[2]
+
+
+def _sample_widths(text: str, separator: str) -> list[int]:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    widths = []
+    try:
+        for cells in reader:
+            if cells:
+                widths.append(len(cells))
+            if len(widths) == _SAMPLE_ROWS:
+                break
+    except csv.Error:  # a cell over csv's limit: judge by the rows before it
+        return widths
+    return widths
+
+
+def _column_names(path: Path, row: int, header: list[str]) -> list[str]:
+    names = [name.strip() or f"Unnamed: {position}" for position, name in enumerate(header)]
+    first_at: dict[str, int] = {}
+    for position, name in enumerate(names, start=1):
+        if name in first_at:
+            raise TableError(
+                f"{path}: row {row}: column name {name!r} occurs twice "
+                f"(columns {first_at[name]} and {position}); rename one"
+            )
+        first_at[name] = position
+    return names

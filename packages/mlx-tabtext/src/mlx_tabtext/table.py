@@ -1,0 +1,113 @@
+"""The table every function here takes: a dict of columns, each a list of plain cells."""
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import date
+from decimal import Decimal
+from typing import TypeAlias
+
+import numpy as np
+
+from mlx_tabtext._suggest import did_you_mean
+
+Cell: TypeAlias = str | int | float | bool | date | None
+"""One cell. `datetime` is a `date`; `None` is an empty cell."""
+
+Table: TypeAlias = dict[str, list]
+"""Column name to cells, all columns of one length."""
+
+
+class TableError(ValueError):
+    """A table, or a file that should hold one, that cannot be used. The message is one line."""
+
+
+def as_table(data: object) -> Table:
+    """Return a table from a data frame (pandas, polars, pyarrow), dict rows or a dict of columns.
+
+    Cells become plain Python values; NaN, NaT and null become `None`. Dict rows may lack keys:
+    the cell is then `None`. Frames are read through narwhals, so none of those libraries is
+    needed unless its frame is given.
+    """
+    if isinstance(data, Mapping):
+        columns = {str(name): list(cells) for name, cells in data.items()}
+    elif isinstance(data, Sequence) and not isinstance(data, str | bytes):
+        columns = _columns_of_rows(data)
+    else:
+        columns = _columns_of_frame(data)
+    table = {
+        name: [plain_cell(cell, name, row) for row, cell in enumerate(cells)]
+        for name, cells in columns.items()
+    }
+    check_table(table)
+    return table
+
+
+def check_table(table: Table) -> int:
+    """Return the number of rows, or say why this is no table."""
+    if not isinstance(table, dict):
+        raise TableError(
+            f"a table is a dict of column name to list of cells, not {type(table).__name__}; "
+            "call as_table() on it first"
+        )
+    lengths = {name: len(cells) for name, cells in table.items()}
+    if not lengths:
+        raise TableError("a table needs at least one column, this one has none")
+    (first, rows), *others = lengths.items()
+    for name, length in others:
+        if length != rows:
+            raise TableError(
+                f"columns differ in length: {first!r} has {rows} cells, {name!r} has {length}"
+            )
+    return rows
+
+
+def column_cells(table: Table, name: str) -> list[Cell]:
+    """Return one column, or name the nearest one there is."""
+    if name not in table:
+        raise TableError(f"no column {name!r} in the table{did_you_mean(name, table)}")
+    return table[name]
+
+
+def _columns_of_rows(rows: Sequence[object]) -> dict[str, list]:
+    names: dict[str, None] = {}
+    for number, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise TableError(
+                f"row {number} is {type(row).__name__}; a list of rows holds one dict per row"
+            )
+        names.update(dict.fromkeys(str(name) for name in row))
+    by_name = [{str(name): cell for name, cell in row.items()} for row in rows]  # type: ignore[attr-defined]
+    return {name: [row.get(name) for row in by_name] for name in names}
+
+
+def _columns_of_frame(data: object) -> dict[str, list]:
+    import narwhals as nw
+
+    try:
+        frame = nw.from_native(data)  # type: ignore[call-overload]
+    except TypeError:
+        raise TableError(
+            f"cannot read a table from {type(data).__name__}; give a pandas, polars or pyarrow "
+            "table, a list of dict rows, or a dict of columns"
+        ) from None
+    if isinstance(frame, nw.LazyFrame):
+        frame = frame.collect()
+    return {str(name): frame[name].to_list() for name in frame.columns}
+
+
+def plain_cell(cell: object, name: str, row: int) -> Cell:
+    """Return `cell` as one of the plain types of a table."""
+    if isinstance(cell, np.generic):
+        cell = cell.item()
+    if isinstance(cell, Decimal):
+        cell = float(cell)
+    if cell is None or type(cell).__name__ in ("NAType", "NaTType"):  # pandas' own nulls
+        return None
+    if isinstance(cell, float) and math.isnan(cell):
+        return None
+    if isinstance(cell, str | bool | int | float | date):
+        return cell
+    raise TableError(
+        f"column {name!r}, row {row}: a cell is text, a number, a boolean, a date or None, "
+        f"not {type(cell).__name__}"
+    )

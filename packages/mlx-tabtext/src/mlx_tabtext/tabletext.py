@@ -1,0 +1,245 @@
+"""Rows to texts: fitted on the training rows, then the same for every table."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from mlx_tabtext._suggest import did_you_mean
+from mlx_tabtext.augment import Augmentation, draw, jitter, left_out
+from mlx_tabtext.budget import BudgetReport, CountTokens, TokenBudget, row_pieces
+from mlx_tabtext.config import TextConfig
+from mlx_tabtext.fitted import Fitted
+from mlx_tabtext.schema import Column, Schema
+from mlx_tabtext.serialize import FRAMES
+from mlx_tabtext.slots import column_slots, template_slots
+from mlx_tabtext.speak import speak_column
+from mlx_tabtext.table import Table, TableError, check_table
+from mlx_tabtext.templates import Sentence, parse_template
+from mlx_tabtext.usefulness import target_codes
+
+_FORMAT = 1
+
+
+class TableText:
+    """Turn table rows into texts for a text encoder.
+
+    `fit` on training rows, then `transform` any table with the same columns. `report` tells what
+    the token budget did in the last `transform`, `augment` or `views`.
+    """
+
+    def __init__(self, schema: Schema, config: TextConfig | None = None) -> None:
+        self.schema = schema
+        self.config = config or TextConfig()
+        self.columns = _used_columns(schema, self.config)
+        self._template: tuple[Sentence, ...] = ()
+        if self.config.template is not None:
+            self._template = parse_template(self.config.template, schema)
+            self.columns = _named_columns(self._template, self.columns)
+        self.report = BudgetReport()
+        self._fitted: Fitted | None = None
+        self._budget: TokenBudget | None = None
+
+    @property
+    def fitted(self) -> Fitted:
+        """What `fit` learned; `ValueError` before it."""
+        if self._fitted is None:
+            raise ValueError("this TableText is not fitted; call fit(training_table) first")
+        return self._fitted
+
+    def fit(
+        self,
+        table: Table,
+        target: Sequence[object] | np.ndarray | None = None,
+        *,
+        count_tokens: CountTokens | None = None,
+        max_tokens: int | None = None,
+    ) -> "TableText":
+        """Learn quantiles, deviations and the usefulness order from training rows.
+
+        `target`: one number or label a row (or a row of them), for the usefulness of each column;
+        taken from the schema's target columns in `table` when not given. Without either, columns
+        rank as in the table, prose first. `max_tokens` limits each text as counted by
+        `count_tokens(texts)`.
+        """
+        rows = check_table(table)
+        if rows == 0:
+            raise TableError("no rows to fit on; the table has a header only")
+        if (count_tokens is None) != (max_tokens is None):
+            raise ValueError("give count_tokens and max_tokens together, or neither")
+        self._check_columns(table)
+        if target is None and self.schema.targets and all(t in table for t in self.schema.targets):
+            target = np.array([table[name] for name in self.schema.targets], dtype=object).T
+        codes = None if target is None else target_codes(target, rows)
+        self._fitted = Fitted.learn(table, self.columns, codes)
+        self._budget = None
+        if count_tokens is not None and max_tokens is not None:
+            self._budget = TokenBudget(count_tokens, max_tokens)
+        return self
+
+    def transform(self, table: Table) -> list[str]:
+        """Return one text a row. The same row gives the same text in any table."""
+        rows = check_table(table)
+        orders = np.tile(self._printed(), (rows, 1))
+        texts, self.report = self._texts(table, self.config.style, orders)
+        return texts
+
+    def augment(
+        self,
+        table: Table,
+        *,
+        seed: int,
+        augmentation: Augmentation | None = None,
+        first_row: int = 0,
+    ) -> list[str]:
+        """Return one varied text a row, for training only.
+
+        Row `i` depends on `seed`, its cells and `first_row + i`: give the position of a chunk's
+        first row as `first_row` to get the texts of the whole table.
+        """
+        augmentation = augmentation or Augmentation()
+        styles = augmentation.styles or (self.config.style,)
+        if "template" in styles and self.config.template is None:
+            raise ValueError("styles has 'template', but this TableText has no template")
+        rows, columns = check_table(table), self._ranked()
+        self._check_columns(table)
+        fitted = self.fitted
+        draws = draw(rows, len(columns), seed, first_row, augmentation.shuffle_columns)
+        table = jitter(table, columns, fitted.scales, draws.noise, augmentation.numeric_jitter)
+        hidden = left_out(table, columns, fitted.prose, draws.drop < augmentation.drop_column)
+        orders = np.argsort(draws.order, axis=1)
+        orders[~draws.shuffled] = self._printed()
+        chosen = (draws.style * len(styles)).astype(int)
+        texts, self.report = [""] * rows, BudgetReport()
+        for number, style in enumerate(styles):
+            mine = np.flatnonzero(chosen == number)
+            part = {c.name: [table[c.name][row] for row in mine] for c in columns}
+            spoken, report = self._texts(part, style, orders[mine], hidden[mine])
+            self.report += report
+            for row, text in zip(mine, spoken, strict=True):
+                texts[row] = text
+        return texts
+
+    def views(self, table: Table, *, count: int, seed: int = 0) -> list[list[str]]:
+        """Return `count` lists of texts to average predictions over.
+
+        The first is `transform(table)`, the others have the columns in another order, the same
+        one for every row. Templates have one order only, so all their views are equal.
+        """
+        if count < 1:
+            raise ValueError(f"count must be at least 1, not {count}")
+        rows, generator = check_table(table), np.random.default_rng(seed)
+        lists, total = [], BudgetReport()
+        for view in range(count):
+            order = self._printed() if view == 0 else generator.permutation(len(self.columns))
+            texts, report = self._texts(table, self.config.style, np.tile(order, (rows, 1)))
+            lists.append(texts)
+            total += report
+        self.report = total
+        return lists
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON form of everything but the token counter."""
+        return {
+            "format": _FORMAT,
+            "schema": self.schema.to_dict(),
+            "config": self.config.to_dict(),
+            "fitted": asdict(self.fitted),
+            "max_tokens": self._budget.max_tokens if self._budget else None,
+        }
+
+    @classmethod
+    def from_dict(
+        cls, values: Mapping[str, Any], *, count_tokens: CountTokens | None = None
+    ) -> "TableText":
+        """Rebuild from `to_dict`; `count_tokens` is needed if there was a token budget."""
+        if values.get("format") != _FORMAT:
+            raise ValueError(f"TableText format {values.get('format')!r} is not {_FORMAT}")
+        text = cls(Schema.from_dict(values["schema"]), TextConfig.from_dict(values["config"]))
+        text._fitted = Fitted.from_dict(values["fitted"])
+        if values["max_tokens"] is not None:
+            if count_tokens is None:
+                raise ValueError(
+                    f"this TableText has a budget of {values['max_tokens']} tokens; "
+                    "pass count_tokens"
+                )
+            text._budget = TokenBudget(count_tokens, values["max_tokens"])
+        return text
+
+    def _ranked(self) -> list[Column]:
+        """The columns, most useful first."""
+        return [self.schema[name] for name in self.fitted.order]
+
+    def _printed(self) -> np.ndarray:
+        """The order of the text, as positions in `_ranked()`."""
+        if self.config.order == "usefulness":
+            return np.arange(len(self.columns))
+        place = {column.name: at for at, column in enumerate(self.columns)}
+        return np.argsort([place[name] for name in self.fitted.order])
+
+    def _texts(
+        self, table: Table, style: str, orders: np.ndarray, hidden: np.ndarray | None = None
+    ) -> tuple[list[str], BudgetReport]:
+        """Return the texts in one style; `orders` and `hidden` are (rows, columns by rank)."""
+        self._check_columns(table)
+        columns, fitted = self._ranked(), self.fitted
+        spoken: dict[str, list[str | None]] = {}
+        for rank, column in enumerate(columns):
+            scale = fitted.scales.get(column.name)
+            values = speak_column(table[column.name], column, scale, self.config)
+            if hidden is not None:
+                values = [
+                    None if out else value
+                    for value, out in zip(values, hidden[:, rank], strict=True)
+                ]
+            spoken[column.name] = values
+        if style == "template":
+            slots, order = template_slots(self._template, columns, spoken, len(orders))
+            orders = np.tile(order, (len(orders), 1))
+        else:
+            slots = column_slots(style, columns, spoken, fitted.prose)
+        frame, report = FRAMES[style], BudgetReport(rows=len(orders))
+        if self._budget is not None and len(orders):
+            report = self._budget.trim(slots, frame)
+        texts = [
+            frame.join(row_pieces([slots[at] for at in order], row))
+            for row, order in enumerate(orders)
+        ]
+        return texts, report
+
+    def _check_columns(self, table: Table) -> None:
+        missing = [column.name for column in self.columns if column.name not in table]
+        if missing:
+            raise TableError(
+                f"the table lacks {len(missing)} of {len(self.columns)} input columns: "
+                f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}; "
+                f"it has {', '.join(list(table)[:10])}"
+            )
+
+
+def _used_columns(schema: Schema, config: TextConfig) -> tuple[Column, ...]:
+    features = {column.name: column for column in schema.features}
+    for option, names in (("include", config.include or ()), ("exclude", config.exclude)):
+        for name in names:
+            if name not in features:
+                raise TableError(
+                    f"{option}: no input column {name!r}{did_you_mean(name, features)}"
+                )
+    chosen = features if config.include is None else config.include
+    columns = tuple(
+        c for c in features.values() if c.name in chosen and c.name not in config.exclude
+    )
+    if not columns:
+        raise TableError("no input column is left; check include, exclude and the column kinds")
+    return columns
+
+
+def _named_columns(
+    template: tuple[Sentence, ...], columns: tuple[Column, ...]
+) -> tuple[Column, ...]:
+    named = {name for sentence in template for name in sentence.names}
+    left = named - {column.name for column in columns}
+    if left:
+        raise TableError(f"the template names {min(left)!r}, which include or exclude leaves out")
+    return tuple(column for column in columns if column.name in named)

@@ -1,0 +1,230 @@
+"""Checkpoints that survive being killed: versioned folders, synced, then one atomic pointer.
+
+folder/latest                       name of the last good checkpoint, replaced in one step
+folder/step-00000123/model.safetensors      all parameters, trainable or not
+                     optimizer.safetensors  the optimizer's state
+                     state.json             position, random keys, checksums of the other two
+folder/best.safetensors             parameters of the best evaluation
+"""
+
+import json
+import os
+import shutil
+import time
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_map_with_path, tree_unflatten
+
+from mlx_trainer import distributed
+from mlx_trainer._atomic import write_atomic
+from mlx_trainer.step import TrainStep, random_key, set_random_key
+
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+
+_FORMAT = 1
+_POINTER = "latest"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is damaged, or belongs to another model."""
+
+
+class Checkpoints:
+    """The checkpoints of one run in `folder`, of which the newest `keep` stay on disk.
+
+    A checkpoint is due every `every` updates and every `seconds` seconds; 0 turns either off. Under
+    `mlx.launch` every process calls the same methods, rank zero writes, and all ranks must see the
+    folder to load from it.
+    """
+
+    def __init__(self, folder: str | Path, keep: int = 1, every: int = 0, seconds: float = 0.0):
+        if keep < 1:
+            raise ValueError(f"Checkpoints: keep must be at least 1, got {keep}")
+        if every < 0 or seconds < 0:
+            raise ValueError(
+                f"Checkpoints: every and seconds must not be negative, got {every} and {seconds}"
+            )
+        self.folder = Path(folder)
+        self.keep = keep
+        self.every = every
+        self.seconds = seconds
+        self._saved_at = time.monotonic()
+
+    def latest(self) -> Path | None:
+        """Return the folder of the last good checkpoint, None before the first."""
+        return self._target() if (self.folder / _POINTER).exists() else None
+
+    def due(self, updates: int) -> bool:
+        """Return whether a checkpoint should be written after so many updates."""
+        if self.every and updates % self.every == 0:
+            return True
+        if not self.seconds:
+            return False
+        return distributed.rank_zero_says(time.monotonic() - self._saved_at >= self.seconds)
+
+    def save(self, step: TrainStep, position: Mapping[str, Json]) -> Path:
+        """Write model, optimizer, random state and `position`; return the checkpoint's folder.
+
+        `position` is whatever the loop needs to go on where it was: JSON, given back by `load`.
+        """
+        keys = distributed.gather_keys(random_key())
+        if distributed.rank() == 0:
+            self._write(step, {"random_keys": keys, "position": dict(position)})
+        distributed.wait_for_all()
+        self._saved_at = time.monotonic()
+        return self._target()
+
+    def load(self, step: TrainStep) -> dict[str, Json] | None:
+        """Put the last checkpoint into `step`; return its `position`, or None if there is none.
+
+        Restores parameters, optimizer state, random state and `step.updates`. Raises
+        `CheckpointError` for damaged files, and for parameters that are missing, unexpected or of
+        another shape.
+        """
+        source = self.latest()
+        if source is None:
+            return None
+        state = _read_state(source)
+        for name, checksum in state["checksums"].items():
+            if not (source / name).is_file() or _checksum(source / name) != checksum:
+                raise CheckpointError(
+                    f"{source / name} is damaged: its checksum is not the one in state.json"
+                )
+        keys = state["random_keys"]
+        if len(keys) != distributed.world_size():
+            raise CheckpointError(
+                f"{source} was written by {len(keys)} processes, but "
+                f"{distributed.world_size()} are running; start as many"
+            )
+        load_parameters(step.model, source / "model.safetensors")
+        step.prepare()
+        _load_optimizer(step, source / "optimizer.safetensors")
+        set_random_key(keys[distributed.rank()])
+        step.updates = state["updates"]
+        return state["position"]
+
+    def save_best(self, model: nn.Module) -> None:
+        """Write the parameters of `model` as the best so far."""
+        if distributed.rank() == 0:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            weights = dict(tree_flatten(model.parameters()))
+            write_atomic(
+                self.folder / "best.safetensors",
+                lambda path: mx.save_safetensors(str(path), weights),
+            )
+        distributed.wait_for_all()
+
+    def load_best(self, model: nn.Module) -> None:
+        """Put the parameters written by `save_best` into `model`."""
+        load_parameters(model, self.folder / "best.safetensors")
+
+    def _target(self) -> Path:
+        return self.folder / (self.folder / _POINTER).read_text(encoding="utf-8").strip()
+
+    def _write(self, step: TrainStep, state: dict) -> None:
+        target = self.folder / f"step-{step.updates:08d}"
+        if target == self.latest():
+            # The last good checkpoint is never touched, even by saving the same update again.
+            target = target.with_name(target.name + "-again")
+        partial = target.with_name(f".{target.name}")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        trees = {
+            "model.safetensors": step.model.parameters(),
+            "optimizer.safetensors": step.optimizer.state,
+        }
+        for name, tree in trees.items():
+            mx.save_safetensors(str(partial / name), dict(tree_flatten(tree)))
+        checksums = {name: _checksum(partial / name) for name in trees}
+        state = {"format": _FORMAT, "updates": step.updates, "checksums": checksums, **state}
+        (partial / "state.json").write_text(json.dumps(state), encoding="utf-8")
+        for path in [*partial.iterdir(), partial]:
+            _sync(path)
+        shutil.rmtree(target, ignore_errors=True)  # left by a run killed before the pointer moved
+        partial.rename(target)
+        _sync(self.folder)
+        write_atomic(
+            self.folder / _POINTER, lambda path: path.write_text(target.name, encoding="utf-8")
+        )
+        _sync(self.folder)  # the pointer is on disk before what it pointed to goes
+        self._delete_old(target)
+
+    def _delete_old(self, newest: Path) -> None:
+        others = sorted(path for path in self.folder.glob("step-*") if path != newest)
+        partial = list(self.folder.glob(".step-*"))  # of runs killed while writing
+        for path in others[: max(0, len(others) - (self.keep - 1))] + partial:
+            shutil.rmtree(path)
+
+
+def load_parameters(model: nn.Module, path: Path) -> None:
+    """Put a safetensors file into `model`; its names, shapes and dtypes must be the model's."""
+    loaded = _read_arrays(path)
+    _compare(dict(tree_flatten(model.parameters())), loaded, path)
+    model.update(tree_unflatten(list(loaded.items())))
+    mx.eval(model.parameters())
+
+
+def _load_optimizer(step: TrainStep, path: Path) -> None:
+    loaded = _read_arrays(path)
+    state = step.optimizer.state
+    _compare(dict(tree_flatten(state)), loaded, path)
+    step.optimizer.state = tree_map_with_path(lambda name, _: loaded[name], state)
+    step.optimizer.init(step.model.trainable_parameters())
+    mx.eval(step.optimizer.state)
+
+
+def _read_state(source: Path) -> dict:
+    try:
+        state = json.loads((source / "state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{source / 'state.json'} cannot be read: {error}") from error
+    if state.get("format") != _FORMAT:
+        raise CheckpointError(
+            f"{source} has format {state.get('format')}, this version reads format {_FORMAT}"
+        )
+    return state
+
+
+def _read_arrays(path: Path) -> dict[str, mx.array]:
+    try:
+        arrays = mx.load(str(path))
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    return arrays  # type: ignore[return-value]
+
+
+def _compare(expected: dict[str, mx.array], loaded: dict[str, mx.array], path: Path) -> None:
+    """Raise unless both hold the same names with the same shapes and dtypes."""
+    problems = [f"missing {name}" for name in expected.keys() - loaded.keys()]
+    problems += [f"unexpected {name}" for name in loaded.keys() - expected.keys()]
+    for name in expected.keys() & loaded.keys():
+        ours, theirs = expected[name], loaded[name]
+        if (ours.shape, ours.dtype) != (theirs.shape, theirs.dtype):
+            problems.append(
+                f"{name} is {theirs.dtype} {theirs.shape}, expected {ours.dtype} {ours.shape}"
+            )
+    if problems:
+        shown = "; ".join(sorted(problems)[:10])
+        rest = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
+        raise CheckpointError(f"{path} does not fit what is being trained: {shown}{rest}")
+
+
+def _checksum(path: Path) -> int:
+    checksum = 0
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            checksum = zlib.crc32(chunk, checksum)
+    return checksum
+
+
+def _sync(path: Path) -> None:
+    """Force a file or folder to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,35 @@
+"""The few questions a data-parallel loop asks; all answers are trivial in a single process."""
+
+import mlx.core as mx
+
+
+def rank() -> int:
+    """Return the number of this process among those that `mlx.launch` started, 0 when alone."""
+    return mx.distributed.init().rank()
+
+
+def world_size() -> int:
+    """Return how many processes train together, 1 when alone."""
+    return mx.distributed.init().size()
+
+
+def wait_for_all() -> None:
+    """Return when every process has come here."""
+    if world_size() > 1:
+        mx.eval(mx.distributed.all_sum(mx.array(1.0), stream=mx.cpu))
+
+
+def rank_zero_says(flag: bool) -> bool:
+    """Return rank zero's flag on every rank, for decisions that read a clock."""
+    if world_size() == 1:
+        return flag
+    mine = float(flag) if rank() == 0 else 0.0
+    return float(mx.distributed.all_sum(mx.array(mine), stream=mx.cpu)) > 0
+
+
+def gather_keys(key: tuple[int, int]) -> list[tuple[int, int]]:
+    """Return the random keys of all ranks, in order."""
+    if world_size() == 1:
+        return [key]
+    rows = mx.distributed.all_gather(mx.array([key], mx.uint32), stream=mx.cpu)
+    return [(int(row[0]), int(row[1])) for row in rows.tolist()]  # type: ignore[union-attr]

@@ -1,0 +1,276 @@
+"""A short loop over `TrainStep`: schedule, evaluation, early stopping, checkpoints, resume."""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_unflatten
+
+from mlx_trainer import distributed
+from mlx_trainer.checkpoints import CheckpointError, Checkpoints
+from mlx_trainer.schedules import Schedule, warmup_cosine
+from mlx_trainer.step import Batch, TrainStep
+
+logger = logging.getLogger(__name__)
+
+Batches = Callable[[int, int], Iterator[Sequence[Batch]]]
+Report = Callable[[dict[str, object]], object]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How to judge a model: `evaluate(model, epoch)` returns metrics by name, one of which decides.
+
+    Called in evaluation mode after every `every` epochs and after the last. `patience` evaluations
+    in a row without a better `monitor` end the training, 0 never does; a NaN is never better.
+    """
+
+    evaluate: Callable[[nn.Module, int], dict[str, float]]
+    monitor: str
+    greater_is_better: bool
+    every: int = 1
+    patience: int = 0
+    restore_best: bool = True
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What `fit` did: one history entry an epoch (epoch, train_loss, metrics), epochs from 0."""
+
+    history: list[dict]
+    best_score: float | None
+    best_epoch: int | None
+    epochs_run: int
+    stopped_early: bool
+
+
+@dataclass
+class _Position:
+    """Where the loop is: all that a resumed run needs besides the arrays."""
+
+    updates_per_epoch: int
+    epoch: int = 0
+    update: int = 0
+    loss_sum: float = 0.0
+    weight_sum: float = 0.0
+    history: list[dict] = field(default_factory=list)
+    best_score: float | None = None
+    best_epoch: int | None = None
+    without_improvement: int = 0
+    stopped_early: bool = False
+
+
+def fit(
+    step: TrainStep,
+    batches: Batches,
+    updates_per_epoch: int,
+    *,
+    epochs: int,
+    learning_rate: float,
+    schedule: Schedule | None = None,
+    evaluation: Evaluation | None = None,
+    checkpoints: Checkpoints | None = None,
+    resume: bool = False,
+    report: Report | None = None,
+) -> FitResult:
+    """Train for `epochs`; with `evaluation` the model ends with its best weights.
+
+    `batches(epoch, start)` yields the updates of an epoch from update `start` on, each a list of
+    micro-batches, the same at every call. `schedule` defaults to `warmup_cosine(0.1)`. `report` is
+    given a dict for each event ("resume", "update", "evaluation", "checkpoint", "end") on rank
+    zero.
+
+    With `checkpoints` the state is saved at the end of every epoch and whenever one is due. A run
+    that was killed and goes on with `resume=True` ends with the weights of a run that was not, bit
+    for bit, if the model, the data and `evaluate` depend on nothing but their arguments and MLX's
+    random state. "examples_per_second" in reports is the total weight of an update per second.
+    """
+    schedule = schedule or warmup_cosine(0.1)
+    report = report if report and distributed.rank() == 0 else _ignore
+    best = _Best(step.model, checkpoints)
+    position = _start(step, updates_per_epoch, checkpoints, resume, report)
+    while position.epoch < epochs and not position.stopped_early:
+        step.model.train()
+        started = time.perf_counter()
+        for update in _updates(batches, position):
+            done = position.epoch * updates_per_epoch + position.update
+            rate = learning_rate * schedule(done, epochs * updates_per_epoch)
+            event = _train_one(step, update, rate, position)
+            speed = step.weight / (time.perf_counter() - started)  # data loading included
+            report({"event": "update", **event, "examples_per_second": speed})
+            # The end of an epoch is saved after its evaluation, once.
+            if (
+                position.update < updates_per_epoch
+                and checkpoints
+                and checkpoints.due(step.updates)
+            ):
+                _save(step, checkpoints, position, report)
+            started = time.perf_counter()
+        _end_epoch(step, evaluation, position, epochs, best, report)
+        if checkpoints:
+            _save(step, checkpoints, position, report)
+    if evaluation and evaluation.restore_best and position.best_epoch is not None:
+        best.restore()
+    result = FitResult(
+        history=position.history,
+        best_score=position.best_score,
+        best_epoch=position.best_epoch,
+        epochs_run=position.epoch,
+        stopped_early=position.stopped_early,
+    )
+    report({"event": "end", "updates": step.updates, **asdict(result)})
+    return result
+
+
+def _start(
+    step: TrainStep,
+    updates_per_epoch: int,
+    checkpoints: Checkpoints | None,
+    resume: bool,
+    report: Report,
+) -> _Position:
+    if updates_per_epoch < 1:
+        raise ValueError(f"updates_per_epoch must be at least 1, got {updates_per_epoch}")
+    if resume and not checkpoints:
+        raise ValueError("resume=True needs checkpoints")
+    found = checkpoints.latest() if checkpoints else None
+    if found and not resume:
+        raise ValueError(f"{found} exists; pass resume=True to go on from it, or another folder")
+    position = _Position(updates_per_epoch)
+    if checkpoints and found:
+        position = _load_position(step, checkpoints, found, updates_per_epoch)
+    if resume:
+        # Reported without a checkpoint too: lines that the killed run logged are then void as well.
+        report({"event": "resume", "epoch": position.epoch, "updates": step.updates})
+    return position
+
+
+def _load_position(
+    step: TrainStep, checkpoints: Checkpoints, found: Path, updates_per_epoch: int
+) -> _Position:
+    saved = checkpoints.load(step)
+    try:
+        position = _Position(**saved)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise CheckpointError(f"{found} was not saved by fit: {error}") from error
+    if position.updates_per_epoch != updates_per_epoch:
+        raise CheckpointError(
+            f"{found} was saved with {position.updates_per_epoch} updates an epoch, "
+            f"this run has {updates_per_epoch}: data or batch size differ"
+        )
+    return position
+
+
+def _updates(batches: Batches, position: _Position) -> Iterator[Sequence[Batch]]:
+    """Yield the rest of the epoch's updates; raise if there are not as many as promised."""
+    expected = position.updates_per_epoch - position.update
+    count = 0
+    for update in batches(position.epoch, position.update):
+        count += 1
+        if count > expected:
+            break
+        yield update
+    if count != expected:
+        raise ValueError(
+            f"batches({position.epoch}, {position.updates_per_epoch - expected}) gave "
+            f"{'more' if count > expected else count} updates, expected {expected}: "
+            f"updates_per_epoch is {position.updates_per_epoch}"
+        )
+
+
+def _train_one(
+    step: TrainStep, update: Sequence[Batch], rate: float, position: _Position
+) -> dict[str, object]:
+    loss, grad_norm = step(update, rate)
+    event: dict[str, object] = {
+        "epoch": position.epoch,
+        "update": position.update,
+        "updates": step.updates,
+        "loss": float(loss),
+        "learning_rate": rate,
+        "grad_norm": float(grad_norm),
+    }
+    position.update += 1
+    position.loss_sum += float(loss) * step.weight
+    position.weight_sum += step.weight
+    return event
+
+
+def _end_epoch(
+    step: TrainStep,
+    evaluation: Evaluation | None,
+    position: _Position,
+    epochs: int,
+    best: "_Best",
+    report: Report,
+) -> None:
+    """Evaluate if it is time, keep the best weights, decide about stopping, turn the page."""
+    epoch = position.epoch
+    entry: dict = {"epoch": epoch, "train_loss": position.loss_sum / position.weight_sum}
+    if evaluation and ((epoch + 1) % evaluation.every == 0 or epoch + 1 == epochs):
+        step.model.eval()
+        metrics = evaluation.evaluate(step.model, epoch)
+        entry |= {name: float(value) for name, value in metrics.items()}
+        score = _score(evaluation, entry)
+        if _is_better(score, position.best_score, evaluation.greater_is_better):
+            best.keep()
+            position.best_score, position.best_epoch = score, epoch
+            position.without_improvement = 0
+        else:
+            position.without_improvement += 1
+        patience = evaluation.patience
+        position.stopped_early = 0 < patience <= position.without_improvement
+    report({"event": "evaluation", "updates": step.updates, **entry})
+    position.history.append(entry)
+    position.epoch, position.update = epoch + 1, 0
+    position.loss_sum = position.weight_sum = 0.0
+
+
+def _score(evaluation: Evaluation, entry: dict) -> float:
+    if evaluation.monitor not in entry:
+        raise KeyError(
+            f"evaluate returned no {evaluation.monitor!r} to monitor, but {sorted(entry)}"
+        )
+    if math.isnan(entry[evaluation.monitor]):
+        logger.warning("epoch %d: %s is NaN", entry["epoch"], evaluation.monitor)
+    return entry[evaluation.monitor]
+
+
+def _is_better(score: float, best: float | None, greater_is_better: bool) -> bool:
+    if math.isnan(score):
+        return False
+    return best is None or (score > best if greater_is_better else score < best)
+
+
+def _save(step: TrainStep, checkpoints: Checkpoints, position: _Position, report: Report) -> None:
+    path = checkpoints.save(step, asdict(position))
+    report({"event": "checkpoint", "updates": step.updates, "path": str(path)})
+
+
+class _Best:
+    """The best weights so far: beside the checkpoints, which a resumed run finds, or in memory."""
+
+    def __init__(self, model: nn.Module, checkpoints: Checkpoints | None):
+        self.model = model
+        self.checkpoints = checkpoints
+        self.weights: list = []
+
+    def keep(self) -> None:
+        if self.checkpoints:
+            self.checkpoints.save_best(self.model)
+        else:
+            self.weights = tree_flatten(self.model.parameters())  # type: ignore[assignment]
+
+    def restore(self) -> None:
+        if self.checkpoints:
+            self.checkpoints.load_best(self.model)
+        else:
+            self.model.update(tree_unflatten(self.weights))
+
+
+def _ignore(event: dict[str, object]) -> None:
+    pass

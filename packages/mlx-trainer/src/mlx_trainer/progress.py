@@ -1,0 +1,89 @@
+"""Progress on a terminal as a bar, elsewhere as a plain line now and then; never on stdout."""
+
+import sys
+import time
+from types import TracebackType
+from typing import TextIO
+
+# Without a terminal: a line at every tenth of the work, and at least so often (seconds).
+_SHARES = 10
+_SILENCE = 30.0
+
+
+class Progress:
+    """How far `total` units of work have come; use it in a `with` block.
+
+    On a terminal a bar of the extra `progress` (rich) with rate and time left; without a terminal,
+    or without rich, plain lines. `stream` is standard error by default.
+    """
+
+    def __init__(
+        self, total: int, description: str = "", stream: TextIO | None = None, completed: int = 0
+    ):
+        if total < 1:
+            raise ValueError(f"Progress: total must be at least 1, got {total}")
+        self.total = total
+        self.description = description
+        self.stream = stream or sys.stderr
+        self.completed = completed
+        self._bar = _rich_bar(self.stream) if self.stream.isatty() else None
+
+    def __enter__(self) -> "Progress":
+        self._started = self._printed_at = time.monotonic()
+        self._before = self._printed = self.completed
+        if self._bar:
+            self._bar.start()
+            self._task = self._bar.add_task(
+                self.description, total=self.total, completed=self.completed, values=""
+            )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+        elif self._printed != self.completed:
+            self._print("")
+
+    def advance(self, amount: int = 1, **values: float) -> None:
+        """Count `amount` units more as done and show the newest `values`, such as `loss=0.3`."""
+        self.completed += amount
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        if self._bar:
+            shown = f"{self._rate():.3g}/s  {shown}"
+            self._bar.update(self._task, advance=amount, values=shown)
+            return
+        next_share = self.completed * _SHARES // self.total > self._printed * _SHARES // self.total
+        if next_share or time.monotonic() - self._printed_at > _SILENCE:
+            self._print(shown)
+
+    def _rate(self) -> float:
+        return (self.completed - self._before) / max(time.monotonic() - self._started, 1e-9)
+
+    def _print(self, shown: str) -> None:
+        self._printed, self._printed_at = self.completed, time.monotonic()
+        rate = self._rate()
+        left = f"  {(self.total - self.completed) / rate:.0f} s left" if rate else ""
+        line = f"{self.description} {self.completed}/{self.total}  {rate:.3g}/s{left}  {shown}"
+        print(line.strip(), file=self.stream, flush=True)
+
+
+def _rich_bar(stream: TextIO):
+    """Return an unstarted rich bar on `stream`, None where rich is not installed."""
+    try:
+        from rich import progress
+        from rich.console import Console
+    except ImportError:
+        return None
+    return progress.Progress(
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.fields[values]}"),
+        console=Console(file=stream),
+    )

@@ -1,0 +1,155 @@
+import json
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+from mlx_trainer import AdamW, CheckpointError, Checkpoints, TrainStep
+
+
+@pytest.fixture
+def make_step(make_network, loss_fn):
+    return lambda seed=0: TrainStep(make_network(dropout=0.5, seed=seed), AdamW(), loss_fn)
+
+
+def everything(step):
+    arrays = tree_flatten(step.model.parameters()) + tree_flatten(step.optimizer.state)
+    return [(name, np.array(value).tolist()) for name, value in arrays]
+
+
+def test_a_loaded_step_goes_on_as_the_saved_one_did(tmp_path, make_step, make_batch):
+    step = make_step()
+    for number in range(3):
+        step([make_batch(8, number)], 0.1)
+    Checkpoints(tmp_path).save(step, {"epoch": 2, "history": [{"loss": 0.1}]})
+    step([make_batch(8, 9)], 0.1)
+
+    other = make_step(seed=1)
+    position = Checkpoints(tmp_path).load(other)
+    assert position == {"epoch": 2, "history": [{"loss": 0.1}]}
+    assert other.updates == 3
+    other([make_batch(8, 9)], 0.1)  # dropout draws the same mask
+    assert everything(other) == everything(step)
+
+
+def test_loading_replaces_the_state_of_a_step_that_has_run(tmp_path, make_step, make_batch):
+    step = make_step()
+    step([make_batch(8)], 0.1)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(step, {})
+    step([make_batch(8, 1)], 0.1)
+    after = everything(step)
+    checkpoints.load(step)
+    step([make_batch(8, 1)], 0.1)
+    assert everything(step) == after
+
+
+def test_frozen_parameters_are_saved_too(tmp_path, make_step, make_batch):
+    step = make_step()
+    step.model.layers[0].freeze()
+    step([make_batch(8)], 0.1)
+    path = Checkpoints(tmp_path).save(step, {})
+    names = set(mx.load(str(path / "model.safetensors")))
+    assert names == {f"layers.{i}.{name}" for i in (0, 1) for name in ("weight", "bias")}
+
+
+def test_the_newest_are_kept_and_nothing_is_left_beside_them(tmp_path, make_step, make_batch):
+    step, checkpoints = make_step(), Checkpoints(tmp_path, keep=2)
+    (tmp_path / ".step-00000009").mkdir()  # of a run killed while writing
+    for number in range(4):
+        step([make_batch(4, number)], 0.1)
+        checkpoints.save(step, {"number": number})
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "latest",
+        "step-00000003",
+        "step-00000004",
+    ]
+
+
+def test_saving_an_update_again_replaces_its_checkpoint(tmp_path, make_step, make_batch):
+    step, checkpoints = make_step(), Checkpoints(tmp_path)
+    step([make_batch(4)], 0.1)
+    for number in range(3):
+        checkpoints.save(step, {"number": number})
+        assert checkpoints.load(step) == {"number": number}
+    assert len(list(tmp_path.glob("step-*"))) == 1
+
+
+def test_nothing_saved_is_none(tmp_path, make_step):
+    checkpoints = Checkpoints(tmp_path / "not yet")
+    assert checkpoints.latest() is None
+    assert checkpoints.load(make_step()) is None
+
+
+def test_due_counts_updates():
+    checkpoints = Checkpoints("unused", every=3)
+    assert [updates for updates in range(1, 10) if checkpoints.due(updates)] == [3, 6, 9]
+    assert not Checkpoints("unused").due(1)
+    assert Checkpoints("unused", seconds=1e-9).due(1)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors"])
+def test_one_changed_byte_is_an_error(tmp_path, make_step, make_batch, name):
+    step = make_step()
+    step([make_batch(4)], 0.1)
+    path = Checkpoints(tmp_path).save(step, {}) / name
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError) as error:
+        Checkpoints(tmp_path).load(step)
+    assert str(error.value) == f"{path} is damaged: its checksum is not the one in state.json"
+
+
+def test_missing_files_and_other_formats_are_errors(tmp_path, make_step, make_batch):
+    step = make_step()
+    step([make_batch(4)], 0.1)
+    folder = Checkpoints(tmp_path).save(step, {})
+    state = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps(state | {"format": 9}))
+    with pytest.raises(CheckpointError) as error:
+        Checkpoints(tmp_path).load(step)
+    assert str(error.value) == f"{folder} has format 9, this version reads format 1"
+    (folder / "state.json").unlink()
+    with pytest.raises(CheckpointError, match=r"state\.json cannot be read"):
+        Checkpoints(tmp_path).load(step)
+
+
+def test_another_model_is_an_error_that_lists_what_differs(tmp_path, make_step, make_batch):
+    step = make_step()
+    step([make_batch(4)], 0.1)
+    folder = Checkpoints(tmp_path).save(step, {})
+    other = make_step()
+    other.model.layers[1].weight = mx.zeros((3, 9))
+    other.model.extra = mx.zeros(1)
+    before = everything(other)
+    with pytest.raises(CheckpointError) as error:
+        Checkpoints(tmp_path).load(other)
+    assert str(error.value) == (
+        f"{folder / 'model.safetensors'} does not fit what is being trained: layers.1.weight is "
+        "mlx.core.float32 (3, 8), expected mlx.core.float32 (3, 9); missing extra"
+    )
+    assert everything(other) == before
+
+
+def test_best_weights_come_back(tmp_path, make_step, make_batch):
+    step, checkpoints = make_step(), Checkpoints(tmp_path)
+    checkpoints.save_best(step.model)
+    before = everything(step)
+    step([make_batch(4)], 0.1)
+    checkpoints.load_best(step.model)
+    assert everything(step)[: len(before)][0] == before[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"keep": 0}, "Checkpoints: keep must be at least 1, got 0"),
+        ({"every": -1}, "Checkpoints: every and seconds must not be negative, got -1 and 0.0"),
+    ],
+)
+def test_impossible_settings_are_refused(tmp_path, arguments, message):
+    with pytest.raises(ValueError) as error:
+        Checkpoints(tmp_path, **arguments)
+    assert str(error.value) == message

@@ -1,0 +1,53 @@
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+SCRIPT = Path(__file__).with_name("distributed_run.py")
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def start(folder, environment):
+    command = [sys.executable, str(SCRIPT), str(folder)]
+    return subprocess.Popen(
+        command, env=os.environ | environment, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_two_processes_equal_one_on_the_same_global_batches(tmp_path):
+    # What `mlx.launch -n 2 --backend ring` does, with ports that are free.
+    hosts = tmp_path / "hosts.json"
+    hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in free_ports(2)]))
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        folder.mkdir()
+    processes = [start(folders[0], {})]
+    processes += [
+        start(folders[1], {"MLX_HOSTFILE": str(hosts), "MLX_RANK": str(rank)}) for rank in (0, 1)
+    ]
+    outputs = [process.communicate(timeout=120)[1] for process in processes]
+    if any("[ring]" in output for output in outputs):
+        pytest.skip(f"the ring cannot start here: {outputs}")
+    assert [process.returncode for process in processes] == [0, 0, 0], outputs
+
+    alone = mx.load(str(folders[0] / "rank0-of-1.safetensors"))
+    ranks = [mx.load(str(folders[1] / f"rank{rank}-of-2.safetensors")) for rank in (0, 1)]
+    for name, value in alone.items():
+        assert mx.array_equal(ranks[0][name], ranks[1][name]), name
+        # Sums in another order, then 15 updates of AdamW.
+        np.testing.assert_allclose(ranks[0][name], value, atol=2e-6, err_msg=name)
