@@ -120,7 +120,9 @@ def smoke(session: nox.Session) -> None:
 @each_package
 def minimums(session: nox.Session, package: str) -> None:
     """Test one package with the oldest dependencies it allows."""
-    session.install("--resolution=lowest-direct", "--group", "test", *paths_of(package))
+    # --no-config: the root's constraints would pin the versions this session is to lower.
+    lowest = ("--no-config", "--resolution=lowest-direct")
+    session.install(*lowest, "--group", "test", *paths_of(package))
     session.run("pytest", f"packages/{package}", *session.posargs)
 
 

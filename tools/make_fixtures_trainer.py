@@ -13,7 +13,7 @@ STEPS = 10
 
 
 def adamw_trajectory() -> dict[str, np.ndarray]:
-    """Ten steps of torch.optim.AdamW with a changing rate: a decayed and two undecayed parameters."""
+    """Ten steps of torch.optim.AdamW: changing rate, groups with and without decay."""
     torch.manual_seed(0)
     shapes = {"matrix": (4, 3), "bias": (5,), "head": (2, 2)}
     start = {name: torch.randn(shape) for name, shape in shapes.items()}

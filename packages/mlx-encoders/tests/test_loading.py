@@ -207,6 +207,15 @@ def test_mis_shaped_tensors_are_refused_with_both_shapes_unless_named(folder, re
     assert weights(model)[name].shape == (50, 32)
 
 
+def test_dropout_of_the_config_can_be_replaced(folder, fixtures):
+    model, _ = load_model(folder, dropout=0.3, attention_dropout=0.0)
+    assert model.config.hidden_dropout_prob == 0.3
+    assert model.config.attention_probs_dropout_prob == 0.0
+    model, _ = load_model(fixtures / "modernbert", dropout=0.3, attention_dropout=0.2)
+    assert model.config.mlp_dropout == model.config.embedding_dropout == 0.3
+    assert model.config.attention_dropout == 0.2
+
+
 def test_one_string_as_new_is_refused(folder):
     with pytest.raises(TypeError, match="new must be a sequence of prefixes, got the string"):
         load_model(folder, new="pooler")

@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+import unicodedata
 
 import numpy as np
 import pytest
@@ -59,8 +60,6 @@ def test_lowercase_is_a_choice():
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(st.text(max_size=40))
 def test_cased_bpe_decodes_to_the_text(text):
-    import unicodedata
-
     tokenizer = train_tokenizer(TEXTS[:3], kind="bpe", vocab_size=270, lowercase=False)
     ids = tokenizer.encode([text], max_length=None)[0]
     assert tokenizer.decode(ids) == unicodedata.normalize("NFC", text)
@@ -71,6 +70,13 @@ def test_cased_bpe_decodes_to_the_text(text):
 def test_wordpiece_knows_all_of_ascii(text):
     tokenizer = train_tokenizer(["a"], vocab_size=150)
     assert 1 not in tokenizer.encode([text])[0]
+
+
+def test_wordpiece_keeps_the_most_frequent_characters_of_a_large_script():
+    hanzi = [chr(0x4E00 + i) for i in range(1200)]
+    tokenizer = train_tokenizer([" ".join(hanzi[600:])] * 2 + [" ".join(hanzi)], vocab_size=2000)
+    assert 1 not in tokenizer.encode([" ".join(hanzi[600:])], max_length=None)[0]
+    assert 1 in tokenizer.encode([" ".join(hanzi[:600])], max_length=None)[0]
 
 
 @pytest.mark.parametrize("kind", ["wordpiece", "bpe"])

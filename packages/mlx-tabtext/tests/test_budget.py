@@ -147,6 +147,15 @@ def test_a_tokenizer_that_joins_worse_than_it_splits_still_fits():
     assert max(count(text.transform(table))) <= 20
 
 
+def test_texts_are_counted_in_the_order_they_are_printed():
+    def count(texts):  # a text that starts with a "c" costs more than it does in any other order
+        return [len(text.split()) + 2 * text.startswith("c") for text in texts]
+
+    table = {name: ["x", "y", "z"] * 20 for name in ("b1", "b2", "c3", "b4")}
+    text = TableText(infer_schema(table)).fit(table, count_tokens=count, max_tokens=8)
+    assert max(count(text.augment(table, seed=0))) <= 8
+
+
 def test_impossible_budgets_and_counters_are_named():
     with pytest.raises(ValueError, match=r"^max_tokens=2 leaves no room: an empty text counts 2 t"):
         fitted(2, with_specials)

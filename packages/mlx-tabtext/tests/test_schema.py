@@ -111,6 +111,10 @@ def test_schema_survives_json(passengers):
         ),
         ({"kinds": {"Age": "id"}}, "column 'Age': give the id by its own argument, not by kinds"),
         ({"labels": {"Age": "a", "Sex": "a"}}, "labels: 'Age' and 'Sex' are both called 'a'"),
+        (
+            {"target": "Age", "id_column": "Age"},
+            "column 'Age' is given as both target and id_column",
+        ),
         ({"labels": {"Age": " "}}, "labels: the label of 'Age' is empty"),
     ],
 )

@@ -63,6 +63,28 @@ def test_pandas_nullable_and_categorical_columns_are_read():
     assert isinstance(table["d"][0], datetime.datetime)
 
 
+def test_pandas_column_names_need_not_be_text():
+    pandas = pytest.importorskip("pandas")
+    assert as_table(pandas.DataFrame({0: [1, 2], 1: ["a", None]})) == {
+        "0": [1, 2],
+        "1": ["a", None],
+    }
+    with pytest.raises(TableError, match=r"^cannot read a table from DataFrame; .*unique column"):
+        as_table(pandas.DataFrame([[1, 2]], columns=["a", "a"]))
+
+
+def test_other_objects_are_no_tables():
+    with pytest.raises(
+        TableError, match=r"^cannot read a table from str; give a pandas, polars or"
+    ):
+        as_table("train.csv")
+
+
+def test_times_become_text():
+    cells = [datetime.time(13, 5), datetime.timedelta(hours=2)]
+    assert as_table({"a": cells}) == {"a": ["13:05:00", "2:00:00"]}
+
+
 def test_numpy_cells_become_plain():
     table = as_table({"a": np.array([1.5, math.nan]), "b": np.array(["x", "y"])})
     assert table == {"a": [1.5, None], "b": ["x", "y"]}
@@ -79,11 +101,8 @@ def test_numpy_cells_become_plain():
             {"a": [1, [2]]},
             "column 'a', row 1: a cell is text, a number, a boolean, a date or None, not list",
         ),
-        (
-            "train.csv",
-            "cannot read a table from str; give a pandas, polars or pyarrow table, a list of dict "
-            "rows, or a dict of columns",
-        ),
+        ({"a": 5}, "column 'a' is int, not a list of cells"),
+        ({1: [1], "1": [2]}, "column name '1' occurs twice; rename one"),
     ],
 )
 def test_what_is_no_table_is_named(data, message):

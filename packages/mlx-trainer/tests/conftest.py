@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import mlx.core as mx
@@ -62,3 +63,9 @@ def fixture_arrays():
             return dict(file)
 
     return load
+
+
+@pytest.fixture
+def exactly():
+    """Return a function that makes the pattern which matches one whole message."""
+    return lambda message: f"^{re.escape(message)}$"

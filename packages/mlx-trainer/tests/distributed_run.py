@@ -1,8 +1,9 @@
 """A run for test_distributed.py: trains on this rank's share of every update.
 
-Usage: distributed_run.py OUTPUT_FOLDER
+Usage: distributed_run.py OUTPUT_FOLDER; exits with 77 where the ring cannot start.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -13,6 +14,13 @@ import numpy as np
 from mlx_trainer import AdamW, Checkpoints, TrainStep, fit, plan_batches, rank, world_size
 
 mx.set_default_device(mx.cpu)
+if "MLX_RANK" in os.environ:
+    try:
+        mx.distributed.init(strict=True, backend="ring")
+    except RuntimeError as error:
+        print(error, file=sys.stderr)
+        sys.exit(77)
+
 folder = Path(sys.argv[1])
 random = np.random.default_rng(0)
 lengths = random.integers(1, 9, 21)
@@ -21,9 +29,7 @@ y, weights = x.sum(axis=1), random.uniform(0.1, 1, 21).astype(np.float32)
 
 
 def batches(epoch, start):
-    plan = plan_batches(
-        lengths, 5, (4, 8), 24, epoch=epoch, rank=rank(), world_size=world_size()
-    )
+    plan = plan_batches(lengths, 5, (4, 8), 24, epoch=epoch, rank=rank(), world_size=world_size())
     for update in plan[start:]:
         yield [padded(batch) for batch in update]
 

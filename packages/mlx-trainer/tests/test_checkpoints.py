@@ -1,6 +1,7 @@
 import json
 
 import mlx.core as mx
+import mlx.optimizers
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
@@ -18,7 +19,28 @@ def everything(step):
     return [(name, np.array(value).tolist()) for name, value in arrays]
 
 
-def test_a_loaded_step_goes_on_as_the_saved_one_did(tmp_path, make_step, make_batch):
+@pytest.mark.parametrize(
+    "make_optimizer",
+    [
+        AdamW,
+        lambda: mlx.optimizers.Adafactor(learning_rate=0.1, relative_step=False),
+        lambda: mlx.optimizers.MultiOptimizer(
+            [mlx.optimizers.SGD(0.0, momentum=0.9), AdamW()],
+            [lambda path, gradient: "bias" in path],
+        ),
+    ],
+    ids=["AdamW", "Adafactor", "MultiOptimizer"],
+)
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_loaded_step_goes_on_as_the_saved_one_did(
+    tmp_path, make_network, make_batch, loss_fn, make_optimizer, frozen
+):
+    def make_step(seed=0):
+        network = make_network(dropout=0.5, seed=seed)
+        if frozen:
+            network.layers[0].freeze()
+        return TrainStep(network, make_optimizer(), loss_fn, compile=False)
+
     step = make_step()
     for number in range(3):
         step([make_batch(8, number)], 0.1)
@@ -67,13 +89,16 @@ def test_the_newest_are_kept_and_nothing_is_left_beside_them(tmp_path, make_step
     ]
 
 
-def test_saving_an_update_again_replaces_its_checkpoint(tmp_path, make_step, make_batch):
+def test_saving_an_update_again_writes_beside_the_good_one(tmp_path, make_step, make_batch):
     step, checkpoints = make_step(), Checkpoints(tmp_path)
     step([make_batch(4)], 0.1)
+    paths = []
     for number in range(3):
-        checkpoints.save(step, {"number": number})
+        paths.append(checkpoints.save(step, {"number": number}))
         assert checkpoints.load(step) == {"number": number}
-    assert len(list(tmp_path.glob("step-*"))) == 1
+    # Writing over the only good checkpoint would leave none if the run were killed meanwhile.
+    assert paths[0] != paths[1] != paths[2]
+    assert list(tmp_path.glob("step-*")) == [paths[2]]
 
 
 def test_nothing_saved_is_none(tmp_path, make_step):
@@ -149,7 +174,6 @@ def test_best_weights_come_back(tmp_path, make_step, make_batch):
         ({"every": -1}, "Checkpoints: every and seconds must not be negative, got -1 and 0.0"),
     ],
 )
-def test_impossible_settings_are_refused(tmp_path, arguments, message):
-    with pytest.raises(ValueError) as error:
+def test_impossible_settings_are_refused(tmp_path, arguments, message, exactly):
+    with pytest.raises(ValueError, match=exactly(message)):
         Checkpoints(tmp_path, **arguments)
-    assert str(error.value) == message

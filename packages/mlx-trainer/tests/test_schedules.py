@@ -27,7 +27,8 @@ def test_factors_are_positive_until_the_end_and_never_above_one(warmup, final, t
         assert factors[peak:] == sorted(factors[peak:], reverse=True)
 
 
-def test_a_warmup_in_updates_is_refused():
-    with pytest.raises(ValueError) as error:
+def test_a_warmup_in_updates_is_refused(exactly):
+    with pytest.raises(
+        ValueError, match=exactly("warmup is a share of all updates, between 0 and 1, got 100")
+    ):
         warmup_cosine(100)
-    assert str(error.value) == "warmup is a share of all updates, between 0 and 1, got 100"

@@ -6,6 +6,7 @@ a model maps ids (B, L) and a padding mask to hidden states (B, L, hidden_size).
 
 from mlx_encoders.bert import BertConfig, BertModel
 from mlx_encoders.build import build_model, layer_index
+from mlx_encoders.hub import find_folder
 from mlx_encoders.loading import LoadReport, load, load_config, load_model
 from mlx_encoders.modernbert import ModernBertConfig, ModernBertModel
 from mlx_encoders.saving import save
@@ -20,6 +21,7 @@ __all__ = [
     "ModernBertModel",
     "Tokenizer",
     "build_model",
+    "find_folder",
     "layer_index",
     "load",
     "load_config",

@@ -21,7 +21,7 @@ _A = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
 def gelu(x: mx.array) -> mx.array:
     """Exact (erf) GELU, `x * Phi(x)`, elementwise.
 
-    On the CPU the value is within 3e-7 and the gradient within 5e-7 of the float64 result, for
+    On the CPU the value is within 4e-7 and the gradient within 4e-7 of the float64 result, for
     finite inputs; float16 and bfloat16 inputs are computed in float32 and cast back.
     """
     if mx.default_device() != mx.Device(mx.cpu):

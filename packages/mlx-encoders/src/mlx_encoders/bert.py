@@ -5,7 +5,7 @@ and so on, so a checkpoint needs no renaming and adapters can name the same targ
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Self
 
 import mlx.core as mx
@@ -61,6 +61,11 @@ class BertConfig:
             },
         )
         return cls(**known_fields(cls, values))  # type: ignore[arg-type]
+
+    def with_dropout(self, dropout: float | None, attention_dropout: float | None) -> Self:
+        """Return a copy with these probabilities; None keeps one."""
+        changes = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": attention_dropout}
+        return replace(self, **{name: p for name, p in changes.items() if p is not None})
 
     def to_dict(self) -> dict[str, object]:
         """Return the content of a `config.json` that `transformers` and `from_dict` read."""

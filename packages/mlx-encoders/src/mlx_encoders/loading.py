@@ -69,19 +69,28 @@ def load_config(name: str | Path) -> EncoderConfig:
 
 
 def load_model(
-    name: str | Path, new: Sequence[str] = (), seed: int = 0, dtype: mx.Dtype | None = None
+    name: str | Path,
+    new: Sequence[str] = (),
+    seed: int = 0,
+    dtype: mx.Dtype | None = None,
+    dropout: float | None = None,
+    attention_dropout: float | None = None,
 ) -> tuple[EncoderModel, LoadReport]:
     """Load the model of a folder or hub id, with a report of what did not match.
 
     `new` names parameters by prefix that may be missing or mis-shaped, and then get fresh weights
     from `seed`, and tensors that may be unexpected. A BERT checkpoint without pooler tensors gives
     a model without pooler, unless `new` names "pooler". Everything else is a `ValueError`.
+
+    `dropout` and `attention_dropout` replace the probabilities of the config. Attention dropout
+    has a price on a CPU: it needs the attention weights, which the fused kernel never writes down.
     """
     if isinstance(new, str):
         raise TypeError(f"new must be a sequence of prefixes, got the string {new!r}")
     folder = find_folder(name)
     tensors, dropped = _split_heads(_rename(_read_tensors(folder)))
-    config = _settle_pooler(load_config(folder), tensors, new)
+    config = load_config(folder).with_dropout(dropout, attention_dropout)
+    config = _settle_pooler(config, tensors, new)
     if isinstance(config, BertConfig) and not config.add_pooling_layer:
         dropped += [tensor for tensor in tensors if tensor.startswith("pooler.")]
     model = build_model(config, seed)

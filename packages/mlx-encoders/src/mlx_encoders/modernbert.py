@@ -5,7 +5,7 @@ turns its rotary positions with a larger base. The module tree spells the Huggin
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Self
 
 import mlx.core as mx
@@ -96,6 +96,15 @@ class ModernBertConfig:
         if chosen.get("initializer_cutoff_factor", 0) is None:
             chosen["initializer_cutoff_factor"] = 3.0  # what transformers takes null for
         return cls(**chosen)  # type: ignore[arg-type]
+
+    def with_dropout(self, dropout: float | None, attention_dropout: float | None) -> Self:
+        """Return a copy with these probabilities; None keeps one."""
+        changes = {
+            "embedding_dropout": dropout,
+            "mlp_dropout": dropout,
+            "attention_dropout": attention_dropout,
+        }
+        return replace(self, **{name: p for name, p in changes.items() if p is not None})
 
     def to_dict(self) -> dict[str, object]:
         """Return the content of a `config.json`, in both dialects at once."""

@@ -211,6 +211,7 @@ def _write_text(path: Path, text: str) -> None:
 def _make_forks_safe() -> None:
     """Switch `tokenizers` to one thread at the first fork.
 
-    Its thread pool does not survive a fork: the child would warn, or wait for ever.
+    Its thread pool does not survive a fork. Releases before 0.23 warn in the child about that,
+    unless the environment has settled the question before the fork.
     """
     os.register_at_fork(before=lambda: os.environ.setdefault("TOKENIZERS_PARALLELISM", "false"))

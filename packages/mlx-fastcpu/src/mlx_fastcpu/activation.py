@@ -21,7 +21,7 @@ class Status:
     `active` says that MLX computes with `library` (its path), through `slots` re-pointed
     functions, on `threads` threads (`None`: the library does not say), at `gflops` GFLOP/s in a
     512 x 512 float32 product. `reason` says what was done, or why nothing was. `cache_limit` is
-    in bytes, `None` where it was left alone.
+    in bytes, `None` where it was left alone or MLX (before 0.32) has none on the CPU.
     """
 
     active: bool

@@ -29,18 +29,18 @@ def memory_limit(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
     return min(limits)
 
 
-def set_cache_limit(limit: int | None) -> int:
+def set_cache_limit(limit: int | None) -> int | None:
     """Set MLX's limit for kept buffers, in bytes, and return the one now in force.
 
-    `None` means the default, which only ever raises a limit that was set before.
+    `limit` of `None` means the default, which only ever raises a limit that was set before. The
+    result is `None` for an MLX that keeps no buffers on the CPU (before 0.32).
     """
     import mlx.core as mx
 
-    if limit is not None:
-        mx.set_cache_limit(limit)
-        return limit
-    default = default_cache_limit()
-    previous = mx.set_cache_limit(default)
-    if previous > default:
-        mx.set_cache_limit(previous)
-    return max(previous, default)
+    wanted = default_cache_limit() if limit is None else limit
+    previous = mx.set_cache_limit(wanted)
+    if limit is None:
+        wanted = max(wanted, previous)
+    mx.set_cache_limit(wanted)
+    in_force = mx.set_cache_limit(wanted)  # it returns the limit before the call
+    return wanted if in_force == wanted else None

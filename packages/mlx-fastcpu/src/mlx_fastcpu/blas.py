@@ -90,7 +90,7 @@ def load_library(path: str) -> Library:
     try:
         handle = ctypes.CDLL(path)
     except OSError as error:
-        raise UnsupportedError(f"cannot load {path}: {error}") from error
+        raise UnsupportedError(f"cannot load {error}") from error
     for prefix in PREFIXES:
         library = Library(path, handle, prefix)
         if library.address("cblas_sgemm") and library.address("sgetrf_"):
@@ -114,16 +114,28 @@ def bind(library: Library) -> int:
         raise UnsupportedError(f"libmlx.so has an unknown layout: {error}") from error
     if "cblas_sgemm" not in slots:
         raise UnsupportedError("libmlx.so imports no cblas_sgemm; its BLAS cannot be replaced")
-    addresses = {name: library.address(name) for name in slots}
-    if missing := sorted(name for name, address in addresses.items() if not address):
-        raise UnsupportedError(f"{library.path} lacks {', '.join(missing)}")
-    new = {slot: addresses[name] for name, each in slots.items() for slot in each}
+    new, missing = {}, []
+    for name, each in slots.items():
+        if address := library.address(name):
+            new |= dict.fromkeys(each, address)
+        else:
+            missing.append(name)
+    if missing:
+        raise UnsupportedError(f"{library.path} lacks {', '.join(sorted(missing))}")
+    rebind(new)
+    return len(new)
+
+
+def rebind(new: dict[int, int]) -> None:
+    """Write addresses into MLX's slots; the old ones come back when MLX then computes wrong.
+
+    Raises `UnsupportedError` in that case.
+    """
     old = read_slots(new)
     write_slots(new)
     if wrong := wrong_results():
         write_slots(old)
-        raise UnsupportedError(f"with {library.path} MLX computes a wrong {wrong}; undone")
-    return len(new)
+        raise UnsupportedError(f"with this library MLX computes a wrong {wrong}; it was undone")
 
 
 def set_threads(library: Library, threads: int) -> None:

@@ -36,7 +36,7 @@ def import_slots(data: bytes | mmap, wanted: Callable[[str], bool]) -> dict[str,
     """
     try:
         return _import_slots(data, wanted)
-    except (struct.error, IndexError, KeyError, UnicodeDecodeError) as error:
+    except (struct.error, KeyError, OverflowError, UnicodeDecodeError) as error:
         raise ElfError(f"damaged or unknown ELF file ({type(error).__name__}: {error})") from error
 
 

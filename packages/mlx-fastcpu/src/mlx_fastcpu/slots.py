@@ -38,7 +38,8 @@ def parse_maps(text: str) -> list[Mapping]:
             | (mmap.PROT_WRITE if "w" in flags else 0)
             | (mmap.PROT_EXEC if "x" in flags else 0)
         )
-        mappings.append(Mapping(start, end, protection, int(inode), path[0] if path else ""))
+        file = path[0].removesuffix(" (deleted)") if path else ""
+        mappings.append(Mapping(start, end, protection, int(inode), file))
     return mappings
 
 

@@ -26,7 +26,7 @@ def has_32_bit_integers(sgetrf: Callable[..., object]) -> bool:
     )
     # Rows 1 and 3 change places, then rows 2 and 3: U is diagonal, L the identity.
     right_pivots = pivots.tolist() == [3, 3, 3, 0, 0, 0]
-    return right_pivots and np.array_equal(matrix, np.diag(np.float32([8, 2, 4])))
+    return right_pivots and np.array_equal(matrix, np.diag([8, 2, 4]))
 
 
 def wrong_results() -> str | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def write_atomic(path: str | Path, write: Callable[[Path], object]) -> None:
-    """Call `write` with a temporary path beside `path`, then rename it to `path`, synced to disk."""
+    """Call `write` with a temporary path beside `path`, sync that file, rename it to `path`."""
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:

@@ -64,17 +64,19 @@ class TextSettings:
 class EncoderSettings:
     """`path` is a folder, a hub id, or empty for a small encoder from scratch.
 
-    The sizes below `freeze` are those of the from-scratch encoder and ignored otherwise.
+    `dropout` None keeps what the encoder's config says (0.1 from scratch). Attention dropout is
+    off because it rules out fused attention. The sizes below it are those of the from-scratch encoder and ignored otherwise.
     """
 
     path: str = ""
     freeze: Literal["none", "embeddings", "all"] = "none"
     dropout: float | None = None
+    attention_dropout: float = 0.0
     tokenizer: Literal["wordpiece", "bpe"] = "wordpiece"
     vocab_size: int = 4096
     hidden_size: int = 128
     num_hidden_layers: int = 2
-    num_attention_heads: int = 4
+    num_attention_heads: int = 2
     intermediate_size: int = 384
 
 

@@ -8,8 +8,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx_encoders import Tokenizer, train_tokenizer
-from mlx_encoders.hub import find_folder
+from mlx_encoders import Tokenizer, find_folder, train_tokenizer
 from mlx_heads import (
     TargetScaler,
     binary_cross_entropy,

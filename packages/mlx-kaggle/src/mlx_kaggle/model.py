@@ -96,7 +96,9 @@ def make_encoder(config: RunConfig, tokenizer: Tokenizer, seed: int) -> nn.Modul
     """A pretrained encoder with the dropout and freezing asked for, or a small fresh one."""
     settings = config.encoder
     if settings.path:
-        encoder, _ = load_model(settings.path)
+        encoder, _ = load_model(
+            settings.path, dropout=settings.dropout, attention_dropout=settings.attention_dropout
+        )
     else:
         dropout = 0.1 if settings.dropout is None else settings.dropout
         encoder = build_model(
@@ -109,7 +111,7 @@ def make_encoder(config: RunConfig, tokenizer: Tokenizer, seed: int) -> nn.Modul
                 max_position_embeddings=max(config.text.max_tokens, 16),
                 type_vocab_size=1,
                 hidden_dropout_prob=dropout,
-                attention_probs_dropout_prob=0.0,
+                attention_probs_dropout_prob=settings.attention_dropout,
                 pad_token_id=tokenizer.pad_token_id,
                 add_pooling_layer=False,
             ),

@@ -71,10 +71,10 @@ class Slot:
 class TokenBudget:
     """A token limit and the function that counts.
 
-    Tokens of a piece and its separator are summed, the last one's too. That is exact (but for that
-    last separator) for tokenizers that split at white space first, such as WordPiece, and nearly
-    so for byte-level BPE. Texts that come within a
-    quarter of the limit are counted again as a whole, and lose a further column if over.
+    Each piece is counted as it stands inside a text, ` age: 22;`, and the counts are summed. That
+    is exact, but for the two ends of the text, for tokenizers that split at white space first:
+    WordPiece and byte-level BPE. Texts that come within a quarter of the limit are counted again
+    as a whole, and lose a further column if over.
     """
 
     def __init__(self, count_tokens: CountTokens, max_tokens: int) -> None:
@@ -102,8 +102,11 @@ class TokenBudget:
             self._cache.update(zip(new, counts, strict=True))
         return np.array([self._cache[text] for text in texts], dtype=np.int64)
 
-    def trim(self, slots: list[Slot], frame: Frame) -> BudgetReport:
-        """Drop and shorten `pieces` of `slots`, given most useful first, until each row fits."""
+    def trim(self, slots: list[Slot], frame: Frame, orders: np.ndarray) -> BudgetReport:
+        """Drop and shorten `pieces` of `slots`, given most useful first, until each row fits.
+
+        `orders` (rows, slots) is the order in which a row's pieces are printed.
+        """
         rows = len(slots[0].values)
         rank_cut = np.full(rows, len(slots))  # pieces from this rank on are dropped
         shortened = np.zeros(rows, dtype=bool)
@@ -119,33 +122,34 @@ class TokenBudget:
                 shortened[row] = True
             used += np.where(open_rows, costs, 0)
         dropped = _drop(slots, rank_cut)
-        dropped += self._recheck(slots, frame, np.flatnonzero(used > 0.75 * self.max_tokens))
+        near = np.flatnonzero(used > 0.75 * self.max_tokens)
+        dropped += self._recheck(slots, frame, orders, near)
         changed = {row for row, _ in dropped} | set(np.flatnonzero(shortened))
         labels = Counter(label for _, slot in dropped for label in slot.labels)
         return BudgetReport(rows, len(changed), dict(labels), int(shortened.sum()))
 
     def _costs(self, slot: Slot, frame: Frame) -> np.ndarray:
         present = [row for row, piece in enumerate(slot.pieces) if piece is not None]
-        texts = [f"{slot.pieces[row]}{frame.separator}" for row in present]
+        texts = [frame.inside(slot.pieces[row] or "") for row in present]
         costs = np.zeros(len(slot.pieces), dtype=np.int64)
         costs[present] = np.maximum(self.count(texts) - self._empty, 0)
         return costs
 
     def _may_shorten(self, slot: Slot, cost: int, used: int) -> bool:
-        alone = used + cost > self.max_tokens and cost > self.max_tokens - self._empty
+        alone = cost > self.max_tokens - self._empty
         if slot.shorten == "never" or (slot.shorten == "alone" and not alone):
             return False
         return used == self._empty or self.max_tokens - used >= _FEWEST_TOKENS
 
     def _shorten(
         self, slot: Slot, rows: Sequence[int], rooms: np.ndarray, frame: Frame
-    ) -> list[int]:
+    ) -> set[int]:
         """Cut the values of `rows` to the most words that fit; return the rows where any did.
 
         All rows are searched in step, so that each step is one batch of the tokenizer. A value
         whose first word is too long by itself is cut at a character.
         """
-        done = []
+        done: set[int] = set()
         for parts, glue in ((str.split, " "), (list, "")):
             rest = [at for at, row in enumerate(rows) if row not in done]
             if not rest:
@@ -155,7 +159,7 @@ class TokenBudget:
             for at, words, count in zip(rest, units, keep, strict=True):
                 if count:
                     slot.pieces[rows[at]] = slot.build(glue.join(words[:count]))
-                    done.append(rows[at])
+                    done.add(rows[at])
         return done
 
     def _longest(
@@ -166,31 +170,34 @@ class TokenBudget:
         while (low < high).any():
             middle = (low + high + 1) // 2
             texts = [
-                slot.build(glue.join(words[:count])) + frame.separator
+                frame.inside(slot.build(glue.join(words[:count])))
                 for words, count in zip(units, middle, strict=True)
             ]
             fits = self.count(texts) - self._empty <= rooms
             low, high = np.where(fits, middle, low), np.where(fits, high, middle - 1)
         return low
 
-    def _recheck(self, slots: list[Slot], frame: Frame, rows: np.ndarray) -> list[tuple[int, Slot]]:
+    def _recheck(
+        self, slots: list[Slot], frame: Frame, orders: np.ndarray, rows: np.ndarray
+    ) -> list[tuple[int, Slot]]:
         """Count whole texts of `rows` and drop the least useful piece of those still over."""
         dropped = []
         while len(rows):
-            texts = [frame.join(row_pieces(slots, row)) for row in rows]
+            texts = [frame.join(row_pieces(slots, row, orders[row])) for row in rows]
             rows = rows[self.count(texts) > self.max_tokens]
             for row in rows:
                 last = next((slot for slot in reversed(slots) if slot.pieces[row]), None)
                 if last is not None:
                     last.pieces[row] = None
                     dropped.append((int(row), last))
-            rows = np.array([row for row in rows if row_pieces(slots, row)], dtype=np.int64)
+            left = [any(slot.pieces[row] for slot in slots) for row in rows]
+            rows = rows[np.array(left, dtype=bool)]
         return dropped
 
 
-def row_pieces(slots: Sequence[Slot], row: int) -> list[str]:
-    """Return the pieces of one row that are not left out."""
-    return [piece for slot in slots if (piece := slot.pieces[row]) is not None]
+def row_pieces(slots: Sequence[Slot], row: int, order: np.ndarray) -> list[str]:
+    """Return the pieces of one row that are not left out, in the given order of slots."""
+    return [piece for at in order if (piece := slots[at].pieces[row]) is not None]
 
 
 def _drop(slots: list[Slot], rank_cut: np.ndarray) -> list[tuple[int, Slot]]:

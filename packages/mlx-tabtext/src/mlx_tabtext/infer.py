@@ -61,6 +61,8 @@ def infer_schema(
     }.items():
         _check_names(what, names, table)
     _check_kinds(kinds)
+    if id_column and id_column in targets:
+        raise TableError(f"column {id_column!r} is given as both target and id_column")
     given: dict[str, Kind] = {**kinds, **dict.fromkeys(targets, "target")}
     if id_column:
         given[id_column] = "id"

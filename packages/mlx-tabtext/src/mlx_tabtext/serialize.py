@@ -25,6 +25,11 @@ class Frame:
         """Return the text of one row."""
         return f"{self.opening}{self.separator.join(pieces)}{self.closing}"
 
+    def inside(self, piece: str) -> str:
+        """Return a piece as it stands in mid-text: ` age: 22;`."""
+        mark = self.separator.rstrip()
+        return f"{self.separator[len(mark) :]}{piece}{mark}"
+
 
 FRAMES = {
     "list": Frame("; "),

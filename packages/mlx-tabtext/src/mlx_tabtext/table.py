@@ -1,8 +1,8 @@
 """The table every function here takes: a dict of columns, each a list of plain cells."""
 
 import math
-from collections.abc import Mapping, Sequence
-from datetime import date
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, time, timedelta
 from decimal import Decimal
 from typing import TypeAlias
 
@@ -29,7 +29,7 @@ def as_table(data: object) -> Table:
     needed unless its frame is given.
     """
     if isinstance(data, Mapping):
-        columns = {str(name): list(cells) for name, cells in data.items()}
+        columns = _columns_of_mapping(data)
     elif isinstance(data, Sequence) and not isinstance(data, str | bytes):
         columns = _columns_of_rows(data)
     else:
@@ -68,6 +68,17 @@ def column_cells(table: Table, name: str) -> list[Cell]:
     return table[name]
 
 
+def _columns_of_mapping(data: Mapping) -> dict[str, list]:
+    columns = {}
+    for name, cells in data.items():
+        if isinstance(cells, str | bytes) or not isinstance(cells, Iterable):
+            raise TableError(f"column {name!r} is {type(cells).__name__}, not a list of cells")
+        if str(name) in columns:
+            raise TableError(f"column name {str(name)!r} occurs twice; rename one")
+        columns[str(name)] = list(cells)
+    return columns
+
+
 def _columns_of_rows(rows: Sequence[object]) -> dict[str, list]:
     names: dict[str, None] = {}
     for number, row in enumerate(rows):
@@ -82,17 +93,20 @@ def _columns_of_rows(rows: Sequence[object]) -> dict[str, list]:
 
 def _columns_of_frame(data: object) -> dict[str, list]:
     import narwhals as nw
+    from narwhals.exceptions import NarwhalsError
 
     try:
         frame = nw.from_native(data)  # type: ignore[call-overload]
-    except TypeError:
+        if isinstance(frame, nw.LazyFrame):
+            frame = frame.collect()
+        columns = list(zip(frame.columns, frame.iter_columns(), strict=True))
+    except (TypeError, NarwhalsError) as error:
+        reason = " ".join(str(error).split())[:60]
         raise TableError(
             f"cannot read a table from {type(data).__name__}; give a pandas, polars or pyarrow "
-            "table, a list of dict rows, or a dict of columns"
+            f"table, a list of dict rows, or a dict of columns ({reason})"
         ) from None
-    if isinstance(frame, nw.LazyFrame):
-        frame = frame.collect()
-    return {str(name): frame[name].to_list() for name in frame.columns}
+    return {str(name): series.to_list() for name, series in columns}
 
 
 def plain_cell(cell: object, name: str, row: int) -> Cell:
@@ -107,6 +121,8 @@ def plain_cell(cell: object, name: str, row: int) -> Cell:
         return None
     if isinstance(cell, str | bool | int | float | date):
         return cell
+    if isinstance(cell, time | timedelta):
+        return str(cell)
     raise TableError(
         f"column {name!r}, row {row}: a cell is text, a number, a boolean, a date or None, "
         f"not {type(cell).__name__}"

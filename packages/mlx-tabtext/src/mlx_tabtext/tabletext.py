@@ -201,11 +201,8 @@ class TableText:
             slots = column_slots(style, columns, spoken, fitted.prose)
         frame, report = FRAMES[style], BudgetReport(rows=len(orders))
         if self._budget is not None and len(orders):
-            report = self._budget.trim(slots, frame)
-        texts = [
-            frame.join(row_pieces([slots[at] for at in order], row))
-            for row, order in enumerate(orders)
-        ]
+            report = self._budget.trim(slots, frame, orders)
+        texts = [frame.join(row_pieces(slots, row, order)) for row, order in enumerate(orders)]
         return texts, report
 
     def _check_columns(self, table: Table) -> None:

@@ -48,7 +48,12 @@ def load_config(
 
 def dump_config(config: object) -> str:
     """Return a configuration as YAML text from which `load_config` makes an equal one."""
-    return yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
+    plain = _plain(config)
+    text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+    if yaml.safe_load(text) != plain:
+        # PyYAML writes a few characters, such as U+0085, in a way that it reads as blanks.
+        text = yaml.safe_dump(plain, sort_keys=False)
+    return text
 
 
 def _merge(target: dict, source: Mapping, prefix: str, origins: dict[str, str], origin) -> None:

@@ -21,16 +21,18 @@ def safe_sum(x: mx.array) -> mx.array:
     axis exceeds 8192: a transposed view, as matrix gradients often are, is then summed without a
     copy.
     """
+    if x.size == 0:
+        return mx.array(0.0)  # the CPU backend of MLX 0.32 may take minutes to sum an empty array
     x = x.astype(mx.float32)
-    if x.ndim < 2 or max(x.shape) > _LONGEST_AXIS:
-        x = x.reshape(-1)
-        width = math.isqrt(x.size)
-        whole = width * width
-        tail = x[whole:].sum()  # at most 2 * width elements
-        return x[:whole].reshape(width, width).sum(0).sum() + tail
-    while x.ndim:
-        x = x.sum(0)
-    return x
+    if x.ndim >= 2 and max(x.shape) <= _LONGEST_AXIS:
+        while x.ndim:
+            x = x.sum(0)
+        return x
+    x = x.reshape(-1)
+    width = math.isqrt(x.size)
+    total = x[: width * width].reshape(width, width).sum(0).sum()
+    rest = x[width * width :]  # at most 2 * width elements
+    return total + rest.sum() if rest.size else total
 
 
 def global_norm(tree: object) -> mx.array:

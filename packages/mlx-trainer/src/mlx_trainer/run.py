@@ -41,7 +41,7 @@ class RunFolder:
         if run.path.exists() and any(run.path.iterdir()):
             if not overwrite:
                 raise FileExistsError(
-                    f"{run.path} is not empty; RunFolder.open continues it, overwrite=True deletes"
+                    f"{run.path} is not empty; open() continues the run, overwrite=True replaces it"
                 )
             run._check_is_run()
             shutil.rmtree(run.path)

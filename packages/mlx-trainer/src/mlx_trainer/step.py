@@ -13,7 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from mlx.optimizers import Optimizer
-from mlx.utils import tree_flatten, tree_map, tree_unflatten
+from mlx.utils import tree_flatten, tree_map
 
 from mlx_trainer import distributed
 from mlx_trainer.norms import global_norm
@@ -72,7 +72,7 @@ class TrainStep:
         """
         if not batches:
             raise ValueError("an update needs at least one batch, got an empty list")
-        arrays = [{name: mx.array(value) for name, value in batch.items()} for batch in batches]
+        arrays = [{name: _array(value) for name, value in batch.items()} for batch in batches]
         untried = self.prepare()
         self.optimizer.learning_rate = mx.array(learning_rate, mx.float32)
         if untried and self.compile:
@@ -173,8 +173,8 @@ class TrainStep:
         self, batches: list[dict[str, mx.array]]
     ) -> tuple[mx.array, mx.array, mx.array]:
         """Update; where the CPU's compiler is broken, put the state back and go on uncompiled."""
-        model = tree_flatten(self.model.parameters())
-        optimizer = tree_flatten(self.optimizer.state)
+        model = tree_map(lambda parameter: parameter, self.model.parameters())
+        optimizer = tree_map(lambda moment: moment, self.optimizer.state)
         key = random_key()
         try:
             return self._update(batches)
@@ -187,8 +187,8 @@ class TrainStep:
                 str(error)[:300],
             )
         mx.disable_compile()
-        self.model.update(tree_unflatten(model))
-        self.optimizer.state = tree_unflatten(optimizer)
+        self.model.update(model)
+        self.optimizer.state = optimizer
         set_random_key(key)
         return self._update(batches)
 
@@ -207,6 +207,10 @@ def set_random_key(key: tuple[int, int]) -> None:
 
 def _random_state() -> mx.array:
     return mx.random.state[0]  # type: ignore[index]
+
+
+def _array(value: mx.array | np.ndarray) -> mx.array:
+    return value if isinstance(value, mx.array) else mx.array(value)
 
 
 def _add(total: mx.array, gradient: mx.array) -> mx.array:

@@ -1,0 +1,6 @@
+"""Metrics by name, NumPy only, in float64 and with sample weights."""
+
+from mlx_heads.metrics.labels import confusion_matrix
+from mlx_heads.metrics.registry import DEFAULT_METRIC, METRICS, Metric, get_metric
+
+__all__ = ["DEFAULT_METRIC", "METRICS", "Metric", "confusion_matrix", "get_metric"]

@@ -1,0 +1,99 @@
+"""What metrics are given, checked once: one truth and one prediction a row, and weights."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+def weights_of(rows: int, sample_weight: ArrayLike | None) -> np.ndarray:
+    """Return (rows,) float64 weights, ones by default."""
+    if not rows:
+        raise ValueError("a metric needs at least one row, got none")
+    if sample_weight is None:
+        return np.ones(rows)
+    weights = np.asarray(sample_weight, np.float64)
+    if weights.shape != (rows,):
+        raise ValueError(f"sample_weight must have shape ({rows},), got {weights.shape}")
+    if not np.isfinite(weights).all() or weights.min() < 0 or not weights.any():
+        raise ValueError("sample_weight must be finite, not negative, and not all zero")
+    return weights
+
+
+def labels(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Return two (N,) arrays of class numbers or of strings."""
+    truth, predicted = _label_array(y_true, "y_true"), _label_array(y_pred, "y_pred")
+    _check_rows(truth, predicted)
+    if truth.size and (truth.dtype.kind in "US") != (predicted.dtype.kind in "US"):
+        raise TypeError(
+            f"y_true and y_pred must both be numbers or both be strings, "
+            f"got {truth.dtype} and {predicted.dtype}"
+        )
+    return truth, predicted
+
+
+def probabilities(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Return (N,) int64 classes and (N,) or (N, K) floats, in the precision they came in."""
+    predicted = np.asarray(y_pred)
+    if predicted.dtype.kind != "f":
+        predicted = predicted.astype(np.float64)
+    if predicted.ndim not in (1, 2) or (predicted.ndim == 2 and predicted.shape[1] < 2):
+        raise ValueError(
+            f"y_pred must be (N, K) probabilities with K at least 2, or (N,) of class 1; "
+            f"got shape {predicted.shape}"
+        )
+    _check_finite(predicted, "y_pred")
+    truth = _class_numbers(y_true, predicted.shape[1] if predicted.ndim == 2 else 2)
+    _check_rows(truth, predicted)
+    return truth, predicted
+
+
+def values(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Return two (N,) float64 arrays without NaN or infinity."""
+    truth, predicted = np.asarray(y_true, np.float64), np.asarray(y_pred, np.float64)
+    for name, array in (("y_true", truth), ("y_pred", predicted)):
+        if array.ndim != 1:
+            raise ValueError(f"{name} must have shape (N,), got {array.shape}; score each column")
+        _check_finite(array, name)
+    _check_rows(truth, predicted)
+    return truth, predicted
+
+
+def _label_array(labels: ArrayLike, name: str) -> np.ndarray:
+    array = np.asarray(labels)
+    if array.dtype.kind == "O":
+        array = np.array(array.tolist())
+    if array.ndim != 1:
+        raise ValueError(
+            f"{name} must hold one label a row, got shape {array.shape}; "
+            "take the argmax of probabilities first"
+        )
+    if array.dtype.kind == "f":
+        _check_finite(array, name)
+    return array
+
+
+def _class_numbers(y_true: ArrayLike, classes: int) -> np.ndarray:
+    truth = np.asarray(y_true)
+    if truth.ndim != 1 or truth.dtype.kind not in "biuf":
+        raise ValueError(
+            f"y_true must be (N,) class numbers in the order of the columns of y_pred, "
+            f"got {truth.dtype} of shape {truth.shape}"
+        )
+    wrong = np.flatnonzero((truth < 0) | (truth >= classes) | (truth != np.floor(truth)))
+    if wrong.size:
+        raise ValueError(
+            f"y_true must be class numbers 0 to {classes - 1}, row {wrong[0]} is {truth[wrong[0]]}"
+        )
+    return truth.astype(np.int64)
+
+
+def _check_finite(array: np.ndarray, name: str) -> None:
+    wrong = np.argwhere(~np.isfinite(array))
+    if len(wrong):
+        raise ValueError(f"{name} must be finite, row {wrong[0][0]} is {array[tuple(wrong[0])]}")
+
+
+def _check_rows(truth: np.ndarray, predicted: np.ndarray) -> None:
+    if len(truth) != len(predicted):
+        raise ValueError(
+            f"y_true and y_pred must have the same rows, got {len(truth)} and {len(predicted)}"
+        )

@@ -1,0 +1,94 @@
+"""Metrics of probabilities: (N,) class numbers, (N, K) or (N,) of class 1, (N,) weights."""
+
+import numpy as np
+
+# Rows of probabilities may miss one by this much: float16 rounding passes, logits do not.
+_SUM_TOLERANCE = 1e-2
+
+
+def roc_auc(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> float:
+    """Area under the ROC curve, ties counting half; for K > 2 the mean over one-versus-rest.
+
+    NaN when a class has no row or no other class has one. For two classes any score will do.
+    """
+    if predicted.ndim == 1 or predicted.shape[1] == 2:
+        return _binary_auc(truth == 1, _positive_score(predicted), weights)
+    columns = range(predicted.shape[1])
+    areas = [_binary_auc(truth == column, predicted[:, column], weights) for column in columns]
+    return float(np.mean(areas))
+
+
+def average_precision(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> float:
+    """Sum of (R_n - R_{n-1}) P_n over falling scores, not interpolated; 0 without positives."""
+    hits, false_alarms = _counts_by_threshold(truth == 1, _positive_score(predicted), weights)
+    if not hits[-1]:
+        return 0.0
+    said = hits + false_alarms
+    precision = np.divide(hits, said, out=np.zeros_like(hits), where=said > 0)
+    return float(np.sum(np.diff(hits / hits[-1], prepend=0.0) * precision))
+
+
+def log_loss(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> float:
+    """Mean negative log probability of the true class.
+
+    Clipped away from 0 and 1 by the machine epsilon of the given dtype, as in scikit-learn.
+    """
+    epsilon = np.finfo(predicted.dtype).eps
+    clipped = np.clip(_distribution(predicted), epsilon, 1 - epsilon)
+    return float(np.average(-np.log(clipped[np.arange(len(truth)), truth]), weights=weights))
+
+
+def brier(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> float:
+    """Mean squared error of the probability of class 1; for K > 2 the sum over all classes."""
+    distribution = _distribution(predicted)
+    squares = (distribution - np.eye(distribution.shape[1])[truth]) ** 2
+    errors = squares[:, 1] if squares.shape[1] == 2 else squares.sum(axis=1)
+    return float(np.average(errors, weights=weights))
+
+
+def _binary_auc(truth: np.ndarray, score: np.ndarray, weights: np.ndarray) -> float:
+    hits, false_alarms = _counts_by_threshold(truth, score, weights)
+    if not (hits[-1] and false_alarms[-1]):
+        return float("nan")
+    heights = hits + np.concatenate([[0.0], hits[:-1]])  # twice the mean height of each step
+    area = np.sum(np.diff(false_alarms, prepend=0.0) * heights) / 2
+    return float(area / (hits[-1] * false_alarms[-1]))
+
+
+def _counts_by_threshold(
+    truth: np.ndarray, score: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return weights of true and false positives at each distinct score, from the highest down."""
+    order = np.argsort(-score, kind="stable")
+    score = score[order]
+    last_of_ties = np.append(np.flatnonzero(score[1:] != score[:-1]), len(score) - 1)
+    real = np.cumsum(np.where(truth, weights, 0.0)[order])
+    false = np.cumsum(np.where(truth, 0.0, weights)[order])
+    return real[last_of_ties], false[last_of_ties]
+
+
+def _positive_score(predicted: np.ndarray) -> np.ndarray:
+    if predicted.ndim == 1:
+        return predicted
+    if predicted.shape[1] != 2:
+        raise ValueError(
+            f"this metric is for two classes, got probabilities of shape {predicted.shape}"
+        )
+    return predicted[:, 1]
+
+
+def _distribution(predicted: np.ndarray) -> np.ndarray:
+    """Return checked (N, K) float64 probabilities, K = 2 for the (N,) of class 1."""
+    if predicted.min() < 0 or predicted.max() > 1:
+        raise ValueError(
+            f"y_pred must be probabilities in [0, 1], "
+            f"got {predicted.min():g} to {predicted.max():g}"
+        )
+    wide = predicted.astype(np.float64)
+    if predicted.ndim == 1:
+        return np.stack([1 - wide, wide], axis=1)
+    wrong = np.flatnonzero(np.abs(wide.sum(axis=1) - 1) > _SUM_TOLERANCE)
+    if wrong.size:
+        total = wide[wrong[0]].sum()
+        raise ValueError(f"rows of y_pred must sum to one, row {wrong[0]} sums to {total:g}")
+    return wide

@@ -1,0 +1,99 @@
+"""What classification and regression share: pooled text and numeric features to outputs."""
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_heads.numeric import NumericBranch, uniform_linear
+from mlx_heads.pooling import Pooling, check_pooling, pool, pooled_size
+
+# Standard deviation of the output weights (that of BERT's classifier): the first loss is close to
+# that of a constant guess, and the first gradients into a pretrained encoder are small.
+OUTPUT_SCALE = 0.02
+
+
+class PooledHead(nn.Module):
+    """Pool, drop out, an optional hidden layer, numeric features alongside, one linear output.
+
+    Wide and deep: the features reach the output through a `NumericBranch`, joined to the text, and
+    through a linear skip that starts at zero, so a linear model of the numbers is one of the
+    functions the head can learn. Output weights start at N(0, 0.02), its bias at zero. All initial
+    weights depend on `seed` alone; dropout draws from `mx.random.state`.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        outputs: int,
+        *,
+        pooling: Pooling,
+        dropout: float,
+        hidden_layer_size: int,
+        num_features: int,
+        feature_size: int,
+        seed: int,
+    ):
+        super().__init__()
+        _check_sizes(hidden_size, hidden_layer_size, num_features, feature_size, dropout)
+        check_pooling(pooling)
+        self.pooling: Pooling = pooling
+        self.hidden_size = hidden_size
+        self.num_features = num_features
+        keys = mx.random.split(mx.random.key(seed), 2)
+        self.dropout = nn.Dropout(dropout)
+        width = pooled_size(hidden_size, pooling)
+        if hidden_layer_size:
+            self.hidden_layer = uniform_linear(width, hidden_layer_size, keys[0])
+            width = hidden_layer_size
+        if num_features:
+            self.numeric = NumericBranch(num_features, feature_size, dropout=dropout, seed=seed + 1)
+            self.skip = nn.Linear(num_features, outputs, bias=False)
+            self.skip.weight = mx.zeros((outputs, num_features))
+            width += feature_size
+        self.output = nn.Linear(width, outputs)
+        self.output.weight = OUTPUT_SCALE * mx.random.normal((outputs, width), key=keys[1])
+        self.output.bias = mx.zeros((outputs,))
+
+    def outputs(
+        self, hidden: mx.array, attention_mask: mx.array, features: mx.array | None
+    ) -> mx.array:
+        """Return (B, outputs) from hidden (B, L, D), a boolean mask (B, L), features (B, F)."""
+        self._check_inputs(hidden, features)
+        x = self.dropout(pool(hidden, attention_mask, self.pooling))
+        if "hidden_layer" in self:
+            x = self.dropout(nn.gelu(self.hidden_layer(x)))
+        if features is None:
+            return self.output(x)
+        x = mx.concatenate([x, self.numeric(features)], axis=-1)
+        return self.output(x) + self.skip(features)
+
+    def _check_inputs(self, hidden: mx.array, features: mx.array | None) -> None:
+        if hidden.shape[-1] != self.hidden_size:
+            raise ValueError(
+                f"this head was made for hidden_size={self.hidden_size}, "
+                f"got hidden states of shape {hidden.shape}"
+            )
+        if features is None and self.num_features:
+            raise ValueError(
+                f"this head was made with num_features={self.num_features}: "
+                f"pass features of shape (B, {self.num_features})"
+            )
+        if features is not None and features.shape != (len(hidden), self.num_features):
+            raise ValueError(
+                f"features must have shape (B, num_features) = "
+                f"({len(hidden)}, {self.num_features}), got {features.shape}"
+            )
+
+
+def _check_sizes(
+    hidden_size: int, hidden_layer_size: int, num_features: int, feature_size: int, dropout: float
+) -> None:
+    if hidden_size < 1:
+        raise ValueError(f"hidden_size must be at least 1, got {hidden_size}")
+    if hidden_layer_size < 0:
+        raise ValueError(f"hidden_layer_size must be 0 (none) or more, got {hidden_layer_size}")
+    if num_features < 0:
+        raise ValueError(f"num_features must be 0 (none) or more, got {num_features}")
+    if num_features and feature_size < 1:
+        raise ValueError(f"feature_size must be at least 1, got {feature_size}")
+    if not 0.0 <= dropout < 1.0:
+        raise ValueError(f"dropout must be in [0, 1), got {dropout}")

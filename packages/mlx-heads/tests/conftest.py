@@ -1,0 +1,26 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+@pytest.fixture(scope="session")
+def reference_losses():
+    """Outputs, targets, losses and gradients of PyTorch, by case."""
+    with np.load(FIXTURES / "losses.npz") as file:
+        return dict(file)
+
+
+@pytest.fixture(scope="session")
+def reference_scores():
+    """Cases with the scores of scikit-learn and SciPy, by kind of metric."""
+    return json.loads((FIXTURES / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def reference_calibration():
+    """A calibration curve of scikit-learn over 10 bins, empty ones left out."""
+    return json.loads((FIXTURES / "calibration.json").read_text())

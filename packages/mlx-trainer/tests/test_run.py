@@ -1,0 +1,75 @@
+import json
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from mlx_trainer import RunFolder
+
+
+@dataclass(frozen=True)
+class Config:
+    epochs: int = 3
+
+
+def test_a_new_run_holds_its_configuration_and_environment(tmp_path):
+    run = RunFolder.create(tmp_path / "run", Config())
+    assert (run.path / "config.yaml").read_text() == "epochs: 3\n"
+    environment = json.loads((run.path / "env.json").read_text())
+    assert environment.keys() == {
+        "python",
+        "platform",
+        "device",
+        "cpu_count",
+        "git_commit",
+        "packages",
+    }
+    assert environment["packages"]["numpy"] == np.__version__
+
+
+def test_logged_lines_come_back_with_a_time(tmp_path):
+    run = RunFolder.create(tmp_path / "run", {})
+    assert run.metrics() == []
+    run.log({"updates": 1, "loss": 0.5, "bad": math.nan, "nested": [math.inf, {"a": 1}]})
+    (entry,) = RunFolder.open(run.path).metrics()
+    assert entry.pop("time") > 0
+    assert entry == {"updates": 1, "loss": 0.5, "bad": None, "nested": [None, {"a": 1}]}
+
+
+def test_resuming_drops_what_will_be_logged_again_and_a_half_line(tmp_path):
+    run = RunFolder.create(tmp_path / "run", {})
+    run.log({"note": "start"})
+    for updates in range(1, 5):
+        run.log({"updates": updates})
+    with (run.path / "metrics.jsonl").open("a") as file:
+        file.write('{"updates": 5, "lo')
+    resumed = RunFolder.open(run.path)
+    resumed.truncate_after(2)
+    resumed.log({"updates": 3})
+    assert [entry.get("updates") for entry in resumed.metrics()] == [None, 1, 2, 3]
+
+
+def test_an_existing_run_is_replaced_only_when_told(tmp_path):
+    run = RunFolder.create(tmp_path / "run", {"a": 1})
+    run.log({"updates": 1})
+    with pytest.raises(FileExistsError) as error:
+        RunFolder.create(run.path, {"a": 2})
+    assert str(error.value) == (
+        f"{run.path} is not empty; open() continues the run, overwrite=True replaces it"
+    )
+    again = RunFolder.create(run.path, {"a": 2}, overwrite=True)
+    assert again.metrics() == []
+    assert (run.path / "config.yaml").read_text() == "a: 2\n"
+
+
+def test_a_folder_that_is_no_run_is_neither_opened_nor_deleted(tmp_path):
+    (tmp_path / "thesis.txt").write_text("dear")
+    for open_it in (
+        lambda: RunFolder.open(tmp_path),
+        lambda: RunFolder.create(tmp_path, {}, overwrite=True),
+    ):
+        with pytest.raises(FileNotFoundError) as error:
+            open_it()
+        assert str(error.value) == f"{tmp_path} is not a run: it has no config.yaml"
+    assert (tmp_path / "thesis.txt").read_text() == "dear"
