@@ -104,8 +104,8 @@ def smoke(session: nox.Session) -> None:
         backend = ["mlx[cpu]"] if sys.platform == "linux" else []
         session.install(*map(str, wheels.values()), *backend)
         session.chdir(folder)
-        Path("train.csv").write_text(rows_of(20, target=True))
-        Path("test.csv").write_text(rows_of(8, target=False))
+        Path("train.csv").write_text(rows_of(range(20), target=True))
+        Path("test.csv").write_text(rows_of(range(20, 28), target=False))
         session.run("mlx-kaggle", "--help", silent=True)
         train = ("--train", "train.csv", "--target", "y", "--output", "run")
         session.run("mlx-kaggle", "train", *train, "--set", "training.epochs=1")
@@ -178,10 +178,10 @@ def check_wheel(session: nox.Session, package: str, wheel: Path) -> None:
             session.error(f"{wheel.name} lacks {wanted}")
 
 
-def rows_of(count: int, target: bool) -> str:
+def rows_of(ids: range, target: bool) -> str:
     """Return a small CSV: an id, a number, a category, and where wanted a binary target."""
     lines = ["id,amount,colour" + (",y" if target else "")]
-    for i in range(count):
-        line = f"{i},{i * 7 % 10},{('red', 'blue')[i % 2]}"
+    for i in ids:
+        line = f"{i},{i / 4},{('red', 'blue')[i % 2]}"
         lines.append(f"{line},{i % 2}" if target else line)
     return "\n".join(lines) + "\n"

@@ -96,12 +96,24 @@ def test_log_loss_of_a_saturated_float32_is_clipped_in_float32():
     assert loss == pytest.approx(-math.log(np.finfo(np.float32).eps))
 
 
+def test_an_average_of_probabilities_that_rounds_beyond_one_is_accepted():
+    assert get_metric("log_loss")([1, 0], [1 + 1e-15, -1e-15]) == pytest.approx(0, abs=1e-12)
+    assert get_metric("brier")([1], [1 + 1e-15]) == pytest.approx(0, abs=1e-12)
+
+
 def test_undefined_scores_are_nan():
     assert math.isnan(get_metric("roc_auc")([1, 1], [0.2, 0.4]))
     assert math.isnan(get_metric("r2")([1.0], [1.0]))
     assert math.isnan(get_metric("pearson")([1.0, 2.0], [3.0, 3.0]))
     assert math.isnan(get_metric("spearman")([1.0, 1.0], [3.0, 4.0]))
     assert math.isnan(get_metric("quadratic_kappa")([2, 2], [2, 2]))
+    assert math.isnan(get_metric("quadratic_kappa")([3, 3, 0], [3, 3, 1], [0.1, 0.7, 0.0]))
+
+
+def test_a_truth_that_weights_make_constant_counts_as_constant():
+    r2 = get_metric("r2")
+    assert r2([0.1, 0.1, 9.0], [0.1, 0.1, 0.0], [0.3, 0.7, 0.0]) == 1.0
+    assert r2([0.1, 0.1, 9.0], [0.1, 0.2, 0.0], [0.3, 0.7, 0.0]) == 0.0
 
 
 def test_labels_may_be_booleans_or_objects():
@@ -161,7 +173,7 @@ def test_an_unknown_metric_names_the_nearest():
         (
             "log_loss",
             ([0], [[2.0, -1.0]]),
-            r"y_pred must be probabilities in \[0, 1\], got -1 to 2",
+            r"y_pred must be in \[0, 1\], got -1 to 2",
         ),
         ("brier", ([0], [[0.9, 0.9]]), "rows of y_pred must sum to one, row 0 sums to 1.8"),
         (

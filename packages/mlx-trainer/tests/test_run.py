@@ -50,6 +50,16 @@ def test_resuming_drops_what_will_be_logged_again_and_a_half_line(tmp_path):
     assert [entry.get("updates") for entry in resumed.metrics()] == [None, 1, 2, 3]
 
 
+def test_lines_of_another_member_are_kept_when_one_is_cut_back(tmp_path):
+    run = RunFolder.create(tmp_path / "run", {"a": 1})
+    for member in ("one", "two"):
+        for updates in (1, 2, 3):
+            run.log({"member": member, "updates": updates})
+    run.truncate_after(1, member="two")
+    kept = [(entry["member"], entry["updates"]) for entry in run.metrics()]
+    assert kept == [("one", 1), ("one", 2), ("one", 3), ("two", 1)]
+
+
 def test_an_existing_run_is_replaced_only_when_told(tmp_path):
     run = RunFolder.create(tmp_path / "run", {"a": 1})
     run.log({"updates": 1})

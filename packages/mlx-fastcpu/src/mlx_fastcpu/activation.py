@@ -81,7 +81,7 @@ def info() -> dict[str, Any]:
     """
     before = None
     if not (_status.active or refuse_platform(sys.platform) or _refuse_device()):
-        before = matmul_gflops(repeats=1)
+        before = matmul_gflops(budget=0)
     return asdict(activate()) | {"gflops_before": before}
 
 
@@ -126,22 +126,30 @@ def _activate(library: str | Path | None, cache_limit: int | None, threads: int 
     if library is not None or not _status.active:
         try:
             _library, slots = _bind(library)
+        except UnsupportedError as error:
+            failure = f"{error}; {_status.library} stays" if _status.active else str(error)
+        else:
             _status = replace(
                 _status,
                 active=True,
                 reason=f"MLX computes with {Path(_library.path).name}",
                 library=_library.path,
                 slots=slots,
+                gflops=None,
             )
-        except UnsupportedError as error:
-            failure = f"{error}; {_status.library} stays" if _status.active else str(error)
     if cache_limit is not None or _status.cache_limit is None:
         _status = replace(_status, cache_limit=set_cache_limit(cache_limit))
     if _library is not None:
-        if threads is not None:
-            blas.set_threads(_library, threads)
-        _status = replace(_status, threads=blas.get_threads(_library), gflops=matmul_gflops())
+        _status = _set_threads(_library, threads)
     return replace(_status, reason=failure) if failure else _status
+
+
+def _set_threads(library: blas.Library, threads: int | None) -> Status:
+    if threads is not None:
+        blas.set_threads(library, threads)
+    elif _status.gflops is not None:  # nothing has changed since it was measured
+        return _status
+    return replace(_status, threads=blas.get_threads(library), gflops=matmul_gflops())
 
 
 def _bind(library: str | Path | None) -> tuple[blas.Library, int]:

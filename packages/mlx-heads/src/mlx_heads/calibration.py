@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mlx_heads.metrics.inputs import check_unit_interval
+
 
 def calibration_curve(
     probability: ArrayLike, correct: ArrayLike, bins: int = 15
@@ -19,8 +21,7 @@ def calibration_curve(
             f"probability and correct must both have shape (N,) with N at least 1, "
             f"got {said.shape} and {right.shape}"
         )
-    if not (said.min() >= 0 and said.max() <= 1):
-        raise ValueError(f"probability must be in [0, 1], got {said.min():g} to {said.max():g}")
+    check_unit_interval(said, "probability")
     if bins < 1:
         raise ValueError(f"bins must be at least 1, got {bins}")
     number = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], said)

@@ -40,6 +40,7 @@ def cross_entropy(
 
     A target outside 0..K-1 gives NaN (infinity with smoothing), so that a wrong label shows instead
     of training on nothing.
+
     With smoothing e the target distribution is (1 - e) onehot + e / K, and `class_weights` (K,)
     multiply its terms: torch's `cross_entropy(reduction="none")`. Its "mean" divides by the sum of
     `class_weights[targets]`, not by the number of rows.
@@ -56,8 +57,8 @@ def cross_entropy(
     logits = logits - mx.stop_gradient(logits.max(axis=-1, keepdims=True))
     log_probabilities = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
     losses = -(distribution * log_probabilities).sum(axis=-1)
-    # A division and not `where(.., nan)`: CPU kernels with a NaN in them do not compile before
-    # MLX 0.32.
+    # A division and not `where(.., nan)`: compiled CPU kernels of MLX 0.30 and 0.31 cannot hold a
+    # NaN constant.
     return losses / onehot.any(axis=-1).astype(mx.float32)
 
 

@@ -39,8 +39,7 @@ def best_threshold(
         )
     score = predicted if predicted.ndim == 1 else predicted[:, 1]
     weights = inputs.weights_of(len(truth), sample_weight)
-    if score.min() < 0 or score.max() > 1:
-        raise ValueError(f"probability must be in [0, 1], got {score.min():g} to {score.max():g}")
+    inputs.check_unit_interval(score, "probability")
     cuts, hits, false_alarms = _cuts(truth == 1, score, weights)
     quality = _SCORES[metric](hits, false_alarms, hits[0], false_alarms[0])
     best = cuts[quality >= quality.max() - _TIE]

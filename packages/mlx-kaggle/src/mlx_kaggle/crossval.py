@@ -189,7 +189,9 @@ def _train(
 
     def log(event: dict[str, Any]) -> None:
         report(event)
-        if event["event"] != "update":
+        if event["event"] == "resume":
+            run.truncate_after(event["updates"], member=folder.name)
+        elif event["event"] != "update":
             run.log({"member": folder.name, **event})
 
     result = experiment.train_model(val, folder / "checkpoints", log, resume)

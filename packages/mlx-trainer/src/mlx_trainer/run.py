@@ -71,9 +71,17 @@ class RunFolder:
             return []
         return [json.loads(line) for line in self._metrics.read_text("utf-8").splitlines()]
 
-    def truncate_after(self, updates: int) -> None:
-        """Drop the lines whose "updates" is above `updates`: a resumed run logs them again."""
-        self._keep_lines(lambda entry: entry.get("updates", 0) <= updates)
+    def truncate_after(self, updates: int, **where: object) -> None:
+        """Drop the lines whose "updates" is above `updates`: the resumed run will log them again.
+
+        `where` limits that to lines with these values: `truncate_after(20, member="fold-1")`.
+        """
+
+        def wanted(entry: dict) -> bool:
+            other = any(entry.get(key) != value for key, value in where.items())
+            return other or entry.get("updates", 0) <= updates
+
+        self._keep_lines(wanted)
 
     def _keep_lines(self, wanted) -> None:
         if not self._metrics.exists():

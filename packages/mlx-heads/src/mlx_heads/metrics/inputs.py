@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
+_ROUNDING = 1e-6
+
 
 def weights_of(rows: int, sample_weight: ArrayLike | None) -> np.ndarray:
     """Return (rows,) float64 weights, ones by default."""
@@ -55,6 +57,12 @@ def values(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[np.ndarray, np.ndarray
         _check_finite(array, name)
     _check_rows(truth, predicted)
     return truth, predicted
+
+
+def check_unit_interval(array: np.ndarray, name: str) -> None:
+    """Raise `ValueError` for values outside 0..1 by more than averaging rounds."""
+    if not (array.min() >= -_ROUNDING and array.max() <= 1 + _ROUNDING):
+        raise ValueError(f"{name} must be in [0, 1], got {array.min():g} to {array.max():g}")
 
 
 def _label_array(labels: ArrayLike, name: str) -> np.ndarray:

@@ -80,6 +80,8 @@ def quadratic_kappa(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarra
     if truth.dtype.kind in "US" or predicted.dtype.kind in "US":
         raise TypeError("quadratic_kappa needs ordered class numbers, got strings")
     truth, predicted = truth.astype(np.float64), predicted.astype(np.float64)
+    if np.ptp(np.concatenate([truth, predicted])[np.tile(weights > 0, 2)]) == 0:
+        return float("nan")
     true_mean, mean = np.average(truth, weights=weights), np.average(predicted, weights=weights)
     independent = (
         np.average((truth - true_mean) ** 2, weights=weights)
@@ -87,7 +89,7 @@ def quadratic_kappa(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarra
         + (true_mean - mean) ** 2
     )
     observed = np.average((truth - predicted) ** 2, weights=weights)
-    return float(1 - observed / independent) if independent > 0 else float("nan")
+    return float(1 - observed / independent)
 
 
 def _weighted_confusion(

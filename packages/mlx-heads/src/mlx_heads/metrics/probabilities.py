@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from mlx_heads.metrics import inputs
+
 # Rows of probabilities may miss one by this much: float16 rounding passes, logits do not.
 _SUM_TOLERANCE = 1e-2
 
@@ -79,11 +81,7 @@ def _positive_score(predicted: np.ndarray) -> np.ndarray:
 
 def _distribution(predicted: np.ndarray) -> np.ndarray:
     """Return checked (N, K) float64 probabilities, K = 2 for the (N,) of class 1."""
-    if predicted.min() < 0 or predicted.max() > 1:
-        raise ValueError(
-            f"y_pred must be probabilities in [0, 1], "
-            f"got {predicted.min():g} to {predicted.max():g}"
-        )
+    inputs.check_unit_interval(predicted, "y_pred")
     wide = predicted.astype(np.float64)
     if predicted.ndim == 1:
         return np.stack([1 - wide, wide], axis=1)

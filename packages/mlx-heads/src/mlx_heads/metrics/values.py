@@ -20,7 +20,7 @@ def mae(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> float:
 
 def median_ae(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> float:
     """Weighted median of absolute errors, the middle of two when the weights split evenly."""
-    errors, weights = np.abs(truth - predicted)[weights > 0], weights[weights > 0]
+    errors = np.abs(truth - predicted)
     order = np.argsort(errors, kind="stable")
     errors, share = errors[order], np.cumsum(weights[order]) / weights.sum()
     tolerance = len(share) * np.finfo(np.float64).eps
@@ -37,7 +37,7 @@ def r2(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> float:
     if len(truth) < 2:
         return float("nan")
     error = mse(truth, predicted, weights)
-    if truth.min() == truth.max():
+    if np.ptp(truth[weights > 0]) == 0:
         return 0.0 if error else 1.0
     return float(1 - error / mse(truth, np.average(truth, weights=weights), weights))
 
@@ -70,7 +70,7 @@ def smape(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> floa
 def pearson(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> float:
     """Weighted linear correlation; NaN when a side is constant."""
     truth, predicted, weights = truth[weights > 0], predicted[weights > 0], weights[weights > 0]
-    if truth.min() == truth.max() or predicted.min() == predicted.max():
+    if np.ptp(truth) == 0 or np.ptp(predicted) == 0:
         return float("nan")
     x = truth - np.average(truth, weights=weights)
     y = predicted - np.average(predicted, weights=weights)
