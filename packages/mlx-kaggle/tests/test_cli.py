@@ -72,9 +72,7 @@ def test_a_finished_run_is_not_overwritten_unasked(run_cli, passengers, write_cs
         (["--encoder", "no/such/folder"], "no/such/folder"),
     ],
 )
-def test_a_wrong_word_gets_one_line(
-    change, message, run_cli, passengers, write_csv, tiny_flags
-):
+def test_a_wrong_word_gets_one_line(change, message, run_cli, passengers, write_csv, tiny_flags):
     arguments = train_arguments(passengers, write_csv, tiny_flags, rows=40, epochs=1)
     done = run_cli(*arguments, *change, code=1)
     assert message in done.stderr
@@ -99,7 +97,8 @@ def test_wrong_usage_exits_with_two(run_cli):
 def test_help_needs_no_heavy_import():
     code = (
         "import sys, mlx_kaggle.cli\n"
-        "heavy = {'mlx', 'numpy', 'sklearn', 'rich', 'tokenizers', 'matplotlib'} & set(sys.modules)\n"
+        "names = {'mlx', 'numpy', 'sklearn', 'rich', 'tokenizers', 'matplotlib'}\n"
+        "heavy = names & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from mlx_kaggle.checks import check_columns, check_overlap, row_hashes
 from mlx_kaggle.competition import infer_task, read_tables, understand
 from mlx_kaggle.config import DataSettings

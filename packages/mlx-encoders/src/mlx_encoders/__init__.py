@@ -5,7 +5,7 @@ a model maps ids (B, L) and a padding mask to hidden states (B, L, hidden_size).
 """
 
 from mlx_encoders.bert import BertConfig, BertModel
-from mlx_encoders.build import build_model, layer_index
+from mlx_encoders.build import EncoderConfig, EncoderModel, build_model, layer_index
 from mlx_encoders.hub import find_folder
 from mlx_encoders.loading import LoadReport, load, load_config, load_model
 from mlx_encoders.modernbert import ModernBertConfig, ModernBertModel
@@ -16,6 +16,8 @@ from mlx_encoders.tokenizer_training import train_tokenizer
 __all__ = [
     "BertConfig",
     "BertModel",
+    "EncoderConfig",
+    "EncoderModel",
     "LoadReport",
     "ModernBertConfig",
     "ModernBertModel",

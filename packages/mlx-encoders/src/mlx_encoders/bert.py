@@ -64,7 +64,10 @@ class BertConfig:
 
     def with_dropout(self, dropout: float | None, attention_dropout: float | None) -> Self:
         """Return a copy with these probabilities; None keeps one."""
-        changes = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": attention_dropout}
+        changes = {
+            "hidden_dropout_prob": dropout,
+            "attention_probs_dropout_prob": attention_dropout,
+        }
         return replace(self, **{name: p for name, p in changes.items() if p is not None})
 
     def to_dict(self) -> dict[str, object]:

@@ -1,6 +1,6 @@
 """Find a BLAS and LAPACK library, point MLX's calls at it, and check the results.
 
-MLX's Linux wheels bring the reference BLAS, about 60 times slower than OpenBLAS. `libmlx.so`
+MLX's Linux wheels bring the reference BLAS, about 30 times slower than OpenBLAS. `libmlx.so`
 calls it through slots that hold function addresses; writing other addresses there re-points the
 calls of a running process, whatever was imported first, and exposes no symbol to other libraries.
 """

@@ -1,9 +1,9 @@
 """What simple models reach on the same folds, so that nobody is fooled by a score alone."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from mlx_tabtext import Table, is_missing
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -13,6 +13,7 @@ from mlx_kaggle.competition import Competition, take
 from mlx_kaggle.features import numbers_of
 from mlx_kaggle.folds import Split
 from mlx_kaggle.targets import Target
+from mlx_tabtext import Table, is_missing
 
 # HistGradientBoosting takes categories as codes below this; rarer ones share the last code.
 MAX_CATEGORIES = 250
@@ -31,7 +32,9 @@ def baseline_predictions(
     found: dict[str, list[np.ndarray]] = {}
     for train_rows, val_rows in splits:
         train, val = take(table, train_rows), take(table, val_rows)
-        scaler = target.fit_scaler(encoded[train_rows]) if competition.task == "regression" else None
+        scaler = (
+            target.fit_scaler(encoded[train_rows]) if competition.task == "regression" else None
+        )
         y = encoded[train_rows] if scaler is None else scaler.transform(encoded[train_rows])
 
         def keep(name: str, raw: np.ndarray, scaler=scaler) -> None:
@@ -57,28 +60,28 @@ def _trees(
     competition: Competition, train: Table, val: Table, y: np.ndarray, seed: int
 ) -> np.ndarray:
     x_train, x_val, categorical = _matrices(competition, train, val)
+    # scikit-learn's annotation says str, its documentation array-like of bool.
+    options: dict[str, Any] = {"categorical_features": categorical, "random_state": seed}
     if competition.task == "regression":
-        trees = HistGradientBoostingRegressor(categorical_features=categorical, random_state=seed)
-        return trees.fit(x_train, y).predict(x_val)
-    trees = HistGradientBoostingClassifier(categorical_features=categorical, random_state=seed)
+        return HistGradientBoostingRegressor(**options).fit(x_train, y).predict(x_val)
+    trees = HistGradientBoostingClassifier(**options)
     return _all_classes(competition, trees.fit(x_train, y), trees.predict_proba(x_val))
 
 
 def _matrices(
     competition: Competition, train: Table, val: Table
-) -> tuple[np.ndarray, np.ndarray, list[bool]]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Raw numbers and category codes; NaN where missing, or not seen in training."""
-    columns: list[tuple[np.ndarray, np.ndarray, bool]] = []
+    columns = []
     for number in numbers_of(competition.schema):
-        columns.append((number.values(train), number.values(val), False))
+        columns.append([number.values(train), number.values(val)])
+    numeric = len(columns)
     for column in competition.schema.features:
         if column.kind == "categorical":
             codes = _category_codes(train[column.name])
-            both = (_coded(table[column.name], codes) for table in (train, val))
-            columns.append((*both, True))
-    x_train = np.stack([column[0] for column in columns], 1)
-    x_val = np.stack([column[1] for column in columns], 1)
-    return x_train, x_val, [column[2] for column in columns]
+            columns.append([_coded(table[column.name], codes) for table in (train, val)])
+    x_train, x_val = (np.stack(each, 1) for each in zip(*columns, strict=True))
+    return x_train, x_val, np.arange(len(columns)) >= numeric
 
 
 def _category_codes(cells: Sequence) -> dict[str, int]:
@@ -103,7 +106,9 @@ def _tfidf(competition: Competition, train: Table, val: Table, y: np.ndarray) ->
 
 def _joined(competition: Competition, table: Table) -> list[str]:
     columns = [table[name] for name in _text_columns(competition)]
-    return [" ".join(str(c) for c in row if not is_missing(c)) for row in zip(*columns, strict=True)]
+    return [
+        " ".join(str(c) for c in row if not is_missing(c)) for row in zip(*columns, strict=True)
+    ]
 
 
 def _all_classes(competition: Competition, model, probabilities: np.ndarray) -> np.ndarray:
@@ -120,5 +125,3 @@ def _text_columns(competition: Competition) -> list[str]:
 def _has_trees_input(competition: Competition) -> bool:
     kinds = {column.kind for column in competition.schema.features}
     return bool(kinds - {"text"})
-
-

@@ -4,10 +4,10 @@ import hashlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from mlx_tabtext import Table
 
 from mlx_kaggle.competition import Competition, row_count
 from mlx_kaggle.errors import DataError
+from mlx_tabtext import Table
 
 # Shared rows beyond this share, and beyond twice what train repeats of itself, are no accident.
 ACCIDENT = 0.05

@@ -6,7 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from mlx_heads import DEFAULT_METRIC, get_metric
+from mlx_kaggle._suggest import did_you_mean
+from mlx_kaggle.config import DataSettings
+from mlx_kaggle.errors import DataError
 from mlx_tabtext import (
     CompetitionTexts,
     Schema,
@@ -17,10 +21,6 @@ from mlx_tabtext import (
     is_missing,
     read_csv,
 )
-
-from mlx_kaggle._suggest import did_you_mean
-from mlx_kaggle.config import DataSettings
-from mlx_kaggle.errors import DataError
 
 # The metric each known competition is scored by (reference: the competitions' own pages).
 COMPETITION_METRICS = {
@@ -112,11 +112,13 @@ def understand(data: DataSettings, tables: Tables) -> Competition:
     id_column = data.id_column
     if id_column is None and sample and next(iter(sample)) in train:
         id_column = next(iter(sample))
+    kinds: dict[str, Any] = {**_known(texts, "kinds", train), **data.kinds}
+    kinds |= dict.fromkeys(data.drop, "ignored")
     schema = infer_schema(
         train,
         target=data.target,
         id_column=id_column,
-        kinds={**_known(texts, "kinds", train), **data.kinds, **dict.fromkeys(data.drop, "ignored")},
+        kinds=kinds,
         labels={**_known(texts, "labels", train), **data.labels},
         words=_known(texts, "words", train),
     )
@@ -206,7 +208,7 @@ def _require_columns(data: DataSettings, train: Table) -> None:
 
 def _drop_target_copies(schema: Schema, train: Table, notes: list[str]) -> Schema:
     """Ignore a feature that says the target again, or repeats an earlier feature, cell by cell."""
-    columns, target = [], schema.target
+    columns, target = [], str(schema.target)
     codes = {name: _pattern(train[name]) for name in train}
     seen: dict[bytes, str] = {}
     for column in schema.columns:
@@ -235,7 +237,7 @@ def _classes(cells: Sequence[Any], data: DataSettings) -> tuple[str, ...]:
     rare = [value for value in values if sum(str(cell).strip() == value for cell in cells) < 2]
     if rare:
         raise DataError(
-            f"{data.train}: class {rare[0]!r} of {data.target!r} has a single row; each class needs "
+            f"{data.train}: class {rare[0]!r} of {data.target!r} has a single row; each needs "
             f"two (is it a regression? then add --task regression)"
         )
     return tuple(values)

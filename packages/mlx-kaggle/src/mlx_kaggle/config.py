@@ -21,6 +21,9 @@ PRESETS = {
     "thorough": "ModernBERT-base, 5 folds, 3 seeds, 4 views of each row averaged: for a GPU",
 }
 
+Kind = Literal["numeric", "categorical", "text", "date", "boolean", "ignored"]
+Style = Literal["list", "sentence", "great", "json", "markdown", "template"]
+
 
 @dataclass(frozen=True)
 class DataSettings:
@@ -36,7 +39,7 @@ class DataSettings:
     task: Literal["binary", "multiclass", "regression"] | None = None
     metric: str | None = None
     separator: str | None = None
-    kinds: dict[str, str] = field(default_factory=dict)
+    kinds: dict[str, Kind] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
     drop: tuple[str, ...] = ()
     allow_leak: bool = False
@@ -44,9 +47,13 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class TextSettings:
-    """How a row is spoken. `max_tokens` counts the special tokens too."""
+    """How a row is spoken, and how it varies while training.
 
-    style: Literal["list", "sentence", "great", "json", "markdown", "template"] = "list"
+    `max_tokens` counts the special tokens too. `drop_token` is the chance of each token to be
+    replaced by the unknown token: a model that cannot rely on one word learns fewer rows by heart.
+    """
+
+    style: Style = "list"
     template: str | None = None
     missing: Literal["omit", "unknown", "missing"] = "unknown"
     numbers: Literal["value", "value+word", "word", "value+bin"] = "value"
@@ -57,7 +64,8 @@ class TextSettings:
     shuffle_columns: float = 0.0
     drop_column: float = 0.0
     numeric_jitter: float = 0.0
-    styles: tuple[str, ...] = ()
+    drop_token: float = 0.0
+    styles: tuple[Style, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,7 +73,8 @@ class EncoderSettings:
     """`path` is a folder, a hub id, or empty for a small encoder from scratch.
 
     `dropout` None keeps what the encoder's config says (0.1 from scratch). Attention dropout is
-    off because it rules out fused attention. The sizes below it are those of the from-scratch encoder and ignored otherwise.
+    off because it rules out fused attention. What follows it shapes the encoder from scratch and
+    is ignored otherwise.
     """
 
     path: str = ""
@@ -159,7 +168,7 @@ def _preset_values(name: str) -> dict[str, Any]:
 
 
 def _preset_of(file: str | Path) -> str | None:
-    """The preset a file names; whatever else is wrong with it, `load_config` tells with its line."""
+    """The preset a file names; whatever else is wrong in it, `load_config` tells with its line."""
     try:
         values = yaml.safe_load(Path(file).read_text("utf-8"))
     except (OSError, ValueError, yaml.YAMLError):

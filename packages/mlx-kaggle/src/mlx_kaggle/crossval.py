@@ -1,9 +1,9 @@
 """Train every fold and seed, score rows that were not trained on, and write the run folder.
 
-    config.yaml env.json metrics.jsonl      what was asked, where it ran, what happened
-    competition.json train_rows.npy         what the tables say; fingerprints for the leak guard
-    members/fold-0-seed-0/                  one model: encoder/, head.safetensors, member.json
-    validation.csv summary.json report.html predictions for rows not trained on, and their scores
+config.yaml env.json metrics.jsonl      what was asked, where it ran, what happened
+competition.json train_rows.npy         what the tables say; fingerprints for the leak guard
+members/fold-0-seed-0/                  one model: encoder/, head.safetensors, member.json
+validation.csv summary.json report.html predictions for rows not trained on, and their scores
 """
 
 import json
@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mlx_tabtext import Table
-from mlx_trainer import RunFolder, dump_config
 
 from mlx_kaggle._atomic import write_atomic
 from mlx_kaggle.baseline import baseline_predictions
@@ -37,6 +35,8 @@ from mlx_kaggle.folds import Split, split_rows
 from mlx_kaggle.model import Member
 from mlx_kaggle.submission import write_submission
 from mlx_kaggle.targets import Target, side_metrics
+from mlx_tabtext import Table
+from mlx_trainer import RunFolder, dump_config
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -125,9 +125,7 @@ def estimate_run(job: Job) -> Estimate:
     """Time a few updates of the first model and scale them to the whole run."""
     train_rows, val_rows = job.splits[0]
     _, _, seed = members(job.config, job.splits)[0]
-    experiment = Experiment.prepare(
-        job.config, job.competition, take(job.table, train_rows), seed
-    )
+    experiment = Experiment.prepare(job.config, job.competition, take(job.table, train_rows), seed)
     return estimate(experiment, len(val_rows), len(members(job.config, job.splits)))
 
 

@@ -18,7 +18,7 @@ def write_demo_data(folder: Path) -> dict[str, Path]:
     """
     from sklearn.datasets import load_wine
 
-    wine = load_wine()
+    wine: Any = load_wine()
     names = [name.replace("od280/od315_of_diluted_wines", "protein_od280_od315").replace("/", "_")
              for name in wine.feature_names]  # fmt: skip
     labels = [f"cultivar_{'ABC'[number]}" for number in wine.target]
@@ -55,7 +55,9 @@ def run_demo(output: Path) -> None:
         arguments = [str(each) for each in step]
         click.secho(f"\n$ mlx-kaggle {' '.join(arguments)}", bold=True)
         cli.main(arguments, standalone_mode=False)
-    click.echo(f"\nscored above: the {len(_lines(files['test']))} wines of test.csv, never seen in training")
+    click.echo(
+        f"\nscored above: the {len(_lines(files['test']))} wines of test.csv, not seen in training"
+    )
     click.echo(f"submission: {submission}\nreport:     {run / 'report.html'}")
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-from mlx_trainer import Progress
 from rich.console import Console
 from rich.table import Table as RichTable
 
 from mlx_kaggle.competition import row_count
 from mlx_kaggle.crossval import Job, Results
 from mlx_kaggle.estimate import Estimate, duration
+from mlx_trainer import Progress
 
 COLUMNS_SHOWN = 30
 
@@ -90,7 +90,9 @@ class Display:
             click.echo(json.dumps(values))
             return
         say = self.console.print
-        self._scores(results.scores, f"\nscores on {len(results.job.scored_rows)} rows not trained on:")
+        self._scores(
+            results.scores, f"\nscores on {len(results.job.scored_rows)} rows not trained on:"
+        )
         folds = results.fold_scores
         if len(folds) > 1:
             say(f"{competition.metric} by fold: " + "  ".join(f"{score:.4f}" for score in folds))

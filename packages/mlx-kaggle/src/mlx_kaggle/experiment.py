@@ -8,14 +8,23 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+
 from mlx_encoders import Tokenizer, find_folder, train_tokenizer
 from mlx_heads import (
+    ClassificationHead,
     TargetScaler,
     binary_cross_entropy,
     cross_entropy,
     get_metric,
     mean_squared_error,
 )
+from mlx_kaggle.batches import Rows, pad_batch, prediction_batches, training_updates
+from mlx_kaggle.competition import Competition
+from mlx_kaggle.config import RunConfig
+from mlx_kaggle.features import NumericFeatures
+from mlx_kaggle.model import Member, TextModel, head_arguments, make_encoder, make_head
+from mlx_kaggle.model import parameter_groups as groups
+from mlx_kaggle.targets import Target
 from mlx_tabtext import Augmentation, Table, TableText, TextConfig
 from mlx_trainer import (
     AdamW,
@@ -27,15 +36,8 @@ from mlx_trainer import (
     warmup_cosine,
 )
 
-from mlx_kaggle.batches import Rows, pad_batch, prediction_batches, training_updates
-from mlx_kaggle.competition import Competition
-from mlx_kaggle.config import RunConfig
-from mlx_kaggle.features import NumericFeatures
-from mlx_kaggle.model import Member, TextModel, head_arguments, make_encoder, make_head
-from mlx_kaggle.model import parameter_groups as groups
-from mlx_kaggle.targets import Target
-
 Report = Callable[[dict[str, Any]], None]
+LossFunction = Callable[[nn.Module, dict[str, mx.array]], tuple[mx.array, mx.array]]
 
 
 @dataclass
@@ -86,14 +88,16 @@ class Experiment:
 
     def rows(self, epoch: int) -> Rows:
         """The training rows as token ids; spoken anew each epoch when augmentation is on."""
-        member = self.member
+        member, settings = self.member, self.config.text
+        seed = self.seed * 100_003 + epoch
         augmentation = augmentation_of(self.config)
         if augmentation is None:
             texts = member.text.transform(self.train)
         else:
-            seed = self.seed * 100_003 + epoch
             texts = member.text.augment(self.train, seed=seed, augmentation=augmentation)
-        ids = member.tokenizer.encode(texts, max_length=self.config.text.max_tokens)
+        ids = member.tokenizer.encode(texts, max_length=settings.max_tokens)
+        if settings.drop_token:
+            ids = drop_tokens(ids, member.tokenizer, settings.drop_token, seed)
         return Rows(ids, self._features, self.targets)
 
     @property
@@ -130,8 +134,8 @@ class Experiment:
         report: Report,
         resume: bool,
     ) -> FitResult:
-        """Train with checkpoints in `folder`; validate each epoch when there is a validation set."""
-        training, competition = self.config.training, self.competition
+        """Train with checkpoints in `folder`; score the validation rows after each epoch."""
+        training = self.config.training
         mx.random.seed(self.seed)
         return fit(
             self.step(),
@@ -207,6 +211,22 @@ def augmentation_of(config: RunConfig) -> Augmentation | None:
     return chosen if any(changes) or settings.styles else None
 
 
+def drop_tokens(
+    ids: list[list[int]], tokenizer: Tokenizer, share: float, seed: int
+) -> list[list[int]]:
+    """Replace a share of the tokens, never the first and last, by the unknown token."""
+    unknown = tokenizer.backend.token_to_id(str(tokenizer.settings.get("unk_token")))
+    if unknown is None:
+        unknown = tokenizer.pad_token_id
+    generator = np.random.default_rng(seed)
+    dropped = []
+    for row in ids:
+        hit = generator.random(len(row)) < share
+        hit[[0, -1]] = False
+        dropped.append(np.where(hit, unknown, row).tolist())
+    return dropped
+
+
 def training_targets(
     competition: Competition, encoded: np.ndarray, scaler: TargetScaler | None
 ) -> np.ndarray:
@@ -216,11 +236,12 @@ def training_targets(
     return encoded.astype(np.float32 if competition.task == "binary" else np.int32)
 
 
-def loss_function(config: RunConfig, competition: Competition):
+def loss_function(config: RunConfig, competition: Competition) -> LossFunction:
     """`loss(model, batch) -> (sum of losses, sum of weights)` for the trainer."""
     smoothing = config.training.label_smoothing
 
-    def loss(model: TextModel, batch: dict[str, mx.array]) -> tuple[mx.array, mx.array]:
+    def loss(model: nn.Module, batch: dict[str, mx.array]) -> tuple[mx.array, mx.array]:
+        assert isinstance(model, TextModel)
         outputs = model(batch["input_ids"], batch["attention_mask"], batch.get("features"))
         if competition.task == "regression":
             losses = mean_squared_error(outputs, batch["targets"])
@@ -251,6 +272,7 @@ def predict_member(
         if member.scaler is not None:
             predictions.append(member.scaler.inverse(outputs))
         else:
+            assert isinstance(member.model.head, ClassificationHead)
             predictions.append(np.array(member.model.head.probabilities(mx.array(outputs))))
     return target.combine(predictions)
 

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+
 from mlx_tabtext import Schema, Table, date_values, numeric_values
 
 # Beyond this many deviations a value says no more than "extreme", and would swing the head.

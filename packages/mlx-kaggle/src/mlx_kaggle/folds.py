@@ -8,7 +8,9 @@ from mlx_kaggle.errors import DataError
 Split = tuple[np.ndarray, np.ndarray]
 
 
-def split_rows(targets: np.ndarray, task: str, folds: int, fraction: float, seed: int) -> list[Split]:
+def split_rows(
+    targets: np.ndarray, task: str, folds: int, fraction: float, seed: int
+) -> list[Split]:
     """`folds` splits of (train rows, validation rows), or one hold-out split when `folds` is 0.
 
     Classes keep their shares in every fold; regression targets keep their quantiles.

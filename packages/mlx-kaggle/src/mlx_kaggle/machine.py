@@ -32,8 +32,8 @@ def machine_info() -> dict[str, Any]:
     """Versions, device, BLAS, presets and metrics."""
     fast = prepare_machine()
     import mlx.core as mx
-    from mlx_heads import METRICS
 
+    from mlx_heads import METRICS
     from mlx_kaggle.config import PRESETS
 
     return {

@@ -7,8 +7,10 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+
 from mlx_encoders import (
     BertConfig,
+    EncoderModel,
     Tokenizer,
     build_model,
     layer_index,
@@ -17,19 +19,20 @@ from mlx_encoders import (
     save,
 )
 from mlx_heads import ClassificationHead, RegressionHead, TargetScaler
-from mlx_tabtext import TableText
-from mlx_trainer import Group
-
 from mlx_kaggle._atomic import write_atomic
 from mlx_kaggle.config import RunConfig
 from mlx_kaggle.errors import RunError
 from mlx_kaggle.features import NumericFeatures
+from mlx_tabtext import TableText
+from mlx_trainer import Group, Groups
+
+Head = ClassificationHead | RegressionHead
 
 
 class TextModel(nn.Module):
     """Encoder and head: token ids (B, L), mask (B, L), features (B, F) to logits or values."""
 
-    def __init__(self, encoder: nn.Module, head: nn.Module):
+    def __init__(self, encoder: EncoderModel, head: Head):
         super().__init__()
         self.encoder = encoder
         self.head = head
@@ -92,7 +95,7 @@ class Member:
         )
 
 
-def make_encoder(config: RunConfig, tokenizer: Tokenizer, seed: int) -> nn.Module:
+def make_encoder(config: RunConfig, tokenizer: Tokenizer, seed: int) -> EncoderModel:
     """A pretrained encoder with the dropout and freezing asked for, or a small fresh one."""
     settings = config.encoder
     if settings.path:
@@ -142,14 +145,14 @@ def head_arguments(
     }
 
 
-def make_head(arguments: dict[str, Any]) -> nn.Module:
+def make_head(arguments: dict[str, Any]) -> Head:
     """Build the head `head_arguments` describes."""
     arguments = dict(arguments)
     kind = arguments.pop("kind")
     return (RegressionHead if kind == "regression" else ClassificationHead)(**arguments)
 
 
-def parameter_groups(config: RunConfig, encoder: nn.Module):
+def parameter_groups(config: RunConfig, encoder: EncoderModel) -> Groups:
     """Rate multiplier and decay of each parameter path of a `TextModel`."""
     training = config.training
     depth = encoder.config.num_hidden_layers + 1
@@ -162,4 +165,3 @@ def parameter_groups(config: RunConfig, encoder: nn.Module):
         return Group(rate=training.layer_decay ** (depth - layer), decay=decay)
 
     return group
-

@@ -36,7 +36,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> str:
     for row in range(len(classes)):
         for column in range(len(classes)):
             ink = "white" if share[row, column] > 0.55 else INK
-            axes.text(column, row, int(matrix[row, column]), ha="center", va="center", color=ink)
+            axes.text(column, row, str(matrix[row, column]), ha="center", va="center", color=ink)
     axes.set_xticks(range(len(classes)), classes, rotation=30, ha="right")
     axes.set_yticks(range(len(classes)), classes)
     axes.set(xlabel="predicted", ylabel="true")
@@ -67,7 +67,9 @@ def calibration(confidence: np.ndarray, accuracy: np.ndarray, count: np.ndarray)
     filled = count > 0
     left.plot([0, 1], [0, 1], color=GREY, lw=1.5)
     left.plot(confidence[filled], accuracy[filled], "o-", color=BLUE, ms=4)
-    left.set(title="calibration", xlabel="confidence", ylabel="share right", xlim=(0, 1), ylim=(0, 1))
+    left.set(
+        title="calibration", xlabel="confidence", ylabel="share right", xlim=(0, 1), ylim=(0, 1)
+    )
     right.bar(np.linspace(0, 1, len(count), endpoint=False), count, 0.9 / len(count), align="edge")
     right.set(title="rows by confidence", xlabel="confidence", ylabel="rows")
     return _svg(figure)

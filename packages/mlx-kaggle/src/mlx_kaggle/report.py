@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 import numpy as np
-from mlx_heads import calibration_curve, confusion_matrix, expected_calibration_error
-from mlx_tabtext import TableText, TextConfig
 
+from mlx_heads import calibration_curve, confusion_matrix, expected_calibration_error
 from mlx_kaggle import plots
 from mlx_kaggle._atomic import write_atomic
 from mlx_kaggle.competition import take
 from mlx_kaggle.estimate import duration
+from mlx_tabtext import TableText, TextConfig
 
 if TYPE_CHECKING:
     from mlx_kaggle.crossval import Results

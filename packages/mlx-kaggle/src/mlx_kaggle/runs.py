@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import yaml
-from mlx_tabtext import Table, read_csv
-from mlx_trainer import RunFolder, load_config
 
 from mlx_kaggle.checks import check_columns, check_ids, check_overlap, feature_names, row_hashes
 from mlx_kaggle.competition import Competition, row_count
@@ -20,12 +18,16 @@ from mlx_kaggle.experiment import predict_member
 from mlx_kaggle.machine import prepare_machine
 from mlx_kaggle.submission import check_submission, submission_columns, write_submission
 from mlx_kaggle.targets import Target, side_metrics
+from mlx_tabtext import Table, read_csv
+from mlx_trainer import RunFolder, load_config
 
 
 def create_run(folder: Path, config: RunConfig, overwrite: bool) -> RunFolder:
     """Make the run folder, or say how to go on when one is there."""
     if (folder / "config.yaml").exists() and not overwrite:
-        raise RunError(f"{folder}: holds a run already; add --resume, --overwrite or another --output")
+        raise RunError(
+            f"{folder}: holds a run already; add --resume, --overwrite or another --output"
+        )
     return RunFolder.create(folder, config, overwrite=overwrite)
 
 
@@ -108,13 +110,13 @@ def _open(folder: Path) -> tuple[Competition, RunConfig]:
     _, config = open_run(folder)
     path = folder / "competition.json"
     if not path.is_file() or not (folder / "summary.json").is_file():
-        raise RunError(f"{folder}: this run is not finished; continue it: train --resume --output {folder}")
+        raise RunError(
+            f"{folder}: this run is not finished; continue it: train --resume --output {folder}"
+        )
     return Competition.from_dict(json.loads(path.read_text("utf-8"))), config
 
 
-def _predict(
-    folder: Path, competition: Competition, config: RunConfig, table: Table
-) -> np.ndarray:
+def _predict(folder: Path, competition: Competition, config: RunConfig, table: Table) -> np.ndarray:
     views = config.text.views
     predictions = [
         predict_member(member, competition, table, config, views) for member in load_members(folder)

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mlx_heads import get_metric
-from mlx_tabtext import Table, is_missing
 
+from mlx_heads import get_metric
 from mlx_kaggle._atomic import write_atomic
 from mlx_kaggle.competition import Competition, row_count
 from mlx_kaggle.errors import DataError
 from mlx_kaggle.targets import Target
+from mlx_tabtext import Table, is_missing
 
 
 def submission_columns(
@@ -85,9 +85,7 @@ def check_submission(submission: Table, sample: Table, file: str, sample_file: s
             if is_missing(cell) or (numbers and not _is_number(cell)):
                 kind = "a number" if numbers else "a value"
                 raise DataError(f"{file}, row {row + 2}: {name} is {cell!r}, not {kind}")
-    return (
-        f"columns, {row_count(sample)} ids and values agree with {sample_file}"
-    )
+    return f"columns, {row_count(sample)} ids and values agree with {sample_file}"
 
 
 def _is_number(cell: Any) -> bool:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from mlx_heads import TargetScaler, get_metric
 
+from mlx_heads import TargetScaler, get_metric
 from mlx_kaggle.competition import Competition
 from mlx_kaggle.errors import DataError
 
@@ -55,7 +55,9 @@ class Target:
             return np.expm1(np.log1p(stacked).mean(0))
         return stacked.mean(0)
 
-    def score(self, encoded: np.ndarray, prediction: np.ndarray, metric: str | None = None) -> float:
+    def score(
+        self, encoded: np.ndarray, prediction: np.ndarray, metric: str | None = None
+    ) -> float:
         """The metric of `prediction` against encoded cells."""
         chosen = get_metric(metric or self.competition.metric)
         if chosen.needs == "label":

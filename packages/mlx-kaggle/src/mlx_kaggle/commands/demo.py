@@ -6,8 +6,8 @@ import click
 
 
 @click.command()
-@click.option("--output", type=click.Path(file_okay=False, path_type=Path),
-              default=Path("mlx-kaggle-demo"), show_default=True, help="Folder to write.")  # fmt: skip
+@click.option("--output", type=click.Path(file_okay=False, path_type=Path), show_default=True,
+              default=Path("mlx-kaggle-demo"), help="Folder to write.")  # fmt: skip
 def demo(output: Path) -> None:
     """Run the whole path on real data that ships with scikit-learn: offline, two minutes."""
     from mlx_kaggle.demo import run_demo

@@ -25,13 +25,13 @@ A wrong key is an error. `--set training.epochs=3 --set text.style=sentence`
 @click.option("--train", "train_file", type=FILE, help="Training CSV.")
 @click.option("--target", help="Column to predict.")
 @click.option("--val", type=FILE, help="Validation CSV with answers; or:")
-@click.option("--folds", type=click.IntRange(2, 50), help="Cross-validate; else 20 % is held out.")
+@click.option("--folds", type=click.IntRange(2, 50), help="Cross-validate; else hold out 20 %.")
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path), required=True,
               help="Run folder to write.")  # fmt: skip
 @click.option("--preset", type=click.Choice(["quick", "standard", "thorough"]), help="See below.")
 @click.option("--encoder", help="Folder or hub id of a BERT or ModernBERT; 'scratch' for none.")
 @click.option("--numeric-features", type=click.Choice(["on", "off"]),
-              help="Numeric columns also feed the head beside the text.  [default: on]")  # fmt: skip
+              help="Numeric columns feed the head beside the text.  [default: on]")  # fmt: skip
 @click.option("--test", type=FILE, help="Test CSV, for the leak check.  [default: found beside]")
 @click.option("--sample-submission", type=FILE, help="Format to follow.  [default: found beside]")
 @click.option("--id", "id_column", help="Id column; '' for none.  [default: inferred]")
@@ -54,7 +54,9 @@ def train(output: Path, resume: bool, overwrite: bool, dry_run: bool, as_json: b
     """Train on a CSV, cross-validate, and write a run folder with a report."""
     given = [name for name, value in options.items() if value not in (None, (), False)]
     if resume and given:
-        flag = {"train_file": "train", "id_column": "id", "overrides": "set"}.get(given[0], given[0])
+        flag = {"train_file": "train", "id_column": "id", "overrides": "set"}.get(
+            given[0], given[0]
+        )
         raise click.UsageError(f"--resume takes everything from --output; leave out --{flag}")
     if not resume:
         for flag, name in (("--train", "train_file"), ("--target", "target")):
@@ -65,7 +67,7 @@ def train(output: Path, resume: bool, overwrite: bool, dry_run: bool, as_json: b
 
     if resume:
         run, config = open_run(output)
-        train_run(config, run, resume=True, as_json=as_json)
+        train_run(config, lambda: run, resume=True, as_json=as_json)
         return
     config = _config(options)
     if dry_run:
@@ -104,6 +106,8 @@ def _pairs(values: tuple[str, ...]) -> dict[str, str]:
     for value in values:
         column, equals, kind = value.rpartition("=")
         if not equals:
-            raise click.UsageError(f"--kind {value}: expected COLUMN=KIND, as --kind Pclass=categorical")
+            raise click.UsageError(
+                f"--kind {value}: expected COLUMN=KIND, as --kind Pclass=categorical"
+            )
         pairs[column] = kind
     return pairs
