@@ -22,7 +22,7 @@ def test_kill_9_and_resume_gives_bit_equal_weights(tmp_path, passengers, write_c
         *("--train", train, "--target", "Survived", "--folds", 2),
         *("--set", "training.epochs=12", "--set", "training.batch_size=8"),
         # A checkpoint after every update, so that the kill falls between or into them.
-        *("--set", "training.checkpoint_seconds=0"),
+        *("--set", "training.checkpoint_seconds=0.001"),
         *tiny_flags,
     ]
     whole = start(tmp_path, *common, "--output", "whole")

@@ -72,13 +72,15 @@ class TextSettings:
 class EncoderSettings:
     """`path` is a folder, a hub id, or empty for a small encoder from scratch.
 
+    `freeze` "half" keeps the embeddings and the lower half of the layers as they are.
+
     `dropout` None keeps what the encoder's config says (0.1 from scratch). Attention dropout is
     off because it rules out fused attention. What follows it shapes the encoder from scratch and
     is ignored otherwise.
     """
 
     path: str = ""
-    freeze: Literal["none", "embeddings", "all"] = "none"
+    freeze: Literal["none", "embeddings", "half", "all"] = "none"
     dropout: float | None = None
     attention_dropout: float = 0.0
     tokenizer: Literal["wordpiece", "bpe"] = "wordpiece"

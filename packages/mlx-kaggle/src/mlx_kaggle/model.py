@@ -10,6 +10,7 @@ import mlx.nn as nn
 
 from mlx_encoders import (
     BertConfig,
+    BertModel,
     EncoderModel,
     Tokenizer,
     build_model,
@@ -120,11 +121,23 @@ def make_encoder(config: RunConfig, tokenizer: Tokenizer, seed: int) -> EncoderM
             ),
             seed=seed,
         )
-    if settings.freeze == "all":
-        encoder.freeze()
-    elif settings.freeze == "embeddings":
-        encoder.embeddings.freeze()
+    freeze(encoder, settings.freeze)
     return encoder
+
+
+def freeze(encoder: EncoderModel, part: str) -> None:
+    """Take "embeddings", the lower "half" or "all" of an encoder out of training; "none": nothing.
+
+    Gradients stop at the lowest trained layer, so frozen lower layers also save time.
+    """
+    if part == "all":
+        encoder.freeze()
+    elif part != "none":
+        encoder.embeddings.freeze()
+    if part == "half":
+        layers = encoder.encoder.layer if isinstance(encoder, BertModel) else encoder.layers
+        for layer in layers[: len(layers) // 2]:
+            layer.freeze()
 
 
 def head_arguments(
