@@ -44,6 +44,26 @@ def passengers():
     return make
 
 
+@pytest.fixture
+def tiny_modernbert(tmp_path) -> str:
+    """A Hugging Face folder of a ModernBERT of one narrow layer, with a tokenizer."""
+    from mlx_encoders import ModernBertConfig, build_model, save, train_tokenizer
+
+    words = ["sex male female", "age 1 2 3 4 5 6 7 8 9 0", "fare high low pclass embarked"] * 4
+    tokenizer = train_tokenizer(words, vocab_size=200)
+    config = ModernBertConfig(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        local_attention=16,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    save(tmp_path / "modernbert", build_model(config), tokenizer)
+    return str(tmp_path / "modernbert")
+
+
 TINY = [
     "encoder.hidden_size=32",
     "encoder.num_hidden_layers=1",

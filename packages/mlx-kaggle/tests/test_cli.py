@@ -53,6 +53,42 @@ def test_train_predict_evaluate_write_a_checked_submission(
     assert 0 <= json.loads(done.stdout)["accuracy"] <= 1
 
 
+def test_thorough_fine_tunes_a_modernbert_folder_with_folds_seeds_and_views(
+    run_cli, passengers, write_csv, tiny_modernbert, tmp_path
+):
+    train = write_csv("train.csv", passengers(40))
+    run_cli(
+        *("train", "--preset", "thorough", "--encoder", tiny_modernbert, "--train", train),
+        *("--target", "Survived", "--folds", 2, "--output", "run", "--set", "training.epochs=1"),
+        *("--set", "training.seeds=2", "--set", "text.max_tokens=64"),
+    )
+    members = sorted(path.name for path in (tmp_path / "run" / "members").iterdir())
+    assert members == ["fold-0-seed-0", "fold-0-seed-1", "fold-1-seed-0", "fold-1-seed-1"]
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert len(summary["fold_scores"]) == 2
+
+
+def test_rmsle_of_a_skewed_price_with_a_text_column_and_no_id(run_cli, write_csv, tiny_flags):
+    rooms = [1 + row % 5 for row in range(60)]
+    table = {
+        "rooms": rooms,
+        "advert": [f"flat {row}: {n} rooms and a view of park {n}" for row, n in enumerate(rooms)],
+        "price": [1000 * 2**n + row for row, n in enumerate(rooms)],
+    }
+    train = write_csv("prices.csv", table)
+    done = run_cli(
+        *("train", "--train", train, "--target", "price", "--metric", "rmsle", "--output", "run"),
+        *("--task", "regression", "--set", "training.epochs=2", *tiny_flags),
+    )
+    assert "trained on its logarithm" in done.stdout
+    assert "TF-IDF + linear" in done.stdout
+    run_cli("predict", "--run", "run", "--test", train, "--output", "out.csv", code=1)
+    done = run_cli(
+        "predict", "--run", "run", "--test", train, "--output", "out.csv", "--allow-leak"
+    )
+    assert "LEAK allowed by --allow-leak" in done.stdout
+
+
 def test_a_finished_run_is_not_overwritten_unasked(run_cli, passengers, write_csv, tiny_flags):
     arguments = train_arguments(passengers, write_csv, tiny_flags, rows=40, epochs=1)
     run_cli(*arguments)

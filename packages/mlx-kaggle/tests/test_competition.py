@@ -115,6 +115,8 @@ def test_a_submission_follows_the_sample(passengers, write_csv):
     assert columns == {"PassengerId": ["1", "2"], "Survived": ["1", "0"]}
     sample = {"PassengerId": ["1", "2"], "Survived": ["0", "0"]}
     assert "2 ids" in check_submission(columns, sample, "submission.csv", sample_file)
+    probabilities = submission_columns(found, ["1"], np.array([[0.2, 0.8]]), probabilities=True)
+    assert probabilities == {"PassengerId": ["1"], "Survived": [0.8]}
     for wrong, message in (
         ({"PassengerId": ["1", "2"]}, "columns are PassengerId; sample.csv has PassengerId, Sur"),
         ({"PassengerId": ["1"], "Survived": ["0"]}, "1 rows; sample.csv has 2"),

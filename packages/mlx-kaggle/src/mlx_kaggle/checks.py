@@ -67,8 +67,6 @@ def check_columns(competition: Competition, table: Table, file: str) -> list[str
     known = {column.name for column in competition.schema.columns}
     extra = [name for name in table if name not in known]
     notes = [f"{file}: column {name!r} was not in the training file; ignored" for name in extra[:5]]
-    if competition.target in table:
-        notes.append(f"{file}: holds the target {competition.target!r}; it is not used to predict")
     return notes
 
 

@@ -72,6 +72,8 @@ def predict_run(
     competition, config = _open(folder)
     table = read_csv(test, separator=config.data.separator)
     notes = check_columns(competition, table, test)
+    if competition.target in table:
+        notes.append(f"{test}: holds the target {competition.target!r}; it is not used to predict")
     notes += _leak(folder, competition, config, table, test, allow_leak)
     ids = _ids(competition, table, test)
     prediction = _predict(folder, competition, config, table)

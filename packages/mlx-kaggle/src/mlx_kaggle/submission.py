@@ -25,15 +25,13 @@ def submission_columns(
     """
     id_name, names = _names(competition)
     columns: dict[str, list[Any]] = {id_name: list(ids)} if id_name else {}
+    classes = competition.classes
     wants = probabilities or get_metric(competition.metric).needs == "probability"
-    per_class = len(names) == len(competition.classes) > 1
     if competition.task == "regression":
         columns[names[0]] = [float(value) for value in prediction]
-    elif per_class or (wants and competition.task == "multiclass"):
-        for number, label in enumerate(competition.classes):
-            columns[label] = [float(value) for value in prediction[:, number]]
-        if per_class and set(names) == set(competition.classes):
-            columns = {name: columns[name] for name in [*columns][:1] + names if name in columns}
+    elif set(names) == set(classes) or (wants and competition.task == "multiclass"):
+        for label in names if set(names) == set(classes) else classes:
+            columns[label] = [float(value) for value in prediction[:, classes.index(label)]]
     elif wants:
         columns[names[0]] = [float(value) for value in prediction[:, 1]]
     else:
