@@ -1,6 +1,7 @@
 """The demo: a real table as Kaggle would hand it out, then what a user would do with it."""
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,11 @@ def write_demo_data(folder: Path) -> dict[str, Path]:
     return {name: _write(folder / f"{name}.csv", found) for name, found in rows.items()}
 
 
-def run_demo(output: Path) -> None:
-    """Write the data, then run `train`, `predict` and `evaluate` as a user would."""
-    from mlx_kaggle.cli import cli
+def run_demo(output: Path, run_command: Callable[[list[str]], object]) -> None:
+    """Write the data, then run `train`, `predict` and `evaluate` as a user would.
 
+    `run_command` takes the arguments of one `mlx-kaggle` command.
+    """
     files = write_demo_data(output)
     run, submission = output / "run", output / "submission.csv"
     click.echo(f"wrote {output}/train.csv, test.csv, sample_submission.csv: 178 real wines, 13")
@@ -54,7 +56,7 @@ def run_demo(output: Path) -> None:
     for step in steps:
         arguments = [str(each) for each in step]
         click.secho(f"\n$ mlx-kaggle {' '.join(arguments)}", bold=True)
-        cli.main(arguments, standalone_mode=False)
+        run_command(arguments)
     click.echo(
         f"\nscored above: the {len(_lines(files['test']))} wines of test.csv, not seen in training"
     )

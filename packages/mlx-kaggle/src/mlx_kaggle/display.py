@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from mlx_kaggle.competition import row_count
-from mlx_kaggle.crossval import Job, Results
 from mlx_kaggle.estimate import Estimate, duration
+from mlx_kaggle.job import Job, Results
 from mlx_trainer import Progress
 
 COLUMNS_SHOWN = 30

@@ -2,7 +2,7 @@
 
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -12,15 +12,13 @@ from mlx_kaggle import plots
 from mlx_kaggle._atomic import write_atomic
 from mlx_kaggle.competition import take
 from mlx_kaggle.estimate import duration
+from mlx_kaggle.job import Results
 from mlx_tabtext import TableText, TextConfig
-
-if TYPE_CHECKING:
-    from mlx_kaggle.crossval import Results
 
 WRONG_ROWS = 12
 
 
-def write_report(path: Path, results: "Results", config: str) -> None:
+def write_report(path: Path, results: Results, config: str) -> None:
     """Render the report of a finished run."""
     job, competition = results.job, results.job.competition
     metrics = list(results.scores["mlx-kaggle"])
@@ -56,7 +54,7 @@ def write_report(path: Path, results: "Results", config: str) -> None:
     write_atomic(path, lambda temporary: temporary.write_text(html, "utf-8"))
 
 
-def wrong_rows(results: "Results", text: TableText) -> list[dict[str, Any]]:
+def wrong_rows(results: Results, text: TableText) -> list[dict[str, Any]]:
     """The rows whose prediction was furthest from the truth, worst first."""
     job, prediction = results.job, results.prediction
     competition, truth = job.competition, job.encoded[job.scored_rows]
@@ -81,7 +79,7 @@ def wrong_rows(results: "Results", text: TableText) -> list[dict[str, Any]]:
     ]
 
 
-def _said(results: "Results", place: int) -> str:
+def _said(results: Results, place: int) -> str:
     competition, prediction = results.job.competition, results.prediction[place]
     if competition.task == "regression":
         return f"{prediction:.4g}" if abs(prediction) < 1e4 else f"{prediction:.0f}"
@@ -89,7 +87,7 @@ def _said(results: "Results", place: int) -> str:
     return f"{competition.classes[best]} ({prediction[best]:.0%} sure)"
 
 
-def _figures(results: "Results") -> dict[str, Any]:
+def _figures(results: Results) -> dict[str, Any]:
     competition, prediction = results.job.competition, results.prediction
     truth = results.job.encoded[results.job.scored_rows]
     if competition.task == "regression":
@@ -106,7 +104,7 @@ def _figures(results: "Results") -> dict[str, Any]:
     }
 
 
-def _text(results: "Results") -> TableText:
+def _text(results: Results) -> TableText:
     """The serializer as the first fold fitted it, without the token budget, to show whole rows."""
     job, settings = results.job, results.job.config.text
     rows = job.splits[0][0]

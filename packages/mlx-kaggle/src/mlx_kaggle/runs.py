@@ -11,10 +11,11 @@ import yaml
 from mlx_kaggle.checks import check_columns, check_ids, check_overlap, feature_names, row_hashes
 from mlx_kaggle.competition import Competition, row_count
 from mlx_kaggle.config import RunConfig
-from mlx_kaggle.crossval import Results, estimate_run, load_members, prepare_job, run_job
+from mlx_kaggle.crossval import estimate_run, load_members, run_job
 from mlx_kaggle.display import Display
 from mlx_kaggle.errors import DataError, RunError
 from mlx_kaggle.experiment import predict_member
+from mlx_kaggle.job import Results, prepare_job
 from mlx_kaggle.machine import prepare_machine
 from mlx_kaggle.submission import check_submission, submission_columns, write_submission
 from mlx_kaggle.targets import Target, side_metrics

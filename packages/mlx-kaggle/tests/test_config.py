@@ -1,0 +1,54 @@
+"""The four layers of settings and what is said about a wrong one."""
+
+import pytest
+from mlx_kaggle.config import PRESETS, resolve_config
+from mlx_trainer import ConfigError, dump_config, load_config
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_resolves(name):
+    assert resolve_config(name).preset == name
+
+
+def test_later_layers_win(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("preset: standard\nseed: 1\nfolds: 3\ntraining: {epochs: 7, batch_size: 4}\n")
+    config = resolve_config(None, file, {"seed": 2}, ["training.batch_size=5"])
+    assert config.preset == "standard"
+    assert config.text.max_tokens == 128  # of the preset
+    assert (config.training.epochs, config.training.batch_size) == (7, 5)
+    assert (config.folds, config.seed) == (3, 2)
+    assert resolve_config("quick", file).preset == "quick"
+
+
+def test_flags_keep_their_types():
+    kinds = {"a column: with = signs": "text"}
+    config = resolve_config("quick", flags={"data.kinds": kinds, "data.target": "1", "folds": 5})
+    assert config.data.kinds == kinds
+    assert config.data.target == "1"
+    assert config.folds == 5
+
+
+def test_a_resolved_configuration_survives_its_file():
+    import yaml
+
+    config = resolve_config("thorough", flags={"data.train": "t.csv"}, overrides=["seed=3"])
+    assert load_config(type(config), base=yaml.safe_load(dump_config(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("training:\n  epoch: 3\n", "run.yaml:2: training.epoch: unknown key; did you mean"),
+        ("preset: quik\n", "unknown preset 'quik'; did you mean 'quick'?"),
+        ("folds: many\n", "run.yaml:1: folds:"),
+        ("- 1\n", "must hold keys and values"),
+        ("a: [1\n", "not YAML"),
+    ],
+)
+def test_a_wrong_file_gets_one_line(text, message, tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        resolve_config(None, file)
+    assert message in str(caught.value)
