@@ -1,6 +1,7 @@
 """The four layers of settings and what is said about a wrong one."""
 
 import pytest
+
 from mlx_kaggle.config import PRESETS, resolve_config
 from mlx_trainer import ConfigError, dump_config, load_config
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from mlx_kaggle.features import CLIP, NumericFeatures
+
+from mlx_kaggle.features import CLIP, HeadFeatures
 from mlx_tabtext import infer_schema
 
 TABLE = {
@@ -17,7 +18,7 @@ TABLE = {
 @pytest.fixture
 def features():
     schema = infer_schema(TABLE, target="y", kinds={"built": "date"})
-    return NumericFeatures.fit(schema, TABLE)
+    return HeadFeatures.fit(schema, TABLE)
 
 
 def test_known_values_are_standardized_and_missing_ones_flagged(features):
@@ -49,5 +50,5 @@ def test_other_rows_do_not_change_what_was_fitted(features):
 
 
 def test_round_trip(features):
-    again = NumericFeatures.from_dict(features.to_dict())
+    again = HeadFeatures.from_dict(features.to_dict())
     np.testing.assert_array_equal(again.transform(TABLE), features.transform(TABLE))

@@ -8,6 +8,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+from sklearn.linear_model import LogisticRegression, Ridge
 
 from mlx_encoders import Tokenizer, find_folder, train_tokenizer
 from mlx_heads import (
@@ -21,7 +22,7 @@ from mlx_heads import (
 from mlx_kaggle.batches import Rows, pad_batch, prediction_batches, training_updates
 from mlx_kaggle.competition import Competition
 from mlx_kaggle.config import RunConfig
-from mlx_kaggle.features import NumericFeatures
+from mlx_kaggle.features import HeadFeatures
 from mlx_kaggle.model import Member, TextModel, head_arguments, make_encoder, make_head
 from mlx_kaggle.model import parameter_groups as groups
 from mlx_kaggle.targets import Target
@@ -35,6 +36,10 @@ from mlx_trainer import (
     fit,
     warmup_cosine,
 )
+
+# Strong enough for more columns than a small fold can pin down.
+RIDGE_ALPHA = 10.0
+LOGISTIC_C = 0.3
 
 Report = Callable[[dict[str, Any]], None]
 LossFunction = Callable[[nn.Module, dict[str, mx.array]], tuple[mx.array, mx.array]]
@@ -64,7 +69,7 @@ class Experiment:
         tokenizer, text = fit_text(config, competition, train, encoded)
         features = None
         if config.head.numeric_features:
-            features = NumericFeatures.fit(competition.schema, train)
+            features = HeadFeatures.fit(competition.schema, train)
             features = features if features.count else None
         mx.random.seed(seed)
         encoder = make_encoder(config, tokenizer, seed)
@@ -77,9 +82,11 @@ class Experiment:
             seed,
         )
         model = TextModel(encoder, make_head(arguments))
+        targets = training_targets(competition, encoded, scaler)
+        if features:
+            start_from_linear_model(model, competition, features.transform(train), targets)
         mx.eval(model.parameters())
         member = Member(model, tokenizer, text, features, scaler)
-        targets = training_targets(competition, encoded, scaler)
         return cls(config, competition, train, encoded, seed, member, arguments, targets)
 
     def updates_per_epoch(self) -> int:
@@ -225,6 +232,21 @@ def drop_tokens(
         hit[[0, -1]] = False
         dropped.append(np.where(hit, unknown, row).tolist())
     return dropped
+
+
+def start_from_linear_model(
+    model: TextModel, competition: Competition, features: np.ndarray, targets: np.ndarray
+) -> None:
+    """Set the head's linear skip, and its bias, to a regularized linear model of the features.
+
+    Text and branch then learn what is left over; a few epochs are too short for both to be found.
+    """
+    if competition.task == "regression":
+        linear = Ridge(alpha=RIDGE_ALPHA).fit(features, targets)
+    else:
+        linear = LogisticRegression(C=LOGISTIC_C, max_iter=1000).fit(features, targets)
+    model.head.skip.weight = mx.array(np.atleast_2d(linear.coef_), mx.float32)
+    model.head.output.bias = mx.array(np.atleast_1d(linear.intercept_), mx.float32)
 
 
 def training_targets(

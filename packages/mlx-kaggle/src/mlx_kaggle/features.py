@@ -1,14 +1,17 @@
-"""Numbers of a row for the head: numeric, boolean and date columns, fitted on train only."""
+"""What of a row feeds the head beside its text: numbers and categories, fitted on train only."""
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from mlx_tabtext import Schema, Table, date_values, numeric_values
+from mlx_tabtext import Schema, Table, date_values, is_missing, numeric_values
 
 # Beyond this many deviations a value says no more than "extreme", and would swing the head.
 CLIP = 4.0
+# A category gets a column of its own from this many training rows on, the most frequent first.
+MIN_ROWS, MAX_CATEGORIES = 5, 30
 
 
 @dataclass(frozen=True)
@@ -50,14 +53,26 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class NumericFeatures:
-    """Standardized values (of log1p where skewed), and a 0/1 column where any was missing."""
+class Categories:
+    """The values of a categorical column that get a 0/1 column each; "" stands for missing."""
+
+    name: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class HeadFeatures:
+    """Standardized numbers (of log1p where skewed), a 0/1 column where any was missing, one-hot."""
 
     scales: tuple[Scale, ...]
+    categories: tuple[Categories, ...] = ()
 
     @classmethod
-    def fit(cls, schema: Schema, table: Table) -> "NumericFeatures":
-        """Learn means and deviations from the training rows."""
+    def fit(cls, schema: Schema, table: Table) -> "HeadFeatures":
+        """Learn means, deviations and categories from the training rows."""
+        kinds = [column.name for column in schema.features if column.kind == "categorical"]
+        found = [Categories(name, _frequent(table[name])) for name in kinds]
+        categories = tuple(each for each in found if each.values)
         scales = []
         for number in numbers_of(schema):
             values = number.values(table)
@@ -68,15 +83,16 @@ class NumericFeatures:
             known = np.log1p(known) if log else known
             missing = bool(np.isnan(values).any())
             scales.append(Scale(number, log, float(known.mean()), float(known.std()), missing))
-        return cls(tuple(scales))
+        return cls(tuple(scales), categories)
 
     @property
     def count(self) -> int:
         """Width of the matrix."""
-        return sum(1 + scale.missing for scale in self.scales)
+        numbers = sum(1 + scale.missing for scale in self.scales)
+        return numbers + sum(len(each.values) for each in self.categories)
 
     def transform(self, table: Table) -> np.ndarray:
-        """(N, count) float32; a missing value is 0, the training mean."""
+        """(N, count) float32; a missing number is 0, the training mean; a rare category all 0."""
         columns = []
         for scale in self.scales:
             values = scale.number.values(table)
@@ -85,6 +101,9 @@ class NumericFeatures:
             columns.append(np.clip(np.nan_to_num(scaled), -CLIP, CLIP))
             if scale.missing:
                 columns.append(np.isnan(values).astype(np.float64))
+        for each in self.categories:
+            cells = np.array([_category(cell) for cell in table[each.name]], dtype=object)
+            columns += [(cells == value).astype(np.float64) for value in each.values]
         return np.stack(columns, 1).astype(np.float32)
 
     def to_dict(self) -> dict[str, Any]:
@@ -92,10 +111,22 @@ class NumericFeatures:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "NumericFeatures":
+    def from_dict(cls, values: dict[str, Any]) -> "HeadFeatures":
         """Rebuild from `to_dict`."""
         scales = [{**each, "number": Number(**each["number"])} for each in values["scales"]]
-        return cls(tuple(Scale(**each) for each in scales))
+        categories = [
+            Categories(each["name"], tuple(each["values"])) for each in values["categories"]
+        ]
+        return cls(tuple(Scale(**each) for each in scales), tuple(categories))
+
+
+def _frequent(cells: list[Any]) -> tuple[str, ...]:
+    counts = Counter(_category(cell) for cell in cells).most_common(MAX_CATEGORIES)
+    return tuple(value for value, count in counts if MIN_ROWS <= count < len(cells))
+
+
+def _category(cell: Any) -> str:
+    return "" if is_missing(cell) else str(cell)
 
 
 def _skew(values: np.ndarray) -> float:

@@ -23,7 +23,7 @@ from mlx_heads import ClassificationHead, RegressionHead, TargetScaler
 from mlx_kaggle._atomic import write_atomic
 from mlx_kaggle.config import RunConfig
 from mlx_kaggle.errors import RunError
-from mlx_kaggle.features import NumericFeatures
+from mlx_kaggle.features import HeadFeatures
 from mlx_tabtext import TableText
 from mlx_trainer import Group, Groups
 
@@ -52,7 +52,7 @@ class Member:
     model: TextModel
     tokenizer: Tokenizer
     text: TableText
-    features: NumericFeatures | None
+    features: HeadFeatures | None
     scaler: TargetScaler | None
 
     def save(self, folder: Path, head_arguments: dict[str, Any]) -> None:
@@ -91,7 +91,7 @@ class Member:
             model,
             tokenizer,
             TableText.from_dict(values["text"], count_tokens=tokenizer.count),
-            NumericFeatures.from_dict(values["features"]) if values["features"] else None,
+            HeadFeatures.from_dict(values["features"]) if values["features"] else None,
             TargetScaler.from_dict(values["scaler"]) if values["scaler"] else None,
         )
 
