@@ -52,3 +52,12 @@ def test_other_rows_do_not_change_what_was_fitted(features):
 def test_round_trip(features):
     again = HeadFeatures.from_dict(features.to_dict())
     np.testing.assert_array_equal(again.transform(TABLE), features.transform(TABLE))
+
+
+def test_frequent_categories_get_a_column_and_rare_ones_none():
+    cells = ["a"] * 6 + [""] * 5 + ["rare"]
+    table = {"kind": cells, "y": ["0", "1"] * 6}
+    schema = infer_schema(table, target="y", kinds={"kind": "categorical"})
+    features = HeadFeatures.fit(schema, table)
+    assert features.categories[0].values == ("a", "")
+    assert features.transform(table).tolist() == [[1, 0]] * 6 + [[0, 1]] * 5 + [[0, 0]]

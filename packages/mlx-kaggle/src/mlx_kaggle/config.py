@@ -93,7 +93,10 @@ class EncoderSettings:
 
 @dataclass(frozen=True)
 class HeadSettings:
-    """Pooling and what feeds the head beside the pooled text."""
+    """Pooling, and what feeds the head beside the pooled text.
+
+    `numeric_features` are numbers, parts of dates and one-hot categories.
+    """
 
     pooling: Literal["mean", "cls", "max", "mean+max", "cls+mean"] = "mean"
     dropout: float = 0.1

@@ -10,7 +10,6 @@ import mlx.nn as nn
 import numpy as np
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from mlx_encoders import Tokenizer, find_folder, train_tokenizer
 from mlx_heads import (
     ClassificationHead,
     TargetScaler,
@@ -26,7 +25,8 @@ from mlx_kaggle.features import HeadFeatures
 from mlx_kaggle.model import Member, TextModel, head_arguments, make_encoder, make_head
 from mlx_kaggle.model import parameter_groups as groups
 from mlx_kaggle.targets import Target
-from mlx_tabtext import Augmentation, Table, TableText, TextConfig
+from mlx_kaggle.texts import augmentation_of, drop_tokens, fit_text
+from mlx_tabtext import Table
 from mlx_trainer import (
     AdamW,
     Checkpoints,
@@ -173,65 +173,6 @@ class Experiment:
             patience=self.config.training.patience,
             restore_best=self.config.training.patience > 0,
         )
-
-
-def fit_text(
-    config: RunConfig, competition: Competition, train: Table, encoded: np.ndarray
-) -> tuple[Tokenizer, TableText]:
-    """The tokenizer (given, or trained on these texts) and the serializer within its budget."""
-    settings = config.text
-    template = settings.template or (competition.template if settings.style == "template" else None)
-    text = TableText(
-        competition.schema,
-        TextConfig(
-            style=settings.style,
-            template=template,
-            missing=settings.missing,
-            numbers=settings.numbers,
-            digits=settings.digits,
-            order=settings.order,
-        ),
-    )
-    if config.encoder.path:
-        tokenizer = Tokenizer.from_folder(find_folder(config.encoder.path))
-    else:
-        texts = text.fit(train, target=encoded).transform(train)
-        tokenizer = train_tokenizer(
-            texts, kind=config.encoder.tokenizer, vocab_size=config.encoder.vocab_size
-        )
-    budget = settings.max_tokens - tokenizer.num_special_tokens
-    return tokenizer, text.fit(
-        train, target=encoded, count_tokens=tokenizer.count, max_tokens=budget
-    )
-
-
-def augmentation_of(config: RunConfig) -> Augmentation | None:
-    """The training-time changes asked for, or `None` for none."""
-    settings = config.text
-    chosen = Augmentation(
-        shuffle_columns=settings.shuffle_columns,
-        drop_column=settings.drop_column,
-        numeric_jitter=settings.numeric_jitter,
-        styles=settings.styles,
-    )
-    changes = (settings.shuffle_columns, settings.drop_column, settings.numeric_jitter)
-    return chosen if any(changes) or settings.styles else None
-
-
-def drop_tokens(
-    ids: list[list[int]], tokenizer: Tokenizer, share: float, seed: int
-) -> list[list[int]]:
-    """Replace a share of the tokens, never the first and last, by the unknown token."""
-    unknown = tokenizer.backend.token_to_id(str(tokenizer.settings.get("unk_token")))
-    if unknown is None:
-        unknown = tokenizer.pad_token_id
-    generator = np.random.default_rng(seed)
-    dropped = []
-    for row in ids:
-        hit = generator.random(len(row)) < share
-        hit[[0, -1]] = False
-        dropped.append(np.where(hit, unknown, row).tolist())
-    return dropped
 
 
 def start_from_linear_model(

@@ -31,7 +31,7 @@ A wrong key is an error. `--set training.epochs=3 --set text.style=sentence`
 @click.option("--preset", type=click.Choice(["quick", "standard", "thorough"]), help="See below.")
 @click.option("--encoder", help="Folder or hub id of a BERT or ModernBERT; 'scratch' for none.")
 @click.option("--numeric-features", type=click.Choice(["on", "off"]),
-              help="Numeric columns feed the head beside the text.  [default: on]")  # fmt: skip
+              help="Numbers and categories also feed the head.  [default: on]")  # fmt: skip
 @click.option("--test", type=FILE, help="Test CSV, for the leak check.  [default: found beside]")
 @click.option("--sample-submission", type=FILE, help="Format to follow.  [default: found beside]")
 @click.option("--id", "id_column", help="Id column; '' for none.  [default: inferred]")

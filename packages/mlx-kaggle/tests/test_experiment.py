@@ -1,0 +1,105 @@
+"""What one model is made of, on small tables."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx_kaggle.config import resolve_config
+from mlx_kaggle.experiment import Experiment, predict_member
+from mlx_kaggle.job import prepare_job, score_table
+from mlx_kaggle.model import Member, freeze
+from mlx_kaggle.texts import drop_tokens
+
+
+@pytest.fixture
+def prepare(passengers, write_csv, tiny):
+    def make(rows=60, *overrides):
+        flags = {"data.train": write_csv("train.csv", passengers(rows)), "data.target": "Survived"}
+        job = prepare_job(resolve_config("quick", flags=flags, overrides=[*tiny, *overrides]))
+        return job, Experiment.prepare(job.config, job.competition, job.table, seed=3)
+
+    return make
+
+
+def test_the_head_starts_as_a_linear_model_of_its_features(prepare):
+    from sklearn.linear_model import LogisticRegression
+
+    _, experiment = prepare()
+    member = experiment.member
+    features = member.features.transform(experiment.train)
+    linear = LogisticRegression(C=0.3, max_iter=1000).fit(features, experiment.targets)
+    # Without text and branch, what is left is the skip and the bias.
+    head = member.model.head
+    head.output.weight = mx.zeros_like(head.output.weight)
+    hidden = mx.zeros((len(features), 4, head.hidden_size))
+    logits = head(hidden, mx.ones((len(features), 4), mx.bool_), mx.array(features))
+    np.testing.assert_allclose(np.array(logits), linear.decision_function(features), atol=1e-4)
+
+
+def test_training_lowers_the_loss_and_beats_the_majority(prepare, tmp_path):
+    overrides = ["training.epochs=12", "training.learning_rate=3e-3", "training.batch_size=16"]
+    plain = ["text.drop_token=0", "text.drop_column=0", "text.shuffle_columns=0"]
+    plain += ["head.numeric_features=false", "encoder.dropout=0"]
+    job, experiment = prepare(200, *overrides, *plain)
+    result = experiment.train_model(job.table, tmp_path, lambda event: None, resume=False)
+    losses = [entry["train_loss"] for entry in result.history]
+    assert losses[-1] < 0.7 * losses[0]
+    majority = max(job.encoded.mean(), 1 - job.encoded.mean())
+    assert result.history[-1]["accuracy"] > majority + 0.1
+
+
+def test_a_saved_member_predicts_the_same(prepare, tmp_path):
+    job, experiment = prepare()
+    member = experiment.member
+    member.save(tmp_path / "member", experiment.head_arguments)
+    again = Member.load(tmp_path / "member")
+    ours, theirs = (
+        predict_member(each, job.competition, job.table, job.config, views=2)
+        for each in (member, again)
+    )
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_prediction_does_not_depend_on_the_rows_beside(prepare):
+    job, experiment = prepare()
+    few = {name: cells[10:13] for name, cells in job.table.items()}
+    whole, part = (
+        predict_member(experiment.member, job.competition, table, job.config, views=1)
+        for table in (job.table, few)
+    )
+    np.testing.assert_allclose(whole[10:13], part, atol=1e-5)  # other padding, other sums
+
+
+def test_dropped_tokens_are_seeded_and_spare_the_special_ones(prepare):
+    _, experiment = prepare()
+    tokenizer = experiment.member.tokenizer
+    ids = tokenizer.encode(experiment.member.text.transform(experiment.train), max_length=64)
+    once, twice = (drop_tokens(ids, tokenizer, 0.5, seed=1) for _ in range(2))
+    assert once == twice != drop_tokens(ids, tokenizer, 0.5, seed=2)
+    assert all(a[0] == b[0] and a[-1] == b[-1] for a, b in zip(ids, once, strict=True))
+    unknown = tokenizer.backend.token_to_id("[UNK]")
+    share = np.mean([new == unknown for row in once for new in row])
+    assert 0.4 < share < 0.55
+
+
+@pytest.mark.parametrize(("part", "trained"), [("none", {0, 1}), ("half", {1}), ("all", set())])
+def test_freezing_leaves_the_layers_it_says(part, trained, tiny_modernbert):
+    from mlx.utils import tree_flatten
+    from mlx_encoders import load_model
+
+    encoder, _ = load_model(tiny_modernbert)
+    freeze(encoder, part)
+    paths = [path for path, _ in tree_flatten(encoder.trainable_parameters())]
+    assert {int(path.split(".")[1]) for path in paths if path.startswith("layers.")} == trained
+    assert any(path.startswith("embeddings.") for path in paths) == (part == "none")
+
+
+def test_baselines_are_scored_on_the_rows_of_the_model(prepare):
+    from mlx_kaggle.baseline import baseline_predictions
+
+    job, _ = prepare(80)
+    found = baseline_predictions(job.competition, job.table, job.encoded, job.splits, seed=0)
+    assert set(found) == {"majority", "HistGradientBoosting"}
+    scores = score_table(job, {name: np.concatenate(each) for name, each in found.items()})
+    truth = job.encoded[job.scored_rows]
+    assert scores["majority"]["accuracy"] == max(truth.mean(), 1 - truth.mean())
+    assert scores["HistGradientBoosting"]["accuracy"] > scores["majority"]["accuracy"]
