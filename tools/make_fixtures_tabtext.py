@@ -1,10 +1,9 @@
 """Reference numbers for mlx-tabtext, from pandas, scikit-learn and scipy.
 
-Usage: python tools/make_fixtures_tabtext.py packages/mlx-tabtext/tests/fixtures/reference.json
+Usage: python tools/make_fixtures_tabtext.py
 """
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +11,12 @@ import pandas as pd
 from scipy.stats import entropy
 from sklearn.metrics import mutual_info_score
 
+FIXTURE = Path(__file__).parents[1] / "packages/mlx-tabtext/tests/fixtures/reference.json"
 ROWS = 400
 
 
 def main() -> None:
-    """Write the fixture named on the command line."""
+    """Write the fixture."""
     random = np.random.default_rng(7)
     label = random.integers(0, 3, ROWS)
     number = np.round(label + random.normal(size=ROWS), 3)
@@ -41,7 +41,7 @@ def main() -> None:
         "fifths": pd.qcut(known, 5, labels=False).tolist(),
         "tenths": pd.qcut(known, 10, labels=False).tolist(),
     }
-    Path(sys.argv[1]).write_text(json.dumps(fixture) + "\n")
+    FIXTURE.write_text(json.dumps(fixture) + "\n")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import mlx.core as mx
 import numpy as np
 import pytest
+
 from mlx_kaggle.config import resolve_config
 from mlx_kaggle.experiment import Experiment, predict_member
 from mlx_kaggle.job import prepare_job, score_table
@@ -84,6 +85,7 @@ def test_dropped_tokens_are_seeded_and_spare_the_special_ones(prepare):
 @pytest.mark.parametrize(("part", "trained"), [("none", {0, 1}), ("half", {1}), ("all", set())])
 def test_freezing_leaves_the_layers_it_says(part, trained, tiny_modernbert):
     from mlx.utils import tree_flatten
+
     from mlx_encoders import load_model
 
     encoder, _ = load_model(tiny_modernbert)

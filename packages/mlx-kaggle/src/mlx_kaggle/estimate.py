@@ -7,7 +7,7 @@ from mlx_kaggle.batches import training_updates
 from mlx_kaggle.experiment import Experiment
 
 # Forward alone, as a share of forward, backward and update.
-PREDICTION_SHARE = 0.35
+PREDICTION_SHARE = 0.4
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,11 @@ class Estimate:
 def estimate(experiment: Experiment, validation_rows: int, members: int) -> Estimate:
     """Time the median update after a warm-up; the model trained here is thrown away."""
     training = experiment.config.training
+    start = time.perf_counter()
+    rows = experiment.rows(0)
+    speaking = time.perf_counter() - start
     plan = training_updates(
-        experiment.rows(0), training.batch_size, training.micro_batch_tokens, experiment.seed, 0
+        rows, training.batch_size, training.micro_batch_tokens, experiment.seed, 0
     )
     tokens = [sum(each.rows * each.length for each in update) for update in plan]
     median = sorted(range(len(plan)), key=tokens.__getitem__)[len(plan) // 2]
@@ -42,11 +45,12 @@ def estimate(experiment: Experiment, validation_rows: int, members: int) -> Esti
     second = min(_timed(step, update) for _ in range(2))
     shapes = {(each.rows, each.length) for batches in plan for each in batches}
     per_token = second / tokens[median]
-    train_seconds = per_token * sum(tokens) * training.epochs
-    rows = len(experiment.encoded)
-    predict_seconds = train_seconds * PREDICTION_SHARE * validation_rows / rows
+    epoch_seconds = per_token * sum(tokens) + speaking
+    # The validation rows are read once an epoch, and once a view at the end.
+    readings = training.epochs + experiment.config.text.views
+    share = PREDICTION_SHARE * validation_rows / len(experiment.encoded)
     compiling = min(max(first - second, 0.0), 3.0) * len(shapes)
-    whole = members * (train_seconds + predict_seconds + compiling)
+    whole = members * (epoch_seconds * (training.epochs + share * readings) + compiling)
     return Estimate(whole, members, training.epochs, len(plan), sum(tokens) / len(plan) * per_token)
 
 
