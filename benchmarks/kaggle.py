@@ -69,15 +69,29 @@ def run_case(case: str, options: argparse.Namespace) -> dict:
         started = time.monotonic()
         output, peak = run_measured(command)
         summary = json.loads(Path(folder, "run", "summary.json").read_text())
+        submission = check_submission(Path(folder), (options.data / file).parent)
     expected = re.search(r"expected time: about (.+?) \(", output)
     return {
         **summary,
+        "submission": submission,
         "expected": expected[1] if expected else "",
         "wall": round(time.monotonic() - started, 1),
         "peak_gb": round(peak / 1e9, 2),
         "machine": f"{platform.machine()} Linux, {os.cpu_count()} cores, mlx {version('mlx')}",
         "split": "5 folds" if "--folds" in split else "val file" if split else "20 % held out",
     }
+
+
+def check_submission(folder: Path, data: Path) -> str:
+    """Predict the competition's test file; return what the command's own check said."""
+    if not list(data.glob("*_submission.csv")):
+        return ""
+    paths = {"run": folder / "run", "test": data / "test.csv", "output": folder / "submission.csv"}
+    flags = [part for name, path in paths.items() for part in (f"--{name}", str(path))]
+    command = [sys.executable, "-m", "mlx_kaggle.cli", "predict", *flags]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    line = done.stdout.splitlines()[-1]
+    return line.replace(str(data), data.name).removeprefix("checked: ")
 
 
 def run_measured(command: list[str]) -> tuple[str, int]:
@@ -129,6 +143,9 @@ def page(results: dict[str, dict]) -> str:
             *(f"{found['wall']:.0f} s", found["expected"], f"{found['peak_gb']:.1f} GB"),
         ]
         lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "Submissions, as `mlx-kaggle predict` checked them:", ""]
+    lines += [f"- {case}: {found['submission']}" for case, found in sorted(results.items())
+              if found.get("submission")]  # fmt: skip
     machines = sorted({found["machine"] for found in results.values()})
     return "\n".join([*lines, "", f"Machine: {'; '.join(machines)}.", ""])
 
