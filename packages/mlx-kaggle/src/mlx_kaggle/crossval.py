@@ -22,7 +22,6 @@ from mlx_kaggle.competition import take
 from mlx_kaggle.estimate import Estimate, estimate
 from mlx_kaggle.experiment import Experiment, predict_member
 from mlx_kaggle.job import Job, Results, members, score_table
-from mlx_kaggle.model import Member
 from mlx_kaggle.report import write_report
 from mlx_kaggle.submission import write_submission
 from mlx_kaggle.targets import Target
@@ -127,11 +126,6 @@ def _save_results(run: RunFolder, results: Results) -> None:
     }
     _save_json(run.path / "summary.json", summary)
     write_report(run.path / "report.html", results, dump_config(job.config))
-
-
-def load_members(run: Path) -> list[Member]:
-    """Every trained model of a run, in a fixed order."""
-    return [Member.load(folder) for folder in sorted((run / "members").iterdir())]
 
 
 def _save_json(path: Path, values: Any) -> None:

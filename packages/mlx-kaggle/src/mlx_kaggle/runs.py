@@ -11,16 +11,17 @@ import yaml
 from mlx_kaggle.checks import check_columns, check_ids, check_overlap, feature_names, row_hashes
 from mlx_kaggle.competition import Competition, row_count
 from mlx_kaggle.config import RunConfig
-from mlx_kaggle.crossval import estimate_run, load_members, run_job
+from mlx_kaggle.crossval import estimate_run, run_job
 from mlx_kaggle.display import Display
 from mlx_kaggle.errors import DataError, RunError
 from mlx_kaggle.experiment import predict_member
 from mlx_kaggle.job import Results, prepare_job
 from mlx_kaggle.machine import prepare_machine
+from mlx_kaggle.model import Member
 from mlx_kaggle.submission import check_submission, submission_columns, write_submission
 from mlx_kaggle.targets import Target, side_metrics
 from mlx_tabtext import Table, read_csv
-from mlx_trainer import RunFolder, load_config
+from mlx_trainer import Progress, RunFolder, load_config
 
 
 def create_run(folder: Path, config: RunConfig, overwrite: bool) -> RunFolder:
@@ -120,10 +121,15 @@ def _open(folder: Path) -> tuple[Competition, RunConfig]:
 
 
 def _predict(folder: Path, competition: Competition, config: RunConfig, table: Table) -> np.ndarray:
-    views = config.text.views
-    predictions = [
-        predict_member(member, competition, table, config, views) for member in load_members(folder)
-    ]
+    folders = sorted((folder / "members").iterdir())
+    predictions = []
+    # One model in memory at a time, and a sign of life for each: large tables take minutes.
+    with Progress(len(folders), "predicting with model") as progress:
+        for each in folders:
+            member = Member.load(each)
+            views = config.text.views
+            predictions.append(predict_member(member, competition, table, config, views))
+            progress.advance()
     return Target(competition).combine(predictions)
 
 
