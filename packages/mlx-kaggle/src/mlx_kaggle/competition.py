@@ -210,7 +210,7 @@ def _drop_target_copies(schema: Schema, train: Table, notes: list[str]) -> Schem
     """Ignore a feature that says the target again, or repeats an earlier feature, cell by cell."""
     columns, target = [], str(schema.target)
     codes = {name: _pattern(train[name]) for name in train}
-    seen: dict[bytes, str] = {}
+    seen: dict[tuple[str, ...] | bytes, str] = {}
     for column in schema.columns:
         reason, code = None, codes[column.name]
         if column.name != target and column.kind not in ("id", "ignored"):
@@ -226,10 +226,14 @@ def _drop_target_copies(schema: Schema, train: Table, notes: list[str]) -> Schem
     return replace(schema, columns=tuple(columns))
 
 
-def _pattern(cells: Sequence[Any]) -> bytes:
-    """Equal for columns that are equal up to renaming their values."""
+def _pattern(cells: Sequence[Any]) -> tuple[str, ...] | bytes:
+    """Equal for columns that are equal; where values repeat, also up to renaming them.
+
+    Columns of unique cells are all renamings of each other, which says nothing.
+    """
     numbers: dict[Any, int] = {}
-    return np.array([numbers.setdefault(cell, len(numbers)) for cell in cells], "u4").tobytes()
+    codes = np.array([numbers.setdefault(cell, len(numbers)) for cell in cells], "u4")
+    return codes.tobytes() if 2 * len(numbers) <= len(cells) else tuple(map(str, cells))
 
 
 def _classes(cells: Sequence[Any], data: DataSettings) -> tuple[str, ...]:
