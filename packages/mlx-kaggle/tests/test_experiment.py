@@ -21,25 +21,23 @@ def prepare(passengers, write_csv, tiny):
     return make
 
 
-def test_the_head_starts_as_a_linear_model_of_its_features(prepare):
-    from sklearn.linear_model import LogisticRegression
-
-    _, experiment = prepare()
+def test_a_network_that_says_nothing_leaves_the_linear_model(prepare):
+    job, experiment = prepare()
     member = experiment.member
-    features = member.features.transform(experiment.train)
-    linear = LogisticRegression(C=0.3, max_iter=1000).fit(features, experiment.targets)
-    # Without text and branch, what is left is the skip and the bias.
-    head = member.model.head
-    head.output.weight = mx.zeros_like(head.output.weight)
-    hidden = mx.zeros((len(features), 4, head.hidden_size))
-    logits = head(hidden, mx.ones((len(features), 4), mx.bool_), mx.array(features))
-    np.testing.assert_allclose(np.array(logits), linear.decision_function(features), atol=1e-4)
+    output = member.model.head.output
+    output.weight, output.bias = mx.zeros_like(output.weight), mx.zeros_like(output.bias)
+    prediction = predict_member(member, job.competition, job.table, job.config, views=2)
+    logits = member.linear.outputs(job.table)
+    np.testing.assert_allclose(prediction[:, 1], 1 / (1 + np.exp(-logits)), atol=1e-6)
+    batch = next(experiment.batches(0))[0]
+    assert set(batch["linear"]) <= set(experiment.linear)  # trained beside the held-out outputs
+    assert not np.allclose(experiment.linear, member.linear.outputs(experiment.train))
 
 
 def test_training_lowers_the_loss_and_beats_the_majority(prepare, tmp_path):
     overrides = ["training.epochs=12", "training.learning_rate=3e-3", "training.batch_size=16"]
     plain = ["text.drop_token=0", "text.drop_column=0", "text.shuffle_columns=0"]
-    plain += ["head.numeric_features=false", "encoder.dropout=0"]
+    plain += ["head.numeric_features=false", "head.words=false", "encoder.dropout=0"]
     job, experiment = prepare(200, *overrides, *plain)
     result = experiment.train_model(job.table, tmp_path, lambda event: None, resume=False)
     losses = [entry["train_loss"] for entry in result.history]
@@ -100,7 +98,7 @@ def test_baselines_are_scored_on_the_rows_of_the_model(prepare):
 
     job, _ = prepare(80)
     found = baseline_predictions(job.competition, job.table, job.encoded, job.splits, seed=0)
-    assert set(found) == {"majority", "HistGradientBoosting"}
+    assert set(found) == {"majority", "HistGradientBoosting", "linear model"}
     scores = score_table(job, {name: np.concatenate(each) for name, each in found.items()})
     truth = job.encoded[job.scored_rows]
     assert scores["majority"]["accuracy"] == max(truth.mean(), 1 - truth.mean())

@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from scipy.special import softmax
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.pipeline import make_pipeline
 
-from mlx_kaggle.competition import Competition, take
+from mlx_kaggle.competition import Competition, row_count, take
 from mlx_kaggle.features import numbers_of
 from mlx_kaggle.folds import Split
+from mlx_kaggle.linear import fit_linear
 from mlx_kaggle.targets import Target
 from mlx_tabtext import Table, is_missing
 
@@ -24,8 +23,8 @@ def baseline_predictions(
 ) -> dict[str, list[np.ndarray]]:
     """Predictions of each baseline for the validation rows of each split.
 
-    "majority" (or "mean"), "HistGradientBoosting" on numeric and categorical columns, and, when
-    there is free text, "TF-IDF + linear" on the text columns.
+    "majority" (or "mean"), "HistGradientBoosting" on numeric and categorical columns, and "linear
+    model" on these and the words of text columns: the one our own models start from.
     """
     target = Target(competition)
     constant = "mean" if competition.task == "regression" else "majority"
@@ -44,8 +43,7 @@ def baseline_predictions(
         keep(constant, _constant(competition, y, len(val_rows)))
         if _has_trees_input(competition):
             keep("HistGradientBoosting", _trees(competition, train, val, y, seed))
-        if _text_columns(competition):
-            keep("TF-IDF + linear", _tfidf(competition, train, val, y))
+        keep("linear model", _linear(competition, train, val, y, seed))
     return found
 
 
@@ -66,6 +64,19 @@ def _trees(
         return HistGradientBoostingRegressor(**options).fit(x_train, y).predict(x_val)
     trees = HistGradientBoostingClassifier(**options)
     return _all_classes(competition, trees.fit(x_train, y), trees.predict_proba(x_val))
+
+
+def _linear(
+    competition: Competition, train: Table, val: Table, y: np.ndarray, seed: int
+) -> np.ndarray:
+    model, _ = fit_linear(competition, train, y, numeric_features=True, words=True, seed=seed)
+    if model is None:
+        return _constant(competition, y, row_count(val))
+    outputs = model.outputs(val)
+    if competition.task == "regression":
+        return outputs
+    two = outputs.ndim == 1
+    return softmax(np.stack([np.zeros_like(outputs), outputs], 1) if two else outputs, axis=1)
 
 
 def _matrices(
@@ -94,32 +105,11 @@ def _coded(cells: Sequence, codes: dict[str, int]) -> np.ndarray:
     return np.array([codes.get(str(cell), np.nan) for cell in cells], np.float64)
 
 
-def _tfidf(competition: Competition, train: Table, val: Table, y: np.ndarray) -> np.ndarray:
-    words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
-    if competition.task == "regression":
-        model = make_pipeline(words, Ridge(1.0)).fit(_joined(competition, train), y)
-        return model.predict(_joined(competition, val))
-    model = make_pipeline(words, LogisticRegression(C=4.0, max_iter=300))
-    model.fit(_joined(competition, train), y)
-    return _all_classes(competition, model, model.predict_proba(_joined(competition, val)))
-
-
-def _joined(competition: Competition, table: Table) -> list[str]:
-    columns = [table[name] for name in _text_columns(competition)]
-    return [
-        " ".join(str(c) for c in row if not is_missing(c)) for row in zip(*columns, strict=True)
-    ]
-
-
 def _all_classes(competition: Competition, model, probabilities: np.ndarray) -> np.ndarray:
     """Probabilities with a column for every class, also one absent from this fold's training."""
     full = np.zeros((len(probabilities), len(competition.classes)))
     full[:, model.classes_] = probabilities
     return full
-
-
-def _text_columns(competition: Competition) -> list[str]:
-    return [column.name for column in competition.schema.features if column.kind == "text"]
 
 
 def _has_trees_input(competition: Competition) -> bool:

@@ -16,6 +16,7 @@ class Rows:
 
     ids: list[list[int]]
     features: np.ndarray | None = None
+    linear: np.ndarray | None = None
     targets: np.ndarray | None = None
 
     @property
@@ -36,6 +37,8 @@ def pad_batch(rows: Rows, planned: PlannedBatch, pad_token_id: int) -> dict[str,
     batch = {"input_ids": input_ids, "attention_mask": mask}
     if rows.features is not None:
         batch["features"] = _filled(rows.features, planned, count)
+    if rows.linear is not None:
+        batch["linear"] = _filled(rows.linear, planned, count)
     if rows.targets is not None:
         batch["targets"] = _filled(rows.targets, planned, count)
         batch["weights"] = (np.arange(planned.rows) < count).astype(np.float32)

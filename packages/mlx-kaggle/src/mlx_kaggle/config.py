@@ -93,15 +93,17 @@ class EncoderSettings:
 
 @dataclass(frozen=True)
 class HeadSettings:
-    """Pooling, and what feeds the head beside the pooled text.
+    """Pooling, and what is known of a row beside the pooled text.
 
-    `numeric_features` are numbers, parts of dates and one-hot categories.
+    `numeric_features` are numbers, parts of dates and one-hot categories: they feed the head, and
+    the linear model the network starts from. `words` of the text columns feed the latter alone.
     """
 
     pooling: Literal["mean", "cls", "max", "mean+max", "cls+mean"] = "mean"
     dropout: float = 0.1
     hidden_size: int = 0
     numeric_features: bool = True
+    words: bool = True
     feature_size: int = 64
 
 

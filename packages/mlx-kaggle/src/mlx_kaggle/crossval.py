@@ -34,8 +34,10 @@ def estimate_run(job: Job) -> Estimate:
     """Time a few updates of the first model and scale them to the whole run."""
     train_rows, val_rows = job.splits[0]
     _, _, seed = members(job.config, job.splits)[0]
+    started = time.monotonic()
     experiment = Experiment.prepare(job.config, job.competition, take(job.table, train_rows), seed)
-    return estimate(experiment, len(val_rows), len(members(job.config, job.splits)))
+    preparing = time.monotonic() - started
+    return estimate(experiment, len(val_rows), len(members(job.config, job.splits)), preparing)
 
 
 def run_job(job: Job, run: RunFolder, report: Report, resume: bool = False) -> Results:

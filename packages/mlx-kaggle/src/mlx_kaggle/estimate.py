@@ -28,8 +28,13 @@ class Estimate:
         )
 
 
-def estimate(experiment: Experiment, validation_rows: int, members: int) -> Estimate:
-    """Time the median update after a warm-up; the model trained here is thrown away."""
+def estimate(
+    experiment: Experiment, validation_rows: int, members: int, preparing: float
+) -> Estimate:
+    """Time the median update after a warm-up; the model trained here is thrown away.
+
+    `preparing` is how many seconds it took to make `experiment`.
+    """
     training = experiment.config.training
     start = time.perf_counter()
     rows = experiment.rows(0)
@@ -50,7 +55,8 @@ def estimate(experiment: Experiment, validation_rows: int, members: int) -> Esti
     readings = training.epochs + experiment.config.text.views
     share = PREDICTION_SHARE * validation_rows / len(experiment.encoded)
     compiling = min(max(first - second, 0.0), 3.0) * len(shapes)
-    whole = members * (epoch_seconds * (training.epochs + share * readings) + compiling)
+    passes = epoch_seconds * (training.epochs + share * readings)
+    whole = members * (preparing + passes + compiling)
     return Estimate(whole, members, training.epochs, len(plan), sum(tokens) / len(plan) * per_token)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from sklearn.linear_model import LogisticRegression, Ridge
 
 from mlx_heads import (
     ClassificationHead,
@@ -21,7 +20,7 @@ from mlx_heads import (
 from mlx_kaggle.batches import Rows, pad_batch, prediction_batches, training_updates
 from mlx_kaggle.competition import Competition
 from mlx_kaggle.config import RunConfig
-from mlx_kaggle.features import HeadFeatures
+from mlx_kaggle.linear import fit_linear
 from mlx_kaggle.model import Member, TextModel, head_arguments, make_encoder, make_head
 from mlx_kaggle.model import parameter_groups as groups
 from mlx_kaggle.targets import Target
@@ -36,10 +35,6 @@ from mlx_trainer import (
     fit,
     warmup_cosine,
 )
-
-# Strong enough for more columns than a small fold can pin down.
-RIDGE_ALPHA = 10.0
-LOGISTIC_C = 0.3
 
 Report = Callable[[dict[str, Any]], None]
 LossFunction = Callable[[nn.Module, dict[str, mx.array]], tuple[mx.array, mx.array]]
@@ -57,6 +52,8 @@ class Experiment:
     member: Member
     head_arguments: dict[str, Any]
     targets: np.ndarray
+    linear: np.ndarray | None
+    """What the linear model says of each training row without having seen it."""
 
     @classmethod
     def prepare(
@@ -67,10 +64,15 @@ class Experiment:
         encoded = target.encode(train[competition.target])
         scaler = target.fit_scaler(encoded) if competition.task == "regression" else None
         tokenizer, text = fit_text(config, competition, train, encoded)
-        features = None
-        if config.head.numeric_features:
-            features = HeadFeatures.fit(competition.schema, train)
-            features = features if features.count else None
+        targets = training_targets(competition, encoded, scaler)
+        linear, held_out = fit_linear(
+            competition,
+            train,
+            targets,
+            numeric_features=config.head.numeric_features,
+            words=config.head.words,
+            seed=seed,
+        )
         mx.random.seed(seed)
         encoder = make_encoder(config, tokenizer, seed)
         arguments = head_arguments(
@@ -78,16 +80,13 @@ class Experiment:
             competition.task,
             len(competition.classes),
             encoder.config.hidden_size,
-            features.count if features else 0,
+            linear.features.count if linear and linear.features else 0,
             seed,
         )
         model = TextModel(encoder, make_head(arguments))
-        targets = training_targets(competition, encoded, scaler)
-        if features:
-            start_from_linear_model(model, competition, features.transform(train), targets)
         mx.eval(model.parameters())
-        member = Member(model, tokenizer, text, features, scaler)
-        return cls(config, competition, train, encoded, seed, member, arguments, targets)
+        member = Member(model, tokenizer, text, linear, scaler)
+        return cls(config, competition, train, encoded, seed, member, arguments, targets, held_out)
 
     def updates_per_epoch(self) -> int:
         """Optimizer updates in one pass over the training rows."""
@@ -105,7 +104,7 @@ class Experiment:
         ids = member.tokenizer.encode(texts, max_length=settings.max_tokens)
         if settings.drop_token:
             ids = drop_tokens(ids, member.tokenizer, settings.drop_token, seed)
-        return Rows(ids, self._features, self.targets)
+        return Rows(ids, self._features, self.linear, self.targets)
 
     @property
     def _features(self) -> np.ndarray | None:
@@ -175,21 +174,6 @@ class Experiment:
         )
 
 
-def start_from_linear_model(
-    model: TextModel, competition: Competition, features: np.ndarray, targets: np.ndarray
-) -> None:
-    """Set the head's linear skip, and its bias, to a regularized linear model of the features.
-
-    Text and branch then learn what is left over; a few epochs are too short for both to be found.
-    """
-    if competition.task == "regression":
-        linear = Ridge(alpha=RIDGE_ALPHA).fit(features, targets)
-    else:
-        linear = LogisticRegression(C=LOGISTIC_C, max_iter=1000).fit(features, targets)
-    model.head.skip.weight = mx.array(np.atleast_2d(linear.coef_), mx.float32)
-    model.head.output.bias = mx.array(np.atleast_1d(linear.intercept_), mx.float32)
-
-
 def training_targets(
     competition: Competition, encoded: np.ndarray, scaler: TargetScaler | None
 ) -> np.ndarray:
@@ -205,7 +189,8 @@ def loss_function(config: RunConfig, competition: Competition) -> LossFunction:
 
     def loss(model: nn.Module, batch: dict[str, mx.array]) -> tuple[mx.array, mx.array]:
         assert isinstance(model, TextModel)
-        outputs = model(batch["input_ids"], batch["attention_mask"], batch.get("features"))
+        inputs = {name: batch[name] for name in batch if name not in ("targets", "weights")}
+        outputs = model(**inputs)
         if competition.task == "regression":
             losses = mean_squared_error(outputs, batch["targets"])
         elif competition.task == "binary":
@@ -223,6 +208,7 @@ def predict_member(
     """Class probabilities (N, K), or values (N,) in the target's unit, averaged over views."""
     target = Target(competition)
     features = member.features.transform(table) if member.features else None
+    linear = member.linear.outputs(table) if member.linear else None
     texts = (
         [member.text.transform(table)]
         if views == 1
@@ -231,7 +217,7 @@ def predict_member(
     predictions = []
     for view in texts:
         ids = member.tokenizer.encode(view, max_length=config.text.max_tokens)
-        outputs = _outputs(member, Rows(ids, features), config.training.micro_batch_tokens)
+        outputs = _outputs(member, Rows(ids, features, linear), config.training.micro_batch_tokens)
         if member.scaler is not None:
             predictions.append(member.scaler.inverse(outputs))
         else:

@@ -7,6 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from mlx_encoders import (
     BertConfig,
@@ -24,6 +25,8 @@ from mlx_kaggle._atomic import write_atomic
 from mlx_kaggle.config import RunConfig
 from mlx_kaggle.errors import RunError
 from mlx_kaggle.features import HeadFeatures
+from mlx_kaggle.linear import LinearModel
+from mlx_kaggle.words import WordFeatures
 from mlx_tabtext import TableText
 from mlx_trainer import Group, Groups
 
@@ -31,7 +34,7 @@ Head = ClassificationHead | RegressionHead
 
 
 class TextModel(nn.Module):
-    """Encoder and head: token ids (B, L), mask (B, L), features (B, F) to logits or values."""
+    """Encoder and head: what they give is added to the output of a linear model of the row."""
 
     def __init__(self, encoder: EncoderModel, head: Head):
         super().__init__()
@@ -39,10 +42,19 @@ class TextModel(nn.Module):
         self.head = head
 
     def __call__(
-        self, input_ids: mx.array, attention_mask: mx.array, features: mx.array | None = None
+        self,
+        input_ids: mx.array,
+        attention_mask: mx.array,
+        features: mx.array | None = None,
+        linear: mx.array | None = None,
     ) -> mx.array:
-        """Return (B,) for binary and regression, (B, classes) for multiclass."""
-        return self.head(self.encoder(input_ids, attention_mask), attention_mask, features)
+        """Return (B,) for binary and regression, (B, classes) for multiclass.
+
+        `input_ids` and `attention_mask` are (B, L), `features` (B, F), `linear` as the result.
+        """
+        hidden = self.encoder(input_ids, attention_mask)
+        outputs = self.head(hidden, attention_mask, features)
+        return outputs if linear is None else linear + outputs
 
 
 @dataclass
@@ -52,23 +64,31 @@ class Member:
     model: TextModel
     tokenizer: Tokenizer
     text: TableText
-    features: HeadFeatures | None
+    linear: LinearModel | None
     scaler: TargetScaler | None
 
+    @property
+    def features(self) -> HeadFeatures | None:
+        """What feeds the head beside the text."""
+        return self.linear.features if self.linear else None
+
     def save(self, folder: Path, head_arguments: dict[str, Any]) -> None:
-        """Write `encoder/` (Hugging Face layout), `head.safetensors` and `member.json`."""
+        """Write `encoder/` (Hugging Face layout), head and linear model, and `member.json`."""
         from mlx.utils import tree_flatten
 
         folder.mkdir(parents=True, exist_ok=True)
         save(folder / "encoder", self.model.encoder, self.tokenizer)
-        weights = dict(tree_flatten(self.model.head.parameters()))
-        write_atomic(
-            folder / "head.safetensors", lambda path: mx.save_safetensors(str(path), weights)
-        )
+        _save_arrays(folder / "head.safetensors", dict(tree_flatten(self.model.head.parameters())))
+        words = None
+        if self.linear:
+            words = self.linear.words
+            arrays = {"weight": mx.array(self.linear.weight), "bias": mx.array(self.linear.bias)}
+            _save_arrays(folder / "linear.safetensors", arrays)
         values = {
             "head": head_arguments,
             "text": self.text.to_dict(),
             "features": self.features.to_dict() if self.features else None,
+            "words": words.to_dict() if words else None,
             "scaler": self.scaler.to_dict() if self.scaler else None,
         }
         text = json.dumps(values, indent=1, ensure_ascii=False)
@@ -91,9 +111,27 @@ class Member:
             model,
             tokenizer,
             TableText.from_dict(values["text"], count_tokens=tokenizer.count),
-            HeadFeatures.from_dict(values["features"]) if values["features"] else None,
+            _load_linear(folder, values),
             TargetScaler.from_dict(values["scaler"]) if values["scaler"] else None,
         )
+
+
+def _load_linear(folder: Path, values: dict[str, Any]) -> LinearModel | None:
+    features, words = values["features"], values["words"]
+    if features is None and words is None:
+        return None
+    arrays = mx.load(str(folder / "linear.safetensors"))
+    assert isinstance(arrays, dict)
+    return LinearModel(
+        HeadFeatures.from_dict(features) if features else None,
+        WordFeatures.from_dict(words) if words else None,
+        np.array(arrays["weight"]),
+        np.array(arrays["bias"]),
+    )
+
+
+def _save_arrays(path: Path, arrays: dict[str, mx.array]) -> None:
+    write_atomic(path, lambda temporary: mx.save_safetensors(str(temporary), arrays))
 
 
 def make_encoder(config: RunConfig, tokenizer: Tokenizer, seed: int) -> EncoderModel:

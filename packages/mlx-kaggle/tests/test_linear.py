@@ -1,0 +1,101 @@
+"""The linear model a network starts from, and the words it reads."""
+
+import numpy as np
+import pytest
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+
+from mlx_kaggle.competition import Tables, understand
+from mlx_kaggle.config import DataSettings
+from mlx_kaggle.folds import split_rows
+from mlx_kaggle.linear import ABSENT, LOGISTIC_ALPHA, _solve, fit_linear
+from mlx_kaggle.words import MIN_ROWS, WordFeatures
+from mlx_tabtext import infer_schema
+
+TEXTS = [
+    "Mr. Smith, first class",
+    "Mrs. Smith sailed first class, first of all",
+    "",
+    "a child of the third class",
+    "Mr. Jones of the third class",
+    "Miss Jones, of the FIRST class",
+] * 3
+
+
+@pytest.fixture
+def schema():
+    return infer_schema({"note": TEXTS, "y": ["0", "1"] * 9}, target="y", kinds={"note": "text"})
+
+
+def test_words_weigh_what_scikit_learn_says(schema):
+    found = WordFeatures.fit(schema, {"note": TEXTS})
+    theirs = TfidfVectorizer(sublinear_tf=True, min_df=MIN_ROWS, token_pattern=r"\w+").fit(TEXTS)
+    assert list(found.words) == list(theirs.get_feature_names_out())
+    others = [*TEXTS, "class class class, a word never seen", "nothing known"]
+    ours, reference = found.transform({"note": others}), theirs.transform(others)
+    np.testing.assert_allclose(ours.toarray(), reference.toarray(), atol=1e-6)
+    again = WordFeatures.from_dict(found.to_dict())
+    assert (again.transform({"note": others}) != ours).nnz == 0
+
+
+def test_rare_words_and_tables_without_text_give_no_columns(schema):
+    assert "sailed" in WordFeatures.fit(schema, {"note": TEXTS}).words
+    assert "sailed" not in WordFeatures.fit(schema, {"note": TEXTS[:6]}).words
+    numbers = infer_schema({"n": ["1", "2", "3"], "y": ["0", "1", "0"]}, target="y")
+    assert WordFeatures.fit(numbers, {"n": ["1", "2", "3"]}).words == ()
+
+
+def understand_table(table, target="Survived", task=None):
+    data = DataSettings(train="train.csv", target=target, task=task)
+    return understand(data, Tables(table, None, None, None, ()))
+
+
+@pytest.fixture
+def understood(passengers):
+    table = {name: [str(cell) for cell in cells] for name, cells in passengers(90).items()}
+    competition = understand_table(table)
+    return competition, table, np.array([competition.classes.index(y) for y in table["Survived"]])
+
+
+def test_each_training_row_is_judged_by_a_model_that_has_not_seen_it(understood):
+    competition, table, y = understood
+    options = {"numeric_features": True, "words": True, "seed": 4}
+    linear, held_out = fit_linear(competition, table, y, **options)
+    features = linear.features.transform(table)
+    whole = LogisticRegression(C=1 / LOGISTIC_ALPHA, max_iter=200).fit(features, y)
+    np.testing.assert_allclose(linear.outputs(table), whole.decision_function(features), atol=1e-3)
+    rows, held = split_rows(y, "binary", 5, 0.0, 4)[2]
+    part = LogisticRegression(C=1 / LOGISTIC_ALPHA, max_iter=200).fit(features[rows], y[rows])
+    np.testing.assert_allclose(held_out[held], part.decision_function(features[held]), atol=1e-3)
+
+
+def test_nothing_asked_for_is_no_model(understood):
+    competition, table, y = understood
+    nothing = fit_linear(competition, table, y, numeric_features=False, words=False, seed=0)
+    assert nothing == (None, None)
+
+
+@pytest.mark.parametrize("present", [[0], [1], [2], [0, 2], [0, 1, 2]])
+def test_a_class_without_training_rows_is_unlikely(present):
+    random = np.random.default_rng(0)
+    targets = np.resize(present, 30)
+    matrix = random.normal(size=(30, 4)) + 3 * targets[:, None]
+    weight, bias = _solve(matrix, targets, 3, LOGISTIC_ALPHA)
+    logits = matrix @ weight + bias
+    assert (logits.argmax(1) == targets).mean() > 0.9
+    for absent in set(range(3)) - set(present):
+        assert (logits[:, absent] == ABSENT).all()
+
+
+def test_a_regression_keeps_the_penalty_that_predicts_best():
+    random = np.random.default_rng(1)
+    x = random.normal(size=40)
+    table = {"x": [str(value) for value in x], "y": [str(3 * value) for value in x]}
+    competition = understand_table(table, "y", task="regression")
+    linear, held_out = fit_linear(
+        competition, table, 3 * x, numeric_features=True, words=True, seed=0
+    )
+    # Without noise the weakest penalty wins: 40 rows shrink by 1 / (1 + alpha / 40).
+    spread = linear.features.scales[0].deviation
+    np.testing.assert_allclose(linear.weight[0, 0], 3 * spread / (1 + 1 / 40), rtol=1e-3)
+    assert np.abs(held_out - 3 * x).max() < 1
