@@ -97,7 +97,8 @@ def _solve(
     if not classes:
         ridge = Ridge(alpha=alpha).fit(matrix, targets)
         return np.array([ridge.coef_], np.float32).T, np.array([ridge.intercept_], np.float32)
-    weight = np.zeros((matrix.shape[1], classes), np.float32)
+    columns = matrix.shape[1]  # pyright: ignore[reportOptionalSubscript]
+    weight = np.zeros((columns, classes), np.float32)
     bias = np.full(classes, ABSENT, np.float32)
     present = np.unique(targets)
     if len(present) == 1:
