@@ -41,6 +41,7 @@ def test_info_prints_one_json_object(python):
         "threads",
         "cache_limit",
         "gflops",
+        "compiler",
         "gflops_before",
     ]
     if values["active"]:
@@ -51,3 +52,18 @@ def test_info_prints_one_json_object(python):
 def test_info_prints_one_value_a_line(python):
     lines = python("-m", "mlx_fastcpu", "info").stdout.splitlines()
     assert [line.split()[0] for line in lines][:3] == ["active", "reason", "library"]
+
+
+LAYERS = """
+import mlx.core as mx, mlx.nn as nn, numpy as np
+x = mx.linspace(-3, 3, 100)
+plain = x * (1 + mx.erf(x / 2**0.5)) / 2
+print(np.array_equal(np.array(nn.gelu(x)), np.array(plain)), mx.allclose(nn.gelu(x), plain).item())
+"""
+
+
+def test_run_puts_the_fast_layers_in_place_unless_told_otherwise(python, tmp_path):
+    (tmp_path / "script.py").write_text(LAYERS)
+    for options, expected in (([], "False True\n"), (["--own-layers"], "True True\n")):
+        done = python("-m", "mlx_fastcpu", "run", *options, "script.py")
+        assert done.stdout == (expected if sys.platform == "linux" else "True True\n")

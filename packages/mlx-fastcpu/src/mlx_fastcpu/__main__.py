@@ -16,13 +16,18 @@ def main(arguments: list[str]) -> None:
     info_parser = commands.add_parser("info", help="activate, and show what that changed")
     info_parser.add_argument("--json", action="store_true", help="print JSON")
     run_parser = commands.add_parser("run", help="run a Python script with a fast MLX")
+    run_parser.add_argument("--native", action="store_true",
+                            help="compile MLX's kernels for this CPU's vector units")  # fmt: skip
+    run_parser.add_argument("--own-layers", action="store_true",
+                            help="leave MLX's own layers (softmax, GELU, ...) in place")  # fmt: skip
     run_parser.add_argument("script", help="path of the script")
     run_parser.add_argument("arguments", nargs=argparse.REMAINDER, help="passed to the script")
     options = parser.parse_args(arguments)
     if options.command == "info":
         show(info(), as_json=options.json)
     else:
-        run(options.script, options.arguments)
+        flags = "native" if options.native else None
+        run(options.script, options.arguments, flags, not options.own_layers)
 
 
 def show(values: dict[str, object], as_json: bool) -> None:
@@ -35,13 +40,17 @@ def show(values: dict[str, object], as_json: bool) -> None:
         print(f"{name:>14}  {shown}")
 
 
-def run(script: str, arguments: list[str]) -> None:
-    """Run a script as `python script arguments...` would, after `activate()`."""
+def run(script: str, arguments: list[str], compiler_flags: str | None, layers: bool) -> None:
+    """Run a script as `python script arguments...` would, with everything here active."""
     if not Path(script).is_file():
         sys.exit(f"python -m mlx_fastcpu run: no such file: {script}")
-    status = activate()
+    status = activate(compiler_flags=compiler_flags)
     if not status.active:
         print(f"mlx_fastcpu is {status}", file=sys.stderr)
+    elif layers:
+        from mlx_fastcpu.patching import patch_everywhere
+
+        patch_everywhere()
     sys.argv = [script, *arguments]
     sys.path[0] = str(Path(script).resolve().parent)
     runpy.run_path(script, run_name="__main__")

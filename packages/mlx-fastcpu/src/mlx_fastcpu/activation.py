@@ -8,6 +8,8 @@ from typing import Any
 
 from mlx_fastcpu import blas
 from mlx_fastcpu.allocator import set_cache_limit
+from mlx_fastcpu.compiler import prepare_compiler
+from mlx_fastcpu.forks import watch_forks
 from mlx_fastcpu.slots import UnsupportedError
 from mlx_fastcpu.verify import matmul_gflops
 
@@ -21,7 +23,8 @@ class Status:
     `active` says that MLX computes with `library` (its path), through `slots` re-pointed
     functions, on `threads` threads (`None`: the library does not say), at `gflops` GFLOP/s in a
     512 x 512 float32 product. `reason` says what was done, or why nothing was. `cache_limit` is
-    in bytes, `None` where it was left alone or MLX (before 0.32) has none on the CPU.
+    in bytes, `None` where it was left alone or MLX (before 0.32) has none on the CPU. `compiler`
+    says what `mx.compile` works with.
     """
 
     active: bool
@@ -31,6 +34,7 @@ class Status:
     threads: int | None = None
     cache_limit: int | None = None
     gflops: float | None = None
+    compiler: str | None = None
 
     def __str__(self) -> str:
         """Return one line for a log or a terminal."""
@@ -52,6 +56,7 @@ def activate(
     library: str | Path | None = None,
     cache_limit: int | None = None,
     threads: int | None = None,
+    compiler_flags: str | None = None,
 ) -> Status:
     """Put a real BLAS and LAPACK under MLX and let it keep freed buffers; return what was done.
 
@@ -59,7 +64,10 @@ def activate(
     `library` is a path or file name of a BLAS with LAPACK, "mkl", "openblas" (the system's), or
     `None` for that of the `scipy-openblas32` package. `cache_limit` is in bytes; `None` means a
     quarter of the memory and at most 8 GiB, but never less than a limit set before. `threads`
-    of `None` leaves the library's choice, which follows its environment variables.
+    of `None` leaves the library's choice, which follows its environment variables. With
+    `compiler_flags` of "native" the kernels of `mx.compile` use this CPU's vector units (with GCC:
+    exponentials 10 times faster, right to 4 units in the last place), any other text is given to
+    g++ as it is; both in a folder that only this user may write to, through PATH and TMPDIR.
 
     Nothing is done on macOS, where a GPU is available, or where MLX's library has an unknown
     layout; a library that computes anything wrong is taken out again. `reason` then says why. No
@@ -69,7 +77,8 @@ def activate(
     if refusal := refuse_platform(sys.platform) or _refuse_device():
         status = Status(active=False, reason=refusal)
     else:
-        status = _activate(library, cache_limit, threads)
+        status = _activate(library, cache_limit, threads, compiler_flags)
+        watch_forks()
     log.info("%s", status)
     return status
 
@@ -120,7 +129,12 @@ def _check_arguments(
         raise ValueError(f"threads must be at least 1, got {threads}")
 
 
-def _activate(library: str | Path | None, cache_limit: int | None, threads: int | None) -> Status:
+def _activate(
+    library: str | Path | None,
+    cache_limit: int | None,
+    threads: int | None,
+    compiler_flags: str | None,
+) -> Status:
     global _library, _status
     failure = None
     if library is not None or not _status.active:
@@ -139,6 +153,8 @@ def _activate(library: str | Path | None, cache_limit: int | None, threads: int 
             )
     if cache_limit is not None or _status.cache_limit is None:
         _status = replace(_status, cache_limit=set_cache_limit(cache_limit))
+    if compiler_flags is not None or _status.compiler is None:
+        _status = replace(_status, compiler=prepare_compiler(compiler_flags))
     if _library is not None:
         _status = _set_threads(_library, threads)
     return replace(_status, reason=failure) if failure else _status
