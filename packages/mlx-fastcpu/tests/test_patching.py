@@ -1,6 +1,7 @@
 """Models compute with the fast formulations where they are asked to, and nowhere else."""
 
 import threading
+from functools import partial
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -40,6 +41,15 @@ class Block(nn.Module):
         x = x + self.down(mx.stack(parts).sum(0))
         logits = self.head(x) * mx.softmax(x, axis=-1).max()
         return nn.losses.cross_entropy(logits, targets, reduction="mean")
+
+
+def unpatched(case):
+    """Uncompiled, so that no kernel is traced with MLX's own layers and kept."""
+    mx.disable_compile()
+    try:
+        return np.array(case())
+    finally:
+        mx.enable_compile()
 
 
 @pytest.fixture
@@ -125,6 +135,27 @@ def test_what_no_formulation_covers_stays_mlx_own():
         plain = case()
         with fast_ops():
             assert mx.array_equal(case(), plain).item()
+
+
+@partial(mx.compile, shapeless=True)
+def compiled_before(gate, x):
+    return nn.silu(gate) * nn.gelu_approx(x) + nn.gelu(x)
+
+
+def test_functions_compiled_for_any_shape_can_still_be_traced():
+    x = mx.random.normal((3, 8))
+
+    @partial(mx.compile, shapeless=True)
+    def compiled_after(x):
+        return mx.softmax(x, axis=-1) + mx.fast.rms_norm(x, None, 1e-5)
+
+    cases = [lambda: compiled_before(x, x), lambda: compiled_after(x), lambda: nn.softmax(x),
+             lambda: nn.log_softmax(x), lambda: nn.Softmax()(x), lambda: nn.LogSoftmax()(x),
+             lambda: nn.softmax(x, axis=0)]  # fmt: skip
+    plain = [unpatched(case) for case in cases]
+    with fast_ops():
+        for case, expected in zip(cases, plain, strict=True):
+            np.testing.assert_allclose(case(), expected, atol=3e-6)
 
 
 def test_a_kept_float32_weight_is_used_until_the_quantized_one_changes():

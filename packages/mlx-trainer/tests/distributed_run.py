@@ -1,6 +1,6 @@
 """A run for test_distributed.py: trains on this rank's share of every update.
 
-Usage: distributed_run.py OUTPUT_FOLDER; exits with 77 where the ring cannot start.
+Usage: distributed_run.py OUTPUT_FOLDER THREADS; exits with 77 where the ring cannot start.
 """
 
 import os
@@ -52,7 +52,7 @@ def loss_fn(model, batch):
 mx.random.seed(0)
 model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
 reported = []
-step = TrainStep(model, AdamW(), loss_fn, max_grad_norm=0.5)
+step = TrainStep(model, AdamW(), loss_fn, max_grad_norm=0.5, threads=int(sys.argv[2]))
 checkpoints = Checkpoints(folder / "checkpoints", seconds=1e-9)
 result = fit(
     step,

@@ -1,7 +1,7 @@
 """A run for test_resume.py: trains a tiny network with dropout, and kills itself where told.
 
-Usage: resumable_run.py FOLDER KILL_AT, where KILL_AT is "update:7", "sync:12" (the twelfth time
-anything is forced to disk, which is in the middle of writing a checkpoint) or "never".
+Usage: resumable_run.py FOLDER KILL_AT THREADS, where KILL_AT is "update:7", "sync:12" (the twelfth
+time anything is forced to disk, which is in the middle of writing a checkpoint) or "never".
 """
 
 import os
@@ -16,6 +16,7 @@ import numpy as np
 from mlx_trainer import AdamW, Checkpoints, Evaluation, RunFolder, TrainStep, fit
 
 folder, (kind, _, count) = Path(sys.argv[1]), sys.argv[2].partition(":")
+threads = int(sys.argv[3])
 left = {kind: int(count or 0)}
 
 
@@ -72,7 +73,7 @@ mx.set_default_device(mx.cpu)
 mx.random.seed(0)
 model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Dropout(0.3), nn.Linear(8, 1))
 fit(
-    TrainStep(model, AdamW(), loss_fn, compile=False),
+    TrainStep(model, AdamW(), loss_fn, compile=False, threads=threads),
     batches,
     5,
     epochs=3,

@@ -23,23 +23,25 @@ def free_ports(count):
     return ports
 
 
-def start(folder, environment):
-    command = [sys.executable, str(SCRIPT), str(folder)]
+def start(folder, threads, environment):
+    command = [sys.executable, str(SCRIPT), str(folder), str(threads)]
     return subprocess.Popen(
         command, env=os.environ | environment, stderr=subprocess.PIPE, text=True
     )
 
 
-def test_two_processes_equal_one_on_the_same_global_batches(tmp_path):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_two_processes_equal_one_on_the_same_global_batches(tmp_path, threads):
     # What `mlx.launch -n 2 --backend ring` does, with ports that are free.
     hosts = tmp_path / "hosts.json"
     hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in free_ports(2)]))
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:
         folder.mkdir()
-    processes = [start(folders[0], {})]
+    processes = [start(folders[0], 1, {})]
     processes += [
-        start(folders[1], {"MLX_HOSTFILE": str(hosts), "MLX_RANK": str(rank)}) for rank in (0, 1)
+        start(folders[1], threads, {"MLX_HOSTFILE": str(hosts), "MLX_RANK": str(rank)})
+        for rank in (0, 1)
     ]
     try:
         outputs = [process.communicate(timeout=60)[1] for process in processes]

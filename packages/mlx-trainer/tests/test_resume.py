@@ -1,3 +1,4 @@
+import functools
 import json
 import signal
 import subprocess
@@ -9,8 +10,8 @@ import pytest
 SCRIPT = Path(__file__).with_name("resumable_run.py")
 
 
-def run(folder, kill_at="never"):
-    command = [sys.executable, str(SCRIPT), str(folder), kill_at]
+def run(folder, threads, kill_at="never"):
+    command = [sys.executable, str(SCRIPT), str(folder), kill_at, str(threads)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -23,10 +24,16 @@ def outcome(folder):
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("uninterrupted")
-    finished = run(folder)
-    assert finished.returncode == 0, finished.stderr
-    return outcome(folder)
+    """Return a function that runs to the end with so many threads, once, and gives the outcome."""
+
+    @functools.cache
+    def run_once(threads):
+        folder = tmp_path_factory.mktemp("uninterrupted")
+        finished = run(folder, threads)
+        assert finished.returncode == 0, finished.stderr
+        return outcome(folder)
+
+    return run_once
 
 
 # Updates: before the first checkpoint, between two, mid-epoch, and the last of an epoch. Syncs: a
@@ -48,9 +55,20 @@ def uninterrupted(tmp_path_factory):
 def test_a_killed_run_ends_with_the_weights_and_log_of_one_that_was_not(
     tmp_path, uninterrupted, kills
 ):
+    kill_and_resume(tmp_path, kills, threads=1)
+    assert outcome(tmp_path) == uninterrupted(1)
+
+
+@pytest.mark.parametrize("kills", [["update:5"], ["update:7", "update:4", "sync:5"]])
+def test_a_killed_run_of_two_threads_ends_as_one_that_was_not(tmp_path, uninterrupted, kills):
+    kill_and_resume(tmp_path, kills, threads=2)
+    assert outcome(tmp_path) == uninterrupted(2)
+    assert outcome(tmp_path)[0] != uninterrupted(1)[0]  # its dropout is another
+
+
+def kill_and_resume(folder, kills, threads):
     for kill_at in kills:
-        killed = run(tmp_path, kill_at)
+        killed = run(folder, threads, kill_at)
         assert killed.returncode == -signal.SIGKILL, killed.stderr
-    finished = run(tmp_path)
+    finished = run(folder, threads)
     assert finished.returncode == 0, finished.stderr
-    assert outcome(tmp_path) == uninterrupted

@@ -252,13 +252,14 @@ mx.random.seed(0)
 model = nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Dropout(0.5), nn.Linear(4, 1))
 mx.eval(model.parameters())
 loss_fn = lambda model, batch: (mx.square(model(batch["x"])).sum(), mx.array(3.0))
-step = TrainStep(model, AdamW(), loss_fn)
+step = TrainStep(model, AdamW(), loss_fn, threads=int(sys.argv[1]))
 print([float(step([{"x": mx.ones((3, 4))}], 0.1)[0]) for _ in range(3)])
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the CPU's compiler is used on Linux only")
-def test_a_broken_compiler_is_one_warning_and_the_same_training(tmp_path):
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_a_broken_compiler_is_one_warning_and_the_same_training(tmp_path, threads):
     compiler = tmp_path / "g++"
     # MLX asks for the version first: without an answer it does not even try to compile.
     compiler.write_text('#!/bin/sh\n[ "$1" = --version ] && exit 0\nexit 1\n')
@@ -267,7 +268,7 @@ def test_a_broken_compiler_is_one_warning_and_the_same_training(tmp_path):
     broken = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TMPDIR": str(tmp_path)}
 
     def run(environment):
-        command = [sys.executable, "-c", script]
+        command = [sys.executable, "-c", script, threads]
         return subprocess.run(
             command, env=os.environ | environment, capture_output=True, text=True, check=True
         ).stdout.splitlines()

@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> None:
     run_parser.add_argument("--native", action="store_true",
                             help="compile MLX's kernels for this CPU's vector units")  # fmt: skip
     run_parser.add_argument("--own-layers", action="store_true",
-                            help="leave MLX's own layers (softmax, GELU, ...) in place")  # fmt: skip
+                            help="leave MLX's own layers (GELU, ...) in place")  # fmt: skip
     run_parser.add_argument("script", help="path of the script")
     run_parser.add_argument("arguments", nargs=argparse.REMAINDER, help="passed to the script")
     options = parser.parse_args(arguments)

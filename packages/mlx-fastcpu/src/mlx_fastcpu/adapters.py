@@ -156,12 +156,24 @@ def _over_floats(function: Callable[[mx.array], mx.array]) -> Callable[[mx.array
     return lambda x: function(x) if _covered(x) else NotImplemented
 
 
-ACTIVATIONS: dict[str, Callable[[mx.array], Found]] = {
+def _softmax_of(x: mx.array, axis: Any = -1) -> Found:
+    return softmax(x, axis)
+
+
+def _log_softmax_of(x: mx.array, axis: Any = -1) -> Found:
+    found = logsumexp(x, axis, keepdims=True)
+    return NotImplemented if found is NotImplemented else x - found
+
+
+ACTIVATIONS: dict[str, Callable[..., Found]] = {
     "gelu": _over_floats(ops.gelu),
     "gelu_approx": _over_floats(ops.gelu_tanh),
     "silu": _over_floats(ops.silu),
     "sigmoid": _over_floats(ops.sigmoid),
     "relu2": _over_floats(ops.relu_squared),
+    # In MLX these are compiled for any shape, which no custom gradient can be.
+    "softmax": _softmax_of,
+    "log_softmax": _log_softmax_of,
 }
 """By their names in `mlx.nn`."""
 
@@ -169,4 +181,6 @@ ACTIVATION_MODULES: dict[type[nn.Module], Callable[..., Found]] = {
     nn.SiLU: lambda layer, x: ACTIVATIONS["silu"](x),
     nn.Sigmoid: lambda layer, x: ACTIVATIONS["sigmoid"](x),
     nn.ReLU2: lambda layer, x: ACTIVATIONS["relu2"](x),
+    nn.Softmax: lambda layer, x: ACTIVATIONS["softmax"](x),
+    nn.LogSoftmax: lambda layer, x: ACTIVATIONS["log_softmax"](x),
 }

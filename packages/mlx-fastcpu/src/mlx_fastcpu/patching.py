@@ -93,7 +93,9 @@ def _patched(original: type[nn.Module]) -> type[nn.Module]:
 
 
 def _wanted() -> bool:
-    return (_everywhere or getattr(_here, "depth", 0) > 0) and mx.default_device() == mx.cpu
+    if getattr(_here, "suspended", False) or mx.default_device() != mx.cpu:
+        return False
+    return _everywhere or getattr(_here, "depth", 0) > 0
 
 
 @cache
@@ -110,6 +112,7 @@ def install() -> None:
     _front(nn.Linear, "__call__", adapters.linear_call)
     _front(nn.QuantizedLinear, "__call__", adapters.quantized_linear_call)
     _front(nn.QuantizedEmbedding, "as_linear", adapters.quantized_linear_call)
+    mx.compile = _suspended_where_shapeless(mx.compile)
     for name, ours in adapters.ACTIVATIONS.items():
         in_front = _deciding(getattr(activations, name), ours)
         setattr(activations, name, in_front)
@@ -117,6 +120,30 @@ def install() -> None:
     # These classes hold the function they were made of, so that the names above do not reach it.
     for module, ours in adapters.ACTIVATION_MODULES.items():
         _front(module, "__call__", ours)
+
+
+def _suspended_where_shapeless(compile: Function) -> Function:
+    """`mx.compile`, which cannot trace custom gradients of functions of any shape."""
+
+    @wraps(compile)
+    def front(function: Function, *arguments: Any, **options: Any) -> Any:
+        shapeless = options.get("shapeless", len(arguments) > 2 and arguments[2])
+        return compile(_suspended(function) if shapeless else function, *arguments, **options)
+
+    return front
+
+
+def _suspended(function: Function) -> Function:
+    @wraps(function)
+    def suspended(*arguments: Any, **options: Any) -> Any:
+        before = getattr(_here, "suspended", False)
+        _here.suspended = True
+        try:
+            return function(*arguments, **options)
+        finally:
+            _here.suspended = before
+
+    return suspended
 
 
 def _front(holder: Any, name: str, ours: Function) -> None:

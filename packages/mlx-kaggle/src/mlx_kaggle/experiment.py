@@ -21,7 +21,14 @@ from mlx_kaggle.batches import Rows, pad_batch, prediction_batches, training_upd
 from mlx_kaggle.competition import Competition
 from mlx_kaggle.config import RunConfig
 from mlx_kaggle.linear import fit_linear
-from mlx_kaggle.model import Member, TextModel, head_arguments, make_encoder, make_head
+from mlx_kaggle.model import (
+    Member,
+    TextModel,
+    head_arguments,
+    make_encoder,
+    make_head,
+    make_model,
+)
 from mlx_kaggle.model import parameter_groups as groups
 from mlx_kaggle.targets import Target
 from mlx_kaggle.texts import augmentation_of, drop_tokens, fit_text
@@ -83,7 +90,7 @@ class Experiment:
             linear.features.count if linear and linear.features else 0,
             seed,
         )
-        model = TextModel(encoder, make_head(arguments))
+        model = make_model(encoder, make_head(arguments))
         mx.eval(model.parameters())
         member = Member(model, tokenizer, text, linear, scaler)
         return cls(config, competition, train, encoded, seed, member, arguments, targets, held_out)

@@ -20,6 +20,7 @@ from mlx_encoders import (
     load_model,
     save,
 )
+from mlx_fastcpu import patch_nn
 from mlx_heads import ClassificationHead, RegressionHead, TargetScaler
 from mlx_kaggle._atomic import write_atomic
 from mlx_kaggle.config import RunConfig
@@ -55,6 +56,11 @@ class TextModel(nn.Module):
         hidden = self.encoder(input_ids, attention_mask)
         outputs = self.head(hidden, attention_mask, features)
         return outputs if linear is None else linear + outputs
+
+
+def make_model(encoder: EncoderModel, head: Head) -> TextModel:
+    """An encoder and a head as one model, whose layers on a CPU are those of mlx-fastcpu."""
+    return patch_nn(TextModel(encoder, head))
 
 
 @dataclass
@@ -104,7 +110,7 @@ class Member:
         encoder, tokenizer = load(folder / "encoder")
         head = make_head(values["head"])
         head.load_weights(str(folder / "head.safetensors"))
-        model = TextModel(encoder, head)
+        model = make_model(encoder, head)
         model.eval()
         mx.eval(model.parameters())
         return cls(

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import mlx.core as mx
 from mlx.optimizers import Optimizer
@@ -91,9 +92,21 @@ class AdamW(Optimizer):
         if not self._initialized:
             self.init(gradients)
         self.state["step"] = self.step + 1
-        return tree_map_with_path(self._apply, gradients, parameters, self.state)
+        first, second = (_bias_correction(beta, self.step) for beta in self.betas)
+        # Keeps mx.compile from fusing these scalars into the loop over the elements of a parameter:
+        # on the CPU it would call expm1 twice for each.
+        update = partial(self._apply, mx.contiguous(first), mx.contiguous(mx.sqrt(second)))
+        return tree_map_with_path(update, gradients, parameters, self.state)
 
-    def _apply(self, path: str, gradient: mx.array, parameter: mx.array, state: dict) -> mx.array:
+    def _apply(
+        self,
+        first_correction: mx.array,
+        second_correction: mx.array,
+        path: str,
+        gradient: mx.array,
+        parameter: mx.array,
+        state: dict,
+    ) -> mx.array:
         group = self._groups[path]
         rate = self.learning_rate.astype(mx.float32) * group.rate
         gradient = gradient.astype(mx.float32)
@@ -101,12 +114,10 @@ class AdamW(Optimizer):
         beta1, beta2 = self.betas
         state["m"] = beta1 * state["m"] + (1 - beta1) * gradient
         state["v"] = beta2 * state["v"] + (1 - beta2) * mx.square(gradient)
-        deviation = mx.sqrt(state["v"]) / mx.sqrt(_bias_correction(beta2, self.step))
+        deviation = mx.sqrt(state["v"]) / second_correction
         if group.decay and self.weight_decay:
             weight = weight * (1 - rate * self.weight_decay)
-        weight = weight - rate / _bias_correction(beta1, self.step) * (
-            state["m"] / (deviation + self.eps)
-        )
+        weight = weight - rate / first_correction * (state["m"] / (deviation + self.eps))
         return weight.astype(parameter.dtype)
 
 

@@ -21,7 +21,8 @@ from mlx.utils import tree_flatten, tree_map_with_path, tree_unflatten
 
 from mlx_trainer import distributed
 from mlx_trainer._atomic import write_atomic
-from mlx_trainer.step import TrainStep, random_key, set_random_key
+from mlx_trainer.random_keys import random_key, set_random_key
+from mlx_trainer.step import TrainStep
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 

@@ -1,13 +1,13 @@
 """One optimizer update from one or several micro-batches, compiled, exact under accumulation.
 
-Losses and gradients are added as sums and divided once by the total weight, over micro-batches and
-processes alike. Averaging the means of unequal batches, the usual shortcut, weighs examples
-unequally.
+Losses and gradients are added as sums and divided once by the total weight, over micro-batches,
+threads and processes alike. Averaging the means of unequal batches, the usual shortcut, weighs
+examples unequally.
 """
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -16,12 +16,14 @@ from mlx.optimizers import Optimizer
 from mlx.utils import tree_flatten, tree_map
 
 from mlx_trainer import distributed
+from mlx_trainer.gradients import LossFunction, Sums, accumulate, gradient_function, total
 from mlx_trainer.norms import global_norm
+from mlx_trainer.random_keys import random_key, random_state, set_random_key
+from mlx_trainer.threads import GradientThreads, check_threads
 
 logger = logging.getLogger(__name__)
 
 Batch = Mapping[str, mx.array | np.ndarray]
-LossFunction = Callable[[nn.Module, dict[str, mx.array]], tuple[mx.array, mx.array]]
 
 
 class TrainingError(FloatingPointError):
@@ -38,6 +40,11 @@ class TrainStep:
     and weights are added over all processes, so every process holds the same weights after every
     update.
 
+    With `threads` above 1, for the CPU, each thread computes its share of the rows of every
+    micro-batch: the same update up to rounding, sooner if the BLAS is told to use one thread. Each
+    thread draws its own dropout; of running statistics those of the first thread are kept. Arrays
+    that `loss_fn` uses besides the model's and the batch's must be evaluated beforehand.
+
     `optimizer` is any `mlx.optimizers.Optimizer` that reads its rate from `state["learning_rate"]`.
     `updates` counts the updates done; `weight` is the total weight of the last one.
     """
@@ -49,17 +56,21 @@ class TrainStep:
         loss_fn: LossFunction,
         max_grad_norm: float | None = 1.0,
         compile: bool = True,
+        threads: int = 1,
     ):
         if max_grad_norm is not None and not max_grad_norm > 0:
             raise ValueError(f"max_grad_norm must be positive or None, got {max_grad_norm}")
+        check_threads(threads)
         self.model = model
         self.optimizer = optimizer
         self.loss_fn = loss_fn
         self.max_grad_norm = max_grad_norm
         self.compile = compile
+        self.threads = threads
         self.updates = 0
         self.weight = 0.0
         self._structure: object = None
+        self._threads: GradientThreads | None = None
 
     def __call__(
         self, batches: Sequence[Batch], learning_rate: float | mx.array
@@ -97,54 +108,40 @@ class TrainStep:
         if not structure[0]:
             raise ValueError("the model has no trainable parameter: everything is frozen")
         self.optimizer.init(trainable)
-        self._structure = structure
-        self._gradients = nn.value_and_grad(self.model, self._sums)
+        arguments = self.model, self.loss_fn, self.compile
+        if self.threads > 1:
+            self.close()
+            self._threads = GradientThreads(*arguments, self.threads)
+        else:
+            self._gradients = gradient_function(*arguments)
         self._apply = self._apply_sums
-        # Lists read anew at every call, so that a replaced optimizer state is seen.
-        self._forward_state: list[object] = []
+        # A list read anew at every call, so that a replaced optimizer state is seen.
         self._update_state: list[object] = []
         if self.compile:
-            state = self._forward_state
-            self._gradients = mx.compile(self._gradients, inputs=state, outputs=state)
             state = self._update_state
             self._apply = mx.compile(self._apply, inputs=state, outputs=state)
+        self._structure = structure
         return True
 
+    def close(self) -> None:
+        """End the threads, which otherwise end with the step; another update starts new ones."""
+        if self._threads:
+            self._threads.close()
+            self._threads = self._structure = None
+
     def _update(self, batches: list[dict[str, mx.array]]) -> tuple[mx.array, mx.array, mx.array]:
-        # The random state is an input and an output: dropout would else repeat its first mask.
-        self._forward_state[:] = [self.model.state, mx.random.state]
         self._update_state[:] = [self.model.state, self.optimizer.state]
-        (loss, weight), gradients = self._gradients(batches[0])
-        for batch in batches[1:]:
-            # Evaluated here: one lazy graph of all micro-batches would hold all their activations.
-            mx.eval(loss, weight, gradients)
-            (more_loss, more_weight), more = self._gradients(batch)
-            loss, weight = loss + more_loss, weight + more_weight
-            gradients = tree_map(_add, gradients, more)
+        sums = self._threads(batches) if self._threads else [accumulate(self._gradients, batches)]
         if distributed.world_size() > 1:
             # Means over processes serve as well as sums: their number cancels in sum / weight.
-            loss, weight, gradients = nn.average_gradients((loss, weight, gradients))
-        loss, norm = self._apply(loss, weight, gradients)
-        mx.eval(self.model.state, self.optimizer.state, _random_state(), loss, weight, norm)
+            sums = [nn.average_gradients(total(sums))]
+        loss, weight, norm = self._apply(sums)
+        mx.eval(self.model.state, self.optimizer.state, random_state(), loss, weight, norm)
         return loss, weight, norm
 
-    def _sums(self, batch: dict[str, mx.array]) -> tuple[mx.array, mx.array]:
-        sums = self.loss_fn(self.model, batch)
-        if not isinstance(sums, tuple) or len(sums) != 2:
-            raise TypeError(
-                f"loss_fn must return (sum of losses, sum of weights), got {type(sums).__name__}"
-            )
-        loss, weight = (mx.array(each).astype(mx.float32) for each in sums)
-        if loss.ndim or weight.ndim:
-            raise ValueError(
-                "loss_fn must return two scalars, (sum of losses, sum of weights), got shapes "
-                f"{loss.shape} and {weight.shape}"
-            )
-        return loss, weight
-
-    def _apply_sums(
-        self, loss: mx.array, weight: mx.array, gradients: dict
-    ) -> tuple[mx.array, mx.array]:
+    def _apply_sums(self, sums: list[Sums]) -> tuple[mx.array, mx.array, mx.array]:
+        # Added in here, compiled, gradients of several threads cost no pass over memory more.
+        loss, weight, gradients = total(sums)
         gradients = tree_map(lambda g: g.astype(mx.float32) / weight, gradients)
         norm = global_norm(gradients)
         if self.max_grad_norm is not None:
@@ -155,7 +152,7 @@ class TrainStep:
             lambda g, p: g.astype(p.dtype), gradients, self.model.trainable_parameters()
         )
         self.optimizer.update(self.model, gradients)
-        return loss / weight, norm
+        return loss / weight, weight, norm
 
     def _check(self, loss: mx.array, weight: mx.array, norm: mx.array) -> None:
         if float(weight) == 0:
@@ -193,25 +190,5 @@ class TrainStep:
         return self._update(batches)
 
 
-def random_key() -> tuple[int, int]:
-    """Return the key of MLX's global random state, from which dropout draws."""
-    high, low = np.array(_random_state())
-    return int(high), int(low)
-
-
-def set_random_key(key: tuple[int, int]) -> None:
-    """Restore the key that `random_key` returned."""
-    # The state takes no assignment, but a seed's two halves are the key.
-    mx.random.seed((key[0] << 32) | key[1])
-
-
-def _random_state() -> mx.array:
-    return mx.random.state[0]  # type: ignore[index]
-
-
 def _array(value: mx.array | np.ndarray) -> mx.array:
     return value if isinstance(value, mx.array) else mx.array(value)
-
-
-def _add(total: mx.array, gradient: mx.array) -> mx.array:
-    return total.astype(mx.float32) + gradient.astype(mx.float32)

@@ -1,7 +1,8 @@
 """Activations whose kernels hold nothing but what a compiler can vectorize.
 
 Each comes with the gradient of what it computes. Errors are absolute, against float64, of the value
-and of the gradient, for |x| <= 20; half precision is computed in float32 and rounded once.
+and of the gradient, for |x| <= 20; half precision is computed in float32 and rounded once. An
+infinite input gives NaN, but for `sigmoid` and `relu_squared`.
 """
 
 import math
@@ -9,7 +10,7 @@ from collections.abc import Callable
 
 import mlx.core as mx
 
-from mlx_fastcpu.ops._pieces import apart, custom, exp, fused, in_float32
+from mlx_fastcpu.ops._pieces import apart, exp, fused, in_float32
 
 # Abramowitz and Stegun, "Handbook of Mathematical Functions" (1964), 7.1.26: erf to 1.5e-7.
 _P = 0.3275911 / math.sqrt(2)
@@ -49,84 +50,67 @@ def softcap(x: mx.array, cap: float) -> mx.array:
 
 
 def _elementwise(
-    value: Callable[[mx.array], mx.array], slope: Callable[[mx.array, mx.array], mx.array]
+    value_and_slope: Callable[[mx.array], tuple[mx.array, mx.array]],
 ) -> Callable[[mx.array], mx.array]:
-    """A function with the gradient `slope(x, gradient of its output)`, in kernels of its own."""
-    value, slope = fused(value), fused(slope)
+    """The function whose value and derivative are computed in one kernel.
 
-    @custom
+    No `mx.custom_function`: `mx.compile(shapeless=True)` cannot trace one, and there models keep
+    their activations. What is added to the value is 0, with the slope as its derivative; the
+    backward pass is then one product.
+    """
+
+    @fused
     def function(x: mx.array) -> mx.array:
-        return apart(value(apart(x)))
+        fixed = mx.stop_gradient(x)
+        value, slope = value_and_slope(fixed)
+        return value + (x - fixed) * slope
 
-    @function.vjp
-    def _(x: mx.array, gradient: mx.array, _: mx.array) -> mx.array:
-        return apart(slope(apart(x), apart(gradient)))
-
-    return in_float32(function)
+    return in_float32(lambda x: apart(function(apart(x))))
 
 
-def _tail(x: mx.array) -> mx.array:
-    """Twice the normal tail beyond |x|."""
-    t = 1 / (1 + _P * mx.abs(x))
+def _tail(size: mx.array, bell: mx.array) -> mx.array:
+    """Twice the normal tail beyond `size`, of which `bell` is exp(-size^2 / 2)."""
+    t = 1 / (1 + _P * size)
     a1, a2, a3, a4, a5 = _A
-    return ((((a5 * t + a4) * t + a3) * t + a2) * t + a1) * t * exp(-0.5 * x * x)
+    return ((((a5 * t + a4) * t + a3) * t + a2) * t + a1) * t * bell
 
 
-def _gelu_value(x: mx.array) -> mx.array:
-    size = mx.abs(x)
-    return 0.5 * (x + size - size * _tail(x))
-
-
-def _gelu_slope(x: mx.array, gradient: mx.array) -> mx.array:
-    sign = x / (mx.abs(x) + 1e-30)
-    density = (1 / math.sqrt(2 * math.pi)) * exp(-0.5 * x * x)
-    return gradient * (0.5 + 0.5 * sign * (1 - _tail(x)) + x * density)
+def _gelu_parts(x: mx.array) -> tuple[mx.array, mx.array]:
+    size, bell = mx.abs(x), exp(-0.5 * x * x)
+    tail = _tail(size, bell)
+    sign = x / (size + 1e-30)
+    density = (1 / math.sqrt(2 * math.pi)) * bell
+    return 0.5 * (x + size - size * tail), 0.5 + 0.5 * sign * (1 - tail) + x * density
 
 
 def _logistic(x: mx.array) -> mx.array:
     return 1 / (1 + exp(-x))
 
 
-def _gelu_tanh_value(x: mx.array) -> mx.array:
+def _gelu_tanh_parts(x: mx.array) -> tuple[mx.array, mx.array]:
     # 1 + tanh(u) is twice the logistic function of 2 u.
-    return x * _logistic((2 * _SCALE) * (x + _CUBE * x * x * x))
-
-
-def _gelu_tanh_slope(x: mx.array, gradient: mx.array) -> mx.array:
     squared = x * x
     s = _logistic((2 * _SCALE) * (x + _CUBE * squared * x))
-    return gradient * (s + x * s * (1 - s) * (2 * _SCALE) * (1 + (3 * _CUBE) * squared))
+    return x * s, s + x * s * (1 - s) * (2 * _SCALE) * (1 + (3 * _CUBE) * squared)
 
 
-def _silu_slope(x: mx.array, gradient: mx.array) -> mx.array:
+def _silu_parts(x: mx.array) -> tuple[mx.array, mx.array]:
     s = _logistic(x)
-    return gradient * s * (1 + x * (1 - s))
+    return x * s, s * (1 + x * (1 - s))
 
 
-def _sigmoid_slope(x: mx.array, gradient: mx.array) -> mx.array:
-    s = _logistic(x)
-    return gradient * s * (1 - s)
-
-
-def _tanh_value(x: mx.array) -> mx.array:
-    return 2 * _logistic(2 * x) - 1
-
-
-def _tanh_slope(x: mx.array, gradient: mx.array) -> mx.array:
+def _tanh_parts(x: mx.array) -> tuple[mx.array, mx.array]:
     s = _logistic(2 * x)
-    return gradient * 4 * s * (1 - s)
+    return 2 * s - 1, 4 * s * (1 - s)
 
 
-def _positive(x: mx.array) -> mx.array:
-    # Not mx.maximum: its handling of NaN keeps a compiler from vectorizing the kernel.
-    return 0.5 * (x + mx.abs(x))
-
-
-_gelu = _elementwise(_gelu_value, _gelu_slope)
-_gelu_tanh = _elementwise(_gelu_tanh_value, _gelu_tanh_slope)
-_silu = _elementwise(lambda x: x * _logistic(x), _silu_slope)
-_sigmoid = _elementwise(_logistic, _sigmoid_slope)
-_tanh = _elementwise(_tanh_value, _tanh_slope)
-_relu_squared = _elementwise(
-    lambda x: mx.square(_positive(x)), lambda x, gradient: gradient * 2 * _positive(x)
-)
+_gelu = _elementwise(_gelu_parts)
+_gelu_tanh = _elementwise(_gelu_tanh_parts)
+_silu = _elementwise(_silu_parts)
+_tanh = _elementwise(_tanh_parts)
+# These are cheap enough to leave to MLX's own derivative, and so take infinities.
+_sigmoid_kernel = fused(_logistic)
+# Not mx.maximum: its handling of NaN keeps a compiler from vectorizing the kernel.
+_relu_squared_kernel = fused(lambda x: mx.square(0.5 * (x + mx.abs(x))))
+_sigmoid = in_float32(lambda x: apart(_sigmoid_kernel(apart(x))))
+_relu_squared = in_float32(lambda x: apart(_relu_squared_kernel(apart(x))))

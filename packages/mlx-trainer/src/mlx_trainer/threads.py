@@ -1,0 +1,154 @@
+"""Gradients of one model by several threads of the CPU, each on its own rows.
+
+MLX computes elementwise operations on the CPU in one thread, so that two threads with half a batch
+each are faster than one with all of it. What makes it hard is that in MLX 0.32 streams are local to
+a thread: no thread may touch an array that another has not evaluated yet.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_trainer.gradients import (
+    Arrays,
+    Gradients,
+    LossFunction,
+    Sums,
+    accumulate,
+    gradient_function,
+)
+from mlx_trainer.random_keys import Key, set_random_key, split_random_key
+from mlx_trainer.workers import Workers
+
+Contents = list[tuple[dict | list, object, object]]  # container, key, value
+
+
+class GradientThreads:
+    """Threads that share the rows of the micro-batches of each update; call it with these.
+
+    Each thread adds its own sums over the micro-batches. They come back unadded, one a thread.
+    """
+
+    def __init__(self, model: nn.Module, loss_fn: LossFunction, compile: bool, threads: int):
+        self.model = model
+        self.threads = threads
+        self._workers = Workers(
+            threads, partial(_worker, model, loss_fn, compile, threading.Lock())
+        )
+        self.close = self._workers.close
+
+    def __call__(self, batches: list[Arrays]) -> list[Sums]:
+        """Return the evaluated sums of each thread that had rows."""
+        parts = [split_rows(batch, self.threads) for batch in batches]
+        shares = [
+            [each[number] for each in parts if number < len(each)]
+            for number in range(max(map(len, parts)))
+        ]
+        mx.eval(self.model.state, shares)  # no thread may see what another has yet to evaluate
+        # The random state is local to a thread in MLX 0.32 (though mx.random.state is one object),
+        # and a new thread's starts from entropy. So each share has a key drawn from the state of
+        # this thread, which is the one that the user seeds and that checkpoints save.
+        keys = split_random_key(len(shares))
+        results = self._workers(list(zip(shares, keys, strict=True)))
+        _put(results[0][1])
+        return [sums for sums, _ in results]
+
+
+def check_threads(threads: int) -> None:
+    """Raise `ValueError` where a step cannot be computed by so many threads."""
+    if threads < 1:
+        raise ValueError(f"threads must be at least 1, got {threads}")
+    if threads > 1 and mx.default_device().type != mx.cpu:
+        raise ValueError(
+            f"threads={threads} is for the CPU, but the default device is {mx.default_device()}; "
+            "use threads=1, or mx.set_default_device(mx.cpu) first"
+        )
+    if threads > 1 and not hasattr(mx, "clear_streams"):
+        raise ValueError(f"threads={threads} needs MLX 0.32 or later")
+
+
+def split_rows(batch: Mapping[str, mx.array], parts: int) -> list[Arrays]:
+    """Split a batch into at most `parts` batches whose numbers of rows differ by at most 1."""
+    shapes = {name: value.shape for name, value in batch.items()}
+    if len({shape[:1] for shape in shapes.values()}) != 1 or () in shapes.values():
+        raise ValueError(
+            f"threads={parts} splits batches by rows, so all arrays of a batch need the same "
+            f"first axis, got shapes {shapes}"
+        )
+    rows = next(iter(shapes.values()))[0]
+    parts = max(1, min(parts, rows))
+    ends = [rows * part // parts for part in range(1, parts + 1)]
+    return [
+        {name: value[start:end] for name, value in batch.items()}
+        for start, end in zip([0, *ends], ends, strict=False)
+    ]
+
+
+def _worker(
+    model: nn.Module, loss_fn: LossFunction, compile: bool, lock: threading.Lock
+) -> Callable[[tuple[list[Arrays], Key]], tuple[Sums, Contents]]:
+    """Return what one thread does for an update, with the state that only this thread uses."""
+    function = gradient_function(model, loss_fn, compile)
+
+    def work(share: tuple[list[Arrays], Key]) -> tuple[Sums, Contents]:
+        batches, key = share
+        set_random_key(key)
+        shared = _SharedModel(model, function, lock)
+        sums = accumulate(shared, batches)
+        mx.eval(sums)
+        return sums, shared.contents
+
+    return work
+
+
+class _SharedModel:
+    """`function(batch)`, which uses `model`, for one of several threads that take turns with it.
+
+    `nn.value_and_grad` and `mx.compile` put tracers into the model while the graph is made. So
+    graphs are made under `lock`, which costs nothing: Python's own lock lets one thread make a
+    graph at a time anyway. They are evaluated, which takes the time, outside it. A copy of the
+    model for each thread would need no lock, but would miss what bound methods, closures and
+    attributes of other types hold.
+
+    The model is left as it was. What the calls change in it (running statistics) is seen by the
+    next call only; after the last, `contents` holds it.
+    """
+
+    def __init__(self, model: nn.Module, function: Gradients, lock: threading.Lock):
+        self._model = model
+        self._function = function
+        self._lock = lock
+        self.contents: Contents = []
+
+    def __call__(self, batch: Arrays) -> tuple[tuple[mx.array, mx.array], dict]:
+        """Return the evaluated result."""
+        with self._lock:
+            before = list(_walk(self._model))
+            _put(self.contents)
+            try:
+                result = self._function(batch)
+                self.contents = list(_walk(self._model))
+            finally:
+                _put(before)
+            # What the call added to the model is evaluated by the only thread that can do it.
+            mx.eval(self._model.state)
+        mx.eval(result, [value for _, _, value in self.contents])
+        return result
+
+
+def _put(contents: Contents) -> None:
+    """Put the values into their containers."""
+    for container, key, value in contents:
+        container[key] = value  # type: ignore[index]
+
+
+def _walk(tree: dict | list | tuple) -> Iterator[tuple[dict | list, object, object]]:
+    """Yield container, key and value of all that the dicts and lists of a module hold."""
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+        if isinstance(value, (dict, list, tuple)):
+            yield from _walk(value)
+        if not isinstance(value, (dict, list)) and not isinstance(tree, tuple):
+            yield tree, key, value  # a tuple too: mx.compile puts a new one in its place
