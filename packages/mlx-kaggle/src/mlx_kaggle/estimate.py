@@ -1,10 +1,12 @@
 """How long a run will take, from a few timed updates of its own model on its own rows."""
 
 import time
+from contextlib import closing
 from dataclasses import dataclass
 
 from mlx_kaggle.batches import training_updates
 from mlx_kaggle.experiment import Experiment
+from mlx_kaggle.machine import sharing_cores
 
 # Forward alone, as a share of forward, backward and update.
 PREDICTION_SHARE = 0.4
@@ -46,8 +48,9 @@ def estimate(
     median = sorted(range(len(plan)), key=tokens.__getitem__)[len(plan) // 2]
     update = next(experiment.batches(0, start=median))
     step = experiment.step()
-    first = _timed(step, update)
-    second = min(_timed(step, update) for _ in range(2))
+    with closing(step), sharing_cores(step.threads):
+        first = _timed(step, update)
+        second = min(_timed(step, update) for _ in range(2))
     shapes = {(each.rows, each.length) for batches in plan for each in batches}
     per_token = second / tokens[median]
     epoch_seconds = per_token * sum(tokens) + speaking

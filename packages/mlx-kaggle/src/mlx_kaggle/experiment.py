@@ -1,6 +1,7 @@
 """One model: fit the text on the training rows, build encoder and head, train, predict."""
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from mlx_kaggle.batches import Rows, pad_batch, prediction_batches, training_upd
 from mlx_kaggle.competition import Competition
 from mlx_kaggle.config import RunConfig
 from mlx_kaggle.linear import fit_linear
+from mlx_kaggle.machine import sharing_cores, step_threads
 from mlx_kaggle.model import (
     Member,
     TextModel,
@@ -138,6 +140,7 @@ class Experiment:
             optimizer,
             loss_function(self.config, self.competition),
             max_grad_norm=self.config.training.max_grad_norm,
+            threads=step_threads(self.config.training.threads),
         )
 
     def train_model(
@@ -150,18 +153,20 @@ class Experiment:
         """Train with checkpoints in `folder`; score the validation rows after each epoch."""
         training = self.config.training
         mx.random.seed(self.seed)
-        return fit(
-            self.step(),
-            self.batches,
-            self.updates_per_epoch(),
-            epochs=training.epochs,
-            learning_rate=training.learning_rate,
-            schedule=warmup_cosine(training.warmup),
-            evaluation=self._evaluation(validation) if validation else None,
-            checkpoints=Checkpoints(folder, seconds=training.checkpoint_seconds),
-            resume=resume,
-            report=report,
-        )
+        step = self.step()
+        with closing(step), sharing_cores(step.threads):
+            return fit(
+                step,
+                self.batches,
+                self.updates_per_epoch(),
+                epochs=training.epochs,
+                learning_rate=training.learning_rate,
+                schedule=warmup_cosine(training.warmup),
+                evaluation=self._evaluation(validation) if validation else None,
+                checkpoints=Checkpoints(folder, seconds=training.checkpoint_seconds),
+                resume=resume,
+                report=report,
+            )
 
     def _evaluation(self, validation: Table) -> Evaluation:
         competition = self.competition
@@ -237,10 +242,11 @@ def _outputs(member: Member, rows: Rows, max_tokens: int) -> np.ndarray:
     """Raw model outputs in row order."""
     member.model.eval()
     found: np.ndarray | None = None
-    for indices, batch in prediction_batches(rows, member.tokenizer.pad_token_id, max_tokens):
-        arrays = {name: mx.array(array) for name, array in batch.items()}
-        outputs = np.array(member.model(**arrays), np.float32)[: len(indices)]
-        if found is None:
-            found = np.zeros((len(rows.ids), *outputs.shape[1:]), np.float32)
-        found[indices] = outputs
+    with sharing_cores(1):
+        for indices, batch in prediction_batches(rows, member.tokenizer.pad_token_id, max_tokens):
+            arrays = {name: mx.array(array) for name, array in batch.items()}
+            outputs = np.array(member.model(**arrays), np.float32)[: len(indices)]
+            if found is None:
+                found = np.zeros((len(rows.ids), *outputs.shape[1:]), np.float32)
+            found[indices] = outputs
     return found if found is not None else np.zeros((0,), np.float32)

@@ -2,6 +2,9 @@
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -25,7 +28,40 @@ def prepare_machine() -> str:
     """Make MLX fast on a Linux CPU (a no-op elsewhere); return what was done, in one line."""
     import mlx_fastcpu
 
-    return str(mlx_fastcpu.activate(cache_limit=CACHE_LIMIT))
+    status = mlx_fastcpu.activate(cache_limit=CACHE_LIMIT, compiler_flags="native")
+    _blas_threads()
+    return str(status)
+
+
+@contextmanager
+def sharing_cores(threads: int) -> Iterator[None]:
+    """While this many threads of ours compute, BLAS uses its share of the cores in each."""
+    import mlx_fastcpu
+
+    all_threads, before = _blas_threads(), mlx_fastcpu.activate().threads
+    if all_threads is None or before is None:  # on a GPU or a Mac there is nothing to share
+        yield
+        return
+    mlx_fastcpu.activate(threads=max(1, all_threads // threads))
+    try:
+        yield
+    finally:
+        mlx_fastcpu.activate(threads=before)
+
+
+@cache
+def _blas_threads() -> int | None:
+    """Threads of the BLAS before anything here changed them, `None` where we have no BLAS."""
+    import mlx_fastcpu
+
+    return mlx_fastcpu.activate().threads
+
+
+def step_threads(wanted: int) -> int:
+    """Threads for one training step: those wanted on a CPU, one elsewhere."""
+    import mlx.core as mx
+
+    return wanted if mx.default_device() == mx.cpu and hasattr(mx, "clear_streams") else 1
 
 
 def machine_info() -> dict[str, Any]:
