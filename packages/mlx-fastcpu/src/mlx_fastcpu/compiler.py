@@ -41,7 +41,11 @@ def private_folder(name: str) -> Path:
 
     Raises `UnsupportedError` when it cannot be made, or when others own it or may write to it.
     """
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlx-fastcpu"
+    try:
+        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute()
+    except RuntimeError as error:  # no home
+        raise UnsupportedError(f"no folder for caches: {error}") from error
+    root /= "mlx-fastcpu"
     folder = root / name
     for each in (root, folder):
         try:
