@@ -242,10 +242,11 @@ def _outputs(member: Member, rows: Rows, max_tokens: int) -> np.ndarray:
     """Raw model outputs in row order."""
     member.model.eval()
     found: np.ndarray | None = None
+    forward = mx.compile(lambda arrays: member.model(**arrays), inputs=[member.model.state])
     with sharing_cores(1):
         for indices, batch in prediction_batches(rows, member.tokenizer.pad_token_id, max_tokens):
             arrays = {name: mx.array(array) for name, array in batch.items()}
-            outputs = np.array(member.model(**arrays), np.float32)[: len(indices)]
+            outputs = np.array(forward(arrays), np.float32)[: len(indices)]
             if found is None:
                 found = np.zeros((len(rows.ids), *outputs.shape[1:]), np.float32)
             found[indices] = outputs
