@@ -55,15 +55,17 @@ def test_info_prints_one_value_a_line(python):
 
 
 LAYERS = """
-import mlx.core as mx, mlx.nn as nn, numpy as np
+import types
+import mlx.core as mx, mlx.nn as nn
 x = mx.linspace(-3, 3, 100)
-plain = x * (1 + mx.erf(x / 2**0.5)) / 2
-print(np.array_equal(np.array(nn.gelu(x)), np.array(plain)), mx.allclose(nn.gelu(x), plain).item())
+wanted = x * (1 + mx.erf(x / 2**0.5)) / 2
+ours = isinstance(mx.fast.layer_norm, types.FunctionType)  # MLX has none in Python
+print(ours, mx.allclose(nn.gelu(x), wanted, atol=1e-6).item())
 """
 
 
 def test_run_puts_the_fast_layers_in_place_unless_told_otherwise(python, tmp_path):
     (tmp_path / "script.py").write_text(LAYERS)
-    for options, expected in (([], "False True\n"), (["--own-layers"], "True True\n")):
+    for options, ours in (([], sys.platform == "linux"), (["--own-layers"], False)):
         done = python("-m", "mlx_fastcpu", "run", *options, "script.py")
-        assert done.stdout == (expected if sys.platform == "linux" else "True True\n")
+        assert done.stdout == f"{ours} True\n"

@@ -75,8 +75,11 @@ def prepare_compiler(flags: str | None) -> str:
     Where kernels cannot be compiled and loaded, or others may write to their folder, a private one
     is tried; where that fails too, `mx.compile` is switched off, and functions run uncompiled.
     """
+    from mlx import core as mx
+
     version = compiler_version()
     if version is None:
+        mx.disable_compile()  # MLX before 0.32 would end the process at the first kernel
         return "no g++ on PATH: mx.compile does nothing"
     unfit = None
     if flags is not None:
@@ -92,8 +95,6 @@ def prepare_compiler(flags: str | None) -> str:
     try:
         use_flags("")
     except UnsupportedError:
-        from mlx import core as mx
-
         mx.disable_compile()
         return f"mx.compile is off: {failure}"
     return f"{version}, private folder: {failure}"
