@@ -62,6 +62,16 @@ def test_native_kernels_are_right_and_in_a_folder_closed_to_others(values_of, tm
 
 
 @needs_compiler
+def test_activating_again_and_in_a_child_uses_the_same_folder(python, tmp_path, folders):
+    again = "import mlx_fastcpu; mlx_fastcpu.activate(compiler_flags='native')"
+    code = f"{again}; {again}; import subprocess, sys, os; PATH = os.environ['PATH']\n"
+    code += f'subprocess.run([sys.executable, "-c", "{again}"], check=True)\n'
+    code += "print(PATH.count('mlx-fastcpu'))"
+    assert python(code=code, **folders).stdout.split() == ["1"]
+    assert len(list((tmp_path / "cache" / "mlx-fastcpu").iterdir())) == 1
+
+
+@needs_compiler
 def test_native_kernels_know_infinities_nan_and_denormal_numbers(values_of, folders):
     code = (
         CODE.format(flags='"native"')

@@ -106,7 +106,10 @@ def use_flags(flags: str) -> Path:
     Returns the folder they are kept in. Raises `UnsupportedError`, with nothing changed, where
     there is no compiler, the flags do not work, or no safe folder can be made.
     """
-    version, compiler = compiler_version(), shutil.which("g++")
+    # Without the fronts of earlier calls, and of a parent process, which would else be chained.
+    entries = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    path = os.pathsep.join(each for each in entries if "/mlx-fastcpu/kernels-" not in each)
+    version, compiler = compiler_version(), shutil.which("g++", path=path)
     if version is None or compiler is None:
         raise UnsupportedError("there is no g++ on PATH")
     native = flags == "native"
@@ -128,7 +131,7 @@ def use_flags(flags: str) -> Path:
         raise UnsupportedError(f"the compiler does not work with these flags: {failure}")
     tempfile.gettempdir()  # Python remembers the folder it has now; only MLX is to move
     os.environ["TMPDIR"] = str(folder / "tmp")
-    os.environ["PATH"] = f"{front.parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    os.environ["PATH"] = f"{front.parent}{os.pathsep}{path}"
     return folder
 
 
