@@ -66,8 +66,6 @@ def check_threads(threads: int) -> None:
             f"threads={threads} is for the CPU, but the default device is {mx.default_device()}; "
             "use threads=1, or mx.set_default_device(mx.cpu) first"
         )
-    if threads > 1 and not hasattr(mx, "clear_streams"):
-        raise ValueError(f"threads={threads} needs MLX 0.32 or later")
 
 
 def split_rows(batch: Mapping[str, mx.array], parts: int) -> list[Arrays]:
