@@ -1,0 +1,79 @@
+"""How a parameter is read as matrices: convolutions, experts, heads, fused projections."""
+
+import math
+import re
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from mlx_muon.arrays import cut
+from mlx_muon.rules import MuonRule
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A parameter as `batch` matrices of `columns` columns, each cut into `parts` rows."""
+
+    batch: int
+    parts: tuple[int, ...]
+    columns: int
+    transposed: bool = False
+
+    @property
+    def shapes(self) -> list[tuple[int, int, int]]:
+        """The (matrices, rows, columns) of each stack; parts of equal height are one stack."""
+        if len(set(self.parts)) == 1:
+            return [(self.batch * len(self.parts), self.parts[0], self.columns)]
+        return [(self.batch, rows, self.columns) for rows in self.parts]
+
+    def cut(self, x: mx.array) -> list[mx.array]:
+        """Return the stacks of `x`, which has the parameter's shape."""
+        rows = sum(self.parts)
+        if self.transposed:
+            x = x.reshape(self.batch, self.columns, rows).swapaxes(-1, -2)
+        if len(self.shapes) == 1:
+            return [x.reshape(self.shapes[0])]
+        return cut(x.reshape(self.batch, rows, self.columns), self.parts, axis=1)
+
+    def join(self, stacks: list[mx.array], shape: tuple[int, ...]) -> mx.array:
+        """Return the parameter of `shape` that `cut` would make `stacks` of."""
+        x = mx.concatenate(stacks, axis=1) if len(stacks) > 1 else stacks[0]
+        if self.transposed:
+            x = x.reshape(self.batch, sum(self.parts), self.columns).swapaxes(-1, -2)
+        return x.reshape(shape)
+
+
+def blocks_of(path: str, shape: tuple[int, ...], rule: MuonRule) -> Blocks:
+    """Return how `rule` reads the parameter at `path` as matrices.
+
+    Raises `ValueError` for fewer than two axes, and where `split` or `heads` do not fit the rows.
+    """
+    if len(shape) < 2 or 0 in shape:
+        raise ValueError(
+            f"{path}: shape {shape} is no matrix, which Muon needs; give it an AdamWRule, or let "
+            "the group match only arrays with ndim >= 2"
+        )
+    kind = rule.kind or ("convolution" if len(shape) > 3 or _names_convolution(path) else "experts")
+    if len(shape) == 2 or kind == "convolution":
+        batch, rows, columns = 1, shape[0], math.prod(shape[1:])
+    else:
+        batch, rows, columns = math.prod(shape[:-2]), *shape[-2:]
+    transposed = _is_transposed(path) if rule.transposed is None else rule.transposed
+    if transposed:
+        rows, columns = columns, rows
+    parts = rule.split or (rows,)
+    if rule.heads is not None:
+        parts = (rows // rule.heads,) * rule.heads
+    if sum(parts) != rows or min(parts) < 1:
+        asked = f"split {rule.split}" if rule.split else f"{rule.heads} heads"
+        raise ValueError(f"{path}: {asked} do not divide its {rows} rows (shape {shape})")
+    return Blocks(batch, parts, columns, transposed)
+
+
+def _names_convolution(path: str) -> bool:
+    return "conv" in path.lower()
+
+
+def _is_transposed(path: str) -> bool:
+    """LoRA layers of MLX hold lora_a (inputs, rank) and lora_b (rank, outputs)."""
+    return re.fullmatch(r"(.*\.)?lora_[ab]", path) is not None

@@ -1,0 +1,90 @@
+"""The table that says who is optimized how."""
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import mlx.core as mx
+
+from mlx_muon.matching import Assignment
+from mlx_muon.rules import AdamWRule, MuonRule, Value
+
+if TYPE_CHECKING:
+    from mlx_muon.optimizer import Muon
+
+SCALE_TEXTS = {
+    "keller": "x sqrt(max(1, rows / columns))",
+    "moonlight": "x 0.2 sqrt(max(rows, columns))",
+    "mup": "x sqrt(rows / columns)",
+    "rms": "x 0.2 / rms",
+    "none": "",
+}
+
+
+def explain(optimizer: "Muon", assigned: Sequence[tuple[str, mx.array, Assignment]]) -> str:
+    """Return a heading for each group and rule, and below it a line for parameters alike."""
+    groups: dict[tuple[str, int], list[tuple[str, mx.array, Assignment]]] = {}
+    for each in assigned:
+        groups.setdefault((each[2].group, id(each[2].rule)), []).append(each)
+    lines = []
+    for (name, _), members in groups.items():
+        count = sum(array.size for _, array, _ in members)
+        rule = members[0][2].rule
+        decays = getattr(rule, "decay_vectors", True) or any(a.ndim >= 2 for _, a, _ in members)
+        lines.append(f"{name}: {_describe(optimizer, rule, decays)}; {_plural(count, 'number')}")
+        lines.extend(_member_lines(members))
+    return "\n".join(lines)
+
+
+def _describe(optimizer: "Muon", rule: MuonRule | AdamWRule, decays: bool) -> str:
+    rate = optimizer.base_rate if rule.learning_rate is None else rule.learning_rate
+    decay = optimizer.weight_decay if rule.weight_decay is None else rule.weight_decay
+    texts = [f"rate {_text(rate)}"]
+    if isinstance(rule, AdamWRule):
+        texts.append(f"betas {', '.join(_text(beta) for beta in rule.betas)}")
+        texts.append(f"decay {_text(decay)}" if decays else "no decay")
+        return "AdamW, " + ", ".join(texts)
+    if SCALE_TEXTS[rule.scale]:
+        texts[0] += f" {SCALE_TEXTS[rule.scale]}"
+    texts.append(f"momentum {_text(rule.momentum)}{' (Nesterov)' if rule.nesterov else ''}")
+    texts.append(f"{'cautious ' if rule.cautious else ''}decay {_text(decay)}")
+    texts.append(rule.method if isinstance(rule.method, str) else "own coefficients")
+    switches = ("sign", "equalize_rows", "renormalize")
+    texts.extend(switch.replace("_", " ") for switch in switches if getattr(rule, switch))
+    if rule.variance != "none":
+        texts.append(f"variance of {rule.variance}, beta2 {_text(rule.beta2)}")
+    return "Muon, " + ", ".join(texts)
+
+
+def _member_lines(members: Sequence[tuple[str, mx.array, Assignment]]) -> list[str]:
+    alike: dict[tuple, list[str]] = {}
+    for path, array, assignment in members:
+        blocks = assignment.blocks
+        shapes = tuple(blocks.shapes) if blocks else ()
+        pattern = re.sub(r"(?<=\.)\d+(?=\.)", "*", path)
+        alike.setdefault((pattern, array.shape, shapes), []).append(path)
+    lines = []
+    for (pattern, shape, shapes), paths in alike.items():
+        name = pattern if len(paths) > 1 else paths[0]
+        line = f"  {len(paths):4} x {name} {'x'.join(map(str, shape)) or 'scalar'}"
+        if shapes and shapes != ((1, *shape),):
+            line += " as " + " + ".join(f"{n} of {rows}x{columns}" for n, rows, columns in shapes)
+        lines.append(line + _hint(paths[0], shapes))
+    return lines
+
+
+def _hint(path: str, shapes: tuple[tuple[int, int, int], ...]) -> str:
+    """Point out what looks like a fused projection that is treated as one matrix."""
+    fused = re.search(r"qkv|c_attn|in_proj", path.lower())
+    if fused and len(shapes) == 1 and shapes[0][:2] == (1, 3 * shapes[0][2]):
+        width = shapes[0][2]
+        return f" (fused? then give it split=({width}, {width}, {width}))"
+    return ""
+
+
+def _text(value: Value) -> str:
+    return "scheduled" if callable(value) else f"{value:g}"
+
+
+def _plural(count: int, word: str) -> str:
+    return f"{count:,} {word}{'s' if count != 1 else ''}"

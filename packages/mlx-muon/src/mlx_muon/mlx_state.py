@@ -1,0 +1,48 @@
+"""Going on from the state of `mlx.optimizers.Muon`, or of a `MultiOptimizer` of it and AdamW."""
+
+import mlx.core as mx
+from mlx.utils import tree_unflatten
+
+from mlx_muon.arrays import flat
+from mlx_muon.optimizer import Muon
+from mlx_muon.rules import MuonRule
+
+
+def load_mlx_state(optimizer: Muon, state: dict, parameters: dict) -> list[str]:
+    """Take over steps, momenta and moments from MLX's own optimizers; return what was not there.
+
+    `state` is that of `mlx.optimizers.Muon`, `Adam` or `AdamW`, or of a `MultiOptimizer` of these;
+    `parameters` the model or its trainable parameters. MLX's Muon has a momentum for every
+    parameter: those that get AdamW here start with fresh moments, and their paths are returned, as
+    are those that `state` does not know. MLX's momentum includes its weight decay, which is
+    forgotten in about 20 steps.
+
+    Raises `ValueError`, with nothing taken over, where the shape is not that of the parameter.
+    """
+    optimizer.init(parameters)
+    children = state.get("states", [state])
+    held = {
+        path: (array, child["step"]) for child in children for path, array in flat(child).items()
+    }
+    ours = flat(optimizer.state["parameters"])
+    fresh = []
+    for path, parameter in flat(optimizer.trainable(parameters)).items():
+        found = {name: held[f"{path}.{name}"] for name in "mv" if f"{path}.{name}" in held}
+        for name, (array, _) in found.items():
+            if array.shape != parameter.shape:
+                raise ValueError(
+                    f"{path}: the state to load has shape {array.shape} in {name!r}, the parameter "
+                    f"{parameter.shape}"
+                )
+        is_muon = isinstance(optimizer.assignment(path, parameter).rule, MuonRule)
+        if list(found) != (["v"] if is_muon else ["m", "v"]):
+            fresh.append(path)
+            continue
+        array, step = found["v"]
+        ours[f"{path}.momentum" if is_muon else f"{path}.v"] = array.astype(mx.float32)
+        if not is_muon:
+            ours[f"{path}.m"] = found["m"][0].astype(mx.float32)
+            ours[f"{path}.count"] = mx.array(step, mx.uint32)
+    optimizer.state["parameters"] = tree_unflatten(list(ours.items()))
+    optimizer.state["step"] = mx.array(children[0]["step"], mx.uint64)
+    return fresh

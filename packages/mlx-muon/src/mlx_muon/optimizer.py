@@ -1,0 +1,269 @@
+"""`Muon`: an `mlx.optimizers.Optimizer` with parameter groups, matrices in batches, AdamW beside.
+
+State is `{"step", "learning_rate", "parameters"}`; below "parameters" the model's tree, each leaf
+with `momentum` (and `variance`) under a MuonRule, `m`, `v` and `count` under an AdamWRule, and
+`mantissa` where weights keep theirs. All but `count` and `mantissa` are float32.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.optimizers import Optimizer
+from mlx.utils import tree_map, tree_map_with_path, tree_unflatten
+
+from mlx_muon.adamw import adamw_step
+from mlx_muon.arrays import flat
+from mlx_muon.batches import Numbers, Part, update_parts
+from mlx_muon.explain import explain
+from mlx_muon.mantissa import join_float32, split_float32
+from mlx_muon.matching import Assignment, Group, assign
+from mlx_muon.muon_step import Number, variance_shape
+from mlx_muon.rules import AdamWRule, MuonRule, Rule, Value, value_at
+
+# Stacking saves calls, and costs copies: on the CPU large matrices gain nothing by it.
+CPU_BATCH_BYTES = 4 << 20
+GPU_BATCH_BYTES = 256 << 20
+
+
+@dataclass
+class _Parameter:
+    """One parameter in one update."""
+
+    assignment: Assignment
+    gradient: mx.array
+    weight: mx.array
+    state: dict
+
+
+class Muon(Optimizer):
+    """Muon for the matrices of a model, AdamW for everything else.
+
+    `learning_rate` (a number, or a function of the step) and `weight_decay` are those of rules
+    which have none of their own. `muon` is for the weights inside of a model; `adamw` for
+    embeddings, heads, biases and norms, recognized by name and shape; `groups`, each a pattern or
+    predicate with a rule, come before both. `explain(model)` says who got what.
+
+    `schedule`, a function of the step, multiplies the rates of all groups; so does setting
+    `learning_rate`, in proportion, where it is a number. Rates that are functions stay what they
+    are. All may change inside `mx.compile` without a new trace.
+
+    With `keep_mantissa`, bfloat16 weights keep the 16 bits they lack of float32 in the state, and
+    train as float32 ones do. `max_batch_bytes` bounds the matrices orthogonalized at once
+    (default 4 MiB on the CPU, 256 MiB on a GPU). Given a `distributed` group, whose processes must
+    have the same, averaged gradients, each orthogonalizes a share of the matrices.
+    """
+
+    def __init__(
+        self,
+        learning_rate: Value = 1e-3,
+        weight_decay: Value = 0.0,
+        *,
+        muon: MuonRule | None = None,
+        adamw: AdamWRule | None = None,
+        groups: Sequence[Group] = (),
+        schedule: Callable[[mx.array], mx.array] | None = None,
+        keep_mantissa: bool = False,
+        max_batch_bytes: int | None = None,
+        distributed: mx.distributed.Group | None = None,
+    ):
+        super().__init__()
+        for name, value in (("learning_rate", learning_rate), ("weight_decay", weight_decay)):
+            if not callable(value) and not value >= 0:
+                raise ValueError(f"Muon: {name} must not be negative, got {value}")
+        if schedule is not None and callable(learning_rate):
+            raise ValueError("Muon: give a schedule, or a learning_rate that is one, not both")
+        if max_batch_bytes is not None and max_batch_bytes < 0:
+            raise ValueError(f"Muon: max_batch_bytes must not be negative, got {max_batch_bytes}")
+        self.base_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.muon = muon or MuonRule()
+        self.adamw = adamw or AdamWRule()
+        self.groups = tuple(groups)
+        self.schedule = schedule
+        self.keep_mantissa = keep_mantissa
+        self.max_batch_bytes = max_batch_bytes
+        self.distributed = distributed
+        self._assignments: dict[str, Assignment] = {}
+        self._embeddings: set[str] = set()
+        self._schedule_rate()
+
+    def init(self, parameters: dict) -> None:
+        """Find the rule of each parameter and make its state; state that is there is kept.
+
+        Given the model itself, its trainable parameters count, and `nn.Embedding` is recognized
+        whatever its name is; as it is where `update` comes first.
+
+        Raises `ValueError` where a rule does not fit a parameter, or loaded state its shape.
+        """
+        parameters = self.trainable(parameters)
+        held = flat(self.state.get("parameters", {}))
+        for path, parameter in flat(parameters).items():
+            assignment = self.assignment(path, parameter)
+            wanted = flat(_new_state(assignment, parameter, self.keep_mantissa))
+            _check_fit(path, wanted, held)
+            for name, array in wanted.items():
+                held.setdefault(f"{path}.{name}", array)
+            self._assignments[path] = assignment
+        self.state["parameters"] = tree_unflatten(list(held.items()))
+        self._initialized = True
+
+    def assignment(self, path: str, parameter: mx.array) -> Assignment:
+        """Return the group, rule and matrices of the parameter at `path`."""
+        is_embedding = path in self._embeddings
+        return assign(path, parameter, self.groups, self.muon, self.adamw, is_embedding)
+
+    def apply_gradients(self, gradients: dict, parameters: dict) -> dict:
+        """Return the updated parameters, in the structure of `gradients`.
+
+        Parameters without state, unfrozen since the last update, get it here.
+        """
+        if not (self._initialized and self._assignments.keys() >= flat(gradients).keys()):
+            self.trainable(parameters)  # remembers which are embeddings
+            # Not with the gradients, whose dtype may be another.
+            self.init(tree_map(lambda _, parameter: parameter, gradients, parameters))
+        self._schedule_rate()
+        found: dict[str, _Parameter] = {}
+
+        def collect(path: str, gradient: mx.array, weight: mx.array) -> None:
+            state = _at(self.state["parameters"], path)
+            full = join_float32(weight, state["mantissa"]) if "mantissa" in state else weight
+            arrays = gradient.astype(mx.float32), full.astype(mx.float32)
+            found[path] = _Parameter(self._assignments[path], *arrays, state)
+
+        def finish(path: str, _: mx.array, old: mx.array) -> mx.array:
+            weight, state = found[path].weight, found[path].state
+            if "mantissa" not in state:
+                return weight.astype(old.dtype)
+            weight, state["mantissa"] = split_float32(weight)
+            return weight
+
+        tree_map_with_path(collect, gradients, parameters)
+        self._update_by_adamw(list(found.values()))
+        self._update_by_muon(list(found.values()))
+        self.state["step"] = self.step + 1
+        return tree_map_with_path(finish, gradients, parameters)
+
+    def rate_of(self, rule: Rule) -> Number:
+        """Return the learning rate that `rule` has at this step, before its `scale`."""
+        if rule.learning_rate is None:
+            return self.learning_rate
+        rate = value_at(rule.learning_rate, self.step)
+        if callable(rule.learning_rate) or callable(self.base_rate) or not self.base_rate:
+            return rate
+        return rate * (self.learning_rate / self.base_rate)
+
+    def decay_of(self, rule: Rule) -> Number:
+        """Return the weight decay that `rule` has at this step."""
+        own = self.weight_decay if rule.weight_decay is None else rule.weight_decay
+        return value_at(own, self.step)
+
+    def explain(self, parameters: dict) -> str:
+        """Return a table of who is optimized how; `parameters` may be the model."""
+        found = flat(self.trainable(parameters)).items()
+        return explain(self, [(path, array, self.assignment(path, array)) for path, array in found])
+
+    def trainable(self, parameters: dict) -> dict:
+        """Return the trainable parameters of a model, remembering its embeddings; else the tree."""
+        if not isinstance(parameters, nn.Module):
+            return parameters
+        for name, module in parameters.named_modules():
+            if isinstance(module, nn.Embedding | nn.QuantizedEmbedding):
+                self._embeddings.add(f"{name}.weight" if name else "weight")
+        return parameters.trainable_parameters()
+
+    def _schedule_rate(self) -> None:
+        if callable(self.base_rate):
+            self.learning_rate = value_at(self.base_rate, self.step)
+        elif self.schedule is not None:
+            self.learning_rate = self.base_rate * value_at(self.schedule, self.step)
+        elif "learning_rate" not in self.state:
+            self.learning_rate = self.base_rate
+
+    def _update_by_adamw(self, parameters: list[_Parameter]) -> None:
+        for each in parameters:
+            rule = each.assignment.rule
+            if not isinstance(rule, AdamWRule):
+                continue
+            decays = each.weight.ndim >= 2 or rule.decay_vectors
+            decay = self.decay_of(rule) if decays else 0.0
+            first, second = (value_at(beta, self.step) for beta in rule.betas)
+            state, rate = each.state, self.rate_of(rule)
+            each.weight = adamw_step(
+                each.gradient, each.weight, state, (first, second), rule.eps, rate, decay
+            )
+
+    def _update_by_muon(self, parameters: list[_Parameter]) -> None:
+        chosen = [each for each in parameters if each.assignment.blocks is not None]
+        parts = [_parts(each) for each in chosen]
+        size = self.max_batch_bytes
+        if size is None:
+            on_cpu = mx.default_device().type == mx.DeviceType.cpu
+            size = CPU_BATCH_BYTES if on_cpu else GPU_BATCH_BYTES
+        update_parts(
+            [part for each in parts for part in each], self._numbers, size, self.distributed
+        )
+        for each, its_parts in zip(chosen, parts, strict=True):
+            _put_back(each, its_parts)
+
+    def _numbers(self, rule: MuonRule) -> Numbers:
+        momentum, beta2 = value_at(rule.momentum, self.step), value_at(rule.beta2, self.step)
+        return Numbers(self.rate_of(rule), self.decay_of(rule), momentum, beta2)
+
+
+def _parts(parameter: _Parameter) -> list[Part]:
+    """Cut a parameter, with its gradient and state, into stacks of matrices."""
+    rule, blocks = parameter.assignment.rule, parameter.assignment.blocks
+    assert isinstance(rule, MuonRule)
+    assert blocks is not None
+    arrays = (parameter.gradient, parameter.weight, parameter.state["momentum"])
+    variances = parameter.state.get("variance", [None] * len(blocks.shapes))
+    stacks = zip(*map(blocks.cut, arrays), variances, strict=True)
+    return [Part(rule, *each) for each in stacks]
+
+
+def _put_back(parameter: _Parameter, parts: list[Part]) -> None:
+    blocks, shape = parameter.assignment.blocks, parameter.weight.shape
+    assert blocks is not None
+    parameter.weight = blocks.join([part.weight for part in parts], shape)
+    parameter.state["momentum"] = blocks.join([part.momentum for part in parts], shape)
+    if "variance" in parameter.state:
+        parameter.state["variance"] = [part.variance for part in parts]
+
+
+def _at(state: Any, path: str) -> dict:
+    """Return the state of one parameter; lists end at the last layer that has any."""
+    for part in path.split("."):
+        state = state[int(part)] if isinstance(state, list) else state[part]
+    return state
+
+
+def _new_state(assignment: Assignment, parameter: mx.array, keep_mantissa: bool) -> dict:
+    shape, rule, blocks = parameter.shape, assignment.rule, assignment.blocks
+    state: dict = {}
+    if isinstance(rule, AdamWRule):
+        state["m"], state["v"] = mx.zeros(shape), mx.zeros(shape)
+        state["count"] = mx.array(0, mx.uint32)
+    else:
+        assert blocks is not None
+        state["momentum"] = mx.zeros(shape)
+        if rule.variance != "none":
+            state["variance"] = [mx.zeros(variance_shape(rule, each)) for each in blocks.shapes]
+    if keep_mantissa and parameter.dtype == mx.bfloat16:
+        state["mantissa"] = mx.zeros(shape, mx.uint16)
+    return state
+
+
+def _check_fit(path: str, wanted: dict[str, mx.array], held: dict[str, mx.array]) -> None:
+    """Refuse loaded state that another rule, or another shape of the parameter, has made."""
+    for name in dict.fromkeys([*wanted, "momentum", "variance.0", "m", "v", "count", "mantissa"]):
+        array = held.get(f"{path}.{name}")
+        if array is None or (name in wanted and array.shape == wanted[name].shape):
+            continue
+        needed = f"needs shape {wanted[name].shape}" if name in wanted else "has no such state"
+        raise ValueError(
+            f"the optimizer's state does not fit: {name} of {path} has shape {array.shape}, and "
+            f"its rule {needed}; load the state of this model and these groups, or none"
+        )

@@ -1,0 +1,158 @@
+"""Ready-made `Muon` optimizers, each equal to a published one up to rounding.
+
+Two things differ on purpose: gradients of any size count (their sources add 1e-7 or 1e-6 to the
+norm), and the iteration runs in float32 where they use bfloat16 (`dtype=mx.bfloat16` in the rule).
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_muon.matching import Group
+from mlx_muon.optimizer import Muon
+from mlx_muon.rules import AdamWRule, MuonRule, Value
+
+
+def keller(learning_rate: Value = 0.02, weight_decay: Value = 0.0, **options: Any) -> Muon:
+    """Return the original Muon: Newton-Schulz, AdamW beside it at 3e-4.
+
+    https://github.com/KellerJordan/Muon; `options` go to `Muon`, with `muon` and `adamw` instead
+    of the rules chosen here, as in all presets.
+    """
+    muon = MuonRule(scale="keller", method="newton_schulz")
+    adamw = AdamWRule(learning_rate=3e-4, eps=1e-10)
+    return Muon(learning_rate, weight_decay, **{"muon": muon, "adamw": adamw, **options})
+
+
+def moonlight(learning_rate: Value = 1e-3, weight_decay: Value = 0.1, **options: Any) -> Muon:
+    """Return Moonlight's Muon, with the rate and decay of AdamW, which everything else gets.
+
+    Liu et al. 2025, arXiv 2502.16982; all parameters decay.
+    """
+    muon = MuonRule(scale="moonlight", method="newton_schulz")
+    adamw = AdamWRule(decay_vectors=True)
+    return Muon(learning_rate, weight_decay, **{"muon": muon, "adamw": adamw, **options})
+
+
+def normuon(learning_rate: Value = 0.02, weight_decay: Value = 0.0, **options: Any) -> Muon:
+    """Return NorMuon as its authors' code has it: rows of equal variance, the norm kept.
+
+    Li et al. 2025, arXiv 2510.05491, https://github.com/zichongli5/NorMuon.
+    """
+    muon = MuonRule(scale="keller", method="newton_schulz", variance="rows", beta2=0.95)
+    adamw = AdamWRule(learning_rate=3e-4, eps=1e-10)
+    return Muon(learning_rate, weight_decay, **{"muon": muon, "adamw": adamw, **options})
+
+
+def adamuon(learning_rate: Value = 6e-4, weight_decay: Value = 0.1, **options: Any) -> Muon:
+    """Return AdaMuon: signs of the momentum, variance of each entry, updates of RMS 0.2.
+
+    Si et al. 2025, arXiv 2507.11005.
+    """
+    muon = MuonRule(scale="rms", method="newton_schulz", sign=True, variance="entries", beta2=0.95)
+    adamw = AdamWRule(decay_vectors=True)
+    return Muon(learning_rate, weight_decay, **{"muon": muon, "adamw": adamw, **options})
+
+
+# Shorthand for nanochat's groups: pattern, rate, betas, decay.
+_NANOCHAT_GROUPS = (
+    ("lm_head", 0.008, (0.8, 0.96), 0.01),
+    ("wte", 0.3, (0.8, 0.995), 0.001),
+    ("value_embeds", 0.15, (0.8, 0.995), 0.01),
+    ("resid_lambdas", 0.005, (0.8, 0.95), 0.05),
+    ("x0_lambdas", 0.5, (0.96, 0.95), 0.0),
+    ("smear_gate", 0.2, (0.8, 0.95), 0.0),
+    ("smear_lambda", 0.2, (0.8, 0.95), 0.0),
+    ("backout_lambda", 0.2, (0.8, 0.95), 0.0),
+)
+_WIDTH_SCALED = ("lm_head", "wte", "value_embeds")
+_NOT_BATCH_SCALED = ("smear_gate", "smear_lambda", "backout_lambda")
+
+
+def nanochat(
+    n_embd: int,
+    steps: int,
+    batch_tokens: int = 2**19,
+    learning_rate: float = 0.02,
+    weight_decay: float = 0.28,
+    warmup_steps: int = 40,
+    warmdown_ratio: float = 0.65,
+    final_rate: float = 0.05,
+    **options: Any,
+) -> Muon:
+    """Return the optimizer of nanochat (July 2026) for a model with nanochat's parameter names.
+
+    Polar Express, equal rows, Muon+, NorMuon over the short side, cautious decay; eight groups of
+    AdamW. Rates are for 2^19 tokens a step and grow with the root of `batch_tokens`; those of
+    embeddings and head fall with the root of `n_embd` / 768. Over `steps` the rate warms up, stays,
+    and falls linearly to `final_rate` of itself over the last `warmdown_ratio`; the momentum goes
+    from 0.85 to 0.97 in 400 steps and to 0.90 while the rate falls; `weight_decay`, which nanochat
+    chooses by model and data size, follows a cosine to 0. https://github.com/karpathy/nanochat
+    """
+    if steps < 1 or n_embd < 1 or batch_tokens < 1:
+        raise ValueError(
+            "nanochat: n_embd, steps and batch_tokens must be at least 1, got "
+            f"{n_embd}, {steps}, {batch_tokens}"
+        )
+    warmdown = round(warmdown_ratio * steps)
+    batch = math.sqrt(batch_tokens / 2**19)
+    muon = MuonRule(
+        scale="keller",
+        scale_decay=True,
+        cautious=True,
+        momentum=_nanochat_momentum(steps, warmdown),
+        weight_decay=lambda step: weight_decay * 0.5 * (1 + mx.cos(_PI * _float(step) / steps)),
+        equalize_rows=True,
+        renormalize=True,
+        variance="short",
+        beta2=0.9,
+    )
+    groups = []
+    for name, rate, betas, decay in _NANOCHAT_GROUPS:
+        rate *= 1 if name in _NOT_BATCH_SCALED else batch
+        rate *= (n_embd / 768) ** -0.5 if name in _WIDTH_SCALED else 1
+        rule = AdamWRule(rate, decay, betas, eps=1e-10, decay_vectors=True)
+        groups.append(Group(_has_part(name), rule, name))
+    schedule = _trapezoid(steps, warmup_steps, warmdown, final_rate)
+    # ve_gate, in the blocks, is a matrix like all others there.
+    adamw = AdamWRule(0.2, 0.0, (0.8, 0.95), eps=1e-10)
+    defaults = {"muon": muon, "adamw": adamw, "groups": groups, "schedule": schedule}
+    return Muon(learning_rate * batch, **{**defaults, **options})
+
+
+_PI = math.pi
+
+
+def _float(step: mx.array) -> mx.array:
+    return step.astype(mx.float32)
+
+
+def _has_part(name: str) -> Callable[[str, mx.array], bool]:
+    return lambda path, _: name in path.split(".")
+
+
+def _trapezoid(
+    steps: int, warmup: int, warmdown: int, final: float
+) -> Callable[[mx.array], mx.array]:
+    def multiplier(step: mx.array) -> mx.array:
+        step = _float(step)
+        rising = (step + 1) / max(1, warmup)
+        progress = mx.maximum(0.0, (steps - step) / max(1, warmdown))
+        falling = progress + (1 - progress) * final
+        constant_or_falling = mx.where(step <= steps - warmdown, 1.0, falling)
+        return mx.where(step < warmup, rising, constant_or_falling)
+
+    return multiplier
+
+
+def _nanochat_momentum(steps: int, warmdown: int) -> Callable[[mx.array], mx.array]:
+    def momentum(step: mx.array) -> mx.array:
+        step = _float(step)
+        rising = 0.85 + 0.12 * step / 400
+        progress = mx.minimum(1.0, (step - (steps - warmdown)) / max(1, warmdown))
+        constant_or_falling = mx.where(step >= steps - warmdown, 0.97 - 0.07 * progress, 0.97)
+        return mx.where(step < 400, rising, constant_or_falling)
+
+    return momentum

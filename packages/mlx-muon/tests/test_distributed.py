@@ -1,0 +1,77 @@
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlx_muon.sharing import owners
+
+SCRIPT = Path(__file__).with_name("distributed_run.py")
+NO_RING = 77  # the script's exit code
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def start(folder, environment):
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), str(folder)],
+        env=os.environ | environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_two_processes_equal_one_bit_for_bit(tmp_path):
+    # What `mlx.launch -n 2 --backend ring` does, with ports that are free.
+    hosts = tmp_path / "hosts.json"
+    hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in free_ports(2)]))
+    ranks = [{"MLX_HOSTFILE": str(hosts), "MLX_RANK": rank} for rank in ("0", "1")]
+    processes = [start(tmp_path, environment) for environment in ({}, *ranks)]
+    try:
+        outputs = [process.communicate(timeout=60)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    codes = [process.returncode for process in processes]
+    if NO_RING in codes:
+        pytest.skip(f"the ring cannot start here: {outputs}")
+    assert codes == [0, 0, 0], outputs
+
+    alone, *shared = (
+        mx.load(str(tmp_path / f"{name}.safetensors")) for name in ("alone", "0", "1")
+    )
+    assert len(alone) > 100
+    for name, value in alone.items():
+        for arrays in shared:
+            assert mx.array_equal(arrays[name], value), name
+
+
+@settings(deadline=None)
+@given(
+    shapes=st.lists(st.tuples(st.integers(1, 6), st.integers(1, 9), st.integers(1, 9)), max_size=6),
+    processes=st.integers(1, 5),
+)
+def test_every_matrix_has_one_owner_and_all_have_about_equal_work(shapes, processes):
+    found = owners(shapes, processes)
+    assert [len(each) for each in found] == [count for count, _, _ in shapes]
+    loads, largest = [0] * processes, 0
+    for (_, rows, columns), each in zip(shapes, found, strict=True):
+        for owner in each:
+            loads[owner] += rows * columns * min(rows, columns)
+            largest = max(largest, rows * columns * min(rows, columns))
+    # Nobody had least when given a matrix that makes the difference larger than the matrix.
+    assert max(loads) - min(loads) <= largest

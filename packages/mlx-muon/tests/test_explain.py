@@ -1,0 +1,106 @@
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+
+from mlx_muon import AdamWRule, Group, Muon, MuonRule, keller, nanochat
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attn_norm = nn.RMSNorm(8)
+        self.qkv = nn.Linear(8, 24, bias=False)
+        self.up = nn.Linear(8, 32)
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed_tokens = nn.Embedding(50, 8)
+        self.patches = nn.Conv2d(3, 8, 2, bias=False)
+        self.blocks = [Block(), Block()]
+        self.scale = mx.array(1.0)
+        self.lm_head = nn.Linear(8, 50, bias=False)
+
+
+def test_the_table_says_who_is_optimized_how():
+    expected = """\
+embedding: AdamW, rate 0.0003, betas 0.9, 0.95, decay 0.1; 400 numbers
+     1 x embed_tokens.weight 50x8
+matrix: Muon, rate 0.02 x sqrt(max(1, rows / columns)), momentum 0.95 (Nesterov), decay 0.1, \
+newton_schulz; 992 numbers
+     1 x patches.weight 8x2x2x3 as 1 of 8x12
+     2 x blocks.*.qkv.weight 24x8 (fused? then give it split=(8, 8, 8))
+     2 x blocks.*.up.weight 32x8
+norm or bias: AdamW, rate 0.0003, betas 0.9, 0.95, no decay; 81 numbers
+     2 x blocks.*.attn_norm.weight 8
+     2 x blocks.*.up.bias 32
+     1 x scale scalar
+head: AdamW, rate 0.0003, betas 0.9, 0.95, decay 0.1; 400 numbers
+     1 x lm_head.weight 50x8"""
+    assert keller(weight_decay=0.1).explain(Model()) == expected
+
+
+def test_the_table_shows_groups_switches_and_schedules():
+    optimizer = Muon(
+        lambda step: 0.1,
+        groups=[
+            Group("*.qkv.weight", MuonRule(split=(8, 8, 8), scale="none", nesterov=False), "fused"),
+            Group("*.up.weight", MuonRule(0.5, heads=4, method=[(2.0, -1.5, 0.5)], scale="rms")),
+            Group(
+                "patches.*",
+                MuonRule(
+                    weight_decay=lambda step: 0.1,
+                    momentum=lambda step: 0.9,
+                    sign=True,
+                    equalize_rows=True,
+                    renormalize=True,
+                    cautious=True,
+                    variance="short",
+                    beta2=0.9,
+                    scale="mup",
+                ),
+            ),
+            Group("*", AdamWRule(lambda step: 0.1, betas=(lambda step: 0.9, 0.999))),
+        ],
+    )
+    expected = """\
+*: AdamW, rate scheduled, betas scheduled, 0.999, decay 0; 881 numbers
+     1 x embed_tokens.weight 50x8
+     2 x blocks.*.attn_norm.weight 8
+     2 x blocks.*.up.bias 32
+     1 x scale scalar
+     1 x lm_head.weight 50x8
+patches.*: Muon, rate scheduled x sqrt(rows / columns), momentum scheduled (Nesterov), \
+cautious decay scheduled, polar_express, sign, equalize rows, renormalize, \
+variance of short, beta2 0.9; 96 numbers
+     1 x patches.weight 8x2x2x3 as 1 of 8x12
+fused: Muon, rate scheduled, momentum 0.95, decay 0, polar_express; 384 numbers
+     2 x blocks.*.qkv.weight 24x8 as 3 of 8x8
+*.up.weight: Muon, rate 0.5 x 0.2 / rms, momentum 0.95 (Nesterov), decay 0, \
+own coefficients; 512 numbers
+     2 x blocks.*.up.weight 32x8 as 4 of 8x8"""
+    assert optimizer.explain(Model()) == expected
+
+
+def test_unequal_parts_are_listed_and_frozen_parameters_left_out():
+    model = Model()
+    model.freeze()
+    model.blocks[0].qkv.unfreeze()
+    optimizer = Muon(groups=[Group("*.qkv.*", MuonRule(split=(16, 4, 4)), "attention")])
+    assert optimizer.explain(model) == (
+        "attention: Muon, rate 0.001 x 0.2 sqrt(max(rows, columns)), momentum 0.95 (Nesterov), "
+        "decay 0, polar_express; 192 numbers\n"
+        "     1 x blocks.0.qkv.weight 24x8 as 1 of 16x8 + 1 of 4x8 + 1 of 4x8"
+    )
+
+
+def test_explaining_makes_no_state():
+    optimizer = nanochat(8, 10)
+    optimizer.explain(Model())
+    assert set(optimizer.state) == {"step", "learning_rate"}
+
+
+@pytest.mark.parametrize("parameters", [{"w": mx.zeros(1)}, nn.Linear(1, 1, bias=False)])
+def test_one_number_is_singular(parameters):
+    assert "; 1 number\n" in keller().explain(parameters)
