@@ -3,8 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
-
-from cpu.timing import Calls
+from turns.timing import Calls
 
 SHAPES = [(256,) * 3, (512,) * 3, (1024,) * 3, (2048,) * 3, (2048, 768, 3072), (4096,) * 3]
 LONGEST = 5e10  # operations that stock MLX does in 10 seconds

@@ -3,10 +3,10 @@
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
+from turns.timing import Calls
 
 from cpu.gpt import GPT
 from cpu.sizes import Size, size_of
-from cpu.timing import Calls
 from cpu.variants import UNPATCHED, forward_call, patch, threads_of
 from mlx_encoders import BertConfig, ModernBertConfig, build_model
 from mlx_trainer import AdamW, TrainStep

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import mlx.core as mx
 import mlx.nn as nn
+from turns.timing import Calls
 
 from cpu.mlx_models import hidden_loss
 from cpu.sizes import Size, size_of
-from cpu.timing import Calls
 from cpu.variants import forward_call, patch
 from mlx_trainer import AdamW, TrainStep
 

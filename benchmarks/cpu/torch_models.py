@@ -3,9 +3,9 @@
 import torch
 import torch.nn.functional as F
 from torch import nn
+from turns.timing import Calls
 
 from cpu.sizes import Size, size_of
-from cpu.timing import Calls
 
 EPS = 1e-6
 SOFTCAP = 15.0

@@ -1,44 +1,9 @@
-"""One variant of one case in this process: told what to measure, one line a time.
+"""One variant of one case in this process: `python -m cpu.worker CASE VARIANT THREADS [--tiny]`."""
 
-Run as `python -m cpu.worker CASE VARIANT THREADS [--tiny]` in `benchmarks`. Writes one line of JSON
-for each line read: a name from the first answer's `calls` is measured once, an empty line answers
-with the peak memory. Whatever else is printed goes to standard error.
-"""
-
-import json
-import math
-import os
-import sys
-from collections.abc import Callable
-from dataclasses import asdict
+from turns.serve import serve
+from turns.timing import Calls
 
 from cpu.sizes import SIZES
-from cpu.timing import SHORTEST, Calls, Sample, peak_memory, sample
-
-
-def main() -> None:
-    """Prepare, then answer until the input ends."""
-    case, variant, threads, *flags = sys.argv[1:]
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    calls = prepare(case, variant, int(threads), "--tiny" in flags)
-    for name in calls.warm:
-        calls.measured[name]()
-    print(json.dumps({"calls": list(calls.measured), **calls.facts}), file=answers, flush=True)
-    for line in sys.stdin:
-        name = line.strip()
-        answer = asdict(measure(calls.measured[name])) if name else {"peak": peak_memory()}
-        print(json.dumps(answer), file=answers, flush=True)
-    # Not by returning: MLX 0.32 aborts where a thread with a stream of its own is alive at exit.
-    os._exit(0)
-
-
-def measure(call: Callable[[], object]) -> Sample:
-    """Time one call, or as many as fill the shortest time that can be judged."""
-    found = sample(call, 1)
-    if found.seconds >= SHORTEST:
-        return found
-    return sample(call, math.ceil(SHORTEST / found.seconds))
 
 
 def prepare(case: str, variant: str, threads: int, tiny: bool) -> Calls:
@@ -69,4 +34,4 @@ def prepare(case: str, variant: str, threads: int, tiny: bool) -> Calls:
 
 
 if __name__ == "__main__":
-    main()
+    serve(prepare)

@@ -1,0 +1,1 @@
+"""What `benchmarks/muon.py` measures, each variant in a process of its own."""
