@@ -103,6 +103,10 @@ def test_a_finished_run_is_not_overwritten_unasked(run_cli, passengers, write_cs
         (["--target", "Surived"], "no column 'Surived' for the target; did you mean 'Survived'?"),
         (["--set", "training.epoch=3"], "did you mean 'epochs'?"),
         (["--set", "training.epochs=many"], "training.epochs"),
+        (
+            ["--set", "training.optimizer=lion"],
+            "training.optimizer: unknown value 'lion'; valid: adamw, muon",
+        ),
         (["--metric", "acuracy"], "did you mean 'accuracy'?"),
         (["--metric", "rmse"], "metric 'rmse' is for regression, but the task is binary"),
         (["--kind", "Agee=numeric"], "did you mean 'Age'?"),
@@ -127,6 +131,7 @@ def test_debug_shows_the_traceback(run_cli, passengers, write_csv, tiny_flags):
 def test_wrong_usage_exits_with_two(run_cli):
     assert "Did you mean" in run_cli("trian", code=2).stderr
     assert "No such option" in run_cli("train", "--fold", "5", code=2).stderr
+    assert "'sgd' is not one of" in run_cli("train", "--optimizer", "sgd", code=2).stderr
     assert "Missing option '--train'" in run_cli("train", "--output", "run", code=2).stderr
     run_cli("train", "--resume", "--output", "run", "--seed", "1", code=2)
 

@@ -37,6 +37,21 @@ def test_a_resolved_configuration_survives_its_file():
     assert load_config(type(config), base=yaml.safe_load(dump_config(config))) == config
 
 
+def test_muon_is_asked_for_by_flag_or_file_and_kept(tmp_path):
+    import yaml
+
+    assert all(resolve_config(name).training.optimizer == "adamw" for name in PRESETS)
+    file = tmp_path / "run.yaml"
+    file.write_text("training: {optimizer: muon}\n")
+    config = resolve_config("standard", file)
+    assert config == resolve_config("standard", flags={"training.optimizer": "muon"})
+    assert load_config(type(config), base=yaml.safe_load(dump_config(config))) == config
+    # Run folders from before there was a choice have no such key.
+    values = yaml.safe_load(dump_config(resolve_config("standard")))
+    del values["training"]["optimizer"]
+    assert load_config(type(config), base=values).training.optimizer == "adamw"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

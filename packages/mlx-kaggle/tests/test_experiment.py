@@ -34,8 +34,10 @@ def test_a_network_that_says_nothing_leaves_the_linear_model(prepare):
     assert not np.allclose(experiment.linear, member.linear.outputs(experiment.train))
 
 
-def test_training_lowers_the_loss_and_beats_the_majority(prepare, tmp_path):
-    overrides = ["training.epochs=12", "training.learning_rate=3e-3", "training.batch_size=16"]
+@pytest.mark.parametrize(("optimizer", "rate"), [("adamw", "3e-3"), ("muon", "1e-2")])
+def test_training_lowers_the_loss_and_beats_the_majority(optimizer, rate, prepare, tmp_path):
+    overrides = ["training.epochs=12", f"training.learning_rate={rate}", "training.batch_size=16"]
+    overrides.append(f"training.optimizer={optimizer}")
     plain = ["text.drop_token=0", "text.drop_column=0", "text.shuffle_columns=0"]
     plain += ["head.numeric_features=false", "head.words=false", "encoder.dropout=0"]
     job, experiment = prepare(200, *overrides, *plain)

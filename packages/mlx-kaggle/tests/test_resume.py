@@ -7,6 +7,7 @@ import time
 
 import mlx.core as mx
 import numpy as np
+import pytest
 
 
 def start(tmp_path, *arguments) -> subprocess.Popen:
@@ -16,11 +17,15 @@ def start(tmp_path, *arguments) -> subprocess.Popen:
     )
 
 
-def test_kill_9_and_resume_gives_bit_equal_weights(tmp_path, passengers, write_csv, tiny_flags):
+@pytest.mark.parametrize(("optimizer", "epochs"), [("adamw", 12), ("muon", 4)])
+def test_kill_9_and_resume_gives_bit_equal_weights(
+    optimizer, epochs, tmp_path, passengers, write_csv, tiny_flags
+):
     train = write_csv("train.csv", passengers(120))
     common = [
         *("--train", train, "--target", "Survived", "--folds", 2),
-        *("--set", "training.epochs=12", "--set", "training.batch_size=8"),
+        *("--optimizer", optimizer),
+        *("--set", f"training.epochs={epochs}", "--set", "training.batch_size=8"),
         # A checkpoint after every update, so that the kill falls between or into them.
         *("--set", "training.checkpoint_seconds=0.001"),
         *tiny_flags,
@@ -50,3 +55,10 @@ def test_kill_9_and_resume_gives_bit_equal_weights(tmp_path, passengers, write_c
             assert ours.keys() == theirs.keys()
             for key in ours:
                 np.testing.assert_array_equal(np.array(ours[key]), np.array(theirs[key]), key)
+        tables = [tmp_path / run / "members" / member / "optimizer.txt"
+                  for run in ("whole", "killed")]  # fmt: skip
+        assert [table.exists() for table in tables] == [optimizer == "muon"] * 2
+        if optimizer == "muon":
+            ours, theirs = (table.read_text() for table in tables)
+            assert ours == theirs
+            assert "matrices: Muon, rate 0.001 x 0.2 sqrt(max(rows, columns))" in ours

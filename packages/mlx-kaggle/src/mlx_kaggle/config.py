@@ -113,9 +113,12 @@ class TrainingSettings:
 
     Choosing the best epoch on the very fold that is then scored makes cross-validation look
     better than it is, so early stopping is off unless asked for. On a CPU `threads` share the
-    rows of each batch.
+    rows of each batch. `optimizer` "muon" is Muon for the matrices inside the encoder and AdamW
+    for all else, with the same rates and decay, but the matrices' rate is `muon_rate` times that.
     """
 
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    muon_rate: float = 3.0
     epochs: int = 10
     batch_size: int = 32
     micro_batch_tokens: int = 4096

@@ -2,7 +2,8 @@
 
 config.yaml env.json metrics.jsonl      what was asked, where it ran, what happened
 competition.json train_rows.npy         what the tables say; fingerprints for the leak guard
-members/fold-0-seed-0/                  one model: encoder/, head.safetensors, member.json
+members/fold-0-seed-0/                  one model: encoder/, head.safetensors, member.json, and
+                                        with Muon optimizer.txt: which parameters it trained
 validation.csv summary.json report.html predictions for rows not trained on, and their scores
 """
 
@@ -22,6 +23,7 @@ from mlx_kaggle.competition import take
 from mlx_kaggle.estimate import Estimate, estimate
 from mlx_kaggle.experiment import Experiment, predict_member
 from mlx_kaggle.job import Job, Results, members, score_table
+from mlx_kaggle.optimizer import optimizer_table
 from mlx_kaggle.report import write_report
 from mlx_kaggle.submission import write_submission
 from mlx_kaggle.targets import Target
@@ -93,10 +95,12 @@ def _train(
         elif event["event"] != "update":
             run.log({"member": folder.name, **event})
 
+    folder.mkdir(parents=True, exist_ok=True)
+    if table := optimizer_table(job.config, experiment.member.model):
+        write_atomic(folder / "optimizer.txt", lambda path: path.write_text(table + "\n", "utf-8"))
     result = experiment.train_model(val, folder / "checkpoints", log, resume)
     views = job.config.text.views
     prediction = predict_member(experiment.member, job.competition, val, job.config, views)
-    folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "validation.npy", lambda path: np.save(path, prediction))
     _save_json(folder / "history.json", result.history)
     # member.json comes last: it is what says that this model is whole.

@@ -46,7 +46,8 @@ class Display:
         say = self.console.print
         say(f"{train}: {row_count(job.table)} rows, {len(job.table)} columns")
         say(f"target {competition.target}: {_target(job)}; metric {competition.metric}")
-        say(f"id: {competition.id_column or 'none'}; preset: {job.config.preset}")
+        preset, optimizer = job.config.preset, job.config.training.optimizer
+        say(f"id: {competition.id_column or 'none'}; preset: {preset}; optimizer: {optimizer}")
         grid = RichTable(box=None, padding=(0, 2, 0, 0), pad_edge=False)
         for heading in ("column", "kind", "read as", "because"):
             grid.add_column(heading, header_style="bold")

@@ -31,12 +31,11 @@ from mlx_kaggle.model import (
     make_head,
     make_model,
 )
-from mlx_kaggle.model import parameter_groups as groups
+from mlx_kaggle.optimizer import make_optimizer
 from mlx_kaggle.targets import Target
 from mlx_kaggle.texts import augmentation_of, drop_tokens, fit_text
 from mlx_tabtext import Table
 from mlx_trainer import (
-    AdamW,
     Checkpoints,
     Evaluation,
     FitResult,
@@ -131,13 +130,9 @@ class Experiment:
 
     def step(self) -> TrainStep:
         """The compiled update of this model."""
-        optimizer = AdamW(
-            weight_decay=self.config.training.weight_decay,
-            groups=groups(self.config, self.member.model.encoder),
-        )
         return TrainStep(
             self.member.model,
-            optimizer,
+            make_optimizer(self.config, self.member.model),
             loss_function(self.config, self.competition),
             max_grad_norm=self.config.training.max_grad_norm,
             threads=step_threads(self.config.training.threads),

@@ -14,6 +14,7 @@ PACKAGES = (
     "mlx-tabtext",
     "mlx-encoders",
     "mlx-heads",
+    "mlx-muon",
     "mlx-trainer",
     "mlx-fastcpu",
     "numpy",

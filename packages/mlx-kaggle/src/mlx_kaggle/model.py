@@ -15,7 +15,6 @@ from mlx_encoders import (
     EncoderModel,
     Tokenizer,
     build_model,
-    layer_index,
     load,
     load_model,
     save,
@@ -29,7 +28,6 @@ from mlx_kaggle.features import HeadFeatures
 from mlx_kaggle.linear import LinearModel
 from mlx_kaggle.words import WordFeatures
 from mlx_tabtext import TableText
-from mlx_trainer import Group, Groups
 
 Head = ClassificationHead | RegressionHead
 
@@ -207,18 +205,3 @@ def make_head(arguments: dict[str, Any]) -> Head:
     arguments = dict(arguments)
     kind = arguments.pop("kind")
     return (RegressionHead if kind == "regression" else ClassificationHead)(**arguments)
-
-
-def parameter_groups(config: RunConfig, encoder: EncoderModel) -> Groups:
-    """Rate multiplier and decay of each parameter path of a `TextModel`."""
-    training = config.training
-    depth = encoder.config.num_hidden_layers + 1
-
-    def group(path: str, array: mx.array) -> Group:
-        decay = array.ndim >= 2
-        if not path.startswith("encoder."):
-            return Group(rate=training.head_rate, decay=decay)
-        layer = layer_index(path.removeprefix("encoder."), encoder.config)
-        return Group(rate=training.layer_decay ** (depth - layer), decay=decay)
-
-    return group

@@ -16,6 +16,16 @@ PRESET_HELP = """Presets (--preset):
   thorough  ModernBERT-base (149 M parameters), 5 folds, 3 seeds, 4 views of each row
             averaged: for a GPU or a patient CPU
 
+Optimizers (--optimizer):
+
+\b
+  adamw     AdamW for everything. The default.
+  muon      Muon for the matrices inside the encoder, AdamW for embeddings, head, norms and
+            biases. Rates, their decay by layer, head_rate and weight decay serve both. Its
+            best learning rate may be a few times AdamW's: try --set training.learning_rate.
+            An update takes longer, the more so the larger the encoder and the smaller the
+            batch.
+
 Settings: the preset, then --config FILE, then flags, then --set; later ones win.
 A wrong key is an error. `--set training.epochs=3 --set text.style=sentence`
 """
@@ -30,6 +40,8 @@ A wrong key is an error. `--set training.epochs=3 --set text.style=sentence`
               help="Run folder to write.")  # fmt: skip
 @click.option("--preset", type=click.Choice(["quick", "standard", "thorough"]), help="See below.")
 @click.option("--encoder", help="Folder or hub id of a BERT or ModernBERT; 'scratch' for none.")
+@click.option("--optimizer", type=click.Choice(["adamw", "muon"]),
+              help="See below.  [default: adamw]")  # fmt: skip
 @click.option("--numeric-features", type=click.Choice(["on", "off"]),
               help="Numbers and categories also feed the head.  [default: on]")  # fmt: skip
 @click.option("--test", type=FILE, help="Test CSV, for the leak check.  [default: found beside]")
@@ -94,6 +106,7 @@ def _config(options: dict[str, Any]):
         "data.kinds": _pairs(options["kind"]) or None,
         "data.allow_leak": options["allow_leak"] or None,
         "encoder.path": "" if encoder == "scratch" else encoder,
+        "training.optimizer": options["optimizer"],
         "head.numeric_features": None if features is None else features == "on",
         "folds": options["folds"],
         "seed": options["seed"],
