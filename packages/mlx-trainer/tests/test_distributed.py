@@ -25,9 +25,11 @@ def free_ports(count):
 
 def start(folder, threads, environment):
     command = [sys.executable, str(SCRIPT), str(folder), str(threads)]
-    return subprocess.Popen(
-        command, env=os.environ | environment, stderr=subprocess.PIPE, text=True
-    )
+    # MLX keeps compiled kernels in TMPDIR, where one process may load what another still writes.
+    kernels = folder / f"kernels{environment.get('MLX_RANK', '')}"
+    kernels.mkdir()
+    variables = os.environ | environment | {"TMPDIR": str(kernels)}
+    return subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
