@@ -230,3 +230,18 @@ def test_polar_express_divides_by_a_little_more_than_the_norm():
 def test_what_cannot_be_orthogonalized_is_refused(arguments, message, exactly):
     with pytest.raises(ValueError, match=exactly(message)):
         orthogonalize(**{"x": mx.zeros((3, 4)), **arguments})
+
+
+@pytest.mark.parametrize("compile", [True, False])
+@pytest.mark.parametrize("gram", [True, False])
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_two_streams_change_no_bit(count, gram, compile):
+    x = mx.random.normal((count, 8, 12), key=mx.random.key(count))
+
+    def both(two_streams):
+        def function(x):
+            return orthogonalize(x, gram=gram, two_streams=two_streams) + 0
+
+        return (mx.compile(function) if compile else function)(x)
+
+    assert mx.array_equal(both(True), both(False))

@@ -28,7 +28,10 @@ def make_optimizer(config: RunConfig, model: TextModel) -> Optimizer:
     if training.optimizer == "adamw":
         groups = parameter_groups(config, model.encoder)
         return AdamW(BETAS, EPS, training.weight_decay, groups)
-    return Muon(training.learning_rate, groups=muon_groups(config, model))
+    # With threads of our own the BLAS has one, see `machine.py`.
+    two_streams = True if training.threads > 1 else None
+    groups = muon_groups(config, model)
+    return Muon(training.learning_rate, groups=groups, two_streams=two_streams)
 
 
 def parameter_groups(config: RunConfig, encoder: EncoderModel) -> Groups:

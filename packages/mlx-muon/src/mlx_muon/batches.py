@@ -38,18 +38,23 @@ def update_parts(
     parts: Sequence[Part],
     numbers_of: Callable[[MuonRule], Numbers],
     max_bytes: int,
+    two_streams: bool | None = None,
     distributed: mx.distributed.Group | None = None,
 ) -> None:
     """Renew weight, momentum and variance of each part, in batches of at most `max_bytes`."""
     batches = list(_batches(parts, max_bytes))
-    updates = [_momentum_step(batch, numbers_of(batch[0].rule)) for batch in batches]
-    functions = [partial(muon_step.direction, rule=batch[0].rule) for batch in batches]
+    numbers = [numbers_of(batch[0].rule) for batch in batches]
+    updates = [_momentum_step(*each) for each in zip(batches, numbers, strict=True)]
+    functions = [
+        partial(muon_step.direction, rule=batch[0].rule, two_streams=two_streams)
+        for batch in batches
+    ]
     if distributed is None or distributed.size() == 1:
-        updates = [function(each) for function, each in zip(functions, updates, strict=True)]
+        directions = [function(each) for function, each in zip(functions, updates, strict=True)]
     else:
-        updates = orthogonalize_shared(updates, functions, distributed)
-    for batch, update in zip(batches, updates, strict=True):
-        _weight_step(batch, update, numbers_of(batch[0].rule))
+        directions = orthogonalize_shared(updates, functions, distributed)
+    for each in zip(batches, directions, numbers, strict=True):
+        _weight_step(*each)
 
 
 def _batches(parts: Sequence[Part], max_bytes: int) -> Iterator[list[Part]]:

@@ -24,13 +24,15 @@ def momentum_step(
     return (gradient + beta * (momentum - gradient) if nesterov else momentum), momentum
 
 
-def direction(update: mx.array, rule: MuonRule) -> mx.array:
+def direction(update: mx.array, rule: MuonRule, two_streams: bool | None = None) -> mx.array:
     """Return the orthogonalized update."""
     if rule.sign:
         update = mx.sign(update)
     if rule.equalize_rows:
         update = equalize_rows(update)
-    found = orthogonalize(update, rule.method, rule.steps, rule.norm, dtype=rule.dtype)
+    found = orthogonalize(
+        update, rule.method, rule.steps, rule.norm, dtype=rule.dtype, two_streams=two_streams
+    )
     if rule.renormalize:
         size = scalar(min(found.shape[-2:]) ** 0.5)
         found = found * (size / nonzero(frobenius_norm(found)))
@@ -88,4 +90,4 @@ def weight_step(
     shrink = scalar(rate * weight_decay * (scale if rule.scale_decay else 1.0))
     if rule.cautious:
         return weight - step - shrink * mx.where(update * weight >= 0, weight, 0.0)
-    return weight * (1 - shrink) - step
+    return weight - step - shrink * weight  # 1 - shrink would round, each step the same way

@@ -23,8 +23,8 @@ from mlx_muon.matching import Assignment, Group, assign
 from mlx_muon.muon_step import Number, variance_shape
 from mlx_muon.rules import AdamWRule, MuonRule, Rule, Value, value_at
 
-# Stacking saves calls, and costs copies: on the CPU large matrices gain nothing by it.
-CPU_BATCH_BYTES = 4 << 20
+# Stacking saves calls, and costs copies and memory: on the CPU a few large matrices are enough.
+CPU_BATCH_BYTES = 32 << 20
 GPU_BATCH_BYTES = 256 << 20
 
 
@@ -52,7 +52,7 @@ class Muon(Optimizer):
 
     With `keep_mantissa`, bfloat16 weights keep the 16 bits they lack of float32 in the state, and
     train as float32 ones do. `max_batch_bytes` bounds the matrices orthogonalized at once
-    (default 4 MiB on the CPU, 256 MiB on a GPU). Given a `distributed` group, whose processes must
+    (default 32 MiB on the CPU, 256 MiB on a GPU). Given a `distributed` group, whose processes must
     have the same, averaged gradients, each orthogonalizes a share of the matrices.
     """
 
@@ -151,9 +151,11 @@ class Muon(Optimizer):
         if rule.learning_rate is None:
             return self.learning_rate
         rate = value_at(rule.learning_rate, self.step)
-        if callable(rule.learning_rate) or callable(self.base_rate) or not self.base_rate:
+        if callable(rule.learning_rate) or callable(self.base_rate):
             return rate
-        return rate * (self.learning_rate / self.base_rate)
+        if self.base_rate:
+            return rate * (self.learning_rate / self.base_rate)
+        return rate if self.schedule is None else rate * value_at(self.schedule, self.step)
 
     def decay_of(self, rule: Rule) -> Number:
         """Return the weight decay that `rule` has at this step."""
@@ -200,10 +202,14 @@ class Muon(Optimizer):
         parts = [_parts(each) for each in chosen]
         size = self.max_batch_bytes
         if size is None:
-            on_cpu = mx.default_device().type == mx.DeviceType.cpu
+            on_cpu = mx.default_device().type == mx.cpu
             size = CPU_BATCH_BYTES if on_cpu else GPU_BATCH_BYTES
         update_parts(
-            [part for each in parts for part in each], self._numbers, size, self.distributed
+            [part for each in parts for part in each],
+            self._numbers,
+            size,
+            self.two_streams,
+            self.distributed,
         )
         for each, its_parts in zip(chosen, parts, strict=True):
             _put_back(each, its_parts)

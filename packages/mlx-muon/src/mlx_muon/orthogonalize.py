@@ -10,6 +10,8 @@ from typing import Literal
 
 import mlx.core as mx
 
+from mlx_muon import halves
+
 Method = Literal["polar_express", "newton_schulz", "dion", "svd"]
 Norm = Literal["frobenius", "schatten4", "aol", "none"]
 Coefficients = Sequence[tuple[float, float, float]]
@@ -50,6 +52,7 @@ def orthogonalize(
     norm: Norm = "frobenius",
     gram: bool | None = None,
     dtype: mx.Dtype = mx.float32,
+    two_streams: bool | None = None,
 ) -> mx.array:
     """Return the nearest semi-orthogonal matrices to `x`, (..., rows, columns), approximately.
 
@@ -66,6 +69,10 @@ def orthogonalize(
     Matrices twice as wide as high, or more, are iterated through X X^T, with the same result up to
     rounding, in less time (`gram` decides otherwise). `dtype` is that of the iteration, where
     half precision uses the direct form; the result has the dtype of `x`.
+
+    On a CPU with several cores, two halves of a stack (matrices, rows, columns) of small matrices
+    are computed at once; `two_streams=True` does it for matrices of any size, which halves the time
+    where the BLAS has one thread, and costs time where it has more; `False` never.
 
     Raises `ValueError` for fewer than two axes, an unknown `method` or `norm`, or no steps.
     """
@@ -84,7 +91,7 @@ def orthogonalize(
         gram = y.shape[-1] >= GRAM_ASPECT * y.shape[-2] and dtype == mx.float32
     safety = SAFETY.get(method, 1.0) if isinstance(method, str) else 1.0
     y = _below_one(y, norm, safety).astype(dtype)
-    y = _iterate_gram(y, coefficients) if gram else _iterate(y, coefficients)
+    y = (_iterate_gram if gram else _iterate)(y, coefficients, two_streams)
     if is_tall:
         y = y.swapaxes(-1, -2)
     return y.astype(x.dtype)
@@ -138,34 +145,46 @@ def _below_one(y: mx.array, norm: Norm, safety: float) -> mx.array:
     return y / nonzero(mx.sqrt(rows) * safety)
 
 
-def _iterate(y: mx.array, coefficients: Coefficients) -> mx.array:
-    # Of a transposed factor, addmm rounds one matrix unlike a stack of them.
-    y = mx.contiguous(y)
-    for a, b, c in coefficients:
+def _iterate(y: mx.array, coefficients: Coefficients, two_streams: bool | None) -> mx.array:
+    def start(y: mx.array) -> list[mx.array]:
+        # Of a transposed factor, addmm rounds one matrix unlike a stack of them.
+        return [mx.contiguous(y)]
+
+    def step(state: list[mx.array], numbers: tuple[float, float, float]) -> list[mx.array]:
+        (y,), (a, b, c) = state, numbers
         product = y @ y.swapaxes(-1, -2)
         polynomial = mx.addmm(product, product, product, alpha=c, beta=b)
-        y = mx.addmm(y, polynomial, y, alpha=1.0, beta=a)
-    return y
+        return [mx.addmm(y, polynomial, y, alpha=1.0, beta=a)]
+
+    return _joined([y for (y,) in halves.iterate(y, start, step, coefficients, two_streams)])
 
 
-def _iterate_gram(y: mx.array, coefficients: Coefficients) -> mx.array:
+def _iterate_gram(y: mx.array, coefficients: Coefficients, two_streams: bool | None) -> mx.array:
     """Iterate on R = Y Y^T, collecting the factor Q with which Q Y is the result.
 
     Every iteration is Y -> Z Y with Z = a + b R + c R^2, so R -> Z R Z and Q -> Z Q, all of the
-    small size; they commute, being polynomials of the first R.
+    small size; they commute, being polynomials of the first R. The last R is not asked for, and so
+    not computed.
     """
-    product = y @ y.swapaxes(-1, -2)
-    factor = identity = mx.eye(y.shape[-2], dtype=y.dtype)
-    for index, (a, b, c) in enumerate(coefficients):
+
+    def start(y: mx.array) -> list[mx.array]:
+        return [y, y @ y.swapaxes(-1, -2)]
+
+    def step(state: list[mx.array], numbers: tuple[float, float, float]) -> list[mx.array]:
+        (y, product, *factor), (a, b, c) = state, numbers
         polynomial = mx.addmm(product, product, product, alpha=c, beta=b)
-        if index == 0:
-            factor = polynomial + a * identity
-        else:
-            factor = mx.addmm(factor, polynomial, factor, alpha=1.0, beta=a)
-        if index < len(coefficients) - 1:
-            half = mx.addmm(product, polynomial, product, alpha=1.0, beta=a)
-            product = mx.addmm(half, half, polynomial, alpha=1.0, beta=a)
-    return factor @ y
+        half = mx.addmm(product, polynomial, product, alpha=1.0, beta=a)
+        following = mx.addmm(half, half, polynomial, alpha=1.0, beta=a)
+        if factor:
+            return [y, following, mx.addmm(factor[0], polynomial, factor[0], alpha=1.0, beta=a)]
+        return [y, following, polynomial + a * mx.eye(y.shape[-2], dtype=y.dtype)]
+
+    found = halves.iterate(y, start, step, coefficients, two_streams)
+    return _joined([factor @ y for y, _, factor in found])
+
+
+def _joined(stacks: list[mx.array]) -> mx.array:
+    return mx.concatenate(stacks) if len(stacks) > 1 else stacks[0]
 
 
 def _by_svd(x: mx.array) -> mx.array:
