@@ -23,8 +23,10 @@ from mlx_muon.matching import Assignment, Group, assign
 from mlx_muon.muon_step import Number, variance_shape
 from mlx_muon.rules import AdamWRule, MuonRule, Rule, Value, value_at
 
-# Stacking saves calls, and costs copies and memory: on the CPU a few large matrices are enough.
-CPU_BATCH_BYTES = 32 << 20
+# Stacking saves calls, and costs copies and memory: on the CPU large matrices gain nothing by it,
+# unless two streams share them.
+CPU_BATCH_BYTES = 4 << 20
+TWO_STREAMS_BATCH_BYTES = 32 << 20
 GPU_BATCH_BYTES = 256 << 20
 
 
@@ -52,8 +54,11 @@ class Muon(Optimizer):
 
     With `keep_mantissa`, bfloat16 weights keep the 16 bits they lack of float32 in the state, and
     train as float32 ones do. `max_batch_bytes` bounds the matrices orthogonalized at once
-    (default 32 MiB on the CPU, 256 MiB on a GPU). Given a `distributed` group, whose processes must
-    have the same, averaged gradients, each orthogonalizes a share of the matrices.
+    (default 4 MiB on the CPU, 256 MiB on a GPU). `two_streams=True` is for CPUs whose BLAS has one
+    thread, as it is beside `TrainStep(threads=2)` of mlx-trainer: two halves of a batch are then
+    orthogonalized at once (default: only of small matrices), of up to 32 MiB. Given a `distributed`
+    group, whose processes must have the same, averaged gradients, each orthogonalizes a share of
+    the matrices.
     """
 
     def __init__(
@@ -67,6 +72,7 @@ class Muon(Optimizer):
         schedule: Callable[[mx.array], mx.array] | None = None,
         keep_mantissa: bool = False,
         max_batch_bytes: int | None = None,
+        two_streams: bool | None = None,
         distributed: mx.distributed.Group | None = None,
     ):
         super().__init__()
@@ -85,6 +91,7 @@ class Muon(Optimizer):
         self.schedule = schedule
         self.keep_mantissa = keep_mantissa
         self.max_batch_bytes = max_batch_bytes
+        self.two_streams = two_streams
         self.distributed = distributed
         self._assignments: dict[str, Assignment] = {}
         self._embeddings: set[str] = set()
@@ -202,15 +209,11 @@ class Muon(Optimizer):
         parts = [_parts(each) for each in chosen]
         size = self.max_batch_bytes
         if size is None:
-            on_cpu = mx.default_device().type == mx.cpu
-            size = CPU_BATCH_BYTES if on_cpu else GPU_BATCH_BYTES
-        update_parts(
-            [part for each in parts for part in each],
-            self._numbers,
-            size,
-            self.two_streams,
-            self.distributed,
-        )
+            size = TWO_STREAMS_BATCH_BYTES if self.two_streams else CPU_BATCH_BYTES
+            if mx.default_device().type != mx.cpu:
+                size = GPU_BATCH_BYTES
+        every = [part for each in parts for part in each]
+        update_parts(every, self._numbers, size, self.two_streams, self.distributed)
         for each, its_parts in zip(chosen, parts, strict=True):
             _put_back(each, its_parts)
 
