@@ -2,9 +2,9 @@
 
     uv run --with torch benchmarks/muon.py [--only CASE ...]
 
-Three sets of float32 matrices: those of a GPT, those of ModernBERT-base, and many small ones. Each
+Sets of float32 matrices: those of a GPT, those of ModernBERT-base, and many small ones. Each
 variant is a process of its own; they take turns. Results are kept in `docs/benchmarks/muon.json`,
-and the table in `docs/benchmarks/muon.md` is written from all of them. Planned for 10 minutes on 2
+and the table in `docs/benchmarks/muon.md` is written from all of them. Planned for 15 minutes on 2
 cores. `--tiny` tests the benchmark itself, and keeps nothing.
 """
 
@@ -20,12 +20,14 @@ from turns.processes import Worker, describe_machine, take_turns
 
 DOCS = Path(__file__).parent.parent / "docs" / "benchmarks"
 PACKAGES = ("mlx", "mlx-fastcpu", "mlx-muon", "torch")
-# Two at a time beside the reference: a process holds 2 GB.
+# Few at a time beside the reference: a process holds up to 2 GB.
 GROUPS = (
-    ("ours", "ours-native", "torch-float32"),
-    ("polar-express", "nanochat", "torch"),
-    ("ours-bfloat16", "mlx-eager"),
+    ("ours", "torch-float32"),
+    ("ours-bfloat16", "torch"),
+    ("mlx-one-thread", "ours-one-thread"),
 )
+MORE_OF_SMALL = (("ours-native", "polar-express", "nanochat", "mlx-eager"),)
+LARGE = ("gpt", "modernbert")
 REFERENCE = "mlx"
 ROUNDS = 3
 
@@ -56,11 +58,12 @@ def run_case(case: str, rounds: int, tiny: bool) -> dict[str, dict]:
     with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
 
         def start(variant: str, stack: ExitStack) -> list[Worker]:
-            worker = Worker.start("muon.worker", case, variant, folder, tiny)
+            one = {"OPENBLAS_NUM_THREADS": "1"} if variant.endswith("one-thread") else {}
+            worker = Worker.start("muon.worker", case, variant, folder, tiny, **one)
             return [stack.enter_context(worker)] if worker else []
 
         reference = start(REFERENCE, stack)
-        for group in GROUPS:
+        for group in GROUPS if case in LARGE else (*GROUPS, *MORE_OF_SMALL):
             with ExitStack() as group_stack:
                 workers = [worker for name in group for worker in start(name, group_stack)]
                 take_turns([*reference, *workers], rounds)

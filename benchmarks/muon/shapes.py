@@ -15,18 +15,32 @@ def modernbert(layers: int = 22) -> Shapes:
     return repeated(layers, one)
 
 
-def small(count: int = 24) -> Shapes:
-    """Many small matrices: those of small models, and a pair of LoRA of rank 8 for each."""
-    one = {f"square{size}": (size, size) for size in (32, 64, 128)}
-    return repeated(count, one | {"wide": (64, 128), "lora_a": (8, 768), "lora_b": (768, 8)})
+def squares(size: int, count: int = 48) -> Shapes:
+    return repeated(count, {"square": (size, size)})
+
+
+def lora(layers: int = 24, width: int = 768) -> Shapes:
+    """Pairs of rank 8 and of rank 16."""
+    one = {f"{name}{rank}": shape for rank in (8, 16)
+           for name, shape in (("a", (rank, width)), ("b", (width, rank)))}  # fmt: skip
+    return repeated(layers, one)
 
 
 def repeated(count: int, one: Shapes) -> Shapes:
     return {f"{name}_{layer}": shape for layer in range(count) for name, shape in one.items()}
 
 
-CASES = {"gpt": gpt(), "modernbert": modernbert(), "small": small()}
-TINY = {"gpt": gpt(1, 16), "modernbert": repeated(1, {"Wqkv": (48, 16)}), "small": small(2)}
+CASES = {
+    "gpt": gpt(),
+    "modernbert": modernbert(),
+    "32": squares(32),
+    "64": squares(64),
+    "128": squares(128),
+    "lora": lora(),
+}
+TINY = {"gpt": gpt(1, 16), "modernbert": modernbert(1)} | {
+    name: lora(1, 16) for name in ("32", "64", "128", "lora")
+}
 
 
 def operations(shapes: Shapes) -> float:

@@ -36,8 +36,7 @@ def prepare_mlx(shapes: Shapes, variant: str, threads: int) -> dict[str, Callabl
     import mlx_fastcpu
     from mlx_fastcpu import reduced
 
-    flags = {"compiler_flags": "native"} if variant.endswith("native") else {}
-    mlx_fastcpu.activate(**flags)
+    mlx_fastcpu.activate(compiler_flags="native" if variant.endswith("native") else None)
     if variant.endswith("bfloat16"):
         status = reduced.enable()
         if not status.active:
@@ -75,7 +74,7 @@ def make_optimizer(variant: str):
         return mlx_muon.keller(RATE, muon=mlx_muon.MuonRule(scale="keller"))
     if variant == "nanochat":
         return mlx_muon.nanochat(n_embd=768, steps=1000)
-    return mlx_muon.keller(RATE)
+    return mlx_muon.keller(RATE, two_streams=True if variant == "ours-one-thread" else None)
 
 
 def prepare_torch(shapes: Shapes, variant: str, threads: int) -> dict[str, Callable[[], object]]:
