@@ -104,3 +104,8 @@ def test_explaining_makes_no_state():
 @pytest.mark.parametrize("parameters", [{"w": mx.zeros(1)}, nn.Linear(1, 1, bias=False)])
 def test_one_number_is_singular(parameters):
     assert "; 1 number\n" in keller().explain(parameters)
+
+
+def test_a_group_that_matches_nothing_is_pointed_out():
+    lines = Muon(groups=[Group("*.ruoter.weight", AdamWRule())]).explain(Model()).splitlines()
+    assert lines[-1] == ("*.ruoter.weight: matches no parameter, or only those of groups before it")

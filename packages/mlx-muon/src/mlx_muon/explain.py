@@ -33,6 +33,11 @@ def explain(optimizer: "Muon", assigned: Sequence[tuple[str, mx.array, Assignmen
         decays = getattr(rule, "decay_vectors", True) or any(a.ndim >= 2 for _, a, _ in members)
         lines.append(f"{name}: {_describe(optimizer, rule, decays)}; {_plural(count, 'number')}")
         lines.extend(_member_lines(members))
+    used = {id(assignment.rule) for _, _, assignment in assigned}
+    unused = [group.name for group in optimizer.groups if id(group.rule) not in used]
+    lines.extend(
+        f"{name}: matches no parameter, or only those of groups before it" for name in unused
+    )
     return "\n".join(lines)
 
 
