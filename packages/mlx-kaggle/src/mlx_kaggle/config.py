@@ -118,7 +118,7 @@ class TrainingSettings:
     """
 
     optimizer: Literal["adamw", "muon"] = "adamw"
-    muon_rate: float = 3.0
+    muon_rate: float = 1.0
     epochs: int = 10
     batch_size: int = 32
     micro_batch_tokens: int = 4096

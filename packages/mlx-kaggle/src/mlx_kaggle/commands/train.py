@@ -21,8 +21,8 @@ Optimizers (--optimizer):
 \b
   adamw     AdamW for everything. The default.
   muon      Muon for the matrices inside the encoder, AdamW for embeddings, head, norms and
-            biases. Rates, their decay by layer, head_rate and weight decay serve both. Its
-            best learning rate may be a few times AdamW's: try --set training.learning_rate.
+            biases. Rates, their decay by layer, head_rate and weight decay serve both;
+            training.muon_rate multiplies the rate of the matrices alone.
             An update takes longer, the more so the larger the encoder and the smaller the
             batch.
 
