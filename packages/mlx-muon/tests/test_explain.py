@@ -108,4 +108,6 @@ def test_one_number_is_singular(parameters):
 
 def test_a_group_that_matches_nothing_is_pointed_out():
     lines = Muon(groups=[Group("*.ruoter.weight", AdamWRule())]).explain(Model()).splitlines()
-    assert lines[-1] == ("*.ruoter.weight: matches no parameter, or only those of groups before it")
+    assert lines[-1] == (
+        "*.ruoter.weight: matches no trained parameter, or only those of groups before it"
+    )

@@ -56,14 +56,14 @@ def optimizer_table(config: RunConfig, model: TextModel) -> str | None:
 
 
 def muon_groups(config: RunConfig, model: TextModel) -> list[MuonGroup]:
-    """Return groups that hold every parameter of the model, those of one rule together.
+    """Return groups that hold every trained parameter of the model, those of one rule together.
 
     Rates and decay are those of `parameter_groups` under both rules, but for `muon_rate`: with
     "moonlight" Muon's updates are as large as AdamW's late ones; AdamW's first are larger.
     """
     training, group_of = config.training, parameter_groups(config, model.encoder)
     found: dict[tuple[str, MuonRule | AdamWRule], set[str]] = {}
-    parameters: dict[str, mx.array] = dict(tree_flatten(model.parameters()))
+    parameters: dict[str, mx.array] = dict(tree_flatten(model.trainable_parameters()))
     for path, array in parameters.items():
         group = group_of(path, array)
         rate, decay = training.learning_rate * group.rate, training.weight_decay * group.decay

@@ -36,7 +36,8 @@ def explain(optimizer: "Muon", assigned: Sequence[tuple[str, mx.array, Assignmen
     used = {id(assignment.rule) for _, _, assignment in assigned}
     unused = [group.name for group in optimizer.groups if id(group.rule) not in used]
     lines.extend(
-        f"{name}: matches no parameter, or only those of groups before it" for name in unused
+        f"{name}: matches no trained parameter, or only those of groups before it"
+        for name in unused
     )
     return "\n".join(lines)
 
