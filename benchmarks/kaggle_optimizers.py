@@ -13,7 +13,6 @@ import json
 import random
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,10 +55,8 @@ def compare(case: str, options: argparse.Namespace, run_measured: RunMeasured) -
                        "--target", "label", "--metric", "accuracy", "--optimizer", optimizer,
                        "--seed", str(seed), *settings, "--set", "head.words=false",
                        "--numeric-features", "off", "--output", str(folder / "run")]  # fmt: skip
-            started = time.monotonic()
             _, peak = run_measured(command)
-            wall = time.monotonic() - started
-            done = outcome(folder / "run", wall, peak)
+            done = outcome(folder / "run", peak)
             print(case, optimizer, numbers, seed, part, json.dumps(done), flush=True)
             return done
 
@@ -91,13 +88,13 @@ def write_tables(source: Path, folder: Path, rows: int) -> None:
             writer.writerows(part)
 
 
-def outcome(run: Path, wall: float, peak: int) -> dict:
-    """Return scores, last training loss, seconds of the whole command and peak memory of a run."""
+def outcome(run: Path, peak: int) -> dict:
+    """Return scores, last training loss and peak memory of a run."""
     scores = json.loads((run / "summary.json").read_text())["scores"]["mlx-kaggle"]
     (member,) = (run / "members").iterdir()
     loss = json.loads((member / "history.json").read_text())[-1]["train_loss"]
     numbers = {name: round(value, 5) for name, value in {**scores, "train_loss": loss}.items()}
-    return {**numbers, "wall": round(wall, 1), "peak_gb": round(peak / 1e9, 2)}
+    return {**numbers, "peak_gb": round(peak / 1e9, 2)}
 
 
 def section(results: dict[str, dict]) -> list[str]:
@@ -117,8 +114,8 @@ def section(results: dict[str, dict]) -> list[str]:
         "`standard` is one epoch of the real all-MiniLM-L6-v2, batches of 32, lower half frozen.",
         "",
         "| case | optimizer | accuracy while choosing | chosen | accuracy | log loss "
-        "| training loss | time of a run | peak memory |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| training loss | peak memory |",
+        "|---|---|---|---|---|---|---|---|",
         *(f"| {' | '.join(row)} |" for case, each in found.items() for row in _rows(case, each)),
     ]
 
@@ -137,7 +134,6 @@ def _rows(case: str, found: dict) -> list[list[str]]:
             f"{values[best]:g}{edge}",
             *(_mean([run[name] for run in runs]) for name in ("accuracy", "log_loss",
                                                               "train_loss")),
-            f"{sum(run['wall'] for run in runs) / len(runs):.0f} s",
             f"{max(run['peak_gb'] for run in runs):.1f} GB",
         ])  # fmt: skip
     return rows
