@@ -165,19 +165,6 @@ class Cache:
         self._count(corrupt=1)
         return True
 
-    def problem(self, shard: Shard) -> str | None:
-        """Return what is wrong with the shard in the folder, read whole, or None."""
-        path = self._ledger.path(shard.name)
-        if not path.exists():
-            return "missing"
-        known = self._ledger.owned(shard.name) or {}
-        expected = replace(
-            shard,
-            size=known.get("size") if shard.size is None else shard.size,
-            sha256=known.get("sha256") if shard.sha256 is None else shard.sha256,
-        )
-        return difference(expected, path.stat().st_size, sha256_of(path))
-
     def _present(self, shard: Shard, kind: Use) -> Lease | None:
         path = self._ledger.path(shard.name)
         if not path.exists():

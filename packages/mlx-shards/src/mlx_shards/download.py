@@ -217,13 +217,11 @@ def _check_status(url: str, response: Response) -> None:
 
 
 def _content_range(response: Response) -> tuple[int | None, int | None]:
-    """Return start and total of `bytes 100-199/200`; None where missing."""
-    unit, _, rest = response.headers.get("Content-Range", "").partition(" ")
-    span, _, total = rest.partition("/")
-    start = span.partition("-")[0]
-    if unit != "bytes" or not start.isdigit():
-        return None, None
-    return int(start), int(total) if total.isdigit() else None
+    """Return start and total of `bytes 100-199/200` or `bytes */200`; None where missing."""
+    pattern = r"bytes (?:(\d+)-\d+|\*)/(?:(\d+)|\*)"
+    match = re.fullmatch(pattern, response.headers.get("Content-Range", ""))
+    start, total = match.groups() if match else (None, None)
+    return None if start is None else int(start), None if total is None else int(total)
 
 
 def _validator(response: Response) -> str | None:

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -183,7 +183,7 @@ def block_sizes(documents: int) -> list[int]:
     return [min(BLOCK, documents - first) for first in range(0, documents, BLOCK)]
 
 
-def _open_binary(path: Path, compression: str | None) -> IO[bytes]:
+def _open_binary(path: Path, compression: str | None) -> Any:
     if compression is None:
         return path.open("rb")
     if compression == "gzip":

@@ -5,7 +5,7 @@ import socket
 import ssl
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from email.message import Message
 from urllib.parse import SplitResult, urljoin, urlsplit
@@ -54,7 +54,8 @@ def request(url: str, headers: Mapping[str, str], timeout: float, stop: Stop) ->
         if parts.netloc != host:
             headers = {k: v for k, v in headers.items() if k.lower() not in _SECRET_HEADERS}
         connection, target = _connection(parts, timeout)
-        try:
+        with ExitStack() as closing:
+            closing.callback(connection.close)
             with _network_errors(url):
                 stop.check()
                 connection.connect()
@@ -64,14 +65,13 @@ def request(url: str, headers: Mapping[str, str], timeout: float, stop: Stop) ->
                 with _network_errors(url):
                     connection.request("GET", target, headers=headers)
                     response = connection.getresponse()
+                closing.callback(response.close)  # the connection forgets it, too
                 location = response.getheader("Location")
                 if response.status in _REDIRECTS and location:
                     url = urljoin(url, location)
                     continue
                 yield Response(url, response.status, response.headers, _reader(url, response, stop))
                 return
-        finally:
-            connection.close()
     raise DownloadError(f"{url}: more than {_MOST_REDIRECTS} redirects")
 
 

@@ -12,6 +12,7 @@ A file without its record in `owned` is nobody's to delete, and does not count.
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from urllib.parse import quote, unquote
 from mlx_shards._atomic import write_atomic
 from mlx_shards.errors import CacheFull
 from mlx_shards.locks import Lock, try_lock, wait_for_lock
+from mlx_shards.shard import Shard
 
 _FOLDERS = ("owned", "part", "plan", "bad", "use", "ahead", "download")
 _EVICTION_ORDER = ("bad", "part", "shard")
@@ -76,7 +78,8 @@ class Ledger:
 
     def touch(self, name: str) -> None:
         """Mark an owned shard as used now."""
-        os.utime(self._at("owned", name))
+        now = time.time_ns()  # the file system's own clock moves in steps of milliseconds
+        os.utime(self._at("owned", name), ns=(now, now))
 
     def plan(self, name: str) -> dict | None:
         """Return the record of a download that was begun, or None."""
@@ -200,6 +203,17 @@ class Ledger:
 
     def _at(self, kind: str, name: str) -> Path:
         return self._control / kind / _key(name)
+
+
+def owned_shards(folder: Path) -> list[Shard]:
+    """Return what was downloaded into a folder, as local shards with size and hash."""
+    found = []
+    for path in sorted((folder / ".mlx-shards" / "owned").glob("[!.]*")):
+        record = _read_json(path) or {}
+        name = unquote(path.name)
+        local = str((folder / name).resolve())
+        found.append(Shard(name, local, record.get("size"), record.get("sha256")))
+    return found
 
 
 def _key(name: str) -> str:
