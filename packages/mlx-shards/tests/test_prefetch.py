@@ -50,7 +50,7 @@ def stall_share(stream, compute):
 def test_prefetching_hides_downloads_of_half_the_compute_time(
     server, remote, tokenize, tmp_path, quick
 ):
-    """A shard takes 80 ms to download and 160 ms to compute with; any of 5 tries, for busy machines."""
+    """80 ms to download a shard, 160 ms to compute with it; any of 5 tries, for busy machines."""
     shards = remote(8, 8, 8, 8, 8)
     server.gate = lambda path: time.sleep(0.08)
     found = []
@@ -82,6 +82,11 @@ def test_without_prefetching_there_are_no_threads(remote, tokenize, tmp_path, qu
         assert our_threads() == []
 
 
+def fail_in_loop(stream):
+    for _ in stream:
+        1 / 0  # noqa: B018
+
+
 @pytest.mark.parametrize("how", ["break", "generator close", "close", "with", "end", "exception"])
 def test_no_thread_is_left(remote, tokenize, tmp_path, quick, how):
     cache = Cache(tmp_path / "cache", "1MB", max_files=2, http=quick)
@@ -93,8 +98,7 @@ def test_no_thread_is_left(remote, tokenize, tmp_path, quick, how):
         batches.close()
     elif how == "exception":
         with pytest.raises(ZeroDivisionError):
-            for _ in stream:
-                1 / 0  # noqa: B018
+            fail_in_loop(stream)
     elif how == "with":
         with stream:
             next(iter(stream))
@@ -200,7 +204,7 @@ def test_an_error_of_the_tokenizer_reaches_the_consumer(remote, tmp_path, quick)
         raise RuntimeError("no such token")
 
     cache = Cache(tmp_path / "cache", "1MB", http=quick)
-    with pytest.raises(RuntimeError, match="^no such token$"):
+    with pytest.raises(RuntimeError, match=r"^no such token$"):
         next(iter(TokenStream(remote(8), fail, CONFIG, cache=cache)))
     assert ends()
 

@@ -83,6 +83,7 @@ class Cache:
         self.http = http or Http()
         self._room_timeout = room_timeout
         self._ledger = Ledger(Path(folder).expanduser(), parse_bytes(max_bytes), max_files)
+        self._sizes: dict[str, int] = {}  # as servers said
         self._stats = CacheStats()
         self._stats_lock = threading.Lock()
 
@@ -136,22 +137,41 @@ class Cache:
         While it is held, the lease protects the shard from what others fetch ahead, but not from
         what they read now.
         """
-        with self._ledger.locked():
+        begin = self.claim_ahead(shard)
+        return begin(stop or Stop()) if begin else None
+
+    def claim_ahead(self, shard: Shard) -> Callable[[Stop], Lease | None] | None:
+        """Take the room for `fetch_ahead`; return the function that then downloads.
+
+        Apart from it because it is quick: threads can take room in the order of need.
+        """
+        ledger = self._ledger
+        with ledger.locked():
             if found := self._present(shard, "ahead"):
-                return found
-            ours = self._ledger.lock("download", shard.name)
-        if ours is None:
+                return lambda stop: found
+            ours = ledger.lock("download", shard.name)
+            if ours is None:
+                return None
+            # Where the size is not known yet: that of the largest file here is a good guess.
+            size = shard.size or self._sizes.get(shard.name) or ledger.largest()
+            gone = ledger.reserve(shard.name, size, ledger.plan(shard.name) or {}, gentle=True)
+        if gone is None:
+            ours.release()
             return None
+        self._count(evictions=gone)
 
         def take_room(size: int, record: dict) -> None:
             if not self._reserve(shard, size, record, gentle=True):
                 raise _NoRoom
 
-        with ours:
-            try:
-                return self._download(shard, stop or Stop(), take_room, "ahead")
-            except _NoRoom:
-                return None
+        def begin(stop: Stop) -> Lease | None:
+            with ours:
+                try:
+                    return self._download(shard, stop, take_room, "ahead")
+                except _NoRoom:
+                    return None
+
+        return begin
 
     def reject(self, shard: Shard, lease: Lease) -> bool:
         """Put aside what was leased and could not be read; return whether to lease it again."""
@@ -227,6 +247,7 @@ class Cache:
                     f"{shard.location} has {total:,} bytes on the server instead of {shard.size:,}"
                 )
             record = {"location": shard.location, "validator": validator}
+            self._sizes[shard.name] = total or 0
             taken = total or shard.size or min(_STEP, self._ledger.max_bytes)
             take_room(taken, record)
 

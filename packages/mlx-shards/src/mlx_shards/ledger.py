@@ -113,6 +113,10 @@ class Ledger:
             found.append(Entry(path.name, "bad", status.st_size, status.st_mtime))
         return sorted(found, key=lambda each: (_EVICTION_ORDER.index(each.kind), each.used))
 
+    def largest(self) -> int:
+        """Return the size of the largest file that counts, at least 1."""
+        return max((each.size for each in self.entries()), default=1) or 1
+
     def check_bound(self, name: str, size: int) -> None:
         """Raise `CacheFull` where a shard could never be held."""
         if size > self.max_bytes:

@@ -38,10 +38,10 @@ class Library:
         self._open.append(opened)
         return opened
 
-    def expect(self, owner: int, shards: Sequence[Shard]) -> None:
-        """Source `owner` reads the first of these now: fetch the others as far as there is room."""
+    def expect(self, owner: int, current: Shard, coming: Sequence[Shard]) -> None:
+        """Source `owner` reads one shard now: fetch others as far as there is room."""
         if self._ahead:
-            self._ahead.expect(owner, shards[0], [s for s in shards[1:] if s.local_path is None])
+            self._ahead.expect(owner, current, [s for s in coming if s.local_path is None])
 
     def obtain(self, shard: Shard) -> tuple[Reader, Lease | None]:
         """Open a reader, by a lease where the shard is in the cache."""
@@ -51,7 +51,7 @@ class Library:
         if self._cache is None:
             raise ValueError(f"shard {shard.name} must be downloaded: pass cache=Cache(...)")
         if self._ahead:
-            self._ahead.raise_error(shard)
+            self._ahead.settle(shard)
         lease = self._cache.lease(shard, self._stop, self.let_go)
         try:
             return open_reader(lease.path, shard.name, self._options), lease

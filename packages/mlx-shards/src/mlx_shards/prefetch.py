@@ -106,9 +106,11 @@ class ShardsAhead:
                 self._leases.pop(name).release()
             self._changed.notify_all()
 
-    def raise_error(self, shard: Shard) -> None:
-        """Raise what went wrong with a shard, once."""
+    def settle(self, shard: Shard) -> None:
+        """Wait while a thread downloads the shard; raise what went wrong with it, once."""
         with self._changed:
+            while shard.name in self._busy and not self._stop.is_set():
+                self._changed.wait()
             if error := self._errors.pop(shard.name, None):
                 raise error
 
@@ -130,12 +132,16 @@ class ShardsAhead:
                 if shard is None:
                     self._changed.wait()
                     continue
+                # Still inside the lock, so that room is taken in the order of need.
+                begin = self._claim(shard)
+                if begin is None:
+                    self._changed.wait(_RETRY)
+                    continue
                 self._busy.add(shard.name)
-            fetched = self._fetch(shard)
+            self._fetch(shard, begin)
             with self._changed:
                 self._busy.discard(shard.name)
-                if not fetched:
-                    self._changed.wait(_RETRY)
+                self._changed.notify_all()
 
     def _next(self) -> Shard | None:
         done = (self._leases, self._busy, self._errors)
@@ -151,21 +157,24 @@ class ShardsAhead:
             return True
         return any(name == shard.name for coming in self._coming.values() for shard in coming)
 
-    def _fetch(self, shard: Shard) -> bool:
-        """Download a shard; return whether there was room."""
+    def _claim(self, shard: Shard) -> Callable[[Stop], Lease | None] | None:
         try:
-            lease = self._cache.fetch_ahead(shard, self._stop)
+            return self._cache.claim_ahead(shard)
+        except Exception as error:
+            self._errors[shard.name] = error
+            return None
+
+    def _fetch(self, shard: Shard, begin: Callable[[Stop], Lease | None]) -> None:
+        try:
+            lease = begin(self._stop)
         except Stopped:
-            return True
+            return
         except Exception as error:  # the reader raises it when it comes to this shard
             with self._changed:
                 self._errors[shard.name] = error
-            return True
-        if lease is None:
-            return False
+            return
         with self._changed:
-            if self._is_needed(shard.name) and not self._stop.is_set():
+            if lease and self._is_needed(shard.name) and not self._stop.is_set():
                 self._leases[shard.name] = lease
-            else:
+            elif lease:
                 lease.release()
-        return True

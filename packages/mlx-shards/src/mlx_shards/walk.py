@@ -131,9 +131,9 @@ class Walk:
             sequence = order.shards(len(self._shards))
             seen = begin + skip  # of an epoch begun earlier something was seen
             for place in range(begin, len(sequence)):
-                self._expect(epoch, place, sequence)
+                coming = self._coming(epoch, place, sequence)
                 number = 0
-                for number, piece in self._shard(int(sequence[place]), order, skip):
+                for number, piece in self._shard(int(sequence[place]), order, skip, coming):
                     self.position = Position(epoch, place, number)
                     yield piece
                 seen += number
@@ -145,21 +145,24 @@ class Walk:
                 )
             epoch, begin = epoch + 1, 0
 
-    def _expect(self, epoch: int, place: int, sequence: np.ndarray) -> None:
-        """Name the next shards, also those of the next epoch."""
-        coming = [int(each) for each in sequence[place : place + self._ahead + 1]]
-        missing = self._ahead + 1 - len(coming)
+    def _coming(self, epoch: int, place: int, sequence: np.ndarray) -> list[Shard]:
+        """Return the next shards, also those of the next epoch."""
+        coming = sequence[place + 1 : place + 1 + self._ahead].tolist()
+        missing = self._ahead - len(coming)
         if missing and (self._epochs is None or epoch + 1 < self._epochs):
             following = Order(self._seed, self._source, epoch + 1, self._shuffle)
-            coming += [int(each) for each in following.shards(len(self._shards))[:missing]]
-        names = list(dict.fromkeys(coming))
-        self._library.expect(self._source, [self._shards[each] for each in names])
+            coming += following.shards(len(self._shards))[:missing].tolist()
+        return [self._shards[each] for each in dict.fromkeys(coming)]
 
-    def _shard(self, index: int, order: Order, skip: int) -> Iterator[tuple[int, Piece]]:
+    def _shard(
+        self, index: int, order: Order, skip: int, coming: list[Shard]
+    ) -> Iterator[tuple[int, Piece]]:
         """Yield pieces of one shard from the `skip`th on, with the number then given."""
         opened = self._library.open(self._shards[index])
         try:
             sizes = opened.sizes
+            # Only now: what comes later must not take the room of this shard.
+            self._library.expect(self._source, self._shards[index], coming)
             firsts = np.cumsum([0, *sizes])
             before = 0
             for block, documents in order.documents(index, sizes):
