@@ -129,6 +129,13 @@ class FaultServer:
         return f'"{hashlib.md5(data).hexdigest()}"'
 
 
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch):
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
 @pytest.fixture
 def server():
     running = FaultServer()
@@ -157,10 +164,6 @@ def quick(waits):
 def exactly():
     """Return a function that makes the pattern which matches one whole message."""
     return lambda message: f"^{re.escape(message)}$"
-
-
-def words(random, length):
-    return "".join(random.choice(list("abcdefgh ")) for _ in range(length))
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Work ahead in bounded threads: batches in one, downloads of shards in others."""
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
@@ -18,12 +17,11 @@ _RETRY = 0.1  # seconds between looks for room in the cache
 class Ahead(Generic[T]):
     """The items of an iterator, made by a thread that is at most `depth` items ahead.
 
-    An error of the iterator is raised where its item would have come. `waited` is the time (s)
-    that the consumer waited. `make(stop)` is called, and its iterator closed, inside the thread.
+    An error of the iterator is raised where its item would have come. `make(stop)` is called, and
+    its iterator closed, inside the thread.
     """
 
     def __init__(self, make: Callable[[Stop], Iterator[T]], depth: int, stop: Stop):
-        self.waited = 0.0
         self._depth = depth
         self._stop = stop
         self._ready: deque[T] = deque()
@@ -39,11 +37,9 @@ class Ahead(Generic[T]):
         return self
 
     def __next__(self) -> T:
-        began = time.perf_counter()
         with self._changed:
             while not self._ready and not self._ended:
                 self._changed.wait()
-            self.waited += time.perf_counter() - began
             if self._ready:
                 item = self._ready.popleft()
                 self._changed.notify_all()
