@@ -59,7 +59,7 @@ def stall(found: dict) -> list[str]:
         "",
         f"{found['shards']} shards from a server that takes {found['download_seconds']:g} s for",
         f"each, {found['compute_seconds']:g} s of training on each: the share of time that",
-        "training waits, after the first batch.",
+        "training waits, after the first shard.",
         "",
         "| | waiting |",
         "|---|---|",

@@ -9,7 +9,7 @@ from mlx_shards import Cache, StreamConfig, TokenStream, http_shards
 from shards.corpus import BOS, copies, remembering, train_tokenizer, training_shards
 from shards.server import Server
 
-ROWS, LENGTH = 8, 512
+ROWS, LENGTH = 32, 512
 COMPUTE = 2.0  # seconds of training a shard; a download takes half of it
 CASES = {"prefetch=2, shards_ahead=1": (2, 1), "prefetch=0, shards_ahead=0": (0, 0)}
 
@@ -34,7 +34,7 @@ def measure(options) -> dict:
                         prefetch=prefetch,
                         shards_ahead=ahead,
                     )
-                    shares[name].append(share(stream, compute))
+                    shares[name].append(share(stream, compute, batches // len(shards)))
     return {
         "shards": len(shards),
         "download_seconds": COMPUTE / 2,
@@ -43,12 +43,15 @@ def measure(options) -> dict:
     }
 
 
-def share(stream: TokenStream, compute: float) -> float:
-    """Return the share of time spent waiting, after the first batch."""
-    worked = 0.0
-    for _ in stream:
+def share(stream: TokenStream, compute: float, first: int) -> float:
+    """Return the share of time spent waiting, after the first shard's batches."""
+    worked = before = 0.0
+    for number, _ in enumerate(stream, 1):
         began = time.perf_counter()
         time.sleep(compute)  # in place of a training step on an accelerator
-        worked += time.perf_counter() - began
-    stall = stream.stats.stall_seconds
+        if number > first:
+            worked += time.perf_counter() - began
+        else:
+            before = stream.stats.stall_seconds
+    stall = stream.stats.stall_seconds - before
     return stall / (stall + worked)
