@@ -58,9 +58,11 @@ def run(task: tuple[str, str, str], kill_after: int | None, kept: Path | None = 
         command = [sys.executable, __file__, *task, str(folder)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert process.stdout
-        said: dict = {}
+        said: dict = {"state_bytes": 0}
         for line in process.stdout:
+            largest = said["state_bytes"]
             said = json.loads(line)
+            said["state_bytes"] = max(largest, said["state_bytes"])
             if kill_after is not None and said["batches"] >= kill_after:
                 process.kill()
                 break

@@ -217,19 +217,21 @@ def test_a_state_cannot_be_loaded_inside_a_loop(data, exactly):
         break
 
 
-def test_a_mixture_resumes_exactly(data):
+@pytest.mark.parametrize("cut", [3, 10, 17, 24])
+def test_a_mixture_resumes_exactly(data, cut):
     shards = local_shards(data)
     sources = {"a": Source(shards[:1], 2.0), "b": Source(shards[1:], 1.0)}
-    config = replace(CONFIG, epochs=None)
+    config = replace(CONFIG, epochs=None, packing="flat")  # takes documents one by one
 
     def stream():
         return TokenStream(sources, tokenize, config, arrays="numpy")
 
-    expected = rows_of(stream(), 40)
-    first, second = stream(), stream()
-    head = rows_of(first, 17)
+    whole, first, second = stream(), stream(), stream()
+    expected = rows_of(whole, 40)
+    head = rows_of(first, cut)
     second.load_state(first.state())
-    assert head + rows_of(second, 23) == expected
+    assert head + rows_of(second, 40 - cut) == expected
+    assert second.state() == whole.state()
 
 
 def test_shards_of_tokens_resume_exactly(tmp_path):
