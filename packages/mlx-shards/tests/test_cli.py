@@ -85,6 +85,16 @@ def test_make_stats_fetch_and_verify_work_together(run, tmp_path, server):
         assert error.endswith(f"Error: 1 of {len(files)} shards are bad\n")
 
 
+def test_fetch_refuses_to_hold_more_than_it_may(run, server, tmp_path):
+    for i in range(3):
+        server.add(f"{i}.bin", bytes(1000))
+    options = ("--numbers", "0-2", "--to", tmp_path / "x", "--max-bytes", "2500")
+    code, out, error = run("fetch", server.url + "/{}.bin", *options)
+    assert (code, out) == (1, "")
+    assert "no room for " in error
+    assert "raise max_bytes (2,500)" in error
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

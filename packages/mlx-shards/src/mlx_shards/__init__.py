@@ -4,11 +4,12 @@
 them within its bounds; a `TokenStream` packs their documents into batches of one shape.
 """
 
-from mlx_shards.cache import Cache, CacheStats, Lease
+from mlx_shards.cache import Cache, CacheStats
 from mlx_shards.config import StreamConfig
 from mlx_shards.download import Http
 from mlx_shards.errors import CacheFull, CorruptShard, DownloadError, ShardError, StateError
 from mlx_shards.formats import Reader, ReadOptions, register_format
+from mlx_shards.lease import Lease
 from mlx_shards.mixing import Source
 from mlx_shards.packing import BestFit, Flat, Pad, Piece, Reference
 from mlx_shards.shard import Shard

@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 
 from mlx_shards.download import Http, Partial, download
 from mlx_shards.errors import CacheFull, CorruptShard, ShardError
+from mlx_shards.lease import Lease, identity
 from mlx_shards.ledger import Ledger
-from mlx_shards.locks import Lock
-from mlx_shards.shard import Shard, parse_bytes, sha256_of
+from mlx_shards.shard import Shard, difference, parse_bytes, sha256_of
 from mlx_shards.stop import Stop
 
 _POLL = 0.02  # seconds between looks at what another process does
@@ -39,26 +39,6 @@ class CacheStats:
     bytes_received: int = 0
     evictions: int = 0
     corrupt: int = 0
-
-
-class Lease:
-    """A shard that stays on disk until `release`, which also the end of a `with` block does."""
-
-    def __init__(self, path: Path, lock: Lock | None):
-        self.path = path
-        self.identity = _identity(path)
-        self._lock = lock
-
-    def release(self) -> None:
-        """Allow the shard to go; a second time does nothing."""
-        if self._lock:
-            self._lock.release()
-
-    def __enter__(self) -> "Lease":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.release()
 
 
 class Cache:
@@ -180,7 +160,7 @@ class Cache:
                 return False
             path = self._ledger.path(shard.name)
             # Another process may have done so, and have downloaded it anew.
-            if path.exists() and _identity(path) == lease.identity:
+            if path.exists() and identity(path) == lease.identity:
                 self._ledger.quarantine(shard.name)
         self._count(corrupt=1)
         return True
@@ -274,7 +254,7 @@ class Cache:
             if time.monotonic() > until:
                 raise CacheFull(
                     f"no room for {shard.name} ({size:,} bytes): all shards in {self.folder} "
-                    f"have been in use for {self._room_timeout:.0f} s; raise max_bytes "
+                    f"are in use, for {self._room_timeout:g} s by now; raise max_bytes "
                     f"({self._ledger.max_bytes:,}) or max_files ({self.max_files})"
                 )
             before_waiting()
@@ -292,22 +272,8 @@ class Cache:
             self._stats = replace(self._stats, **changed)
 
 
-def _identity(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_ino, status.st_mtime_ns
-
-
 class _NoRoom(Exception):
     """A shard to be fetched ahead finds no room at this moment."""
-
-
-def difference(shard: Shard, size: int, digest: str) -> str | None:
-    """Return how a file of this size and SHA-256 differs from what is known of the shard."""
-    if shard.size not in (None, size):
-        return f"{size:,} bytes instead of {shard.size:,}"
-    if shard.sha256 not in (None, digest):
-        return f"SHA-256 {digest} instead of {shard.sha256}"
-    return None
 
 
 def _check_same(shard: Shard, record: dict, path: Path) -> None:

@@ -99,7 +99,8 @@ def fetch(
 
     shards = find_shards(source, numbers)
     headers = hub_headers() if source.startswith("hf:") else {}
-    cache = Cache(folder, max_bytes, http=Http(headers=headers))
+    # All shards are to stay, so that no room will come by waiting.
+    cache = Cache(folder, max_bytes, http=Http(headers=headers), room_timeout=0)
     with Progress("shards", len(shards)) as progress:
         fetch_all(cache, shards, parallel, progress.advance)
     stats = cache.stats

@@ -81,27 +81,26 @@ def open_reader(path: Path, name: str, options: ReadOptions) -> Reader:
     )
 
 
-def import_pyarrow(module: str) -> Any:
-    """Return a module of pyarrow; raises `ImportError` that names the extra."""
-    import importlib
-
+def import_pyarrow() -> Any:
+    """Return pyarrow, with `pyarrow.parquet` loaded; raises `ImportError` that names the extra."""
     try:
-        return importlib.import_module(module)
+        import pyarrow.parquet
     except ModuleNotFoundError as error:
         raise ImportError(
             "this needs pyarrow; install it by: pip install 'mlx-shards[parquet]'"
         ) from error
+    return pyarrow
 
 
 class ParquetText:
     """The text column of a parquet file; a block is a row group, only one is in memory."""
 
     def __init__(self, path: Path, options: ReadOptions):
-        parquet = import_pyarrow("pyarrow.parquet")
-        self._errors = (OSError, import_pyarrow("pyarrow").ArrowException)
+        pyarrow = import_pyarrow()
+        self._errors = (OSError, pyarrow.ArrowException)
         self._path = path
         try:
-            self._file = parquet.ParquetFile(path)
+            self._file = pyarrow.parquet.ParquetFile(path)
         except self._errors as error:
             raise CorruptShard(f"{path}: not a readable parquet file: {error}") from error
         columns = self._file.schema_arrow.names
@@ -188,4 +187,4 @@ def _open_binary(path: Path, compression: str | None) -> Any:
         return path.open("rb")
     if compression == "gzip":
         return gzip.open(path)
-    return import_pyarrow("pyarrow").input_stream(str(path), compression=compression)
+    return import_pyarrow().input_stream(str(path), compression=compression)

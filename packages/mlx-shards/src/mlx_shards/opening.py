@@ -6,9 +6,10 @@ from typing import TypeVar
 import numpy as np
 
 from mlx_shards import readers as readers  # registers the formats
-from mlx_shards.cache import Cache, Lease
+from mlx_shards.cache import Cache
 from mlx_shards.errors import CorruptShard, ShardError
 from mlx_shards.formats import Reader, ReadOptions, open_reader
+from mlx_shards.lease import Lease
 from mlx_shards.prefetch import ShardsAhead
 from mlx_shards.shard import Shard
 from mlx_shards.stop import Stop

@@ -5,7 +5,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
-from mlx_shards.cache import Cache, Lease
+from mlx_shards.cache import Cache
+from mlx_shards.lease import Lease
 from mlx_shards.shard import Shard
 from mlx_shards.stop import Stop, Stopped
 

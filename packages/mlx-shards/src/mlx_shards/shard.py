@@ -58,6 +58,15 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def difference(shard: Shard, size: int, digest: str) -> str | None:
+    """Return how a file of this size and SHA-256 differs from what is known of the shard."""
+    if shard.size not in (None, size):
+        return f"{size:,} bytes instead of {shard.size:,}"
+    if shard.sha256 not in (None, digest):
+        return f"SHA-256 {digest} instead of {shard.sha256}"
+    return None
+
+
 def parse_bytes(text: int | str) -> int:
     """Return a number of bytes from `20_000_000`, `"20MB"` or `"1.5G"` (powers of 1000)."""
     match = re.fullmatch(r"\s*(\d[\d_]*\.?\d*)\s*([KMGT]?)B?\s*", str(text), re.IGNORECASE)

@@ -91,12 +91,12 @@ def _write_parquet(
     progress: Callable[[int], object],
 ) -> int:
     """Write row groups until there are enough characters; return the number of documents."""
-    pa, parquet = import_pyarrow("pyarrow"), import_pyarrow("pyarrow.parquet")
+    pa = import_pyarrow()
     schema = pa.schema([("text", pa.string())])
     options = {"compression": "zstd", "compression_level": 3}
     rows = chars = 0
     group: list[str] | None = first
-    with parquet.ParquetWriter(
+    with pa.parquet.ParquetWriter(
         path, schema, use_dictionary=False, write_statistics=False, **options
     ) as writer:
         while group:
