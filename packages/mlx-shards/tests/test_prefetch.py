@@ -8,7 +8,15 @@ import time
 
 import pytest
 
-from mlx_shards import Cache, CorruptShard, DownloadError, Http, StreamConfig, TokenStream
+from mlx_shards import (
+    Cache,
+    CorruptShard,
+    DownloadError,
+    Http,
+    StreamConfig,
+    TokenStream,
+    local_shards,
+)
 
 CONFIG = StreamConfig(32, 2, bos_id=0, packing="pad", shuffle=False, epochs=1)
 
@@ -131,6 +139,28 @@ def test_closing_interrupts_a_stalled_download(server, remote, tokenize, tmp_pat
     assert our_threads() == []
     assert time.monotonic() - began < 2
     assert list(batches) == []
+
+
+def test_closing_does_not_wait_until_a_large_buffer_is_full(folder_of):
+    """Local shards, and a tokenizer that is slow: 40 calls of 50 ms fill the buffer."""
+    folder, _ = folder_of(*[128] * 40, group=128)
+    begun = threading.Event()
+
+    def tokenize(texts):
+        begun.set()
+        time.sleep(0.05)
+        return [[1] for _ in texts]
+
+    config = StreamConfig(32, 2, bos_id=0, buffer_size=40 * 128)
+    stream = TokenStream(local_shards(folder), tokenize, config)
+    thread = threading.Thread(target=lambda: list(stream))
+    thread.start()
+    begun.wait()
+    began = time.monotonic()
+    stream.close()
+    thread.join()
+    assert time.monotonic() - began < 1
+    assert our_threads() == []
 
 
 INTERRUPTED = """

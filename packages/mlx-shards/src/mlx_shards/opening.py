@@ -44,6 +44,10 @@ class Library:
         if self._ahead:
             self._ahead.expect(owner, current, [s for s in coming if s.local_path is None])
 
+    def check(self) -> None:
+        """Raise `Stopped` where the stream was closed: called between pieces of work."""
+        self._stop.check()
+
     def obtain(self, shard: Shard) -> tuple[Reader, Lease | None]:
         """Open a reader, by a lease where the shard is in the cache."""
         self._stop.check()
@@ -134,7 +138,7 @@ class OpenShard:
                 lease = error.lease if isinstance(error, _Unreadable) else self._lease
                 self.pause()
                 if last or not self._library.reject(self.shard, lease):
-                    raise _told(self.shard, error) from error
+                    raise _told(self.shard, error, repeated=last) from error
         raise AssertionError
 
 
@@ -145,8 +149,9 @@ class _Unreadable(Exception):
         self.lease = lease
 
 
-def _told(shard: Shard, error: Exception) -> CorruptShard:
+def _told(shard: Shard, error: Exception, repeated: bool) -> CorruptShard:
     cause = error.__cause__ if isinstance(error, _Unreadable) else error
     if shard.local_path is not None:
         return CorruptShard(str(cause))
-    return CorruptShard(f"{shard.location} cannot be read, also after a new download: {cause}")
+    also = ", also after a new download" if repeated else ""
+    return CorruptShard(f"{shard.location} cannot be read{also}: {cause}")

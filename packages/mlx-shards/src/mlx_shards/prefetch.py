@@ -175,3 +175,5 @@ class ShardsAhead:
                 self._leases[shard.name] = lease
             elif lease:
                 lease.release()
+            else:  # it turned out larger than the room that was taken
+                self._changed.wait(_RETRY)

@@ -15,7 +15,7 @@ from mlx_shards.opening import Library
 from mlx_shards.prefetch import Ahead, ShardsAhead
 from mlx_shards.shard import Shard
 from mlx_shards.state import Counts, Snapshot, first_snapshot, from_json, to_json
-from mlx_shards.stop import Stop
+from mlx_shards.stop import Stop, Stopped
 from mlx_shards.walk import Encoder, Tokenize
 
 
@@ -198,7 +198,10 @@ class _Open:
         """Return the next batch and the snapshot after it; None at the end or when closed."""
         if self._stop.is_set():
             return None
-        item = next(self._batches, None)
+        try:
+            item = next(self._batches, None)
+        except Stopped:  # closed by another thread, without a thread of its own
+            item = None
         self.given += 1
         return item
 

@@ -121,6 +121,7 @@ class Walk:
             first = ends[block] - opened.sizes[block]
             chosen = [texts[document - first] for _, document in group]
             for start in range(0, len(chosen), _AT_ONCE):
+                self._library.check()
                 tokens += self._encode(chosen[start : start + _AT_ONCE])  # type: ignore[arg-type]
         return tokens
 
@@ -173,6 +174,7 @@ class Walk:
                     continue
                 texts = opened.read(block)
                 for start in range(0, len(chosen), _AT_ONCE):
+                    self._library.check()
                     some = chosen[start : start + _AT_ONCE]
                     encoded = self._encode([texts[i] for i in some])  # type: ignore[arg-type]
                     for document, tokens in zip(some, encoded, strict=True):
