@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mlx_muon import Muon, MuonRule, adamuon, keller, moonlight, nanochat, normuon
+from mlx_muon import AdamWRule, Group, Muon, MuonRule, adamuon, keller, moonlight, nanochat, normuon
 from mlx_muon.mantissa import join_float32, split_float32
 
 PRESETS = {make.__name__: make for make in (keller, moonlight, normuon, adamuon)}
@@ -109,3 +109,30 @@ def test_iterating_in_bfloat16_stays_near_float32(method, gaussian):
         assert after.dtype == mx.float32
         found.append(np.array(after))
     assert np.linalg.norm(found[1] - found[0]) < 0.05 * np.linalg.norm(found[0])
+
+
+def test_weights_set_to_zero_from_outside_move_again():
+    parameters = {"w": mx.random.normal((8, 8), key=mx.random.key(0)).astype(mx.bfloat16)}
+    optimizer = Muon(1e-3, keep_mantissa=True)
+    for seed in range(5):
+        gradients = {"w": mx.random.normal((8, 8), key=mx.random.key(seed))}
+        parameters = optimizer.apply_gradients(gradients, parameters)
+    parameters = optimizer.apply_gradients(gradients, {"w": mx.zeros((8, 8), mx.bfloat16)})
+    assert mx.all(parameters["w"] != 0)
+
+
+@pytest.mark.parametrize("rule", [MuonRule(), AdamWRule()])
+def test_state_of_half_precision_takes_half_the_memory_and_trains_alike(rule):
+    found = {}
+    for dtype in (mx.float32, mx.bfloat16):
+        optimizer = Muon(1e-2, groups=[Group("*", rule)], state_dtype=dtype)
+        parameters = {"w": mx.zeros((8, 12))}
+        for seed in range(5):
+            gradients = {"w": mx.random.normal((8, 12), key=mx.random.key(seed))}
+            parameters = optimizer.apply_gradients(gradients, parameters)
+        arrays = optimizer.state["parameters"]["w"]
+        assert {each.dtype for name, each in arrays.items() if name != "count"} == {dtype}
+        found[dtype] = parameters["w"]
+    # Eight bits of mantissa, over five updates.
+    error = mx.linalg.norm(found[mx.bfloat16] - found[mx.float32])
+    assert error / mx.linalg.norm(found[mx.float32]) < 0.02

@@ -1,3 +1,5 @@
+import re
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -248,3 +250,14 @@ def test_mantissas_that_nobody_would_use_are_refused(exactly, train):
     )
     with pytest.raises(ValueError, match=exactly(message)):
         train(other, weight, 1, 2)
+
+
+def test_state_of_another_optimizer_is_refused():
+    optimizer = Muon()
+    optimizer.state = {"step": mx.array(3), "learning_rate": mx.array(0.1), "w": {"v": mx.ones(2)}}
+    message = (
+        "the state has w, which is not of this optimizer; take over that of another one by "
+        "load_mlx_state"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        optimizer.init({"w": mx.ones(2)})

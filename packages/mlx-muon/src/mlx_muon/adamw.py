@@ -23,15 +23,18 @@ def adamw_step(
     """
     beta1, beta2 = betas
     state["count"] = state["count"] + 1
-    state["m"] = state["m"] + (1 - beta1) * (gradient - state["m"])
-    state["v"] = state["v"] + (1 - beta2) * (mx.square(gradient) - state["v"])
+    dtype = state["m"].dtype
+    m, v = state["m"].astype(mx.float32), state["v"].astype(mx.float32)
+    m = m + (1 - beta1) * (gradient - m)
+    v = v + (1 - beta2) * (mx.square(gradient) - v)
+    state["m"], state["v"] = m.astype(dtype), v.astype(dtype)
     count = state["count"].astype(mx.float32)
     first = scalar(rate / _bias_correction(beta1, count))
     second = scalar(mx.rsqrt(_bias_correction(beta2, count)))
     if isinstance(weight_decay, mx.array) or weight_decay:
         # Not weight * (1 - ...), which at 1e-6 would be 5 % off in float32.
         weight = weight - scalar(rate * weight_decay) * weight
-    return weight - first * state["m"] / (mx.sqrt(state["v"]) * second + eps)
+    return weight - first * m / (mx.sqrt(v) * second + eps)
 
 
 def _bias_correction(beta: Number, count: mx.array) -> mx.array:

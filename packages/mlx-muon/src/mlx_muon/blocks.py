@@ -43,7 +43,9 @@ class Blocks:
         return x.reshape(shape)
 
 
-def blocks_of(path: str, shape: tuple[int, ...], rule: MuonRule) -> Blocks:
+def blocks_of(
+    path: str, shape: tuple[int, ...], rule: MuonRule, is_convolution: bool = False
+) -> Blocks:
     """Return how `rule` reads the parameter at `path` as matrices.
 
     Raises `ValueError` for fewer than two axes, and where `split` or `heads` do not fit the rows.
@@ -53,12 +55,13 @@ def blocks_of(path: str, shape: tuple[int, ...], rule: MuonRule) -> Blocks:
             f"{path}: shape {shape} is no matrix, which Muon needs; give it an AdamWRule, or let "
             "the group match only arrays with ndim >= 2"
         )
-    kind = rule.kind or ("convolution" if len(shape) > 3 or _names_convolution(path) else "experts")
+    is_convolution = is_convolution or len(shape) > 3 or _names_convolution(path)
+    kind = rule.kind or ("convolution" if is_convolution else "experts")
     if len(shape) == 2 or kind == "convolution":
         batch, rows, columns = 1, shape[0], math.prod(shape[1:])
     else:
         batch, rows, columns = math.prod(shape[:-2]), *shape[-2:]
-    transposed = _is_transposed(path) if rule.transposed is None else rule.transposed
+    transposed = _is_transposed(path, shape) if rule.transposed is None else rule.transposed
     if transposed:
         rows, columns = columns, rows
     parts = rule.split or (rows,)
@@ -67,13 +70,17 @@ def blocks_of(path: str, shape: tuple[int, ...], rule: MuonRule) -> Blocks:
     if sum(parts) != rows or min(parts) < 1:
         asked = f"split {rule.split}" if rule.split else f"{rule.heads} heads"
         raise ValueError(f"{path}: {asked} do not divide its {rows} rows (shape {shape})")
-    return Blocks(batch, parts, columns, transposed)
+    return Blocks(batch, tuple(parts), columns, transposed)
 
 
 def _names_convolution(path: str) -> bool:
-    return "conv" in path.lower()
+    words = re.split(r"[._]", path.lower())
+    return any(re.fullmatch(r"(de)?conv(olution)?s?(\d+d?)?", word) for word in words)
 
 
-def _is_transposed(path: str) -> bool:
-    """LoRA layers of MLX hold lora_a (inputs, rank) and lora_b (rank, outputs)."""
-    return re.fullmatch(r"(.*\.)?lora_[ab]", path) is not None
+def _is_transposed(path: str, shape: tuple[int, ...]) -> bool:
+    """LoRA layers of mlx-lm hold lora_a (inputs, rank) and lora_b (rank, outputs).
+
+    Those of its experts, of three axes, are the other way round.
+    """
+    return len(shape) == 2 and re.fullmatch(r"(.*\.)?lora_[ab]", path) is not None

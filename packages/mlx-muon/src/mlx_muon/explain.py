@@ -33,8 +33,8 @@ def explain(optimizer: "Muon", assigned: Sequence[tuple[str, mx.array, Assignmen
         decays = getattr(rule, "decay_vectors", True) or any(a.ndim >= 2 for _, a, _ in members)
         lines.append(f"{name}: {_describe(optimizer, rule, decays)}; {_plural(count, 'number')}")
         lines.extend(_member_lines(members))
-    used = {id(assignment.rule) for _, _, assignment in assigned}
-    unused = [group.name for group in optimizer.groups if id(group.rule) not in used]
+    used = {(assignment.group, id(assignment.rule)) for _, _, assignment in assigned}
+    unused = [each.name for each in optimizer.groups if (each.name, id(each.rule)) not in used]
     lines.extend(
         f"{name}: matches no trained parameter, or only those of groups before it"
         for name in unused
@@ -45,7 +45,8 @@ def explain(optimizer: "Muon", assigned: Sequence[tuple[str, mx.array, Assignmen
 def _describe(optimizer: "Muon", rule: MuonRule | AdamWRule, decays: bool) -> str:
     rate = optimizer.base_rate if rule.learning_rate is None else rule.learning_rate
     decay = optimizer.weight_decay if rule.weight_decay is None else rule.weight_decay
-    texts = [f"rate {_text(rate)}"]
+    follows = optimizer.schedule is not None and not callable(rate)
+    texts = [f"rate {_text(rate)}{' x schedule' if follows else ''}"]
     if isinstance(rule, AdamWRule):
         texts.append(f"betas {', '.join(_text(beta) for beta in rule.betas)}")
         texts.append(f"decay {_text(decay)}" if decays else "no decay")
@@ -81,11 +82,12 @@ def _member_lines(members: Sequence[tuple[str, mx.array, Assignment]]) -> list[s
 
 def _hint(path: str, shapes: tuple[tuple[int, int, int], ...]) -> str:
     """Point out what looks like a fused projection that is treated as one matrix."""
-    fused = re.search(r"qkv|c_attn|in_proj", path.lower())
-    if fused and len(shapes) == 1 and shapes[0][:2] == (1, 3 * shapes[0][2]):
-        width = shapes[0][2]
-        return f" (fused? then give it split=({width}, {width}, {width}))"
-    return ""
+    fused = re.search(r"qkv|c_attn|in_proj|gate_up", path.lower())
+    if not fused or len(shapes) != 1 or shapes[0][1] <= shapes[0][2]:
+        return ""
+    width = shapes[0][2]
+    parts = f"({width}, {width}, {width})" if shapes[0][1] == 3 * width else "its parts' rows"
+    return f" (fused? then give it split={parts})"
 
 
 def _text(value: Value) -> str:

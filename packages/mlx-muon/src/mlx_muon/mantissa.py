@@ -17,6 +17,9 @@ def split_float32(x: mx.array) -> tuple[mx.array, mx.array]:
 
 def join_float32(upper: mx.array, lower: mx.array) -> mx.array:
     """Return the float32 of which `split_float32` made the two, bit for bit."""
-    # Rounding has added 1 to the upper half where the lower one is 0x8000 or more.
+    # Rounding has added 1 to the upper half where the lower one is 0x8000 or more. An upper half of
+    # 0 then was set from outside, since `split_float32` was asked.
+    is_zero = (upper.view(mx.uint16) & 0x7FFF) == 0
+    lower = mx.where(is_zero & (lower >= 0x8000), mx.array(0, mx.uint16), lower)
     bits = upper.view(mx.uint16).astype(mx.uint32) - (lower >> 15).astype(mx.uint32)
     return ((bits << 16) | lower.astype(mx.uint32)).view(mx.float32)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import mlx.core as mx
+import mlx.nn as nn
 
 from mlx_muon.blocks import Blocks, blocks_of
 from mlx_muon.rules import AdamWRule, MuonRule, Rule
@@ -13,8 +14,9 @@ from mlx_muon.rules import AdamWRule, MuonRule, Rule
 Match = str | Callable[[str, mx.array], bool]
 
 EMBEDDINGS = {"embed", "embeds", "embedding", "embeddings", "wte", "wpe"}
-HEADS = {"head", "heads", "classifier", "score", "qa_outputs"}
-NORMS_AND_BIASES = {"bias", "norm", "layernorm", "rmsnorm", "ln"}
+EMBEDDINGS |= {"pos", "position", "positions", "positional", "token", "tokens"}
+HEADS = {"head", "classifier", "score", "qa_outputs", "to_logits", "unembed", "decoder"}
+NORMS_AND_BIASES = {"bias", "norm", "layernorm", "rmsnorm", "ln", "log"}
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,10 @@ class Group:
         """Name the group after its pattern or its rule where no name is given."""
         if not isinstance(self.rule, MuonRule | AdamWRule):
             raise TypeError(f"Group: rule must be a MuonRule or AdamWRule, got {self.rule!r}")
+        if not isinstance(self.match, str) and not callable(self.match):
+            raise TypeError(
+                f"Group: match must be a pattern or a function of (path, array), got {self.match!r}"
+            )
         if not self.name:
             name = self.match if isinstance(self.match, str) else type(self.rule).__name__
             object.__setattr__(self, "name", name)
@@ -56,15 +62,22 @@ class Assignment:
 def kind_of(path: str, array: mx.array) -> str:
     """Return "embedding", "head", "norm or bias" or "matrix", by name, then by number of axes."""
     parts = path.lower().split(".")
-    words = {word for part in parts for word in re.split(r"_|\d+", part)}
-    if array.ndim < 2 or words & NORMS_AND_BIASES:
+    module, name = parts[-2] if len(parts) > 1 else "", parts[-1]
+    if array.ndim < 2 or not array.size or _words(module, name) & NORMS_AND_BIASES:
         return "norm or bias"
-    if words & EMBEDDINGS:
+    # Stacks of matrices are inside of a model, whatever they are called (MLA has an `embed_q`).
+    if _words(*parts) & EMBEDDINGS and (array.ndim != 3 or 1 in array.shape):
         return "embedding"
-    # The top-level "output" of Llama's own checkpoints; BERT has layers of that name inside.
-    if any(part in HEADS or part.endswith("_head") for part in parts) or parts[0] == "output":
+    # The first part is that of a head of several layers, or the "output" of Llama's checkpoints;
+    # BERT has layers of that name inside.
+    is_head = module in HEADS or parts[0] in HEADS - {"decoder"} or parts[0] == "output"
+    if is_head or any(each.endswith("_head") for each in (module, parts[0])):
         return "head"
     return "matrix"
+
+
+def _words(*parts: str) -> set[str]:
+    return {word for part in parts for word in re.split(r"_|\d+", part)}
 
 
 def assign(
@@ -73,22 +86,35 @@ def assign(
     groups: Sequence[Group],
     muon: MuonRule,
     adamw: AdamWRule,
-    is_embedding: bool = False,
+    module: str | None = None,
 ) -> Assignment:
     """Return what is done with one parameter. The first group that matches decides.
 
-    Raises `ValueError` where a group's `MuonRule` gets what is no matrix.
+    `module` is "embedding" or "convolution" where the type of its module says so. Raises
+    `ValueError` where a group's `MuonRule` gets what is no matrix.
     """
     group = next((each for each in groups if each.matches(path, array)), None)
     if group is None:
-        kind = "embedding" if is_embedding else kind_of(path, array)
-        rule: Rule = muon if kind == "matrix" else adamw
-        name = kind
+        name = "embedding" if module == "embedding" else kind_of(path, array)
+        rule: Rule = muon if name == "matrix" else adamw
     else:
         rule, name = group.rule, group.name
     if isinstance(rule, AdamWRule):
         return Assignment(name, rule, None)
     try:
-        return Assignment(name, rule, blocks_of(path, array.shape, rule))
+        blocks = blocks_of(path, array.shape, rule, module == "convolution")
     except ValueError as error:
         raise ValueError(f"group {name!r}: {error}") from None
+    return Assignment(name, rule, blocks)
+
+
+def modules_of(model: nn.Module) -> dict[str, str]:
+    """Return "embedding" or "convolution" by path for the weights whose module says so."""
+    found = {}
+    for name, module in model.named_modules():
+        path = f"{name}.weight" if name else "weight"
+        if isinstance(module, nn.Embedding | nn.QuantizedEmbedding):
+            found[path] = "embedding"
+        elif isinstance(module, nn.Conv1d | nn.ConvTranspose1d):  # others have more axes
+            found[path] = "convolution"
+    return found

@@ -3,7 +3,7 @@
 import mlx.core as mx
 from mlx.utils import tree_unflatten
 
-from mlx_muon.arrays import flat
+from mlx_muon.arrays import flat, trained
 from mlx_muon.optimizer import Muon
 from mlx_muon.rules import MuonRule
 
@@ -26,7 +26,7 @@ def load_mlx_state(optimizer: Muon, state: dict, parameters: dict) -> list[str]:
     }
     ours = flat(optimizer.state["parameters"])
     fresh = []
-    for path, parameter in flat(optimizer.trainable(parameters)).items():
+    for path, parameter in trained(parameters).items():
         found = {name: held[f"{path}.{name}"] for name in "mv" if f"{path}.{name}" in held}
         for name, (array, _) in found.items():
             if array.shape != parameter.shape:
@@ -39,9 +39,9 @@ def load_mlx_state(optimizer: Muon, state: dict, parameters: dict) -> list[str]:
             fresh.append(path)
             continue
         array, step = found["v"]
-        ours[f"{path}.momentum" if is_muon else f"{path}.v"] = array.astype(mx.float32)
+        ours[f"{path}.momentum" if is_muon else f"{path}.v"] = array.astype(optimizer.state_dtype)
         if not is_muon:
-            ours[f"{path}.m"] = found["m"][0].astype(mx.float32)
+            ours[f"{path}.m"] = found["m"][0].astype(optimizer.state_dtype)
             ours[f"{path}.count"] = mx.array(step, mx.uint32)
     optimizer.state["parameters"] = tree_unflatten(list(ours.items()))
     optimizer.state["step"] = mx.array(children[0]["step"], mx.uint64)

@@ -5,23 +5,24 @@ with `momentum` (and `variance`) under a MuonRule, `m`, `v` and `count` under an
 `mantissa` where weights keep theirs. All but `count` and `mantissa` are float32.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.optimizers import Optimizer
-from mlx.utils import tree_map, tree_map_with_path, tree_unflatten
+from mlx.utils import tree_map, tree_map_with_path
 
 from mlx_muon.adamw import adamw_step
-from mlx_muon.arrays import flat
+from mlx_muon.arrays import trained
 from mlx_muon.batches import Numbers, Part, update_parts
 from mlx_muon.explain import explain
 from mlx_muon.mantissa import join_float32, split_float32
-from mlx_muon.matching import Assignment, Group, assign
-from mlx_muon.muon_step import Number, variance_shape
+from mlx_muon.matching import Assignment, Group, assign, modules_of
+from mlx_muon.muon_step import Number
 from mlx_muon.rules import AdamWRule, MuonRule, Rule, Value, value_at
+from mlx_muon.state import at_path, by_path, check_fit, new_state, tree_of
 
 # Stacking saves calls, and costs copies and memory: on the CPU large matrices gain nothing by it,
 # unless two streams share them.
@@ -53,7 +54,8 @@ class Muon(Optimizer):
     are. All may change inside `mx.compile` without a new trace.
 
     With `keep_mantissa`, bfloat16 weights keep the 16 bits they lack of float32 in the state, and
-    train as float32 ones do. `max_batch_bytes` bounds the matrices orthogonalized at once
+    train as float32 ones do. `state_dtype` is that of momenta and moments; bfloat16 halves their
+    memory and rounds them. `max_batch_bytes` bounds the matrices orthogonalized at once
     (default 4 MiB on the CPU, 256 MiB on a GPU). `two_streams=True` is for CPUs whose BLAS has one
     thread, as it is beside `TrainStep(threads=2)` of mlx-trainer: two halves of a batch are then
     orthogonalized at once (default: only of small matrices), of up to 32 MiB. Given a `distributed`
@@ -72,10 +74,16 @@ class Muon(Optimizer):
         schedule: Callable[[mx.array], mx.array] | None = None,
         keep_mantissa: bool = False,
         max_batch_bytes: int | None = None,
+        state_dtype: mx.Dtype = mx.float32,
         two_streams: bool | None = None,
         distributed: mx.distributed.Group | None = None,
     ):
         super().__init__()
+        for name, rule, kind in (("muon", muon, MuonRule), ("adamw", adamw, AdamWRule)):
+            if rule is not None and not isinstance(rule, kind):
+                raise TypeError(f"Muon: {name} must be {kind.__name__}, got {rule!r}")
+        if not isinstance(groups, Sequence) or not all(isinstance(g, Group) for g in groups):
+            raise TypeError(f"Muon: groups must be a list of Group, got {groups!r}")
         for name, value in (("learning_rate", learning_rate), ("weight_decay", weight_decay)):
             if not callable(value) and not value >= 0:
                 raise ValueError(f"Muon: {name} must not be negative, got {value}")
@@ -91,56 +99,98 @@ class Muon(Optimizer):
         self.schedule = schedule
         self.keep_mantissa = keep_mantissa
         self.max_batch_bytes = max_batch_bytes
+        self.state_dtype = state_dtype
         self.two_streams = two_streams
         self.distributed = distributed
         self._assignments: dict[str, Assignment] = {}
-        self._embeddings: set[str] = set()
+        self._modules: dict[str, str] | None = None  # as a model has told
+        self._unused: set[str] = set()  # paths whose state no update has used yet
         self._schedule_rate()
 
     def init(self, parameters: dict) -> None:
         """Find the rule of each parameter and make its state; state that is there is kept.
 
-        Given the model itself, its trainable parameters count, and `nn.Embedding` is recognized
-        whatever its name is; as it is where `update` comes first.
+        Given the model itself, its trainable parameters count, and embeddings and one-dimensional
+        convolutions are recognized by type whatever their names; as they are by the first `update`.
 
         Raises `ValueError` where a rule does not fit a parameter, or loaded state its shape.
         """
-        parameters = self.trainable(parameters)
-        held = flat(self.state.get("parameters", {}))
-        for path, parameter in flat(parameters).items():
+        if foreign := set(self.state) - {"step", "learning_rate", "parameters"}:
+            raise ValueError(
+                f"the state has {', '.join(sorted(foreign))}, which is not of this optimizer; take "
+                "over that of another one by load_mlx_state"
+            )
+        self._recognize(parameters)
+        held = by_path(self.state.get("parameters", {}))
+        for path, parameter in trained(parameters).items():
             assignment = self.assignment(path, parameter)
-            wanted = flat(_new_state(assignment, parameter, self.keep_mantissa))
-            _check_fit(path, wanted, held)
-            for name, array in wanted.items():
-                held.setdefault(f"{path}.{name}", array)
             self._assignments[path] = assignment
-        self.state["parameters"] = tree_unflatten(list(held.items()))
+            wanted = self._new_state(path, parameter)
+            if path in held:
+                check_fit(path, wanted, held[path])
+            else:
+                self._unused.add(path)
+            held[path] = wanted | held.get(path, {})
+        self.state["parameters"] = tree_of(held)
         self._initialized = True
 
     def assignment(self, path: str, parameter: mx.array) -> Assignment:
         """Return the group, rule and matrices of the parameter at `path`."""
-        is_embedding = path in self._embeddings
-        return assign(path, parameter, self.groups, self.muon, self.adamw, is_embedding)
+        return self._assignments.get(path) or self._assign(path, parameter, self._modules)
+
+    def _assign(self, path: str, parameter: mx.array, modules: dict | None) -> Assignment:
+        module = (modules or {}).get(path)
+        return assign(path, parameter, self.groups, self.muon, self.adamw, module)
+
+    def _new_state(self, path: str, parameter: mx.array) -> dict[str, mx.array]:
+        return new_state(self._assignments[path], parameter, self.state_dtype, self.keep_mantissa)
+
+    def _recognize(self, model: dict) -> None:
+        """Learn from a model; what `init` decided without it, and no update used, is decided anew.
+
+        State that still fits is kept: in `mx.compile` new zeros would stay zeros for ever.
+        """
+        if not isinstance(model, nn.Module) or (modules := modules_of(model)) == self._modules:
+            return
+        self._modules = modules
+        held = by_path(self.state.get("parameters", {}))
+        for path, parameter in trained(model).items():
+            if path in self._unused:
+                self._assignments[path] = self._assign(path, parameter, modules)
+                wanted = self._new_state(path, parameter)
+                fitting = {name: array for name, array in held[path].items()
+                           if name in wanted and wanted[name].shape == array.shape}  # fmt: skip
+                held[path] = wanted | fitting
+        self.state["parameters"] = tree_of(held)
 
     def apply_gradients(self, gradients: dict, parameters: dict) -> dict:
         """Return the updated parameters, in the structure of `gradients`.
 
         Parameters without state, unfrozen since the last update, get it here.
         """
-        if not (self._initialized and self._assignments.keys() >= flat(gradients).keys()):
-            self.trainable(parameters)  # remembers which are embeddings
+        if self._unused or not self._initialized:
+            self._recognize(parameters)
+        if not (self._initialized and self._assignments.keys() >= trained(gradients).keys()):
             # Not with the gradients, whose dtype may be another.
             self.init(tree_map(lambda _, parameter: parameter, gradients, parameters))
         self._schedule_rate()
         found: dict[str, _Parameter] = {}
 
         def collect(path: str, gradient: mx.array, weight: mx.array) -> None:
-            state = _at(self.state["parameters"], path)
+            if path not in self._assignments:
+                return
+            if gradient.shape != weight.shape:
+                raise ValueError(
+                    f"{path}: the gradient has shape {gradient.shape}, the parameter {weight.shape}"
+                )
+            state = at_path(self.state["parameters"], path)
             full = join_float32(weight, state["mantissa"]) if "mantissa" in state else weight
             arrays = gradient.astype(mx.float32), full.astype(mx.float32)
             found[path] = _Parameter(self._assignments[path], *arrays, state)
 
         def finish(path: str, _: mx.array, old: mx.array) -> mx.array:
+            if path not in found:
+                return old
             weight, state = found[path].weight, found[path].state
             if "mantissa" not in state:
                 return weight.astype(old.dtype)
@@ -151,6 +201,7 @@ class Muon(Optimizer):
         self._update_by_adamw(list(found.values()))
         self._update_by_muon(list(found.values()))
         self.state["step"] = self.step + 1
+        self._unused -= found.keys()
         return tree_map_with_path(finish, gradients, parameters)
 
     def rate_of(self, rule: Rule) -> Number:
@@ -171,17 +222,20 @@ class Muon(Optimizer):
 
     def explain(self, parameters: dict) -> str:
         """Return a table of who is optimized how; `parameters` may be the model."""
-        found = flat(self.trainable(parameters)).items()
-        return explain(self, [(path, array, self.assignment(path, array)) for path, array in found])
+        is_model = isinstance(parameters, nn.Module)
+        modules = modules_of(parameters) if is_model else self._modules
+        found = []
+        for path, array in trained(parameters).items():
+            known = path not in self._unused and self._assignments.get(path)
+            found.append((path, array, known or self._assign(path, array, modules)))
+        return explain(self, found)
 
-    def trainable(self, parameters: dict) -> dict:
-        """Return the trainable parameters of a model, remembering its embeddings; else the tree."""
-        if not isinstance(parameters, nn.Module):
-            return parameters
-        for name, module in parameters.named_modules():
-            if isinstance(module, nn.Embedding | nn.QuantizedEmbedding):
-                self._embeddings.add(f"{name}.weight" if name else "weight")
-        return parameters.trainable_parameters()
+    def __deepcopy__(self, memo: dict) -> "Muon":
+        """Copy the state; rules never change, and their dtypes cannot be copied."""
+        new = copy.copy(self)
+        new._state = copy.deepcopy(self._state, memo)
+        new._assignments, new._unused = self._assignments.copy(), self._unused.copy()
+        return new
 
     def _schedule_rate(self) -> None:
         if callable(self.base_rate):
@@ -227,7 +281,8 @@ def _parts(parameter: _Parameter) -> list[Part]:
     rule, blocks = parameter.assignment.rule, parameter.assignment.blocks
     assert isinstance(rule, MuonRule)
     assert blocks is not None
-    arrays = (parameter.gradient, parameter.weight, parameter.state["momentum"])
+    momentum = parameter.state["momentum"].astype(mx.float32)
+    arrays = (parameter.gradient, parameter.weight, momentum)
     variances = parameter.state.get("variance", [None] * len(blocks.shapes))
     stacks = zip(*map(blocks.cut, arrays), variances, strict=True)
     return [Part(rule, *each) for each in stacks]
@@ -237,42 +292,7 @@ def _put_back(parameter: _Parameter, parts: list[Part]) -> None:
     blocks, shape = parameter.assignment.blocks, parameter.weight.shape
     assert blocks is not None
     parameter.weight = blocks.join([part.weight for part in parts], shape)
-    parameter.state["momentum"] = blocks.join([part.momentum for part in parts], shape)
+    momentum = blocks.join([part.momentum for part in parts], shape)
+    parameter.state["momentum"] = momentum.astype(parameter.state["momentum"].dtype)
     if "variance" in parameter.state:
         parameter.state["variance"] = [part.variance for part in parts]
-
-
-def _at(state: Any, path: str) -> dict:
-    """Return the state of one parameter; lists end at the last layer that has any."""
-    for part in path.split("."):
-        state = state[int(part)] if isinstance(state, list) else state[part]
-    return state
-
-
-def _new_state(assignment: Assignment, parameter: mx.array, keep_mantissa: bool) -> dict:
-    shape, rule, blocks = parameter.shape, assignment.rule, assignment.blocks
-    state: dict = {}
-    if isinstance(rule, AdamWRule):
-        state["m"], state["v"] = mx.zeros(shape), mx.zeros(shape)
-        state["count"] = mx.array(0, mx.uint32)
-    else:
-        assert blocks is not None
-        state["momentum"] = mx.zeros(shape)
-        if rule.variance != "none":
-            state["variance"] = [mx.zeros(variance_shape(rule, each)) for each in blocks.shapes]
-    if keep_mantissa and parameter.dtype == mx.bfloat16:
-        state["mantissa"] = mx.zeros(shape, mx.uint16)
-    return state
-
-
-def _check_fit(path: str, wanted: dict[str, mx.array], held: dict[str, mx.array]) -> None:
-    """Refuse loaded state that another rule, or another shape of the parameter, has made."""
-    for name in dict.fromkeys([*wanted, "momentum", "variance.0", "m", "v", "count", "mantissa"]):
-        array = held.get(f"{path}.{name}")
-        if array is None or (name in wanted and array.shape == wanted[name].shape):
-            continue
-        needed = f"needs shape {wanted[name].shape}" if name in wanted else "has no such state"
-        raise ValueError(
-            f"the optimizer's state does not fit: {name} of {path} has shape {array.shape}, and "
-            f"its rule {needed}; load the state of this model and these groups, or none"
-        )

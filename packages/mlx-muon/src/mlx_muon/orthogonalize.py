@@ -57,9 +57,10 @@ def orthogonalize(
     """Return the nearest semi-orthogonal matrices to `x`, (..., rows, columns), approximately.
 
     After 5 steps of "polar_express" the singular values of a Gaussian matrix twice as wide as high
-    are in 0.85..1.15, of "newton_schulz" in 0.65..1.2; those of a square one below 1e-3 of the
-    largest stay behind. `method` may be own coefficients (a, b, c) of each step; "svd" is exact,
-    runs on the CPU and has no gradient. `steps` defaults to the length of the table.
+    are in 0.85..1.15, of "newton_schulz" in 0.65..1.2; those below about 1e-3 of the norm, which
+    square matrices have, stay behind. `method` may be own coefficients (a, b, c) of each step;
+    "svd" is exact, runs on the CPU and has no gradient. `steps` defaults to the length of the
+    table.
 
     The result does not depend on the scale of `x`, 1e-30 to 1e30, and is 0 where `x` is. `norm`
     brings the singular values below 1 first: "schatten4" is closer to the largest of them than

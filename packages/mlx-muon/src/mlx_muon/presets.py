@@ -19,7 +19,8 @@ def keller(learning_rate: Value = 0.02, weight_decay: Value = 0.0, **options: An
     """Return the original Muon: Newton-Schulz, AdamW beside it at 3e-4.
 
     https://github.com/KellerJordan/Muon; `options` go to `Muon`, with `muon` and `adamw` instead
-    of the rules chosen here, as in all presets.
+    of the rules chosen here, as in all presets. A `learning_rate` that is a function leaves AdamW
+    at its own; to schedule both give a number and `schedule`.
     """
     muon = MuonRule(scale="keller", method="newton_schulz")
     adamw = AdamWRule(learning_rate=3e-4, eps=1e-10)

@@ -45,8 +45,9 @@ class MuonRule:
     and brings back the norm O had. `method`, `steps`, `norm` and `dtype` are `orthogonalize`'s.
 
     `split` cuts the rows, (q, k, v) for a fused projection, and `heads` cuts them into so many
-    equal parts: each part is a matrix of its own. `transposed` says that the weight is stored
-    (inputs, outputs), as MLX's LoRA matrices are; those are recognized by name if it is `None`.
+    equal parts, as for query, key or value: each part is a matrix of its own. `transposed` says
+    that the weight is stored (inputs, outputs), as MLX's LoRA matrices are; those are recognized by
+    name if it is `None`.
     `kind` "convolution" makes one matrix (outputs, all other axes) of more than two axes, "experts"
     one of each pair of last axes; by default arrays of three axes are experts unless their path
     names a convolution, and those of more are convolutions.
@@ -85,6 +86,8 @@ class MuonRule:
                 object.__setattr__(self, "method", found)
         if self.split is not None and self.heads is not None:
             raise ValueError("MuonRule: give split or heads, not both")
+        if self.split is not None:
+            object.__setattr__(self, "split", tuple(self.split))
         if self.heads is not None and self.heads < 1:
             raise ValueError(f"MuonRule: heads must be at least 1, got {self.heads}")
 

@@ -1,0 +1,66 @@
+"""Pretraining data that streams, resumes exactly and never fills the disk.
+
+`local_shards`, `http_shards`, `hub_shards` and `manifest_shards` find shards; a `Cache` downloads
+them within its bounds; a `TokenStream` packs their documents into batches of one shape.
+"""
+
+from mlx_shards.cache import Cache, CacheStats
+from mlx_shards.config import StreamConfig
+from mlx_shards.download import Http
+from mlx_shards.errors import CacheFull, CorruptShard, DownloadError, ShardError, StateError
+from mlx_shards.formats import Reader, ReadOptions, register_format
+from mlx_shards.lease import Lease
+from mlx_shards.mixing import Source
+from mlx_shards.packing import BestFit, Flat, Pad, Piece, Reference
+from mlx_shards.shard import Shard
+from mlx_shards.sources import (
+    find_shards,
+    http_shards,
+    hub_headers,
+    hub_shards,
+    local_shards,
+    manifest_shards,
+    split_last,
+    write_manifest,
+)
+from mlx_shards.state import Counts
+from mlx_shards.stream import Batch, Stats, TokenStream
+from mlx_shards.writing import read_documents, write_shards, write_token_bin
+
+__all__ = [
+    "Batch",
+    "BestFit",
+    "Cache",
+    "CacheFull",
+    "CacheStats",
+    "CorruptShard",
+    "Counts",
+    "DownloadError",
+    "Flat",
+    "Http",
+    "Lease",
+    "Pad",
+    "Piece",
+    "ReadOptions",
+    "Reader",
+    "Reference",
+    "Shard",
+    "ShardError",
+    "Source",
+    "StateError",
+    "Stats",
+    "StreamConfig",
+    "TokenStream",
+    "find_shards",
+    "http_shards",
+    "hub_headers",
+    "hub_shards",
+    "local_shards",
+    "manifest_shards",
+    "read_documents",
+    "register_format",
+    "split_last",
+    "write_manifest",
+    "write_shards",
+    "write_token_bin",
+]

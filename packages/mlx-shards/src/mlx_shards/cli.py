@@ -1,0 +1,205 @@
+"""The command line: make, fetch, verify and stats.
+
+Results go to standard output, progress to standard error: bars on a terminal, lines elsewhere.
+"""
+
+import sys
+from pathlib import Path
+
+import click
+
+_NUMBERS = "Numbers of the shards of a template: 0-7, or 0,3,6542."
+_WHERE = (
+    "SOURCE is a folder or pattern of local files, a manifest (.json, also by URL), a URL with {} "
+    "or {:05d} and --numbers, or hf:owner/name[:pattern]."
+)
+
+
+class Numbers(click.ParamType):
+    """`0-7` or `0,3,6542` as a list of integers."""
+
+    name = "numbers"
+
+    def convert(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[int]:
+        """Return the numbers; fail with a usage error."""
+        found: list[int] = []
+        try:
+            for part in value.split(","):
+                first, _, last = part.partition("-")
+                found += range(int(first), int(last or first) + 1)
+        except ValueError:
+            found = []
+        if not found:
+            self.fail(f"{value!r} is not like 0-7 or 0,3,6542", param, ctx)
+        return found
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Add --debug to any command to see the traceback of an error.",
+)
+@click.version_option(package_name="mlx-shards")
+def cli() -> None:
+    """Pretraining data in shards: make them, fetch them, check them, count them."""
+
+
+@cli.command()
+@click.argument("source", nargs=-1, required=True)
+@click.option("--output", "-o", required=True, type=click.Path(path_type=Path, file_okay=False))
+@click.option("--column", default="text", show_default=True, help="Column or key of the text.")
+@click.option("--shard-chars", default="250M", show_default=True, help="Characters a shard.")
+@click.option("--group", default=1024, show_default=True, type=click.IntRange(1),
+              help="Documents a row group.")  # fmt: skip
+@click.option("--shuffle-seed", type=click.IntRange(0), help="Shuffle the documents; in memory.")
+def make(
+    source: tuple[str, ...],
+    output: Path,
+    column: str,
+    shard_chars: str,
+    group: int,
+    shuffle_seed: int | None,
+) -> None:
+    """Write parquet shards, as nanochat reads them, from local parquet or JSON lines files."""
+    from mlx_shards.display import Progress
+    from mlx_shards.order import Order
+    from mlx_shards.shard import parse_bytes
+    from mlx_shards.sources import local_shards
+    from mlx_shards.writing import read_documents, write_shards
+
+    shards = [shard for each in source for shard in local_shards(each)]
+    documents = read_documents(shards, column)
+    if shuffle_seed is not None:
+        held = list(documents)
+        order = Order(shuffle_seed, 0, 0, shuffle=True).shards(len(held))
+        documents = (held[i] for i in order)
+    with Progress("documents") as progress:
+        made = write_shards(documents, output, parse_bytes(shard_chars), group, progress.advance)
+    rows = sum(shard.rows or 0 for shard in made)
+    size = sum(shard.size or 0 for shard in made)
+    click.echo(f"{output}: {len(made)} shards, {rows:,} documents, {size:,} bytes, manifest.json")
+
+
+@cli.command(help=f"Download shards into a folder; those that are there are kept.\n\n{_WHERE}")
+@click.argument("source")
+@click.option("--to", "folder", required=True, type=click.Path(path_type=Path, file_okay=False))
+@click.option("--numbers", type=Numbers(), help=_NUMBERS)
+@click.option("--max-bytes", default="1000TB", help="Refuse to hold more, such as 20GB.")
+@click.option("--parallel", default=4, show_default=True, type=click.IntRange(1, 32))
+def fetch(
+    source: str, folder: Path, numbers: list[int] | None, max_bytes: str, parallel: int
+) -> None:
+    """Download the shards."""
+    from mlx_shards.cache import Cache
+    from mlx_shards.display import Progress
+    from mlx_shards.download import Http
+    from mlx_shards.fetching import fetch_all
+    from mlx_shards.sources import find_shards, hub_headers
+
+    shards = find_shards(source, numbers)
+    headers = hub_headers() if source.startswith("hf:") else {}
+    # All shards are to stay, so that no room will come by waiting.
+    cache = Cache(folder, max_bytes, http=Http(headers=headers), room_timeout=0)
+    with Progress("shards", len(shards)) as progress:
+        fetch_all(cache, shards, parallel, progress.advance)
+    stats = cache.stats
+    click.echo(
+        f"{folder}: {len(shards)} shards, {stats.downloads} downloaded, "
+        f"{stats.bytes_received:,} bytes received"
+    )
+
+
+@cli.command(help="Check shards: size and SHA-256 where known, and that they can be read.\n\n"
+                  "SOURCE is a folder or a manifest beside its shards.")  # fmt: skip
+@click.argument("source", type=click.Path(exists=True, path_type=Path))
+@click.option("--column", default="text", show_default=True, help="Column or key of the text.")
+@click.option("--quick", is_flag=True, help="Read no documents, only what the file says of them.")
+def verify(source: Path, column: str, quick: bool) -> None:
+    """Check the shards; exit with 1 where one is bad."""
+    from mlx_shards.display import Progress
+    from mlx_shards.fetching import problem_with, shards_to_verify
+
+    shards = shards_to_verify(source)
+    bad = []
+    with Progress("shards", len(shards)) as progress:
+        for shard in shards:
+            if problem := problem_with(shard, column, quick):
+                bad.append(f"{shard.name}: {problem}")
+            progress.advance(1)
+    for line in bad:
+        click.echo(line)
+    if bad:
+        raise click.ClickException(f"{len(bad)} of {len(shards)} shards are bad")
+    known = sum(shard.sha256 is not None for shard in shards)
+    click.echo(f"{len(shards)} shards are good, {known} of them by SHA-256")
+
+
+@cli.command(help="Count the documents of local shards, and their characters or tokens.")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--column", default="text", show_default=True, help="Column or key of the text.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def stats(source: Path, column: str, as_json: bool) -> None:
+    """Count what is in the shards."""
+    import json
+
+    from mlx_shards.display import Progress
+    from mlx_shards.fetching import count_shard
+    from mlx_shards.sources import local_shards
+
+    shards = local_shards(source)
+    lines = []
+    with Progress("shards", len(shards)) as progress:
+        for shard in shards:
+            lines.append(count_shard(shard, column))
+            progress.advance(1)
+    if as_json:
+        click.echo(json.dumps(lines))
+        return
+    click.echo(f"{'shard':32} {'blocks':>7} {'documents':>10} {'units':>14} {'bytes':>14}")
+    for line in lines:
+        click.echo(
+            f"{line['name']:32} {line['blocks']:7,} {line['documents']:10,} "
+            f"{line['units']:14,} {line['bytes']:14,}"
+        )
+    documents = sum(line["documents"] for line in lines)
+    units = sum(line["units"] for line in lines)
+    click.echo(
+        f"{len(lines)} shards, {documents:,} documents, {units:,} {lines[0]['unit']}, "
+        f"{units / max(documents, 1):,.0f} a document, longest {max(x['longest'] for x in lines):,}"
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; exit 0 when done, 2 for wrong usage, 1 for a failure."""
+    given = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in given
+    try:
+        status = cli.main([each for each in given if each != "--debug"], standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Interrupted. A download goes on where it was when repeated.", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)
+    except Exception as error:
+        if debug:
+            raise
+        click.echo(f"Error: {_one_line(error)}", err=True)
+        sys.exit(1)
+
+
+def _one_line(error: Exception) -> str:
+    from mlx_shards.errors import ShardError
+
+    text = str(error)
+    if not isinstance(error, ShardError | ValueError | OSError | ImportError):
+        text = f"{type(error).__name__}: {error} (this looks like a defect; --debug shows where)"
+    return " ".join(text.split())
+
+
+if __name__ == "__main__":
+    main()

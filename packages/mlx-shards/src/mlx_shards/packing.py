@@ -1,0 +1,264 @@
+"""Documents into rows of one length.
+
+`BestFit` is nanochat's rule: into the room that is left goes the largest buffered document that
+fits; where none fits, the shortest one is cropped and its rest lost. Rows have no padding, and
+begin with a BOS token. nanochat scans all buffered documents for each one placed; here they are
+indexed by length, with equal results (ties go to the document that came first).
+`Flat` cuts the concatenated documents, and loses nothing. `Pad` gives each document its own row.
+"""
+
+from bisect import bisect_right, insort
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from mlx_shards._suggest import did_you_mean
+
+
+class Reference(NamedTuple):
+    """Where the tokens of a piece come from: enough to read them again.
+
+    `source`, `shard` and `document` are indices; `start` is the first token of the piece.
+    """
+
+    source: int
+    shard: int
+    document: int
+    start: int = 0
+
+
+class Piece(NamedTuple):
+    """A document, or the part of one from token `reference.start` on."""
+
+    reference: Reference
+    tokens: np.ndarray  # (length,) int32
+
+    def rest(self, used: int) -> "Piece":
+        """Return what follows the first `used` tokens."""
+        reference = self.reference
+        return Piece(reference._replace(start=reference.start + used), self.tokens[used:])
+
+
+class Packer(Protocol):
+    """Fills rows from documents, and can be rebuilt from references to what it holds.
+
+    `lost` counts tokens that were cropped or dropped.
+    """
+
+    lost: int
+
+    def fill(self, row: np.ndarray, ids: np.ndarray, documents: Iterator[Piece]) -> int:
+        """Write tokens into `row` and document numbers from 1 into `ids`, both (capacity,).
+
+        Return how many tokens were written: fewer than the capacity only where padding follows,
+        and 0 at the end of the documents.
+        """
+        ...
+
+    def held(self) -> tuple[Reference, ...]:
+        """Return references to the pieces taken and not yet placed, in order."""
+        ...
+
+    def held_tokens(self) -> int:
+        """Return how many tokens these pieces have."""
+        ...
+
+    def restore(self, pieces: Iterable[Piece]) -> None:
+        """Hold these pieces, those of an earlier `held()` read again."""
+        ...
+
+
+class BestFit:
+    """nanochat's rule with a buffer of at least `buffer_size` documents, refilled 128 at a time.
+
+    Documents longer than a row: `crop` leaves them whole, as nanochat does, to be cropped when
+    nothing shorter is left; `split` cuts them in pieces of a row's length; `drop` leaves them out.
+    """
+
+    def __init__(self, capacity: int, oversize: str = "crop", buffer_size: int = 1000):
+        self.lost = 0
+        self._capacity = capacity
+        self._oversize = oversize
+        self._buffer_size = buffer_size
+        self._refill = 128  # nanochat's
+        self._lengths: list[int] = []  # sorted, each once
+        self._by_length: dict[int, deque[tuple[int, Piece]]] = {}
+        self._references: dict[int, Reference] = {}  # by the number of arrival
+        self._arrivals = 0
+        self._tokens = 0
+
+    def fill(self, row: np.ndarray, ids: np.ndarray, documents: Iterator[Piece]) -> int:
+        """See `Packer`."""
+        used = count = 0
+        while used < len(row):
+            if len(self._references) < self._buffer_size:
+                self._take(documents)
+            if not self._lengths:
+                break
+            room = len(row) - used
+            fitting = bisect_right(self._lengths, room)
+            # The longest that fits, or else the shortest of all, cropped.
+            tokens = self._pop(self._lengths[max(fitting - 1, 0)])
+            placed = tokens[:room]
+            self.lost += len(tokens) - len(placed)
+            count += 1
+            row[used : used + len(placed)] = placed
+            ids[used : used + len(placed)] = count
+            used += len(placed)
+        return used
+
+    def held(self) -> tuple[Reference, ...]:
+        """See `Packer`."""
+        return tuple(self._references.values())
+
+    def held_tokens(self) -> int:
+        """See `Packer`."""
+        return self._tokens
+
+    def restore(self, pieces: Iterable[Piece]) -> None:
+        """See `Packer`."""
+        for piece in pieces:
+            split = self._oversize == "split"
+            self._add(Piece(piece.reference, piece.tokens[: self._capacity]) if split else piece)
+
+    def _take(self, documents: Iterator[Piece]) -> None:
+        while len(self._references) < self._buffer_size:
+            taken = 0
+            for piece in islice(documents, self._refill):
+                taken += 1
+                self._admit(piece)
+            if taken < self._refill:
+                return
+
+    def _admit(self, piece: Piece) -> None:
+        if self._oversize == "crop" or len(piece.tokens) <= self._capacity:
+            self._add(piece)
+        elif self._oversize == "drop":
+            self.lost += len(piece.tokens)
+        else:
+            for start in range(0, len(piece.tokens), self._capacity):
+                rest = piece.rest(start)
+                self._add(Piece(rest.reference, rest.tokens[: self._capacity]))
+
+    def _add(self, piece: Piece) -> None:
+        length = len(piece.tokens)
+        waiting = self._by_length.get(length)
+        if waiting is None:
+            insort(self._lengths, length)
+            waiting = self._by_length[length] = deque()
+        waiting.append((self._arrivals, piece))
+        self._references[self._arrivals] = piece.reference
+        self._arrivals += 1
+        self._tokens += length
+
+    def _pop(self, length: int) -> np.ndarray:
+        waiting = self._by_length[length]
+        arrival, piece = waiting.popleft()
+        if not waiting:
+            del self._by_length[length]
+            del self._lengths[bisect_right(self._lengths, length) - 1]
+        del self._references[arrival]
+        self._tokens -= length
+        return piece.tokens
+
+
+class Flat:
+    """The concatenated documents cut into rows; the last token of a row begins the next one.
+
+    So every token but the very first is a target exactly once, and nothing is lost.
+    """
+
+    def __init__(self) -> None:
+        self.lost = 0
+        self._held: deque[Piece] = deque()
+
+    def fill(self, row: np.ndarray, ids: np.ndarray, documents: Iterator[Piece]) -> int:
+        """See `Packer`."""
+        used = count = 0
+        while used < len(row):
+            piece = self._held.popleft() if self._held else next(documents, None)
+            if piece is None:
+                break
+            placed = piece.tokens[: len(row) - used]
+            count += 1
+            row[used : used + len(placed)] = placed
+            ids[used : used + len(placed)] = count
+            used += len(placed)
+            if used == len(row):  # at least one token to go on with
+                self._held.append(piece.rest(len(placed) - 1))
+        # One token alone is the last target of the row before: nothing is left to predict.
+        return 0 if used == 1 else used
+
+    def held(self) -> tuple[Reference, ...]:
+        """See `Packer`."""
+        return tuple(piece.reference for piece in self._held)
+
+    def held_tokens(self) -> int:
+        """See `Packer`."""
+        return sum(len(piece.tokens) for piece in self._held)
+
+    def restore(self, pieces: Iterable[Piece]) -> None:
+        """See `Packer`."""
+        self._held.extend(pieces)
+
+
+class Pad:
+    """One document a row, the rest of the row padding.
+
+    Documents longer than a row: `crop` loses their rest, `split` goes on with it in the next row,
+    `drop` leaves them out.
+    """
+
+    def __init__(self, oversize: str = "crop"):
+        self.lost = 0
+        self._oversize = oversize
+        self._held: deque[Piece] = deque()
+
+    def fill(self, row: np.ndarray, ids: np.ndarray, documents: Iterator[Piece]) -> int:
+        """See `Packer`."""
+        piece = self._held.popleft() if self._held else self._next(documents, len(row))
+        if piece is None:
+            return 0
+        placed = piece.tokens[: len(row)]
+        row[: len(placed)] = placed
+        ids[: len(placed)] = 1
+        if len(placed) < len(piece.tokens):
+            if self._oversize == "split":
+                self._held.append(piece.rest(len(placed)))
+            else:
+                self.lost += len(piece.tokens) - len(placed)
+        return len(placed)
+
+    def held(self) -> tuple[Reference, ...]:
+        """See `Packer`."""
+        return tuple(piece.reference for piece in self._held)
+
+    def held_tokens(self) -> int:
+        """See `Packer`."""
+        return sum(len(piece.tokens) for piece in self._held)
+
+    def restore(self, pieces: Iterable[Piece]) -> None:
+        """See `Packer`."""
+        self._held.extend(pieces)
+
+    def _next(self, documents: Iterator[Piece], capacity: int) -> Piece | None:
+        for piece in documents:
+            if self._oversize != "drop" or len(piece.tokens) <= capacity:
+                return piece
+            self.lost += len(piece.tokens)
+        return None
+
+
+def make_packer(packing: str, capacity: int, oversize: str, buffer_size: int) -> Packer:
+    """Return the packer called `best_fit`, `flat` or `pad`, for rows of `capacity` tokens."""
+    packers = {
+        "best_fit": lambda: BestFit(capacity, oversize, buffer_size),
+        "flat": Flat,
+        "pad": lambda: Pad(oversize),
+    }
+    if packing not in packers:
+        raise ValueError(f"packing {packing!r} is unknown{did_you_mean(packing, packers)}")
+    return packers[packing]()

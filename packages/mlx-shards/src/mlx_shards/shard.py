@@ -1,0 +1,75 @@
+"""A shard: one file of documents, wherever it is."""
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of documents.
+
+    `name` is its path inside the data set, with slashes; `location` an http(s) URL, a file URL or
+    a local path. `size` in bytes, `sha256` in hex and `rows` (documents) are checked where known.
+    """
+
+    name: str
+    location: str
+    size: int | None = None
+    sha256: str | None = None
+    rows: int | None = None
+
+    def __post_init__(self) -> None:
+        parts = PurePosixPath(self.name).parts
+        if not parts or self.name.startswith("/") or any(part.startswith(".") for part in parts):
+            raise ValueError(
+                f"shard name {self.name!r}: expected a relative path without hidden parts or '..'"
+            )
+        if self.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", self.sha256):
+            raise ValueError(f"shard {self.name}: sha256 must be 64 lower-case hex digits")
+        if self.local_path is None and urlsplit(self.location).scheme not in ("http", "https"):
+            raise ValueError(
+                f"shard {self.name}: location {self.location!r} must be a path, or a URL that "
+                "starts with http://, https:// or file://"
+            )
+
+    @property
+    def local_path(self) -> Path | None:
+        """The file where it needs no download, otherwise None."""
+        if self.location.startswith("file://"):
+            return Path(unquote(urlsplit(self.location).path))
+        return None if "://" in self.location else Path(self.location)
+
+
+def fingerprint(shards: Iterable[Shard]) -> str:
+    """Return 16 hex digits that stand for the names of the shards in their order."""
+    joined = "\n".join(shard.name for shard in shards)
+    return hashlib.sha256(joined.encode()).hexdigest()[:16]
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def difference(shard: Shard, size: int, digest: str) -> str | None:
+    """Return how a file of this size and SHA-256 differs from what is known of the shard."""
+    if shard.size not in (None, size):
+        return f"{size:,} bytes instead of {shard.size:,}"
+    if shard.sha256 not in (None, digest):
+        return f"SHA-256 {digest} instead of {shard.sha256}"
+    return None
+
+
+def parse_bytes(text: int | str) -> int:
+    """Return a number of bytes from `20_000_000`, `"20MB"` or `"1.5G"` (powers of 1000)."""
+    match = re.fullmatch(r"\s*(\d[\d_]*\.?\d*)\s*([KMGT]?)B?\s*", str(text), re.IGNORECASE)
+    if not match:
+        raise ValueError(f"expected a size such as 500MB or 20GB, got {text!r}")
+    return int(float(match[1]) * _UNITS[match[2].upper()])

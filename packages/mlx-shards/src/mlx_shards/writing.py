@@ -1,0 +1,108 @@
+"""Write shards as nanochat does: parquet, one column of text, row groups of 1024, zstd level 3."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mlx_shards._atomic import write_atomic
+from mlx_shards.formats import ReadOptions, import_pyarrow
+from mlx_shards.opening import Library
+from mlx_shards.shard import Shard
+from mlx_shards.sources import write_manifest
+from mlx_shards.stop import Stop
+
+_LLMC_MAGIC = 20240520
+
+
+def write_shards(
+    documents: Iterable[str],
+    folder: str | Path,
+    shard_chars: int = 250_000_000,
+    group: int = 1024,
+    progress: Callable[[int], object] = lambda documents: None,
+) -> list[Shard]:
+    """Write `shard_00000.parquet` and so on, and `manifest.json`; return the shards.
+
+    A shard ends at the first full row group with which it has `shard_chars` characters. What is
+    left at the end makes a smaller last one. `progress` is told of each `group` documents written.
+    Raises `ValueError` where the folder holds shards already, or where there are no documents.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if present := sorted(folder.glob("shard_*.parquet")):
+        raise ValueError(f"{folder} holds {len(present)} shards already; choose another folder")
+    groups = _groups(documents, group)
+    rows: list[int] = []
+    while first := next(groups, None):
+        path = folder / f"shard_{len(rows):05d}.parquet"
+        write_atomic(
+            path,
+            lambda temporary, first=first: rows.append(
+                _write_parquet(temporary, first, groups, shard_chars, progress)
+            ),
+        )
+    if not rows:
+        raise ValueError("no documents to write")
+    return write_manifest(folder, rows)
+
+
+def read_documents(shards: Sequence[Shard], column: str = "text") -> Iterator[str]:
+    """Yield the texts of local shards, in order."""
+    library = Library(None, ReadOptions(column=column), Stop())
+    for shard in shards:
+        opened = library.open(shard)
+        try:
+            for block in range(len(opened.sizes)):
+                for document in opened.read(block):
+                    if not isinstance(document, str):
+                        raise ValueError(f"shard {shard.name} holds tokens, expected text")
+                    yield document
+        finally:
+            opened.close()
+
+
+def write_token_bin(path: str | Path, tokens: np.ndarray) -> None:
+    """Write token ids below 65,536 as llm.c does: a header of 256 int32, then uint16."""
+    if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < 2**16:
+        raise ValueError(f"token ids must be in [0, 65535], got {tokens.min()} to {tokens.max()}")
+    header = np.zeros(256, "<i4")
+    header[:3] = _LLMC_MAGIC, 1, len(tokens)
+    data = header.tobytes() + np.asarray(tokens).astype("<u2").tobytes()
+    write_atomic(path, lambda temporary: temporary.write_bytes(data))
+
+
+def _groups(documents: Iterable[str], size: int) -> Iterator[list[str]]:
+    held: list[str] = []
+    for document in documents:
+        held.append(document)
+        if len(held) == size:
+            yield held
+            held = []
+    if held:
+        yield held
+
+
+def _write_parquet(
+    path: Path,
+    first: list[str],
+    groups: Iterator[list[str]],
+    shard_chars: int,
+    progress: Callable[[int], object],
+) -> int:
+    """Write row groups until there are enough characters; return the number of documents."""
+    pa = import_pyarrow()
+    schema = pa.schema([("text", pa.string())])
+    options = {"compression": "zstd", "compression_level": 3}
+    rows = chars = 0
+    group: list[str] | None = first
+    with pa.parquet.ParquetWriter(
+        path, schema, use_dictionary=False, write_statistics=False, **options
+    ) as writer:
+        while group:
+            writer.write_table(pa.table({"text": group}, schema), row_group_size=len(group))
+            rows += len(group)
+            chars += sum(map(len, group))
+            progress(len(group))
+            group = next(groups, None) if chars < shard_chars else None
+    return rows
