@@ -29,9 +29,11 @@ def test_local_shards_are_sorted_and_hidden_or_foreign_files_left_out(tmp_path):
     assert [shard.name for shard in local_shards(tmp_path / "*.parquet")] == ["b.parquet"]
     known = ".bin, .jsonl, .jsonl.gz, .jsonl.zst, .npy, .parquet, .safetensors"
     with pytest.raises(ValueError, match=r"^no shards at ") as caught:
-        local_shards(tmp_path / "x")
-    assert str(caught.value).startswith(f"no shards at {tmp_path}/x: expected files in ")
+        local_shards(tmp_path / "x*")
+    assert str(caught.value).startswith(f"no shards at {tmp_path}/x*: expected files in ")
     assert set(known.split(", ")) <= set(str(caught.value).split(" in ")[1].split(", "))
+    with pytest.raises(ValueError, match=r"x: no such file or folder$"):
+        local_shards(tmp_path / "x")
 
 
 def test_templates_give_nanochats_names():

@@ -19,7 +19,8 @@ MANIFEST = "manifest.json"
 def local_shards(where: str | Path) -> list[Shard]:
     """Return the shards of a folder, or those that match a pattern, sorted by name.
 
-    They are read where they are: no cache is involved, and nothing is ever deleted.
+    They are read where they are: no cache is involved, and nothing is ever deleted. Raises
+    `ValueError` where there is none.
     """
     where = Path(where).expanduser()
     if where.is_dir():
@@ -29,6 +30,8 @@ def local_shards(where: str | Path) -> list[Shard]:
     else:
         files = list(where.parent.glob(where.name)) if where.parent.is_dir() else []
     files = sorted(path for path in files if path.is_file() and not path.name.startswith("."))
+    if not files and not where.exists() and not set("*?[") & set(where.name):
+        raise ValueError(f"{where}: no such file or folder")
     if not files:
         raise ValueError(f"no shards at {where}: expected files in {', '.join(known_suffixes())}")
     return [Shard(path.name, str(path.resolve()), path.stat().st_size) for path in files]
