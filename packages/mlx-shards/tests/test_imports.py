@@ -17,12 +17,6 @@ def test_importing_loads_nothing_heavy():
     assert run(code) == "[]"
 
 
-def test_importing_takes_less_than_150_ms():
-    """CPU time of the import, the best of five processes."""
-    code = "import time; t = time.process_time(); import mlx_shards; print(time.process_time() - t)"
-    assert min(float(run(code)) for _ in range(5)) < 0.15
-
-
 def test_streaming_token_shards_loads_neither_pyarrow_nor_torch(tmp_path):
     code = f"""
 import sys

@@ -44,48 +44,24 @@ def remote(server, folder_of):
     return serve
 
 
-def stall_share(stream, compute, first):
-    """Consume a stream, with so many seconds of work a batch; return the share spent waiting.
-
-    The first batches, those of the first shard, do not count.
-    """
-    worked = before = 0.0
-    for number, _ in enumerate(stream, 1):
-        began = time.perf_counter()
-        time.sleep(compute)
-        if number > first:
-            worked += time.perf_counter() - began
-        else:
-            before = stream.stats.stall_seconds
-    stall = stream.stats.stall_seconds - before
-    return stall / (stall + worked)
-
-
-def test_prefetching_hides_downloads_of_half_the_compute_time(
-    server, remote, tokenize, tmp_path, quick
+@pytest.mark.parametrize(("prefetch", "ahead"), [(2, 1), (0, 1), (1, 0), (0, 0)])
+def test_shards_come_while_the_consumer_computes(
+    server, remote, tokenize, tmp_path, quick, prefetch, ahead
 ):
-    """80 ms to download a shard, 160 ms to compute with it; any of 5 tries, for busy machines."""
-    shards = remote(8, 8, 8, 8, 8)
-    server.gate = lambda path: time.sleep(0.08)
-    found = []
-    for attempt in range(5):
-        shares = []
-        for prefetch, ahead in ((2, 1), (0, 0)):
-            cache = Cache(tmp_path / f"{attempt}-{prefetch}", "1MB", max_files=3, http=quick)
-            stream = TokenStream(
-                shards,
-                tokenize,
-                CONFIG,
-                cache=cache,
-                prefetch=prefetch,
-                shards_ahead=ahead,
-                arrays="numpy",
-            )
-            shares.append(stall_share(stream, 0.04, first=4))
-        found.append(shares)
-        if shares[0] < 0.05 and shares[1] >= 0.3:
-            return
-    pytest.fail(f"shares of time spent waiting, with and without prefetching: {found}")
+    """How much waiting that saves is measured by the benchmark."""
+    shards = remote(2, 2, 2)
+    second = []
+    server.gate = lambda path: path == "/" + shards[1].name and second.append(path)
+    cache = Cache(tmp_path, "1MB", http=quick)
+    options = {"prefetch": prefetch, "shards_ahead": ahead, "arrays": "numpy"}
+    stream = TokenStream(shards, tokenize, CONFIG, cache=cache, **options)
+    batches = iter(stream)
+    next(batches)  # of the first shard; from here on the consumer computes
+    until = time.monotonic() + (30 if prefetch or ahead else 0.2)
+    while not second and time.monotonic() < until:
+        threading.Event().wait(0.01)
+    assert bool(second) == bool(prefetch or ahead)
+    stream.close()
 
 
 def test_without_prefetching_there_are_no_threads(remote, tokenize, tmp_path, quick):
@@ -137,16 +113,17 @@ def test_closing_interrupts_a_stalled_download(server, remote, tokenize, tmp_pat
     began = time.monotonic()
     stream.close()
     assert our_threads() == []
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 50  # of the 100 seconds that the server stalls
     assert list(batches) == []
 
 
 def test_closing_does_not_wait_until_a_large_buffer_is_full(folder_of):
-    """Local shards, and a tokenizer that is slow: 40 calls of 50 ms fill the buffer."""
+    """Local shards, and a tokenizer that is slow: 40 calls of 50 ms would fill the buffer."""
     folder, _ = folder_of(*[128] * 40, group=128)
-    begun = threading.Event()
+    begun, calls = threading.Event(), []
 
     def tokenize(texts):
+        calls.append(len(texts))
         begun.set()
         time.sleep(0.05)
         return [[1] for _ in texts]
@@ -156,16 +133,16 @@ def test_closing_does_not_wait_until_a_large_buffer_is_full(folder_of):
     thread = threading.Thread(target=lambda: list(stream))
     thread.start()
     begun.wait()
-    began = time.monotonic()
     stream.close()
     thread.join()
-    assert time.monotonic() - began < 1
+    assert len(calls) < 40
     assert our_threads() == []
 
 
 INTERRUPTED = """
-import sys, threading, time
+import signal, sys, threading, time
 from mlx_shards import Cache, Http, StreamConfig, TokenStream, http_shards
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it in the background
 folder, url = sys.argv[1:]
 config = StreamConfig(32, 2, bos_id=0, packing="pad", shuffle=False, epochs=1)
 stream = TokenStream(

@@ -2,15 +2,12 @@
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import mlx.core as mx
 
-from mlx_muon.matching import Assignment
+from mlx_muon.matching import Assignment, Group
 from mlx_muon.rules import AdamWRule, MuonRule, Value
-
-if TYPE_CHECKING:
-    from mlx_muon.optimizer import Muon
 
 SCALE_TEXTS = {
     "keller": "x sqrt(max(1, rows / columns))",
@@ -21,7 +18,16 @@ SCALE_TEXTS = {
 }
 
 
-def explain(optimizer: "Muon", assigned: Sequence[tuple[str, mx.array, Assignment]]) -> str:
+class Settings(NamedTuple):
+    """What of an optimizer is not in its rules."""
+
+    learning_rate: Value
+    weight_decay: Value
+    is_scheduled: bool
+    groups: Sequence[Group]
+
+
+def explain(settings: Settings, assigned: Sequence[tuple[str, mx.array, Assignment]]) -> str:
     """Return a heading for each group and rule, and below it a line for parameters alike."""
     groups: dict[tuple[str, int], list[tuple[str, mx.array, Assignment]]] = {}
     for each in assigned:
@@ -31,10 +37,10 @@ def explain(optimizer: "Muon", assigned: Sequence[tuple[str, mx.array, Assignmen
         count = sum(array.size for _, array, _ in members)
         rule = members[0][2].rule
         decays = getattr(rule, "decay_vectors", True) or any(a.ndim >= 2 for _, a, _ in members)
-        lines.append(f"{name}: {_describe(optimizer, rule, decays)}; {_plural(count, 'number')}")
+        lines.append(f"{name}: {_describe(settings, rule, decays)}; {_plural(count, 'number')}")
         lines.extend(_member_lines(members))
     used = {(assignment.group, id(assignment.rule)) for _, _, assignment in assigned}
-    unused = [each.name for each in optimizer.groups if (each.name, id(each.rule)) not in used]
+    unused = [each.name for each in settings.groups if (each.name, id(each.rule)) not in used]
     lines.extend(
         f"{name}: matches no trained parameter, or only those of groups before it"
         for name in unused
@@ -42,10 +48,10 @@ def explain(optimizer: "Muon", assigned: Sequence[tuple[str, mx.array, Assignmen
     return "\n".join(lines)
 
 
-def _describe(optimizer: "Muon", rule: MuonRule | AdamWRule, decays: bool) -> str:
-    rate = optimizer.base_rate if rule.learning_rate is None else rule.learning_rate
-    decay = optimizer.weight_decay if rule.weight_decay is None else rule.weight_decay
-    follows = optimizer.schedule is not None and not callable(rate)
+def _describe(settings: Settings, rule: MuonRule | AdamWRule, decays: bool) -> str:
+    rate = settings.learning_rate if rule.learning_rate is None else rule.learning_rate
+    decay = settings.weight_decay if rule.weight_decay is None else rule.weight_decay
+    follows = settings.is_scheduled and not callable(rate)
     texts = [f"rate {_text(rate)}{' x schedule' if follows else ''}"]
     if isinstance(rule, AdamWRule):
         texts.append(f"betas {', '.join(_text(beta) for beta in rule.betas)}")

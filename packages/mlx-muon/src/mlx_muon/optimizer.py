@@ -17,7 +17,7 @@ from mlx.utils import tree_map, tree_map_with_path
 from mlx_muon.adamw import adamw_step
 from mlx_muon.arrays import trained
 from mlx_muon.batches import Numbers, Part, update_parts
-from mlx_muon.explain import explain
+from mlx_muon.explain import Settings, explain
 from mlx_muon.mantissa import join_float32, split_float32
 from mlx_muon.matching import Assignment, Group, assign, modules_of
 from mlx_muon.muon_step import Number
@@ -228,7 +228,9 @@ class Muon(Optimizer):
         for path, array in trained(parameters).items():
             known = path not in self._unused and self._assignments.get(path)
             found.append((path, array, known or self._assign(path, array, modules)))
-        return explain(self, found)
+        scheduled = self.schedule is not None
+        settings = Settings(self.base_rate, self.weight_decay, scheduled, self.groups)
+        return explain(settings, found)
 
     def __deepcopy__(self, memo: dict) -> "Muon":
         """Copy the state; rules never change, and their dtypes cannot be copied."""
