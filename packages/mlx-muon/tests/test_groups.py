@@ -298,3 +298,11 @@ def test_a_group_needs_a_rule(exactly):
     message = "Group: rule must be a MuonRule or AdamWRule, got 'adamw'"
     with pytest.raises(TypeError, match=exactly(message)):
         Group("*", "adamw")
+
+
+def test_a_model_seen_after_the_first_update_changes_no_rule():
+    model, optimizer = Model(), Muon(0.1)
+    _, gradients = nn.value_and_grad(model, lambda model: model(mx.arange(5)).sum())(model)
+    optimizer.apply_gradients(gradients, model.trainable_parameters())
+    optimizer.update(model, gradients)
+    assert set(optimizer.state["parameters"]["lookup"]["weight"]) == {"momentum"}

@@ -17,6 +17,8 @@ from mlx_shards import (
     TokenStream,
     local_shards,
 )
+from mlx_shards.prefetch import Ahead
+from mlx_shards.stop import Stop
 
 CONFIG = StreamConfig(32, 2, bos_id=0, packing="pad", shuffle=False, epochs=1)
 
@@ -235,3 +237,21 @@ def test_remote_shards_need_a_cache(remote, tokenize, exactly):
     message = "shard shard_00000.parquet must be downloaded: pass cache=Cache(...)"
     with pytest.raises(ValueError, match=exactly(message)):
         next(iter(TokenStream(remote(8), tokenize, CONFIG)))
+
+
+def test_no_more_batches_are_made_than_asked_for():
+    made, full = [], threading.Event()
+
+    def make(stop):
+        for number in range(50):
+            made.append(number)
+            if number == 1:
+                full.set()
+            yield number
+
+    ahead = Ahead(make, 2, Stop())
+    full.wait(10)
+    threading.Event().wait(0.1)  # the time in which a third would be made
+    assert made == [0, 1]
+    assert next(ahead) == 0
+    ahead.close()
