@@ -1,0 +1,1 @@
+"""Train your own ChatGPT with MLX: tokenizer, pretraining, fine-tuning, evaluation, chat."""

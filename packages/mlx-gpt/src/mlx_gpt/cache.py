@@ -1,0 +1,146 @@
+"""Keys and values of the tokens seen so far, of which a layer with a window keeps only that.
+
+A batch of prompts of different lengths is padded on the left: `left_padding` tells each row's first
+token. Positions count from the padded beginning, which rotary embeddings do not mind.
+"""
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+
+# Buffers grow by so many tokens at a time.
+_STEP = 256
+
+
+class LayerCache:
+    """One layer's keys and values, (B, kv_heads, S, head_dim), of at most `window` + 1 tokens.
+
+    A token attends to itself and the `window` tokens before it. Position p lies at p % (window + 1)
+    of the buffer, so that adding a token moves nothing.
+    """
+
+    def __init__(self, window: int):
+        self.window = window
+        self.keys: mx.array | None = None
+        self.values: mx.array | None = None
+        self.seen = 0  # tokens so far
+
+    @property
+    def size(self) -> int:
+        """Most tokens ever kept."""
+        return self.window + 1
+
+    def update(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Add (B, kv_heads, T, head_dim); return what the new tokens may attend to.
+
+        That is the last `window` tokens before them, oldest first, and they themselves; for a
+        single token the order is that of the buffer.
+        """
+        total = self.seen + keys.shape[2]
+        if keys.shape[2] == 1 or total <= self.size:
+            begin = self.seen % self.size
+            self.keys = _write(self.keys, keys, begin, self.size)
+            self.values = _write(self.values, values, begin, self.size)
+            held = min(total, self.size)
+            attended = self.keys[:, :, :held], self.values[:, :, :held]
+        else:
+            attended = self._with_past(self.keys, keys), self._with_past(self.values, values)
+            # The token at position p belongs at p % size.
+            shift = total % self.size
+            self.keys, self.values = (
+                mx.roll(each[:, :, -self.size :], shift, axis=2) for each in attended
+            )
+        self.seen = total
+        return attended
+
+    def _with_past(self, buffer: mx.array | None, new: mx.array) -> mx.array:
+        past = min(self.seen, self.window)
+        if buffer is None or not past:
+            return new
+        if self.seen > self.size:
+            buffer = mx.roll(buffer, -(self.seen % self.size), axis=2)
+        held = min(self.seen, self.size)
+        return mx.concatenate([buffer[:, :, held - past : held], new], axis=2)
+
+    def key_positions(self, tokens: int) -> mx.array:
+        """Return the positions of the keys that `update` will return for so many new tokens."""
+        if tokens == 1:
+            slots = mx.arange(min(self.seen + 1, self.size))
+            return self.seen - (self.seen - slots) % self.size
+        past = min(self.seen, self.window)
+        return mx.arange(self.seen - past, self.seen + tokens)
+
+
+class Cache:
+    """The caches of all layers of a model, and the last embedding that nanochat's smear needs."""
+
+    def __init__(self, windows: Sequence[int], left_padding: Sequence[int] | None = None):
+        self.layers = [LayerCache(window) for window in windows]
+        self.left_padding = None
+        if left_padding is not None and any(left_padding):
+            self.left_padding = mx.array(left_padding)
+        self.previous: mx.array | None = None  # (B, 1, n_embd)
+
+    @property
+    def seen(self) -> int:
+        """Tokens so far, padding included."""
+        return self.layers[0].seen
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all keys and values."""
+        return sum(array.nbytes for array in self.arrays())
+
+    def arrays(self) -> list[mx.array]:
+        """Return all arrays, to evaluate them."""
+        held = [array for layer in self.layers for array in (layer.keys, layer.values)]
+        return [array for array in [*held, self.previous] if array is not None]
+
+    def take(self, rows: Sequence[int]) -> None:
+        """Keep these rows of the batch, in this order; the same row may be taken often."""
+        index = mx.array(rows)
+        for layer in self.layers:
+            if layer.keys is not None and layer.values is not None:
+                layer.keys, layer.values = layer.keys[index], layer.values[index]
+        if self.previous is not None:
+            self.previous = self.previous[index]
+        if self.left_padding is not None:
+            self.left_padding = self.left_padding[index]
+
+
+def attention_mask(
+    tokens: int, window: int, cache: LayerCache | None, left_padding: mx.array | None
+) -> mx.array | str | None:
+    """Return what `mx.fast.scaled_dot_product_attention` takes as mask for so many new tokens.
+
+    A token attends to itself, and to the `window` tokens before it that are not padding. The mask
+    is boolean, (B or 1, 1, T, S), unless "causal" or None says the same.
+    """
+    seen = cache.seen if cache else 0
+    if left_padding is None:
+        if tokens == 1:
+            return None
+        if seen + tokens <= window + 1:
+            return "causal"
+    keys = cache.key_positions(tokens) if cache else mx.arange(tokens)
+    queries = mx.arange(seen, seen + tokens)[:, None]
+    mask = (keys <= queries) & (keys >= queries - window)
+    if left_padding is not None:
+        first = left_padding[:, None, None]
+        # Padding attends to itself: a row of the softmax without any key would be NaN.
+        mask = mask & ((keys >= first) | (keys == queries))
+        return mask[:, None]
+    return mask[None, None]
+
+
+def _write(buffer: mx.array | None, new: mx.array, begin: int, size: int) -> mx.array:
+    """Return the buffer, enlarged if it must be, with `new` at `begin` on axis 2."""
+    B, heads, T, dims = new.shape
+    capacity = 0 if buffer is None else buffer.shape[2]
+    if begin + T > capacity:
+        wanted = min(size, -(-(begin + T) // _STEP) * _STEP)
+        more = mx.zeros((B, heads, wanted - capacity, dims), new.dtype)
+        buffer = more if buffer is None else mx.concatenate([buffer, more], axis=2)
+    assert buffer is not None
+    buffer[:, :, begin : begin + T] = new
+    return buffer

@@ -1,0 +1,116 @@
+"""Cross-entropy of a language model's head, in chunks: the logits of a batch never exist at once.
+
+With a vocabulary of 32,768, the logits of 32 rows of 2,048 tokens take 8 GiB, and their gradient as
+much again. Here a chunk of tokens goes through the head, the softmax and back into gradients before
+the next one is begun.
+"""
+
+import mlx.core as mx
+
+IGNORE = -1  # the target of what is not to be predicted
+
+# Logits computed at once. Smaller chunks cost more additions to the head's gradient.
+CHUNK_LOGITS = 1 << 24
+
+
+def token_losses(
+    hidden: mx.array, weight: mx.array, targets: mx.array, cap: float | None = None
+) -> mx.array:
+    """Return the loss of each token in nats, float32, 0 where the target is -1; no gradient.
+
+    `hidden` is (..., D), `weight` (V, D), `targets` (...). Logits are capped to c tanh(x / c).
+    """
+    flat, labels = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
+    losses, previous = [], None
+    for begin, end in _chunks(labels.size, weight.shape[0]):
+        x = _after(flat[begin:end], previous)
+        logits = _logits(x, weight, cap)
+        losses.append(_losses(logits, labels[begin:end]))
+        previous = losses[-1]
+    return mx.concatenate(losses).reshape(targets.shape)
+
+
+def loss_sum(
+    hidden: mx.array,
+    weight: mx.array,
+    targets: mx.array,
+    token_weights: mx.array | None = None,
+    cap: float | None = None,
+) -> mx.array:
+    """Return the sum of the tokens' losses, each times its weight, with gradients.
+
+    Shapes as in `token_losses`; `token_weights` is that of `targets` (default 1) and gets no
+    gradient. The gradients for `hidden` and `weight` are made in the forward pass, so that logits
+    need neither be kept nor computed again: call `token_losses` where no gradient is wanted.
+    """
+    flat, labels = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
+    weights = (labels != IGNORE).astype(mx.float32)
+    if token_weights is not None:
+        weights = weights * token_weights.reshape(-1).astype(mx.float32)
+
+    @mx.custom_function
+    def total(flat: mx.array, weight: mx.array, weights: mx.array, labels: mx.array):
+        return _forward(flat, weight, weights, labels, cap)
+
+    @total.vjp
+    def total_vjp(primals, cotangents, outputs):
+        scale, (_, for_flat, for_weight) = cotangents[0], outputs
+        flat, weight, weights, labels = primals
+        return (
+            (scale * for_flat).astype(flat.dtype),
+            (scale * for_weight).astype(weight.dtype),
+            mx.zeros_like(weights),
+            mx.zeros_like(labels),
+        )
+
+    return total(flat, weight, mx.stop_gradient(weights), labels)[0]
+
+
+def _forward(
+    flat: mx.array, weight: mx.array, weights: mx.array, labels: mx.array, cap: float | None
+) -> tuple[mx.array, mx.array, mx.array]:
+    """Return the sum of losses and its gradients for `flat` and `weight`."""
+    total = mx.array(0.0)
+    for_weight = mx.zeros(weight.shape)
+    pieces: list[mx.array] = []
+    for begin, end in _chunks(labels.size, weight.shape[0]):
+        x = _after(flat[begin:end], for_weight if pieces else None)
+        chosen, scale = labels[begin:end], weights[begin:end]
+        logits = _logits(x, weight, cap)
+        total = total + (_losses(logits, chosen) * scale).sum()
+        change = _logit_gradient(logits, chosen, scale, cap).astype(x.dtype)
+        pieces.append(change @ weight.astype(x.dtype))
+        for_weight = for_weight + (change.T @ x).astype(mx.float32)
+    return total, mx.concatenate(pieces), for_weight
+
+
+def _chunks(tokens: int, vocabulary: int) -> list[tuple[int, int]]:
+    size = max(1, CHUNK_LOGITS // vocabulary)
+    return [(begin, min(begin + size, tokens)) for begin in range(0, tokens, size)]
+
+
+def _after(x: mx.array, previous: mx.array | None) -> mx.array:
+    # Without this MLX may compute the logits of several chunks before it goes on with one.
+    return x if previous is None else mx.depends([x], [previous])[0]
+
+
+def _logits(x: mx.array, weight: mx.array, cap: float | None) -> mx.array:
+    logits = (x @ weight.astype(x.dtype).T).astype(mx.float32)
+    return logits if cap is None else cap * mx.tanh(logits / cap)
+
+
+def _losses(logits: mx.array, labels: mx.array) -> mx.array:
+    known = mx.maximum(labels, 0)[:, None]
+    losses = mx.logsumexp(logits, axis=-1) - mx.take_along_axis(logits, known, axis=-1)[:, 0]
+    return mx.where(labels == IGNORE, 0.0, losses)
+
+
+def _logit_gradient(
+    logits: mx.array, labels: mx.array, scale: mx.array, cap: float | None
+) -> mx.array:
+    """Return the gradient for the logits before the cap: (softmax - one-hot) (1 - (y / c)^2)."""
+    vocabulary = mx.arange(logits.shape[-1])
+    change = mx.softmax(logits, axis=-1) - (labels[:, None] == vocabulary)
+    if cap is not None:
+        change = change * (1 - mx.square(logits / cap))
+    return change * scale[:, None]

@@ -1,0 +1,1 @@
+"""Decoder models: each file is readable alone; `files` loads and saves them."""

@@ -1,0 +1,322 @@
+"""nanochat's GPT as of July 2026 (https://github.com/karpathy/nanochat).
+
+What differs from a plain GPT:
+- rotary embeddings of base 100,000, keys and queries normalized after them, logits 1.44 times larger
+- RMSNorm without parameters, also right after the token embedding
+- each token's embedding is smeared over from the one before it
+- value embeddings in every second layer, gated per head
+- each block's input mixes the residual stream with the first embedding
+- attention windows of a quarter of the sequence in most layers
+- squared ReLU; what the middle layer knew is subtracted before the head
+- the head is untied, its logits capped at 15
+
+Parameters keep nanochat's names, but for the value embeddings, which are a list without gaps here
+(`models.files` translates). Weights are float32 and cast where they are used, as in nanochat.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_gpt.cache import Cache, LayerCache, attention_mask
+
+ROPE_BASE = 100_000.0
+LOGIT_CAP = 15.0
+# Of query-key products, over the usual 1 / sqrt(head_dim): 1.2 for each of the two.
+SHARPNESS = 1.44
+SMEAR_CHANNELS = 24
+GATE_CHANNELS = 12
+# float32's machine epsilon, PyTorch's default in RMSNorm.
+NORM_EPS = 2.0**-23
+
+
+@dataclass(frozen=True)
+class NanochatConfig:
+    """Sizes of the model; `window_pattern` is repeated over the layers, the last is always L."""
+
+    sequence_len: int = 2048
+    vocab_size: int = 32768
+    n_layer: int = 12
+    n_head: int = 6  # query heads
+    n_kv_head: int = 6  # key and value heads; each serves n_head / n_kv_head query heads
+    n_embd: int = 768
+    window_pattern: str = "SSSL"  # L: the whole sequence, S: a quarter of it
+    model_type: str = "nanochat"
+
+    def __post_init__(self):
+        if self.n_embd % self.n_head or (self.n_embd // self.n_head) % 2:
+            raise ValueError(
+                f"n_embd must be an even multiple of n_head, got {self.n_embd} and {self.n_head}"
+            )
+        if self.n_head % self.n_kv_head:
+            raise ValueError(
+                f"n_head must be a multiple of n_kv_head, got {self.n_head} and {self.n_kv_head}"
+            )
+        if not self.window_pattern or set(self.window_pattern.upper()) - set("SL"):
+            raise ValueError(
+                f"window_pattern must be made of S and L, got {self.window_pattern!r}"
+            )
+        if self.n_embd < SMEAR_CHANNELS:
+            raise ValueError(f"n_embd must be at least {SMEAR_CHANNELS}, got {self.n_embd}")
+
+    @property
+    def head_dim(self) -> int:
+        """Numbers in a key, query or value of one head."""
+        return self.n_embd // self.n_head
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows of the embeddings and the head: a multiple of 64."""
+        return -(-self.vocab_size // 64) * 64
+
+    @property
+    def windows(self) -> list[int]:
+        """How many tokens before itself a token attends to, per layer."""
+        short = -(-(-(-self.sequence_len // 4)) // 128) * 128
+        pattern = self.window_pattern.upper()
+        letters = [pattern[i % len(pattern)] for i in range(self.n_layer - 1)] + ["L"]
+        return [self.sequence_len if letter == "L" else short for letter in letters]
+
+    @property
+    def value_embedding_layers(self) -> list[int]:
+        """Every second layer, the last among them."""
+        return [i for i in range(self.n_layer) if i % 2 == (self.n_layer - 1) % 2]
+
+
+class Linear(nn.Module):
+    """A product with a float32 weight, cast to the dtype of its input; no bias."""
+
+    def __init__(self, input_dims: int, output_dims: int):
+        super().__init__()
+        self.weight = mx.zeros((output_dims, input_dims))
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return x @ self.weight.astype(x.dtype).T
+
+
+def norm(x: mx.array) -> mx.array:
+    """RMSNorm over the last axis, without parameters."""
+    return mx.fast.rms_norm(x, None, NORM_EPS)
+
+
+class Attention(nn.Module):
+    """Causal attention with windows, grouped queries and gated value embeddings."""
+
+    def __init__(self, config: NanochatConfig, has_value_embedding: bool):
+        super().__init__()
+        self._config = config
+        kv_dims = config.n_kv_head * config.head_dim
+        self.c_q = Linear(config.n_embd, config.n_embd)
+        self.c_k = Linear(config.n_embd, kv_dims)
+        self.c_v = Linear(config.n_embd, kv_dims)
+        self.c_proj = Linear(config.n_embd, config.n_embd)
+        if has_value_embedding:
+            self.ve_gate = Linear(GATE_CHANNELS, config.n_kv_head)
+
+    def __call__(
+        self,
+        x: mx.array,
+        value_embedding: mx.array | None,
+        mask: mx.array | str | None,
+        cache: LayerCache | None,
+    ) -> mx.array:
+        config = self._config
+        B, T, _ = x.shape
+        q = self.c_q(x).reshape(B, T, config.n_head, -1)
+        k = self.c_k(x).reshape(B, T, config.n_kv_head, -1)
+        v = self.c_v(x).reshape(B, T, config.n_kv_head, -1)
+        if value_embedding is not None:
+            gate = 3 * mx.sigmoid(self.ve_gate(x[..., :GATE_CHANNELS]))  # (B, T, kv_heads)
+            v = v + gate[..., None] * value_embedding.reshape(v.shape)
+        q, k, v = (each.swapaxes(1, 2) for each in (q, k, v))  # (B, heads, T, head_dim)
+        offset = cache.seen if cache else 0
+        q, k = norm(_rotate(q, offset)), norm(_rotate(k, offset))
+        if cache:
+            k, v = cache.update(k, v)
+        scale = SHARPNESS / math.sqrt(config.head_dim)
+        y = mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
+        return self.c_proj(y.swapaxes(1, 2).reshape(B, T, -1))
+
+
+def _rotate(x: mx.array, offset: int) -> mx.array:
+    # nanochat turns by minus theta, which is what a negative scale of the positions does.
+    return mx.fast.rope(
+        x, x.shape[-1], traditional=False, base=ROPE_BASE, scale=-1.0, offset=offset
+    )
+
+
+class MLP(nn.Module):
+    """Two layers with a squared ReLU between them, four times as wide inside."""
+
+    def __init__(self, config: NanochatConfig):
+        super().__init__()
+        self.c_fc = Linear(config.n_embd, 4 * config.n_embd)
+        self.c_proj = Linear(4 * config.n_embd, config.n_embd)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.c_proj(nn.relu2(self.c_fc(x)))
+
+
+class Block(nn.Module):
+    """Attention and MLP, each added to the residual stream."""
+
+    def __init__(self, config: NanochatConfig, has_value_embedding: bool):
+        super().__init__()
+        self.attn = Attention(config, has_value_embedding)
+        self.mlp = MLP(config)
+
+    def __call__(
+        self,
+        x: mx.array,
+        x0: mx.array,
+        mix: tuple[mx.array, mx.array],
+        value_embedding: mx.array | None,
+        mask: mx.array | str | None,
+        cache: LayerCache | None,
+    ) -> mx.array:
+        x = mix[0] * x + mix[1] * x0
+        x = x + self.attn(norm(x), value_embedding, mask, cache)
+        return x + self.mlp(norm(x))
+
+
+class Nanochat(nn.Module):
+    """The model; `dtype` is that of activations, and of the embeddings as nanochat stores them.
+
+    `checkpoint_blocks` computes each block again in the backward pass instead of keeping what is
+    inside of it: about a third more work for a fraction of the memory.
+    """
+
+    def __init__(
+        self,
+        config: NanochatConfig,
+        dtype: mx.Dtype = mx.float32,
+        checkpoint_blocks: bool = False,
+    ):
+        super().__init__()
+        self.config = config
+        self.checkpoint_blocks = checkpoint_blocks
+        self._dtype = dtype
+        with_values = config.value_embedding_layers
+        rows, kv_dims = config.padded_vocab_size, config.n_kv_head * config.head_dim
+        self.transformer = {
+            "wte": nn.Embedding(rows, config.n_embd),
+            "h": [Block(config, i in with_values) for i in range(config.n_layer)],
+        }
+        self.lm_head = Linear(config.n_embd, rows)
+        self.resid_lambdas = mx.ones(config.n_layer)
+        self.x0_lambdas = mx.zeros(config.n_layer)
+        self.smear_gate = Linear(SMEAR_CHANNELS, 1)
+        self.smear_lambda = mx.zeros(1)
+        self.backout_lambda = mx.full(1, 0.2)
+        self.value_embeds = [nn.Embedding(rows, kv_dims) for _ in with_values]
+
+    def __call__(self, ids: mx.array, cache: Cache | None = None) -> mx.array:
+        """Return the logits of the tokens after `ids` (B, T), float32 (B, T, vocab_size)."""
+        return self.logits(self.hidden_states(ids, cache))
+
+    def logits(self, hidden_states: mx.array) -> mx.array:
+        """Return the capped logits, float32 (..., vocab_size), of hidden states (..., n_embd)."""
+        logits = (hidden_states @ self.head_weight.astype(hidden_states.dtype).T)
+        return LOGIT_CAP * mx.tanh(logits.astype(mx.float32) / LOGIT_CAP)
+
+    @property
+    def head_weight(self) -> mx.array:
+        """The rows of the head that are tokens, (vocab_size, n_embd)."""
+        return self.lm_head.weight[: self.config.vocab_size]
+
+    @property
+    def logit_cap(self) -> float | None:
+        """c where logits are c tanh(x / c), None where they are not capped."""
+        return LOGIT_CAP
+
+    def make_cache(self, left_padding: Sequence[int] | None = None) -> Cache:
+        """Return an empty cache; `left_padding` counts the padding before each row's prompt."""
+        return Cache(self.config.windows, left_padding)
+
+    def hidden_states(self, ids: mx.array, cache: Cache | None = None) -> mx.array:
+        """Return the states that the head reads, (B, T, n_embd); `cache` knows what came before."""
+        config = self.config
+        x = norm(self.transformer["wte"](ids).astype(self._dtype))
+        x = self._smear(x, cache)
+        x0 = x
+        masks = self._masks(ids.shape[1], cache)
+        values = iter(self.value_embeds)
+        middle = None
+        for i, block in enumerate(self.transformer["h"]):
+            mix = self.resid_lambdas[i].astype(x.dtype), self.x0_lambdas[i].astype(x.dtype)
+            value = None
+            if i in config.value_embedding_layers:
+                value = next(values)(ids).astype(x.dtype)
+            layer_cache = cache.layers[i] if cache else None
+            run = nn.utils.checkpoint(block) if self.checkpoint_blocks and not cache else block
+            x = run(x, x0, mix, value, masks[config.windows[i]], layer_cache)
+            if i == config.n_layer // 2:
+                middle = x
+        return norm(x - self.backout_lambda.astype(x.dtype) * middle)
+
+    def _smear(self, x: mx.array, cache: Cache | None) -> mx.array:
+        """Add to each embedding a share of the one before it, which the gate decides."""
+        first = x[:, :1]
+        if cache:
+            previous, cache.previous = cache.previous, first if x.shape[1] == 1 else x[:, -1:]
+        else:
+            previous = None
+        before = mx.concatenate(
+            [mx.zeros_like(first) if previous is None else previous, x[:, :-1]], axis=1
+        )
+        gate = self.smear_lambda.astype(x.dtype) * mx.sigmoid(
+            self.smear_gate(x[..., :SMEAR_CHANNELS])
+        )
+        if cache and cache.left_padding is not None:
+            positions = mx.arange(cache.seen, cache.seen + x.shape[1])
+            gate = gate * (positions > cache.left_padding[:, None])[..., None].astype(x.dtype)
+        return x + gate * before
+
+    def _masks(self, tokens: int, cache: Cache | None) -> dict[int, mx.array | str | None]:
+        """Return one mask for each size of window."""
+        padding = cache.left_padding if cache else None
+        windows = self.config.windows
+        layers = cache.layers if cache else [None] * len(windows)
+        first_of = {window: layer for window, layer in zip(windows, layers, strict=True)}
+        return {
+            window: attention_mask(tokens, window, layer, padding)
+            for window, layer in first_of.items()
+        }
+
+    def initialize(self, key: mx.array) -> "Nanochat":
+        """Draw the weights as nanochat does; return the model.
+
+        Uniform weights have a standard deviation of n_embd^-0.5, projections back into the residual
+        stream begin at 0, so that every block begins as the identity.
+        """
+        config = self.config
+        keys = iter(mx.random.split(key, 4 * config.n_layer + 8 + len(self.value_embeds)))
+        bound = math.sqrt(3 / config.n_embd)
+
+        def uniform(module: nn.Module, low: float, high: float) -> None:
+            module.weight = mx.random.uniform(low, high, module.weight.shape, key=next(keys))
+
+        def normal(module: nn.Module, deviation: float) -> None:
+            module.weight = deviation * mx.random.normal(module.weight.shape, key=next(keys))
+
+        normal(self.transformer["wte"], 0.8)
+        normal(self.lm_head, 0.001)
+        for block in self.transformer["h"]:
+            for layer in (block.attn.c_q, block.attn.c_k, block.attn.c_v):
+                uniform(layer, -bound, bound)
+            uniform(block.mlp.c_fc, -0.4 * bound, 0.4 * bound)
+        for embedding in self.value_embeds:
+            uniform(embedding, -bound, bound)
+        gates = [block.attn.ve_gate for block in self.transformer["h"] if "ve_gate" in block.attn]
+        keys = iter(mx.random.split(next(keys), len(gates) + 1))
+        for gate in [self.smear_gate, *gates]:
+            uniform(gate, 0.0, 0.02)
+        depth = mx.arange(config.n_layer) / max(config.n_layer - 1, 1)
+        self.resid_lambdas = 1.15 - 0.10 * depth
+        self.x0_lambdas = 0.20 - 0.15 * depth
+        for embedding in [self.transformer["wte"], *self.value_embeds]:
+            embedding.weight = embedding.weight.astype(self._dtype)
+        return self
