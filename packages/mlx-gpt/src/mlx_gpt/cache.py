@@ -39,16 +39,16 @@ class LayerCache:
         total = self.seen + keys.shape[2]
         if keys.shape[2] == 1 or total <= self.size:
             begin = self.seen % self.size
-            self.keys = _write(self.keys, keys, begin, self.size)
-            self.values = _write(self.values, values, begin, self.size)
+            keys = self.keys = _write(self.keys, keys, begin, self.size)
+            values = self.values = _write(self.values, values, begin, self.size)
             held = min(total, self.size)
-            attended = self.keys[:, :, :held], self.values[:, :, :held]
+            attended = keys[:, :, :held], values[:, :, :held]
         else:
             attended = self._with_past(self.keys, keys), self._with_past(self.values, values)
             # The token at position p belongs at p % size.
             shift = total % self.size
             self.keys, self.values = (
-                mx.roll(each[:, :, -self.size :], shift, axis=2) for each in attended
+                mx.roll(each[:, :, -self.size :], shift, 2) for each in attended
             )
         self.seen = total
         return attended
@@ -58,7 +58,7 @@ class LayerCache:
         if buffer is None or not past:
             return new
         if self.seen > self.size:
-            buffer = mx.roll(buffer, -(self.seen % self.size), axis=2)
+            buffer = mx.roll(buffer, -(self.seen % self.size), 2)
         held = min(self.seen, self.size)
         return mx.concatenate([buffer[:, :, held - past : held], new], axis=2)
 
@@ -78,7 +78,7 @@ class Cache:
         self.layers = [LayerCache(window) for window in windows]
         self.left_padding = None
         if left_padding is not None and any(left_padding):
-            self.left_padding = mx.array(left_padding)
+            self.left_padding = mx.array(list(left_padding))
         self.previous: mx.array | None = None  # (B, 1, n_embd)
 
     @property
@@ -98,7 +98,7 @@ class Cache:
 
     def take(self, rows: Sequence[int]) -> None:
         """Keep these rows of the batch, in this order; the same row may be taken often."""
-        index = mx.array(rows)
+        index = mx.array(list(rows))
         for layer in self.layers:
             if layer.keys is not None and layer.values is not None:
                 layer.keys, layer.values = layer.keys[index], layer.values[index]

@@ -21,12 +21,11 @@ def token_losses(
     `hidden` is (..., D), `weight` (V, D), `targets` (...). Logits are capped to c tanh(x / c).
     """
     flat, labels = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
-    losses, previous = [], None
+    losses: list[mx.array] = []
     for begin, end in _chunks(labels.size, weight.shape[0]):
-        x = _after(flat[begin:end], previous)
+        x = _after(flat[begin:end], losses[-1:])
         logits = _logits(x, weight, cap)
         losses.append(_losses(logits, labels[begin:end]))
-        previous = losses[-1]
     return mx.concatenate(losses).reshape(targets.shape)
 
 
@@ -63,7 +62,8 @@ def loss_sum(
             mx.zeros_like(labels),
         )
 
-    return total(flat, weight, mx.stop_gradient(weights), labels)[0]
+    value, *_ = total(flat, weight, mx.stop_gradient(weights), labels)  # type: ignore[misc]
+    return value
 
 
 def _forward(
@@ -74,7 +74,7 @@ def _forward(
     for_weight = mx.zeros(weight.shape)
     pieces: list[mx.array] = []
     for begin, end in _chunks(labels.size, weight.shape[0]):
-        x = _after(flat[begin:end], for_weight if pieces else None)
+        x = _after(flat[begin:end], [total, for_weight, pieces[-1]] if pieces else [])
         chosen, scale = labels[begin:end], weights[begin:end]
         logits = _logits(x, weight, cap)
         total = total + (_losses(logits, chosen) * scale).sum()
@@ -89,9 +89,10 @@ def _chunks(tokens: int, vocabulary: int) -> list[tuple[int, int]]:
     return [(begin, min(begin + size, tokens)) for begin in range(0, tokens, size)]
 
 
-def _after(x: mx.array, previous: mx.array | None) -> mx.array:
-    # Without this MLX may compute the logits of several chunks before it goes on with one.
-    return x if previous is None else mx.depends([x], [previous])[0]
+def _after(x: mx.array, results: list[mx.array]) -> mx.array:
+    # Without this MLX computes the logits of many chunks before it is done with one: all that is
+    # made of a chunk's logits must be there before those of the next.
+    return mx.depends([x], results)[0] if results else x
 
 
 def _logits(x: mx.array, weight: mx.array, cap: float | None) -> mx.array:

@@ -1,7 +1,8 @@
 """nanochat's GPT as of July 2026 (https://github.com/karpathy/nanochat).
 
 What differs from a plain GPT:
-- rotary embeddings of base 100,000, keys and queries normalized after them, logits 1.44 times larger
+- rotary embeddings of base 100,000; keys and queries normalized after them, their products 1.44
+  times larger
 - RMSNorm without parameters, also right after the token embedding
 - each token's embedding is smeared over from the one before it
 - value embeddings in every second layer, gated per head
@@ -22,6 +23,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_gpt.cache import Cache, LayerCache, attention_mask
+from mlx_gpt.recompute import recomputed
 
 ROPE_BASE = 100_000.0
 LOGIT_CAP = 15.0
@@ -47,18 +49,9 @@ class NanochatConfig:
     model_type: str = "nanochat"
 
     def __post_init__(self):
-        if self.n_embd % self.n_head or (self.n_embd // self.n_head) % 2:
-            raise ValueError(
-                f"n_embd must be an even multiple of n_head, got {self.n_embd} and {self.n_head}"
-            )
-        if self.n_head % self.n_kv_head:
-            raise ValueError(
-                f"n_head must be a multiple of n_kv_head, got {self.n_head} and {self.n_kv_head}"
-            )
+        check_sizes(self)
         if not self.window_pattern or set(self.window_pattern.upper()) - set("SL"):
-            raise ValueError(
-                f"window_pattern must be made of S and L, got {self.window_pattern!r}"
-            )
+            raise ValueError(f"window_pattern must be made of S and L, got {self.window_pattern!r}")
         if self.n_embd < SMEAR_CHANNELS:
             raise ValueError(f"n_embd must be at least {SMEAR_CHANNELS}, got {self.n_embd}")
 
@@ -75,7 +68,7 @@ class NanochatConfig:
     @property
     def windows(self) -> list[int]:
         """How many tokens before itself a token attends to, per layer."""
-        short = -(-(-(-self.sequence_len // 4)) // 128) * 128
+        short = math.ceil(self.sequence_len / 4 / 128) * 128
         pattern = self.window_pattern.upper()
         letters = [pattern[i % len(pattern)] for i in range(self.n_layer - 1)] + ["L"]
         return [self.sequence_len if letter == "L" else short for letter in letters]
@@ -86,6 +79,21 @@ class NanochatConfig:
         return [i for i in range(self.n_layer) if i % 2 == (self.n_layer - 1) % 2]
 
 
+def check_sizes(config) -> None:
+    """Raise `ValueError` for sizes, of this or an older config, that make no model."""
+    for name in ("sequence_len", "vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
+    if config.n_embd % config.n_head or (config.n_embd // config.n_head) % 2:
+        raise ValueError(
+            f"n_embd must be an even multiple of n_head, got {config.n_embd} and {config.n_head}"
+        )
+    if config.n_head % config.n_kv_head:
+        raise ValueError(
+            f"n_head must be a multiple of n_kv_head, got {config.n_head} and {config.n_kv_head}"
+        )
+
+
 class Linear(nn.Module):
     """A product with a float32 weight, cast to the dtype of its input; no bias."""
 
@@ -94,6 +102,7 @@ class Linear(nn.Module):
         self.weight = mx.zeros((output_dims, input_dims))
 
     def __call__(self, x: mx.array) -> mx.array:
+        """Return (..., output_dims) of (..., input_dims)."""
         return x @ self.weight.astype(x.dtype).T
 
 
@@ -123,6 +132,11 @@ class Attention(nn.Module):
         mask: mx.array | str | None,
         cache: LayerCache | None,
     ) -> mx.array:
+        """Return (B, T, n_embd) of the normalized `x` (B, T, n_embd).
+
+        `value_embedding` (B, T, kv_heads * head_dim) of layers that have one; `cache` knows the
+        tokens before.
+        """
         config = self._config
         B, T, _ = x.shape
         q = self.c_q(x).reshape(B, T, config.n_head, -1)
@@ -151,12 +165,13 @@ def _rotate(x: mx.array, offset: int) -> mx.array:
 class MLP(nn.Module):
     """Two layers with a squared ReLU between them, four times as wide inside."""
 
-    def __init__(self, config: NanochatConfig):
+    def __init__(self, n_embd: int):
         super().__init__()
-        self.c_fc = Linear(config.n_embd, 4 * config.n_embd)
-        self.c_proj = Linear(4 * config.n_embd, config.n_embd)
+        self.c_fc = Linear(n_embd, 4 * n_embd)
+        self.c_proj = Linear(4 * n_embd, n_embd)
 
     def __call__(self, x: mx.array) -> mx.array:
+        """Return (..., n_embd) of (..., n_embd)."""
         return self.c_proj(nn.relu2(self.c_fc(x)))
 
 
@@ -166,7 +181,7 @@ class Block(nn.Module):
     def __init__(self, config: NanochatConfig, has_value_embedding: bool):
         super().__init__()
         self.attn = Attention(config, has_value_embedding)
-        self.mlp = MLP(config)
+        self.mlp = MLP(config.n_embd)
 
     def __call__(
         self,
@@ -177,6 +192,7 @@ class Block(nn.Module):
         mask: mx.array | str | None,
         cache: LayerCache | None,
     ) -> mx.array:
+        """Return (B, T, n_embd) of `x` and of the first embedding `x0`, mixed by two scalars."""
         x = mix[0] * x + mix[1] * x0
         x = x + self.attn(norm(x), value_embedding, mask, cache)
         return x + self.mlp(norm(x))
@@ -219,7 +235,7 @@ class Nanochat(nn.Module):
 
     def logits(self, hidden_states: mx.array) -> mx.array:
         """Return the capped logits, float32 (..., vocab_size), of hidden states (..., n_embd)."""
-        logits = (hidden_states @ self.head_weight.astype(hidden_states.dtype).T)
+        logits = hidden_states @ self.head_weight.astype(hidden_states.dtype).T
         return LOGIT_CAP * mx.tanh(logits.astype(mx.float32) / LOGIT_CAP)
 
     @property
@@ -244,14 +260,14 @@ class Nanochat(nn.Module):
         x0 = x
         masks = self._masks(ids.shape[1], cache)
         values = iter(self.value_embeds)
-        middle = None
+        middle = x
         for i, block in enumerate(self.transformer["h"]):
             mix = self.resid_lambdas[i].astype(x.dtype), self.x0_lambdas[i].astype(x.dtype)
             value = None
             if i in config.value_embedding_layers:
                 value = next(values)(ids).astype(x.dtype)
             layer_cache = cache.layers[i] if cache else None
-            run = nn.utils.checkpoint(block) if self.checkpoint_blocks and not cache else block
+            run = recomputed(block) if self.checkpoint_blocks and not cache else block
             x = run(x, x0, mix, value, masks[config.windows[i]], layer_cache)
             if i == config.n_layer // 2:
                 middle = x
@@ -280,7 +296,7 @@ class Nanochat(nn.Module):
         padding = cache.left_padding if cache else None
         windows = self.config.windows
         layers = cache.layers if cache else [None] * len(windows)
-        first_of = {window: layer for window, layer in zip(windows, layers, strict=True)}
+        first_of = dict(zip(windows, layers, strict=True))
         return {
             window: attention_mask(tokens, window, layer, padding)
             for window, layer in first_of.items()
@@ -296,10 +312,10 @@ class Nanochat(nn.Module):
         keys = iter(mx.random.split(key, 4 * config.n_layer + 8 + len(self.value_embeds)))
         bound = math.sqrt(3 / config.n_embd)
 
-        def uniform(module: nn.Module, low: float, high: float) -> None:
+        def uniform(module: Linear | nn.Embedding, low: float, high: float) -> None:
             module.weight = mx.random.uniform(low, high, module.weight.shape, key=next(keys))
 
-        def normal(module: nn.Module, deviation: float) -> None:
+        def normal(module: Linear | nn.Embedding, deviation: float) -> None:
             module.weight = deviation * mx.random.normal(module.weight.shape, key=next(keys))
 
         normal(self.transformer["wte"], 0.8)

@@ -1,0 +1,78 @@
+"""The command group, and the one place where errors become one line and an exit code."""
+
+import sys
+
+import click
+
+from mlx_gpt.commands.chat import chat
+from mlx_gpt.commands.convert import convert
+from mlx_gpt.commands.evaluate import evaluate
+from mlx_gpt.commands.report import report
+from mlx_gpt.commands.rl import rl
+from mlx_gpt.commands.sample import sample
+from mlx_gpt.commands.sft import sft
+from mlx_gpt.commands.speedrun import speedrun
+from mlx_gpt.commands.tokenizer import tokenizer
+from mlx_gpt.commands.train import train
+
+NO_BACKEND = (
+    "MLX has no backend on this machine; install one: pip install 'mlx[cpu]' (or 'mlx[cuda12]', "
+    "'mlx[cuda13]' with an NVIDIA GPU)"
+)
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Add --debug to any command to see the traceback of an error.",
+)
+@click.version_option(package_name="mlx-gpt")
+def cli() -> None:
+    """Train your own ChatGPT: tokenizer, pretraining, fine-tuning, evaluation and chat with MLX.
+
+    \b
+    Start here, offline, with any text of yours (.txt, .jsonl, .parquet):
+      mlx-gpt speedrun mybooks/ --output runs/first --depth 4
+      mlx-gpt chat --model runs/first
+    """
+
+
+for command in (speedrun, tokenizer, train, sft, rl, evaluate, sample, chat, report, convert):
+    cli.add_command(command)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; exit 0 when done, 2 for wrong usage, 1 for a failure."""
+    given = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in given
+    try:
+        status = cli.main([each for each in given if each != "--debug"], standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Interrupted. A training run continues with --resume.", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)
+    except Exception as error:
+        if debug:
+            raise
+        click.echo(f"Error: {_one_line(error)}", err=True)
+        sys.exit(1)
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, ImportError) and "libmlx" in str(error):
+        return NO_BACKEND
+    if isinstance(error, ValueError | OSError | FloatingPointError):
+        text = str(error)
+    elif isinstance(error, KeyError) and error.args:
+        text = str(error.args[0])
+    else:
+        text = f"{type(error).__name__}: {error} (this looks like a defect; --debug shows where)"
+    return " ".join(text.split())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""`mlx-gpt convert`: models of others to model folders."""
+
+from pathlib import Path
+
+import click
+
+
+@click.group()
+def convert() -> None:
+    """Turn another program's model into a model folder."""
+
+
+@convert.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--step", type=int, help="Which checkpoint of the folder.  [default: the last]")
+@click.option(
+    "--tokenizer", type=click.Path(path_type=Path), help="nanochat's tokenizer.pkl, or its folder."
+)
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="The new folder.")
+@click.option("--unsafe", is_flag=True, help="Read these files although they are pickles.")
+def nanochat(
+    checkpoint: Path, step: int | None, tokenizer: Path | None, output: Path, unsafe: bool
+) -> None:
+    """Turn a checkpoint of nanochat (model_<step>.pt, meta_<step>.json) into a model folder.
+
+    CHECKPOINT is a folder such as ~/.cache/nanochat/base_checkpoints/d20. Nothing that the pickles
+    name is called, and torch is not needed.
+    """
+    from mlx_gpt.convert import convert_nanochat
+
+    model = convert_nanochat(checkpoint, output, step, tokenizer, unsafe)
+    click.echo(f"{type(model).__name__} of {model.config.n_layer} layers: {output}")
+    if tokenizer is None:
+        click.echo("without a tokenizer: give nanochat's tokenizer.pkl with --tokenizer")

@@ -1,0 +1,57 @@
+"""`mlx-gpt eval`."""
+
+from pathlib import Path
+
+import click
+
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+POSITIVE = click.IntRange(1)
+
+EPILOG = """\b
+CORE folders: DCLM's bundle (core.yaml, eval_data/, eval_meta_data.csv), or .jsonl files
+whose rows have query, choices, gold; context_options, continuation, gold; or context,
+continuation. --chat asks every file that has choices.
+
+\b
+  mlx-gpt eval --model runs/d12 --bpb shards/shard_00004.parquet --core eval_bundle/
+  mlx-gpt eval --model runs/sft --chat multiple-choice/ --gsm8k gsm8k/test.jsonl
+"""
+
+
+@click.command("eval", epilog=EPILOG)
+@click.option("--model", type=FOLDER, required=True, help="Model or run folder.")
+@click.option("--bpb", metavar="SHARDS", help="Bits per byte of held-out shards.")
+@click.option("--core", type=FOLDER, help="CORE's tasks, for a base model.")
+@click.option("--chat", type=FOLDER, help="Choices answered by letter, for a chat model.")
+@click.option("--gsm8k", type=FILE, help="Problems answered with #### number: .jsonl")
+@click.option("--max-per-task", type=POSITIVE, help="Questions of each task.  [default: all]")
+@click.option("--bpb-tokens", type=POSITIVE, default=80 * 2**19, show_default=True,
+              help="Tokens of --bpb.")  # fmt: skip
+@click.option("--shots", type=click.IntRange(0), default=0, show_default=True,
+              help="Solved examples shown first, where --core has no core.yaml.")  # fmt: skip
+@click.option("--samples", type=POSITIVE, default=1, show_default=True,
+              help="Answers to each problem of --gsm8k; more than one gives pass@k.")  # fmt: skip
+@click.option("--max-tokens", type=POSITIVE, default=512, show_default=True,
+              help="Of an answer to --gsm8k.")  # fmt: skip
+@click.option("--batch-size", type=POSITIVE, default=16, show_default=True, help="Rows at once.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True,
+              help="Of --samples.")  # fmt: skip
+@click.option("--output", type=click.Path(file_okay=False, path_type=Path),
+              help="Folder for evaluation.json.  [default: that of --model]")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def evaluate(model: Path, output: Path | None, as_json: bool, **options) -> None:
+    """Measure a model: bits per byte, CORE, chat questions, GSM8K."""
+    if not any(options[name] for name in ("bpb", "core", "chat", "gsm8k")):
+        raise click.UsageError("say what to measure: --bpb, --core, --chat or --gsm8k")
+    import json
+
+    from mlx_gpt.evaluate.evaluation import Questions, evaluate_folder, save, table
+    from mlx_gpt.machine import prepare_machine
+    from mlx_trainer import rank
+
+    prepare_machine()
+    found = evaluate_folder(model, Questions(**options))
+    if rank() == 0:
+        click.echo(json.dumps(found) if as_json else table(found))
+        click.echo(save(found, output or model), err=True)

@@ -1,0 +1,38 @@
+"""`mlx-gpt report`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+EPILOG = """\b
+  mlx-gpt report runs/first                 (pretrain/, sft/, rl/ in it, as speedrun makes them)
+  mlx-gpt report runs/d4 runs/d6 --output comparison/
+
+Also reads what `mlx-gpt eval` left in the runs, and tokenizer_report.json beside
+tokenizer.json: the output of `mlx-gpt tokenizer report --json`.
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("runs", nargs=-1, required=True, type=FOLDER, metavar="RUN...")
+@click.option("--output", type=click.Path(file_okay=False, path_type=Path),
+              help="Folder for report.md, report.json, curves.png.  [default: RUN]")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print report.json.")
+def report(runs: Sequence[Path], output: Path | None, as_json: bool) -> None:
+    """Write the report card of runs, or of folders that hold runs, finished or not."""
+    if output is None and len(runs) > 1:
+        raise click.UsageError("several runs need --output, the folder for their report")
+    import json
+
+    from mlx_gpt.report_card import summary_table, write_report_card
+
+    folder = output or Path(runs[0])
+    found = write_report_card(runs, folder)
+    if as_json:
+        click.echo(json.dumps(found, ensure_ascii=False))
+    else:
+        click.echo("\n".join(summary_table(found)))
+    click.echo(folder / "report.md", err=True)

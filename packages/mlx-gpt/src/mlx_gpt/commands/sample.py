@@ -1,0 +1,62 @@
+"""`mlx-gpt sample`."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option("--model", "folder", required=True, type=click.Path(exists=True, path_type=Path),
+              help="Model or run folder.")  # fmt: skip
+@click.option("--prompt", default="", help="Text to continue; - reads stdin.  [default: nothing]")
+@click.option("--prompts-file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="Continue each line of a file.")  # fmt: skip
+@click.option("-n", "--samples", default=1, show_default=True, type=click.IntRange(1),
+              help="Continuations of each prompt.")  # fmt: skip
+@click.option("--max-tokens", default=128, show_default=True, type=click.IntRange(1),
+              help="Most tokens of a continuation.")  # fmt: skip
+@click.option("--temperature", default=1.0, show_default=True, type=click.FloatRange(0),
+              help="0 takes the likeliest token.")  # fmt: skip
+@click.option("--top-k", default=50, show_default=True, type=click.IntRange(0),
+              help="Draw from so many of the likeliest tokens; 0: all.")  # fmt: skip
+@click.option("--top-p", default=1.0, show_default=True,
+              type=click.FloatRange(0, 1, min_open=True),
+              help="Draw from the fewest tokens with this share of the probability.")  # fmt: skip
+@click.option("--min-p", default=0.0, show_default=True, type=click.FloatRange(0, 1),
+              help="Draw from tokens at least this share as likely as the likeliest.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(0), help="Draw the same again.")
+@click.option("--stop", multiple=True, help="End before this text; may be given again.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def sample(folder: Path, prompt: str, prompts_file: Path | None, samples: int, max_tokens: int,
+           temperature: float, top_k: int, top_p: float, min_p: float, seed: int | None,
+           stop: tuple[str, ...], as_json: bool) -> None:  # fmt: skip
+    """Continue text with a model: what a base model does. A single one is shown as it comes."""
+    import sys
+
+    from mlx_gpt.machine import prepare_machine
+
+    prepare_machine()
+    from mlx_gpt.engine import Engine, Sampling
+    from mlx_gpt.evaluate.evaluation import load
+    from mlx_gpt.sampling import continuations, show, stream
+
+    if prompts_file is not None:
+        if prompt:
+            raise click.UsageError("--prompt and --prompts-file exclude each other")
+        prompts = [line for line in prompts_file.read_text("utf-8").splitlines() if line.strip()]
+        if not prompts:
+            raise click.ClickException(f"{prompts_file} has no prompt")
+    else:
+        prompts = [sys.stdin.read() if prompt == "-" else prompt]
+    if not all(stop):
+        raise click.UsageError("--stop must not be empty")
+    engine = Engine(*load(folder), tools=False)
+    sampling = Sampling(temperature, top_k, top_p, min_p, seed)
+    requests = continuations(engine.tokenizer, prompts, samples, max_tokens, sampling, stop)
+    if len(requests) == 1 and not as_json:
+        for text in stream(engine, prompts[0], requests[0]):
+            click.echo(text, nl=False)
+        click.echo()
+        return
+    for text in show(engine.generate(requests), prompts, samples, as_json):
+        click.echo(text)

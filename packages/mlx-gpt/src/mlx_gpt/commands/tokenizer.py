@@ -1,0 +1,186 @@
+"""`mlx-gpt tokenizer`: train, report, show, convert."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from mlx_shards import Shard
+
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
+# Compression is measured on at most so many characters: a shard of nanochat's has 250 million.
+_MEASURED_CHARS = 10_000_000
+
+
+class Count(click.ParamType):
+    """A whole number, or one with k, M or B: `500M`, `2B`."""
+
+    name = "count"
+
+    def convert(
+        self, value: str | int, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        """Return the number; fail with a usage error."""
+        text = str(value).strip().lower().replace("_", "")
+        unit = text[-1:] if text[-1:] in _UNITS else ""
+        try:
+            number = round(float(text.removesuffix(unit)) * _UNITS[unit])
+        except (ValueError, OverflowError):
+            number = 0
+        if number < 1:
+            self.fail(f"{value!r} is not a positive number such as 50000, 500M or 2B", param, ctx)
+        return number
+
+
+@click.group()
+def tokenizer() -> None:
+    """Train a tokenizer, see how well it compresses, look at what it makes of a text."""
+
+
+@tokenizer.command()
+@click.argument("shards", nargs=-1, required=True)
+@click.option("--output", "-o", required=True, type=_FOLDER, help="Where tokenizer.json goes.")
+@click.option("--vocab-size", default=32768, show_default=True, type=click.IntRange(1),
+              help="Tokens in all: 256 bytes, merges and 9 special ones.")  # fmt: skip
+@click.option("--max-chars", default="2B", show_default=True, type=Count(),
+              help="Characters to learn from.")  # fmt: skip
+@click.option("--max-document-chars", default="10000", show_default=True, type=Count(),
+              help="Characters used of each document.")  # fmt: skip
+@click.option("--column", default="text", show_default=True, help="Column or key of the text.")
+@click.option("--pattern", help="Regular expression that splits text; nanochat's by default.")
+@click.option("--hold-out-last/--use-all", default=None,
+              help="Leave out the last shard; default where there are several.")  # fmt: skip
+@click.option("--overwrite", is_flag=True, help="Replace a tokenizer that is in the folder.")
+def train(
+    shards: tuple[str, ...],
+    output: Path,
+    vocab_size: int,
+    max_chars: int,
+    max_document_chars: int,
+    column: str,
+    pattern: str | None,
+    hold_out_last: bool | None,
+    overwrite: bool,
+) -> None:
+    """Train a tokenizer on local SHARDS: parquet, JSON lines or .txt files, folders or patterns."""
+    import time
+
+    from mlx_gpt.compression import measure, table
+    from mlx_gpt.documents import find_files, read_files
+    from mlx_gpt.tokenizer import SPECIALS, SPLIT_PATTERN, Tokenizer
+    from mlx_shards import split_last
+    from mlx_trainer import Progress
+
+    if (output / "tokenizer.json").exists() and not overwrite:
+        raise click.ClickException(
+            f"{output} holds a tokenizer; models trained with it need it. Choose another folder, "
+            "or --overwrite"
+        )
+    used = held = find_files(shards)
+    if hold_out_last or (hold_out_last is None and len(used) > 1):
+        used, held = split_last(used)
+    read = 0
+
+    def count(chars: int) -> None:
+        nonlocal read
+        read += chars
+
+    began = time.perf_counter()
+    with Progress(len(used), "reading shards, then merging") as progress:
+        texts = read_files(used, column, progress.advance)
+        trained = Tokenizer.train(
+            texts,
+            vocab_size,
+            pattern or SPLIT_PATTERN,
+            max_chars=max_chars,
+            max_document_chars=max_document_chars,
+            progress=count,
+        )
+    seconds = time.perf_counter() - began
+    trained.save(output)
+    click.echo(
+        f"{output}: {trained.vocab_size:,} tokens, {len(SPECIALS)} of them special; "
+        f"{read:,} characters, {seconds:.1f} s"
+    )
+    label = "training text" if held is used else f"held out: {held[-1].name}"
+    sources = {label: _documents(held, column)}
+    click.echo(table(measure({"this": trained.encode_batch}, sources)))
+
+
+@tokenizer.command()
+@click.argument("folder", type=click.Path(exists=True, path_type=Path))
+@click.argument("files", nargs=-1, required=True)
+@click.option("--compare", multiple=True, metavar="NAME[=PATH]",
+              help="Another tokenizer: NAME=PATH of a tokenizer.json, or gpt2, cl100k_base, ... of "
+                   "tiktoken. May be given several times.")  # fmt: skip
+@click.option("--column", default="text", show_default=True, help="Column or key of the text.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def report(
+    folder: Path, files: tuple[str, ...], compare: tuple[str, ...], column: str, as_json: bool
+) -> None:
+    """Print bytes per token of the tokenizer in FOLDER on FILES, beside other tokenizers.
+
+    Of each file the first 10 million characters are measured.
+    """
+    import json
+
+    from mlx_gpt import compression
+    from mlx_gpt.documents import find_files
+    from mlx_gpt.tokenizer import Tokenizer
+
+    tokenizers: dict[str, compression.EncodeBatch] = {"this": Tokenizer.load(folder).encode_batch}
+    for spec in compare:
+        try:
+            name, encode_batch = compression.reference(spec)
+        except compression.NotHere as error:
+            click.echo(f"left out: {error}", err=True)
+            continue
+        if name in tokenizers:
+            raise click.UsageError(f"--compare {spec}: there is a tokenizer {name!r} already")
+        tokenizers[name] = encode_batch
+    shards = find_files(files)
+    # Files of the same name in two folders are told apart by their paths.
+    named = len({shard.name for shard in shards}) == len(shards)
+    sources = {
+        shard.name if named else shard.location: _documents([shard], column) for shard in shards
+    }
+    rows = compression.measure(tokenizers, sources)
+    click.echo(json.dumps(compression.report(rows)) if as_json else compression.table(rows))
+
+
+@tokenizer.command()
+@click.argument("folder", type=click.Path(exists=True, path_type=Path))
+@click.argument("text")
+def show(folder: Path, text: str) -> None:
+    """Print the tokens that TEXT becomes, a line each: id, bytes, piece."""
+    from mlx_gpt.tokenizer import Tokenizer
+
+    loaded = Tokenizer.load(folder)
+    ids = loaded.encode(text)
+    for number in ids:
+        click.echo(f"{number:>7}  {len(loaded.decode_bytes([number])):>3}  {loaded.piece(number)}")
+    size = len(text.encode("utf-8", "replace"))
+    click.echo(f"{len(ids)} tokens, {size} bytes, {size / max(len(ids), 1):.2f} bytes/token")
+
+
+@tokenizer.command()
+@click.argument("source", type=click.Path(exists=True, path_type=Path))
+@click.option("--output", "-o", required=True, type=_FOLDER, help="Where tokenizer.json goes.")
+@click.option("--unsafe", is_flag=True, help="Read the pickle; you trust where it comes from.")
+def convert(source: Path, output: Path, unsafe: bool) -> None:
+    """Turn nanochat's tokenizer.pkl (SOURCE or in it) into a tokenizer.json."""
+    from mlx_gpt.nanochat_pickle import convert_nanochat_tokenizer
+
+    converted = convert_nanochat_tokenizer(source, unsafe)
+    converted.save(output)
+    click.echo(f"{output}: {converted.vocab_size:,} tokens")
+
+
+def _documents(shards: "list[Shard]", column: str) -> list[str]:
+    """Return the first documents of shards, up to what compression is measured on."""
+    from mlx_gpt.documents import read_files
+    from mlx_gpt.tokenizer_training import capped
+
+    return list(capped(read_files(shards, column), _MEASURED_CHARS, _MEASURED_CHARS))

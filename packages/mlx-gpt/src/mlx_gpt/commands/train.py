@@ -1,0 +1,105 @@
+"""`mlx-gpt train`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+POSITIVE = click.IntRange(1)
+
+EPILOG = """\b
+Everything follows from --depth: width, tokens, batch, steps, learning rates and weight
+decay, by nanochat's rules. --dry-run prints the plan and stops. What you give counts.
+
+\b
+On a laptop or a few CPU cores:
+  mlx-gpt train --data shards/ --tokenizer tokenizer/ --output runs/d4 --depth 4 \\
+    --sequence-len 512 --batch-tokens 16384 --device-batch-size 8 --steps 500
+
+\b
+Two processes that share each batch:
+  mlx.launch -n 2 -- mlx-gpt train ...
+
+Settings: --config FILE, then flags, then --set; later ones win. A wrong key is an error.
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.option("--data", help="Shards of text: folder, pattern, manifest, URL template, "
+              "hf:owner/name[:pattern].")  # fmt: skip
+@click.option("--numbers", help="Shards of a URL template, such as 0-199,6542.")
+@click.option("--valid", help="Shards to validate on.  [default: the last of --data]")
+@click.option("--tokenizer", type=click.Path(exists=True), help="Folder of `mlx-gpt tokenizer`.")
+@click.option("--output", type=FOLDER, help="Run folder to write.")
+@click.option("--depth", type=POSITIVE, help="Layers; sets everything else.  [default: 12]")
+@click.option("--sequence-len", type=POSITIVE, help="Tokens a row.  [default: 2048]")
+@click.option("--window-pattern", help="S and L for each layer, repeated.  [default: SSSL]")
+@click.option("--batch-tokens", type=POSITIVE, help="Tokens an update.  [default: by depth]")
+@click.option("--device-batch-size", type=POSITIVE,
+              help="Rows at once; less needs less memory.  [default: 32]")  # fmt: skip
+@click.option("--steps", type=POSITIVE, help="Updates.  [default: by --tokens-per-parameter]")
+@click.option("--tokens-per-parameter", type=click.FloatRange(0, min_open=True),
+              help="[default: 12]")  # fmt: skip
+@click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16"]),
+              help="[default: float32 on a CPU, bfloat16 elsewhere]")  # fmt: skip
+@click.option("--checkpoint-blocks", is_flag=True, default=None,
+              help="Gradient checkpointing: less memory, a third more work.")  # fmt: skip
+@click.option("--evaluate-every", type=click.IntRange(0), help="Steps.  [default: 250]")
+@click.option("--sample-every", type=click.IntRange(0), help="Steps.  [default: 2000]")
+@click.option("--checkpoint-every", type=click.IntRange(0),
+              help="Steps.  [default: every 10 minutes]")  # fmt: skip
+@click.option("--seed", type=click.IntRange(0), help="Of weights and order.  [default: 0]")
+@click.option("--threads", type=click.IntRange(0), help="On a CPU.  [default: its cores]")
+@click.option("--config", type=click.Path(exists=True, dir_okay=False), help="YAML of settings.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="One setting.")
+@click.option("--resume", is_flag=True, help="Continue the run in --output where it stopped.")
+@click.option("--overwrite", is_flag=True, help="Replace the run in --output.")
+@click.option("--dry-run", is_flag=True, help="Print the plan, and stop.")
+def train(output: Path | None, config: str | None, overrides: tuple[str, ...], resume: bool,
+          overwrite: bool, dry_run: bool, **options: Any) -> None:  # fmt: skip
+    """Pretrain a GPT on shards of text, with nanochat's model, optimizer and rules."""
+    given = {name: value for name, value in options.items() if value is not None}
+    if output is None and not dry_run:
+        raise click.UsageError("Missing option '--output'.")
+    if resume and (given or config or overrides or overwrite):
+        raise click.UsageError("--resume takes everything from --output; leave the rest out")
+    missing = [name for name in ("data", "tokenizer") if name not in given]
+    if missing and not (resume or config):
+        raise click.UsageError(f"Missing option '--{missing[0]}'.")
+    from mlx_gpt.runs import train_run
+
+    base = _nested(given)
+    train_run(base, config, overrides, output, resume, overwrite, dry_run)
+
+
+# Where the settings of the flags are in the configuration.
+_SECTIONS = {
+    "data": ("numbers", "valid", "tokenizer"),
+    "model": ("depth", "sequence_len", "window_pattern", "dtype", "checkpoint_blocks"),
+    "training": ("batch_tokens", "device_batch_size", "steps", "tokens_per_parameter", "seed",
+                 "threads"),
+    "report": ("evaluate_every", "sample_every", "checkpoint_every"),
+}  # fmt: skip
+
+
+def _nested(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    nested: dict[str, dict[str, Any]] = {
+        section: {name: given[name] for name in names if name in given}
+        for section, names in _SECTIONS.items()
+    }
+    if "data" in given:
+        nested["data"]["train"] = given["data"]
+    if "numbers" in given:
+        nested["data"]["numbers"] = _numbers(given["numbers"])
+    return nested
+
+
+def _numbers(text: str) -> list[int]:
+    found: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        if not (first.isdigit() and (last or first).isdigit()):
+            raise click.UsageError(f"--numbers {text!r} is not like 0-199 or 0,3,6542")
+        found += range(int(first), int(last or first) + 1)
+    return found

@@ -1,0 +1,199 @@
+"""Whole conversations packed into rows of one length, each used exactly once in every epoch.
+
+The rule is nanochat's best fit: into the room left in a row goes the longest of about 100 buffered
+conversations that fits; where none fits, the row is padded. In nanochat a conversation longer than
+a row fits nowhere, stays in the buffer for ever, and fills it in the end (its issues 590 and 811).
+Here it is cut to the length of a row, or left out.
+
+A conversation of which nothing is left to learn (its question alone fills the row) is left out too,
+so that every row has a target, and no update is 0 / 0.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from mlx_gpt.conversation import Conversation
+from mlx_gpt.data.mixture import epoch_order
+from mlx_gpt.losses import IGNORE
+
+Render = Callable[[Conversation], tuple[Sequence[int], Sequence[int]]]
+
+BUFFER_SIZE = 100  # nanochat's
+
+
+class Batch(NamedTuple):
+    """The rows of one update, (rows, T) int32; `targets` is -1 where nothing is to be learned.
+
+    The last rows of an epoch's last batch may be padding alone.
+    """
+
+    inputs: np.ndarray
+    targets: np.ndarray
+
+
+@dataclass
+class Counts:
+    """What packing did to conversations and tokens so far, over all epochs."""
+
+    truncated: int = 0  # conversations longer than a row, cut
+    dropped: int = 0  # longer than a row, left out
+    without_target: int = 0  # nothing to learn in the first T + 1 tokens, left out
+    padding: int = 0  # tokens
+
+
+class _Piece(NamedTuple):
+    conversation: int  # its index
+    ids: np.ndarray
+    learned: np.ndarray  # bool, of each token
+
+
+class PackedBatches:
+    """Batches of conversations for `epochs` epochs; ask `next_batch` until it returns None.
+
+    `render` gives the ids of a conversation and which of them are to be learned. Rows hold T + 1 =
+    `sequence_len` + 1 tokens, of which inputs and targets are the first and the last T; padding is
+    `bos_id`. What one epoch leaves of its last batch stays empty. `oversize` says what becomes of
+    conversations longer than a row. With `shuffle` each epoch has its own order, given by the seed.
+    """
+
+    def __init__(
+        self,
+        conversations: Sequence[Conversation],
+        render: Render,
+        sequence_len: int,
+        rows: int,
+        bos_id: int,
+        *,
+        epochs: int = 1,
+        seed: int = 0,
+        shuffle: bool = True,
+        oversize: Literal["truncate", "drop"] = "truncate",
+        buffer_size: int = BUFFER_SIZE,
+    ):
+        for name, value in (("sequence_len", sequence_len), ("rows", rows), ("epochs", epochs),
+                            ("conversations", len(conversations))):  # fmt: skip
+            if value < 1:
+                raise ValueError(f"PackedBatches: {name} must be at least 1, got {value}")
+        self.conversations = conversations
+        self.render = render
+        self.capacity = sequence_len + 1
+        self.rows = rows
+        self.bos_id = bos_id
+        self.epochs = epochs
+        self.seed = seed
+        self.shuffle = shuffle
+        self.oversize = oversize
+        self.buffer_size = buffer_size
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin again with the first epoch."""
+        self.counts = Counts()
+        self._begin(epoch=0)
+
+    @property
+    def used(self) -> int:
+        """Conversations used so far over all epochs, those left out among them."""
+        return self.epoch * len(self.conversations) + self._cursor - len(self._buffer)
+
+    @property
+    def total(self) -> int:
+        """Conversations of all epochs."""
+        return self.epochs * len(self.conversations)
+
+    @property
+    def progress(self) -> float:
+        """The share of all conversations that has been used; exactly 1 after the last batch."""
+        return self.used / self.total
+
+    def next_batch(self) -> Batch | None:
+        """Return the next batch, None after the last."""
+        while not self._buffer:
+            if self.epoch + 1 == self.epochs:
+                return None
+            self._begin(self.epoch + 1)
+        ids = np.full((self.rows, self.capacity), self.bos_id, np.int32)
+        targets = np.full((self.rows, self.capacity), IGNORE, np.int32)
+        for row in range(self.rows):
+            self._fill_row(ids[row], targets[row])
+            if not self._buffer:
+                break
+        return Batch(ids[:, :-1], targets[:, 1:])
+
+    def state(self) -> dict:
+        """Return what `load_state` needs to go on after the last batch, for JSON."""
+        return {
+            "epoch": self.epoch,
+            "cursor": self._cursor,
+            "buffer": [piece.conversation for piece in self._buffer],
+            "conversations": len(self.conversations),
+            "counts": asdict(self.counts),
+        }
+
+    def load_state(self, state: dict) -> None:
+        """Go on where `state` was taken; `ValueError` if that was with other conversations."""
+        if state["conversations"] != len(self.conversations):
+            raise ValueError(
+                f"the data had {state['conversations']} conversations when the run was stopped, "
+                f"now it has {len(self.conversations)}; resume with the same files"
+            )
+        self._order_of(state["epoch"])
+        self._cursor = state["cursor"]
+        pieces = [self._piece(index) for index in state["buffer"]]
+        self._buffer = [piece for piece in pieces if piece]  # all of them, if the data is the same
+        self.counts = Counts(**state["counts"])
+
+    def _begin(self, epoch: int) -> None:
+        self._order_of(epoch)
+        self._cursor = 0
+        self._buffer: list[_Piece] = []
+        self._refill()
+
+    def _order_of(self, epoch: int) -> None:
+        count = len(self.conversations)
+        self.epoch = epoch
+        self._order = epoch_order(count, self.seed, epoch) if self.shuffle else np.arange(count)
+
+    def _fill_row(self, ids: np.ndarray, targets: np.ndarray) -> None:
+        """Put conversations into a row of padding until none fits."""
+        end = 0
+        while (piece := self._longest(len(ids) - end)) is not None:
+            begin, end = end, end + len(piece.ids)
+            ids[begin:end] = piece.ids
+            targets[begin:end] = np.where(piece.learned, piece.ids, IGNORE)
+        self.counts.padding += len(ids) - end
+
+    def _longest(self, room: int) -> _Piece | None:
+        """Take the longest buffered conversation that fits, of equal ones the oldest."""
+        fitting = [i for i, piece in enumerate(self._buffer) if len(piece.ids) <= room]
+        if not fitting:
+            return None
+        piece = self._buffer.pop(max(fitting, key=lambda i: len(self._buffer[i].ids)))
+        self._refill()
+        return piece
+
+    def _refill(self) -> None:
+        """Fill the buffer from what is left of the epoch."""
+        while len(self._buffer) < self.buffer_size and self._cursor < len(self._order):
+            piece = self._piece(int(self._order[self._cursor]))
+            self._cursor += 1
+            if piece is not None:
+                self._buffer.append(piece)
+
+    def _piece(self, index: int) -> _Piece | None:
+        """Return a conversation's tokens, at most a row of them; None if it is to be left out."""
+        ids, mask = self.render(self.conversations[index])
+        if len(ids) > self.capacity:
+            if self.oversize == "drop":
+                self.counts.dropped += 1
+                return None
+            self.counts.truncated += 1
+        learned = np.array(mask[: self.capacity], bool)
+        learned[:1] = False  # nothing of this conversation comes before its first token
+        if not learned.any():
+            self.counts.without_target += 1
+            return None
+        return _Piece(index, np.array(ids[: self.capacity], np.int32), learned)

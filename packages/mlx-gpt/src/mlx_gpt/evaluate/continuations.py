@@ -1,0 +1,90 @@
+"""How a model rates given continuations of given contexts, many at a time.
+
+Rows are padded on the right, where a causal model cannot see it, to one of few lengths. Only the
+states before the tokens of a continuation meet the head.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_gpt.losses import token_losses
+from mlx_gpt.models.formats import Decoder
+
+# Lengths of batches are multiples of this.
+LENGTH_STEP = 64
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """Token ids, of which those from `start` on are the continuation: at least one, never all."""
+
+    ids: Sequence[int]
+    start: int
+
+    def __post_init__(self):
+        if not 0 < self.start < len(self.ids):
+            raise ValueError(
+                f"a continuation must start in 1 to {len(self.ids) - 1}, got {self.start}"
+            )
+
+
+def mean_losses(model: Decoder, rows: Sequence[Continuation], batch_size: int) -> np.ndarray:
+    """Return the mean loss of each continuation's tokens in nats, float64 (rows,)."""
+    means = np.zeros(len(rows))
+    for numbers, states, targets, begins in _states(model, rows, batch_size):
+        losses = token_losses(states, model.head_weight, mx.array(targets), model.logit_cap)
+        sums = np.add.reduceat(np.array(losses, np.float64), begins)
+        means[numbers] = sums / np.diff(begins, append=len(targets))
+    return means
+
+
+def are_greedy(model: Decoder, rows: Sequence[Continuation], batch_size: int) -> np.ndarray:
+    """Return whether all of a continuation's tokens are the model's likeliest, bool (rows,)."""
+    found = np.zeros(len(rows), bool)
+    for numbers, states, targets, begins in _states(model, rows, batch_size):
+        likeliest = np.array(mx.argmax(model.logits(states), axis=-1))
+        found[numbers] = np.logical_and.reduceat(likeliest == targets, begins)
+    return found
+
+
+def padded_batches(
+    rows: Sequence[Sequence[int]], batch_size: int, longest: int
+) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Yield the numbers of rows of about one length, and their ids padded on the right.
+
+    No row may be longer than `longest`, and no batch is.
+    """
+    order = sorted(range(len(rows)), key=lambda number: len(rows[number]))
+    for begin in range(0, len(order), batch_size):
+        numbers = order[begin : begin + batch_size]
+        length = len(rows[numbers[-1]])
+        ids = np.zeros((len(numbers), min(-(-length // LENGTH_STEP) * LENGTH_STEP, longest)), int)
+        for row, number in enumerate(numbers):
+            ids[row, : len(rows[number])] = rows[number]
+        yield numbers, ids.astype(np.int32)
+
+
+def _states(
+    model: Decoder, rows: Sequence[Continuation], batch_size: int
+) -> Iterator[tuple[list[int], mx.array, np.ndarray, np.ndarray]]:
+    """Yield numbers of rows, the states (N, D) before each token of their continuations, these
+    tokens (N,), and where each row's begin.
+    """
+    longest = model.config.sequence_len
+    for numbers, ids in padded_batches([row.ids for row in rows], batch_size, longest):
+        chosen = [rows[number] for number in numbers]
+        spans = [(row.start, len(row.ids)) for row in chosen]
+        # Token t is predicted by the state before it, at t - 1.
+        places = [
+            number * ids.shape[1] + token - 1
+            for number, (start, end) in enumerate(spans)
+            for token in range(start, end)
+        ]
+        hidden = model.hidden_states(mx.array(ids))
+        states = hidden.reshape(-1, hidden.shape[-1])[mx.array(places)]
+        targets = np.concatenate([np.array(row.ids[row.start :]) for row in chosen])
+        begins = np.cumsum([0] + [end - start for start, end in spans[:-1]])
+        yield numbers, states, targets, begins

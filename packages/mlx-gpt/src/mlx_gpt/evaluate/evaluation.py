@@ -1,0 +1,215 @@
+"""Everything that can be asked of a model folder, as one dict, a table and a file.
+
+`evaluation.json` has the keys of what was asked for:
+
+    {"model": "runs/d4",
+     "bits_per_byte": 1.23,
+     "core": {"score": 0.12, "tasks": {"arc_easy": {
+         "type": "multiple_choice", "examples": 600,
+         "accuracy": 0.31, "baseline": 0.25, "centered": 0.08}}},
+     "chat": {"score": ..., "tasks": {..., "gsm8k": {"type": "generative", ...}}},
+     "seconds": 61.5}
+
+Accuracies and baselines are in [0, 1]; a score is the mean of `centered`. Where several answers to
+GSM8K were sampled, its task has `"pass_at": {"1": ..., "2": ...}`.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlx_gpt._atomic import write_atomic
+from mlx_gpt.engine import Engine
+from mlx_gpt.evaluate.bits_per_byte import bits_per_byte
+from mlx_gpt.evaluate.chat_core import evaluate_choice_task, evaluate_gsm8k
+from mlx_gpt.evaluate.core import evaluate_core_task
+from mlx_gpt.evaluate.core_bundle import CoreTask, read_core_tasks
+from mlx_gpt.evaluate.gsm8k import read_problems
+from mlx_gpt.evaluate.results import TaskResult, mean_centered
+from mlx_gpt.evaluate.tasks import ChoiceTask, read_choice_tasks
+from mlx_gpt.machine import default_dtype
+from mlx_gpt.models.files import load_model, model_folder
+from mlx_gpt.models.formats import Decoder
+from mlx_gpt.tokenizer import Tokenizer
+from mlx_shards import Cache, StreamConfig, TokenStream, find_shards
+from mlx_trainer import Progress, rank, world_size
+
+FILE_NAME = "evaluation.json"
+_CACHE = "~/.cache/mlx-gpt/shards"
+
+Pair = tuple[np.ndarray, np.ndarray]  # inputs and targets
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What to ask, as paths; `bpb` may also be a URL of a shard or hf:owner/name."""
+
+    bpb: str | None = None
+    core: Path | None = None
+    chat: Path | None = None
+    gsm8k: Path | None = None
+    bpb_tokens: int = 80 * 2**19  # nanochat's
+    max_per_task: int | None = None
+    shots: int = 0  # for a folder without core.yaml
+    samples: int = 1  # answers to each problem of GSM8K
+    max_tokens: int = 512  # of such an answer
+    batch_size: int = 16
+    seed: int = 0
+
+
+def evaluate_folder(folder: Path, asked: Questions) -> dict[str, Any]:
+    """Return the evaluation of a model or run folder; progress goes to stderr.
+
+    All files are read, and so checked, before the model computes anything. Under `mlx.launch` ranks
+    share the work and all get the result.
+    """
+    began = time.perf_counter()
+    core_tasks = read_core_tasks(asked.core, asked.max_per_task, asked.shots) if asked.core else []
+    choice_tasks = read_choice_tasks(asked.chat, asked.max_per_task) if asked.chat else []
+    problems = read_problems(asked.gsm8k, asked.max_per_task) if asked.gsm8k else []
+    model, tokenizer = load(folder)
+    found: dict[str, Any] = {"model": str(folder)}
+    if asked.bpb:
+        found["bits_per_byte"] = _bits_per_byte(model, tokenizer, asked)
+    if core_tasks:
+        found["core"] = _section(
+            [
+                _ask(evaluate_core_task, model, tokenizer, task, asked.batch_size)
+                for task in core_tasks
+            ]
+        )
+    chat = [
+        _ask(evaluate_choice_task, model, tokenizer, task, asked.batch_size)
+        for task in choice_tasks
+    ]
+    if problems:
+        chat.append(_solve(model, tokenizer, problems, asked))
+    if chat:
+        found["chat"] = _section(chat)
+    return found | {"seconds": round(time.perf_counter() - began, 2)}
+
+
+def load(folder: Path) -> tuple[Decoder, Tokenizer]:
+    """Return the model and the tokenizer of a folder; raise `ValueError` where they do not fit."""
+    path = model_folder(folder)
+    model, tokenizer = load_model(path, default_dtype()), Tokenizer.load(path)
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise ValueError(
+            f"{path}: the tokenizer has {tokenizer.vocab_size} tokens and the model "
+            f"{model.config.vocab_size}; they do not belong together"
+        )
+    return model, tokenizer
+
+
+def table(found: dict[str, Any]) -> str:
+    """Return an evaluation as lines for a terminal."""
+    parts = []
+    if "bits_per_byte" in found:
+        parts.append(f"bits per byte {found['bits_per_byte']:.4f}")
+    for section, score in (("core", "CORE"), ("chat", "ChatCORE")):
+        if section in found:
+            parts.append(_section_table(found[section], score))
+    return "\n\n".join(parts)
+
+
+def _section_table(section: dict[str, Any], score: str) -> str:
+    width = max(len(name) for name in [*section["tasks"], score])
+    lines = [f"{'task':<{width}}  {'type':<17}      n  accuracy  baseline  centered"]
+    for name, task in section["tasks"].items():
+        numbers = "".join(f"{task[key]:>10.4f}" for key in ("accuracy", "baseline", "centered"))
+        lines.append(f"{name:<{width}}  {task['type']:<17} {task['examples']:>6}{numbers}")
+        lines += [f"  pass@{k} {value:.4f}" for k, value in task.get("pass_at", {}).items()]
+    lines.append(f"{score:<{width}}  {'':<44}{section['score']:>10.4f}")
+    return "\n".join(lines)
+
+
+def save(found: dict[str, Any], folder: Path) -> Path:
+    """Write `evaluation.json` into a folder, made if need be; return its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / FILE_NAME
+    write_atomic(path, lambda temporary: temporary.write_text(json.dumps(found, indent=2) + "\n"))
+    return path
+
+
+def _bits_per_byte(model: Decoder, tokenizer: Tokenizer, asked: Questions) -> float:
+    assert asked.bpb
+    shards = find_shards(asked.bpb)
+    cache = None
+    if not all(shard.local_path for shard in shards):
+        cache = Cache(Path(_CACHE).expanduser(), max_bytes="20GB")
+    # What pretraining validates with, so that the numbers agree.
+    config = StreamConfig(
+        model.config.sequence_len,
+        asked.batch_size,
+        tokenizer.bos_id,
+        shuffle=False,
+        epochs=1,
+        last_batch="pad",
+    )
+    stream = TokenStream(
+        shards, tokenizer.encode_batch, config, cache=cache,
+        rank=rank(), world_size=world_size(), arrays="numpy",
+    )  # fmt: skip
+    at_once = asked.batch_size * model.config.sequence_len * world_size()
+    # In memory, because progress wants to know their number: 8 bytes a token.
+    batches = [
+        (batch.inputs, batch.targets)
+        for batch in islice(stream, max(1, -(-asked.bpb_tokens // at_once)))
+    ]
+    stream.close()
+    with _progress(len(batches), "bits per byte") as advance:
+        return bits_per_byte(model, _counted(batches, advance), tokenizer.token_bytes())
+
+
+def _counted(batches: list[Pair], advance: Callable[[int], object]) -> Iterator[Pair]:
+    for batch in batches:
+        yield batch
+        advance(1)
+
+
+def _ask(
+    evaluate: Callable[..., TaskResult],
+    model: Decoder,
+    tokenizer: Tokenizer,
+    task: CoreTask | ChoiceTask,
+    batch_size: int,
+) -> TaskResult:
+    with _progress(-(-len(task.examples) // world_size()), task.name) as advance:
+        return evaluate(model, tokenizer, task, batch_size, advance)
+
+
+def _solve(
+    model: Decoder, tokenizer: Tokenizer, problems: list[dict], asked: Questions
+) -> TaskResult:
+    with _progress(-(-len(problems) // world_size()), "gsm8k") as advance:
+        return evaluate_gsm8k(
+            Engine(model, tokenizer),
+            problems,
+            samples=asked.samples,
+            max_tokens=asked.max_tokens,
+            batch_size=asked.batch_size,
+            seed=asked.seed,
+            advance=advance,
+        )
+
+
+def _section(results: list[TaskResult]) -> dict[str, Any]:
+    tasks = {result.name: result.as_dict() for result in results}
+    return {"score": mean_centered(results), "tasks": tasks}
+
+
+@contextmanager
+def _progress(total: int, description: str) -> Iterator[Callable[[int], object]]:
+    """Give a function that counts work as done: on a bar, or nowhere on ranks but the first."""
+    if rank():
+        yield lambda amount: None
+        return
+    with Progress(total, description) as progress:
+        yield progress.advance

@@ -1,0 +1,59 @@
+"""Rows of JSON lines files, checked; every error names file and line."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def read_rows(path: Path) -> Iterator[tuple[str, dict]]:
+    """Yield "file, line n" and the object of each line that is not blank.
+
+    Raises `ValueError` for a line that is no JSON object, and for a file without rows.
+    """
+    empty = True
+    # Not splitlines(): the texts may hold characters that it takes for line ends.
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                empty = False
+                where = f"{path}, line {number}"
+                yield where, _row(line, where)
+    if empty:
+        raise ValueError(f"{path}: no rows; expected one JSON object a line")
+
+
+def _row(line: str, where: str) -> dict:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{where}: not JSON ({error})") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"{where}: expected a JSON object, got {type(row).__name__}")
+    return row
+
+
+def text_of(row: dict, key: str, where: str) -> str:
+    """Return the text under `key`, which must not be blank."""
+    value = row.get(key)
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{where}: {key!r} must be a text, got {value!r}")
+    return value
+
+
+def options_of(row: dict, key: str, where: str) -> list[str]:
+    """Return the list of at least two texts under `key`."""
+    value = row.get(key)
+    if not isinstance(value, list) or len(value) < 2:
+        raise ValueError(f"{where}: {key!r} must be a list of at least two texts, got {value!r}")
+    for each in value:
+        if not isinstance(each, str):
+            raise ValueError(f"{where}: {key!r} must hold texts, got {each!r}")
+    return value
+
+
+def gold_of(row: dict, options: int, where: str) -> int:
+    """Return the index of the right one of `options` options."""
+    gold = row.get("gold")
+    if not isinstance(gold, int) or isinstance(gold, bool) or not 0 <= gold < options:
+        raise ValueError(f"{where}: 'gold' must be an index from 0 to {options - 1}, got {gold!r}")
+    return gold

@@ -1,0 +1,100 @@
+"""What supervised fine-tuning and reinforcement learning share: load, optimizer, save.
+
+The recipe is nanochat's, and so for models with its parameter names.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_unflatten
+
+from mlx_gpt.machine import default_dtype
+from mlx_gpt.models.files import load_model, model_folder, save_model
+from mlx_gpt.models.formats import Decoder
+from mlx_gpt.tokenizer import Tokenizer
+from mlx_muon import AdamWRule, Group, Muon, nanochat
+from mlx_muon.rules import Value
+from mlx_trainer import Checkpoints, rank, world_size
+
+
+def load_base(
+    path: str, dtype: str = "auto", checkpoint_blocks: bool = False
+) -> tuple[Decoder, Tokenizer]:
+    """Return model and tokenizer of a model or run folder, for training in this dtype."""
+    folder = model_folder(path)
+    named = {"float32": mx.float32, "bfloat16": mx.bfloat16, "auto": default_dtype()}
+    model = load_model(folder, named[dtype], training=True)
+    model.checkpoint_blocks = checkpoint_blocks
+    return model, Tokenizer.load(folder)
+
+
+def optimizer_for(
+    model: Decoder,
+    batch_tokens: int,
+    learning_rate: float,
+    momentum: Value,
+    scales: Mapping[str, float] | None = None,
+    threads: int = 1,
+) -> Muon:
+    """Return nanochat's optimizer without its schedules, and without decay of the matrices.
+
+    `learning_rate` is that of the matrices for 2^19 tokens an update. What the loop sets in its
+    place changes the rates of all groups in proportion; `scales` multiplies those of groups by
+    name ("wte", "lm_head", ...).
+    """
+    recipe = nanochat(model.config.n_embd, steps=1, batch_tokens=batch_tokens)
+    return nanochat(
+        model.config.n_embd,
+        steps=1,
+        batch_tokens=batch_tokens,
+        learning_rate=learning_rate,
+        weight_decay=0.0,
+        muon=replace(recipe.muon, momentum=momentum, weight_decay=0.0),
+        groups=[_scaled(group, (scales or {}).get(group.name, 1.0)) for group in recipe.groups],
+        schedule=None,
+        two_streams=threads > 1 or None,
+        distributed=mx.distributed.init() if world_size() > 1 else None,
+    )
+
+
+def _scaled(group: Group, scale: float) -> Group:
+    rule = group.rule
+    assert isinstance(rule, AdamWRule)
+    assert isinstance(rule.learning_rate, float)
+    return replace(group, rule=replace(rule, learning_rate=scale * rule.learning_rate))
+
+
+def take_over_momentum(optimizer: Muon, model: nn.Module, run: str | Path) -> bool:
+    """Give the optimizer the momenta of a run's last checkpoint; False if the run has none.
+
+    The count of updates, which schedules read, begins at 0 all the same. Raises `ValueError` where
+    a momentum does not fit its parameter.
+    """
+    checkpoint = Checkpoints(Path(run) / "checkpoints").latest()
+    if checkpoint is None:
+        return False
+    file = checkpoint / "optimizer.safetensors"
+    state = tree_unflatten(list(mx.load(str(file)).items()))  # type: ignore[union-attr]
+    optimizer.state["parameters"] = state["parameters"]  # type: ignore[index]
+    try:
+        optimizer.init(model.trainable_parameters())
+    except ValueError as error:
+        raise ValueError(
+            f"{file}: {error}; training.keep_optimizer_state=false begins without momentum"
+        ) from error
+    return True
+
+
+def save(model: Decoder, tokenizer: Tokenizer, run: Path) -> None:
+    """Write model and tokenizer into the run, on rank 0."""
+    if rank() == 0:
+        save_model(model, run / "model")
+        tokenizer.save(run / "model")
+
+
+def due(every: int, updates: int) -> bool:
+    """Return whether something is to be done after so many updates; never if `every` is 0."""
+    return every > 0 and updates % every == 0

@@ -1,0 +1,115 @@
+"""Start or continue a run folder of fine-tuning, as `mlx-gpt sft` and `mlx-gpt rl` do."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from mlx_gpt import rl, sft
+from mlx_gpt.display import Display
+from mlx_gpt.machine import prepare_machine
+from mlx_gpt.runs import open_on_rank_zero
+from mlx_trainer import RunFolder, load_config
+
+T = TypeVar("T")
+
+
+class ConversationBar(Display):
+    """A bar of conversations: how many updates they make is not known beforehand."""
+
+    def _start(self, event: dict) -> None:
+        super()._start(event | {"updates": event["used"]})
+
+    def _update(self, event: dict) -> None:
+        if self._bar:
+            shown = {"loss": event["smooth_loss"], "tokens/s": event["tokens_per_second"]}
+            self._bar.advance(event["used"] - self._bar.completed, **shown)
+
+    def _end(self, event: dict) -> None:
+        super()._end(event)
+        for name, text in _LEFT_OUT.items():
+            if event[name]:
+                self.say(f"{event[name]:,} conversations {text}")
+
+
+_LEFT_OUT = {
+    "truncated": "longer than a row were cut",
+    "dropped": "longer than a row were left out",
+    "without_target": "had no answer within a row and were left out",
+}
+
+
+class RewardBar(Display):
+    """A bar that shows the mean reward."""
+
+    def _update(self, event: dict) -> None:
+        if self._bar:
+            shown = {"reward": event["reward"], "tokens/s": event["tokens_per_second"]}
+            self._bar.advance(1, **shown)
+
+
+def run_finetuning(
+    config: sft.SftConfig, output: Path, resume: bool = False, overwrite: bool = False
+) -> None:
+    """Make the machine fast, build, make or open the run folder, and fine-tune."""
+    machine = prepare_machine()
+    job = sft.build(config)
+    prepare_machine(job.step.threads)
+    run = open_on_rank_zero(output, job.config, resume, overwrite)
+    with ConversationBar(run, "sft") as display:
+        display.say(f"mlx-fastcpu: {machine}")
+        training = job.config.training
+        display.say(
+            f"{len(job.train.conversations):,} conversations x {training.epochs}, rows of "
+            f"{training.sequence_len:,} tokens, {training.batch_tokens:,} tokens an update, "
+            f"momentum {'of the base run' if job.kept_momentum else 'from 0'}"
+        )
+        sft.finetune(job, output, display, resume)
+        _say_what_next(display, output)
+
+
+def run_reinforcement(
+    config: rl.RlConfig, output: Path, resume: bool = False, overwrite: bool = False
+) -> None:
+    """Make the machine fast, build, make or open the run folder, and reinforce on GSM8K."""
+    machine = prepare_machine()
+    job = rl.build(config)
+    prepare_machine(job.step.threads)
+    run = open_on_rank_zero(output, job.config, resume, overwrite)
+    with RewardBar(run, "rl") as display:
+        display.say(f"mlx-fastcpu: {machine}")
+        answers = job.config.answers
+        display.say(
+            f"{len(job.train):,} questions, {job.rounds:,} rounds of {answers.questions} with "
+            f"{answers.samples} answers each"
+        )
+        rl.reinforce(job, output, display, resume)
+        _say_what_next(display, output)
+
+
+def resolve(
+    kind: type[T],
+    flags: Mapping[str, object],
+    file: str | None,
+    overrides: Sequence[str],
+    output: Path,
+    resume: bool,
+) -> T:
+    """Return the configuration: the run's own, or that of file, flags and overrides in this order.
+
+    `flags` are by dotted key.
+    """
+    if resume:
+        return load_config(kind, file=RunFolder.open(output).path / "config.yaml")
+    given = [f"{key}={_text(value)}" for key, value in flags.items()]
+    return load_config(kind, file=file, overrides=[*given, *overrides])
+
+
+def _text(value: object) -> str:
+    # A path or a word is taken as it is where the field is text; all else is read as YAML.
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _say_what_next(display: Display, output: Path) -> None:
+    display.say(f"model: {output / 'model'}")
+    display.say(f"next: mlx-gpt chat --model {output}")

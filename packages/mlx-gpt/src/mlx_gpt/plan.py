@@ -1,0 +1,186 @@
+"""One dial, the depth, sets everything: sizes, tokens, batch, steps, rates and weight decay.
+
+The rules are nanochat's (July 2026). Width grows with depth; as many tokens as 12 times the
+parameters that matter for scaling; a batch that grows with tokens to the power 0.383 (arXiv
+2505.13738); rates with the root of the batch; a weight decay that keeps its time scale in epochs
+(arXiv 2405.13698). All are relative to depth 12, where nanochat was tuned.
+"""
+
+import math
+from dataclasses import dataclass
+
+from mlx_gpt.models.nanochat import GATE_CHANNELS, SMEAR_CHANNELS, NanochatConfig
+
+HEAD_DIM = 128
+WIDTH_PER_LAYER = 64
+TOKENS_PER_PARAMETER = 12.0
+REFERENCE_DEPTH = 12
+REFERENCE_BATCH = 2**19
+BATCH_EXPONENT = 0.383
+WEIGHT_DECAY = 0.28
+
+
+@dataclass(frozen=True)
+class ParameterCounts:
+    """Parameters by what they do; `scaling` are those that nanochat's scaling rules count."""
+
+    embedding: int
+    value_embeddings: int
+    head: int
+    matrices: int
+    scalars: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(vars(self).values())
+
+    @property
+    def scaling(self) -> int:
+        """The matrices of the blocks and the head."""
+        return self.matrices + self.head
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run of pretraining will do; `batch_tokens` is one update of all processes."""
+
+    depth: int
+    config: NanochatConfig
+    parameters: ParameterCounts
+    batch_tokens: int
+    steps: int
+    weight_decay: float  # of Muon, before its schedule
+
+    @property
+    def tokens(self) -> int:
+        """Tokens trained on."""
+        return self.batch_tokens * self.steps
+
+    @property
+    def tokens_per_parameter(self) -> float:
+        """Tokens for each scaling parameter."""
+        return self.tokens / self.parameters.scaling
+
+    @property
+    def batch_rate_scale(self) -> float:
+        """What the batch size multiplies the learning rates by."""
+        return math.sqrt(self.batch_tokens / REFERENCE_BATCH)
+
+    @property
+    def width_rate_scale(self) -> float:
+        """What the width multiplies the rates of embeddings and head by."""
+        return (self.config.n_embd / 768) ** -0.5
+
+    @property
+    def flops_per_token(self) -> int:
+        """Operations of a forward and backward pass, attention within its windows included."""
+        return training_flops(self.config)
+
+    def table(self) -> str:
+        """Return the plan as lines to print."""
+        config, counts = self.config, self.parameters
+        short = sorted(set(config.windows))
+        rows = [
+            ("depth", f"{self.depth}"),
+            ("width", f"{config.n_embd} ({config.n_head} heads of {config.head_dim})"),
+            ("sequence", f"{config.sequence_len} tokens, windows {config.window_pattern} "
+                         f"({' and '.join(map(str, short))})"),  # fmt: skip
+            ("vocabulary", f"{config.vocab_size:,}"),
+            ("parameters", f"{counts.total:,}: {counts.matrices:,} in blocks, {counts.head:,} head, "
+                           f"{counts.embedding:,} embedding, {counts.value_embeddings:,} value "
+                           "embeddings"),  # fmt: skip
+            ("tokens", f"{self.tokens:,} = {self.steps:,} steps of {self.batch_tokens:,}, "
+                       f"{self.tokens_per_parameter:.2f} for each of {counts.scaling:,} scaling "
+                       "parameters"),  # fmt: skip
+            ("rates", f"x {self.batch_rate_scale:.3f} for the batch, x {self.width_rate_scale:.3f} "
+                      "for the width (embeddings, head)"),  # fmt: skip
+            ("weight decay", f"{self.weight_decay:.3f}, falling to 0"),
+            ("compute", f"{self.flops_per_token * self.tokens:.3g} operations"),
+        ]  # fmt: skip
+        return "\n".join(f"{name:14}{value}" for name, value in rows)
+
+
+def make_plan(
+    depth: int,
+    vocab_size: int = 32768,
+    sequence_len: int = 2048,
+    window_pattern: str = "SSSL",
+    width_per_layer: int = WIDTH_PER_LAYER,
+    head_dim: int = HEAD_DIM,
+    n_kv_head: int | None = None,
+    tokens_per_parameter: float = TOKENS_PER_PARAMETER,
+    batch_tokens: int | None = None,
+    steps: int | None = None,
+) -> Plan:
+    """Return the plan for a depth; what is given is taken, the rest follows.
+
+    `steps` overrides `tokens_per_parameter`, but weight decay and batch still follow the tokens
+    that the latter asks for, as in nanochat.
+    """
+    for name, value in (("depth", depth), ("sequence_len", sequence_len), ("steps", steps),
+                        ("batch_tokens", batch_tokens), ("head_dim", head_dim)):  # fmt: skip
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if not tokens_per_parameter > 0:
+        raise ValueError(f"tokens_per_parameter must be positive, got {tokens_per_parameter}")
+    sizes = (vocab_size, sequence_len, window_pattern, width_per_layer, head_dim, n_kv_head)
+    config = config_for(depth, *sizes)
+    counts = count_parameters(config)
+    reference = count_parameters(config_for(REFERENCE_DEPTH, *sizes[:-1])).scaling
+    wanted_tokens = int(tokens_per_parameter * counts.scaling)
+    more = counts.scaling / reference  # tokens, relative to the reference
+    if batch_tokens is None:
+        batch_tokens = 2 ** round(math.log2(REFERENCE_BATCH * more**BATCH_EXPONENT))
+    decay = WEIGHT_DECAY * math.sqrt(batch_tokens / REFERENCE_BATCH) / more
+    if steps is None:
+        steps = max(1, wanted_tokens // batch_tokens)
+    return Plan(depth, config, counts, batch_tokens, steps, decay)
+
+
+def config_for(
+    depth: int,
+    vocab_size: int,
+    sequence_len: int,
+    window_pattern: str = "SSSL",
+    width_per_layer: int = WIDTH_PER_LAYER,
+    head_dim: int = HEAD_DIM,
+    n_kv_head: int | None = None,
+) -> NanochatConfig:
+    """Return the model of a depth: as wide as 64 times that, rounded up to whole heads."""
+    heads = -(-depth * width_per_layer // head_dim)
+    return NanochatConfig(
+        sequence_len=sequence_len,
+        vocab_size=vocab_size,
+        n_layer=depth,
+        n_head=heads,
+        n_kv_head=n_kv_head or heads,
+        n_embd=heads * head_dim,
+        window_pattern=window_pattern,
+    )
+
+
+def count_parameters(config: NanochatConfig) -> ParameterCounts:
+    """Count the parameters of a model without making it."""
+    D, kv_dims, rows = config.n_embd, config.n_kv_head * config.head_dim, config.padded_vocab_size
+    value_layers = len(config.value_embedding_layers)
+    block = 2 * D * D + 2 * D * kv_dims + 8 * D * D
+    return ParameterCounts(
+        embedding=rows * D,
+        value_embeddings=value_layers * rows * kv_dims,
+        head=rows * D,
+        matrices=config.n_layer * block + value_layers * config.n_kv_head * GATE_CHANNELS,
+        scalars=2 * config.n_layer + SMEAR_CHANNELS + 2,
+    )
+
+
+def training_flops(config: NanochatConfig) -> int:
+    """Return the operations per token of a forward and backward pass.
+
+    6 for each parameter in a product, 12 for each of a layer's heads, dimensions and tokens in
+    reach (as PaLM counts, arXiv 2204.02311).
+    """
+    counts = count_parameters(config)
+    in_products = counts.matrices + counts.head + SMEAR_CHANNELS
+    reach = sum(min(window, config.sequence_len) for window in config.windows)
+    return 6 * in_products + 12 * config.n_embd * reach

@@ -1,0 +1,357 @@
+"""Pretraining: build, loop, save. The loop is `pretrain`, and fits one screen."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import mlx.core as mx
+
+import mlx_gpt.documents  # noqa: F401  so that shards may be .txt
+from mlx_gpt.engine import Engine, Request, Sampling
+from mlx_gpt.evaluate.bits_per_byte import bits_per_byte
+from mlx_gpt.losses import IGNORE, loss_sum
+from mlx_gpt.machine import default_dtype, peak_memory, step_threads
+from mlx_gpt.models.files import save_model
+from mlx_gpt.models.nanochat import Nanochat
+from mlx_gpt.plan import Plan, make_plan
+from mlx_gpt.stopping import stop_requested
+from mlx_gpt.tokenizer import Tokenizer
+from mlx_muon import nanochat
+from mlx_shards import Cache, Shard, StreamConfig, TokenStream, find_shards, split_last
+from mlx_trainer import Checkpoints, RunFolder, TrainStep, rank, world_size
+
+# nanochat's; of a shard that is shorter, everything is read.
+MOST_EVALUATION_TOKENS = 80 * 2**19
+SAMPLE_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where text comes from; the last training shard validates unless `valid` is given."""
+
+    train: str  # folder, pattern, manifest, URL template or hf:owner/name
+    tokenizer: str  # folder
+    valid: str | None = None
+    numbers: list[int] | None = None  # of the shards of a URL template
+    column: str = "text"
+    cache: str = "~/.cache/mlx-gpt/shards"  # for shards that are not local
+    cache_size: str = "20GB"
+    buffer_size: int = 1000  # documents that packing chooses from
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The depth, and what may differ from what it asks for."""
+
+    depth: int = 12
+    sequence_len: int = 2048
+    window_pattern: str = "SSSL"
+    width_per_layer: int = 64
+    head_dim: int = 128
+    n_kv_head: int | None = None
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: float32 on a CPU
+    checkpoint_blocks: bool = False
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How long and how fast; `None` follows from the depth."""
+
+    steps: int | None = None
+    tokens_per_parameter: float = 12.0
+    batch_tokens: int | None = None  # of one update of all processes
+    device_batch_size: int = 32  # rows of a micro-batch of one process
+    learning_rate: float = 0.02  # of the matrices in blocks, before what follows
+    rate_scale: float = 1.0  # on top of what the batch does to all rates (but those of the smear)
+    warmup_steps: int = 40
+    warmdown_ratio: float = 0.65
+    final_rate: float = 0.05
+    threads: int = 0  # on a CPU; 0: as many as cores
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """How often to look, and to save; 0 is never (but at the end)."""
+
+    evaluate_every: int = 250
+    evaluation_tokens: int | None = None  # default: a tenth of the time of training
+    sample_every: int = 2000
+    prompts: list[str] = field(
+        default_factory=lambda: [
+            "Once upon a time",
+            "The capital of France is",
+            "She opened the door and",
+            "The chemical symbol of gold is",
+            "If yesterday was Friday, then tomorrow will be",
+            "The opposite of hot is",
+            "If 5*x + 3 = 13, then x is",
+        ]
+    )
+    checkpoint_every: int = 0
+    checkpoint_seconds: float = 600.0
+    keep_checkpoints: int = 2
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """A run of pretraining, as its config.yaml has it."""
+
+    data: DataConfig
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+
+
+@dataclass
+class Job:
+    """What `build` makes of a configuration."""
+
+    config: PretrainConfig  # with steps and batch_tokens filled in
+    plan: Plan
+    tokenizer: Tokenizer
+    step: TrainStep
+    train: TokenStream
+    valid: TokenStream
+    accumulation: int  # micro-batches an update
+
+    @property
+    def model(self) -> Nanochat:
+        """The model being trained."""
+        return self.step.model  # type: ignore[return-value]
+
+
+Report = Callable[[dict], None]
+
+
+def pretrain(job: Job, folder: Path, report: Report, resume: bool = False) -> None:
+    """Train, and leave the model in the run's `folder`; `report` is given a dict for each event.
+
+    Under `mlx.launch` rank 0 writes. With `resume` the last checkpoint goes on, bit for bit.
+    """
+    step, settings = job.step, job.config.report
+    checkpoints = Checkpoints(
+        folder / "checkpoints",
+        settings.keep_checkpoints,
+        settings.checkpoint_every,
+        settings.checkpoint_seconds,
+    )
+    seconds = 0.0
+    if resume and (position := checkpoints.load(step)):
+        job.train.load_state(position["data"])  # type: ignore[arg-type]
+        seconds = float(position["seconds"])  # type: ignore[arg-type]
+    if rank() == 0:
+        RunFolder(folder).truncate_after(step.updates)
+    report({"event": "start", "updates": step.updates, "steps": job.plan.steps})
+    if step.updates == 0:
+        report(evaluate(job))
+    with stop_requested() as stopping:
+        began = time.perf_counter()
+        for batches in updates(job):
+            loss, norm = step(batches, job.config.training.learning_rate)
+            taken = time.perf_counter() - began
+            seconds += taken
+            report({
+                "event": "update", "updates": step.updates, "loss": float(loss),
+                "gradient_norm": float(norm), "rate_scale": rate_scale(job),
+                "tokens_per_second": job.plan.batch_tokens / taken, "seconds": seconds,
+                "peak_memory": peak_memory(),
+            })  # fmt: skip
+            last = step.updates == job.plan.steps
+            if last or _due(settings.evaluate_every, step.updates):
+                report(evaluate(job, everything=last))
+            if last or _due(settings.sample_every, step.updates):
+                report(sample(job))
+            if last or stopping() or checkpoints.due(step.updates):
+                checkpoints.save(step, {"data": job.train.state(), "seconds": seconds})
+            if stopping() and not last:
+                save(job, folder)
+                raise KeyboardInterrupt
+            began = time.perf_counter()
+    save(job, folder)
+    report({"event": "end", "updates": step.updates, "seconds": seconds})
+
+
+def build(config: PretrainConfig) -> Job:
+    """Make model, optimizer, step and streams; raises `ValueError` where they do not fit."""
+    tokenizer = Tokenizer.load(config.data.tokenizer)
+    plan = plan_of(config, tokenizer.vocab_size)
+    rows = config.training.device_batch_size
+    accumulation = micro_batches(plan.batch_tokens, rows, config.model.sequence_len)
+    training = replace(config.training, steps=plan.steps, batch_tokens=plan.batch_tokens)
+    config = replace(config, training=training)
+    train, valid = streams(config, tokenizer)
+    model = build_model(plan, config)
+    step = build_step(model, plan, training, rows)
+    return Job(config, plan, tokenizer, step, train, valid, accumulation)
+
+
+def plan_of(config: PretrainConfig, vocab_size: int) -> Plan:
+    """Return the plan that a configuration asks for."""
+    model, training = config.model, config.training
+    return make_plan(
+        model.depth,
+        vocab_size,
+        model.sequence_len,
+        model.window_pattern,
+        model.width_per_layer,
+        model.head_dim,
+        model.n_kv_head,
+        training.tokens_per_parameter,
+        training.batch_tokens,
+        training.steps,
+    )
+
+
+def build_model(plan: Plan, config: PretrainConfig) -> Nanochat:
+    """Return the model with fresh weights, which depend on the seed alone."""
+    named = {"float32": mx.float32, "bfloat16": mx.bfloat16, "auto": default_dtype()}
+    model = Nanochat(plan.config, named[config.model.dtype], config.model.checkpoint_blocks)
+    model.initialize(mx.random.key(config.training.seed))
+    mx.eval(model.parameters())
+    return model
+
+
+def build_step(model: Nanochat, plan: Plan, training: TrainingConfig, rows: int) -> TrainStep:
+    """Return the update of nanochat's recipe: Muon for the blocks, AdamW in groups for the rest."""
+    threads = step_threads(training.threads, rows)
+    optimizer = nanochat(
+        plan.config.n_embd,
+        plan.steps,
+        # Rates grow with the root of this number, which does nothing else.
+        round(plan.batch_tokens * training.rate_scale**2),
+        training.learning_rate,
+        plan.weight_decay,
+        training.warmup_steps,
+        training.warmdown_ratio,
+        training.final_rate,
+        two_streams=threads > 1 or None,
+        distributed=mx.distributed.init() if world_size() > 1 else None,
+    )
+    return TrainStep(model, optimizer, loss_fn, max_grad_norm=None, threads=threads)
+
+
+def loss_fn(model: Nanochat, batch: dict[str, mx.array]) -> tuple[mx.array, mx.array]:
+    """Return the sum of the losses of a batch's targets, and their number."""
+    hidden, targets = model.hidden_states(batch["inputs"]), batch["targets"]
+    loss = loss_sum(hidden, model.head_weight, targets, cap=model.logit_cap)
+    return loss, (targets != IGNORE).sum()
+
+
+def streams(config: PretrainConfig, tokenizer: Tokenizer) -> tuple[TokenStream, TokenStream]:
+    """Return the training and the validation data of this rank."""
+    data, rows = config.data, config.training.device_batch_size
+    shards = find_shards(data.train, data.numbers)
+    held: list[Shard] = find_shards(data.valid) if data.valid else []
+    if not held:
+        shards, held = split_last(shards)
+    cache = None
+    if not all(shard.local_path for shard in [*shards, *held]):
+        cache = Cache(Path(data.cache).expanduser(), max_bytes=data.cache_size)
+    for_training = StreamConfig(
+        config.model.sequence_len,
+        rows,
+        tokenizer.bos_id,
+        buffer_size=data.buffer_size,
+        seed=config.training.seed,
+        column=data.column,
+    )
+    for_validation = replace(for_training, shuffle=False, epochs=1, last_batch="pad")
+    train, valid = (
+        TokenStream(
+            each, tokenizer.encode_batch, chosen, cache=cache,
+            rank=rank(), world_size=world_size(), arrays="numpy",
+        )
+        for each, chosen in ((shards, for_training), (held, for_validation))
+    )  # fmt: skip
+    return train, valid
+
+
+def micro_batches(batch_tokens: int, rows: int, sequence_len: int) -> int:
+    """Return how many micro-batches make an update; `ValueError` unless they fit exactly."""
+    at_once = rows * sequence_len * world_size()
+    if batch_tokens % at_once:
+        below = max(1, batch_tokens // at_once) * at_once
+        raise ValueError(
+            f"batch_tokens {batch_tokens:,} is not a multiple of {at_once:,} = device_batch_size "
+            f"{rows} x sequence_len {sequence_len} x {world_size()} processes; take {below:,} or "
+            "another device_batch_size"
+        )
+    return batch_tokens // at_once
+
+
+def updates(job: Job) -> Iterator[list[dict]]:
+    """Yield the micro-batches of each update that is left."""
+    batches = iter(job.train)
+    try:
+        while job.step.updates < job.plan.steps:
+            chosen = [next(batches) for _ in range(job.accumulation)]
+            yield [{"inputs": each.inputs, "targets": each.targets} for each in chosen]
+    finally:
+        job.train.close()
+
+
+def evaluate(job: Job, everything: bool = False) -> dict:
+    """Return the event with the bits per byte of the validation data."""
+    began = time.perf_counter()
+    job.valid.reset()
+    most = MOST_EVALUATION_TOKENS if everything else evaluation_tokens(job)
+    value = bits_per_byte(job.model, _first(job, most), job.tokenizer.token_bytes())
+    return {
+        "event": "evaluate", "updates": job.step.updates, "bits_per_byte": value,
+        "evaluation_seconds": time.perf_counter() - began,
+    }  # fmt: skip
+
+
+def evaluation_tokens(job: Job) -> int:
+    """Return how many tokens an evaluation reads: by default a tenth of the time of training."""
+    settings = job.config.report
+    if settings.evaluation_tokens:
+        return settings.evaluation_tokens
+    between = (settings.evaluate_every or job.plan.steps) * job.plan.batch_tokens
+    # A token takes a third of the time that training on it takes.
+    return min(max(3 * between // 10, job.plan.batch_tokens), MOST_EVALUATION_TOKENS)
+
+
+def _first(job: Job, tokens: int) -> Iterator:
+    """Yield the validation batches of all ranks up to so many tokens."""
+    given = 0
+    for batch in job.valid:
+        yield batch
+        given += batch.inputs.size * world_size()
+        if given >= tokens:
+            return
+
+
+def sample(job: Job) -> dict:
+    """Return the event with greedy continuations of the prompts."""
+    engine = Engine(job.model, job.tokenizer, tools=False)
+    prompts = job.config.report.prompts
+    requests = [
+        Request([job.tokenizer.bos_id, *job.tokenizer.encode(prompt)], SAMPLE_TOKENS,
+                Sampling(temperature=0.0))
+        for prompt in prompts
+    ]  # fmt: skip
+    texts = [completion.text for completion in engine.generate(requests)] if requests else []
+    pairs = [list(pair) for pair in zip(prompts, texts, strict=True)]
+    return {"event": "sample", "updates": job.step.updates, "samples": pairs}
+
+
+def rate_scale(job: Job) -> float:
+    """Return what the schedule multiplied the learning rates by in the last update."""
+    optimizer = job.step.optimizer
+    base = optimizer.base_rate  # type: ignore[attr-defined]
+    return float(optimizer.learning_rate) / base
+
+
+def save(job: Job, folder: Path) -> None:
+    """Write the model and its tokenizer into the run, on rank 0."""
+    if rank() == 0:
+        save_model(job.model, folder / "model")
+        job.tokenizer.save(folder / "model")
+
+
+def _due(every: int, updates: int) -> bool:
+    return every > 0 and updates % every == 0

@@ -1,0 +1,9 @@
+"""The report card of a whole run, from text to chat: numbers as JSON, a page, curves.
+
+Everything is read from run folders, as they are, finished or not; nothing is computed anew.
+"""
+
+from mlx_gpt.report_card.card import make_report, write_report_card
+from mlx_gpt.report_card.markdown import summary_table
+
+__all__ = ["make_report", "summary_table", "write_report_card"]

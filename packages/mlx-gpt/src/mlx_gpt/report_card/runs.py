@@ -1,0 +1,163 @@
+"""The runs that a report is about: found, told apart, and read."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+Stage = Literal["pretrain", "sft", "rl"]
+Json = dict[str, Any]
+
+STAGES: tuple[Stage, ...] = ("pretrain", "sft", "rl")
+
+# What follows from the depth needs all of these; `mlx-gpt train` writes them.
+_PRETRAINING = {
+    "model": ("depth", "sequence_len", "window_pattern", "width_per_layer", "head_dim"),
+    "training": ("steps", "batch_tokens", "tokens_per_parameter"),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder as read; `events` are the whole lines of its log, in order."""
+
+    path: Path
+    name: str
+    stage: Stage
+    config: Json
+    environment: Json
+    events: list[Json]
+    evaluation: Json | None  # what `mlx-gpt eval` left in the folder
+
+    @property
+    def state(self) -> str:
+        """Whether the run came to its end: only then it logs that as its last line."""
+        if not self.of("update"):
+            return "not started"
+        return "finished" if self.events[-1]["event"] == "end" else "unfinished"
+
+    def of(self, kind: str) -> list[Json]:
+        """Return the events of a kind."""
+        return [event for event in self.events if event["event"] == kind]
+
+    def setting(self, key: str) -> Any:
+        """Return a setting by its dotted key, None where the configuration lacks it."""
+        value: Any = self.config
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        return value
+
+
+def read_runs(paths: Sequence[Path]) -> list[Run]:
+    """Read run folders, and those right below folders that are none; by stage, then by name.
+
+    Raises `ValueError` with the file for a folder that has no run, and for files that cannot be
+    read.
+    """
+    folders = list(dict.fromkeys(folder.resolve() for path in paths for folder in _folders(path)))
+    runs = [read_run(*each) for each in zip(folders, _names(folders), strict=True)]
+    return sorted(runs, key=lambda run: (STAGES.index(run.stage), run.name))
+
+
+def read_run(folder: Path, name: str) -> Run:
+    """Read one run folder; `name` is what the report calls it."""
+    config = _read_config(folder / "config.yaml")
+    environment = folder / "env.json"
+    evaluations = [folder / "evaluation.json", folder / "model" / "evaluation.json"]
+    evaluation = next((path for path in evaluations if path.is_file()), None)
+    return Run(
+        folder,
+        name,
+        _stage(folder, config),
+        config,
+        read_object(environment) if environment.is_file() else {},
+        read_events(folder / "metrics.jsonl"),
+        read_object(evaluation) if evaluation else None,
+    )
+
+
+def read_events(path: Path) -> list[Json]:
+    """Return the events of a log; a last line that a kill cut off is left out.
+
+    Raises `ValueError` with file and line for any other that is no event.
+    """
+    if not path.is_file():
+        return []
+    lines = path.read_bytes().rstrip().split(b"\n")
+    events = []
+    for number, line in enumerate(lines, 1):
+        try:
+            event = json.loads(line)
+        except ValueError as error:
+            if number == len(lines):
+                break
+            raise ValueError(f"{path}:{number}: not JSON: {error}") from error
+        if not isinstance(event, dict) or not {"event", "updates", "time"} <= event.keys():
+            raise ValueError(f"{path}:{number}: not an event of a run of mlx-gpt: {event!r:.80}")
+        events.append(event)
+    return events
+
+
+def read_object(path: Path) -> Json:
+    """Return the JSON object in a file; `ValueError` with the file where there is none."""
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _folders(path: Path) -> list[Path]:
+    if not path.is_dir():
+        raise ValueError(f"{path}: no such folder")
+    if _is_run(path):
+        return [path]
+    found = [folder for folder in sorted(path.iterdir()) if _is_run(folder)]
+    if not found:
+        raise ValueError(
+            f"{path}: neither a run (it has no config.yaml) nor a folder with runs in it"
+        )
+    return found
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "config.yaml").is_file()
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """Return the last parts of the paths, as few as tell them apart."""
+    count = 1
+    while True:
+        names = ["/".join(folder.parts[-count:]) for folder in folders]
+        if len(set(names)) == len(names):
+            return names
+        count += 1
+
+
+def _read_config(path: Path) -> Json:
+    try:
+        config = yaml.safe_load(path.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not YAML: {error}") from error
+    return config if isinstance(config, dict) else {}
+
+
+def _stage(folder: Path, config: Json) -> Stage:
+    """Tell runs by their settings: only fine-tuning begins with a model, only RL draws answers."""
+    model, data = config.get("model"), config.get("data")
+    if isinstance(model, dict) and "depth" in model:
+        for section, names in _PRETRAINING.items():
+            for name in names:
+                if (config.get(section) or {}).get(name) is None:
+                    raise ValueError(f"{folder}: its config.yaml lacks {section}.{name}")
+        return "pretrain"
+    if isinstance(model, str) and "answers" in config:
+        return "rl"
+    if isinstance(model, str) and isinstance(data, dict) and isinstance(data.get("train"), list):
+        return "sft"
+    raise ValueError(f"{folder}: its config.yaml is not that of mlx-gpt train, sft or rl")

@@ -1,0 +1,51 @@
+"""Continuations of prompts, and how `mlx-gpt sample` prints them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from mlx_gpt.engine import Completion, Engine, Request, Sampling
+from mlx_gpt.tokenizer import Tokenizer
+
+
+def continuations(
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    samples: int,
+    max_tokens: int,
+    sampling: Sampling,
+    stop: tuple[str, ...] = (),
+) -> list[Request]:
+    """Return `samples` requests for each prompt, begun with BOS; with a seed, each has its own."""
+    requests: list[Request] = []
+    for i, prompt in enumerate(prompts):
+        if sampling.seed is not None:
+            own = replace(sampling, seed=(sampling.seed + i * samples) % 2**64)
+        else:
+            own = sampling
+        ids = [tokenizer.bos_id, *tokenizer.encode(prompt)]
+        requests += Request(ids, max_tokens, own, stop).repeat(samples)
+    return requests
+
+
+def stream(engine: Engine, prompt: str, request: Request) -> Iterator[str]:
+    """Yield the prompt, then its continuation as it comes."""
+    yield prompt
+    for piece in engine.stream([request]):
+        yield piece.text
+
+
+def show(
+    completions: Sequence[Completion], prompts: Sequence[str], samples: int, as_json: bool
+) -> Iterator[str]:
+    """Yield one text a completion: a JSON object, or a heading and the text with its prompt."""
+    for i, completion in enumerate(completions):
+        prompt = prompts[i // samples]
+        if as_json:
+            row = {"prompt": prompt, "text": completion.text, "tokens": len(completion.ids),
+                   "finish_reason": completion.finish_reason}  # fmt: skip
+            yield json.dumps(row, ensure_ascii=False)
+        else:
+            yield f"--- {i + 1} of {len(completions)}\n{prompt}{completion.text}"

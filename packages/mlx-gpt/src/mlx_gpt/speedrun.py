@@ -1,0 +1,281 @@
+"""The whole path in one run: text, tokenizer, pretraining, fine-tuning, evaluation, a chat.
+
+Each stage leaves a folder that the commands of the same name read; a stage that is done is not done
+again, and one that was cut off goes on, so that a stopped speedrun is continued by starting it
+again.
+
+    data/       shards of the text, the last of which is for validation
+    tokenizer/  tokenizer.json
+    pretrain/   run folder of the base model
+    sft/        run folder of the chat model, where there are conversations
+    chat.md     answers as they came out
+    report.md, report.json, curves.png
+"""
+
+import json
+import random
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from mlx_gpt._atomic import write_atomic
+from mlx_gpt.display import Display, duration
+from mlx_gpt.documents import find_files, read_files
+from mlx_gpt.tokenizer import Tokenizer
+from mlx_shards import local_shards, write_shards
+from mlx_trainer import RunFolder, dump_config, load_config
+
+# The last of about so many shards validates: 5 % of the text.
+_SHARDS = 20
+_HELD_CONVERSATIONS = 20  # one of so many
+QUESTIONS = ["Hello! Who are you?", "What is the capital of France?", "Tell me a story."]
+
+
+@dataclass(frozen=True)
+class SpeedrunConfig:
+    """What to learn from, and how large; no `text` at all means this Python's documentation."""
+
+    text: list[str] = field(default_factory=list)  # files and folders
+    conversations: list[str] = field(default_factory=list)  # JSON lines
+    depth: int = 4
+    vocab_size: int = 4096
+    sequence_len: int = 256
+    batch_tokens: int = 8192
+    device_batch_size: int = 32
+    steps: int | None = None  # default: once over the text
+    sft_epochs: int = 3
+    sft_batch_tokens: int = 2048
+    core: str | None = None  # folder of multiple-choice questions
+    questions: list[str] = field(default_factory=lambda: list(QUESTIONS))
+    seed: int = 0
+
+
+Say = Callable[[str], object]
+
+
+def speedrun(config: SpeedrunConfig, folder: Path, say: Say) -> None:
+    """Do all that is not done yet; lines for the reader go to `say`."""
+    began = time.monotonic()
+    check_settings(config, folder)
+    stages = (
+        ("text", prepare_text),
+        ("tokenizer", train_tokenizer),
+        ("pretraining", pretrain_base),
+        ("fine-tuning", fine_tune),
+        ("evaluation", evaluate_models),
+        ("chat", write_chat),
+        ("report", write_report),
+    )
+    for number, (name, stage) in enumerate(stages, 1):
+        say(f"[{number}/{len(stages)}] {name}")
+        stage(config, folder, say)
+    say(f"done in {duration(time.monotonic() - began)}")
+    say(f"report: {folder / 'report.md'}; what it said: {folder / 'chat.md'}")
+    say(f"next: mlx-gpt chat --model {model_run(folder)}")
+
+
+def check_settings(config: SpeedrunConfig, folder: Path) -> None:
+    """Write the settings, or compare them with those that the folder was begun with."""
+    file = folder / "speedrun.yaml"
+    if file.exists():
+        if load_config(SpeedrunConfig, file=file) != config:
+            raise ValueError(
+                f"{folder} was begun with other settings ({file}); give the same ones to go on, "
+                "or another --output"
+            )
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty and no speedrun; choose another --output")
+    write_atomic(file, lambda path: path.write_text(dump_config(config), encoding="utf-8"))
+
+
+def prepare_text(config: SpeedrunConfig, folder: Path, say: Say) -> None:
+    """Write shards of the shuffled text, and conversations where the text brings its own."""
+    if (folder / "data" / "manifest.json").exists():
+        return
+    if config.text:
+        texts = list(read_files(find_files(config.text)))
+    else:
+        from mlx_gpt.python_docs import conversations, documents
+
+        texts = documents()
+        write_lines(folder / "conversations.jsonl", conversations())
+    random.Random(config.seed).shuffle(texts)
+    size = sum(map(len, texts))
+    made = write_shards(texts, folder / "data", max(1, size // _SHARDS), group=64)
+    say(f"  {len(texts):,} documents, {size:,} characters, {len(made)} shards")
+
+
+def train_tokenizer(config: SpeedrunConfig, folder: Path, say: Say) -> None:
+    """Learn the tokens from all shards but the last."""
+    if (folder / "tokenizer" / "tokenizer.json").exists():
+        return
+    began = time.monotonic()
+    shards = local_shards(folder / "data")
+    tokenizer = Tokenizer.train(read_files(shards[:-1]), config.vocab_size)
+    tokenizer.save(folder / "tokenizer")
+    held = list(read_files(shards[-1:]))
+    size, tokens = (
+        sum(len(text.encode()) for text in held),
+        sum(map(len, tokenizer.encode_batch(held))),
+    )
+    say(
+        f"  {tokenizer.vocab_size:,} tokens in {duration(time.monotonic() - began)}; "
+        f"{size / tokens:.2f} bytes a token on the held shard"
+    )
+
+
+def pretrain_base(config: SpeedrunConfig, folder: Path, say: Say) -> None:
+    """Train the base model."""
+    from mlx_gpt.pretrain import DataConfig, ModelConfig, PretrainConfig, ReportConfig
+    from mlx_gpt.pretrain import TrainingConfig
+    from mlx_gpt.runs import run_pretraining
+
+    steps = config.steps or steps_for_one_epoch(config, folder)
+    settings = PretrainConfig(
+        DataConfig(str(folder / "data"), str(folder / "tokenizer")),
+        ModelConfig(config.depth, config.sequence_len),
+        TrainingConfig(
+            steps,
+            batch_tokens=config.batch_tokens,
+            device_batch_size=config.device_batch_size,
+            seed=config.seed,
+        ),
+        ReportConfig(max(1, steps // 8), sample_every=max(1, steps // 2), checkpoint_seconds=60.0),
+    )
+    run_stage(folder / "pretrain", settings, run_pretraining)
+
+
+def steps_for_one_epoch(config: SpeedrunConfig, folder: Path) -> int:
+    """Return how many updates the training text has tokens for."""
+    tokenizer = Tokenizer.load(folder / "tokenizer")
+    texts = read_files(local_shards(folder / "data")[:-1])
+    tokens = sum(map(len, tokenizer.encode_batch(list(texts))))
+    return max(1, tokens // config.batch_tokens)
+
+
+def fine_tune(config: SpeedrunConfig, folder: Path, say: Say) -> None:
+    """Train the chat model, if there are conversations."""
+    files = conversation_files(config, folder)
+    if not files:
+        say("  skipped: no conversations (--chat)")
+        return
+    from mlx_gpt.finetuning_runs import run_finetuning
+    from mlx_gpt.sft import DataConfig, SftConfig, TrainingConfig
+
+    train, valid = split_conversations(files, folder, config.seed)
+    settings = SftConfig(
+        str(folder / "pretrain"),
+        DataConfig([str(train)], [str(valid)]),
+        TrainingConfig(
+            config.sft_epochs,
+            batch_tokens=config.sft_batch_tokens,
+            device_batch_size=min(
+                config.device_batch_size, config.sft_batch_tokens // config.sequence_len
+            ),
+            seed=config.seed,
+        ),
+    )
+    run_stage(folder / "sft", settings, run_finetuning)
+
+
+def conversation_files(config: SpeedrunConfig, folder: Path) -> list[str]:
+    """Return the files of conversations: those given, or those that the text brought."""
+    brought = folder / "conversations.jsonl"
+    return config.conversations or ([str(brought)] if brought.exists() else [])
+
+
+def split_conversations(files: list[str], folder: Path, seed: int) -> tuple[Path, Path]:
+    """Write the conversations as two files, the smaller one for validation; return them."""
+    from mlx_gpt.data import read_mixture
+
+    paths = folder / "sft-train.jsonl", folder / "sft-valid.jsonl"
+    if not all(path.exists() for path in paths):
+        rows = list(read_mixture(files))
+        random.Random(seed).shuffle(rows)
+        held = max(1, len(rows) // _HELD_CONVERSATIONS)
+        for path, chosen in zip(paths, (rows[held:], rows[:held]), strict=True):
+            write_lines(path, chosen)
+    return paths
+
+
+def evaluate_models(config: SpeedrunConfig, folder: Path, say: Say) -> None:
+    """Measure bits per byte on the held shard, and answers to questions where there are any."""
+    from mlx_gpt.evaluate.evaluation import FILE_NAME, Questions, evaluate_folder, save, table
+
+    held = local_shards(folder / "data")[-1].local_path
+    core = Path(config.core) if config.core else None
+    asked = Questions(bpb=str(held), core=core)
+    for name in ("pretrain", "sft"):
+        run = folder / name
+        if run.exists() and not (run / FILE_NAME).exists():
+            found = evaluate_folder(run, asked)
+            save(found, run)
+            say(f"  {name}: " + table(found).replace("\n", "\n  "))
+
+
+def write_chat(config: SpeedrunConfig, folder: Path, say: Say) -> None:
+    """Ask the model, and write what it says as it comes."""
+    from mlx_gpt.conversation import render_for_completion
+    from mlx_gpt.engine import Engine, Request, Sampling
+    from mlx_gpt.evaluate.evaluation import load
+
+    run = model_run(folder)
+    model, tokenizer = load(run)
+    chats = run.name == "sft"
+    questions = list(config.questions) + (held_questions(folder) if chats else [])
+    requests = []
+    for seed, question in enumerate(questions):
+        ids = [tokenizer.bos_id, *tokenizer.encode(question)]
+        if chats:
+            answer = {"role": "assistant", "content": ""}
+            messages = [{"role": "user", "content": question}, answer]
+            ids = render_for_completion(tokenizer, {"messages": messages})
+        requests.append(Request(ids, 96, Sampling(0.6, top_k=50, seed=seed)))
+    answers = [completion.text for completion in Engine(model, tokenizer).generate(requests)]
+    lines = [f"# What {run} said", "", "Temperature 0.6, top-k 50, seeds 0, 1, 2 and so on.", ""]
+    for question, answer in zip(questions, answers, strict=True):
+        lines += [f"**{question}**", "", answer.strip() or "(nothing)", ""]
+        say(f"  > {question}\n  {' '.join(answer.split())}")
+    text = "\n".join(lines)
+    write_atomic(folder / "chat.md", lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def held_questions(folder: Path, count: int = 5) -> list[str]:
+    """Return the first questions of conversations that were not trained on."""
+    rows = (folder / "sft-valid.jsonl").read_text("utf-8").splitlines()
+    firsts = [json.loads(row)["messages"][0] for row in rows]
+    asked = [each["content"] for each in firsts if isinstance(each["content"], str)]
+    return [text for text in asked if len(text) < 200][:count]
+
+
+def write_report(config: SpeedrunConfig, folder: Path, say: Say) -> None:
+    """Write the report card of all runs."""
+    from mlx_gpt.report_card import write_report_card
+
+    write_report_card([folder], folder)
+
+
+def model_run(folder: Path) -> Path:
+    """Return the run of the last model there is."""
+    return folder / "sft" if (folder / "sft" / "model").exists() else folder / "pretrain"
+
+
+def run_stage(output: Path, settings: object, start: Callable[..., None]) -> None:
+    """Start, continue or skip the run in `output`."""
+    if (output / "model" / "config.json").exists() and not unfinished(output):
+        return
+    start(settings, output, resume=(output / "config.yaml").exists())
+
+
+def unfinished(output: Path) -> bool:
+    """Return whether a run was interrupted."""
+    return not any(line["event"] == "end" for line in RunFolder.open(output).metrics())
+
+
+def write_lines(path: Path, rows: Iterable[dict]) -> None:
+    """Write JSON lines in one step."""
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

@@ -1,0 +1,194 @@
+"""What a `tokenizer.json` in the layout of Hugging Face's `tokenizers` says, read and written.
+
+The file spells a token with one character a byte, GPT-2's byte alphabet, so that any bytes are
+text. This module turns that into bytes and back, and finds out whether tiktoken can do the work.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+GPT2_PATTERN = (
+    r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # of ByteLevel
+)
+
+_PRINTED = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_OTHERS = [byte for byte in range(256) if byte not in _PRINTED]
+# A byte that prints stands for itself; the others take the characters from U+0100 on, in order.
+ALPHABET = {byte: chr(byte) for byte in _PRINTED} | {
+    byte: chr(256 + place) for place, byte in enumerate(_OTHERS)
+}
+_BYTES = {character: byte for byte, character in ALPHABET.items()}
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What a file says of its tokens.
+
+    `tokens` has the bytes of each id (for an added token those of its text), `specials` the ids of
+    special tokens. `ranks` and `pattern` are what tiktoken needs to give the ids that `tokenizers`
+    gives; both are None where it cannot.
+    """
+
+    tokens: dict[int, bytes]
+    specials: dict[str, int]
+    ranks: dict[bytes, int] | None
+    pattern: str | None
+
+
+def write_layout(ranks: Mapping[bytes, int], pattern: str, specials: Sequence[str]) -> dict:
+    """Return the content of a `tokenizer.json` for tiktoken's `ranks` and `specials` after them.
+
+    Every way to cut a token in two known ones is a merge, as tiktoken merges whatever gives a known
+    token; and a piece that is a token as a whole is that token (`ignore_merges`).
+    """
+    ordered = sorted(ranks, key=ranks.__getitem__)
+    merges = [
+        f"{spell(token[:cut])} {spell(token[cut:])}"
+        for token in ordered
+        for cut in range(1, len(token))
+        if token[:cut] in ranks and token[cut:] in ranks
+    ]
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            _added(content, len(ordered) + place) for place, content in enumerate(specials)
+        ],
+        "normalizer": None,
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [split | {"invert": False}, byte_level | {"use_regex": False}],
+        },
+        "post_processor": None,
+        "decoder": byte_level | {"use_regex": False},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": True,
+            "vocab": {spell(token): ranks[token] for token in ordered},
+            "merges": merges,
+        },
+    }
+
+
+def read_layout(text: str, source: str) -> Vocabulary:
+    """Return the vocabulary of a `tokenizer.json` from its text; `source` is for errors.
+
+    Raises `ValueError` where it is not byte-level BPE.
+    """
+    try:
+        layout = json.loads(text)
+        model, added = layout["model"], layout.get("added_tokens") or []
+        _check_byte_level(layout, source)
+        specials = {each["content"]: each["id"] for each in added if each["special"]}
+        plain = {each["content"]: each["id"] for each in added if not each["special"]}
+        spelt = {
+            token: number
+            for token, number in model["vocab"].items()
+            if token not in specials and token not in plain
+        }
+        tokens = {number: _unspell(token, source) for token, number in spelt.items()}
+        merges = [each.split(" ") if isinstance(each, str) else each for each in model["merges"]]
+        pattern = None if layout.get("normalizer") or plain else _one_pattern(layout)
+        ranks = _ranks(spelt, merges, bool(model.get("ignore_merges"))) if pattern else None
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{source}: not a tokenizer.json of Hugging Face's tokenizers ({error!r})"
+        ) from error
+    if missing := {bytes([byte]) for byte in range(256)} - set(tokens.values()):
+        raise ValueError(
+            f"{source}: {len(missing)} of the 256 bytes have no token; the first is {min(missing)}"
+        )
+    tokens |= {number: content.encode() for content, number in (specials | plain).items()}
+    return Vocabulary(tokens, specials, ranks, pattern if ranks else None)
+
+
+def spell(token: bytes) -> str:
+    """Return how a file writes the bytes of a token."""
+    return "".join([ALPHABET[byte] for byte in token])
+
+
+def unspell(token: str) -> bytes:
+    """Return the bytes that a file writes so; raises `KeyError` for another character."""
+    return bytes([_BYTES[character] for character in token])
+
+
+def _unspell(token: str, source: str) -> bytes:
+    try:
+        return unspell(token)
+    except KeyError as error:
+        raise ValueError(
+            f"{source}: expected byte-level BPE, but token {token!r} has the character {error}, "
+            "which stands for no byte"
+        ) from None
+
+
+def _added(content: str, number: int) -> dict:
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    return {"id": number, "content": content, **flags, "special": True}
+
+
+def _check_byte_level(layout: dict, source: str) -> None:
+    model, steps = layout["model"], _steps(layout.get("pre_tokenizer"))
+    refused = ("continuing_subword_prefix", "end_of_word_suffix", "dropout")
+    found = [f"{option} {model[option]!r}" for option in refused if model.get(option)]
+    if model["type"] != "BPE":
+        found = [f"a model of type {model['type']}"]
+    elif "ByteLevel" not in [step["type"] for step in steps]:
+        found = [f"the pre-tokenizers {[step['type'] for step in steps]} without ByteLevel"]
+    if found:
+        raise ValueError(f"{source}: expected byte-level BPE, found {', '.join(found)}")
+
+
+def _steps(pre_tokenizer: dict | None) -> list[dict]:
+    if pre_tokenizer is None:
+        return []
+    if pre_tokenizer["type"] == "Sequence":
+        return [step for each in pre_tokenizer["pretokenizers"] for step in _steps(each)]
+    return [pre_tokenizer]
+
+
+def _one_pattern(layout: dict) -> str | None:
+    """Return the regular expression by which text is split, None where it is no single one."""
+    *splits, last = _steps(layout["pre_tokenizer"])
+    if last["type"] != "ByteLevel" or last.get("add_prefix_space", True):
+        return None
+    if last.get("use_regex", True):
+        return None if splits else GPT2_PATTERN
+    if len(splits) != 1 or splits[0]["type"] != "Split" or splits[0].get("invert"):
+        return None
+    if splits[0]["behavior"] != "Isolated":
+        return None
+    return splits[0]["pattern"].get("Regex")
+
+
+def _ranks(
+    spelt: Mapping[str, int], merges: Sequence[Sequence[str]], whole: bool
+) -> dict[bytes, int] | None:
+    """Return tiktoken's ranks, which are ids; None where merges do not come in the order of ids.
+
+    A token that no merge makes is found only as a whole piece, and only with `ignore_merges`.
+    """
+    made = [spelt[left + right] for left, right in merges]
+    parts_first = whole or all(
+        len(part) == 1 or spelt[part] < number
+        for pair, number in zip(merges, made, strict=True)
+        for part in pair
+    )
+    if made != sorted(made) or not parts_first:
+        return None
+    reachable = set(made)
+    return {
+        unspell(token): number
+        for token, number in spelt.items()
+        if whole or len(token) == 1 or number in reachable
+    }

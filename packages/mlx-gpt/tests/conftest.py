@@ -1,0 +1,48 @@
+"""A tiny tokenizer and a tiny model, the same for all tests."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_map
+from mlx_gpt.models.nanochat import Nanochat, NanochatConfig
+from mlx_gpt.tokenizer import Tokenizer
+
+SENTENCES = [
+    "The quick brown fox jumps over the lazy dog.",
+    "What is 12 times 7? It is 84, and 84 plus 3 is 87.",
+    "How many r are in strawberry? There are three of them.",
+    "She said: it's late, we'll go home; they've gone already!",
+    "Ein Zug fährt über die Brücke, 東京 was far away.",
+]
+
+
+@pytest.fixture(scope="session")
+def texts() -> list[str]:
+    """A few hundred short documents."""
+    chosen = np.random.default_rng(0).integers(0, len(SENTENCES), (300, 4))
+    return [" ".join(SENTENCES[i] for i in row) for row in chosen]
+
+
+@pytest.fixture(scope="session")
+def tokenizer(texts: list[str]) -> Tokenizer:
+    """A tokenizer of 384 tokens, the specials included."""
+    return Tokenizer.train(texts, vocab_size=384)
+
+
+@pytest.fixture
+def tiny_model(tokenizer: Tokenizer) -> Nanochat:
+    """Two layers of 64 dimensions; no weight is zero."""
+    config = NanochatConfig(
+        sequence_len=64, vocab_size=tokenizer.vocab_size, n_layer=2, n_head=4, n_kv_head=2,
+        n_embd=64, window_pattern="SL",
+    )  # fmt: skip
+    model = Nanochat(config).initialize(mx.random.key(0))
+    random = np.random.default_rng(0)
+    model.update(
+        tree_map(
+            lambda p: p + mx.array(random.normal(scale=0.1, size=p.shape).astype(np.float32)),
+            model.parameters(),
+        )
+    )
+    mx.eval(model.parameters())
+    return model

@@ -1,0 +1,251 @@
+"""Pretraining: it learns, it is deterministic, it resumes bit for bit, processes share a batch."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+from mlx_gpt import pretrain as pretraining
+from mlx_gpt.models.files import load_model
+from mlx_gpt.pretrain import (
+    DataConfig,
+    ModelConfig,
+    PretrainConfig,
+    ReportConfig,
+    TrainingConfig,
+    build,
+    micro_batches,
+    pretrain,
+)
+from mlx_shards import write_shards
+from mlx_trainer import Checkpoints, RunFolder
+
+SMALL = ["--depth", "2", "--sequence-len", "32", "--device-batch-size", "4",
+         "--batch-tokens", "256", "--threads", "1", "--set", "model.width_per_layer=16",
+         "--set", "model.head_dim=16", "--set", "training.rate_scale=8"]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory, texts, tokenizer) -> Path:
+    """A folder with shards/ and tokenizer/."""
+    folder = tmp_path_factory.mktemp("data")
+    write_shards(texts, folder / "shards", shard_chars=20_000, group=32)
+    tokenizer.save(folder / "tokenizer")
+    return folder
+
+
+@pytest.fixture
+def config(data) -> PretrainConfig:
+    return PretrainConfig(
+        DataConfig(str(data / "shards"), str(data / "tokenizer"), buffer_size=20),
+        ModelConfig(2, 32, width_per_layer=16, head_dim=16),
+        TrainingConfig(8, batch_tokens=256, device_batch_size=4, threads=1, warmup_steps=2),
+        ReportConfig(4, 512, checkpoint_every=3, prompts=["The quick"]),
+    )
+
+
+def run_in_process(config, folder, resume=False, stop_after=None):
+    """Train; return the job and the events. Killed right after `stop_after` updates."""
+    job = build(config)
+    run = RunFolder.open(folder) if resume else RunFolder.create(folder, job.config)
+    events = []
+
+    def report(event):
+        events.append(event)
+        run.log(event)
+        if event["event"] == "update" and event["updates"] == stop_after:
+            raise SystemExit  # nothing is saved any more, as after a kill
+
+    try:
+        pretrain(job, folder, report, resume)
+    except SystemExit:
+        job.train.close()
+    return job, events
+
+
+def losses(events):
+    return [event["loss"] for event in events if event["event"] == "update"]
+
+
+def bits(events):
+    return [event["bits_per_byte"] for event in events if event["event"] == "evaluate"]
+
+
+def command(data, output, *more):
+    paths = ["--data", str(data / "shards"), "--tokenizer", str(data / "tokenizer")]
+    resume = ["--output", str(output), *more]
+    chosen = resume if "--resume" in more else [*paths, *SMALL, *resume]
+    return [sys.executable, "-m", "mlx_gpt.cli", "train", *chosen]
+
+
+def test_the_command_lowers_the_loss_and_the_same_seed_gives_the_same_losses(data, tmp_path):
+    seen = []
+    for name in ("one", "two"):
+        made = command(data, tmp_path / name, "--steps", "60", "--evaluate-every", "20")
+        done = subprocess.run(made, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        lines = RunFolder.open(tmp_path / name).metrics()
+        seen.append(losses(lines))
+    assert seen[0] == seen[1]
+    assert len(seen[0]) == 60
+    assert np.mean(seen[0][-3:]) < 0.8 * seen[0][0]
+    assert len(bits(lines)) == 4  # before, at 20 and 40, at the end
+    assert bits(lines)[-1] < 0.8 * bits(lines)[0]
+    model = load_model(tmp_path / "one" / "model")
+    assert model.config.n_layer == 2
+    assert "step 60: bits per byte" in done.stderr
+    assert "The opposite of hot is |" in done.stderr
+
+
+def test_resume_goes_on_bit_for_bit(config, tmp_path):
+    whole, events = run_in_process(config, tmp_path / "whole")
+    run_in_process(config, tmp_path / "cut", stop_after=5)
+    resumed, later = run_in_process(config, tmp_path / "cut", resume=True)
+    assert losses(later) == losses(events)[3:]  # the last checkpoint was after 3
+    left, right = (dict(tree_flatten(job.model.parameters())) for job in (whole, resumed))
+    for name, array in left.items():
+        assert mx.array_equal(array, right[name]), name
+    left, right = (dict(tree_flatten(job.step.optimizer.state)) for job in (whole, resumed))
+    for name, array in left.items():
+        assert mx.array_equal(array, right[name]), name
+    logged = [RunFolder.open(tmp_path / name).metrics() for name in ("whole", "cut")]
+    kept = [[line["updates"] for line in lines if line["event"] == "update"] for lines in logged]
+    assert kept == [list(range(1, 9))] * 2
+
+
+def test_a_killed_run_resumes_from_its_last_checkpoint(data, tmp_path):
+    made = command(data, tmp_path / "run", "--steps", "400", "--checkpoint-every", "5")
+    process = subprocess.Popen(made, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
+    while process.poll() is None and not checkpoints.latest():
+        pass
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    settings = (tmp_path / "run" / "config.yaml").read_text()
+    (tmp_path / "run" / "config.yaml").write_text(settings.replace("steps: 400", "steps: 12"))
+    latest = int(checkpoints.latest().name.removeprefix("step-"))
+    done = subprocess.run(
+        command(data, tmp_path / "run", "--resume"), capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    lines = RunFolder.open(tmp_path / "run").metrics()
+    updates = [line["updates"] for line in lines if line["event"] == "update"]
+    assert updates == list(range(1, max(latest, 12) + 1))
+    assert load_model(tmp_path / "run" / "model").config.n_layer == 2
+
+
+def test_an_interrupted_run_saves_between_two_updates(data, tmp_path):
+    script = "import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    script += "from mlx_gpt.cli import main\nmain(sys.argv[1:])"
+    made = command(data, tmp_path / "run", "--steps", "4000")
+    process = subprocess.Popen([sys.executable, "-c", script, *made[3:]],
+                               stderr=subprocess.PIPE, text=True)  # fmt: skip
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and '"update"' in metrics.read_text()):
+        pass
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "Interrupted. A training run continues with --resume." in errors
+    done = RunFolder.open(tmp_path / "run").metrics()[-1]["updates"]
+    latest = Checkpoints(tmp_path / "run" / "checkpoints").latest()
+    assert latest.name == f"step-{done:08d}"
+    assert load_model(tmp_path / "run" / "model").config.n_layer == 2
+
+
+def test_two_processes_equal_one_on_the_same_global_batches(data, tmp_path):
+    ports = [socket.socket() for _ in range(2)]
+    for each in ports:
+        each.bind(("127.0.0.1", 0))
+    hosts = [[f"127.0.0.1:{each.getsockname()[1]}"] for each in ports]
+    for each in ports:
+        each.close()
+    (tmp_path / "hosts.json").write_text(json.dumps(hosts))
+    ring = {"MLX_HOSTFILE": str(tmp_path / "hosts.json")}
+    steps = ["--steps", "6", "--evaluate-every", "3"]
+    processes = []
+    for name, rows, environment in (
+        ("one", "8", {}),
+        ("two", "4", {**ring, "MLX_RANK": "0"}),
+        ("two", "4", {**ring, "MLX_RANK": "1"}),
+    ):
+        made = command(data, tmp_path / name, *steps)
+        made[made.index("--device-batch-size") + 1] = rows
+        kernels = tmp_path / f"kernels{len(processes)}"
+        kernels.mkdir()
+        variables = os.environ | environment | {"TMPDIR": str(kernels)}
+        processes.append(
+            subprocess.Popen(made, env=variables, stderr=subprocess.PIPE, text=True)
+        )
+    outputs = [process.communicate(timeout=300)[1] for process in processes]
+    if any("ring" in each and "Error" in each for each in outputs):
+        pytest.skip(f"the ring cannot start here: {outputs}")
+    assert [process.returncode for process in processes] == [0, 0, 0], outputs
+    alone, shared = (RunFolder.open(tmp_path / name).metrics() for name in ("one", "two"))
+    np.testing.assert_allclose(losses(shared), losses(alone), rtol=1e-5)
+    np.testing.assert_allclose(bits(shared), bits(alone), rtol=1e-5)
+
+
+def test_accumulated_micro_batches_equal_one_large_batch(config, tmp_path):
+    large = replace(config.training, device_batch_size=8)
+    _, one = run_in_process(replace(config, training=large), tmp_path / "one")
+    _, several = run_in_process(config, tmp_path / "several")
+    np.testing.assert_allclose(losses(several), losses(one), rtol=1e-5)
+
+
+def test_threads_and_recomputed_blocks_change_nothing_but_rounding(config, tmp_path):
+    _, plain = run_in_process(config, tmp_path / "plain")
+    changed = replace(
+        config,
+        model=replace(config.model, checkpoint_blocks=True),
+        training=replace(config.training, threads=2),
+    )
+    _, other = run_in_process(changed, tmp_path / "other")
+    np.testing.assert_allclose(losses(other), losses(plain), rtol=1e-5)
+
+
+def test_throughput_counts_every_token_of_a_step(config, tmp_path, monkeypatch):
+    ticks = iter(range(10_000))
+    monkeypatch.setattr(pretraining.time, "perf_counter", lambda: float(next(ticks)))
+    _, events = run_in_process(config, tmp_path / "run")
+    first = next(event for event in events if event["event"] == "update")
+    assert first["tokens_per_second"] * first["seconds"] == 256  # of two micro-batches of 128
+
+
+def test_a_batch_that_cannot_be_cut_is_refused_with_one_that_can():
+    with pytest.raises(ValueError, match="take 512 or another device_batch_size"):
+        micro_batches(600, 4, 32)
+    assert micro_batches(512, 4, 32) == 4
+
+
+def test_wrong_usage_is_one_line(data, tmp_path):
+    for arguments, code, message in (
+        (["--depth", "0"], 2, "0 is not in the range x>=1"),
+        (["--set", "training.step=3"], 1, "training.step: unknown key; did you mean 'steps'?"),
+        (["--batch-tokens", "100"], 1, "batch_tokens 100 is not a multiple of 128"),
+        (["--data", str(tmp_path / "nothing")], 1, "nothing"),
+        (["--resume"], 1, "is not a run: it has no config.yaml"),
+    ):
+        made = command(data, tmp_path / "run", "--steps", "1", *arguments)
+        if "--resume" in arguments:
+            made = command(data, tmp_path / "run", "--resume")
+        done = subprocess.run(made, capture_output=True, text=True, timeout=120)
+        assert done.returncode == code, done.stderr
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(data, tmp_path):
+    made = command(data, tmp_path / "run", "--steps", "30", "--dry-run")
+    done = subprocess.run(made, capture_output=True, text=True, timeout=120)
+    assert "7,680 = 30 steps of 256" in done.stdout
+    assert not (tmp_path / "run").exists()
