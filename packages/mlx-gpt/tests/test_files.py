@@ -176,6 +176,15 @@ def test_saving_over_another_model_leaves_nothing_of_it(folder):
     assert names == {"config.json", "model.safetensors", "tokenizer.json"}
 
 
+def test_a_save_that_fails_midway_leaves_no_config_of_another_model(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors/in-the-way").mkdir(parents=True)
+    other = random_model(NanochatConfig(32, 70, 3, 2, 1, 24, "L"))
+    with pytest.raises(OSError, match=re.escape("model.safetensors")):
+        save_model(other, folder)
+    assert {path.name for path in folder.iterdir()} == {"model.safetensors"}
+
+
 def test_a_loaded_model_needs_its_folder_no_more(folder):
     model = load_model(folder)
     shutil.rmtree(folder)
@@ -266,16 +275,30 @@ def test_a_value_embedding_of_a_layer_without_one_is_refused(folder):
             '{"model_type": "nanochat", "n_layers": 3}',
             ": n_layers: unknown key; did you mean 'n_layer'?",
         ),
-        (
-            '{"model_type": "nanochat", "n_layer": 2.5}',
-            ": n_layer: must be a whole number, got 2.5",
-        ),
-        ('{"model_type": "nanochat", "n_layer": 0}', ": n_layer must be at least 1, got 0"),
     ],
 )
 def test_a_config_that_makes_no_model_is_refused(folder, text, message):
     (folder / "config.json").write_text(text)
     refused(folder, ValueError, f"FOLDER/config.json{message}")
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [(2.5, "n_layer: must be a whole number, got 2.5"), (0, "n_layer must be at least 1, got 0")],
+)
+def test_an_impossible_size_is_refused(folder, value, problem):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"n_layer": value}))
+    refused(folder, ValueError, f"FOLDER/config.json: {problem}")
+
+
+def test_every_size_must_be_in_the_config(folder):
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    del config["window_pattern"], config["n_kv_head"]
+    path.write_text(json.dumps(config))
+    message = "FOLDER/config.json: required, but not given: n_kv_head, window_pattern"
+    refused(folder, ValueError, message)
 
 
 def test_weights_that_were_cut_off_are_refused(folder):

@@ -3,6 +3,7 @@
 import mlx.core as mx
 import pytest
 from mlx.utils import tree_flatten
+
 from mlx_gpt.models.nanochat import Nanochat
 from mlx_gpt.plan import config_for, count_parameters, make_plan
 

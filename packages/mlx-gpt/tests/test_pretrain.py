@@ -13,6 +13,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
+
 from mlx_gpt import pretrain as pretraining
 from mlx_gpt.models.files import load_model
 from mlx_gpt.pretrain import (
@@ -183,9 +184,7 @@ def test_two_processes_equal_one_on_the_same_global_batches(data, tmp_path):
         kernels = tmp_path / f"kernels{len(processes)}"
         kernels.mkdir()
         variables = os.environ | environment | {"TMPDIR": str(kernels)}
-        processes.append(
-            subprocess.Popen(made, env=variables, stderr=subprocess.PIPE, text=True)
-        )
+        processes.append(subprocess.Popen(made, env=variables, stderr=subprocess.PIPE, text=True))
     outputs = [process.communicate(timeout=300)[1] for process in processes]
     if any("ring" in each and "Error" in each for each in outputs):
         pytest.skip(f"the ring cannot start here: {outputs}")

@@ -230,7 +230,7 @@ def test_every_conversation_is_used_once_an_epoch_and_masks_are_exact(
     assert packed.used == packed.total == epochs * len(corpus)
     counts = packed.counts
     assert counts.without_target == epochs * (len(corpus) - len(expected))
-    assert counts.truncated == epochs * sum(len(each.ids) > capacity for each in corpus)
+    assert counts.truncated == epochs * sum(len(corpus[i].ids) > capacity for i in expected)
     assert counts.dropped == 0
 
 

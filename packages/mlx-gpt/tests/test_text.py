@@ -1,7 +1,7 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mlx_gpt.engine import TextStream
@@ -19,12 +19,14 @@ cuts = st.lists(st.integers(0, 1000), max_size=30)
 
 
 @given(st.binary(max_size=60), cuts)
+@settings(deadline=None)
 def test_any_bytes_in_any_pieces_decode_as_a_whole(data: bytes, cuts: list[int]):
     found, _ = pieces(data, cuts)
     assert "".join(found) == data.decode("utf-8", "replace")
 
 
 @given(st.text(max_size=40), cuts)
+@settings(deadline=None)
 def test_characters_are_never_cut(text: str, cuts: list[int]):
     found, _ = pieces(text.encode(), cuts)
     assert "".join(found) == text
@@ -45,6 +47,9 @@ stops = st.lists(st.text("abé", min_size=1, max_size=4), max_size=3).map(tuple)
 
 
 @given(letters, cuts, stops)
+@settings(deadline=None)
+@example("aabé", [], ("aabé", "ab"))  # "ab" is complete first
+@example("aab", [], ("b", "ab"))  # both at once
 def test_text_ends_before_the_stop_string_however_it_is_cut(
     text: str, cuts: list[int], stops: tuple[str, ...]
 ):
@@ -53,6 +58,7 @@ def test_text_ends_before_the_stop_string_however_it_is_cut(
 
 
 @given(letters, cuts, stops)
+@settings(deadline=None)
 def test_nothing_is_shown_that_is_taken_back_and_nothing_held_without_need(
     text: str, cuts: list[int], stops: tuple[str, ...]
 ):

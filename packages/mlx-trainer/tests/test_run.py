@@ -22,6 +22,7 @@ def test_a_new_run_holds_its_configuration_and_environment(tmp_path):
         "platform",
         "device",
         "cpu_count",
+        "memory_bytes",
         "git_commit",
         "packages",
     }

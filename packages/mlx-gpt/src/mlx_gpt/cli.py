@@ -65,7 +65,9 @@ def main(arguments: list[str] | None = None) -> None:
 def _one_line(error: Exception) -> str:
     if isinstance(error, ImportError) and "libmlx" in str(error):
         return NO_BACKEND
-    if isinstance(error, ValueError | OSError | FloatingPointError):
+    from mlx_shards import ShardError
+
+    if isinstance(error, ValueError | OSError | FloatingPointError | ShardError):
         text = str(error)
     elif isinstance(error, KeyError) and error.args:
         text = str(error.args[0])

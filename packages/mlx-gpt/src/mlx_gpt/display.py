@@ -1,7 +1,5 @@
 """What a run shows: events as lines and a bar on stderr, and as lines of metrics.jsonl."""
 
-import time
-
 import click
 
 from mlx_trainer import Progress, RunFolder, rank
@@ -83,8 +81,7 @@ class Display:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as a person would say them."""
+    """Return seconds in the unit that suits them."""
     if seconds < 90:
-        return f"{seconds:.0f} s"
-    return time.strftime("%-H h %-M min" if seconds >= 5400 else "%-M min %-S s",
-                         time.gmtime(seconds))  # fmt: skip
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.2f} h"

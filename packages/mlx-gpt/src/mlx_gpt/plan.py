@@ -80,25 +80,24 @@ class Plan:
     def table(self) -> str:
         """Return the plan as lines to print."""
         config, counts = self.config, self.parameters
-        short = sorted(set(config.windows))
-        rows = [
-            ("depth", f"{self.depth}"),
-            ("width", f"{config.n_embd} ({config.n_head} heads of {config.head_dim})"),
-            ("sequence", f"{config.sequence_len} tokens, windows {config.window_pattern} "
-                         f"({' and '.join(map(str, short))})"),  # fmt: skip
-            ("vocabulary", f"{config.vocab_size:,}"),
-            ("parameters", f"{counts.total:,}: {counts.matrices:,} in blocks, {counts.head:,} head, "
-                           f"{counts.embedding:,} embedding, {counts.value_embeddings:,} value "
-                           "embeddings"),  # fmt: skip
-            ("tokens", f"{self.tokens:,} = {self.steps:,} steps of {self.batch_tokens:,}, "
-                       f"{self.tokens_per_parameter:.2f} for each of {counts.scaling:,} scaling "
-                       "parameters"),  # fmt: skip
-            ("rates", f"x {self.batch_rate_scale:.3f} for the batch, x {self.width_rate_scale:.3f} "
-                      "for the width (embeddings, head)"),  # fmt: skip
-            ("weight decay", f"{self.weight_decay:.3f}, falling to 0"),
-            ("compute", f"{self.flops_per_token * self.tokens:.3g} operations"),
-        ]  # fmt: skip
-        return "\n".join(f"{name:14}{value}" for name, value in rows)
+        windows = " and ".join(map(str, sorted(set(config.windows))))
+        rows = {
+            "depth": f"{self.depth}",
+            "width": f"{config.n_embd} ({config.n_head} heads of {config.head_dim})",
+            "sequence": f"{config.sequence_len} tokens, windows {config.window_pattern} ({windows})",
+            "vocabulary": f"{config.vocab_size:,}",
+            "parameters": f"{counts.total:,}",
+            "  in blocks": f"{counts.matrices:,}",
+            "  head": f"{counts.head:,}",
+            "  embeddings": f"{counts.embedding:,}, and {counts.value_embeddings:,} of values",
+            "tokens": f"{self.tokens:,} = {self.steps:,} steps of {self.batch_tokens:,}",
+            "  ratio": f"{self.tokens_per_parameter:.2f} a parameter in blocks and head",
+            "rates": f"x {self.batch_rate_scale:.3f} for the batch",
+            "  embeddings, head": f"x {self.width_rate_scale:.3f} for the width",
+            "weight decay": f"{self.weight_decay:.3f}, falling to 0",
+            "compute": f"{self.flops_per_token * self.tokens:.3g} operations",
+        }
+        return "\n".join(f"{name:18} {value}" for name, value in rows.items())
 
 
 def make_plan(
@@ -130,8 +129,8 @@ def make_plan(
     reference = count_parameters(config_for(REFERENCE_DEPTH, *sizes[:-1])).scaling
     wanted_tokens = int(tokens_per_parameter * counts.scaling)
     more = counts.scaling / reference  # tokens, relative to the reference
-    if batch_tokens is None:
-        batch_tokens = 2 ** round(math.log2(REFERENCE_BATCH * more**BATCH_EXPONENT))
+    automatic = 2 ** round(math.log2(REFERENCE_BATCH * more**BATCH_EXPONENT))
+    batch_tokens = automatic if batch_tokens is None else batch_tokens
     decay = WEIGHT_DECAY * math.sqrt(batch_tokens / REFERENCE_BATCH) / more
     if steps is None:
         steps = max(1, wanted_tokens // batch_tokens)

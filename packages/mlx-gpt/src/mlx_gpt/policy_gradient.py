@@ -83,12 +83,13 @@ def loss_fn(model: Decoder, batch: dict[str, mx.array]) -> tuple[mx.array, mx.ar
 def summary(groups: list[list[Answer]]) -> dict[str, float]:
     """Return means over the answers of all ranks, and the share of questions learned from."""
     answers = [each for group in groups for each in group]
-    reward, tokens, taught, count, questions = sum_over_ranks(np.array([
+    sums = np.array([
         sum(each.reward for each in answers),
         sum(len(each.completion.ids) for each in answers),
         sum(any(each.advantage for each in group) for group in groups),
         len(answers),
         len(groups),
-    ]))  # fmt: skip
+    ], np.float64)  # fmt: skip
+    reward, tokens, taught, count, questions = sum_over_ranks(sums).tolist()
     return {"reward": reward / count, "answer_tokens": tokens / count,
             "questions_learned": taught / questions, "tokens": tokens}  # fmt: skip

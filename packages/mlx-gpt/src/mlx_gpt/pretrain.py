@@ -233,7 +233,7 @@ def build_step(model: Nanochat, plan: Plan, training: TrainingConfig, rows: int)
     return TrainStep(model, optimizer, loss_fn, max_grad_norm=None, threads=threads)
 
 
-def loss_fn(model: Nanochat, batch: dict[str, mx.array]) -> tuple[mx.array, mx.array]:
+def loss_fn(model, batch: dict[str, mx.array]) -> tuple[mx.array, mx.array]:
     """Return the sum of the losses of a batch's targets, and their number."""
     hidden, targets = model.hidden_states(batch["inputs"]), batch["targets"]
     loss = loss_sum(hidden, model.head_weight, targets, cap=model.logit_cap)

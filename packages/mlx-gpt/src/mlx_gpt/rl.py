@@ -201,6 +201,7 @@ def build(
         max_grad_norm=None,
         threads=threads,
     )
+    step.prepare()  # what a checkpoint saves must be there before the first round that teaches
     if train is None:
         train = read_problems(Path(data.train))
     if valid is None:

@@ -59,10 +59,7 @@ def open_on_rank_zero(
     """Return the run, made or opened, on rank 0; None on others, which wait for it."""
     run = None
     if rank() == 0:
-        if resume:
-            run = RunFolder.open(output)
-        else:
-            run = RunFolder.create(output, config, overwrite)
+        run = RunFolder.open(output) if resume else RunFolder.create(output, config, overwrite)
     wait_for_all()
     return run
 

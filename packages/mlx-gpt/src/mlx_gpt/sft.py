@@ -161,8 +161,7 @@ def finetune(job: Job, folder: Path, report: Report, resume: bool = False) -> No
                 raise KeyboardInterrupt
             began, scale = time.perf_counter(), rate_scale(job)
     save(job.model, job.tokenizer, folder)
-    counts = vars(data.counts)
-    report({"event": "end", "updates": step.updates, "seconds": seconds, **counts})
+    report({"event": "end", "updates": step.updates, "seconds": seconds} | vars(data.counts))
 
 
 def build(config: SftConfig) -> Job:
@@ -194,9 +193,8 @@ def inherited(training: TrainingConfig, model: Path, sequence_len: int) -> Train
     """
     file = model / "config.yaml"
     base = yaml.safe_load(file.read_text("utf-8"))["training"] if file.is_file() else {}
-    base = {"sequence_len": sequence_len, **DEFAULTS, **base}
-    names = ("sequence_len", *DEFAULTS)
-    found = {name: getattr(training, name) or base[name] for name in names}
+    fallback = DEFAULTS | {"sequence_len": sequence_len}
+    found = {name: getattr(training, name) or base.get(name) or fallback[name] for name in fallback}
     if found["sequence_len"] > sequence_len:
         raise ValueError(
             f"training.sequence_len: got {found['sequence_len']}, more than the {sequence_len} "

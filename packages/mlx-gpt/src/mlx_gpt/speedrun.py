@@ -15,12 +15,13 @@ again.
 import json
 import random
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlx_gpt._atomic import write_atomic
-from mlx_gpt.display import Display, duration
+from mlx_gpt.compression import measure, report
+from mlx_gpt.display import duration
 from mlx_gpt.documents import find_files, read_files
 from mlx_gpt.tokenizer import Tokenizer
 from mlx_shards import local_shards, write_shards
@@ -88,7 +89,7 @@ def check_settings(config: SpeedrunConfig, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty and no speedrun; choose another --output")
-    write_atomic(file, lambda path: path.write_text(dump_config(config), encoding="utf-8"))
+    write_text(file, dump_config(config))
 
 
 def prepare_text(config: SpeedrunConfig, folder: Path, say: Say) -> None:
@@ -104,7 +105,8 @@ def prepare_text(config: SpeedrunConfig, folder: Path, say: Say) -> None:
         write_lines(folder / "conversations.jsonl", conversations())
     random.Random(config.seed).shuffle(texts)
     size = sum(map(len, texts))
-    made = write_shards(texts, folder / "data", max(1, size // _SHARDS), group=64)
+    group = max(1, min(64, len(texts) // (2 * _SHARDS)))
+    made = write_shards(texts, folder / "data", max(1, size // _SHARDS), group)
     say(f"  {len(texts):,} documents, {size:,} characters, {len(made)} shards")
 
 
@@ -116,21 +118,24 @@ def train_tokenizer(config: SpeedrunConfig, folder: Path, say: Say) -> None:
     shards = local_shards(folder / "data")
     tokenizer = Tokenizer.train(read_files(shards[:-1]), config.vocab_size)
     tokenizer.save(folder / "tokenizer")
-    held = list(read_files(shards[-1:]))
-    size, tokens = (
-        sum(len(text.encode()) for text in held),
-        sum(map(len, tokenizer.encode_batch(held))),
-    )
+    held = {"held shard": list(read_files(shards[-1:]))}
+    rows = report(measure({"this": tokenizer.encode_batch}, held))
+    write_text(folder / "tokenizer" / "tokenizer_report.json", json.dumps(rows, indent=2) + "\n")
     say(
         f"  {tokenizer.vocab_size:,} tokens in {duration(time.monotonic() - began)}; "
-        f"{size / tokens:.2f} bytes a token on the held shard"
+        f"{rows[0]['bytes_per_token']:.2f} bytes a token on the held shard"
     )
 
 
 def pretrain_base(config: SpeedrunConfig, folder: Path, say: Say) -> None:
     """Train the base model."""
-    from mlx_gpt.pretrain import DataConfig, ModelConfig, PretrainConfig, ReportConfig
-    from mlx_gpt.pretrain import TrainingConfig
+    from mlx_gpt.pretrain import (
+        DataConfig,
+        ModelConfig,
+        PretrainConfig,
+        ReportConfig,
+        TrainingConfig,
+    )
     from mlx_gpt.runs import run_pretraining
 
     steps = config.steps or steps_for_one_epoch(config, folder)
@@ -239,8 +244,7 @@ def write_chat(config: SpeedrunConfig, folder: Path, say: Say) -> None:
     for question, answer in zip(questions, answers, strict=True):
         lines += [f"**{question}**", "", answer.strip() or "(nothing)", ""]
         say(f"  > {question}\n  {' '.join(answer.split())}")
-    text = "\n".join(lines)
-    write_atomic(folder / "chat.md", lambda path: path.write_text(text, encoding="utf-8"))
+    write_text(folder / "chat.md", "\n".join(lines))
 
 
 def held_questions(folder: Path, count: int = 5) -> list[str]:
@@ -275,7 +279,11 @@ def unfinished(output: Path) -> bool:
     return not any(line["event"] == "end" for line in RunFolder.open(output).metrics())
 
 
-def write_lines(path: Path, rows: Iterable[dict]) -> None:
+def write_lines(path: Path, rows: Iterable[Mapping]) -> None:
     """Write JSON lines in one step."""
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file in one step."""
     write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

@@ -108,6 +108,7 @@ def describe_environment() -> dict[str, object]:
         "platform": platform.platform(),
         "device": str(mx.default_device()),
         "cpu_count": os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "git_commit": _git_commit(),
         "packages": dict(sorted(packages.items(), key=lambda item: item[0].lower())),
     }

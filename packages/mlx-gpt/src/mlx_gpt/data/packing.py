@@ -38,7 +38,7 @@ class Batch(NamedTuple):
 class Counts:
     """What packing did to conversations and tokens so far, over all epochs."""
 
-    truncated: int = 0  # conversations longer than a row, cut
+    truncated: int = 0  # conversations longer than a row, cut and used
     dropped: int = 0  # longer than a row, left out
     without_target: int = 0  # nothing to learn in the first T + 1 tokens, left out
     padding: int = 0  # tokens
@@ -186,14 +186,14 @@ class PackedBatches:
     def _piece(self, index: int) -> _Piece | None:
         """Return a conversation's tokens, at most a row of them; None if it is to be left out."""
         ids, mask = self.render(self.conversations[index])
-        if len(ids) > self.capacity:
-            if self.oversize == "drop":
-                self.counts.dropped += 1
-                return None
-            self.counts.truncated += 1
+        too_long = len(ids) > self.capacity
+        if too_long and self.oversize == "drop":
+            self.counts.dropped += 1
+            return None
         learned = np.array(mask[: self.capacity], bool)
         learned[:1] = False  # nothing of this conversation comes before its first token
         if not learned.any():
             self.counts.without_target += 1
             return None
+        self.counts.truncated += too_long
         return _Piece(index, np.array(ids[: self.capacity], np.int32), learned)

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+import mlx_gpt.documents  # noqa: F401  so that shards may be .txt
 from mlx_gpt._atomic import write_atomic
 from mlx_gpt.engine import Engine
 from mlx_gpt.evaluate.bits_per_byte import bits_per_byte

@@ -10,7 +10,7 @@ name before there was a newer one.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Literal, TypeVar
 
 import mlx.core as mx
@@ -55,9 +55,9 @@ class _Rope:
 
 @dataclass(frozen=True)
 class _Keys2025:
-    """What may be in the `config.json` of a model of 2025; mlx-lm writes those without a comment.
+    """What may be in the `config.json` of a model of 2025; a `Literal` has no other value here.
 
-    A `Literal` is what the model computes anyway, and nothing else.
+    Defaults are mlx-lm's, of what it computes with and does not always write.
     """
 
     hidden_size: int
@@ -69,8 +69,8 @@ class _Keys2025:
     max_position_embeddings: int = 2048
     rope_theta: float = 10_000.0
     model_type: Literal["nanochat"] = "nanochat"
-    rms_norm_eps: float = 1e-5  # what mlx-lm computes with; written by transformers and by us
-    rope_parameters: _Rope | None = None  # these five are transformers'
+    rms_norm_eps: float = 1e-5  # mlx-lm never writes it; transformers and we do
+    rope_parameters: _Rope | None = None  # this and what follows is transformers'
     hidden_act: Literal["relu2"] = "relu2"
     final_logit_softcapping: float = LOGIT_CAP
     attention_bias: Literal[False] = False
@@ -82,7 +82,6 @@ class _Keys2025:
                 f"intermediate_size must be four times hidden_size, "
                 f"got {self.intermediate_size} and {self.hidden_size}"
             )
-
         if self.final_logit_softcapping != LOGIT_CAP:
             raise ValueError(
                 f"final_logit_softcapping must be {LOGIT_CAP}, got {self.final_logit_softcapping}"
@@ -106,6 +105,11 @@ class _Keys2025:
 def _new_nanochat(values: Mapping[str, object], dtype: mx.Dtype) -> Decoder:
     if "hidden_size" in values:
         return Nanochat2025(strict_config(_Keys2025, values).config(), dtype)
+    # Defaults are for new models: a window pattern that was forgotten would go unnoticed.
+    names = {field.name for field in fields(NanochatConfig)}
+    if values.keys() < names:
+        missing = sorted(names - values.keys())
+        raise ValueError(f"required, but not given: {', '.join(missing)}")
     return Nanochat(strict_config(NanochatConfig, values), dtype)
 
 

@@ -12,7 +12,7 @@ What differs from a plain GPT:
 - the head is untied, its logits capped at 15
 
 Parameters keep nanochat's names, but for the value embeddings, which are a list without gaps here
-(`models.files` translates). Weights are float32 and cast where they are used, as in nanochat.
+(`models.formats` translates). Weights are float32 and cast where they are used, as in nanochat.
 """
 
 import math

@@ -4,6 +4,7 @@ Everything is read from run folders, as they are, finished or not; nothing is co
 """
 
 from mlx_gpt.report_card.card import make_report, write_report_card
-from mlx_gpt.report_card.markdown import summary_table
+from mlx_gpt.report_card.markdown import page, summary_table
+from mlx_gpt.report_card.runs import Run, read_runs
 
-__all__ = ["make_report", "summary_table", "write_report_card"]
+__all__ = ["Run", "make_report", "page", "read_runs", "summary_table", "write_report_card"]

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from mlx_gpt.display import duration
+
 ABSENT = "-"
 
 
@@ -44,12 +46,8 @@ def number(value: Any, digits: int = 4) -> str:
 
 
 def time(seconds: float | None) -> str | None:
-    """Return seconds in the unit that suits them."""
-    if seconds is None:
-        return None
-    if seconds < 90:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.2f} h"
+    """Return seconds in the unit that suits them; None stays."""
+    return None if seconds is None else duration(seconds)
 
 
 def moment(iso: str) -> str:

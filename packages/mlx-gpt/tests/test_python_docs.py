@@ -1,0 +1,53 @@
+"""The text that comes with Python."""
+
+from mlx_gpt.python_docs import conversations, documents
+
+MODULE = '''"""A module that is documented at some length here."""
+
+class Box(dict):
+    """Keeps things together, and gives them back by name.
+
+    More about it.
+    """
+
+    def open(self, key, *, loud=False):
+        """Return what is inside, or raise KeyError where nothing is."""
+
+    def short(self):
+        """Too short."""
+
+async def wait(seconds: float) -> None:
+    """Do nothing for so many seconds, and let others work."""
+'''
+
+
+def test_docstrings_become_documents_and_questions(tmp_path):
+    (tmp_path / "toys").mkdir()
+    (tmp_path / "toys" / "box.py").write_text(MODULE)
+    (tmp_path / "toys" / "__init__.py").write_text("")
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "skipped.py").write_text(MODULE)
+    (tmp_path / "broken.py").write_text("def (:")
+    texts = documents(tmp_path)
+    assert [text.split("\n")[0] for text in texts] == [
+        "toys.box",
+        "toys.box.Box(dict)",
+        "toys.box.Box.open(self, key, *, loud=False)",
+        "toys.box.wait(seconds: float)",
+    ]
+    asked = [row["messages"] for row in conversations(tmp_path)]
+    assert asked[0][0]["content"] == "Explain toys.box.Box."
+    assert asked[0][1]["content"] == "Keeps things together, and gives them back by name."
+    assert len(asked) == 3
+
+
+def test_the_standard_library_is_enough_to_learn_from():
+    import json
+
+    from mlx_gpt.python_docs import documented
+
+    names = {each.name for each in documented() if each.name.startswith("json")}
+    assert {"json.dumps", "json.decoder.JSONDecoder"} <= names
+    assert json.dumps.__doc__.strip().split("\n")[0] in "".join(
+        each.text for each in documented() if each.name == "json.dumps"
+    )
