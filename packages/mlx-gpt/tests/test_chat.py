@@ -14,8 +14,8 @@ import pytest
 from click.testing import CliRunner
 
 from mlx_gpt.cache import Cache
-from mlx_gpt.chat_session import ChatSession
-from mlx_gpt.chat_terminal import COMMANDS, ChatTerminal
+from mlx_gpt.chat.session import ChatSession
+from mlx_gpt.chat.terminal import COMMANDS, ChatTerminal
 from mlx_gpt.commands.chat import chat
 from mlx_gpt.commands.sample import sample
 from mlx_gpt.conversation import render_conversation, render_for_completion

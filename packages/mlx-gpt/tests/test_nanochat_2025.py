@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten, tree_map
 
-from mlx_gpt.convert import nanochat_model
+from mlx_gpt.conversion.checkpoints import nanochat_model
 from mlx_gpt.losses import loss_sum
 from mlx_gpt.models.files import load_model, save_model
 from mlx_gpt.models.formats import parameters

@@ -186,7 +186,7 @@ def test_two_processes_equal_one_on_the_same_global_batches(data, tmp_path):
         variables = os.environ | environment | {"TMPDIR": str(kernels)}
         processes.append(subprocess.Popen(made, env=variables, stderr=subprocess.PIPE, text=True))
     outputs = [process.communicate(timeout=300)[1] for process in processes]
-    if any("ring" in each and "Error" in each for each in outputs):
+    if any("[ring]" in each for each in outputs):
         pytest.skip(f"the ring cannot start here: {outputs}")
     assert [process.returncode for process in processes] == [0, 0, 0], outputs
     alone, shared = (RunFolder.open(tmp_path / name).metrics() for name in ("one", "two"))

@@ -22,7 +22,7 @@ from tokenizers import (
 )
 from tokenizers import Tokenizer as HuggingFace
 
-from mlx_gpt.nanochat_pickle import convert_nanochat_tokenizer
+from mlx_gpt.conversion.tokenizers import convert_nanochat_tokenizer
 from mlx_gpt.tokenizer import SPECIALS, SPLIT_PATTERN, Tokenizer
 from mlx_gpt.tokenizer_files import ALPHABET, spell
 

@@ -30,9 +30,9 @@ def cli() -> None:
     """Train your own ChatGPT: tokenizer, pretraining, fine-tuning, evaluation and chat with MLX.
 
     \b
-    Start here, offline, with any text of yours (.txt, .jsonl, .parquet):
-      mlx-gpt speedrun mybooks/ --output runs/first --depth 4
-      mlx-gpt chat --model runs/first
+    Start here, offline, without any data; or name text of yours (.txt, .jsonl, .parquet):
+      mlx-gpt speedrun --output runs/first
+      mlx-gpt chat --model runs/first/sft
     """
 
 

@@ -1,17 +1,11 @@
 """Start or continue a run folder of fine-tuning, as `mlx-gpt sft` and `mlx-gpt rl` do."""
 
-import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from mlx_gpt import rl, sft
 from mlx_gpt.display import Display
 from mlx_gpt.machine import prepare_machine
 from mlx_gpt.runs import open_on_rank_zero
-from mlx_trainer import RunFolder, load_config
-
-T = TypeVar("T")
 
 
 class ConversationBar(Display):
@@ -85,29 +79,6 @@ def run_reinforcement(
         )
         rl.reinforce(job, output, display, resume)
         _say_what_next(display, output)
-
-
-def resolve(
-    kind: type[T],
-    flags: Mapping[str, object],
-    file: str | None,
-    overrides: Sequence[str],
-    output: Path,
-    resume: bool,
-) -> T:
-    """Return the configuration: the run's own, or that of file, flags and overrides in this order.
-
-    `flags` are by dotted key.
-    """
-    if resume:
-        return load_config(kind, file=RunFolder.open(output).path / "config.yaml")
-    given = [f"{key}={_text(value)}" for key, value in flags.items()]
-    return load_config(kind, file=file, overrides=[*given, *overrides])
-
-
-def _text(value: object) -> str:
-    # A path or a word is taken as it is where the field is text; all else is read as YAML.
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _say_what_next(display: Display, output: Path) -> None:

@@ -84,7 +84,8 @@ class Plan:
         rows = {
             "depth": f"{self.depth}",
             "width": f"{config.n_embd} ({config.n_head} heads of {config.head_dim})",
-            "sequence": f"{config.sequence_len} tokens, windows {config.window_pattern} ({windows})",
+            "sequence": f"{config.sequence_len} tokens",
+            "  windows": f"{config.window_pattern} ({windows} tokens)",
             "vocabulary": f"{config.vocab_size:,}",
             "parameters": f"{counts.total:,}",
             "  in blocks": f"{counts.matrices:,}",
@@ -130,11 +131,10 @@ def make_plan(
     wanted_tokens = int(tokens_per_parameter * counts.scaling)
     more = counts.scaling / reference  # tokens, relative to the reference
     automatic = 2 ** round(math.log2(REFERENCE_BATCH * more**BATCH_EXPONENT))
-    batch_tokens = automatic if batch_tokens is None else batch_tokens
-    decay = WEIGHT_DECAY * math.sqrt(batch_tokens / REFERENCE_BATCH) / more
-    if steps is None:
-        steps = max(1, wanted_tokens // batch_tokens)
-    return Plan(depth, config, counts, batch_tokens, steps, decay)
+    batch = automatic if batch_tokens is None else batch_tokens
+    decay = WEIGHT_DECAY * math.sqrt(batch / REFERENCE_BATCH) / more
+    updates = max(1, wanted_tokens // batch) if steps is None else steps
+    return Plan(depth, config, counts, batch, updates, decay)
 
 
 def config_for(

@@ -1,40 +1,16 @@
-"""Start or continue a run folder of pretraining, as `mlx-gpt train` does."""
+"""Start or continue a run folder, as `mlx-gpt train` and the other training commands do."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from mlx_gpt.display import Display
 from mlx_gpt.machine import prepare_machine, step_threads
-from mlx_gpt.pretrain import PretrainConfig, build, plan_of, pretrain
-from mlx_gpt.tokenizer import Tokenizer
+from mlx_gpt.pretrain import PretrainConfig, build, pretrain
 from mlx_trainer import RunFolder, load_config, rank, wait_for_all
 
-
-def train_run(
-    flags: Mapping[str, Mapping],
-    config_file: str | None,
-    overrides: Sequence[str],
-    output: Path | None,
-    resume: bool = False,
-    overwrite: bool = False,
-    dry_run: bool = False,
-) -> None:
-    """Pretrain into `output`; flags come after the file and before the overrides."""
-    if resume:
-        assert output is not None
-        config = load_config(PretrainConfig, file=RunFolder.open(output).path / "config.yaml")
-    else:
-        given = [
-            f"{section}.{name}={_text(value)}"
-            for section, values in flags.items()
-            for name, value in values.items()
-        ]
-        config = load_config(PretrainConfig, file=config_file, overrides=[*given, *overrides])
-    if dry_run:
-        print(plan_of(config, Tokenizer.load(config.data.tokenizer).vocab_size).table())
-        return
-    assert output is not None
-    run_pretraining(config, output, resume, overwrite)
+T = TypeVar("T")
 
 
 def run_pretraining(
@@ -53,16 +29,41 @@ def run_pretraining(
         display.say(f'next: mlx-gpt sample --model {output} --prompt "Once upon a time"')
 
 
+def resolve(
+    kind: type[T],
+    flags: Mapping[str, object],
+    file: str | None,
+    overrides: Sequence[str],
+    output: Path | None,
+    resume: bool = False,
+) -> T:
+    """Return the configuration: the run's own, or that of file, flags and overrides in this order.
+
+    `flags` are by dotted key.
+    """
+    if resume:
+        assert output is not None
+        return load_config(kind, file=RunFolder.open(output).path / "config.yaml")
+    given = [f"{key}={_text(value)}" for key, value in flags.items()]
+    return load_config(kind, file=file, overrides=[*given, *overrides])
+
+
 def open_on_rank_zero(
     output: Path, config: object, resume: bool, overwrite: bool
 ) -> RunFolder | None:
     """Return the run, made or opened, on rank 0; None on others, which wait for it."""
     run = None
     if rank() == 0:
-        run = RunFolder.open(output) if resume else RunFolder.create(output, config, overwrite)
+        try:
+            run = RunFolder.open(output) if resume else RunFolder.create(output, config, overwrite)
+        except FileExistsError:
+            raise FileExistsError(
+                f"{output} is not empty; --resume continues the run, --overwrite replaces it"
+            ) from None
     wait_for_all()
     return run
 
 
 def _text(value: object) -> str:
-    return "true" if value is True else str(value)
+    # A path or a word is taken as it is where the field is text; all else is read as YAML.
+    return value if isinstance(value, str) else json.dumps(value)

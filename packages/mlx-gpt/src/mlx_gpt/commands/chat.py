@@ -39,8 +39,8 @@ def chat(folder: Path, prompt: str | None, system: str | None, max_tokens: int,
     from mlx_gpt.machine import prepare_machine
 
     prepare_machine()
-    from mlx_gpt.chat_session import ChatSession
-    from mlx_gpt.chat_terminal import ChatTerminal, line_history
+    from mlx_gpt.chat.session import ChatSession
+    from mlx_gpt.chat.terminal import ChatTerminal, line_history
     from mlx_gpt.engine import Engine, Sampling
     from mlx_gpt.evaluate.evaluation import load
 

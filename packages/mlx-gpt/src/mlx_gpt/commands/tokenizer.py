@@ -171,7 +171,7 @@ def show(folder: Path, text: str) -> None:
 @click.option("--unsafe", is_flag=True, help="Read the pickle; you trust where it comes from.")
 def convert(source: Path, output: Path, unsafe: bool) -> None:
     """Turn nanochat's tokenizer.pkl (SOURCE or in it) into a tokenizer.json."""
-    from mlx_gpt.nanochat_pickle import convert_nanochat_tokenizer
+    from mlx_gpt.conversion.tokenizers import convert_nanochat_tokenizer
 
     converted = convert_nanochat_tokenizer(source, unsafe)
     converted.save(output)

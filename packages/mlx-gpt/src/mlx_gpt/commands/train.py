@@ -24,11 +24,51 @@ Two processes that share each batch:
 Settings: --config FILE, then flags, then --set; later ones win. A wrong key is an error.
 """
 
+# Where the settings of the flags are in the configuration.
+_KEYS = {
+    "data": "data.train",
+    "numbers": "data.numbers",
+    "valid": "data.valid",
+    "tokenizer": "data.tokenizer",
+    "depth": "model.depth",
+    "sequence_len": "model.sequence_len",
+    "window_pattern": "model.window_pattern",
+    "dtype": "model.dtype",
+    "checkpoint_blocks": "model.checkpoint_blocks",
+    "batch_tokens": "training.batch_tokens",
+    "device_batch_size": "training.device_batch_size",
+    "steps": "training.steps",
+    "tokens_per_parameter": "training.tokens_per_parameter",
+    "seed": "training.seed",
+    "threads": "training.threads",
+    "evaluate_every": "report.evaluate_every",
+    "sample_every": "report.sample_every",
+    "checkpoint_every": "report.checkpoint_every",
+}
+
+
+class Numbers(click.ParamType):
+    """`0-199` or `0,3,6542` as a list of integers."""
+
+    name = "numbers"
+
+    def convert(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[int]:
+        """Return the numbers; fail with a usage error."""
+        found: list[int] = []
+        for part in value.split(","):
+            first, _, last = part.partition("-")
+            if not (first.isdigit() and (last or first).isdigit()):
+                self.fail(f"{value!r} is not like 0-199 or 0,3,6542", param, ctx)
+            found += range(int(first), int(last or first) + 1)
+        return found
+
 
 @click.command(epilog=EPILOG)
 @click.option("--data", help="Shards of text: folder, pattern, manifest, URL template, "
               "hf:owner/name[:pattern].")  # fmt: skip
-@click.option("--numbers", help="Shards of a URL template, such as 0-199,6542.")
+@click.option("--numbers", type=Numbers(), help="Shards of a URL template, such as 0-199,6542.")
 @click.option("--valid", help="Shards to validate on.  [default: the last of --data]")
 @click.option("--tokenizer", type=click.Path(exists=True), help="Folder of `mlx-gpt tokenizer`.")
 @click.option("--output", type=FOLDER, help="Run folder to write.")
@@ -59,47 +99,22 @@ Settings: --config FILE, then flags, then --set; later ones win. A wrong key is 
 def train(output: Path | None, config: str | None, overrides: tuple[str, ...], resume: bool,
           overwrite: bool, dry_run: bool, **options: Any) -> None:  # fmt: skip
     """Pretrain a GPT on shards of text, with nanochat's model, optimizer and rules."""
-    given = {name: value for name, value in options.items() if value is not None}
+    flags = {_KEYS[name]: value for name, value in options.items() if value is not None}
     if output is None and not dry_run:
         raise click.UsageError("Missing option '--output'.")
-    if resume and (given or config or overrides or overwrite):
+    if resume and (flags or config or overrides or overwrite):
         raise click.UsageError("--resume takes everything from --output; leave the rest out")
-    missing = [name for name in ("data", "tokenizer") if name not in given]
-    if missing and not (resume or config):
-        raise click.UsageError(f"Missing option '--{missing[0]}'.")
-    from mlx_gpt.runs import train_run
+    for name in ("data", "tokenizer"):
+        if not (options[name] or resume or config):
+            raise click.UsageError(f"Missing option '--{name}'.")
+    from mlx_gpt.pretrain import PretrainConfig, plan_of
+    from mlx_gpt.runs import resolve, run_pretraining
 
-    base = _nested(given)
-    train_run(base, config, overrides, output, resume, overwrite, dry_run)
+    chosen = resolve(PretrainConfig, flags, config, overrides, output, resume)
+    if dry_run:
+        from mlx_gpt.tokenizer import Tokenizer
 
-
-# Where the settings of the flags are in the configuration.
-_SECTIONS = {
-    "data": ("numbers", "valid", "tokenizer"),
-    "model": ("depth", "sequence_len", "window_pattern", "dtype", "checkpoint_blocks"),
-    "training": ("batch_tokens", "device_batch_size", "steps", "tokens_per_parameter", "seed",
-                 "threads"),
-    "report": ("evaluate_every", "sample_every", "checkpoint_every"),
-}  # fmt: skip
-
-
-def _nested(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    nested: dict[str, dict[str, Any]] = {
-        section: {name: given[name] for name in names if name in given}
-        for section, names in _SECTIONS.items()
-    }
-    if "data" in given:
-        nested["data"]["train"] = given["data"]
-    if "numbers" in given:
-        nested["data"]["numbers"] = _numbers(given["numbers"])
-    return nested
-
-
-def _numbers(text: str) -> list[int]:
-    found: list[int] = []
-    for part in text.split(","):
-        first, _, last = part.partition("-")
-        if not (first.isdigit() and (last or first).isdigit()):
-            raise click.UsageError(f"--numbers {text!r} is not like 0-199 or 0,3,6542")
-        found += range(int(first), int(last or first) + 1)
-    return found
+        click.echo(plan_of(chosen, Tokenizer.load(chosen.data.tokenizer).vocab_size).table())
+        return
+    assert output is not None
+    run_pretraining(chosen, output, resume, overwrite)

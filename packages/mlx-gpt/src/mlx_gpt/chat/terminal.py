@@ -14,7 +14,7 @@ from typing import TextIO
 
 from mlx_gpt._atomic import write_atomic
 from mlx_gpt._suggest import did_you_mean
-from mlx_gpt.chat_session import ChatSession
+from mlx_gpt.chat.session import ChatSession
 from mlx_gpt.engine import Piece
 
 GREETING = "Say something, or /help. Ctrl-C stops an answer, Ctrl-D leaves."

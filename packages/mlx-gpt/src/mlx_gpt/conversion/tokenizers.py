@@ -1,4 +1,4 @@
-"""nanochat's `tokenizer.pkl` turned into a tokenizer.json; the one place that reads a pickle."""
+"""nanochat's `tokenizer.pkl` turned into a tokenizer.json."""
 
 import pickle
 from pathlib import Path

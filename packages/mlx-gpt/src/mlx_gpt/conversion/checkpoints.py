@@ -15,12 +15,12 @@ from pathlib import Path
 
 import mlx.core as mx
 
+from mlx_gpt.conversion.tokenizers import convert_nanochat_tokenizer
+from mlx_gpt.conversion.torch_files import read_torch_file
 from mlx_gpt.models.files import fill, save_model
 from mlx_gpt.models.formats import Decoder, strict_config
 from mlx_gpt.models.nanochat import Nanochat, NanochatConfig
 from mlx_gpt.models.nanochat_2025 import Nanochat2025, Nanochat2025Config
-from mlx_gpt.nanochat_pickle import convert_nanochat_tokenizer
-from mlx_gpt.torch_files import read_torch_file
 
 
 def convert_nanochat(

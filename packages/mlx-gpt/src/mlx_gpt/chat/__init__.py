@@ -1,0 +1,1 @@
+"""A conversation with a model: its state, and the terminal around it."""

@@ -1,0 +1,1 @@
+"""Read what nanochat wrote, checkpoints and tokenizer, both pickles, without running them."""
