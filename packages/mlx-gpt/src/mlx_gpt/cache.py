@@ -86,6 +86,14 @@ class Cache:
         """Tokens so far, padding included."""
         return self.layers[0].seen
 
+    def masks(self, tokens: int) -> "list[mx.array | str | None]":
+        """Return each layer's mask for so many new tokens; equal windows share theirs."""
+        by_window = {
+            layer.window: attention_mask(tokens, layer.window, layer, self.left_padding)
+            for layer in {each.window: each for each in self.layers}.values()
+        }
+        return [by_window[layer.window] for layer in self.layers]
+
     @property
     def nbytes(self) -> int:
         """Bytes of all keys and values."""

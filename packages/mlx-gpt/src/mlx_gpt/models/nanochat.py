@@ -22,7 +22,9 @@ from dataclasses import dataclass
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_gpt.cache import Cache, LayerCache, attention_mask
+from mlx_gpt.attention import windowed_attention
+from mlx_gpt.cache import Cache, LayerCache
+from mlx_gpt.models.nanochat_weights import draw_weights
 from mlx_gpt.recompute import recomputed
 
 ROPE_BASE = 100_000.0
@@ -114,15 +116,16 @@ def norm(x: mx.array) -> mx.array:
 class Attention(nn.Module):
     """Causal attention with windows, grouped queries and gated value embeddings."""
 
-    def __init__(self, config: NanochatConfig, has_value_embedding: bool):
+    def __init__(self, config: NanochatConfig, layer: int):
         super().__init__()
         self._config = config
+        self._window = config.windows[layer]
         kv_dims = config.n_kv_head * config.head_dim
         self.c_q = Linear(config.n_embd, config.n_embd)
         self.c_k = Linear(config.n_embd, kv_dims)
         self.c_v = Linear(config.n_embd, kv_dims)
         self.c_proj = Linear(config.n_embd, config.n_embd)
-        if has_value_embedding:
+        if layer in config.value_embedding_layers:
             self.ve_gate = Linear(GATE_CHANNELS, config.n_kv_head)
 
     def __call__(
@@ -135,7 +138,7 @@ class Attention(nn.Module):
         """Return (B, T, n_embd) of the normalized `x` (B, T, n_embd).
 
         `value_embedding` (B, T, kv_heads * head_dim) of layers that have one; `cache` knows the
-        tokens before.
+        tokens before, and comes with a `mask`.
         """
         config = self._config
         B, T, _ = x.shape
@@ -148,10 +151,12 @@ class Attention(nn.Module):
         q, k, v = (each.swapaxes(1, 2) for each in (q, k, v))  # (B, heads, T, head_dim)
         offset = cache.seen if cache else 0
         q, k = norm(_rotate(q, offset)), norm(_rotate(k, offset))
+        scale = SHARPNESS / math.sqrt(config.head_dim)
         if cache:
             k, v = cache.update(k, v)
-        scale = SHARPNESS / math.sqrt(config.head_dim)
-        y = mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
+            y = mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
+        else:
+            y = windowed_attention(q, k, v, scale, self._window)
         return self.c_proj(y.swapaxes(1, 2).reshape(B, T, -1))
 
 
@@ -178,9 +183,9 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Attention and MLP, each added to the residual stream."""
 
-    def __init__(self, config: NanochatConfig, has_value_embedding: bool):
+    def __init__(self, config: NanochatConfig, layer: int):
         super().__init__()
-        self.attn = Attention(config, has_value_embedding)
+        self.attn = Attention(config, layer)
         self.mlp = MLP(config.n_embd)
 
     def __call__(
@@ -219,7 +224,7 @@ class Nanochat(nn.Module):
         rows, kv_dims = config.padded_vocab_size, config.n_kv_head * config.head_dim
         self.transformer = {
             "wte": nn.Embedding(rows, config.n_embd),
-            "h": [Block(config, i in with_values) for i in range(config.n_layer)],
+            "h": [Block(config, i) for i in range(config.n_layer)],
         }
         self.lm_head = Linear(config.n_embd, rows)
         self.resid_lambdas = mx.ones(config.n_layer)
@@ -258,7 +263,7 @@ class Nanochat(nn.Module):
         x = norm(self.transformer["wte"](ids).astype(self._dtype))
         x = self._smear(x, cache)
         x0 = x
-        masks = self._masks(ids.shape[1], cache)
+        masks = cache.masks(ids.shape[1]) if cache else [None] * config.n_layer
         values = iter(self.value_embeds)
         middle = x
         for i, block in enumerate(self.transformer["h"]):
@@ -268,7 +273,7 @@ class Nanochat(nn.Module):
                 value = next(values)(ids).astype(x.dtype)
             layer_cache = cache.layers[i] if cache else None
             run = recomputed(block) if self.checkpoint_blocks and not cache else block
-            x = run(x, x0, mix, value, masks[config.windows[i]], layer_cache)
+            x = run(x, x0, mix, value, masks[i], layer_cache)
             if i == config.n_layer // 2:
                 middle = x
         return norm(x - self.backout_lambda.astype(x.dtype) * middle)
@@ -291,48 +296,9 @@ class Nanochat(nn.Module):
             gate = gate * (positions > cache.left_padding[:, None])[..., None].astype(x.dtype)
         return x + gate * before
 
-    def _masks(self, tokens: int, cache: Cache | None) -> dict[int, mx.array | str | None]:
-        """Return one mask for each size of window."""
-        padding = cache.left_padding if cache else None
-        windows = self.config.windows
-        layers = cache.layers if cache else [None] * len(windows)
-        first_of = dict(zip(windows, layers, strict=True))
-        return {
-            window: attention_mask(tokens, window, layer, padding)
-            for window, layer in first_of.items()
-        }
-
     def initialize(self, key: mx.array) -> "Nanochat":
-        """Draw the weights as nanochat does; return the model.
-
-        Uniform weights have a standard deviation of n_embd^-0.5, projections back into the residual
-        stream begin at 0, so that every block begins as the identity.
-        """
-        config = self.config
-        keys = iter(mx.random.split(key, 4 * config.n_layer + 8 + len(self.value_embeds)))
-        bound = math.sqrt(3 / config.n_embd)
-
-        def uniform(module: Linear | nn.Embedding, low: float, high: float) -> None:
-            module.weight = mx.random.uniform(low, high, module.weight.shape, key=next(keys))
-
-        def normal(module: Linear | nn.Embedding, deviation: float) -> None:
-            module.weight = deviation * mx.random.normal(module.weight.shape, key=next(keys))
-
-        normal(self.transformer["wte"], 0.8)
-        normal(self.lm_head, 0.001)
-        for block in self.transformer["h"]:
-            for layer in (block.attn.c_q, block.attn.c_k, block.attn.c_v):
-                uniform(layer, -bound, bound)
-            uniform(block.mlp.c_fc, -0.4 * bound, 0.4 * bound)
-        for embedding in self.value_embeds:
-            uniform(embedding, -bound, bound)
-        gates = [block.attn.ve_gate for block in self.transformer["h"] if "ve_gate" in block.attn]
-        keys = iter(mx.random.split(next(keys), len(gates) + 1))
-        for gate in [self.smear_gate, *gates]:
-            uniform(gate, 0.0, 0.02)
-        depth = mx.arange(config.n_layer) / max(config.n_layer - 1, 1)
-        self.resid_lambdas = 1.15 - 0.10 * depth
-        self.x0_lambdas = 0.20 - 0.15 * depth
+        """Draw the weights as nanochat does; return the model."""
+        draw_weights(self, key)
         for embedding in [self.transformer["wte"], *self.value_embeds]:
             embedding.weight = embedding.weight.astype(self._dtype)
         return self
