@@ -116,6 +116,21 @@ def test_a_malformed_row_is_named_by_file_and_line(tmp_path, line, message):
         read_core_tasks(tmp_path)
 
 
+def test_a_row_that_is_no_utf_8_is_named_by_file_and_line(tmp_path):
+    path = write(tmp_path / "a.jsonl", CHOICE)
+    path.write_bytes(path.read_bytes() + b'{"query": "\xff"}\n')
+    message = f"{path}, line 2: not JSON ('utf-8' codec can't decode byte 0xff in position 11: "
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read_core_tasks(tmp_path)
+
+
+def test_a_byte_order_mark_does_not_matter(tmp_path):
+    path = write(tmp_path / "a.jsonl", CHOICE)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    (task,) = read_core_tasks(tmp_path)
+    assert len(task.examples) == 1
+
+
 def test_malformed_rows_of_the_other_types_are_named_too(tmp_path):
     path = write(tmp_path / "a.jsonl", {"continuation": "x", "context": None})
     message = f"{path}, line 1: 'context' must be a text, got None"

@@ -1,5 +1,6 @@
 import re
 import threading
+import weakref
 from dataclasses import replace
 
 import mlx.core as mx
@@ -29,9 +30,14 @@ class Watched(Nanochat):
         super().__init__(config)
         self._shapes: list[tuple[int, ...]] = []
         self._interrupt_at = -1
+        self._caches: weakref.WeakSet[Cache] = weakref.WeakSet()
+        self._most_caches = 0
 
     def hidden_states(self, ids: mx.array, cache: Cache | None = None) -> mx.array:
         self._shapes.append(tuple(ids.shape))
+        if cache:
+            self._caches.add(cache)
+        self._most_caches = max(self._most_caches, len(self._caches))
         found = super().hidden_states(ids, cache)
         if len(self._shapes) == self._interrupt_at:
             raise KeyboardInterrupt
@@ -135,6 +141,11 @@ def test_equal_prompts_are_read_once(engine: Engine, model: Watched, prompts: li
     alone = [engine.generate([each])[0] for each in request.repeat(3)]
     assert found[:3] == alone
     assert found[0].ids != found[1].ids != found[2].ids
+
+
+def test_one_batch_is_in_memory_at_a_time(engine: Engine, model: Watched, prompts: list[list[int]]):
+    engine.generate([Request(prompt, 3) for prompt in prompts], max_batch=1)
+    assert model._most_caches == 1
 
 
 def test_rows_that_end_leave_the_batch(engine: Engine, model: Watched, prompts: list[list[int]]):
@@ -249,7 +260,16 @@ def test_with_a_prompt_cache_a_turn_reads_only_what_is_new(
     read = [shape[1] for shape in model._shapes if shape[1] > 1]
     # The last token of an answer has not been read yet: nothing came after it.
     assert read == [len(prompts[0]), *(len(part) + 1 for part in prompts[1:])]
+    assert cache.cache is not None
+    assert len(cache.ids) == cache.cache.seen
     assert cache.nbytes > 0
+
+
+def test_the_same_prompt_again_gets_the_same_answer(engine: Engine, prompts: list[list[int]]):
+    cache, request = PromptCache(), Request(prompts[0], 1, GREEDY)
+    first = [piece.token for piece in engine.stream([request], cache)]
+    assert cache.ids == prompts[0]
+    assert [piece.token for piece in engine.stream([request], cache)] == first
 
 
 def test_a_prompt_cache_starts_again_where_the_prompt_is_another(
@@ -331,5 +351,7 @@ def test_wrong_use_is_refused(engine: Engine, model: Watched, tokenizer: Tokeniz
     outside = r"^request 1: the prompt has id 384, but the tokenizer has 384 tokens$"
     with pytest.raises(ValueError, match=outside):
         engine.generate([Request([1]), Request([2, 384])])
+    with pytest.raises(ValueError, match=r"^max_batch must be 1 or more, got 0$"):
+        engine.generate([Request([1])], max_batch=0)
     with pytest.raises(ValueError, match=r"^prefill_chunk must be 1 or more, got 0$"):
         Engine(model, tokenizer, prefill_chunk=0)

@@ -15,6 +15,7 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mlx_gpt import pretrain as pretraining
+from mlx_gpt.cli import main
 from mlx_gpt.models.files import load_model
 from mlx_gpt.pretrain import (
     DataConfig,
@@ -32,6 +33,9 @@ from mlx_trainer import Checkpoints, RunFolder
 SMALL = ["--depth", "2", "--sequence-len", "32", "--device-batch-size", "4",
          "--batch-tokens", "256", "--threads", "1", "--set", "model.width_per_layer=16",
          "--set", "model.head_dim=16", "--set", "training.rate_scale=8"]  # fmt: skip
+
+# Where the maths is not the point: MLX then compiles no kernels, which takes a second each.
+UNCOMPILED = os.environ | {"MLX_DISABLE_COMPILE": "1"}
 
 
 @pytest.fixture(scope="session")
@@ -122,6 +126,13 @@ def test_resume_goes_on_bit_for_bit(config, tmp_path):
     assert kept == [list(range(1, 9))] * 2
 
 
+def test_a_run_without_a_checkpoint_begins_again_and_logs_nothing_twice(config, tmp_path):
+    run_in_process(config, tmp_path / "run", stop_after=1)
+    run_in_process(config, tmp_path / "run", resume=True)
+    lines = RunFolder.open(tmp_path / "run").metrics()
+    assert [line["updates"] for line in lines if line["event"] == "evaluate"] == [0, 4, 8]
+
+
 def test_a_killed_run_resumes_from_its_last_checkpoint(data, tmp_path):
     made = command(data, tmp_path / "run", "--steps", "400", "--checkpoint-every", "5")
     process = subprocess.Popen(made, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -156,7 +167,7 @@ def test_an_interrupted_run_saves_between_two_updates(data, tmp_path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
-    assert "Interrupted. A training run continues with --resume." in errors
+    assert "Interrupted; --resume continues the run." in errors
     done = RunFolder.open(tmp_path / "run").metrics()[-1]["updates"]
     latest = Checkpoints(tmp_path / "run" / "checkpoints").latest()
     assert latest.name == f"step-{done:08d}"
@@ -194,6 +205,19 @@ def test_two_processes_equal_one_on_the_same_global_batches(data, tmp_path):
     np.testing.assert_allclose(bits(shared), bits(alone), rtol=1e-5)
 
 
+def test_core_is_measured_now_and_then_and_at_the_end(config, tmp_path):
+    folder = tmp_path / "core"
+    folder.mkdir()
+    row = {"query": "The quick brown", "choices": ["fox", "home"], "gold": 0}
+    (folder / "foxes.jsonl").write_text(f"{json.dumps(row)}\n" * 3)
+    chosen = replace(config.report, core=str(folder), core_every=5)
+    _, events = run_in_process(replace(config, report=chosen), tmp_path / "run")
+    found = [event for event in events if event["event"] == "core"]
+    assert [event["updates"] for event in found] == [5, 8]
+    for event in found:
+        assert event["core"] == 2 * event["tasks"]["foxes"] - 1
+
+
 def test_accumulated_micro_batches_equal_one_large_batch(config, tmp_path):
     large = replace(config.training, device_batch_size=8)
     _, one = run_in_process(replace(config, training=large), tmp_path / "one")
@@ -226,21 +250,35 @@ def test_a_batch_that_cannot_be_cut_is_refused_with_one_that_can():
     assert micro_batches(512, 4, 32) == 4
 
 
-def test_wrong_usage_is_one_line(data, tmp_path):
+def test_wrong_usage_is_one_line(data, tmp_path, capsys):
+    one = str(data / "shards" / "shard_00000.parquet")
     for arguments, code, message in (
         (["--depth", "0"], 2, "0 is not in the range x>=1"),
         (["--set", "training.step=3"], 1, "training.step: unknown key; did you mean 'steps'?"),
         (["--batch-tokens", "100"], 1, "batch_tokens 100 is not a multiple of 128"),
-        (["--data", str(tmp_path / "nothing")], 1, "nothing"),
+        (["--data", str(tmp_path / "nothing")], 1, "nothing: no such file or folder"),
+        (["--data", one], 1, f"{one} is one shard, and the last one validates"),
         (["--resume"], 1, "is not a run: it has no config.yaml"),
     ):
-        made = command(data, tmp_path / "run", "--steps", "1", *arguments)
-        if "--resume" in arguments:
-            made = command(data, tmp_path / "run", "--resume")
-        done = subprocess.run(made, capture_output=True, text=True, timeout=120)
-        assert done.returncode == code, done.stderr
-        assert message in done.stderr
-        assert "Traceback" not in done.stderr
+        steps = [] if arguments == ["--resume"] else ["--steps", "1"]
+        made = command(data, tmp_path / "run", *steps, *arguments)
+        with pytest.raises(SystemExit) as stopped:
+            main(made[3:])
+        lines = capsys.readouterr().err.splitlines()
+        assert stopped.value.code == code, lines
+        assert message in lines[-1]
+
+
+def test_a_full_disk_is_named_and_leaves_no_half_of_a_model(data, tmp_path):
+    made = command(data, tmp_path / "run", "--steps", "1", "--evaluate-every", "0")
+    # A limit on the size of files stands for the disk.
+    limited = ["sh", "-c", 'ulimit -f 60; exec "$@"', "sh", *made]
+    done = subprocess.run(limited, env=UNCOMPILED, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1, done.stderr
+    assert "Error: a file could not be written: is the disk full? ([write]" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run" / "model").exists()
+    assert not Checkpoints(tmp_path / "run" / "checkpoints").latest()
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(data, tmp_path):

@@ -287,13 +287,25 @@ def test_settings_that_do_not_fit_are_refused(config, answers, message):
     assert str(error.value) == message
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["answers.questions", "answers.batch_size", "training.device_batch_size",
+     "report.evaluation_questions", "report.evaluation_samples"],
+)  # fmt: skip
+def test_a_size_of_0_is_refused_by_its_name(config, name):
+    section, key = name.split(".")
+    config = replace(config, **{section: replace(getattr(config, section), **{key: 0})})
+    with pytest.raises(ValueError, match=f"^{name} must be at least 1, got 0$"):
+        build(config, count_of_e, QUESTIONS)
+
+
 RING = """
 import sys
 from pathlib import Path
 from mlx_gpt.rl import *
 from mlx_gpt.evaluate.gsm8k import problem
 from mlx_gpt.display import Display
-from mlx_gpt.runs import open_on_rank_zero
+from mlx_gpt.runs import opened
 
 base, folder = sys.argv[1:]
 config = RlConfig(
@@ -302,8 +314,7 @@ config = RlConfig(
 )
 questions = [problem(f"What is {i}?", f"#### {i}") for i in range(8)]
 job = build(config, lambda conversation, text: float(text.count("e")), questions, questions[:3])
-run = open_on_rank_zero(Path(folder), config, False, False)
-with Display(run) as display:
+with opened(Path(folder), config, False, False) as run, Display(run) as display:
     reinforce(job, Path(folder), display)
 """
 

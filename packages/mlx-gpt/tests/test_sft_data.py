@@ -58,14 +58,14 @@ def test_empty_lines_are_skipped(tmp_path):
     ("second", "message"),
     [
         ({"prompt": "a", "completion": "b"},
-         ":2: this row is of the completion layout, the file's first row of the chat layout; put "
-         "them into two files"),
+         ", line 2: this row is of the completion layout, the file's first row of the chat "
+         "layout; put them into two files"),
         ({"text": "a"},
-         ":2: a row needs the key messages, or prompt and completion, or instruction and output; "
-         "it has text"),
-        ([1], ":2: must be a JSON object, got list"),
+         ", line 2: a row needs the key messages, or prompt and completion, or instruction and "
+         "output; it has text"),
+        ([1], ", line 2: expected a JSON object, got list"),
         ({"messages": [{"role": "assistant", "content": "Hi"}]},
-         ":2: message 1 of 1: expected role 'user', got 'assistant'; user and assistant take "
+         ", line 2: message 1 of 1: expected role 'user', got 'assistant'; user and assistant take "
          "turns, the user first"),
     ],
 )  # fmt: skip
@@ -79,10 +79,11 @@ def test_a_wrong_row_is_named_by_file_and_line(tmp_path, second, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"prompt": "a"', ":1: not JSON: "),
-        (b'"\xff"\n', ":1: not JSON: "),
-        (b"\n", ": has no row"),
-        (b'{"prompt": 3, "completion": "b"}', ":1: prompt must be text, got 3"),
+        (b'{"prompt": "a"', ", line 1: not JSON ("),
+        (b'"\xff"\n', ", line 1: not JSON ("),
+        (b"\n", ": no rows; expected one JSON object a line"),
+        (b'\xef\xbb\xbf{"prompt": 3, "completion": "b"}', ", line 1: prompt must be text, got 3"),
+        (b'{"prompt": 3, "completion": "b"}', ", line 1: prompt must be text, got 3"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path, content, message):
@@ -258,6 +259,16 @@ def test_a_state_of_other_data_is_refused():
     state = pack([Conversation(i, [0, 1]) for i in range(3)]).state()
     with pytest.raises(ValueError, match="3 conversations when the run was stopped, now it has 2"):
         pack([Conversation(i, [0, 1]) for i in range(2)]).load_state(state)
+
+
+def test_a_state_of_an_epoch_that_is_not_to_be_is_refused():
+    corpus = [Conversation(i, [0, 1]) for i in range(3)]
+    packed = pack(corpus, epochs=3)
+    while packed.epoch < 2:
+        packed.next_batch()
+    message = "the run was stopped in epoch 3, but epochs is 2"
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        pack(corpus, epochs=2).load_state(packed.state())
 
 
 def test_the_longest_that_fits_comes_next():

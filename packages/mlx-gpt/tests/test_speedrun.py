@@ -9,11 +9,14 @@ import pytest
 
 from mlx_gpt.engine import Engine, Request, Sampling
 from mlx_gpt.models.files import load_model, model_folder
+from mlx_gpt.speedrun import prepare_text, speedrun
+from mlx_gpt.speedrun_settings import SpeedrunConfig
 from mlx_gpt.tokenizer import Tokenizer
 from mlx_trainer import RunFolder
 
-SETTINGS = ["--depth", "1", "--vocab-size", "384", "--sequence-len", "64", "--batch-tokens",
-            "512", "--device-batch-size", "8", "--sft-epochs", "1",
+# Rows of 48 tokens do not divide the batch of fine-tuning, 2048.
+SETTINGS = ["--depth", "1", "--vocab-size", "384", "--sequence-len", "48", "--batch-tokens",
+            "384", "--device-batch-size", "8", "--sft-epochs", "1",
             "--question", "Is it far?"]  # fmt: skip
 
 
@@ -41,7 +44,7 @@ def start(sources, output, *more):
 
 def test_from_text_to_a_chat_and_a_report_and_on_after_an_interruption(sources, tmp_path):
     output = tmp_path / "run"
-    process = start(sources, output, "--steps", "200")
+    process = start(sources, output, "--steps", "60")
     metrics = output / "pretrain" / "metrics.jsonl"
     while process.poll() is None and not (metrics.exists() and '"update"' in metrics.read_text()):
         pass
@@ -49,13 +52,13 @@ def test_from_text_to_a_chat_and_a_report_and_on_after_an_interruption(sources, 
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
 
-    process = start(sources, output, "--steps", "200")
+    process = start(sources, output, "--steps", "60")
     said, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert "[7/7] report" in said
     updates = [line["updates"] for line in RunFolder.open(output / "pretrain").metrics()
                if line["event"] == "update"]  # fmt: skip
-    assert updates == list(range(1, 201))
+    assert updates == list(range(1, 61))
     assert "**Is it far?**" in (output / "chat.md").read_text()
     report = json.loads((output / "report.json").read_text())
     assert report
@@ -69,11 +72,55 @@ def test_from_text_to_a_chat_and_a_report_and_on_after_an_interruption(sources, 
     request = Request([tokenizer.bos_id], 4, Sampling(temperature=0.0))
     assert engine.generate([request])[0].ids
 
-    again = start(sources, output, "--steps", "200")
+    again = start(sources, output, "--steps", "60")
     said, errors = again.communicate(timeout=120)
     assert again.returncode == 0, errors
     assert "train" not in errors  # everything was there already
-    other = start(sources, output, "--steps", "100")
+    other = start(sources, output, "--steps", "50")
     _, errors = other.communicate(timeout=120)
     assert other.returncode == 1
-    assert "was begun with other settings" in errors
+    assert f"{output} was begun with another steps ({output / 'speedrun.yaml'})" in errors
+
+
+def asked(sources, **changed):
+    text, _, chats = sources
+    return SpeedrunConfig(**{"text": [text], "conversations": [chats], **changed})
+
+
+@pytest.mark.parametrize(
+    ("rows", "changed", "message"),
+    [
+        ([], {}, "chats.jsonl: no rows"),
+        ([{"prompt": "a", "completion": "b"}], {}, "one conversation; one trains, one validates"),
+        ([{"question": "a"}], {}, "a row needs the key messages"),
+        (None, {"batch_tokens": 100}, "batch_tokens 100 is not a multiple of 8,192"),
+        (None, {"text": ["absent.txt"]}, "absent.txt: no such file or folder"),
+        (None, {"core": "absent"}, "absent: no such folder"),
+    ],
+)
+def test_what_would_stop_a_later_stage_is_found_before_the_first(
+    sources, tmp_path, rows, changed, message
+):
+    if rows is not None:
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / "chats.jsonl").write_text(lines)
+    with pytest.raises(ValueError, match=message):
+        speedrun(asked(sources, **changed), tmp_path / "run", print)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_text_of_one_document_is_too_little(sources, tmp_path):
+    (tmp_path / "text.txt").write_text("Once upon a time.")
+    with pytest.raises(ValueError, match="1 documents of 17 characters in all: too little"):
+        prepare_text(asked(sources), tmp_path / "run", print)
+    assert not (tmp_path / "run" / "data").exists()
+
+
+def test_shards_that_a_kill_cut_off_are_made_again(sources, tmp_path):
+    prepare_text(asked(sources), tmp_path, print)
+    shards = sorted((tmp_path / "data").iterdir())
+    before = [shard.read_bytes() for shard in shards]
+    (tmp_path / "data" / "manifest.json").unlink()
+    shards[-1].unlink()
+    prepare_text(asked(sources), tmp_path, print)
+    assert [shard.read_bytes() for shard in sorted((tmp_path / "data").iterdir())] == before

@@ -180,11 +180,22 @@ def test_display_of_pieces_shows_what_does_not_print(tokenizer):
 
 def test_half_a_surrogate_pair_counts_as_the_replacement_character(tokenizer):
     assert tokenizer.decode(tokenizer.encode("a\ud800b")) == "a\ufffdb"
+    halves = Tokenizer.train(["a\ud800b a\ud800b"] * 3, 266)
+    whole = Tokenizer.train(["a\ufffdb a\ufffdb"] * 3, 266)
+    assert halves._text == whole._text
 
 
 def test_long_runs_are_encoded_too(tokenizer):
     for text in (" " * 100_000 + "a", "a" * 100_000, "\n" * 50_000, "?" * 100_000):
         assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_runs_that_are_too_long_for_tiktoken_are_encoded_too(tokenizer, capfd):
+    text = " " * 1_200_000 + "a"
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.encode_batch([text, "b"], threads=2) == [ids, tokenizer.encode("b")]
+    assert "panicked" in capfd.readouterr().err  # or this tests nothing
 
 
 def test_text_that_the_pattern_does_not_cover_is_kept_as_tokenizers_keeps_it():
@@ -353,6 +364,29 @@ def test_a_pickle_of_anything_else_is_refused_and_runs_nothing(tmp_path, capsys,
     with pytest.raises(ValueError, match=re.escape(f"{path}: not a tokenizer of nanochat")):
         convert_nanochat_tokenizer(path, unsafe=True)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\x80\x04\x8c\x04ab\x94\xff.", "not a tokenizer of nanochat: UnicodeDecodeError("),
+        (b"\x80\x04\x95", "not a tokenizer of nanochat: UnpicklingError("),
+        (b"\x80\x04]R.", "not a tokenizer of nanochat: "),
+    ],
+)
+def test_a_damaged_pickle_is_one_error_with_its_name(tmp_path, content, message):
+    path = tmp_path / "tokenizer.pkl"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(f"{path}: {message}")):
+        convert_nanochat_tokenizer(path, unsafe=True)
+
+
+def test_a_pickle_with_a_gap_in_its_ranks_is_refused_by_its_name(tmp_path):
+    path = tmp_path / "tokenizer.pkl"
+    ranks = BYTES | {b"ab": 257}
+    write_pickle(path, mergeable_ranks=ranks, special_tokens={"<|bos|>": 257})
+    with pytest.raises(ValueError, match=re.escape(f"{path}: ranks must be 0 to 256, each once")):
+        convert_nanochat_tokenizer(path, unsafe=True)
 
 
 def test_a_pickle_with_specials_elsewhere_is_refused(tmp_path):

@@ -212,7 +212,11 @@ def answer(tokenizer: Tokenizer, result: str) -> list[int]:
 
 
 def run(
-    tokenizer: Tokenizer, *scripts: list[int], tools: bool = True, max_tokens: int = 100
+    tokenizer: Tokenizer,
+    *scripts: list[int],
+    tools: bool = True,
+    max_tokens: int = 100,
+    end_ids: list[int] | None = None,
 ) -> tuple[list[Completion], Scripted]:
     prompts = [(tokenizer.bos_id, *range(40, 45 + i)) for i in range(len(scripts))]
     end = tokenizer.special("<|assistant_end|>")
@@ -222,7 +226,7 @@ def run(
     )
     greedy = Sampling(temperature=0)
     requests = [Request(prompt, max_tokens, greedy) for prompt in prompts]
-    return Engine(model, tokenizer, tools=tools).generate(requests), model
+    return Engine(model, tokenizer, tools, end_ids).generate(requests), model
 
 
 @pytest.mark.parametrize(
@@ -243,6 +247,14 @@ def test_a_call_is_answered_with_forced_tokens(tokenizer: Tokenizer, expression:
     )
     # The model has read what was forced, not what it would have said.
     assert model.read[0][6 : 6 + len(completion.ids)] == completion.ids
+
+
+def test_a_forced_token_does_not_end_the_answer(tokenizer: Tokenizer):
+    called, forced = call(tokenizer, "3+4"), answer(tokenizer, "7")
+    script = [*called, *[7] * len(forced), *forced]  # and then says the same by itself
+    [completion], _ = run(tokenizer, script, end_ids=tokenizer.encode("7"))
+    assert completion.ids == [*called, *forced, forced[0]]
+    assert completion.finish_reason == "stop"
 
 
 def test_a_call_that_cannot_be_answered_is_left_alone(tokenizer: Tokenizer):

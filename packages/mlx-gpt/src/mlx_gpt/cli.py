@@ -20,6 +20,16 @@ NO_BACKEND = (
     "'mlx[cuda13]' with an NVIDIA GPU)"
 )
 
+# How a command goes on after Ctrl-C.
+_WAYS_ON = dict.fromkeys(("train", "sft", "rl"), "; --resume continues the run") | {
+    "speedrun": "; started again with the same options it goes on"
+}
+# What MLX says of troubles that are not its own, and ours in words.
+_TROUBLES = {
+    "[write] Unable to write": "a file could not be written: is the disk full?",
+    "[ring] ": "the connection to another process is lost: it ended, and says why",
+}
+
 
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -51,7 +61,8 @@ def main(arguments: list[str] | None = None) -> None:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("Interrupted. A training run continues with --resume.", err=True)
+        way_on = _WAYS_ON.get(given[0], "") if given else ""
+        click.echo(f"Interrupted{way_on}.", err=True)
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)
@@ -67,10 +78,14 @@ def _one_line(error: Exception) -> str:
         return NO_BACKEND
     from mlx_shards import ShardError
 
-    if isinstance(error, ValueError | OSError | FloatingPointError | ShardError):
+    if isinstance(error, OSError) and error.filename:
+        text = f"{error.filename}: {error.strerror}"
+    elif isinstance(error, ValueError | OSError | FloatingPointError | ShardError):
         text = str(error)
     elif isinstance(error, KeyError) and error.args:
         text = str(error.args[0])
+    elif known := next((each for each in _TROUBLES if str(error).startswith(each)), None):
+        text = f"{_TROUBLES[known]} ({error})"
     else:
         text = f"{type(error).__name__}: {error} (this looks like a defect; --debug shows where)"
     return " ".join(text.split())

@@ -1,11 +1,14 @@
 """What a run shows: events as lines and a bar on stderr, and as lines of metrics.jsonl."""
 
-import click
+import re
+import sys
 
 from mlx_trainer import Progress, RunFolder, rank
 
 # The newest loss counts a tenth, as in nanochat.
 _SMOOTHING = 0.9
+# A model may say anything, also what would move the cursor or rename the window.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Display:
@@ -43,7 +46,8 @@ class Display:
     def say(self, line: str) -> None:
         """Print a line to stderr, on rank 0 only."""
         if not self._quiet:
-            click.echo(line, err=True)
+            # Not `click.echo`, which goes past the stderr of rich and so writes into the bar.
+            print(line, file=sys.stderr, flush=True)
 
     def _smoothed(self, loss: float) -> float:
         self._smooth = _SMOOTHING * self._smooth + (1 - _SMOOTHING) * loss
@@ -68,9 +72,11 @@ class Display:
         )
         self.say(f"step {event['updates']}: {numbers} ({event['evaluation_seconds']:.1f} s)")
 
+    _core = _evaluate
+
     def _sample(self, event: dict) -> None:
         for prompt, text in event["samples"]:
-            self.say(f"  {prompt} | {' '.join(text.split())}")
+            self.say(f"  {prompt} | {printable(' '.join(text.split()))}")
 
     def _end(self, event: dict) -> None:
         self.close()
@@ -78,6 +84,11 @@ class Display:
 
     def _other(self, event: dict) -> None:
         """Show nothing of events that only the log wants."""
+
+
+def printable(text: str) -> str:
+    """Return text without what controls a terminal, but for tabs and ends of lines."""
+    return _CONTROL.sub("\ufffd", text)
 
 
 def duration(seconds: float) -> str:

@@ -11,8 +11,8 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
-from mlx_gpt.machine import default_dtype
-from mlx_gpt.models.files import load_model, model_folder, save_model
+from mlx_gpt.loading import load
+from mlx_gpt.models.files import save_model
 from mlx_gpt.models.formats import Decoder
 from mlx_gpt.tokenizer import Tokenizer
 from mlx_muon import AdamWRule, Group, Muon, nanochat
@@ -24,11 +24,10 @@ def load_base(
     path: str, dtype: str = "auto", checkpoint_blocks: bool = False
 ) -> tuple[Decoder, Tokenizer]:
     """Return model and tokenizer of a model or run folder, for training in this dtype."""
-    folder = model_folder(path)
-    named = {"float32": mx.float32, "bfloat16": mx.bfloat16, "auto": default_dtype()}
-    model = load_model(folder, named[dtype], training=True)
+    named = {"float32": mx.float32, "bfloat16": mx.bfloat16, "auto": None}
+    model, tokenizer = load(path, named[dtype], training=True)
     model.checkpoint_blocks = checkpoint_blocks
-    return model, Tokenizer.load(folder)
+    return model, tokenizer
 
 
 def optimizer_for(

@@ -5,7 +5,7 @@ from pathlib import Path
 from mlx_gpt import rl, sft
 from mlx_gpt.display import Display
 from mlx_gpt.machine import prepare_machine
-from mlx_gpt.runs import open_on_rank_zero
+from mlx_gpt.runs import opened, paths_explained
 
 
 class ConversationBar(Display):
@@ -47,10 +47,13 @@ def run_finetuning(
 ) -> None:
     """Make the machine fast, build, make or open the run folder, and fine-tune."""
     machine = prepare_machine()
-    job = sft.build(config)
+    with paths_explained(output, resume):
+        job = sft.build(config)
     prepare_machine(job.step.threads)
-    run = open_on_rank_zero(output, job.config, resume, overwrite)
-    with ConversationBar(run, "sft") as display:
+    with (
+        opened(output, job.config, resume, overwrite) as run,
+        ConversationBar(run, "sft") as display,
+    ):
         display.say(f"mlx-fastcpu: {machine}")
         training = job.config.training
         display.say(
@@ -67,10 +70,10 @@ def run_reinforcement(
 ) -> None:
     """Make the machine fast, build, make or open the run folder, and reinforce on GSM8K."""
     machine = prepare_machine()
-    job = rl.build(config)
+    with paths_explained(output, resume):
+        job = rl.build(config)
     prepare_machine(job.step.threads)
-    run = open_on_rank_zero(output, job.config, resume, overwrite)
-    with RewardBar(run, "rl") as display:
+    with opened(output, job.config, resume, overwrite) as run, RewardBar(run, "rl") as display:
         display.say(f"mlx-fastcpu: {machine}")
         answers = job.config.answers
         display.say(

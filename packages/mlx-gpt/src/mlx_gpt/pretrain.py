@@ -11,6 +11,9 @@ import mlx.core as mx
 import mlx_gpt.documents  # noqa: F401  so that shards may be .txt
 from mlx_gpt.engine import Engine, Request, Sampling
 from mlx_gpt.evaluate.bits_per_byte import bits_per_byte
+from mlx_gpt.evaluate.core import evaluate_core_task
+from mlx_gpt.evaluate.core_bundle import CoreTask, read_core_tasks
+from mlx_gpt.evaluate.results import mean_centered
 from mlx_gpt.losses import IGNORE, loss_sum
 from mlx_gpt.machine import default_dtype, peak_memory, step_threads
 from mlx_gpt.models.files import save_model
@@ -77,7 +80,7 @@ class ReportConfig:
     """How often to look, and to save; 0 is never (but at the end)."""
 
     evaluate_every: int = 250
-    evaluation_tokens: int | None = None  # default: a tenth of the time of training
+    evaluation_tokens: int | None = None  # default: a twentieth of the time
     sample_every: int = 2000
     prompts: list[str] = field(
         default_factory=lambda: [
@@ -90,6 +93,9 @@ class ReportConfig:
             "If 5*x + 3 = 13, then x is",
         ]
     )
+    core: str | None = None  # folder of CORE's tasks, or of multiple-choice questions
+    core_every: int = 2000
+    core_max_per_task: int = 500
     checkpoint_every: int = 0
     checkpoint_seconds: float = 600.0
     keep_checkpoints: int = 2
@@ -116,6 +122,7 @@ class Job:
     train: TokenStream
     valid: TokenStream
     accumulation: int  # micro-batches an update
+    core: list[CoreTask]  # to measure the model with now and then, maybe none
 
     @property
     def model(self) -> Nanochat:
@@ -143,7 +150,7 @@ def pretrain(job: Job, folder: Path, report: Report, resume: bool = False) -> No
         job.train.load_state(position["data"])  # type: ignore[arg-type]
         seconds = float(position["seconds"])  # type: ignore[arg-type]
     if rank() == 0:
-        RunFolder(folder).truncate_after(step.updates)
+        RunFolder(folder).truncate_after(step.updates or -1)  # at 0 all is logged again
     report({"event": "start", "updates": step.updates, "steps": job.plan.steps})
     if step.updates == 0:
         report(evaluate(job))
@@ -162,11 +169,14 @@ def pretrain(job: Job, folder: Path, report: Report, resume: bool = False) -> No
             last = step.updates == job.plan.steps
             if last or _due(settings.evaluate_every, step.updates):
                 report(evaluate(job, everything=last))
+            if job.core and (last or _due(settings.core_every, step.updates)):
+                report(evaluate_core(job))
             if last or _due(settings.sample_every, step.updates):
                 report(sample(job))
-            if last or stopping() or checkpoints.due(step.updates):
+            stop = stopping() and not last
+            if last or stop or checkpoints.due(step.updates):
                 checkpoints.save(step, {"data": job.train.state(), "seconds": seconds})
-            if stopping() and not last:
+            if stop:
                 save(job, folder)
                 raise KeyboardInterrupt
             began = time.perf_counter()
@@ -182,10 +192,12 @@ def build(config: PretrainConfig) -> Job:
     accumulation = micro_batches(plan.batch_tokens, rows, config.model.sequence_len)
     training = replace(config.training, steps=plan.steps, batch_tokens=plan.batch_tokens)
     config = replace(config, training=training)
+    report = config.report
+    core = read_core_tasks(Path(report.core), report.core_max_per_task) if report.core else []
     train, valid = streams(config, tokenizer)
     model = build_model(plan, config)
     step = build_step(model, plan, training, rows)
-    return Job(config, plan, tokenizer, step, train, valid, accumulation)
+    return Job(config, plan, tokenizer, step, train, valid, accumulation, core)
 
 
 def plan_of(config: PretrainConfig, vocab_size: int) -> Plan:
@@ -245,6 +257,11 @@ def streams(config: PretrainConfig, tokenizer: Tokenizer) -> tuple[TokenStream, 
     data, rows = config.data, config.training.device_batch_size
     shards = find_shards(data.train, data.numbers)
     held: list[Shard] = find_shards(data.valid) if data.valid else []
+    if not held and len(shards) == 1:
+        raise ValueError(
+            f"{data.train} is one shard, and the last one validates: give several, or name one to "
+            "validate on with --valid"
+        )
     if not held:
         shards, held = split_last(shards)
     cache = None
@@ -305,14 +322,25 @@ def evaluate(job: Job, everything: bool = False) -> dict:
     }  # fmt: skip
 
 
+def evaluate_core(job: Job) -> dict:
+    """Return the event with the CORE score and the accuracy of each task."""
+    began = time.perf_counter()
+    results = [evaluate_core_task(job.model, job.tokenizer, task) for task in job.core]
+    return {
+        "event": "core", "updates": job.step.updates, "core": mean_centered(results),
+        "tasks": {result.name: result.accuracy for result in results},
+        "evaluation_seconds": time.perf_counter() - began,
+    }  # fmt: skip
+
+
 def evaluation_tokens(job: Job) -> int:
-    """Return how many tokens an evaluation reads: by default a tenth of the time of training."""
+    """Return how many tokens an evaluation reads: by default a twentieth of the time of training."""
     settings = job.config.report
     if settings.evaluation_tokens:
         return settings.evaluation_tokens
     between = (settings.evaluate_every or job.plan.steps) * job.plan.batch_tokens
     # A token takes a third of the time that training on it takes.
-    return min(max(3 * between // 10, job.plan.batch_tokens), MOST_EVALUATION_TOKENS)
+    return min(max(3 * between // 20, job.plan.batch_tokens), MOST_EVALUATION_TOKENS)
 
 
 def _first(job: Job, tokens: int) -> Iterator:

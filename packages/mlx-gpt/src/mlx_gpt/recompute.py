@@ -31,9 +31,10 @@ def recomputed(module: nn.Module) -> Callable[..., mx.array]:
                 filled[place] = (leaves[place][0], array)
             weights, given = tree_unflatten(filled)
             module.update(weights)
-            output = module(*given)
-            module.update(parameters)
-            return output
+            try:
+                return module(*given)
+            finally:
+                module.update(parameters)
 
         function = mx.custom_function(forward)
 

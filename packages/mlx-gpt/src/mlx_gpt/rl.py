@@ -11,6 +11,7 @@ alone would move every matrix by a full step. The loop is `reinforce`.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Literal
 
@@ -35,6 +36,12 @@ Reward = Callable[[Conversation, str], float]
 MOMENTUM = 0.95
 # nanochat's rates here, relative to those of pretraining: 0.2, 0.1 and 0.004.
 RATE_SCALES = {"wte": 2 / 3, "value_embeds": 2 / 3, "lm_head": 1 / 2}
+# What must be at least 1.
+_SIZES = (
+    *("answers.questions", "answers.max_tokens", "answers.batch_size"),
+    *("training.device_batch_size", "training.epochs"),
+    *("report.evaluation_questions", "report.evaluation_samples"),
+)
 # What answers are drawn for, so that seeds differ.
 _TRAIN, _VALID = 0, 1
 
@@ -140,7 +147,7 @@ def reinforce(job: Job, folder: Path, report: Report, resume: bool = False) -> N
     if resume and (position := checkpoints.load(step)):
         done, seconds = int(position["rounds"]), float(position["seconds"])  # type: ignore[arg-type]
     if rank() == 0:
-        RunFolder(folder).truncate_after(done)
+        RunFolder(folder).truncate_after(done or -1)  # at 0 all is logged again
     report({"event": "start", "updates": done, "steps": job.rounds})
     if job.valid and done == 0:
         report(evaluate(job, done))
@@ -162,9 +169,10 @@ def reinforce(job: Job, folder: Path, report: Report, resume: bool = False) -> N
             last = done == job.rounds
             if job.valid and (last or due(settings.evaluate_every, done)):
                 report(evaluate(job, done))
-            if last or stopping() or checkpoints.due(done):
+            stop = stopping() and not last
+            if last or stop or checkpoints.due(done):
                 checkpoints.save(step, {"rounds": done, "seconds": seconds})
-            if stopping() and not last:
+            if stop:
                 save(job.model, job.tokenizer, folder)
                 raise KeyboardInterrupt
     save(job.model, job.tokenizer, folder)
@@ -191,19 +199,10 @@ def build(
     _check(config)
     model, tokenizer = load_base(config.model, training.dtype, training.checkpoint_blocks)
     threads = step_threads(training.threads, training.device_batch_size)
-    optimizer = optimizer_for(
-        model, 2**19, training.learning_rate, MOMENTUM, RATE_SCALES, threads=threads
-    )
-    step = TrainStep(
-        model,
-        optimizer,
-        loss_fn,  # type: ignore[arg-type]
-        max_grad_norm=None,
-        threads=threads,
-    )
+    optimizer = optimizer_for(model, 2**19, training.learning_rate, MOMENTUM, RATE_SCALES, threads)
+    step = TrainStep(model, optimizer, loss_fn, max_grad_norm=None, threads=threads)  # type: ignore[arg-type]
     step.prepare()  # what a checkpoint saves must be there before the first round that teaches
-    if train is None:
-        train = read_problems(Path(data.train))
+    train = read_problems(Path(data.train)) if train is None else train
     if valid is None:
         valid = read_problems(Path(data.valid)) if data.valid else ()
     if len(train) < config.answers.questions:
@@ -216,6 +215,9 @@ def build(
 
 def _check(config: RlConfig) -> None:
     answers, rows = config.answers, config.training.device_batch_size
+    for name in _SIZES:
+        if (value := attrgetter(name)(config)) < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
     if answers.samples < 2:
         raise ValueError(
             f"answers.samples must be at least 2, as answers are compared, got {answers.samples}"

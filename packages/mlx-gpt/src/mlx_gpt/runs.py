@@ -1,7 +1,10 @@
 """Start or continue a run folder, as `mlx-gpt train` and the other training commands do."""
 
+import fcntl
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,9 +22,9 @@ def run_pretraining(
     """Make the machine fast, build, make or open the run folder, and train."""
     threads = step_threads(config.training.threads, config.training.device_batch_size)
     machine = prepare_machine(threads)
-    job = build(config)
-    run = open_on_rank_zero(output, job.config, resume, overwrite)
-    with Display(run) as display:
+    with paths_explained(output, resume):
+        job = build(config)
+    with opened(output, job.config, resume, overwrite) as run, Display(run) as display:
         display.say(f"mlx-fastcpu: {machine}")
         display.say(job.plan.table())
         pretrain(job, output, display, resume)
@@ -48,20 +51,71 @@ def resolve(
     return load_config(kind, file=file, overrides=[*given, *overrides])
 
 
-def open_on_rank_zero(
+@contextmanager
+def opened(
     output: Path, config: object, resume: bool, overwrite: bool
-) -> RunFolder | None:
-    """Return the run, made or opened, on rank 0; None on others, which wait for it."""
-    run = None
-    if rank() == 0:
+) -> Iterator[RunFolder | None]:
+    """Give the run, made or opened, on rank 0, and None on others, which wait for it.
+
+    Raises `FileExistsError` for a folder with something else in it, or a run that is not to be
+    touched, and `BlockingIOError` where another process trains in it.
+    """
+    with ExitStack() as locks:
+        run = None
+        if rank() == 0:
+            if not resume:
+                output.mkdir(parents=True, exist_ok=True)
+            if output.is_dir():
+                locks.enter_context(locked(output))
+            if resume:
+                run = RunFolder.open(output)
+            else:
+                _check_free(output, overwrite)
+                run = RunFolder.create(output, config, overwrite)
+                locks.close()
+                locks.enter_context(locked(output))  # one that was replaced is another folder
+        wait_for_all()
+        yield run
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a folder to oneself, where its file system has locks; a dead process holds none."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
         try:
-            run = RunFolder.open(output) if resume else RunFolder.create(output, config, overwrite)
-        except FileExistsError:
-            raise FileExistsError(
-                f"{output} is not empty; --resume continues the run, --overwrite replaces it"
-            ) from None
-    wait_for_all()
-    return run
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError(f"{folder}: another process is training in it") from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def paths_explained(output: Path, resume: bool) -> Iterator[None]:
+    """Say of a file that a resumed run misses where its path begins."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        if not resume:
+            raise
+        raise FileNotFoundError(
+            f"{error}; paths in {output / 'config.yaml'} begin where the run was started: resume "
+            "it from there, or change them"
+        ) from None
+
+
+def _check_free(output: Path, overwrite: bool) -> None:
+    if overwrite or not output.exists() or not any(output.iterdir()):
+        return
+    if (output / "config.yaml").is_file():
+        raise FileExistsError(
+            f"{output} holds a run; --resume continues it, --overwrite replaces it"
+        )
+    raise FileExistsError(f"{output} is not empty, and no run; choose another --output")
 
 
 def _text(value: object) -> str:

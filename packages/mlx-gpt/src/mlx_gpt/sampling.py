@@ -5,9 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from mlx_gpt.engine import Completion, Engine, Request, Sampling
 from mlx_gpt.tokenizer import Tokenizer
+
+
+def read_prompts(path: Path) -> list[str]:
+    """Return the lines of a file; `ValueError` for one without any, or that is not UTF-8."""
+    try:
+        prompts = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text: {error}") from error
+    if not prompts:
+        raise ValueError(f"{path} has no prompt")
+    return prompts
 
 
 def continuations(

@@ -1,4 +1,9 @@
-"""Supervised fine-tuning on conversations: build, loop, save. The loop is `finetune`."""
+"""Supervised fine-tuning on conversations: build, loop, save. The loop is `finetune`.
+
+The recipe is nanochat's, but for what follows. Rates keep the factor that pretraining gave them for
+the size of the batch, which nanochat leaves out here. An update divides by the number of its
+targets, where nanochat averages the means of unequal micro-batches, 0 / 0 among them.
+"""
 
 import math
 import time
@@ -131,7 +136,7 @@ def finetune(job: Job, folder: Path, report: Report, resume: bool = False) -> No
         data.load_state(position["data"])  # type: ignore[arg-type]
         seconds = float(position["seconds"])  # type: ignore[arg-type]
     if rank() == 0:
-        RunFolder(folder).truncate_after(step.updates)
+        RunFolder(folder).truncate_after(step.updates or -1)  # at 0 all is logged again
     report({"event": "start", "updates": step.updates, "steps": data.total, "used": data.used})
     if job.valid and step.updates == 0:
         report(evaluate(job))
@@ -154,9 +159,10 @@ def finetune(job: Job, folder: Path, report: Report, resume: bool = False) -> No
                 report(evaluate(job))
             if last or due(settings.sample_every, step.updates):
                 report(sample(job))
-            if last or stopping() or checkpoints.due(step.updates):
+            stop = stopping() and not last
+            if last or stop or checkpoints.due(step.updates):
                 checkpoints.save(step, {"data": data.state(), "seconds": seconds})
-            if stopping() and not last:
+            if stop:
                 save(job.model, job.tokenizer, folder)
                 raise KeyboardInterrupt
             began, scale = time.perf_counter(), rate_scale(job)
@@ -175,13 +181,7 @@ def build(config: SftConfig) -> Job:
     batch = round(training.batch_tokens * training.rate_scale**2)
     optimizer = optimizer_for(model, batch, training.learning_rate, muon_momentum, threads=threads)
     kept = training.keep_optimizer_state and take_over_momentum(optimizer, model, config.model)
-    step = TrainStep(
-        model,
-        optimizer,
-        loss_fn,  # type: ignore[arg-type]
-        max_grad_norm=None,
-        threads=threads,
-    )
+    step = TrainStep(model, optimizer, loss_fn, max_grad_norm=None, threads=threads)  # type: ignore[arg-type]
     train, valid = packed(config, tokenizer)
     return Job(config, tokenizer, step, train, valid, kept)
 

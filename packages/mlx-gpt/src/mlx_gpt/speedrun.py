@@ -13,50 +13,32 @@ again.
 """
 
 import json
+import math
 import random
+import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from mlx_gpt._atomic import write_atomic
 from mlx_gpt.compression import measure, report
-from mlx_gpt.display import duration
+from mlx_gpt.display import duration, printable
 from mlx_gpt.documents import find_files, read_files
+from mlx_gpt.speedrun_settings import SpeedrunConfig, check_settings, write_text
 from mlx_gpt.tokenizer import Tokenizer
 from mlx_shards import local_shards, write_shards
-from mlx_trainer import RunFolder, dump_config, load_config
+from mlx_trainer import RunFolder, world_size
 
 # The last of about so many shards validates: 5 % of the text.
 _SHARDS = 20
 _HELD_CONVERSATIONS = 20  # one of so many
-QUESTIONS = ["Hello! Who are you?", "What is the capital of France?", "Tell me a story."]
-
-
-@dataclass(frozen=True)
-class SpeedrunConfig:
-    """What to learn from, and how large; no `text` at all means this Python's documentation."""
-
-    text: list[str] = field(default_factory=list)  # files and folders
-    conversations: list[str] = field(default_factory=list)  # JSON lines
-    depth: int = 4
-    vocab_size: int = 4096
-    sequence_len: int = 256
-    batch_tokens: int = 8192
-    device_batch_size: int = 32
-    steps: int | None = None  # default: once over the text
-    sft_epochs: int = 3
-    sft_batch_tokens: int = 2048
-    core: str | None = None  # folder of multiple-choice questions
-    questions: list[str] = field(default_factory=lambda: list(QUESTIONS))
-    seed: int = 0
-
 
 Say = Callable[[str], object]
 
 
 def speedrun(config: SpeedrunConfig, folder: Path, say: Say) -> None:
     """Do all that is not done yet; lines for the reader go to `say`."""
+    if world_size() > 1:
+        raise ValueError("a speedrun is one process; `mlx-gpt train` and `sft` can share work")
     began = time.monotonic()
     check_settings(config, folder)
     stages = (
@@ -76,26 +58,11 @@ def speedrun(config: SpeedrunConfig, folder: Path, say: Say) -> None:
     say(f"next: mlx-gpt chat --model {model_run(folder)}")
 
 
-def check_settings(config: SpeedrunConfig, folder: Path) -> None:
-    """Write the settings, or compare them with those that the folder was begun with."""
-    file = folder / "speedrun.yaml"
-    if file.exists():
-        if load_config(SpeedrunConfig, file=file) != config:
-            raise ValueError(
-                f"{folder} was begun with other settings ({file}); give the same ones to go on, "
-                "or another --output"
-            )
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is not empty and no speedrun; choose another --output")
-    write_text(file, dump_config(config))
-
-
 def prepare_text(config: SpeedrunConfig, folder: Path, say: Say) -> None:
     """Write shards of the shuffled text, and conversations where the text brings its own."""
     if (folder / "data" / "manifest.json").exists():
         return
+    shutil.rmtree(folder / "data", ignore_errors=True)  # shards of a start that was cut off
     if config.text:
         texts = list(read_files(find_files(config.text)))
     else:
@@ -107,6 +74,12 @@ def prepare_text(config: SpeedrunConfig, folder: Path, say: Say) -> None:
     size = sum(map(len, texts))
     group = max(1, min(64, len(texts) // (2 * _SHARDS)))
     made = write_shards(texts, folder / "data", max(1, size // _SHARDS), group)
+    if len(made) < 2:
+        shutil.rmtree(folder / "data")
+        raise ValueError(
+            f"the text makes {len(texts)} documents of {size:,} characters in all: too little to "
+            "train on some and validate on the rest"
+        )
     say(f"  {len(texts):,} documents, {size:,} characters, {len(made)} shards")
 
 
@@ -146,6 +119,7 @@ def pretrain_base(config: SpeedrunConfig, folder: Path, say: Say) -> None:
             steps,
             batch_tokens=config.batch_tokens,
             device_batch_size=config.device_batch_size,
+            rate_scale=config.rate_scale,
             seed=config.seed,
         ),
         ReportConfig(max(1, steps // 8), sample_every=max(1, steps // 2), checkpoint_seconds=60.0),
@@ -171,15 +145,14 @@ def fine_tune(config: SpeedrunConfig, folder: Path, say: Say) -> None:
     from mlx_gpt.sft import DataConfig, SftConfig, TrainingConfig
 
     train, valid = split_conversations(files, folder, config.seed)
+    rows = max(1, config.sft_batch_tokens // config.sequence_len)
     settings = SftConfig(
         str(folder / "pretrain"),
         DataConfig([str(train)], [str(valid)]),
         TrainingConfig(
             config.sft_epochs,
-            batch_tokens=config.sft_batch_tokens,
-            device_batch_size=min(
-                config.device_batch_size, config.sft_batch_tokens // config.sequence_len
-            ),
+            batch_tokens=rows * config.sequence_len,
+            device_batch_size=math.gcd(rows, config.device_batch_size),
             seed=config.seed,
         ),
     )
@@ -225,7 +198,7 @@ def write_chat(config: SpeedrunConfig, folder: Path, say: Say) -> None:
     """Ask the model, and write what it says as it comes."""
     from mlx_gpt.conversation import render_for_completion
     from mlx_gpt.engine import Engine, Request, Sampling
-    from mlx_gpt.evaluate.evaluation import load
+    from mlx_gpt.loading import load
 
     run = model_run(folder)
     model, tokenizer = load(run)
@@ -243,7 +216,7 @@ def write_chat(config: SpeedrunConfig, folder: Path, say: Say) -> None:
     lines = [f"# What {run} said", "", "Temperature 0.6, top-k 50, seeds 0, 1, 2 and so on.", ""]
     for question, answer in zip(questions, answers, strict=True):
         lines += [f"**{question}**", "", answer.strip() or "(nothing)", ""]
-        say(f"  > {question}\n  {' '.join(answer.split())}")
+        say(printable(f"  > {question}\n  {' '.join(answer.split())}"))
     write_text(folder / "chat.md", "\n".join(lines))
 
 
@@ -282,8 +255,3 @@ def unfinished(output: Path) -> bool:
 def write_lines(path: Path, rows: Iterable[Mapping]) -> None:
     """Write JSON lines in one step."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file in one step."""
-    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

@@ -21,6 +21,7 @@ from mlx_gpt.tokenizer_training import (
     check_pattern,
     compile_pattern,
     train_ranks,
+    whole_characters,
 )
 
 __all__ = ["SPECIALS", "SPLIT_PATTERN", "Tokenizer"]
@@ -76,7 +77,7 @@ class Tokenizer:
         vocabulary = read_layout(text, source)
         self._tokens, self._specials = vocabulary.tokens, vocabulary.specials
         self.vocab_size = max(self._tokens) + 1
-        self._encode_batch = _tiktoken(vocabulary) or _tokenizers(text)
+        self._encode_batch = _tiktoken(vocabulary, text) or _tokenizers(text)
 
     @classmethod
     def train(
@@ -249,7 +250,7 @@ def _named(token: str | dict | None) -> str | None:
 _EncodeBatch = Callable[[Sequence[str], int], list[list[int]]]
 
 
-def _tiktoken(vocabulary: Vocabulary) -> _EncodeBatch | None:
+def _tiktoken(vocabulary: Vocabulary, text: str) -> _EncodeBatch | None:
     """Return tiktoken's encoding of a batch by threads, None where it gives other ids."""
     pattern, ranks = vocabulary.pattern, vocabulary.ranks
     if not pattern or not ranks:
@@ -261,9 +262,16 @@ def _tiktoken(vocabulary: Vocabulary) -> _EncodeBatch | None:
         return None
 
     def encode(texts: Sequence[str], threads: int) -> list[list[int]]:
-        if len(texts) == 1 or threads == 1:
-            return [encoding.encode_ordinary(text) for text in texts]
-        return encoding.encode_ordinary_batch(list(texts), num_threads=threads)
+        try:
+            if len(texts) == 1 or threads == 1:
+                return [encoding.encode_ordinary(text) for text in texts]
+            return encoding.encode_ordinary_batch(list(texts), num_threads=threads)
+        except BaseException as error:
+            # A million blanks in a row are too much for tiktoken's regular expressions. It panics,
+            # which is no Exception and would end a run of training.
+            if type(error).__name__ != "PanicException":
+                raise
+            return _tokenizers(text)(texts, threads)
 
     return encode
 
@@ -277,8 +285,7 @@ def _tokenizers(text: str) -> _EncodeBatch:
 
     def encode(texts: Sequence[str], threads: int) -> list[list[int]]:
         found = tokenizer.encode_batch_fast(
-            [each.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for each in texts],
-            add_special_tokens=False,
+            [whole_characters(each) for each in texts], add_special_tokens=False
         )
         return [each.ids for each in found]
 

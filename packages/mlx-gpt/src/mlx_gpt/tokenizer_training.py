@@ -63,10 +63,15 @@ def capped(
     for text in texts:
         text = text[: min(max_document_chars, left)]
         left -= len(text)
-        yield text
+        yield whole_characters(text)
         progress(len(text))
         if not left:
             return
+
+
+def whole_characters(text: str) -> str:
+    """Return the text with U+FFFD for each half of a surrogate pair, as tiktoken reads it."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def check_pattern(pattern: str) -> None:

@@ -15,6 +15,7 @@ from typing import TextIO
 from mlx_gpt._atomic import write_atomic
 from mlx_gpt._suggest import did_you_mean
 from mlx_gpt.chat.session import ChatSession
+from mlx_gpt.display import printable
 from mlx_gpt.engine import Piece
 
 GREETING = "Say something, or /help. Ctrl-C stops an answer, Ctrl-D leaves."
@@ -26,8 +27,6 @@ _SHOWN = {
     "<|output_end|>": "]",
 }
 _MARKER = re.compile("|".join(map(re.escape, _SHOWN)))
-# A model may say anything, also what would move the cursor or rename the window.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class ChatTerminal:
@@ -101,7 +100,7 @@ class ChatTerminal:
 
     def _shown(self, text: str) -> str:
         text = _MARKER.sub(lambda found: _SHOWN[found[0]], text)
-        return _CONTROL.sub("\ufffd", text) if self._interactive else text
+        return printable(text) if self._interactive else text
 
     def _warn_of_length(self) -> None:
         trained = self.session.engine.model.config.sequence_len

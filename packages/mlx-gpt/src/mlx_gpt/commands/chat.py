@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
 _EPILOG = """\b
 Without a terminal each line of stdin is a message, and stdout has the answers only:
   printf 'Hello\\nAnd again\\n' | mlx-gpt chat --model runs/d12-sft
@@ -11,8 +13,7 @@ Without a terminal each line of stdin is a message, and stdout has the answers o
 
 
 @click.command(epilog=_EPILOG)
-@click.option("--model", "folder", required=True, type=click.Path(exists=True, path_type=Path),
-              help="Model or run folder.")  # fmt: skip
+@click.option("--model", "folder", required=True, type=FOLDER, help="Model or run folder.")
 @click.option("--prompt", help="Answer this one message, and leave.")
 @click.option("--system", help="What the model is told before the first message.")
 @click.option("--max-tokens", default=512, show_default=True, type=click.IntRange(1),
@@ -42,7 +43,7 @@ def chat(folder: Path, prompt: str | None, system: str | None, max_tokens: int,
     from mlx_gpt.chat.session import ChatSession
     from mlx_gpt.chat.terminal import ChatTerminal, line_history
     from mlx_gpt.engine import Engine, Sampling
-    from mlx_gpt.evaluate.evaluation import load
+    from mlx_gpt.loading import load
 
     engine = Engine(*load(folder), tools=not no_tools)
     sampling = Sampling(temperature, top_k, top_p, min_p, seed)

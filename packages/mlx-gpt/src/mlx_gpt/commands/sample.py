@@ -4,10 +4,11 @@ from pathlib import Path
 
 import click
 
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
 
 @click.command()
-@click.option("--model", "folder", required=True, type=click.Path(exists=True, path_type=Path),
-              help="Model or run folder.")  # fmt: skip
+@click.option("--model", "folder", required=True, type=FOLDER, help="Model or run folder.")
 @click.option("--prompt", default="", help="Text to continue; - reads stdin.  [default: nothing]")
 @click.option("--prompts-file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="Continue each line of a file.")  # fmt: skip
@@ -36,16 +37,15 @@ def sample(folder: Path, prompt: str, prompts_file: Path | None, samples: int, m
     from mlx_gpt.machine import prepare_machine
 
     prepare_machine()
+    from mlx_gpt.display import printable
     from mlx_gpt.engine import Engine, Sampling
-    from mlx_gpt.evaluate.evaluation import load
-    from mlx_gpt.sampling import continuations, show, stream
+    from mlx_gpt.loading import load
+    from mlx_gpt.sampling import continuations, read_prompts, show, stream
 
     if prompts_file is not None:
         if prompt:
             raise click.UsageError("--prompt and --prompts-file exclude each other")
-        prompts = [line for line in prompts_file.read_text("utf-8").splitlines() if line.strip()]
-        if not prompts:
-            raise click.ClickException(f"{prompts_file} has no prompt")
+        prompts = read_prompts(prompts_file)
     else:
         prompts = [sys.stdin.read() if prompt == "-" else prompt]
     if not all(stop):
@@ -53,10 +53,11 @@ def sample(folder: Path, prompt: str, prompts_file: Path | None, samples: int, m
     engine = Engine(*load(folder), tools=False)
     sampling = Sampling(temperature, top_k, top_p, min_p, seed)
     requests = continuations(engine.tokenizer, prompts, samples, max_tokens, sampling, stop)
+    shown = printable if sys.stdout.isatty() else str
     if len(requests) == 1 and not as_json:
         for text in stream(engine, prompts[0], requests[0]):
-            click.echo(text, nl=False)
+            click.echo(shown(text), nl=False)
         click.echo()
         return
     for text in show(engine.generate(requests), prompts, samples, as_json):
-        click.echo(text)
+        click.echo(shown(text))

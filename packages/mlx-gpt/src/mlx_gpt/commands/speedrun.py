@@ -40,8 +40,8 @@ Stopped? Start it again with the same options: it goes on where it was.
 def speedrun(text: tuple[str, ...], output: Path, **options: Any) -> None:
     """Go the whole path: text, tokenizer, pretraining, chat fine-tuning, evaluation, report."""
     from mlx_gpt.machine import prepare_machine
-    from mlx_gpt.speedrun import SpeedrunConfig
     from mlx_gpt.speedrun import speedrun as run
+    from mlx_gpt.speedrun_settings import SpeedrunConfig
 
     given = {name: value for name, value in options.items() if value not in (None, ())}
     lists = {name: list(value) for name, value in given.items() if isinstance(value, tuple)}

@@ -81,6 +81,7 @@ def train(
     used = held = find_files(shards)
     if hold_out_last or (hold_out_last is None and len(used) > 1):
         used, held = split_last(used)
+    output.mkdir(parents=True, exist_ok=True)  # where that fails, it should fail now
     read = 0
 
     def count(chars: int) -> None:

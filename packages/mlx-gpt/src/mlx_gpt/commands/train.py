@@ -43,6 +43,8 @@ _KEYS = {
     "threads": "training.threads",
     "evaluate_every": "report.evaluate_every",
     "sample_every": "report.sample_every",
+    "core": "report.core",
+    "core_every": "report.core_every",
     "checkpoint_every": "report.checkpoint_every",
 }
 
@@ -87,6 +89,9 @@ class Numbers(click.ParamType):
               help="Gradient checkpointing: less memory, a third more work.")  # fmt: skip
 @click.option("--evaluate-every", type=click.IntRange(0), help="Steps.  [default: 250]")
 @click.option("--sample-every", type=click.IntRange(0), help="Steps.  [default: 2000]")
+@click.option("--core", type=click.Path(exists=True, file_okay=False),
+              help="Folder of CORE's tasks, as for `mlx-gpt eval`.")  # fmt: skip
+@click.option("--core-every", type=click.IntRange(0), help="Steps.  [default: 2000]")
 @click.option("--checkpoint-every", type=click.IntRange(0),
               help="Steps.  [default: every 10 minutes]")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), help="Of weights and order.  [default: 0]")

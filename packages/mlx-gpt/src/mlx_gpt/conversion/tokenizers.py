@@ -27,11 +27,14 @@ def convert_nanochat_tokenizer(path: str | Path, unsafe: bool = False) -> Tokeni
             ranks, pattern = state["mergeable_ranks"], state["pat_str"]
             specials = sorted(state["special_tokens"], key=state["special_tokens"].__getitem__)
             numbers = sorted(state["special_tokens"].values())
-        except (pickle.UnpicklingError, AttributeError, KeyError, TypeError, EOFError) as error:
+        except Exception as error:  # of the many that a damaged pickle may lead to
             raise ValueError(f"{path}: not a tokenizer of nanochat: {error!r}") from error
     if numbers != list(range(len(ranks), len(ranks) + len(specials))):
         raise ValueError(f"{path}: special tokens must have the ids after the others")
-    return Tokenizer.from_ranks(ranks, pattern, specials)
+    try:
+        return Tokenizer.from_ranks(ranks, pattern, specials)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 class _Encoding:

@@ -8,11 +8,12 @@ Three layouts are known by the keys of a row; further keys are ignored:
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from mlx_gpt.conversation import Conversation, check_conversation
 from mlx_gpt.evaluate.gsm8k import solution_parts
+from mlx_gpt.evaluate.rows import read_rows
 
 
 def read_conversations(path: str | Path, calculator: bool = False) -> list[Conversation]:
@@ -23,7 +24,7 @@ def read_conversations(path: str | Path, calculator: bool = False) -> list[Conve
     the layout of the file's first row, or is no conversation.
     """
     conversations, layout = [], None
-    for where, row in _rows(Path(path)):
+    for where, row in read_rows(Path(path)):
         found = _layout(row, where)
         layout = layout or found
         if found != layout:
@@ -37,8 +38,6 @@ def read_conversations(path: str | Path, calculator: bool = False) -> list[Conve
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
         conversations.append(_with_calculator(conversation) if calculator else conversation)
-    if not conversations:
-        raise ValueError(f"{path}: has no row")
     return conversations
 
 
@@ -50,22 +49,6 @@ def _with_calculator(conversation: Conversation) -> Conversation:
             message = {**message, "content": solution_parts(message["content"])}
         messages.append(message)
     return {"messages": messages}
-
-
-def _rows(path: Path) -> Iterator[tuple[str, dict]]:
-    """Yield file:line and the object of each line."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            where = f"{path}:{number}"
-            try:
-                row = json.loads(line)
-            except ValueError as error:  # of JSON and of UTF-8
-                raise ValueError(f"{where}: not JSON: {error}") from None
-            if not isinstance(row, dict):
-                raise ValueError(f"{where}: must be a JSON object, got {type(row).__name__}")
-            yield where, row
 
 
 def _layout(row: dict, where: str) -> str:

@@ -134,11 +134,15 @@ class PackedBatches:
         }
 
     def load_state(self, state: dict) -> None:
-        """Go on where `state` was taken; `ValueError` if that was with other conversations."""
+        """Go on where `state` was taken; `ValueError` if other data or more epochs were."""
         if state["conversations"] != len(self.conversations):
             raise ValueError(
                 f"the data had {state['conversations']} conversations when the run was stopped, "
                 f"now it has {len(self.conversations)}; resume with the same files"
+            )
+        if state["epoch"] >= self.epochs:
+            raise ValueError(
+                f"the run was stopped in epoch {state['epoch'] + 1}, but epochs is {self.epochs}"
             )
         self._order_of(state["epoch"])
         self._cursor = state["cursor"]

@@ -49,16 +49,22 @@ class Engine:
         Equal prompts are read once: `request.repeat(16)` draws sixteen answers to one. More than
         `max_batch` requests are answered in turns, those with prompts of similar lengths together.
         """
+        if max_batch < 1:
+            raise ValueError(f"max_batch must be 1 or more, got {max_batch}")
         requests = list(requests)
         alike = sorted(range(len(requests)), key=lambda i: _order(requests[i]))
         found: dict[int, Completion] = {}
         for begin in range(0, len(alike), max_batch):
             batch = alike[begin : begin + max_batch]
-            generation = self.start([requests[i] for i in batch])
-            while generation.active:
-                generation.step()
-            found |= zip(batch, generation.completions(), strict=True)
+            found |= zip(batch, self._answer([requests[i] for i in batch]), strict=True)
         return [found[i] for i in range(len(requests))]
+
+    def _answer(self, requests: Sequence[Request]) -> list[Completion]:
+        # On its own, so that its cache is gone when the next batch makes one.
+        generation = self.start(requests)
+        while generation.active:
+            generation.step()
+        return generation.completions()
 
     def stream(
         self, requests: Sequence[Request], prompt_cache: PromptCache | None = None

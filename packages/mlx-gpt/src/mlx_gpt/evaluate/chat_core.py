@@ -105,10 +105,10 @@ def evaluate_gsm8k(
                 seed + number * samples,  # the same for any batch size and number of ranks
             )
         ]
-        texts = iter([completion.text for completion in engine.generate(requests)])
+        completions = iter(engine.generate(requests, batch_size))
         for number in numbers:
             reference = solution_of(problems[number])
-            correct = sum(is_correct(next(texts), reference) for _ in range(samples))
+            correct = sum(is_correct(next(completions).text, reference) for _ in range(samples))
             passed += [pass_at_k(samples, correct, k) for k in range(1, samples + 1)]
         if advance:
             advance(len(numbers))

@@ -33,8 +33,9 @@ def evaluate_core_task(
 ) -> TaskResult:
     """Return the accuracy on a task; `batch_size` rows are computed at once.
 
-    Prompts longer than the model's `sequence_len` lose their beginning. `advance` is told how many
-    questions were answered. Under `mlx.launch` ranks share the questions and all get the result.
+    Prompts longer than the model's `sequence_len` lose their beginning, where nanochat reads them
+    whole. `advance` is told how many questions were answered. Under `mlx.launch` ranks share the
+    questions and all get the result.
     """
     correct = 0
     mine = range(rank(), len(task.examples), world_size())

@@ -35,8 +35,7 @@ from mlx_gpt.evaluate.core_bundle import CoreTask, read_core_tasks
 from mlx_gpt.evaluate.gsm8k import read_problems
 from mlx_gpt.evaluate.results import TaskResult, mean_centered
 from mlx_gpt.evaluate.tasks import ChoiceTask, read_choice_tasks
-from mlx_gpt.machine import default_dtype
-from mlx_gpt.models.files import load_model, model_folder
+from mlx_gpt.loading import load
 from mlx_gpt.models.formats import Decoder
 from mlx_gpt.tokenizer import Tokenizer
 from mlx_shards import Cache, StreamConfig, TokenStream, find_shards
@@ -95,18 +94,6 @@ def evaluate_folder(folder: Path, asked: Questions) -> dict[str, Any]:
     if chat:
         found["chat"] = _section(chat)
     return found | {"seconds": round(time.perf_counter() - began, 2)}
-
-
-def load(folder: Path) -> tuple[Decoder, Tokenizer]:
-    """Return the model and the tokenizer of a folder; raise `ValueError` where they do not fit."""
-    path = model_folder(folder)
-    model, tokenizer = load_model(path, default_dtype()), Tokenizer.load(path)
-    if tokenizer.vocab_size > model.config.vocab_size:
-        raise ValueError(
-            f"{path}: the tokenizer has {tokenizer.vocab_size} tokens and the model "
-            f"{model.config.vocab_size}; they do not belong together"
-        )
-    return model, tokenizer
 
 
 def table(found: dict[str, Any]) -> str:

@@ -94,11 +94,6 @@ def is_correct(completion_text: str, reference: str) -> bool:
     return answer is not None and _value(answer) == right
 
 
-def reward(completion_text: str, reference: str) -> float:
-    """Return 1.0 for a correct completion and 0.0 for any other."""
-    return float(is_correct(completion_text, reference))
-
-
 def pass_at_k(samples: int, correct: int, k: int) -> float:
     """Return the chance that one of k samples is correct, when `correct` of `samples` are.
 

@@ -11,8 +11,8 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict]]:
     Raises `ValueError` for a line that is no JSON object, and for a file without rows.
     """
     empty = True
-    # Not splitlines(): the texts may hold characters that it takes for line ends.
-    with path.open(encoding="utf-8") as file:
+    # Bytes end lines at newlines only, and `json` takes care of UTF-8 with and without a mark.
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 empty = False
@@ -22,10 +22,10 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict]]:
         raise ValueError(f"{path}: no rows; expected one JSON object a line")
 
 
-def _row(line: str, where: str) -> dict:
+def _row(line: bytes, where: str) -> dict:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except ValueError as error:  # of JSON and of UTF-8
         raise ValueError(f"{where}: not JSON ({error})") from None
     if not isinstance(row, dict):
         raise ValueError(f"{where}: expected a JSON object, got {type(row).__name__}")

@@ -102,9 +102,9 @@ def read_events(path: Path) -> list[Json]:
 
 
 def read_object(path: Path) -> Json:
-    """Return the JSON object in a file; `ValueError` with the file where there is none."""
+    """Return the JSON object in a file, NaN as None; `ValueError` with the file for another one."""
     try:
-        value = json.loads(path.read_text("utf-8"))
+        value = json.loads(path.read_text("utf-8"), parse_constant=lambda name: None)
     except ValueError as error:
         raise ValueError(f"{path}: not JSON: {error}") from error
     if not isinstance(value, dict):

@@ -1,0 +1,1 @@
+"""What `benchmarks/gpt.py` measures, each variant in a process of its own."""

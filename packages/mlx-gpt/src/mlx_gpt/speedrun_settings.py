@@ -1,0 +1,74 @@
+"""What a speedrun is asked for: written down by the first start, the same for those after it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mlx_gpt._atomic import write_atomic
+from mlx_gpt.documents import find_files
+from mlx_trainer import dump_config, load_config
+
+QUESTIONS = ["Hello! Who are you?", "What is the capital of France?", "Tell me a story."]
+
+
+@dataclass(frozen=True)
+class SpeedrunConfig:
+    """What to learn from, and how large; no `text` at all means this Python's documentation."""
+
+    text: list[str] = field(default_factory=list)  # files and folders
+    conversations: list[str] = field(default_factory=list)  # JSON lines
+    depth: int = 4
+    vocab_size: int = 4096
+    sequence_len: int = 256
+    batch_tokens: int = 8192
+    device_batch_size: int = 32
+    steps: int | None = None  # default: once over the text
+    # nanochat's rates fall with the root of the batch. Measured with 8,192 tokens, depth 4 and 120
+    # steps: 1.83 bits per byte at twice these rates, 1.79 at four times.
+    rate_scale: float = 4.0
+    sft_epochs: int = 3
+    sft_batch_tokens: int = 2048  # rounded down to whole rows
+    core: str | None = None  # folder of multiple-choice questions
+    questions: list[str] = field(default_factory=lambda: list(QUESTIONS))
+    seed: int = 0
+
+
+def check_settings(config: SpeedrunConfig, folder: Path) -> None:
+    """Write the settings, or compare them with those that the folder was begun with.
+
+    What would stop a later stage is found here, before anything is computed.
+    """
+    file = folder / "speedrun.yaml"
+    if file.exists():
+        begun = load_config(SpeedrunConfig, file=file)
+        other = [name for name, value in vars(config).items() if value != getattr(begun, name)]
+        if other:
+            raise ValueError(
+                f"{folder} was begun with another {', '.join(other)} ({file}); give the same "
+                "settings to go on, or another --output"
+            )
+        return
+    check_files(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty and no speedrun; choose another --output")
+    write_text(file, dump_config(config))
+
+
+def check_files(config: SpeedrunConfig) -> None:
+    """Raise an error where batch, texts, conversations or questions cannot be used."""
+    from mlx_gpt.data import read_mixture
+    from mlx_gpt.evaluate.core_bundle import read_core_tasks
+    from mlx_gpt.pretrain import micro_batches
+
+    micro_batches(config.batch_tokens, config.device_batch_size, config.sequence_len)
+    find_files(config.text)
+    if config.conversations and len(read_mixture(config.conversations)) < 2:
+        raise ValueError(f"{config.conversations[0]}: one conversation; one trains, one validates")
+    if config.core:
+        read_core_tasks(Path(config.core))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file in one step."""
+    # A question may have come from a terminal whose text is not UTF-8.
+    write_atomic(path, lambda temporary: temporary.write_text(text, "utf-8", errors="replace"))

@@ -1,0 +1,39 @@
+"""Errors of all commands are one line that says what to do, and an exit code."""
+
+import pytest
+
+from mlx_gpt.cli import main
+
+
+def fails(capsys, *arguments):
+    """Run the command line; return its exit code and the last line of stderr."""
+    with pytest.raises(SystemExit) as stopped:
+        main([str(each) for each in arguments])
+    return stopped.value.code, capsys.readouterr().err.rstrip("\n").split("\n")[-1]
+
+
+def test_a_folder_that_cannot_be_made_is_known_before_the_work(capsys, tmp_path):
+    (tmp_path / "text.txt").write_text("word " * 100)
+    output = tmp_path / "text.txt" / "tokenizer"
+    code, line = fails(
+        capsys, "tokenizer", "train", tmp_path / "text.txt", "--output", output,
+        "--vocab-size", 10,  # refused too, but later
+    )  # fmt: skip
+    assert (code, line) == (1, f"Error: {output}: Not a directory")
+
+
+@pytest.mark.parametrize("command", ["sample", "chat"])
+def test_a_file_is_no_model_folder(capsys, tmp_path, command):
+    (tmp_path / "model").touch()
+    code, line = fails(capsys, command, "--model", tmp_path / "model")
+    assert code == 2
+    assert f"Directory '{tmp_path / 'model'}' is a file" in line
+
+
+def test_prompts_that_are_not_text_are_refused(capsys, tmp_path):
+    (tmp_path / "prompts").write_bytes(b"\xff\xfe\n")
+    code, line = fails(
+        capsys, "sample", "--model", tmp_path, "--prompts-file", tmp_path / "prompts"
+    )
+    assert code == 1
+    assert line.startswith(f"Error: {tmp_path / 'prompts'}: not UTF-8 text: ")

@@ -1,0 +1,59 @@
+"""Run folders belong to one process, and are replaced only when asked for."""
+
+import pytest
+
+from mlx_gpt.runs import locked, opened, paths_explained
+
+
+def begin(folder, resume=False, overwrite=False):
+    with opened(folder, {"depth": 2}, resume, overwrite) as run:
+        assert run.path == folder
+
+
+def test_a_run_is_made_and_opened_again_and_replaced_only_when_asked_for(tmp_path):
+    run = tmp_path / "run"
+    begin(run)
+    run.joinpath("mine").touch()
+    begin(run, resume=True)
+    with pytest.raises(FileExistsError, match="--resume continues it, --overwrite replaces it"):
+        begin(run)
+    assert run.joinpath("mine").exists()
+    begin(run, overwrite=True)
+    assert not run.joinpath("mine").exists()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_that_is_no_run_is_left_alone(tmp_path, overwrite):
+    (tmp_path / "holiday.jpg").touch()
+    with pytest.raises(OSError, match=r"is not empty, and no run|is not a run"):
+        begin(tmp_path, overwrite=overwrite)
+    assert [each.name for each in tmp_path.iterdir()] == ["holiday.jpg"]
+
+
+@pytest.mark.parametrize("how", [{}, {"resume": True}, {"overwrite": True}])
+def test_a_folder_in_which_another_process_trains_is_refused(tmp_path, how):
+    begin(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text("half a li")
+    with locked(tmp_path), pytest.raises(BlockingIOError, match="another process is training in"):
+        begin(tmp_path, **how)
+    assert (tmp_path / "metrics.jsonl").read_text() == "half a li"
+
+
+def test_a_replaced_folder_is_locked_too(tmp_path):
+    begin(tmp_path / "run")
+    with opened(tmp_path / "run", {}, False, True), pytest.raises(BlockingIOError):
+        begin(tmp_path / "run", resume=True)
+    begin(tmp_path / "run", resume=True)
+
+
+def test_a_resumed_run_says_where_its_paths_begin(tmp_path):
+    missing = FileNotFoundError("no tokenizer")
+    with pytest.raises(FileNotFoundError) as error, paths_explained(tmp_path, resume=True):
+        raise missing
+    assert str(error.value) == (
+        f"no tokenizer; paths in {tmp_path / 'config.yaml'} begin where the run was started: "
+        "resume it from there, or change them"
+    )
+    with pytest.raises(FileNotFoundError) as error, paths_explained(tmp_path, resume=False):
+        raise missing
+    assert str(error.value) == "no tokenizer"
