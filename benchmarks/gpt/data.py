@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from gpt.settings import Settings
-from mlx_gpt.pretrain import DataConfig, ModelConfig, PretrainConfig, TrainingConfig, streams
+from mlx_gpt.pretrain import streams
+from mlx_gpt.pretrain_config import DataConfig, ModelConfig, PretrainConfig, TrainingConfig
 from mlx_gpt.tokenizer import Tokenizer
 from mlx_shards import TokenStream, local_shards, split_last
 

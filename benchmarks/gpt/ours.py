@@ -13,7 +13,8 @@ from mlx_gpt.losses import token_losses
 from mlx_gpt.machine import prepare_machine, step_threads
 from mlx_gpt.models.nanochat import Nanochat, NanochatConfig
 from mlx_gpt.plan import make_plan
-from mlx_gpt.pretrain import TrainingConfig, build_step
+from mlx_gpt.pretrain import build_step
+from mlx_gpt.pretrain_config import TrainingConfig
 from mlx_gpt.tokenizer import Tokenizer
 from mlx_trainer import TrainStep
 

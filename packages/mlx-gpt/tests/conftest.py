@@ -1,5 +1,7 @@
 """A tiny tokenizer and a tiny model, the same for all tests."""
 
+from collections.abc import Iterator
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -15,6 +17,26 @@ SENTENCES = [
     "She said: it's late, we'll go home; they've gone already!",
     "Ein Zug fährt über die Brücke, 東京 was far away.",
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def uncompiled() -> Iterator[None]:
+    """Compile nothing, here and in processes begun by tests: a kernel takes a CPU a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLX_DISABLE_COMPILE", "1")
+        mx.disable_compile()
+        yield
+    mx.enable_compile()
+
+
+@pytest.fixture
+def compiled(uncompiled: None) -> Iterator[None]:
+    """Compile all the same: what is compiled must be what was written."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLX_DISABLE_COMPILE")
+        mx.enable_compile()
+        yield
+    mx.disable_compile()
 
 
 @pytest.fixture(scope="session")

@@ -163,7 +163,7 @@ def peak_bytes(function, *arrays: mx.array) -> int:
 
 
 @pytest.mark.parametrize("wrap", [lambda function: function, mx.compile], ids=["eager", "compiled"])
-def test_the_logits_of_all_tokens_never_exist_at_once(monkeypatch, wrap):
+def test_the_logits_of_all_tokens_never_exist_at_once(monkeypatch, compiled, wrap):
     tokens, vocabulary = 1024, 4096
     random = np.random.default_rng(0)
     hidden = mx.array(random.normal(size=(2, tokens // 2, DIMS)).astype(np.float32))

@@ -17,15 +17,13 @@ from mlx.utils import tree_flatten
 from mlx_gpt import pretrain as pretraining
 from mlx_gpt.cli import main
 from mlx_gpt.models.files import load_model
-from mlx_gpt.pretrain import (
+from mlx_gpt.pretrain import build, micro_batches, pretrain
+from mlx_gpt.pretrain_config import (
     DataConfig,
     ModelConfig,
     PretrainConfig,
     ReportConfig,
     TrainingConfig,
-    build,
-    micro_batches,
-    pretrain,
 )
 from mlx_shards import write_shards
 from mlx_trainer import Checkpoints, RunFolder
@@ -33,9 +31,6 @@ from mlx_trainer import Checkpoints, RunFolder
 SMALL = ["--depth", "2", "--sequence-len", "32", "--device-batch-size", "4",
          "--batch-tokens", "256", "--threads", "1", "--set", "model.width_per_layer=16",
          "--set", "model.head_dim=16", "--set", "training.rate_scale=8"]  # fmt: skip
-
-# Where the maths is not the point: MLX then compiles no kernels, which takes a second each.
-UNCOMPILED = os.environ | {"MLX_DISABLE_COMPILE": "1"}
 
 
 @pytest.fixture(scope="session")
@@ -110,7 +105,7 @@ def test_the_command_lowers_the_loss_and_the_same_seed_gives_the_same_losses(dat
     assert "The opposite of hot is |" in done.stderr
 
 
-def test_resume_goes_on_bit_for_bit(config, tmp_path):
+def test_resume_goes_on_bit_for_bit(config, compiled, tmp_path):
     whole, events = run_in_process(config, tmp_path / "whole")
     run_in_process(config, tmp_path / "cut", stop_after=5)
     resumed, later = run_in_process(config, tmp_path / "cut", resume=True)
@@ -192,9 +187,7 @@ def test_two_processes_equal_one_on_the_same_global_batches(data, tmp_path):
     ):
         made = command(data, tmp_path / name, *steps)
         made[made.index("--device-batch-size") + 1] = rows
-        kernels = tmp_path / f"kernels{len(processes)}"
-        kernels.mkdir()
-        variables = os.environ | environment | {"TMPDIR": str(kernels)}
+        variables = os.environ | environment
         processes.append(subprocess.Popen(made, env=variables, stderr=subprocess.PIPE, text=True))
     outputs = [process.communicate(timeout=300)[1] for process in processes]
     if any("[ring]" in each for each in outputs):
@@ -273,7 +266,7 @@ def test_a_full_disk_is_named_and_leaves_no_half_of_a_model(data, tmp_path):
     made = command(data, tmp_path / "run", "--steps", "1", "--evaluate-every", "0")
     # A limit on the size of files stands for the disk.
     limited = ["sh", "-c", 'ulimit -f 60; exec "$@"', "sh", *made]
-    done = subprocess.run(limited, env=UNCOMPILED, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(limited, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1, done.stderr
     assert "Error: a file could not be written: is the disk full? ([write]" in done.stderr
     assert "Traceback" not in done.stderr

@@ -10,7 +10,8 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlx_gpt import pretrain, rl, sft
+from mlx_gpt import pretrain_config as pretrain
+from mlx_gpt import rl, sft
 from mlx_gpt.commands.report import report as command
 from mlx_gpt.plan import make_plan
 from mlx_gpt.report_card import curves, make_report, numbers, write_report_card

@@ -171,7 +171,7 @@ def test_the_reward_rises(config, tmp_path):
     assert load_model(tmp_path / "run" / "model")
 
 
-def test_rounds_resumed_after_a_kill_equal_those_of_a_whole_run(config, tmp_path):
+def test_rounds_resumed_after_a_kill_equal_those_of_a_whole_run(config, compiled, tmp_path):
     whole, events = run(config, tmp_path / "whole")
     assert of("update", events, "updates") == [1, 2, 3, 4]
     run(config, tmp_path / "cut", stop_after=3)

@@ -115,7 +115,7 @@ def arrays(tree):
     return dict(tree_flatten(tree))
 
 
-def test_it_learns_the_answers_and_leaves_a_model(config, tmp_path):
+def test_it_learns_the_answers_and_leaves_a_model(config, compiled, tmp_path):
     training = replace(config.training, epochs=6, rate_scale=40.0)
     job, events = run(replace(config, training=training), tmp_path / "run")
     losses = of("evaluate", events, "loss")

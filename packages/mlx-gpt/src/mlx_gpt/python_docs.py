@@ -6,7 +6,7 @@ makes a conversation, which asks what it does.
 
 import ast
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from inspect import cleandoc
 from pathlib import Path
@@ -32,15 +32,15 @@ class Documented:
     text: str
 
 
-def documents(library: Path | None = None) -> list[str]:
-    """Return the docstrings as texts, each under its name, in the order of the files."""
-    return [f"{each.name}{each.signature}\n\n{each.text}" for each in documented(library)]
+def documents(found: Iterable[Documented]) -> list[str]:
+    """Return the docstrings as texts, each under its name."""
+    return [f"{each.name}{each.signature}\n\n{each.text}" for each in found]
 
 
-def conversations(library: Path | None = None) -> list[dict]:
-    """Return a question and its answer for each documented function and class."""
-    found = []
-    for number, each in enumerate(documented(library)):
+def conversations(found: Iterable[Documented]) -> list[dict]:
+    """Return a question and its answer for each function and class."""
+    rows = []
+    for number, each in enumerate(found):
         answer = each.text.split("\n\n")[0]
         if not each.signature or len(answer) > _LONGEST_ANSWER:
             continue
@@ -49,8 +49,8 @@ def conversations(library: Path | None = None) -> list[dict]:
             {"role": "user", "content": question},
             {"role": "assistant", "content": " ".join(answer.split())},
         ]
-        found.append({"messages": messages})
-    return found
+        rows.append({"messages": messages})
+    return rows
 
 
 def documented(library: Path | None = None) -> Iterator[Documented]:

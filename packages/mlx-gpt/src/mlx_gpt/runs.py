@@ -10,7 +10,8 @@ from typing import TypeVar
 
 from mlx_gpt.display import Display
 from mlx_gpt.machine import prepare_machine, step_threads
-from mlx_gpt.pretrain import PretrainConfig, build, pretrain
+from mlx_gpt.pretrain import build, pretrain
+from mlx_gpt.pretrain_config import PretrainConfig
 from mlx_trainer import RunFolder, load_config, rank, wait_for_all
 
 T = TypeVar("T")

@@ -66,10 +66,11 @@ def prepare_text(config: SpeedrunConfig, folder: Path, say: Say) -> None:
     if config.text:
         texts = list(read_files(find_files(config.text)))
     else:
-        from mlx_gpt.python_docs import conversations, documents
+        from mlx_gpt.python_docs import conversations, documented, documents
 
-        texts = documents()
-        write_lines(folder / "conversations.jsonl", conversations())
+        found = list(documented())
+        texts = documents(found)
+        write_lines(folder / "conversations.jsonl", conversations(found))
     random.Random(config.seed).shuffle(texts)
     size = sum(map(len, texts))
     group = max(1, min(64, len(texts) // (2 * _SHARDS)))
@@ -102,7 +103,7 @@ def train_tokenizer(config: SpeedrunConfig, folder: Path, say: Say) -> None:
 
 def pretrain_base(config: SpeedrunConfig, folder: Path, say: Say) -> None:
     """Train the base model."""
-    from mlx_gpt.pretrain import (
+    from mlx_gpt.pretrain_config import (
         DataConfig,
         ModelConfig,
         PretrainConfig,

@@ -6,8 +6,13 @@ import click
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
+EPILOG = """\b
+  mlx-gpt sample --model runs/d12 --prompt "Once upon a time" --temperature 0.8
+  mlx-gpt sample --model runs/d12 --prompts-file prompts.txt -n 4 --seed 1 --json
+"""
 
-@click.command()
+
+@click.command(epilog=EPILOG)
 @click.option("--model", "folder", required=True, type=FOLDER, help="Model or run folder.")
 @click.option("--prompt", default="", help="Text to continue; - reads stdin.  [default: nothing]")
 @click.option("--prompts-file", type=click.Path(exists=True, dir_okay=False, path_type=Path),

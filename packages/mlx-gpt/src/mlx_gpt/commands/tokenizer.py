@@ -34,12 +34,18 @@ class Count(click.ParamType):
         return number
 
 
+TRAIN_EPILOG = """\b
+  mlx-gpt tokenizer train shards/ --output tokenizer/
+  mlx-gpt tokenizer train 'books/*.txt' --output tokenizer/ --vocab-size 4096
+"""
+
+
 @click.group()
 def tokenizer() -> None:
     """Train a tokenizer, see how well it compresses, look at what it makes of a text."""
 
 
-@tokenizer.command()
+@tokenizer.command(epilog=TRAIN_EPILOG)
 @click.argument("shards", nargs=-1, required=True)
 @click.option("--output", "-o", required=True, type=_FOLDER, help="Where tokenizer.json goes.")
 @click.option("--vocab-size", default=32768, show_default=True, type=click.IntRange(1),

@@ -112,7 +112,8 @@ def train(output: Path | None, config: str | None, overrides: tuple[str, ...], r
     for name in ("data", "tokenizer"):
         if not (options[name] or resume or config):
             raise click.UsageError(f"Missing option '--{name}'.")
-    from mlx_gpt.pretrain import PretrainConfig, plan_of
+    from mlx_gpt.pretrain import plan_of
+    from mlx_gpt.pretrain_config import PretrainConfig
     from mlx_gpt.runs import resolve, run_pretraining
 
     chosen = resolve(PretrainConfig, flags, config, overrides, output, resume)
