@@ -1,9 +1,11 @@
 """The command group, and the one place where errors become one line and an exit code."""
 
 import sys
+from typing import NoReturn
 
 import click
 
+from mlx_kaggle._exits import run
 from mlx_kaggle.commands.demo import demo
 from mlx_kaggle.commands.evaluate import evaluate
 from mlx_kaggle.commands.info import info
@@ -36,29 +38,13 @@ for command in (demo, train, predict, evaluate, info):
     cli.add_command(command)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line; exit 0 when done, 2 for wrong usage, 1 for a failure."""
     given = sys.argv[1:] if arguments is None else arguments
-    debug = "--debug" in given
-    try:
-        status = cli.main([each for each in given if each != "--debug"], standalone_mode=False)
-        sys.exit(status if isinstance(status, int) else 0)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("Interrupted. A training run continues with --resume.", err=True)
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(1)
-    except Exception as error:
-        if debug:
-            raise
-        click.echo(f"Error: {_one_line(error)}", err=True)
-        sys.exit(1)
+    run(cli, given, _in_words, "Interrupted. A training run continues with --resume.")
 
 
-def _one_line(error: Exception) -> str:
+def _in_words(error: Exception) -> str:
     if isinstance(error, ImportError) and "libmlx" in str(error):
         return NO_BACKEND
     if isinstance(error, ValueError | OSError):
@@ -67,7 +53,7 @@ def _one_line(error: Exception) -> str:
         text = str(error.args[0])
     else:
         text = f"{type(error).__name__}: {error} (this looks like a defect; --debug shows where)"
-    return " ".join(text.split())
+    return text
 
 
 if __name__ == "__main__":

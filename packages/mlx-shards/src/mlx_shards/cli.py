@@ -5,8 +5,11 @@ Results go to standard output, progress to standard error: bars on a terminal, l
 
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import click
+
+from mlx_shards._exits import run
 
 _NUMBERS = "Numbers of the shards of a template: 0-7, or 0,3,6542."
 _WHERE = (
@@ -170,35 +173,19 @@ def stats(source: Path, column: str, as_json: bool) -> None:
     )
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line; exit 0 when done, 2 for wrong usage, 1 for a failure."""
     given = sys.argv[1:] if arguments is None else arguments
-    debug = "--debug" in given
-    try:
-        status = cli.main([each for each in given if each != "--debug"], standalone_mode=False)
-        sys.exit(status if isinstance(status, int) else 0)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("Interrupted. A download goes on where it was when repeated.", err=True)
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(1)
-    except Exception as error:
-        if debug:
-            raise
-        click.echo(f"Error: {_one_line(error)}", err=True)
-        sys.exit(1)
+    run(cli, given, _in_words, "Interrupted. A download goes on where it was when repeated.")
 
 
-def _one_line(error: Exception) -> str:
+def _in_words(error: Exception) -> str:
     from mlx_shards.errors import ShardError
 
     text = str(error)
     if not isinstance(error, ShardError | ValueError | OSError | ImportError):
         text = f"{type(error).__name__}: {error} (this looks like a defect; --debug shows where)"
-    return " ".join(text.split())
+    return text
 
 
 if __name__ == "__main__":

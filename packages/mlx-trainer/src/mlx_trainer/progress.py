@@ -52,7 +52,7 @@ class Progress:
     def advance(self, amount: int = 1, **values: float) -> None:
         """Count `amount` units more as done and show the newest `values`, such as `loss=0.3`."""
         self.completed += amount
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        shown = "  ".join(f"{name} {_short(value)}" for name, value in values.items())
         if self._bar:
             shown = f"{self._rate():.3g}/s  {shown}"
             self._bar.update(self._task, advance=amount, values=shown)
@@ -70,6 +70,10 @@ class Progress:
         left = f"  {(self.total - self.completed) / rate:.0f} s left" if rate else ""
         line = f"{self.description} {self.completed}/{self.total}  {rate:.3g}/s{left}  {shown}"
         print(line.strip(), file=self.stream, flush=True)
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e12 else f"{value:.4g}"
 
 
 def _rich_bar(stream: TextIO):

@@ -46,9 +46,8 @@ class RunFolder:
             run._check_is_run()
             shutil.rmtree(run.path)
         run.path.mkdir(parents=True, exist_ok=True)
-        environment = json.dumps(describe_environment(), indent=2) + "\n"
-        run._write("env.json", environment)
-        run._write("config.yaml", dump_config(config))
+        run._write("config.yaml", dump_config(config))  # first: it is what makes a folder a run
+        run._write("env.json", json.dumps(describe_environment(), indent=2) + "\n")
         return run
 
     @classmethod
