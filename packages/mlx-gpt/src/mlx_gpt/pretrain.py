@@ -171,8 +171,10 @@ def loss_fn(model, batch: dict[str, mx.array]) -> tuple[mx.array, mx.array]:
     return loss, (targets != IGNORE).sum()
 
 
-def streams(config: PretrainConfig, tokenizer: Tokenizer) -> tuple[TokenStream, TokenStream]:
-    """Return the training and the validation data of this rank."""
+def streams(
+    config: PretrainConfig, tokenizer: Tokenizer, epochs: int | None = None
+) -> tuple[TokenStream, TokenStream]:
+    """Return the training and the validation data of this rank; training ends after `epochs`."""
     data, rows = config.data, config.training.device_batch_size
     shards = find_shards(data.train, data.numbers)
     held: list[Shard] = find_shards(data.valid) if data.valid else []
@@ -191,10 +193,14 @@ def streams(config: PretrainConfig, tokenizer: Tokenizer) -> tuple[TokenStream, 
         rows,
         tokenizer.bos_id,
         buffer_size=data.buffer_size,
+        oversize=data.oversize,
         seed=config.training.seed,
+        epochs=epochs,
         column=data.column,
     )
-    for_validation = replace(for_training, shuffle=False, epochs=1, last_batch="pad")
+    for_validation = replace(
+        for_training, oversize="crop", shuffle=False, epochs=1, last_batch="pad"
+    )
     train, valid = (
         TokenStream(
             each, tokenizer.encode_batch, chosen, cache=cache,

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from mlx_gpt import pretrain_config as base
 from mlx_gpt.compression import measure, report
 from mlx_gpt.display import duration, printable
 from mlx_gpt.documents import find_files, read_files
@@ -28,7 +29,7 @@ from mlx_gpt.tokenizer import Tokenizer
 from mlx_shards import local_shards, write_shards
 from mlx_trainer import RunFolder, world_size
 
-# The last of about so many shards validates: 5 % of the text.
+# The last of so many shards validates: 5 % of the text.
 _SHARDS = 20
 _HELD_CONVERSATIONS = 20  # one of so many
 
@@ -73,8 +74,8 @@ def prepare_text(config: SpeedrunConfig, folder: Path, say: Say) -> None:
         write_lines(folder / "conversations.jsonl", conversations(found))
     random.Random(config.seed).shuffle(texts)
     size = sum(map(len, texts))
-    group = max(1, min(64, len(texts) // (2 * _SHARDS)))
-    made = write_shards(texts, folder / "data", max(1, size // _SHARDS), group)
+    # A shard ends with its first group of documents, so that the last one is as large as others.
+    made = write_shards(texts, folder / "data", 1, group=math.ceil(len(texts) / _SHARDS))
     if len(made) < 2:
         shutil.rmtree(folder / "data")
         raise ValueError(
@@ -103,37 +104,41 @@ def train_tokenizer(config: SpeedrunConfig, folder: Path, say: Say) -> None:
 
 def pretrain_base(config: SpeedrunConfig, folder: Path, say: Say) -> None:
     """Train the base model."""
-    from mlx_gpt.pretrain_config import (
-        DataConfig,
-        ModelConfig,
-        PretrainConfig,
-        ReportConfig,
-        TrainingConfig,
-    )
     from mlx_gpt.runs import run_pretraining
 
-    steps = config.steps or steps_for_one_epoch(config, folder)
-    settings = PretrainConfig(
-        DataConfig(str(folder / "data"), str(folder / "tokenizer")),
-        ModelConfig(config.depth, config.sequence_len),
-        TrainingConfig(
+    steps = config.steps or steps_of_one_epoch(config, folder)
+    settings = base.PretrainConfig(
+        data_config(folder),
+        base.ModelConfig(config.depth, config.sequence_len),
+        base.TrainingConfig(
             steps,
             batch_tokens=config.batch_tokens,
             device_batch_size=config.device_batch_size,
             rate_scale=config.rate_scale,
             seed=config.seed,
         ),
-        ReportConfig(max(1, steps // 8), sample_every=max(1, steps // 2), checkpoint_seconds=60.0),
+        base.ReportConfig(
+            max(1, steps // 8), sample_every=max(1, steps // 2), checkpoint_seconds=60.0
+        ),
     )
     run_stage(folder / "pretrain", settings, run_pretraining)
 
 
-def steps_for_one_epoch(config: SpeedrunConfig, folder: Path) -> int:
-    """Return how many updates the training text has tokens for."""
-    tokenizer = Tokenizer.load(folder / "tokenizer")
-    texts = read_files(local_shards(folder / "data")[:-1])
-    tokens = sum(map(len, tokenizer.encode_batch(list(texts))))
-    return max(1, tokens // config.batch_tokens)
+def data_config(folder: Path) -> base.DataConfig:
+    """Return the training data; rows are short, so long documents are split, not cropped."""
+    return base.DataConfig(str(folder / "data"), str(folder / "tokenizer"), oversize="split")
+
+
+def steps_of_one_epoch(config: SpeedrunConfig, folder: Path) -> int:
+    """Return how many updates use each document once: small texts are soon known by heart."""
+    from mlx_gpt.pretrain import streams
+
+    training = base.TrainingConfig(device_batch_size=config.device_batch_size, seed=config.seed)
+    model = base.ModelConfig(config.depth, config.sequence_len)
+    settings = base.PretrainConfig(data_config(folder), model, training)
+    train, _ = streams(settings, Tokenizer.load(folder / "tokenizer"), epochs=1)
+    rows = sum(batch.rows for batch in train)
+    return max(1, rows * config.sequence_len // config.batch_tokens)
 
 
 def fine_tune(config: SpeedrunConfig, folder: Path, say: Say) -> None:
