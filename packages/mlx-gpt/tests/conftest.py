@@ -1,5 +1,6 @@
 """A tiny tokenizer and a tiny model, the same for all tests."""
 
+import signal
 from collections.abc import Iterator
 
 import mlx.core as mx
@@ -17,6 +18,12 @@ SENTENCES = [
     "She said: it's late, we'll go home; they've gone already!",
     "Ein Zug fährt über die Brücke, 東京 was far away.",
 ]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """Take SIGINT as in a foreground shell: one that starts tests in the background ignores it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="module", autouse=True)
