@@ -1,7 +1,12 @@
 """A tiny tokenizer and a tiny model, the same for all tests."""
 
+import json
+import os
 import signal
-from collections.abc import Iterator
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -76,3 +81,44 @@ def tiny_model(tokenizer: Tokenizer) -> Nanochat:
     )
     mx.eval(model.parameters())
     return model
+
+
+@pytest.fixture
+def alone_and_in_a_ring(tmp_path: Path) -> Callable[[Callable[[Path, int], list]], list[str]]:
+    """Give a function that starts a command for one process in one/, and for two in two/.
+
+    `command(folder, processes)` returns it; what each process wrote to stderr comes back.
+    """
+
+    def run(command: Callable[[Path, int], list]) -> list[str]:
+        hosts = tmp_path / "hosts.json"
+        hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in free_ports(2)]))
+        # What `mlx.launch -n 2 --backend ring` does, with ports that are free.
+        ring = [{"MLX_HOSTFILE": str(hosts), "MLX_RANK": rank} for rank in ("0", "1")]
+        started = []
+        for name, processes, environment in (("one", 1, {}), *(("two", 2, each) for each in ring)):
+            made = [*map(str, command(tmp_path / name, processes))]
+            variables = os.environ | environment
+            started.append(subprocess.Popen(made, env=variables, stderr=subprocess.PIPE, text=True))
+        try:
+            outputs = [process.communicate(timeout=300)[1] for process in started]
+        finally:
+            for process in started:
+                process.kill()
+        if any("[ring]" in each for each in outputs):
+            pytest.skip(f"the ring cannot start here: {outputs}")
+        assert [process.returncode for process in started] == [0, 0, 0], outputs
+        return outputs
+
+    return run
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports of this machine that nobody listens on."""
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports

@@ -1,9 +1,7 @@
 """Pretraining: it learns, it is deterministic, it resumes bit for bit, processes share a batch."""
 
 import json
-import os
 import signal
-import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -169,30 +167,13 @@ def test_an_interrupted_run_saves_between_two_updates(data, tmp_path):
     assert load_model(tmp_path / "run" / "model").config.n_layer == 2
 
 
-def test_two_processes_equal_one_on_the_same_global_batches(data, tmp_path):
-    ports = [socket.socket() for _ in range(2)]
-    for each in ports:
-        each.bind(("127.0.0.1", 0))
-    hosts = [[f"127.0.0.1:{each.getsockname()[1]}"] for each in ports]
-    for each in ports:
-        each.close()
-    (tmp_path / "hosts.json").write_text(json.dumps(hosts))
-    ring = {"MLX_HOSTFILE": str(tmp_path / "hosts.json")}
-    steps = ["--steps", "6", "--evaluate-every", "3"]
-    processes = []
-    for name, rows, environment in (
-        ("one", "8", {}),
-        ("two", "4", {**ring, "MLX_RANK": "0"}),
-        ("two", "4", {**ring, "MLX_RANK": "1"}),
-    ):
-        made = command(data, tmp_path / name, *steps)
-        made[made.index("--device-batch-size") + 1] = rows
-        variables = os.environ | environment
-        processes.append(subprocess.Popen(made, env=variables, stderr=subprocess.PIPE, text=True))
-    outputs = [process.communicate(timeout=300)[1] for process in processes]
-    if any("[ring]" in each for each in outputs):
-        pytest.skip(f"the ring cannot start here: {outputs}")
-    assert [process.returncode for process in processes] == [0, 0, 0], outputs
+def test_two_processes_equal_one_on_the_same_global_batches(data, tmp_path, alone_and_in_a_ring):
+    def made(output, processes):
+        arguments = command(data, output, "--steps", "6", "--evaluate-every", "3")
+        arguments[arguments.index("--device-batch-size") + 1] = 8 // processes
+        return arguments
+
+    alone_and_in_a_ring(made)
     alone, shared = (RunFolder.open(tmp_path / name).metrics() for name in ("one", "two"))
     np.testing.assert_allclose(losses(shared), losses(alone), rtol=1e-5)
     np.testing.assert_allclose(bits(shared), bits(alone), rtol=1e-5)

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -319,28 +318,8 @@ with opened(Path(folder), config, False, False) as run, Display(run) as display:
 """
 
 
-def test_two_processes_that_share_the_questions_equal_one(base, tmp_path):
-    ports = [socket.socket() for _ in range(2)]
-    for each in ports:
-        each.bind(("127.0.0.1", 0))
-    hosts = [[f"127.0.0.1:{each.getsockname()[1]}"] for each in ports]
-    for each in ports:
-        each.close()
-    (tmp_path / "hosts.json").write_text(json.dumps(hosts))
-    ring = {"MLX_HOSTFILE": str(tmp_path / "hosts.json")}
-    processes = []
-    for name, environment in (
-        ("one", {}),
-        ("two", {**ring, "MLX_RANK": "0"}),
-        ("two", {**ring, "MLX_RANK": "1"}),
-    ):
-        made = [sys.executable, "-c", RING, base, str(tmp_path / name)]
-        variables = os.environ | environment | {"MLX_DISABLE_COMPILE": "1"}
-        processes.append(subprocess.Popen(made, env=variables, stderr=subprocess.PIPE, text=True))
-    outputs = [process.communicate(timeout=300)[1] for process in processes]
-    if any("[ring]" in each for each in outputs):
-        pytest.skip(f"the ring cannot start here: {outputs}")
-    assert [process.returncode for process in processes] == [0, 0, 0], outputs
+def test_two_processes_that_share_the_questions_equal_one(base, tmp_path, alone_and_in_a_ring):
+    alone_and_in_a_ring(lambda output, processes: [sys.executable, "-c", RING, base, output])
     alone, together = (RunFolder.open(tmp_path / name).metrics() for name in ("one", "two"))
     for kind, name in (("update", "loss"), ("update", "reward"), ("evaluate", "pass@2")):
         ours, theirs = of(kind, together, name), of(kind, alone, name)

@@ -1,11 +1,8 @@
 """Supervised fine-tuning: it learns answers only, never divides by 0, and resumes bit for bit."""
 
 import json
-import os
 import shutil
 import signal
-import socket
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -338,30 +335,14 @@ def command(*arguments):
     return [sys.executable, "-c", start, *map(str, arguments)]
 
 
-def test_two_processes_equal_one_on_the_same_global_batches(config, tmp_path):
-    ports = [socket.socket() for _ in range(2)]
-    for each in ports:
-        each.bind(("127.0.0.1", 0))
-    hosts = [[f"127.0.0.1:{each.getsockname()[1]}"] for each in ports]
-    for each in ports:
-        each.close()
-    (tmp_path / "hosts.json").write_text(json.dumps(hosts))
-    ring = {"MLX_HOSTFILE": str(tmp_path / "hosts.json")}
+def test_two_processes_equal_one_on_the_same_global_batches(config, tmp_path, alone_and_in_a_ring):
     shared = ["--model", config.model, "--data", config.data.train[0], "--batch-tokens", 256,
               "--valid", config.data.valid[0], "--threads", 1]  # fmt: skip
-    processes = []
-    for name, rows, environment in (
-        ("one", 2, {}),
-        ("two", 1, {**ring, "MLX_RANK": "0"}),
-        ("two", 1, {**ring, "MLX_RANK": "1"}),
-    ):
-        made = command(*shared, "--device-batch-size", rows, "--output", tmp_path / name)
-        variables = os.environ | environment | {"MLX_DISABLE_COMPILE": "1"}
-        processes.append(subprocess.Popen(made, env=variables, stderr=subprocess.PIPE, text=True))
-    outputs = [process.communicate(timeout=300)[1] for process in processes]
-    if any("[ring]" in each for each in outputs):
-        pytest.skip(f"the ring cannot start here: {outputs}")
-    assert [process.returncode for process in processes] == [0, 0, 0], outputs
+
+    def made(output, processes):
+        return command(*shared, "--device-batch-size", 2 // processes, "--output", output)
+
+    outputs = alone_and_in_a_ring(made)
     alone, together = (RunFolder.open(tmp_path / name).metrics() for name in ("one", "two"))
     for kind, name in (("update", "loss"), ("evaluate", "loss"), ("evaluate", "bits_per_byte")):
         ours, theirs = of(kind, together, name), of(kind, alone, name)
