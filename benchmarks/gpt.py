@@ -8,7 +8,7 @@ others are clones of karpathy/nanochat and zhubert/mlxchat, without which these 
 code runs as it is, each implementation in a process of its own, in turns. Parts: `training` of
 depth 4 on the same batches, nanochat and ours from the same first weights; `decode`; `update`, of
 the size for which mlxchat's time was first measured. Results are kept in `docs/benchmarks/gpt.json`
-part by part; `gpt.md` and the plot are written from all of them. Planned for 15 minutes on 2 cores.
+part by part; `gpt.md` and the plot are written from all of them. About 20 minutes on 2 cores.
 `--quick` tests the benchmark itself, and keeps nothing.
 """
 
