@@ -7,11 +7,13 @@ import sys
 
 import pytest
 
+from mlx_gpt.documents import read_files
 from mlx_gpt.engine import Engine, Request, Sampling
 from mlx_gpt.models.files import load_model, model_folder
-from mlx_gpt.speedrun import prepare_text, speedrun
+from mlx_gpt.speedrun import prepare_text, speedrun, steps_of_one_epoch
 from mlx_gpt.speedrun_settings import SpeedrunConfig
 from mlx_gpt.tokenizer import Tokenizer
+from mlx_shards import local_shards
 from mlx_trainer import RunFolder
 
 # Rows of 48 tokens do not divide the batch of fine-tuning, 2048.
@@ -124,3 +126,22 @@ def test_shards_that_a_kill_cut_off_are_made_again(sources, tmp_path):
     shards[-1].unlink()
     prepare_text(asked(sources), tmp_path, print)
     assert [shard.read_bytes() for shard in sorted((tmp_path / "data").iterdir())] == before
+
+
+def test_an_epoch_reads_long_documents_to_their_end_and_a_twentieth_is_held_out(
+    tmp_path, texts, tokenizer
+):
+    documents = [" ".join(texts[i : i + 6]) for i in range(0, 240, 6)]  # each many rows long
+    rows = "".join(json.dumps({"text": text}) + "\n" for text in documents)
+    (tmp_path / "long.jsonl").write_text(rows)
+    config = SpeedrunConfig(
+        [str(tmp_path / "long.jsonl")], sequence_len=32, batch_tokens=128, device_batch_size=4
+    )
+    prepare_text(config, tmp_path, print)
+    held = local_shards(tmp_path / "data")[-1]
+    assert len(list(read_files([held]))) == 2  # of 40
+    tokenizer.save(tmp_path / "tokenizer")
+    read = steps_of_one_epoch(config, tmp_path) * config.batch_tokens
+    trained = read_files(local_shards(tmp_path / "data")[:-1])
+    there = sum(len(ids) + 1 for ids in tokenizer.encode_batch(list(trained)))
+    assert 0.85 * there < read <= there

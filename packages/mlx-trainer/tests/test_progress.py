@@ -26,6 +26,13 @@ def test_plain_output_is_a_line_for_each_tenth_of_the_work():
     assert lines[-1] == "train 200/200  loss 0.005"
 
 
+def test_large_values_are_shown_whole():
+    stream = io.StringIO()
+    with Progress(1, "train", stream) as progress:
+        progress.advance(tokens=13690.4, loss=12.3456)
+    assert without_speed(stream.getvalue()) == "train 1/1  tokens 13,690  loss 12.35\n"
+
+
 def test_plain_output_ends_with_how_far_an_interrupted_run_came():
     stream = io.StringIO()
     progress = Progress(100, "train", stream, completed=50)

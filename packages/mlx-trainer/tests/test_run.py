@@ -29,6 +29,16 @@ def test_a_new_run_holds_its_configuration_and_environment(tmp_path):
     assert environment["packages"]["numpy"] == np.__version__
 
 
+def test_a_run_that_was_killed_while_it_was_made_can_be_opened(tmp_path, monkeypatch):
+    def killed():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mlx_trainer.run.describe_environment", killed)
+    with pytest.raises(KeyboardInterrupt):
+        RunFolder.create(tmp_path / "run", Config())
+    assert RunFolder.open(tmp_path / "run").metrics() == []
+
+
 def test_logged_lines_come_back_with_a_time(tmp_path):
     run = RunFolder.create(tmp_path / "run", {})
     assert run.metrics() == []

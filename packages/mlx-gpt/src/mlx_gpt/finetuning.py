@@ -1,4 +1,4 @@
-"""What supervised fine-tuning and reinforcement learning share: load, optimizer, save.
+"""What supervised fine-tuning and reinforcement learning share: the base model, and its optimizer.
 
 The recipe is nanochat's, and so for models with its parameter names.
 """
@@ -12,12 +12,11 @@ import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
 from mlx_gpt.loading import load
-from mlx_gpt.models.files import save_model
 from mlx_gpt.models.formats import Decoder
 from mlx_gpt.tokenizer import Tokenizer
 from mlx_muon import AdamWRule, Group, Muon, nanochat
 from mlx_muon.rules import Value
-from mlx_trainer import Checkpoints, rank, world_size
+from mlx_trainer import Checkpoints, world_size
 
 
 def load_base(
@@ -85,15 +84,3 @@ def take_over_momentum(optimizer: Muon, model: nn.Module, run: str | Path) -> bo
             f"{file}: {error}; training.keep_optimizer_state=false begins without momentum"
         ) from error
     return True
-
-
-def save(model: Decoder, tokenizer: Tokenizer, run: Path) -> None:
-    """Write model and tokenizer into the run, on rank 0."""
-    if rank() == 0:
-        save_model(model, run / "model")
-        tokenizer.save(run / "model")
-
-
-def due(every: int, updates: int) -> bool:
-    """Return whether something is to be done after so many updates; never if `every` is 0."""
-    return every > 0 and updates % every == 0

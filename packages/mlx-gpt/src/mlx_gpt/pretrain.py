@@ -16,6 +16,7 @@ from mlx_gpt.evaluate.results import mean_centered
 from mlx_gpt.losses import IGNORE, loss_sum
 from mlx_gpt.machine import default_dtype, peak_memory, step_threads
 from mlx_gpt.models.files import save_model
+from mlx_gpt.models.formats import Decoder
 from mlx_gpt.models.nanochat import Nanochat
 from mlx_gpt.plan import Plan, make_plan
 from mlx_gpt.pretrain_config import PretrainConfig, TrainingConfig
@@ -86,20 +87,20 @@ def pretrain(job: Job, folder: Path, report: Report, resume: bool = False) -> No
                 "peak_memory": peak_memory(),
             })  # fmt: skip
             last = step.updates == job.plan.steps
-            if last or _due(settings.evaluate_every, step.updates):
+            if last or due(settings.evaluate_every, step.updates):
                 report(evaluate(job, everything=last))
-            if job.core and (last or _due(settings.core_every, step.updates)):
+            if job.core and (last or due(settings.core_every, step.updates)):
                 report(evaluate_core(job))
-            if last or _due(settings.sample_every, step.updates):
+            if last or due(settings.sample_every, step.updates):
                 report(sample(job))
             stop = stopping() and not last
             if last or stop or checkpoints.due(step.updates):
                 checkpoints.save(step, {"data": job.train.state(), "seconds": seconds})
             if stop:
-                save(job, folder)
+                save(job.model, job.tokenizer, folder)
                 raise KeyboardInterrupt
             began = time.perf_counter()
-    save(job, folder)
+    save(job.model, job.tokenizer, folder)
     report({"event": "end", "updates": step.updates, "seconds": seconds})
 
 
@@ -299,12 +300,13 @@ def rate_scale(job: Job) -> float:
     return float(optimizer.learning_rate) / base
 
 
-def save(job: Job, folder: Path) -> None:
-    """Write the model and its tokenizer into the run, on rank 0."""
+def save(model: Decoder, tokenizer: Tokenizer, run: Path) -> None:
+    """Write model and tokenizer into the run, on rank 0."""
     if rank() == 0:
-        save_model(job.model, folder / "model")
-        job.tokenizer.save(folder / "model")
+        save_model(model, run / "model")
+        tokenizer.save(run / "model")
 
 
-def _due(every: int, updates: int) -> bool:
+def due(every: int, updates: int) -> bool:
+    """Return whether something is to be done after so many updates; never if `every` is 0."""
     return every > 0 and updates % every == 0

@@ -21,11 +21,11 @@ from mlx_gpt.conversation import Conversation, render_for_completion
 from mlx_gpt.engine import Completion, Engine, Request, Sampling
 from mlx_gpt.evaluate.gsm8k import is_correct, pass_at_k, read_problems, solution_of
 from mlx_gpt.evaluate.ranks import sum_over_ranks
-from mlx_gpt.finetuning import due, load_base, optimizer_for, save
+from mlx_gpt.finetuning import load_base, optimizer_for
 from mlx_gpt.machine import peak_memory, step_threads
 from mlx_gpt.models.formats import Decoder
 from mlx_gpt.policy_gradient import Answer, group_of, loss_fn, passes, summary
-from mlx_gpt.pretrain import Report
+from mlx_gpt.pretrain import Report, due, save
 from mlx_gpt.stopping import stop_requested
 from mlx_gpt.tokenizer import Tokenizer
 from mlx_trainer import Checkpoints, RunFolder, TrainStep, rank, world_size

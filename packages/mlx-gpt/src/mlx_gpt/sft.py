@@ -19,11 +19,11 @@ from mlx_gpt.conversation import Conversation, render_conversation, render_for_c
 from mlx_gpt.data import Batch, PackedBatches, read_mixture
 from mlx_gpt.engine import Engine, Request, Sampling
 from mlx_gpt.evaluate.ranks import sum_over_ranks
-from mlx_gpt.finetuning import due, load_base, optimizer_for, save, take_over_momentum
+from mlx_gpt.finetuning import load_base, optimizer_for, take_over_momentum
 from mlx_gpt.losses import IGNORE, token_losses
 from mlx_gpt.machine import peak_memory, step_threads
 from mlx_gpt.models.formats import Decoder
-from mlx_gpt.pretrain import Report, loss_fn, micro_batches
+from mlx_gpt.pretrain import Report, due, loss_fn, micro_batches, save
 from mlx_gpt.stopping import stop_requested
 from mlx_gpt.tokenizer import Tokenizer
 from mlx_trainer import Checkpoints, RunFolder, TrainStep, rank, world_size
