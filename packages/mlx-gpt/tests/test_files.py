@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from mlx.utils import tree_map
 
 from mlx_gpt.conversion.torch_files import read_torch_file
-from mlx_gpt.models.files import load_model, model_folder, save_model
+from mlx_gpt.models.files import load_model, model_folder, save_manifest, save_model
 from mlx_gpt.models.formats import parameters
 from mlx_gpt.models.nanochat import Nanochat, NanochatConfig
 from mlx_gpt.models.nanochat_2025 import Nanochat2025, Nanochat2025Config
+from mlx_trainer import ChangedFileError
 
 FIXTURES = Path(__file__).parent / "fixtures"
 CONFIG = NanochatConfig(32, 70, 3, 2, 1, 24, "SL")
@@ -306,3 +307,17 @@ def test_weights_that_were_cut_off_are_refused(folder):
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ValueError, match=f"^{re.escape(str(path))} cannot be read: "):
         load_model(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_flipped_bit_in_a_finished_model_is_found(name, tiny_model, tmp_path):
+    save_model(tiny_model, tmp_path)
+    save_manifest(tmp_path)
+    load_model(tmp_path)
+    damaged = bytearray((tmp_path / name).read_bytes())
+    damaged[-2] ^= 1
+    (tmp_path / name).write_bytes(damaged)
+    with pytest.raises(ChangedFileError, match=f"{tmp_path / name} is damaged or was changed"):
+        load_model(tmp_path)
+    save_model(tiny_model, tmp_path)  # what replaces it has no manifest of the old one
+    load_model(tmp_path)

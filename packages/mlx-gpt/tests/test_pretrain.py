@@ -10,6 +10,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
+import yaml
 from mlx.utils import tree_flatten
 
 from mlx_gpt import pretrain as pretraining
@@ -135,8 +136,8 @@ def test_a_killed_run_resumes_from_its_last_checkpoint(data, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    settings = (tmp_path / "run" / "config.yaml").read_text()
-    (tmp_path / "run" / "config.yaml").write_text(settings.replace("steps: 400", "steps: 12"))
+    settings = (tmp_path / "run" / "config.yaml").read_text().replace("steps: 400", "steps: 12")
+    RunFolder.open(tmp_path / "run").change_config(yaml.safe_load(settings))
     latest = int(checkpoints.latest().name.removeprefix("step-"))
     done = subprocess.run(
         command(data, tmp_path / "run", "--resume"), capture_output=True, text=True, timeout=300
@@ -148,7 +149,8 @@ def test_a_killed_run_resumes_from_its_last_checkpoint(data, tmp_path):
     assert load_model(tmp_path / "run" / "model").config.n_layer == 2
 
 
-def test_an_interrupted_run_saves_between_two_updates(data, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_run_saves_between_two_updates(data, tmp_path, number):
     script = "import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
     script += "from mlx_gpt.cli import main\nmain(sys.argv[1:])"
     made = command(data, tmp_path / "run", "--steps", "4000")
@@ -157,11 +159,14 @@ def test_an_interrupted_run_saves_between_two_updates(data, tmp_path):
     metrics = tmp_path / "run" / "metrics.jsonl"
     while process.poll() is None and not (metrics.exists() and '"update"' in metrics.read_text()):
         pass
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130, errors
-    assert "Interrupted; --resume continues the run." in errors
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=600)
+    assert process.returncode == 128 + number, errors
     done = RunFolder.open(tmp_path / "run").metrics()[-1]["updates"]
+    assert errors.splitlines()[-1] == (
+        f"Interrupted; --resume continues the run. ({signal.Signals(number).name}; a checkpoint of "
+        f"update {done} is in {tmp_path / 'run'})"
+    )
     latest = Checkpoints(tmp_path / "run" / "checkpoints").latest()
     assert latest.name == f"step-{done:08d}"
     assert load_model(tmp_path / "run" / "model").config.n_layer == 2
@@ -228,11 +233,11 @@ def test_wrong_usage_is_one_line(data, tmp_path, capsys):
     one = str(data / "shards" / "shard_00000.parquet")
     for arguments, code, message in (
         (["--depth", "0"], 2, "0 is not in the range x>=1"),
-        (["--set", "training.step=3"], 1, "training.step: unknown key; did you mean 'steps'?"),
+        (["--set", "training.step=3"], 2, "training.step: unknown key; did you mean 'steps'?"),
         (["--batch-tokens", "100"], 1, "batch_tokens 100 is not a multiple of 128"),
         (["--data", str(tmp_path / "nothing")], 1, "nothing: no such file or folder"),
         (["--data", one], 1, f"{one} is one shard, and the last one validates"),
-        (["--resume"], 1, "is not a run: it has no config.yaml"),
+        (["--resume"], 1, "is not a run: it has no run.json"),
     ):
         steps = [] if arguments == ["--resume"] else ["--steps", "1"]
         made = command(data, tmp_path / "run", *steps, *arguments)
@@ -249,7 +254,7 @@ def test_a_full_disk_is_named_and_leaves_no_half_of_a_model(data, tmp_path):
     limited = ["sh", "-c", 'ulimit -f 60; exec "$@"', "sh", *made]
     done = subprocess.run(limited, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1, done.stderr
-    assert "Error: a file could not be written: is the disk full? ([write]" in done.stderr
+    assert "model.safetensors cannot be written; is the disk full? ([write]" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run" / "model").exists()
     assert not Checkpoints(tmp_path / "run" / "checkpoints").latest()

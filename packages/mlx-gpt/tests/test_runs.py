@@ -2,7 +2,8 @@
 
 import pytest
 
-from mlx_gpt.runs import locked, opened, paths_explained
+from mlx_gpt.runs import KIND, opened, paths_explained
+from mlx_trainer import RunFolder
 
 
 def begin(folder, resume=False, overwrite=False):
@@ -15,17 +16,19 @@ def test_a_run_is_made_and_opened_again_and_replaced_only_when_asked_for(tmp_pat
     begin(run)
     run.joinpath("mine").touch()
     begin(run, resume=True)
-    with pytest.raises(FileExistsError, match="--resume continues it, --overwrite replaces it"):
+    with pytest.raises(FileExistsError, match=r"resume or overwrite it \(--resume, --overwrite\)"):
         begin(run)
-    assert run.joinpath("mine").exists()
+    run.joinpath("model").mkdir()
+    run.joinpath("model/model.safetensors").touch()
     begin(run, overwrite=True)
-    assert not run.joinpath("mine").exists()
+    assert run.joinpath("mine").exists()
+    assert not run.joinpath("model").exists()
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_folder_that_is_no_run_is_left_alone(tmp_path, overwrite):
     (tmp_path / "holiday.jpg").touch()
-    with pytest.raises(OSError, match=r"is not empty, and no run|is not a run"):
+    with pytest.raises(OSError, match=r"is not empty and holds no run"):
         begin(tmp_path, overwrite=overwrite)
     assert [each.name for each in tmp_path.iterdir()] == ["holiday.jpg"]
 
@@ -33,9 +36,10 @@ def test_a_folder_that_is_no_run_is_left_alone(tmp_path, overwrite):
 @pytest.mark.parametrize("how", [{}, {"resume": True}, {"overwrite": True}])
 def test_a_folder_in_which_another_process_trains_is_refused(tmp_path, how):
     begin(tmp_path)
-    (tmp_path / "metrics.jsonl").write_text("half a li")
-    with locked(tmp_path), pytest.raises(BlockingIOError, match="another process is training in"):
-        begin(tmp_path, **how)
+    with RunFolder.resume(tmp_path, kind=KIND):
+        (tmp_path / "metrics.jsonl").write_text("half a li")
+        with pytest.raises(BlockingIOError, match="another process is training in"):
+            begin(tmp_path, **how)
     assert (tmp_path / "metrics.jsonl").read_text() == "half a li"
 
 

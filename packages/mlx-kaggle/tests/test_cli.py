@@ -93,7 +93,7 @@ def test_a_finished_run_is_not_overwritten_unasked(run_cli, passengers, write_cs
     arguments = train_arguments(passengers, write_csv, tiny_flags, rows=40, epochs=1)
     run_cli(*arguments)
     done = run_cli(*arguments, code=1)
-    assert done.stderr.startswith("Error: run: holds a run already; add --resume, --overwrite")
+    assert done.stderr.startswith("Error: run holds a run: resume or overwrite it (--resume")
     run_cli("train", "--resume", "--output", "run")
 
 
@@ -115,7 +115,7 @@ def test_a_finished_run_is_not_overwritten_unasked(run_cli, passengers, write_cs
 )
 def test_a_wrong_word_gets_one_line(change, message, run_cli, passengers, write_csv, tiny_flags):
     arguments = train_arguments(passengers, write_csv, tiny_flags, rows=40, epochs=1)
-    done = run_cli(*arguments, *change, code=1)
+    done = run_cli(*arguments, *change, code=2 if change[0] == "--set" else 1)
     assert message in done.stderr
     assert done.stderr.startswith("Error: ")
     assert done.stderr.count("\n") == 1

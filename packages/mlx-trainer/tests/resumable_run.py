@@ -68,7 +68,7 @@ x = random.normal(size=(40, 4)).astype(np.float32)
 y = np.sin(x.sum(axis=1))
 run_path = folder / "run"
 started = (run_path / "config.yaml").exists()
-run = RunFolder.open(run_path) if started else RunFolder.create(run_path, {})
+run = RunFolder.resume(run_path) if started else RunFolder.create(run_path, {})
 mx.set_default_device(mx.cpu)
 mx.random.seed(0)
 model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Dropout(0.3), nn.Linear(8, 1))

@@ -15,16 +15,23 @@ from mlx_gpt.evaluate.core_bundle import CoreTask, read_core_tasks
 from mlx_gpt.evaluate.results import mean_centered
 from mlx_gpt.losses import IGNORE, loss_sum
 from mlx_gpt.machine import default_dtype, peak_memory, step_threads
-from mlx_gpt.models.files import save_model
+from mlx_gpt.models.files import save_manifest, save_model
 from mlx_gpt.models.formats import Decoder
 from mlx_gpt.models.nanochat import Nanochat
 from mlx_gpt.plan import Plan, make_plan
 from mlx_gpt.pretrain_config import PretrainConfig, TrainingConfig
-from mlx_gpt.stopping import stop_requested
 from mlx_gpt.tokenizer import Tokenizer
 from mlx_muon import nanochat
 from mlx_shards import Cache, Shard, StreamConfig, TokenStream, find_shards, split_last
-from mlx_trainer import Checkpoints, RunFolder, TrainStep, rank, world_size
+from mlx_trainer import (
+    Checkpoints,
+    RunFolder,
+    Stopped,
+    TrainStep,
+    rank,
+    stop_requested,
+    world_size,
+)
 
 # nanochat's; of a shard that is shorter, everything is read.
 MOST_EVALUATION_TOKENS = 80 * 2**19
@@ -93,12 +100,12 @@ def pretrain(job: Job, folder: Path, report: Report, resume: bool = False) -> No
                 report(evaluate_core(job))
             if last or due(settings.sample_every, step.updates):
                 report(sample(job))
-            stop = stopping() and not last
+            stop = 0 if last else stopping()
             if last or stop or checkpoints.due(step.updates):
                 checkpoints.save(step, {"data": job.train.state(), "seconds": seconds})
             if stop:
                 save(job.model, job.tokenizer, folder)
-                raise KeyboardInterrupt
+                raise Stopped(stop, f"a checkpoint of update {step.updates} is in {folder}")
             began = time.perf_counter()
     save(job.model, job.tokenizer, folder)
     report({"event": "end", "updates": step.updates, "seconds": seconds})
@@ -305,6 +312,7 @@ def save(model: Decoder, tokenizer: Tokenizer, run: Path) -> None:
     if rank() == 0:
         save_model(model, run / "model")
         tokenizer.save(run / "model")
+        save_manifest(run / "model")
 
 
 def due(every: int, updates: int) -> bool:

@@ -26,9 +26,16 @@ from mlx_gpt.machine import peak_memory, step_threads
 from mlx_gpt.models.formats import Decoder
 from mlx_gpt.policy_gradient import Answer, group_of, loss_fn, passes, summary
 from mlx_gpt.pretrain import Report, due, save
-from mlx_gpt.stopping import stop_requested
 from mlx_gpt.tokenizer import Tokenizer
-from mlx_trainer import Checkpoints, RunFolder, TrainStep, rank, world_size
+from mlx_trainer import (
+    Checkpoints,
+    RunFolder,
+    Stopped,
+    TrainStep,
+    rank,
+    stop_requested,
+    world_size,
+)
 
 # How good a text is as the answer to a conversation, whose own answer the function may look at.
 Reward = Callable[[Conversation, str], float]
@@ -169,12 +176,12 @@ def reinforce(job: Job, folder: Path, report: Report, resume: bool = False) -> N
             last = done == job.rounds
             if job.valid and (last or due(settings.evaluate_every, done)):
                 report(evaluate(job, done))
-            stop = stopping() and not last
+            stop = 0 if last else stopping()
             if last or stop or checkpoints.due(done):
                 checkpoints.save(step, {"rounds": done, "seconds": seconds})
             if stop:
                 save(job.model, job.tokenizer, folder)
-                raise KeyboardInterrupt
+                raise Stopped(stop, f"a checkpoint of update {done} is in {folder}")
     save(job.model, job.tokenizer, folder)
     report({"event": "end", "updates": done, "seconds": seconds})
 

@@ -1,20 +1,38 @@
 """Start or continue a run folder, as `mlx-gpt train` and the other training commands do."""
 
-import fcntl
 import json
-import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from mlx_gpt.data.mixture import Source
 from mlx_gpt.display import Display
 from mlx_gpt.machine import prepare_machine, step_threads
+from mlx_gpt.models.files import MODEL_FILES, model_folder
 from mlx_gpt.pretrain import build, pretrain
 from mlx_gpt.pretrain_config import PretrainConfig
-from mlx_trainer import RunFolder, load_config, rank, wait_for_all
+from mlx_trainer import (
+    CHECKPOINT_FILES,
+    RunFolder,
+    RunKind,
+    lasting_output,
+    load_config,
+    rank,
+    wait_for_all,
+)
 
 T = TypeVar("T")
+
+KIND = RunKind(
+    "mlx-gpt",
+    (
+        *(f"model/{name}" for name in MODEL_FILES),
+        *(f"checkpoints/{name}" for name in CHECKPOINT_FILES),
+        *("evaluation.json", "report.json", "report.md", "curves.png"),
+    ),
+)
 
 
 def run_pretraining(
@@ -47,52 +65,48 @@ def resolve(
     """
     if resume:
         assert output is not None
-        return load_config(kind, file=RunFolder.open(output).path / "config.yaml")
+        return load_config(kind, file=RunFolder.open(output, KIND).path / "config.yaml")
     given = [f"{key}={_text(value)}" for key, value in flags.items()]
     return load_config(kind, file=file, overrides=[*given, *overrides])
 
 
 @contextmanager
-def opened(
-    output: Path, config: object, resume: bool, overwrite: bool
-) -> Iterator[RunFolder | None]:
-    """Give the run, made or opened, on rank 0, and None on others, which wait for it.
+def opened(output: Path, config: Any, resume: bool, overwrite: bool) -> Iterator[RunFolder | None]:
+    """Give the locked run, made or opened, on rank 0, and None on others, which wait for it.
 
-    Raises `FileExistsError` for a folder with something else in it, or a run that is not to be
-    touched, and `BlockingIOError` where another process trains in it.
+    Raises what `RunFolder.create` and `RunFolder.resume` do.
     """
-    with ExitStack() as locks:
-        run = None
-        if rank() == 0:
-            if not resume:
-                output.mkdir(parents=True, exist_ok=True)
-            if output.is_dir():
-                locks.enter_context(locked(output))
-            if resume:
-                run = RunFolder.open(output)
-            else:
-                _check_free(output, overwrite)
-                run = RunFolder.create(output, config, overwrite)
-                locks.close()
-                locks.enter_context(locked(output))  # one that was replaced is another folder
-        wait_for_all()
+    run = None
+    if rank() == 0:
+        inputs = inputs_of(config)
+        run = (
+            RunFolder.resume(output, kind=KIND, inputs=inputs)
+            if resume
+            else RunFolder.create(output, config, overwrite, kind=KIND, inputs=inputs)
+        )
+        for path in run.kept[:1]:
+            print(f"kept {len(run.kept)} files in {output} that are not a run's: {path}, ...",
+                  file=sys.stderr)  # fmt: skip
+    wait_for_all()
+    with run or nullcontext(), lasting_output():
         yield run
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep a folder to oneself, where its file system has locks; a dead process holds none."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BlockingIOError(f"{folder}: another process is training in it") from None
-        except OSError:
-            pass  # a file system without locks
-        yield
-    finally:
-        os.close(descriptor)
+def inputs_of(config: Any) -> dict[str, str | Path]:
+    """Return the local files and folders that a run reads, by the keys of its configuration.
+
+    What a pattern or address names is not among them: the stream compares its shards itself.
+    """
+    base = getattr(config, "model", None)
+    found: dict[str, str | Path] = {"model": model_folder(base)} if isinstance(base, str) else {}
+    data = getattr(config, "data", None)
+    for name in ("train", "valid", "tokenizer"):
+        value = getattr(data, name, None)
+        if isinstance(value, list):  # of conversations, each maybe with a mark and a number
+            found |= {f"data.{name}[{n}]": Source.parse(each).path for n, each in enumerate(value)}
+        elif value and Path(value).exists():
+            found[f"data.{name}"] = value
+    return found
 
 
 @contextmanager
@@ -107,16 +121,6 @@ def paths_explained(output: Path, resume: bool) -> Iterator[None]:
             f"{error}; paths in {output / 'config.yaml'} begin where the run was started: resume "
             "it from there, or change them"
         ) from None
-
-
-def _check_free(output: Path, overwrite: bool) -> None:
-    if overwrite or not output.exists() or not any(output.iterdir()):
-        return
-    if (output / "config.yaml").is_file():
-        raise FileExistsError(
-            f"{output} holds a run; --resume continues it, --overwrite replaces it"
-        )
-    raise FileExistsError(f"{output} is not empty, and no run; choose another --output")
 
 
 def _text(value: object) -> str:

@@ -24,9 +24,16 @@ from mlx_gpt.losses import IGNORE, token_losses
 from mlx_gpt.machine import peak_memory, step_threads
 from mlx_gpt.models.formats import Decoder
 from mlx_gpt.pretrain import Report, due, loss_fn, micro_batches, save
-from mlx_gpt.stopping import stop_requested
 from mlx_gpt.tokenizer import Tokenizer
-from mlx_trainer import Checkpoints, RunFolder, TrainStep, rank, world_size
+from mlx_trainer import (
+    Checkpoints,
+    RunFolder,
+    Stopped,
+    TrainStep,
+    rank,
+    stop_requested,
+    world_size,
+)
 
 # nanochat's, where the base model is not a run that says its own.
 DEFAULTS = {
@@ -159,12 +166,12 @@ def finetune(job: Job, folder: Path, report: Report, resume: bool = False) -> No
                 report(evaluate(job))
             if last or due(settings.sample_every, step.updates):
                 report(sample(job))
-            stop = stopping() and not last
+            stop = 0 if last else stopping()
             if last or stop or checkpoints.due(step.updates):
                 checkpoints.save(step, {"data": data.state(), "seconds": seconds})
             if stop:
                 save(job.model, job.tokenizer, folder)
-                raise KeyboardInterrupt
+                raise Stopped(stop, f"a checkpoint of update {step.updates} is in {folder}")
             began, scale = time.perf_counter(), rate_scale(job)
     save(job.model, job.tokenizer, folder)
     report({"event": "end", "updates": step.updates, "seconds": seconds} | vars(data.counts))

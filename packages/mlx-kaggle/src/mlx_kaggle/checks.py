@@ -2,11 +2,12 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from mlx_kaggle.competition import Competition, row_count
-from mlx_kaggle.errors import DataError
+from mlx_kaggle.errors import DataError, RunError
 from mlx_tabtext import Table
 
 # Shared rows beyond this share, and beyond twice what train repeats of itself, are no accident.
@@ -81,3 +82,14 @@ def check_ids(ids: Sequence, file: str, column: str) -> None:
                 f"{first + 2} already"
             )
         seen[str(value)] = row
+
+
+def check_finite(prediction: np.ndarray, member: Path, file: str) -> None:
+    """Refuse predictions, (N,) or (N, classes), of a model that are NaN or infinite."""
+    rows = np.flatnonzero(~np.isfinite(prediction.reshape(len(prediction), -1)).all(1))
+    if len(rows):
+        raise RunError(
+            f"{member}: its prediction of row {rows[0] + 2} of {file} is not a finite number"
+            + (f" ({len(rows)} such rows)" if len(rows) > 1 else "")
+            + "; nothing was written. Train it again, at a lower learning rate if it diverged"
+        )

@@ -47,13 +47,16 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 def _in_words(error: Exception) -> str:
     if isinstance(error, ImportError) and "libmlx" in str(error):
         return NO_BACKEND
-    if isinstance(error, ValueError | OSError):
-        text = str(error)
-    elif isinstance(error, KeyError) and error.args:
-        text = str(error.args[0])
-    else:
-        text = f"{type(error).__name__}: {error} (this looks like a defect; --debug shows where)"
-    return text
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    # A key alone is no sentence, so it comes from a lookup that should have been checked.
+    if isinstance(error, KeyError) and " " in str(error.args[0] if error.args else ""):
+        return str(error.args[0])
+    if isinstance(error, ValueError | OSError | FloatingPointError):
+        return str(error)
+    if str(error).startswith("[write]"):
+        return f"a file could not be written: is the disk full? ({error})"
+    return f"{type(error).__name__}: {error} (this looks like a defect; --debug shows where)"
 
 
 if __name__ == "__main__":

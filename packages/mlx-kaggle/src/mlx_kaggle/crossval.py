@@ -1,14 +1,15 @@
 """Train every fold and seed, score rows that were not trained on, and write the run folder.
 
-config.yaml env.json metrics.jsonl      what was asked, where it ran, what happened
+run.json config.yaml env.json           what was asked and read, where it ran,
+metrics.jsonl                           what happened
 competition.json train_rows.npy         what the tables say; fingerprints for the leak guard
 members/fold-0-seed-0/                  one model: encoder/, head.safetensors, member.json, and
-                                        with Muon optimizer.txt: which parameters it trained
+                                        with Muon optimizer.txt: which parameters it trained;
+                                        manifest.json comes last and says that it is whole
 validation.csv summary.json report.html predictions for rows not trained on, and their scores
 """
 
 import json
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 
 from mlx_kaggle._atomic import write_atomic
 from mlx_kaggle.baseline import baseline_predictions
-from mlx_kaggle.checks import feature_names, row_hashes
+from mlx_kaggle.checks import check_finite, feature_names, row_hashes
 from mlx_kaggle.competition import take
 from mlx_kaggle.estimate import Estimate, estimate
 from mlx_kaggle.experiment import Experiment, predict_member
@@ -27,7 +28,7 @@ from mlx_kaggle.optimizer import optimizer_table
 from mlx_kaggle.report import write_report
 from mlx_kaggle.submission import write_submission
 from mlx_kaggle.targets import Target
-from mlx_trainer import RunFolder, dump_config
+from mlx_trainer import Checkpoints, RunFolder, check_manifest, dump_config
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -35,11 +36,11 @@ Report = Callable[[dict[str, Any]], None]
 def estimate_run(job: Job) -> Estimate:
     """Time a few updates of the first model and scale them to the whole run."""
     train_rows, val_rows = job.splits[0]
-    _, _, seed = members(job.config, job.splits)[0]
+    _, _, seed = members(job.config)[0]
     started = time.monotonic()
     experiment = Experiment.prepare(job.config, job.competition, take(job.table, train_rows), seed)
     preparing = time.monotonic() - started
-    return estimate(experiment, len(val_rows), len(members(job.config, job.splits)), preparing)
+    return estimate(experiment, len(val_rows), len(members(job.config)), preparing)
 
 
 def run_job(job: Job, run: RunFolder, report: Report, resume: bool = False) -> Results:
@@ -55,14 +56,17 @@ def run_job(job: Job, run: RunFolder, report: Report, resume: bool = False) -> R
     report({"event": "baselines", "scores": scores})
 
     target = Target(job.competition)
-    names = members(job.config, job.splits)
+    names = members(job.config)
     by_fold: list[list[np.ndarray]] = [[] for _ in job.splits]
     histories = {}
     for number, (name, fold, seed) in enumerate(names):
         report({"event": "member", "name": name, "number": number, "of": len(names)})
         folder = run.path / "members" / name
-        if not (folder / "member.json").is_file():
+        if (folder / "manifest.json").is_file():
+            check_manifest(folder)
+        else:
             _train(job, fold, seed, folder, run, report, resume)
+        Checkpoints(folder / "checkpoints").delete()
         by_fold[fold].append(np.load(folder / "validation.npy", allow_pickle=False))
         histories[name] = json.loads((folder / "history.json").read_text("utf-8"))
         done = target.score(job.encoded[job.splits[fold][1]], by_fold[fold][-1])
@@ -101,11 +105,10 @@ def _train(
     result = experiment.train_model(val, folder / "checkpoints", log, resume)
     views = job.config.text.views
     prediction = predict_member(experiment.member, job.competition, val, job.config, views)
+    check_finite(prediction, folder, job.config.data.val or job.config.data.train)
     write_atomic(folder / "validation.npy", lambda path: np.save(path, prediction))
     _save_json(folder / "history.json", result.history)
-    # member.json comes last: it is what says that this model is whole.
     experiment.member.save(folder, experiment.head_arguments)
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
 def _save_results(run: RunFolder, results: Results) -> None:

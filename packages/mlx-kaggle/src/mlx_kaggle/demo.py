@@ -1,12 +1,16 @@
 """The demo: a real table as Kaggle would hand it out, then what a user would do with it."""
 
 import csv
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
+
+from mlx_kaggle._atomic import write_atomic
+from mlx_kaggle.errors import DataError
 
 FOLDS = 3
 
@@ -35,7 +39,14 @@ def write_demo_data(folder: Path) -> dict[str, Path]:
         else:
             rows["train"].append({**cells, "cultivar": label})
     rows["sample_submission"] = [{"Id": r["Id"], "cultivar": "cultivar_A"} for r in rows["test"]]
-    return {name: _write(folder / f"{name}.csv", found) for name, found in rows.items()}
+    texts = {folder / f"{name}.csv": _csv(found) for name, found in rows.items()}
+    for path, text in texts.items():
+        if path.exists() and path.read_text("utf-8") != text:
+            raise DataError(f"{path}: is not the demo's, so it is kept; choose another --output")
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, text in texts.items():
+        write_atomic(path, lambda temporary, text=text: temporary.write_text(text, "utf-8"))
+    return {path.stem: path for path in texts}
 
 
 def run_demo(output: Path, run_command: Callable[[list[str]], object]) -> None:
@@ -67,10 +78,9 @@ def _lines(path: Path) -> list[str]:
     return path.read_text("utf-8").splitlines()[1:]
 
 
-def _write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
+def _csv(rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

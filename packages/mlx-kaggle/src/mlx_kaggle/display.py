@@ -58,7 +58,11 @@ class Display:
         if len(columns) > COLUMNS_SHOWN:
             say(f"... and {len(columns) - COLUMNS_SHOWN} more columns (all in report.html)")
         for note in job.notes:
-            say(f"note: {note}")
+            self.note(note)
+
+    def note(self, line: str) -> None:
+        """Show what the user should know."""
+        self._say(f"note: {line}")
 
     def estimate(self, estimate: Estimate) -> None:
         """Show how long the run will take."""

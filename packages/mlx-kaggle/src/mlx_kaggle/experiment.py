@@ -41,6 +41,7 @@ from mlx_trainer import (
     FitResult,
     TrainStep,
     fit,
+    stop_requested,
     warmup_cosine,
 )
 
@@ -149,7 +150,7 @@ class Experiment:
         training = self.config.training
         mx.random.seed(self.seed)
         step = self.step()
-        with closing(step), sharing_cores(step.threads):
+        with closing(step), sharing_cores(step.threads), stop_requested() as stopping:
             return fit(
                 step,
                 self.batches,
@@ -161,6 +162,7 @@ class Experiment:
                 checkpoints=Checkpoints(folder, seconds=training.checkpoint_seconds),
                 resume=resume,
                 report=report,
+                stopping=stopping,
             )
 
     def _evaluation(self, validation: Table) -> Evaluation:

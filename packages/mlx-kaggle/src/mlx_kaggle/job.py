@@ -91,11 +91,11 @@ def prepare_job(config: RunConfig) -> Job:
     return Job(config, competition, table, np.concatenate([encoded, val_encoded]), [split], notes)
 
 
-def members(config: RunConfig, splits: list[Split]) -> list[tuple[str, int, int]]:
-    """(name, fold, seed) of every model of the run."""
+def members(config: RunConfig) -> list[tuple[str, int, int]]:
+    """(name, fold, seed) of every model of the run; without folds there is one split."""
     return [
         (f"fold-{fold}-seed-{seed}", fold, config.seed + 1000 * seed + fold)
-        for fold in range(len(splits))
+        for fold in range(config.folds or 1)
         for seed in range(config.training.seeds)
     ]
 

@@ -28,8 +28,25 @@ from mlx_kaggle.features import HeadFeatures
 from mlx_kaggle.linear import LinearModel
 from mlx_kaggle.words import WordFeatures
 from mlx_tabtext import TableText
+from mlx_trainer import check_manifest, write_manifest
 
 Head = ClassificationHead | RegressionHead
+
+# All that is written into the folder of one model, by whomever; the manifest names what is there.
+MEMBER_FILES = (
+    "manifest.json",
+    "member.json",
+    "head.safetensors",
+    "linear.safetensors",
+    "encoder/config.json",
+    "encoder/model.safetensors",
+    "encoder/tokenizer.json",
+    "encoder/tokenizer_config.json",
+    "encoder/special_tokens_map.json",
+    "optimizer.txt",
+    "history.json",
+    "validation.npy",
+)
 
 
 class TextModel(nn.Module):
@@ -77,7 +94,7 @@ class Member:
         return self.linear.features if self.linear else None
 
     def save(self, folder: Path, head_arguments: dict[str, Any]) -> None:
-        """Write `encoder/` (Hugging Face layout), head and linear model, and `member.json`."""
+        """Write `encoder/` (Hugging Face layout), head, linear model, `member.json`, manifest."""
         from mlx.utils import tree_flatten
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -97,14 +114,20 @@ class Member:
         }
         text = json.dumps(values, indent=1, ensure_ascii=False)
         write_atomic(folder / "member.json", lambda path: path.write_text(text, "utf-8"))
+        # Last: it is what says that this model is whole.
+        write_manifest(folder, (name for name in MEMBER_FILES[1:] if (folder / name).is_file()))
 
     @classmethod
     def load(cls, folder: Path) -> "Member":
-        """Read what `save` wrote. Raises `RunError` when the folder is not whole."""
-        path = folder / "member.json"
-        if not path.is_file():
-            raise RunError(f"{folder}: no member.json; this model was not trained to the end")
-        values = json.loads(path.read_text("utf-8"))
+        """Read what `save` wrote.
+
+        Raises `RunError` when the model was not saved to the end, `ChangedFileError` when a file is
+        not what it was then.
+        """
+        if not (folder / "manifest.json").is_file():
+            raise RunError(f"{folder}: no manifest.json; this model was not trained to the end")
+        check_manifest(folder)
+        values = json.loads((folder / "member.json").read_text("utf-8"))
         encoder, tokenizer = load(folder / "encoder")
         head = make_head(values["head"])
         head.load_weights(str(folder / "head.safetensors"))

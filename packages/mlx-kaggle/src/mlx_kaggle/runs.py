@@ -2,43 +2,85 @@
 
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
-from mlx_kaggle.checks import check_columns, check_ids, check_overlap, feature_names, row_hashes
-from mlx_kaggle.competition import Competition, row_count
+from mlx_encoders import find_folder
+from mlx_kaggle.checks import (
+    check_columns,
+    check_finite,
+    check_ids,
+    check_overlap,
+    feature_names,
+    row_hashes,
+)
+from mlx_kaggle.competition import Competition, find_beside_train, row_count
 from mlx_kaggle.config import RunConfig
 from mlx_kaggle.crossval import estimate_run, run_job
 from mlx_kaggle.display import Display
 from mlx_kaggle.errors import DataError, RunError
 from mlx_kaggle.experiment import predict_member
-from mlx_kaggle.job import Results, prepare_job
+from mlx_kaggle.job import Results, members, prepare_job
 from mlx_kaggle.machine import prepare_machine
-from mlx_kaggle.model import Member
+from mlx_kaggle.model import MEMBER_FILES, Member
 from mlx_kaggle.submission import check_submission, submission_columns, write_submission
 from mlx_kaggle.targets import Target, side_metrics
 from mlx_tabtext import Table, read_csv
-from mlx_trainer import Progress, RunFolder, load_config
+from mlx_trainer import (
+    CHECKPOINT_FILES,
+    Progress,
+    RunFolder,
+    RunKind,
+    check_output,
+    lasting_output,
+    load_config,
+)
+
+KIND = RunKind(
+    "mlx-kaggle",
+    (
+        "competition.json",
+        "train_rows.npy",
+        "validation.csv",
+        "summary.json",
+        "report.html",
+        *(
+            f"members/fold-[0-9]*-seed-[0-9]*/{name}"
+            for name in (*MEMBER_FILES, *(f"checkpoints/{each}" for each in CHECKPOINT_FILES))
+        ),
+    ),
+)
 
 
 def create_run(folder: Path, config: RunConfig, overwrite: bool) -> RunFolder:
     """Make the run folder, or say how to go on when one is there."""
-    if (folder / "config.yaml").exists() and not overwrite:
-        raise RunError(
-            f"{folder}: holds a run already; add --resume, --overwrite or another --output"
-        )
-    return RunFolder.create(folder, config, overwrite=overwrite)
+    return RunFolder.create(folder, config, overwrite, kind=KIND, inputs=inputs_of(config))
+
+
+def resume_run(folder: Path) -> tuple[RunFolder, RunConfig]:
+    """A run folder to go on with, and its configuration; its inputs must be what they were."""
+    _, config = open_run(folder)
+    return RunFolder.resume(folder, kind=KIND, inputs=inputs_of(config)), config
 
 
 def open_run(folder: Path) -> tuple[RunFolder, RunConfig]:
-    """A run folder and the configuration it was made with."""
-    if not (folder / "config.yaml").is_file():
-        raise RunError(f"{folder}: no config.yaml, so this is no run folder (written by train)")
-    values = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
-    return RunFolder.open(folder), load_config(RunConfig, base=values)
+    """A run folder to read, and the configuration it was made with."""
+    run = RunFolder.open(folder, KIND)
+    return run, load_config(RunConfig, file=folder / "config.yaml")
+
+
+def inputs_of(config: RunConfig) -> dict[str, str | Path]:
+    """The files and folders that a run reads, by the keys of the configuration."""
+    data, found = config.data, find_beside_train(config.data)
+    named = {"data.train": data.train, "data.val": data.val}
+    named |= {f"data.{name}": path for name, path in found.items()}
+    inputs: dict[str, str | Path] = {key: path for key, path in named.items() if path}
+    if config.encoder.path:
+        inputs["encoder.path"] = find_folder(config.encoder.path)
+    return inputs
 
 
 def train_run(
@@ -48,11 +90,13 @@ def train_run(
     as_json: bool = False,
 ) -> Results | None:
     """Show what was understood and how long it will take, then train; `None`: only show."""
-    with Display(quiet_results=as_json) as display:
+    with lasting_output(), Display(quiet_results=as_json) as display, ExitStack() as stack:
         display.machine(prepare_machine())
         job = prepare_job(config)
         display.job(job)
-        run = make_run() if make_run else None
+        run = stack.enter_context(make_run()) if make_run else None
+        if run and run.kept:
+            display.note(f"{run.path}: kept {len(run.kept)} files that are not a run's")
         display.estimate(estimate_run(job))
         if run is None:
             return None
@@ -72,13 +116,17 @@ def predict_run(
     """Predict, write and check a submission; return the lines to print."""
     prepare_machine()
     competition, config = _open(folder)
+    read = [test, sample_submission, *inputs_of(config).values()]
+    if output.exists() and any(each and Path(each).samefile(output) for each in read):
+        raise RunError(f"{output}: is read by this command or its run; choose another --output")
+    check_output(output)
     table = read_csv(test, separator=config.data.separator)
     notes = check_columns(competition, table, test)
     if competition.target in table:
         notes.append(f"{test}: holds the target {competition.target!r}; it is not used to predict")
     notes += _leak(folder, competition, config, table, test, allow_leak)
     ids = _ids(competition, table, test)
-    prediction = _predict(folder, competition, config, table)
+    prediction = _predict(folder, competition, config, table, test)
     columns = submission_columns(competition, ids, prediction, probabilities)
     write_submission(output, columns)
     lines = [*notes, f"wrote {output}: {row_count(table)} rows, columns {', '.join(columns)}"]
@@ -105,7 +153,7 @@ def evaluate_run(
     notes = _leak(folder, competition, config, table, data, allow_leak)
     target = Target(competition, data)
     truth = target.encode(table[competition.target])
-    prediction = _predict(folder, competition, config, table)
+    prediction = _predict(folder, competition, config, table, data)
     names = [competition.metric, *side_metrics(competition)]
     return {name: target.score(truth, prediction, name) for name in names}, notes
 
@@ -117,18 +165,33 @@ def _open(folder: Path) -> tuple[Competition, RunConfig]:
         raise RunError(
             f"{folder}: this run is not finished; continue it: train --resume --output {folder}"
         )
+    for member in member_folders(folder, config):
+        if not (member / "manifest.json").is_file():
+            raise RunError(
+                f"{member}: this model is not there, or not trained to the end; bring it back, or "
+                f"train it: train --resume --output {folder}"
+            )
     return Competition.from_dict(json.loads(path.read_text("utf-8"))), config
 
 
-def _predict(folder: Path, competition: Competition, config: RunConfig, table: Table) -> np.ndarray:
-    folders = sorted((folder / "members").iterdir())
+def member_folders(folder: Path, config: RunConfig) -> list[Path]:
+    """The folder of every model that the configuration asks for."""
+    return [folder / "members" / name for name, _, _ in members(config)]
+
+
+def _predict(
+    folder: Path, competition: Competition, config: RunConfig, table: Table, file: str
+) -> np.ndarray:
+    folders = member_folders(folder, config)
     predictions = []
     # One model in memory at a time, and a sign of life for each: large tables take minutes.
     with Progress(len(folders), "predicting with model") as progress:
         for each in folders:
             member = Member.load(each)
             views = config.text.views
-            predictions.append(predict_member(member, competition, table, config, views))
+            prediction = predict_member(member, competition, table, config, views)
+            check_finite(prediction, each, file)
+            predictions.append(prediction)
             progress.advance()
     return Target(competition).combine(predictions)
 
@@ -159,7 +222,5 @@ def _ids(competition: Competition, table: Table, file: str) -> list[Any]:
 
 
 def _known_sample(config: RunConfig) -> str | None:
-    from mlx_kaggle.competition import find_beside_train
-
     path = find_beside_train(config.data).get("sample_submission")
     return path if path and Path(path).is_file() else None

@@ -9,6 +9,7 @@ folder/best.safetensors             parameters of the best evaluation
 
 import json
 import os
+import re
 import shutil
 import time
 import zlib
@@ -21,6 +22,7 @@ from mlx.utils import tree_flatten, tree_map_with_path, tree_unflatten
 
 from mlx_trainer import distributed
 from mlx_trainer._atomic import write_atomic
+from mlx_trainer.owned import delete_owned
 from mlx_trainer.random_keys import random_key, set_random_key
 from mlx_trainer.step import TrainStep
 
@@ -28,6 +30,15 @@ Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 _FORMAT = 1
 _POINTER = "latest"
+_STEP = re.compile(r"\.?step-\d{8,}(-again)?")
+# All that is ever written below the folder, as glob patterns.
+CHECKPOINT_FILES = (
+    _POINTER,
+    "best.safetensors",
+    *(f"{hidden}step-[0-9]*/{name}"
+      for hidden in ("", ".")
+      for name in ("model.safetensors", "optimizer.safetensors", "state.json")),
+)  # fmt: skip
 
 
 class CheckpointError(ValueError):
@@ -112,16 +123,18 @@ class Checkpoints:
         """Write the parameters of `model` as the best so far."""
         if distributed.rank() == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
-            weights = dict(tree_flatten(model.parameters()))
-            write_atomic(
-                self.folder / "best.safetensors",
-                lambda path: mx.save_safetensors(str(path), weights),
-            )
+            _save_arrays(self.folder / "best.safetensors", model.parameters())
         distributed.wait_for_all()
 
     def load_best(self, model: nn.Module) -> None:
         """Put the parameters written by `save_best` into `model`."""
         load_parameters(model, self.folder / "best.safetensors")
+
+    def delete(self) -> None:
+        """Delete all checkpoints, and the folder unless it holds something else."""
+        delete_owned(
+            self.folder.parent, [f"{self.folder.name}/{each}" for each in CHECKPOINT_FILES]
+        )
 
     def _target(self) -> Path:
         return self.folder / (self.folder / _POINTER).read_text(encoding="utf-8").strip()
@@ -138,13 +151,17 @@ class Checkpoints:
             "model.safetensors": step.model.parameters(),
             "optimizer.safetensors": step.optimizer.state,
         }
-        for name, tree in trees.items():
-            mx.save_safetensors(str(partial / name), dict(tree_flatten(tree)))
-        checksums = {name: _checksum(partial / name) for name in trees}
-        state = {"format": _FORMAT, "updates": step.updates, "checksums": checksums, **state}
-        (partial / "state.json").write_text(json.dumps(state), encoding="utf-8")
-        for path in [*partial.iterdir(), partial]:
-            _sync(path)
+        try:
+            for name, tree in trees.items():
+                _save_arrays(partial / name, tree)
+            checksums = {name: _checksum(partial / name) for name in trees}
+            state = {"format": _FORMAT, "updates": step.updates, "checksums": checksums, **state}
+            text = json.dumps(state)
+            write_atomic(partial / "state.json", lambda path: path.write_text(text, "utf-8"))
+            _sync(partial)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)  # a full disk needs the room
+            raise
         shutil.rmtree(target, ignore_errors=True)  # left by a run killed before the pointer moved
         partial.rename(target)
         _sync(self.folder)
@@ -155,10 +172,16 @@ class Checkpoints:
         self._delete_old(target)
 
     def _delete_old(self, newest: Path) -> None:
-        others = sorted(path for path in self.folder.glob("step-*") if path != newest)
-        partial = list(self.folder.glob(".step-*"))  # of runs killed while writing
+        ours = sorted(path for path in self.folder.iterdir() if _STEP.fullmatch(path.name))
+        partial = [path for path in ours if path.name.startswith(".")]  # of killed runs
+        others = [path for path in ours if path != newest and path not in partial]
         for path in others[: max(0, len(others) - (self.keep - 1))] + partial:
             shutil.rmtree(path)
+
+
+def _save_arrays(path: Path, tree: object) -> None:
+    arrays = dict(tree_flatten(tree))
+    write_atomic(path, lambda temporary: mx.save_safetensors(str(temporary), arrays))
 
 
 def load_parameters(model: nn.Module, path: Path) -> None:

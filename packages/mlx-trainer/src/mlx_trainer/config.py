@@ -15,6 +15,8 @@ T = TypeVar("T")
 class ConfigError(ValueError):
     """A configuration has an unknown key, a wrong type or value, or lacks a required key."""
 
+    exit_code = 2  # of a command line: it was used wrongly
+
 
 def load_config(
     cls: type[T],

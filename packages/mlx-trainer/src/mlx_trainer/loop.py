@@ -13,6 +13,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mlx_trainer import distributed
 from mlx_trainer.checkpoints import CheckpointError, Checkpoints
 from mlx_trainer.schedules import Schedule, warmup_cosine
+from mlx_trainer.signals import Stopped
 from mlx_trainer.step import Batch, TrainStep
 
 logger = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ def fit(
     checkpoints: Checkpoints | None = None,
     resume: bool = False,
     report: Report | None = None,
+    stopping: Callable[[], int] | None = None,
 ) -> FitResult:
     """Train for `epochs`; with `evaluation` the model ends with its best weights.
 
@@ -87,7 +89,9 @@ def fit(
     With `checkpoints` the state is saved at the end of every epoch and whenever one is due. A run
     that was killed and goes on with `resume=True` ends with the weights of a run that was not, bit
     for bit, if the model, the data and `evaluate` depend on nothing but their arguments and MLX's
-    random state. "examples_per_second" in reports is the total weight of an update per second.
+    random state. `stopping` is the function of `stop_requested`: where it returns a signal's
+    number, the state is saved and `Stopped` raised. "examples_per_second" in reports is the total
+    weight of an update per second.
     """
     schedule = schedule or warmup_cosine(0.1)
     report = report if report and distributed.rank() == 0 else _ignore
@@ -102,17 +106,20 @@ def fit(
             event = _train_one(step, update, rate, position)
             speed = step.weight / (time.perf_counter() - started)  # data loading included
             report({"event": "update", **event, "examples_per_second": speed})
+            within = position.update < updates_per_epoch
+            stop = stopping() if stopping and within else 0
             # The end of an epoch is saved after its evaluation, once.
-            if (
-                position.update < updates_per_epoch
-                and checkpoints
-                and checkpoints.due(step.updates)
-            ):
+            if within and checkpoints and (stop or checkpoints.due(step.updates)):
                 _save(step, checkpoints, position, report)
+            if stop:
+                raise Stopped(stop, _where(step, checkpoints))
             started = time.perf_counter()
         _end_epoch(step, evaluation, position, epochs, best, report)
         if checkpoints:
             _save(step, checkpoints, position, report)
+        stop = stopping() if stopping else 0
+        if stop and position.epoch < epochs:
+            raise Stopped(stop, _where(step, checkpoints))
     if evaluation and evaluation.restore_best and position.best_epoch is not None:
         best.restore()
     result = FitResult(
@@ -244,6 +251,12 @@ def _is_better(score: float, best: float | None, greater_is_better: bool) -> boo
     if math.isnan(score):
         return False
     return best is None or (score > best if greater_is_better else score < best)
+
+
+def _where(step: TrainStep, checkpoints: Checkpoints | None) -> str:
+    if not checkpoints:
+        return f"after update {step.updates}"
+    return f"a checkpoint of update {step.updates} is in {checkpoints.folder}"
 
 
 def _save(step: TrainStep, checkpoints: Checkpoints, position: _Position, report: Report) -> None:

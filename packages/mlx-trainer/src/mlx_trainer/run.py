@@ -1,74 +1,167 @@
 """The run folder: what was asked for, where it ran, what was measured.
 
+run.json        the marker: which tool made the run, and the fingerprints of its inputs
 config.yaml     the resolved configuration
 env.json        Python, platform, package versions, device, commit
 metrics.jsonl   one JSON object a line, appended while training
 """
 
 import contextlib
+import fcntl
 import json
 import math
 import os
-import platform
-import shutil
-import subprocess
 import time
-from collections.abc import Mapping
-from importlib import metadata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-import mlx.core as mx
+import yaml
 
 from mlx_trainer._atomic import write_atomic
+from mlx_trainer.checkpoints import CHECKPOINT_FILES
 from mlx_trainer.config import dump_config
+from mlx_trainer.environment import describe_environment
+from mlx_trainer.inputs import ChangedFileError, changed_file, fingerprint
+from mlx_trainer.owned import delete_owned, sweep
+
+MARKER, CONFIG, METRICS = "run.json", "config.yaml", "metrics.jsonl"
+_FORMAT = 1
+_OWN = (MARKER, CONFIG, "env.json", METRICS)
+# What file managers and notebooks leave in any folder: it neither fills a folder nor is it ours.
+_IGNORED = (".DS_Store", ".ipynb_checkpoints", "Thumbs.db", "desktop.ini")
+
+
+@dataclass(frozen=True)
+class RunKind:
+    """Which tool makes a run, and all that it writes there, as glob patterns below the folder.
+
+    Only files that match are ever deleted, when a run is replaced.
+    """
+
+    tool: str
+    files: tuple[str, ...] = ()
+
+
+PLAIN = RunKind("mlx-trainer", tuple(f"checkpoints/{name}" for name in CHECKPOINT_FILES))
 
 
 class RunFolder:
-    """The folder of one run; make it with `create` or `open`."""
+    """The folder of one run: `create` or `resume` it to write, `open` it to read.
 
-    def __init__(self, path: str | Path):
+    A run that is written is locked against other processes until it is closed, by `close`, the end
+    of a `with` block or the end of the process.
+    """
+
+    _lock: int | None = None
+
+    def __init__(self, path: str | Path, kind: RunKind = PLAIN):
         self.path = Path(path)
-        self._metrics = self.path / "metrics.jsonl"
+        self.kind = kind
+        self.kept: list[Path] = []
+        """Files of others in the folder of a run that was replaced: they are still there."""
 
     @classmethod
-    def create(cls, path: str | Path, config: object, overwrite: bool = False) -> "RunFolder":
+    def create(
+        cls,
+        path: str | Path,
+        config: object,
+        overwrite: bool = False,
+        *,
+        kind: RunKind = PLAIN,
+        inputs: Mapping[str, str | Path] | None = None,
+    ) -> "RunFolder":
         """Make a new run with its resolved `config`, a dataclass or a mapping of plain values.
 
-        Raises `FileExistsError` if the folder holds anything; `overwrite` deletes it if it is a
-        run.
+        `inputs` are the files and folders that the run reads, by the dotted key of `config` that
+        names them; `resume` compares them. `overwrite` replaces a run of the same tool: the files
+        of `kind` are deleted, all others stay. Raises `FileExistsError` for a folder that holds
+        something else, a run that is not to be replaced, or one of the inputs, and
+        `BlockingIOError` where another process writes. A start that was killed is no obstacle.
         """
-        run = cls(path)
-        if run.path.exists() and any(run.path.iterdir()):
-            if not overwrite:
-                raise FileExistsError(
-                    f"{run.path} is not empty; open() continues the run, overwrite=True replaces it"
-                )
-            run._check_is_run()
-            shutil.rmtree(run.path)
+        run = cls(path, kind)
+        inputs = inputs or {}
         run.path.mkdir(parents=True, exist_ok=True)
-        run._write("config.yaml", dump_config(config))  # first: it is what makes a folder a run
-        run._write("env.json", json.dumps(describe_environment(), indent=2) + "\n")
+        with contextlib.suppress(FileNotFoundError):
+            (run.path / max(run._patterns(), key=len)).lstat()  # a name too long is one now
+        run._take_lock()
+        try:
+            run._make_room(overwrite, inputs)
+            prints = {
+                key: {"path": str(each), "sha256": fingerprint(each)}
+                for key, each in inputs.items()
+            }
+            run._write_marker(config, prints)
+            run._write(CONFIG, dump_config(config))  # from here on it can be resumed
+            run._write("env.json", json.dumps(describe_environment(), indent=2) + "\n")
+        except BaseException:
+            run.close()
+            raise
         return run
 
     @classmethod
-    def open(cls, path: str | Path) -> "RunFolder":
-        """Open an existing run; half a line that a kill left in the metrics is dropped."""
-        run = cls(path)
-        run._check_is_run()
-        run._keep_lines(lambda entry: True)
+    def resume(
+        cls,
+        path: str | Path,
+        *,
+        kind: RunKind = PLAIN,
+        inputs: Mapping[str, str | Path] | None = None,
+    ) -> "RunFolder":
+        """Open a run to go on with it; half a line that a kill left in the metrics is dropped.
+
+        Raises `ChangedFileError` where an input or the configuration is not what it was, naming
+        it, and `BlockingIOError` where another process writes.
+        """
+        run = cls.open(path, kind)
+        run._take_lock()
+        try:
+            sweep(run.path, run._patterns())
+            run._compare(inputs or {})
+            run._keep_lines(lambda entry: True)
+        except BaseException:
+            run.close()
+            raise
         return run
+
+    @classmethod
+    def open(cls, path: str | Path, kind: RunKind | None = None) -> "RunFolder":
+        """Open an existing run to read it; nothing is changed and nothing locked.
+
+        Raises `FileNotFoundError` where there is no run, or, with `kind`, one of another tool.
+        """
+        run = cls(path, kind or PLAIN)
+        marker = run._marker()
+        if marker is None or not (run.path / CONFIG).is_file():
+            lacking = MARKER if marker is None else CONFIG
+            raise FileNotFoundError(f"{run.path} is not a run: it has no {lacking}")
+        if kind and marker["tool"] != kind.tool:
+            raise FileNotFoundError(f"{run.path} is a run of {marker['tool']}, not {kind.tool}")
+        return run
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let other processes write."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    __del__ = close
 
     def log(self, entry: Mapping[str, object]) -> None:
         """Append a line to `metrics.jsonl` and the time in Unix seconds; NaN becomes null."""
         line = json.dumps(_finite({**entry, "time": time.time()}), allow_nan=False)
-        with self._metrics.open("a", encoding="utf-8") as file:
+        with (self.path / METRICS).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
     def metrics(self) -> list[dict]:
-        """Return the logged lines."""
-        if not self._metrics.exists():
-            return []
-        return [json.loads(line) for line in self._metrics.read_text("utf-8").splitlines()]
+        """Return the logged lines; one that is still being written, or was cut off, is left out."""
+        path = self.path / METRICS
+        return [json.loads(line) for line in _whole_lines(path)] if path.exists() else []
 
     def truncate_after(self, updates: int, **where: object) -> None:
         """Drop the lines whose "updates" is above `updates`: the resumed run will log them again.
@@ -82,43 +175,128 @@ class RunFolder:
 
         self._keep_lines(wanted)
 
-    def _keep_lines(self, wanted) -> None:
-        if not self._metrics.exists():
-            return
-        text = self._metrics.read_text("utf-8")
-        lines = text[: text.rfind("\n") + 1].splitlines(keepends=True)
-        kept = "".join(line for line in lines if wanted(json.loads(line)))
-        if kept != text:
-            self._write("metrics.jsonl", kept)
+    def change_config(self, config: object) -> None:
+        """Replace the configuration, of a run that goes on with other settings on purpose."""
+        marker = self._marker() or {}
+        self._write_marker(config, marker.get("inputs", {}))
+        self._write(CONFIG, dump_config(config))
 
-    def _check_is_run(self) -> None:
-        if not (self.path / "config.yaml").is_file():
-            raise FileNotFoundError(f"{self.path} is not a run: it has no config.yaml")
+    def _take_lock(self) -> None:
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise BlockingIOError(f"{self.path}: another process is training in it") from None
+        except OSError:
+            pass  # a file system without locks
+        self._lock = descriptor
+
+    def _make_room(self, overwrite: bool, inputs: Mapping[str, str | Path]) -> None:
+        """Delete the run that is to be replaced, or what a killed start left; refuse all else."""
+        marker = self._marker()
+        sweep(self.path, self._patterns())
+        if marker is None:
+            if any(each.name not in _IGNORED for each in self.path.iterdir()):
+                raise FileExistsError(
+                    f"{self.path} is not empty and holds no run (no {MARKER}): nothing was "
+                    "touched; choose another folder"
+                )
+        elif marker["tool"] != self.kind.tool:
+            raise FileExistsError(
+                f"{self.path} holds a run of {marker['tool']}: nothing was touched; choose "
+                "another folder"
+            )
+        elif (self.path / CONFIG).exists() and not overwrite:
+            raise FileExistsError(
+                f"{self.path} holds a run: resume or overwrite it (--resume, --overwrite), or "
+                "choose another folder"
+            )
+        for path in map(Path, inputs.values()):
+            if path.resolve().is_relative_to(self.path.resolve()):
+                raise FileExistsError(
+                    f"{path} is an input and lies in {self.path}, which would be replaced: "
+                    "nothing was touched; move it, or choose another folder"
+                )
+        # The marker goes last: a kill in between leaves a run that can be replaced.
+        delete_owned(self.path, self._patterns(), last=MARKER)
+        self.kept = [each for each in self.path.rglob("*") if not each.is_dir()]
+
+    def _patterns(self) -> tuple[str, ...]:
+        return (*_OWN, *self.kind.files)
+
+    def _compare(self, inputs: Mapping[str, str | Path]) -> None:
+        marker = self._marker() or {}
+        known = marker["inputs"]
+        text = (self.path / CONFIG).read_text("utf-8")
+        before, now = marker["config"], _without(yaml.safe_load(text), {**known, **inputs})
+        for key in sorted(before.keys() | now.keys()):
+            if key not in inputs and before.get(key, ...) != now.get(key, ...):
+                raise ChangedFileError(
+                    f"{self.path / CONFIG} was changed since the run began: {key} was "
+                    f"{before.get(key)!r}, and is {now.get(key)!r}; undo that, or start another run"
+                )
+        for key in sorted(known.keys() | inputs.keys()):
+            if key not in inputs:
+                changed = known[key]["path"]
+            elif key not in known:
+                changed = inputs[key]
+            else:
+                changed = changed_file(inputs[key], known[key]["sha256"])
+            if changed:
+                raise ChangedFileError(
+                    f"{changed} ({key}) is not what it was when the run in {self.path} began; "
+                    "bring the old one back, or start another run"
+                )
+
+    def _marker(self) -> dict | None:
+        path = self.path / MARKER
+        try:
+            values = json.loads(path.read_text("utf-8"))
+            known = values["format"] == _FORMAT and isinstance(values["tool"], str)
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError):
+            known = False
+        if not known:
+            raise ValueError(
+                f"{path} is damaged or of a newer version (this one knows format {_FORMAT}): "
+                "nothing was touched"
+            )
+        return values
+
+    def _write_marker(self, config: object, inputs: Mapping[str, object]) -> None:
+        plain = _without(yaml.safe_load(dump_config(config)), inputs)
+        values = {"tool": self.kind.tool, "format": _FORMAT, "inputs": inputs, "config": plain}
+        self._write(MARKER, json.dumps(values, indent=1) + "\n")
+
+    def _keep_lines(self, wanted: Callable[[dict], bool]) -> None:
+        path = self.path / METRICS
+        if path.exists():
+            kept = [line for line in _whole_lines(path) if wanted(json.loads(line))]
+            text = "".join(line + "\n" for line in kept)
+            if text != path.read_text("utf-8"):
+                self._write(METRICS, text)
 
     def _write(self, name: str, text: str) -> None:
         write_atomic(self.path / name, lambda path: path.write_text(text, encoding="utf-8"))
 
 
-def describe_environment() -> dict[str, object]:
-    """Return what a result may depend on: versions, platform, device, cores, git commit."""
-    packages = {each.metadata["Name"]: each.version for each in metadata.distributions()}
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": str(mx.default_device()),
-        "cpu_count": os.cpu_count(),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "git_commit": _git_commit(),
-        "packages": dict(sorted(packages.items(), key=lambda item: item[0].lower())),
-    }
+def _whole_lines(path: Path) -> list[str]:
+    text = path.read_text("utf-8")
+    return text[: text.rfind("\n") + 1].split("\n")[:-1]
 
 
-def _git_commit() -> str | None:
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        command = ["git", "rev-parse", "HEAD"]
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-        return answer.stdout.strip()
-    return None
+def _without(config: Mapping | None, keys: Mapping[str, object], prefix: str = "") -> dict:
+    """Return the settings by dotted key, as JSON gives them back, but for those that `keys` has."""
+    flat: dict[str, object] = {}
+    for name, value in (config or {}).items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping) and value:
+            flat |= _without(value, keys, f"{key}.")
+        elif key not in keys:
+            flat[key] = json.loads(json.dumps(value, default=str))
+    return flat
 
 
 def _finite(value: object) -> object:

@@ -17,7 +17,7 @@ import mlx.core as mx
 
 from mlx_gpt.conversion.tokenizers import convert_nanochat_tokenizer
 from mlx_gpt.conversion.torch_files import read_torch_file
-from mlx_gpt.models.files import fill, save_model
+from mlx_gpt.models.files import fill, save_manifest, save_model
 from mlx_gpt.models.formats import Decoder, strict_config
 from mlx_gpt.models.nanochat import Nanochat, NanochatConfig
 from mlx_gpt.models.nanochat_2025 import Nanochat2025, Nanochat2025Config
@@ -45,6 +45,7 @@ def convert_nanochat(
     save_model(model, output)
     if converted:
         converted.save(output)
+    save_manifest(Path(output))
     return model
 
 

@@ -18,9 +18,13 @@ from mlx_gpt.models.formats import (
     new_model,
     parameters,
 )
+from mlx_trainer import check_manifest, write_manifest
+from mlx_trainer.inputs import MANIFEST
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _INDEX = "model.safetensors.index.json"  # of weights in several files
+# All that is written into a model folder, by whomever; the manifest names what is there.
+MODEL_FILES = (MANIFEST, CONFIG, WEIGHTS, "tokenizer.json", "tokenizer_config.json")
 _LISTED = 8
 
 
@@ -49,6 +53,7 @@ def save_model(model: Decoder, folder: str | Path) -> None:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)  # of what is replaced here
     names = file_names(model)
     weights = {names[name]: array for name, array in parameters(model).items()}
     config = describe(model) | {"dtype": str(_widest(weights)).removeprefix("mlx.core.")}
@@ -65,16 +70,24 @@ def save_model(model: Decoder, folder: str | Path) -> None:
     write_atomic(target, lambda path: path.write_text(text, encoding="utf-8"))
 
 
+def save_manifest(folder: Path) -> None:
+    """Write `manifest.json`, the checksums of the files of a model folder that is complete."""
+    write_manifest(folder, (name for name in MODEL_FILES[1:] if (folder / name).is_file()))
+
+
 def load_model(path: str | Path, dtype: mx.Dtype | None = None, training: bool = False) -> Decoder:
     """Load the model of a model folder or run folder.
 
     `dtype` is that of activations, and of the weights unless `training`: then only embeddings have
     it, and all else is float32, as in pretraining. `None` keeps the weights as they are and
     computes in the widest of their types. Raises `FileNotFoundError` when there is nothing to load,
+    `ChangedFileError` when a file is not what it was when a run ended,
     `ValueError` for files that cannot be read, a config that asks for what is not computed here,
     and tensors that are missing, unexpected or of another shape.
     """
     folder = model_folder(path)
+    if (folder / MANIFEST).exists():  # there is none in a folder of others
+        check_manifest(folder)
     config = _read_json(folder / CONFIG)
     tensors = as_nanochat_names(_read_tensors(folder))
     activations = dtype or _widest(tensors)

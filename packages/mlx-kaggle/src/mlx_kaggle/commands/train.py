@@ -75,10 +75,10 @@ def train(output: Path, resume: bool, overwrite: bool, dry_run: bool, as_json: b
             if not options[name] and not (options["config"] and name == "target"):
                 raise click.UsageError(f"Missing option '{flag}'.")
 
-    from mlx_kaggle.runs import create_run, open_run, train_run
+    from mlx_kaggle.runs import create_run, resume_run, train_run
 
     if resume:
-        run, config = open_run(output)
+        run, config = resume_run(output)
         train_run(config, lambda: run, resume=True, as_json=as_json)
         return
     config = _config(options)

@@ -1,0 +1,99 @@
+"""Fingerprints of the files that a run reads, and manifests of the files that it leaves.
+
+Both are SHA-256 by file name, so that what changed can be named.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from mlx_trainer._atomic import write_atomic
+
+MANIFEST = "manifest.json"
+# Of inputs larger than this in all, only the size and some pieces of each file are read.
+WHOLE_BELOW = 4 << 30
+_PIECE, _PIECES = 1 << 20, 16
+_FORMAT = 1
+
+
+class ChangedFileError(ValueError):
+    """A file is not what it was when its checksum was taken, or is gone."""
+
+
+def fingerprint(path: str | Path) -> dict[str, str]:
+    """Return a checksum of each file that `path` is or holds, by its name below `path`.
+
+    Hidden files are left out. Inputs of more than 4 GiB are sampled: the size of each file and 16
+    pieces of 1 MiB. Raises `FileNotFoundError` if there is nothing at `path`.
+    """
+    path = Path(path)
+    if path.is_file():
+        files = [path]
+    elif path.is_dir():
+        files = [each for each in sorted(path.rglob("*")) if each.is_file()]
+        files = [f for f in files if not any(p.startswith(".") for p in f.relative_to(path).parts)]
+    else:
+        raise FileNotFoundError(f"{path}: no such file or folder")
+    whole = sum(each.stat().st_size for each in files) <= WHOLE_BELOW
+    return {
+        each.relative_to(path).as_posix(): _whole(each) if whole else _sampled(each)
+        for each in files
+    }
+
+
+def changed_file(path: str | Path, before: Mapping[str, str]) -> Path | None:
+    """Return the first file at `path` whose fingerprint is not the one `before`, None if none."""
+    now = fingerprint(path)
+    names = sorted(before.keys() | now.keys())
+    other = [name for name in names if before.get(name) != now.get(name)]
+    return Path(path) / other[0] if other else None
+
+
+def write_manifest(folder: str | Path, files: Iterable[str]) -> None:
+    """Write `manifest.json`: the SHA-256 of `files`, which are paths below `folder`.
+
+    Written last, it says that the files are all there and what they were.
+    """
+    folder = Path(folder)
+    sums = {name: _whole(folder / name) for name in sorted(files)}
+    text = json.dumps({"format": _FORMAT, "sha256": sums}, indent=1) + "\n"
+    write_atomic(folder / MANIFEST, lambda path: path.write_text(text, "utf-8"))
+
+
+def check_manifest(folder: str | Path) -> None:
+    """Raise `ChangedFileError` unless every file is as `write_manifest` found it.
+
+    Raises `FileNotFoundError` if there is no manifest. Files that it does not name are not looked
+    at.
+    """
+    path = Path(folder) / MANIFEST
+    try:
+        values = json.loads(path.read_text("utf-8"))
+        sums = {str(name): str(value) for name, value in values["sha256"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ChangedFileError(f"{path} is damaged: {error}") from None
+    for name, checksum in sums.items():
+        file = path.parent / name
+        if not file.is_file():
+            raise ChangedFileError(f"{file} is missing; {path} names it")
+        if _whole(file) != checksum:
+            raise ChangedFileError(
+                f"{file} is damaged or was changed: its SHA-256 is not the one in {path.name}"
+            )
+
+
+def _whole(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sampled(path: Path) -> str:
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for number in range(_PIECES):
+            file.seek(max(0, size - _PIECE) * number // (_PIECES - 1), os.SEEK_SET)
+            digest.update(file.read(_PIECE))
+    return f"sampled-{digest.hexdigest()}"

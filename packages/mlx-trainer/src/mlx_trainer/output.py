@@ -1,0 +1,87 @@
+"""Output that long work survives: streams that close, files that cannot be written."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from mlx_trainer.owned import sweep
+
+
+class _Lasting:
+    """A text stream that goes on, into nothing, when what it writes to is closed or full."""
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+        self.failure: OSError | None = None
+
+    def __getattr__(self, name: str):
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return self.stream.write(text)
+        except OSError as error:
+            self._give_up(error)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self.stream.flush()
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        self.failure = self.failure or error
+        # The descriptor itself, so that what is buffered does not fail again when Python ends.
+        with contextlib.suppress(OSError, ValueError):
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, self.stream.fileno())
+            os.close(nothing)
+
+
+@contextmanager
+def lasting_output() -> Iterator[None]:
+    """Let work go on whose standard output or error is closed (`| head`) or full; say so at last.
+
+    Whatever the stream no longer takes is lost: for work that also writes it to files.
+    """
+    before = sys.stdout, sys.stderr
+    streams = [_Lasting(each) for each in before]
+    sys.stdout, sys.stderr = streams  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for each in streams:
+            each.flush()
+        sys.stdout, sys.stderr = before
+        if failure := streams[0].failure:
+            with contextlib.suppress(OSError):
+                print(f"standard output ended ({failure.strerror}); not all was shown there",
+                      file=sys.stderr, flush=True)  # fmt: skip
+
+
+def check_output(path: str | Path) -> None:
+    """Make the folder of a file that is to be written, and raise `OSError` if it cannot be.
+
+    Call it before the work. What killed writes of the same file left beside it is deleted.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a file in it")
+    if path.exists() and not path.is_file():
+        if not os.access(path, os.W_OK):
+            raise PermissionError(f"{path} cannot be written")
+        return
+    target = path.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    sweep(target.parent, [target.name.replace("[", "[[]")])
+    probe = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None

@@ -1,0 +1,50 @@
+"""Stop between two updates, not within one: signals set a flag that the training loop reads."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from mlx_trainer.distributed import world_size
+
+# Ctrl-C; what `kill`, batch systems and a shutdown send; what a dropped connection sends.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Stopped(KeyboardInterrupt):
+    """Training ended early because of a signal, with a checkpoint written."""
+
+    def __init__(self, signal_number: int, message: str = ""):
+        super().__init__(message)
+        self.signal_number = signal_number
+
+
+@contextmanager
+def stop_requested() -> Iterator[Callable[[], int]]:
+    """Yield a function that returns the number of the signal that asks to stop, 0 before one.
+
+    A second signal raises `KeyboardInterrupt` at once. Signals that the process was started to
+    ignore, as by `nohup`, stay ignored. Outside of the main thread, which alone gets signals, and
+    with several processes, which would not stop after the same update, nothing changes: the last
+    checkpoint has to do.
+    """
+    asked = 0
+    if threading.current_thread() is not threading.main_thread() or world_size() > 1:
+        yield lambda: 0
+        return
+
+    def ask(number: int, frame: object) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = number
+
+    before = {each: signal.getsignal(each) for each in SIGNALS}
+    taken = [each for each, handler in before.items() if handler is not signal.SIG_IGN]
+    for each in taken:
+        signal.signal(each, ask)
+    try:
+        yield lambda: asked
+    finally:
+        for each in taken:
+            signal.signal(each, before[each])
