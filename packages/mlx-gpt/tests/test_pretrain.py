@@ -172,6 +172,15 @@ def test_an_interrupted_run_saves_between_two_updates(data, tmp_path, number):
     assert load_model(tmp_path / "run" / "model").config.n_layer == 2
 
 
+def test_a_training_outlives_its_reader(data, tmp_path):
+    made = command(data, tmp_path / "run", "--steps", "2")
+    with subprocess.Popen(made, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        process.stderr.close()
+        assert process.wait(timeout=600) == 0
+    assert load_model(tmp_path / "run" / "model").config.n_layer == 2
+
+
 def test_two_processes_equal_one_on_the_same_global_batches(data, tmp_path, alone_and_in_a_ring):
     def made(output, processes):
         arguments = command(data, output, "--steps", "6", "--evaluate-every", "3")

@@ -1,9 +1,14 @@
 """Run folders belong to one process, and are replaced only when asked for."""
 
+from pathlib import Path
+
 import pytest
 
-from mlx_gpt.runs import KIND, opened, paths_explained
-from mlx_trainer import RunFolder
+from mlx_gpt import sft
+from mlx_gpt.pretrain import save
+from mlx_gpt.pretrain_config import DataConfig, PretrainConfig
+from mlx_gpt.runs import KIND, inputs_of, opened, paths_explained
+from mlx_trainer import ChangedFileError, RunFolder
 
 
 def begin(folder, resume=False, overwrite=False):
@@ -61,3 +66,30 @@ def test_a_resumed_run_says_where_its_paths_begin(tmp_path):
     with pytest.raises(FileNotFoundError) as error, paths_explained(tmp_path, resume=False):
         raise missing
     assert str(error.value) == "no tokenizer"
+
+
+def test_the_local_files_that_a_run_reads_are_its_inputs(tmp_path, tokenizer, tiny_model):
+    tokenizer.save(tmp_path / "tokenizer")
+    save(tiny_model, tokenizer, tmp_path / "base")
+    for name in ("text.txt", "chat.jsonl"):
+        (tmp_path / name).touch()
+    text, words = str(tmp_path / "text.txt"), str(tmp_path / "tokenizer")
+    found = inputs_of(PretrainConfig(DataConfig(text, words, valid="hf:owner/name")))
+    assert found == {"data.train": text, "data.tokenizer": words}
+    base, chat = str(tmp_path / "base"), str(tmp_path / "chat.jsonl")
+    found = inputs_of(sft.SftConfig(base, sft.DataConfig([f"gsm8k:{chat}:2"])))
+    assert found == {"model": tmp_path / "base" / "model", "data.train[0]": Path(chat)}
+
+
+def test_resume_refuses_a_tokenizer_that_changed(tmp_path, tokenizer):
+    tokenizer.save(tmp_path / "tokenizer")
+    config = PretrainConfig(DataConfig("hf:owner/name", str(tmp_path / "tokenizer")))
+    with opened(tmp_path / "run", config, False, False):
+        pass
+    path = tmp_path / "tokenizer" / "tokenizer.json"
+    path.write_text(path.read_text() + " ")
+    with (
+        pytest.raises(ChangedFileError, match=rf"{path} \(data.tokenizer\) is not what it was"),
+        opened(tmp_path / "run", config, True, False),
+    ):
+        pass

@@ -136,6 +136,7 @@ class RunFolder:
             raise FileNotFoundError(f"{run.path} is not a run: it has no {lacking}")
         if kind and marker["tool"] != kind.tool:
             raise FileNotFoundError(f"{run.path} is a run of {marker['tool']}, not {kind.tool}")
+        run.kind = kind or RunKind(marker["tool"])
         return run
 
     def __enter__(self) -> "RunFolder":
