@@ -115,7 +115,7 @@ def test_explaining_changes_nothing():
 def test_indices_and_masks_are_left_alone():
     parameters = {"table": mx.arange(4).reshape(2, 2), "mask": mx.array([True]), "w": mx.eye(2)}
     gradients = {"table": mx.ones((2, 2)), "mask": mx.ones(1), "w": mx.eye(2)}
-    optimizer = Muon(0.1, 0.1)
+    optimizer = Muon(0.1, weight_decay=0.1)
     after = optimizer.apply_gradients(gradients, parameters)
     assert mx.array_equal(after["table"], parameters["table"])
     assert mx.array_equal(after["mask"], parameters["mask"])
@@ -243,7 +243,7 @@ def test_nesterov_is_the_look_ahead_of_the_momentum(nesterov, gaussian):
     [
         (lambda: Muon(-1), "Muon: learning_rate must not be negative, got -1"),
         (lambda: Muon(float("nan")), "Muon: learning_rate must not be negative, got nan"),
-        (lambda: Muon(1, -0.1), "Muon: weight_decay must not be negative, got -0.1"),
+        (lambda: Muon(1, weight_decay=-0.1), "Muon: weight_decay must not be negative, got -0.1"),
         (
             lambda: Muon(lambda step: 1.0, schedule=lambda step: 1.0),
             "Muon: give a schedule, or a learning_rate that is one, not both",

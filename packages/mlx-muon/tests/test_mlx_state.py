@@ -53,7 +53,7 @@ def test_state_of_mlx_adamw_goes_on_as_it_would_have(model_and_gradients):
     theirs = optim.AdamW(0.01, betas=[0.9, 0.95], weight_decay=0.1, bias_correction=True)
     state = trained_by(theirs, model, gradients_at)
     rule = AdamWRule(decay_vectors=True)
-    ours = Muon(0.01, 0.1, groups=[Group("*", rule)])
+    ours = Muon(0.01, weight_decay=0.1, groups=[Group("*", rule)])
     assert load_mlx_state(ours, state, model.trainable_parameters()) == []
     gradients = gradients_at(3)
     found = flat(ours.apply_gradients(gradients, model))

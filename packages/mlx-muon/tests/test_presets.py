@@ -226,7 +226,7 @@ def test_a_gradient_of_zero_from_the_start_is_harmless(name):
 def test_presets_take_the_options_of_muon_and_other_rules():
     rule = MuonRule(scale="none")
     for make in (keller, moonlight, normuon, adamuon):
-        optimizer = make(0.5, 0.25, muon=rule, keep_mantissa=True)
+        optimizer = make(0.5, weight_decay=0.25, muon=rule, keep_mantissa=True)
         assert optimizer.muon is rule
         assert optimizer.keep_mantissa
         assert (float(optimizer.learning_rate), optimizer.weight_decay) == (0.5, 0.25)
