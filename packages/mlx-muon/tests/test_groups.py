@@ -49,15 +49,16 @@ def test_name_and_shape_say_what_a_parameter_is(path, shape, kind):
 
 
 class Model(nn.Module):
-    """An embedding whose name does not say so, and a matrix."""
+    """An embedding whose name does not say so, a matrix, and an output layer."""
 
     def __init__(self):
         super().__init__()
         self.lookup = nn.Embedding(5, 4)
         self.linear = nn.Linear(4, 4)
+        self.out = nn.Linear(4, 3)
 
     def __call__(self, x):
-        return self.linear(self.lookup(x))
+        return self.out(self.linear(self.lookup(x)))
 
 
 @pytest.mark.parametrize("first", ["update", "apply_gradients", "init"])
@@ -79,9 +80,9 @@ def test_embeddings_are_recognized_by_their_class(first):
 @pytest.mark.parametrize("compile", [True, False])
 def test_the_first_update_corrects_what_init_could_not_know(compile):
     model, optimizer = Model(), Muon(0.1)
-    model.conv = nn.Sequential(nn.Conv1d(4, 6, 3, bias=False))
+    model.conv = nn.Sequential(nn.Conv1d(3, 6, 4, bias=False))
     expected, other = Model(), Muon(0.1)
-    expected.conv = nn.Sequential(nn.Conv1d(4, 6, 3, bias=False))
+    expected.conv = nn.Sequential(nn.Conv1d(3, 6, 4, bias=False))
     expected.update(model.parameters())
     optimizer.init(model.trainable_parameters())
     other.init(expected)
