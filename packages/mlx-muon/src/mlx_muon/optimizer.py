@@ -9,6 +9,7 @@ their own, by name ("muon", "adamw", or the group's), and is left out if there a
 
 import copy
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -148,9 +149,10 @@ class Muon(Optimizer):
         What `init` decided without it, and no update used, is decided anew. State that still fits
         is kept: in `mx.compile` new zeros would stay zeros for ever.
         """
-        if not isinstance(model, nn.Module):
-            return
-        if (structure := structure_of(model)) == self._structure:
+        if (
+            not isinstance(model, nn.Module)
+            or (structure := structure_of(model)) == self._structure
+        ):
             return
         self._structure = structure
         held = by_path(self.state.get("parameters", {}))
@@ -215,8 +217,8 @@ class Muon(Optimizer):
         return self._scheduled(self.state["learning_rate"])  # type: ignore[return-value]
 
     @learning_rate.setter
-    def learning_rate(self, rate: float | mx.array) -> None:
-        self.state["learning_rate"] = mx.array(rate, mx.float32)
+    def learning_rate(self, learning_rate: float | mx.array) -> None:
+        self.state["learning_rate"] = mx.array(learning_rate, mx.float32)
 
     def rate_of(self, rule: Rule) -> Number:
         """Return the learning rate that `rule` has at this step, before its `scale`."""
@@ -229,7 +231,8 @@ class Muon(Optimizer):
         if rule.learning_rate is None:
             return self.state["learning_rate"] * rule.relative_rate
         name, rate = self._rates[id(rule)]
-        return self.state.get("rates", {}).get(name, rate)
+        held: Any = self.state.get("rates", {})
+        return held.get(name, rate)
 
     def _scheduled(self, rate: Number) -> Number:
         return rate if self.schedule is None else rate * value_at(self.schedule, self.step)
@@ -238,8 +241,9 @@ class Muon(Optimizer):
         """Give the state the rates that it has not."""
         if callable(self.base_rate) or "learning_rate" not in self.state:
             self.learning_rate = value_at(self.base_rate, self.step)
-        if rates := renewed_rates(self._rates, self.state.get("rates", {})):
-            self.state["rates"] = rates
+        state: Any = self.state
+        if rates := renewed_rates(self._rates, state.get("rates", {})):
+            state["rates"] = rates
 
     def decay_of(self, rule: Rule) -> Number:
         """Return the weight decay that `rule` has at this step."""

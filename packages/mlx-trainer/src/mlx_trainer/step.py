@@ -110,7 +110,7 @@ class TrainStep:
             raise ValueError("the model has no trainable parameter: everything is frozen")
         if hasattr(self.optimizer, "recognize"):
             # Before the state is made: a resumed run must come to the same as the first update did.
-            self.optimizer.recognize(self.model)
+            self.optimizer.recognize(self.model)  # type: ignore[attr-defined]
         self.optimizer.init(trainable)
         arguments = self.model, self.loss_fn, self.compile
         if self.threads > 1:
