@@ -253,7 +253,7 @@ def test_the_reward_of_gsm8k_is_the_final_number():
 def test_rates_are_nanochats(tiny_model):
     optimizer = optimizer_for(tiny_model, 2**19, 0.02, rl.MOMENTUM, rl.RATE_SCALES)
     width = (64 / 768) ** -0.5
-    found = {group.name: group.rule.learning_rate for group in optimizer.groups}
+    found = {group.name: float(optimizer.rate_of(group.rule)) for group in optimizer.groups}
     expected = {"wte": 0.2 * width, "value_embeds": 0.1 * width, "lm_head": 0.004 * width,
                 "resid_lambdas": 0.005, "x0_lambdas": 0.5, "smear_gate": 0.2,
                 "smear_lambda": 0.2, "backout_lambda": 0.2}  # fmt: skip

@@ -252,9 +252,12 @@ def test_rates_stay_and_fall_to_zero_over_the_second_half(done):
 def test_the_first_update_is_that_of_nanochats_recipe(config, tmp_path, model):
     """At 0.8 of all rates, with a momentum of 0.85, without decay of the matrices."""
     job, _ = run(config, tmp_path / "run", stop_after=1)
-    recipe = nanochat(64, 1000, 256, 0.1, 0.0, schedule=lambda step: mx.array(0.8))
+    recipe = nanochat(
+        64, 1000, batch_tokens=256, learning_rate=0.1, weight_decay=0.0,
+        schedule=lambda step: mx.array(0.8),
+    )  # fmt: skip
     step = TrainStep(model, recipe, loss_fn, max_grad_norm=None)
-    step(sft.share(build(config).train.next_batch(), 2), 1.0)
+    step(sft.share(build(config).train.next_batch(), 2), recipe.base_rate)
     ours, theirs = arrays(job.model), arrays(model)
     for name, each in theirs.items():
         np.testing.assert_allclose(ours[name], each, rtol=1e-6, atol=1e-7, err_msg=name)

@@ -36,7 +36,7 @@ SHAPES = {
 }
 SPLIT = Group("qkv", MuonRule(split=(12, 6, 6), variance="short"))
 PRESETS = {
-    "keller": lambda **options: keller(0.02, 0.1, **options),
+    "keller": lambda **options: keller(0.02, weight_decay=0.1, **options),
     "adamuon": adamuon,
     "nanochat": lambda **options: nanochat(768, 10, warmup_steps=2, **options),
     "loop": lambda **options: keller(0.02, max_batch_bytes=0, **options),

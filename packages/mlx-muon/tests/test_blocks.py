@@ -28,7 +28,7 @@ def trained(train):
     """Return a function that trains one weight for 3 steps on given gradients."""
 
     def run(rule, path, weight, gradients):
-        optimizer = Muon(0.02, 0.1, groups=[Group("*", rule)], max_batch_bytes=0)
+        optimizer = Muon(0.02, weight_decay=0.1, groups=[Group("*", rule)], max_batch_bytes=0)
         for gradient in gradients:
             weight = optimizer.apply_gradients({path: gradient}, {path: weight})[path]
         return weight
@@ -131,8 +131,10 @@ def test_a_transposed_weight_is_split_by_its_outputs(rule, trained, gaussian, th
 def test_batches_of_any_size_equal_a_loop_bit_for_bit(limit, rule, gaussian, train):
     shapes = [(8, 20), (20, 8), (8, 20), (9, 9), (12, 9), (4, 8, 20), (9, 9), (12, 9), (3, 12, 9)]
     parameters = {f"w{index}": gaussian(*shape) for index, shape in enumerate(shapes)}
-    loop = train(Muon(0.02, 0.1, muon=rule, max_batch_bytes=0), parameters, 0, 4)
-    batched = train(Muon(0.02, 0.1, muon=rule, max_batch_bytes=limit), parameters, 0, 4)
+    loop = train(Muon(0.02, weight_decay=0.1, muon=rule, max_batch_bytes=0), parameters, 0, 4)
+    batched = train(
+        Muon(0.02, weight_decay=0.1, muon=rule, max_batch_bytes=limit), parameters, 0, 4
+    )
     for path, expected in loop.items():
         assert mx.array_equal(batched[path], expected), path
 

@@ -26,7 +26,7 @@ def test_without_gradient_a_weight_shrinks_by_rate_times_decay(name):
 def test_cautious_decay_spares_what_the_update_makes_larger(shape, gaussian):
     rule = MuonRule(cautious=True, weight_decay=0.5, scale="keller")
     weight, gradient = gaussian(*shape), gaussian(*shape, seed=1)
-    plain = Muon(0.02, 0.0, muon=MuonRule(scale="keller"))
+    plain = Muon(0.02, weight_decay=0.0, muon=MuonRule(scale="keller"))
     undecayed = plain.apply_gradients({"w": gradient}, {"w": weight})["w"]
     decayed = Muon(0.02, muon=rule).apply_gradients({"w": gradient}, {"w": weight})["w"]
     becomes_smaller = (weight - undecayed) * weight >= 0
@@ -36,7 +36,7 @@ def test_cautious_decay_spares_what_the_update_makes_larger(shape, gaussian):
 
 
 def test_cautious_decay_without_gradient_is_the_plain_one():
-    optimizer = Muon(0.02, 0.01, muon=MuonRule(cautious=True))
+    optimizer = Muon(0.02, weight_decay=0.01, muon=MuonRule(cautious=True))
     weight = 3 * mx.eye(6)
     after = optimizer.apply_gradients({"w": mx.zeros((6, 6))}, {"w": weight})["w"]
     np.testing.assert_allclose(weight - after, 0.0006 * np.eye(6), atol=3e-7)
@@ -55,6 +55,6 @@ def test_nanochat_decays_with_the_factor_of_tall_matrices_and_less_with_time():
 
 def test_decay_of_a_rule_comes_before_that_of_the_optimizer():
     for rule, expected in [(MuonRule(), 0.99), (MuonRule(weight_decay=0.0), 1.0)]:
-        optimizer = Muon(0.1, 0.1, muon=rule)
+        optimizer = Muon(0.1, weight_decay=0.1, muon=rule)
         after = optimizer.apply_gradients({"w": mx.zeros((2, 2))}, {"w": mx.ones((2, 2))})["w"]
         np.testing.assert_allclose(after, expected, rtol=1e-6)

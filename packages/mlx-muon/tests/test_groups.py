@@ -49,15 +49,16 @@ def test_name_and_shape_say_what_a_parameter_is(path, shape, kind):
 
 
 class Model(nn.Module):
-    """An embedding whose name does not say so, and a matrix."""
+    """An embedding whose name does not say so, a matrix, and an output layer."""
 
     def __init__(self):
         super().__init__()
         self.lookup = nn.Embedding(5, 4)
         self.linear = nn.Linear(4, 4)
+        self.out = nn.Linear(4, 3)
 
     def __call__(self, x):
-        return self.linear(self.lookup(x))
+        return self.out(self.linear(self.lookup(x)))
 
 
 @pytest.mark.parametrize("first", ["update", "apply_gradients", "init"])
@@ -79,9 +80,9 @@ def test_embeddings_are_recognized_by_their_class(first):
 @pytest.mark.parametrize("compile", [True, False])
 def test_the_first_update_corrects_what_init_could_not_know(compile):
     model, optimizer = Model(), Muon(0.1)
-    model.conv = nn.Sequential(nn.Conv1d(4, 6, 3, bias=False))
+    model.conv = nn.Sequential(nn.Conv1d(3, 6, 4, bias=False))
     expected, other = Model(), Muon(0.1)
-    expected.conv = nn.Sequential(nn.Conv1d(4, 6, 3, bias=False))
+    expected.conv = nn.Sequential(nn.Conv1d(3, 6, 4, bias=False))
     expected.update(model.parameters())
     optimizer.init(model.trainable_parameters())
     other.init(expected)
@@ -115,7 +116,7 @@ def test_explaining_changes_nothing():
 def test_indices_and_masks_are_left_alone():
     parameters = {"table": mx.arange(4).reshape(2, 2), "mask": mx.array([True]), "w": mx.eye(2)}
     gradients = {"table": mx.ones((2, 2)), "mask": mx.ones(1), "w": mx.eye(2)}
-    optimizer = Muon(0.1, 0.1)
+    optimizer = Muon(0.1, weight_decay=0.1)
     after = optimizer.apply_gradients(gradients, parameters)
     assert mx.array_equal(after["table"], parameters["table"])
     assert mx.array_equal(after["mask"], parameters["mask"])
@@ -243,7 +244,7 @@ def test_nesterov_is_the_look_ahead_of_the_momentum(nesterov, gaussian):
     [
         (lambda: Muon(-1), "Muon: learning_rate must not be negative, got -1"),
         (lambda: Muon(float("nan")), "Muon: learning_rate must not be negative, got nan"),
-        (lambda: Muon(1, -0.1), "Muon: weight_decay must not be negative, got -0.1"),
+        (lambda: Muon(1, weight_decay=-0.1), "Muon: weight_decay must not be negative, got -0.1"),
         (
             lambda: Muon(lambda step: 1.0, schedule=lambda step: 1.0),
             "Muon: give a schedule, or a learning_rate that is one, not both",

@@ -1,12 +1,14 @@
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mlx_muon import AdamWRule, Group, Muon, MuonRule, adamuon, keller, moonlight, nanochat, normuon
-from mlx_muon.mantissa import join_float32, split_float32
+from mlx_muon.mantissa import join_float32, split_float32, whole_float32
 
+DTYPES = (mx.bfloat16, mx.float32, mx.float16)
 PRESETS = {make.__name__: make for make in (keller, moonlight, normuon, adamuon)}
 PRESETS["nanochat"] = lambda **options: nanochat(768, 20, warmup_steps=4, **options)
 
@@ -136,3 +138,71 @@ def test_state_of_half_precision_takes_half_the_memory_and_trains_alike(rule):
     # Eight bits of mantissa, over five updates.
     error = mx.linalg.norm(found[mx.bfloat16] - found[mx.float32])
     assert error / mx.linalg.norm(found[mx.float32]) < 0.02
+
+
+def test_state_in_float16_is_refused():
+    # Its squares of gradients of 256 would be infinite, for ever.
+    message = "^Muon: state_dtype must be float32 or bfloat16, got mlx.core.float16$"
+    with pytest.raises(ValueError, match=message):
+        Muon(state_dtype=mx.float16)
+
+
+@pytest.mark.parametrize("rule", [MuonRule(), AdamWRule()])
+def test_bfloat16_weights_cast_to_float32_get_their_kept_bits_back(rule, gaussian, train):
+    groups = [Group("*", rule)]
+    start = {"w": gaussian(4, 6).astype(mx.bfloat16)}
+    exact = {"w": start["w"].astype(mx.float32)}
+    expected = train(Muon(0.01, groups=groups), exact, 0, 4)
+    optimizer = Muon(0.01, groups=groups, keep_mantissa=True)
+    half = train(optimizer, start, 0, 2)
+    found = train(optimizer, {"w": half["w"].astype(mx.float32)}, 2, 4)
+    assert found["w"].dtype == mx.float32
+    assert mx.array_equal(found["w"], expected["w"])
+    assert "mantissa" not in optimizer.state["parameters"]["w"]
+
+
+def test_a_weight_set_anew_has_no_bits_of_the_old_one(gaussian, train):
+    optimizer = Muon(0.0, keep_mantissa=True)
+    train(Muon(0.01), {"w": gaussian(4, 6).astype(mx.bfloat16)}, 0, 1)
+    train(optimizer, {"w": gaussian(4, 6).astype(mx.bfloat16)}, 0, 2)
+    other = gaussian(4, 6, seed=5)
+    assert mx.array_equal(train(optimizer, {"w": other}, 2, 3)["w"], other)
+
+
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize(
+    ("before", "after"), [(b, a) for b in DTYPES for a in DTYPES if b != a], ids=str
+)
+def test_mantissas_follow_the_dtype_of_the_weights(before, after, compile, gaussian):
+    """After a change of dtype training is that of an optimizer which never knew the other."""
+    model = nn.Linear(4, 4, bias=False)
+    model.update({"weight": gaussian(4, 4).astype(before)})
+    optimizer = Muon(0.1, keep_mantissa=True, state_dtype=mx.float32)
+    optimizer.init(model)
+
+    def update(gradient):
+        optimizer.update(model, {"weight": gradient})
+
+    state = [model.state, optimizer.state]
+    step = mx.compile(update, inputs=state, outputs=state) if compile else update
+    for seed in range(2):
+        step(gaussian(4, 4, seed=seed))
+        mx.eval(state)
+    model.set_dtype(after)
+    momentum = optimizer.state["parameters"]["weight"]["momentum"]
+    full = whole_float32(model.weight, optimizer.state["parameters"]["weight"].get("mantissa"))
+    exact, other = {"weight": full}, Muon(0.1)
+    other.init(exact)
+    other.state["parameters"]["weight"]["momentum"] = momentum
+    for seed in range(2, 5):
+        step(gaussian(4, 4, seed=seed))
+        mx.eval(state)
+        exact = other.apply_gradients({"weight": gaussian(4, 4, seed=seed)}, exact)
+        if after == mx.float16:
+            exact["weight"] = exact["weight"].astype(after)
+    assert model.weight.dtype == after
+    lower = optimizer.state["parameters"]["weight"].get("mantissa")
+    assert (lower is not None) == (after == mx.bfloat16)
+    tolerance = 1e-6 if after != mx.float16 else 1e-3
+    found = whole_float32(model.weight, lower)
+    np.testing.assert_allclose(found, exact["weight"].astype(mx.float32), atol=tolerance)

@@ -5,11 +5,15 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten, tree_unflatten
 
-from mlx_muon import AdamWRule, Group, Muon, keller, load_mlx_state
+from mlx_muon import AdamWRule, Group, Muon, MuonRule, keller, load_mlx_state
 
 
 def flat(tree):
     return dict(tree_flatten(tree))
+
+
+# By its place it would be the output layer.
+INNER = Group("layers.1.weight", MuonRule())
 
 
 @pytest.fixture
@@ -35,7 +39,7 @@ def trained_by(optimizer, model, gradients_at):
 def test_state_of_mlx_muon_gives_its_momenta(model_and_gradients):
     model, gradients_at = model_and_gradients
     state = trained_by(optim.Muon(0.02), model, gradients_at)
-    optimizer = keller()
+    optimizer = keller(groups=[INNER])
     fresh = load_mlx_state(optimizer, state, model)
     assert fresh == ["layers.0.weight", "layers.1.bias"]
     found = flat(optimizer.state)
@@ -53,7 +57,7 @@ def test_state_of_mlx_adamw_goes_on_as_it_would_have(model_and_gradients):
     theirs = optim.AdamW(0.01, betas=[0.9, 0.95], weight_decay=0.1, bias_correction=True)
     state = trained_by(theirs, model, gradients_at)
     rule = AdamWRule(decay_vectors=True)
-    ours = Muon(0.01, 0.1, groups=[Group("*", rule)])
+    ours = Muon(0.01, weight_decay=0.1, groups=[Group("*", rule)])
     assert load_mlx_state(ours, state, model.trainable_parameters()) == []
     gradients = gradients_at(3)
     found = flat(ours.apply_gradients(gradients, model))
@@ -67,7 +71,7 @@ def test_state_of_a_multi_optimizer_gives_both(model_and_gradients):
         [optim.Muon(0.02), optim.AdamW(0.01)], [lambda path, _: path == "layers.1.weight"]
     )
     state = trained_by(theirs, model, gradients_at)
-    ours = keller(keep_mantissa=True)
+    ours = keller(groups=[INNER], keep_mantissa=True)
     assert load_mlx_state(ours, state, model) == []
     found = flat(ours.state)
     muon, adamw = (flat(each) for each in state["states"])

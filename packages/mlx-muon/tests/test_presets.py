@@ -5,8 +5,9 @@ import math
 import mlx.core as mx
 import numpy as np
 import pytest
+from mlx.utils import tree_flatten
 
-from mlx_muon import MuonRule, adamuon, keller, moonlight, nanochat, normuon
+from mlx_muon import AdamWRule, Muon, MuonRule, adamuon, keller, moonlight, nanochat, normuon
 
 JORDAN = [(3.4445, -4.7750, 2.0315)] * 5
 POLAR_EXPRESS = [
@@ -223,10 +224,36 @@ def test_a_gradient_of_zero_from_the_start_is_harmless(name):
         np.testing.assert_array_equal(after["blocks.w"], 0)
 
 
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("large", [3e19, 3e38])
+def test_one_gradient_of_any_finite_size_leaves_state_and_weights_finite(name, large, gaussian):
+    make, _ = PRESETS[name]
+    optimizer = make()
+    parameters = {"blocks.w": mx.zeros((4, 6)), "norm.weight": mx.zeros(4)}
+    for factor in (1.0, large, -large, 1.0, 1.0):
+        gradients = {path: factor * mx.clip(gaussian(*array.shape), -1, 1)
+                     for path, array in parameters.items()}  # fmt: skip
+        parameters = optimizer.apply_gradients(gradients, parameters)
+    for path, array in tree_flatten([parameters, optimizer.state]):
+        assert mx.all(mx.isfinite(array)), path
+
+
+@pytest.mark.parametrize(
+    ("make", "rate"),
+    [(Muon, 0.02), (MuonRule, 0.02), (AdamWRule, 0.02), (keller, 0.02), (moonlight, 0.02),
+     (normuon, 0.02), (adamuon, 0.02), (lambda *each: nanochat(768, *each), 10)],
+)  # fmt: skip
+def test_only_the_rate_comes_without_its_name(make, rate):
+    # mlx.optimizers.Muon takes momentum next, AdamW betas: here it would be the decay.
+    make(rate)
+    with pytest.raises(TypeError, match="positional argument"):
+        make(rate, 0.95)
+
+
 def test_presets_take_the_options_of_muon_and_other_rules():
     rule = MuonRule(scale="none")
     for make in (keller, moonlight, normuon, adamuon):
-        optimizer = make(0.5, 0.25, muon=rule, keep_mantissa=True)
+        optimizer = make(0.5, weight_decay=0.25, muon=rule, keep_mantissa=True)
         assert optimizer.muon is rule
         assert optimizer.keep_mantissa
         assert (float(optimizer.learning_rate), optimizer.weight_decay) == (0.5, 0.25)
@@ -237,7 +264,8 @@ def test_presets_take_the_options_of_muon_and_other_rules():
 
 @pytest.mark.parametrize("arguments", [(0, 10), (768, 0), (768, 10, 0)])
 def test_nanochat_refuses_sizes_below_1(arguments, exactly):
-    listed = ", ".join(map(str, (*arguments, 2**19)[:3]))
+    n_embd, steps, batch_tokens = (*arguments, 2**19)[:3]
+    listed = f"{n_embd}, {steps}, {batch_tokens}"
     message = f"nanochat: n_embd, steps and batch_tokens must be at least 1, got {listed}"
     with pytest.raises(ValueError, match=exactly(message)):
-        nanochat(*arguments)
+        nanochat(n_embd, steps, batch_tokens=batch_tokens)

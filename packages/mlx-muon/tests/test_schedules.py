@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from mlx_muon import AdamWRule, Group, Muon, MuonRule, keller, nanochat
+from mlx_muon import AdamWRule, Group, Muon, MuonRule, keller, nanochat, normuon
 
 
 def flat(tree):
@@ -44,13 +44,50 @@ def test_each_group_has_its_rate():
     assert steps_of(make()) == pytest.approx(expected, rel=1e-4)
 
 
-def test_setting_the_rate_keeps_the_ratios_of_groups():
+@pytest.mark.parametrize("factor", [0.5, 2.0, 0.0])
+@pytest.mark.parametrize("is_scheduled", [False, True])
+def test_setting_the_rate_leaves_groups_that_have_their_own(factor, is_scheduled):
     # A MultiOptimizer would give all groups the new number.
-    for factor in (0.5, 2.0, 0.0):
-        optimizer = make()
-        optimizer.learning_rate = 0.04 * factor
-        expected = {path: factor * rate for path, rate in AT_FULL_RATE.items()}
-        assert steps_of(optimizer) == pytest.approx(expected | {"scheduled": 0.5}, rel=1e-4)
+    optimizer = make(schedule=(lambda step: 1.0) if is_scheduled else None)
+    optimizer.learning_rate = 0.04 * factor
+    expected = AT_FULL_RATE | {"embed": factor * 0.04, "matrix": factor * 0.01, "scheduled": 0.5}
+    assert steps_of(optimizer) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_relative_rate_follows_the_one_that_is_set():
+    group = Group("head", AdamWRule(relative_rate=0.25, eps=0.0))
+    for first in (0.04, 0.0):
+        optimizer = Muon(first, groups=[group])
+        optimizer.learning_rate = 0.08
+        assert steps_of(optimizer)["head"] == pytest.approx(0.02, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["keller", "normuon"])
+@pytest.mark.parametrize("first", [0.02, 0.0002, 0.0])
+def test_the_rate_a_preset_was_made_with_does_not_matter_once_it_is_set(name, first):
+    optimizer = {"keller": keller, "normuon": normuon}[name](first)
+    optimizer.learning_rate = 0.02
+    found = steps_of(optimizer)
+    assert found["head"] == pytest.approx(3e-4, rel=1e-4)
+    assert found == steps_of({"keller": keller, "normuon": normuon}[name](0.02))
+
+
+def test_a_rate_of_a_group_may_be_set_in_the_state():
+    optimizer = make()
+    optimizer.state["rates"]["head"] = mx.array(0.007)
+    expected = AT_FULL_RATE | {"head": 0.007, "scheduled": 0.5}
+    assert steps_of(optimizer) == pytest.approx(expected, rel=1e-4)
+
+
+def test_equal_rules_of_two_groups_keep_rates_of_their_own():
+    def rule():
+        return MuonRule(0.1, method="svd", scale="none", momentum=0.0)
+
+    optimizer = Muon(groups=[Group("slow", rule(), "a.b"), Group("matrix", rule(), "a b")])
+    assert set(optimizer.state["rates"]) == {"a_b", "a_b_"}
+    optimizer.state["rates"]["a_b_"] = mx.array(0.4)
+    found = steps_of(optimizer)
+    assert (found["slow"], found["matrix"]) == pytest.approx((0.025, 0.1), rel=1e-4)
 
 
 def test_a_schedule_multiplies_all_rates_but_functions():
@@ -138,6 +175,7 @@ def test_the_rate_may_be_set_before_each_compiled_step(make_step):
         model, step, traces = make_step(optimizer, compiled)
         for index in range(20):
             optimizer.learning_rate = mx.array(0.02 / (index + 1))
+            optimizer.state["rates"]["adamw"] = mx.array(3e-4 * (index + 1))
             mx.eval(step(x), model.state, optimizer.state)
             assert float(optimizer.learning_rate) == pytest.approx(0.02 / (index + 1))
         assert len(traces) == (1 if compiled else 20)

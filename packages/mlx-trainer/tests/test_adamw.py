@@ -53,6 +53,28 @@ def test_second_moment_correction_keeps_its_digits_at_the_first_step():
     np.testing.assert_allclose(after["w"], -1.0, rtol=1e-6)
 
 
+@pytest.mark.parametrize("large", [3e19, -3e38])
+def test_one_gradient_whose_square_is_no_float32_is_forgotten(large):
+    optimizer = AdamW((0.9, 0.95), 0.0, 0.0)
+    optimizer.learning_rate = mx.array(0.1)
+    parameters = optimizer.apply_gradients({"b": mx.array([large, 1.0])}, {"b": mx.zeros(2)})
+    # The first update is the rate, whatever the size; and the other entry is not touched.
+    np.testing.assert_allclose(parameters["b"], [-0.1 * np.sign(large), -0.1], rtol=1e-5)
+    for _ in range(1900):
+        before = parameters["b"]
+        parameters = optimizer.apply_gradients({"b": mx.ones(2)}, parameters)
+        mx.eval(parameters, optimizer.state)
+    np.testing.assert_allclose(before - parameters["b"], 0.1, rtol=1e-2)
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+def test_what_is_no_number_reaches_the_weights(bad):
+    optimizer = AdamW()
+    optimizer.learning_rate = mx.array(0.1)
+    after = optimizer.apply_gradients({"b": mx.array([bad, 1.0])}, {"b": mx.zeros(2)})["b"]
+    assert mx.isfinite(after).tolist() == [False, True]
+
+
 def test_layer_decay_lowers_the_rate_away_from_the_output():
     groups = layer_decay(lambda path: int(path[0]), depth=3, decay=0.5)
     matrix = mx.zeros((2, 2))

@@ -1,10 +1,11 @@
 import json
 
 import mlx.core as mx
+import mlx.nn as nn
 import mlx.optimizers
 import numpy as np
 import pytest
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_map
 
 from mlx_trainer import AdamW, CheckpointError, Checkpoints, TrainStep
 
@@ -53,6 +54,53 @@ def test_a_loaded_step_goes_on_as_the_saved_one_did(
     assert other.updates == 3
     other([make_batch(8, 9)], 0.1)  # dropout draws the same mask
     assert everything(other) == everything(step)
+
+
+class OwnRates(mlx.optimizers.SGD):
+    """State for what the model says is a Linear, and a rate of a group in the state."""
+
+    def __init__(self, rate=0.5):
+        super().__init__(0.0, momentum=0.9)
+        self.state["rates"] = {"linear": mx.array(rate)}
+        self.linear = set()
+
+    def recognize(self, model):
+        modules = model.named_modules()
+        self.linear = {f"{name}.weight" for name, each in modules if isinstance(each, nn.Linear)}
+
+    def init(self, parameters):
+        for path, parameter in tree_flatten(parameters):
+            if path in self.linear:
+                self.state.setdefault(path.replace(".", "_"), mx.zeros_like(parameter))
+
+    def apply_gradients(self, gradients, parameters):
+        rate = self.state["rates"]["linear"]
+        return tree_map(lambda g, p: p - rate * g, gradients, parameters)
+
+
+def test_an_optimizer_that_reads_the_model_makes_the_same_state_when_resumed(
+    tmp_path, make_network, make_batch, loss_fn
+):
+    step = TrainStep(make_network(), OwnRates(), loss_fn)
+    step([make_batch(8)], 0.1)
+    assert len(step.optimizer.state) > 3
+    Checkpoints(tmp_path).save(step, {})
+    other = TrainStep(make_network(seed=1), OwnRates(rate=0.25), loss_fn)
+    Checkpoints(tmp_path).load(other)
+    assert everything(other) == everything(step)
+
+
+def test_a_checkpoint_from_before_rates_were_in_the_state_is_loaded(
+    tmp_path, make_network, make_batch, loss_fn
+):
+    older = OwnRates()
+    del older.state["rates"]
+    step = TrainStep(make_network(), older, loss_fn)
+    step.prepare()
+    Checkpoints(tmp_path).save(step, {})
+    other = TrainStep(make_network(seed=1), OwnRates(rate=0.25), loss_fn)
+    Checkpoints(tmp_path).load(other)
+    assert float(other.optimizer.state["rates"]["linear"]) == 0.25
 
 
 def test_loading_replaces_the_state_of_a_step_that_has_run(tmp_path, make_step, make_batch):

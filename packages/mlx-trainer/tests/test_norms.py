@@ -39,6 +39,17 @@ def test_safe_sum_of_millions_of_equal_values_is_accurate(transpose):
     )
 
 
+@pytest.mark.parametrize("size", [1e-37, 1e-30, 1.0, 1e19, 5e37])
+def test_global_norm_is_right_for_entries_of_any_size(size):
+    tree = {"a": mx.array([3 * size, 0.0]), "b": mx.array(-4 * size), "none": mx.zeros((0, 2))}
+    assert float(global_norm(tree)) == pytest.approx(5 * size, rel=1e-6)
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("-inf"), float("nan")])
+def test_global_norm_of_what_is_no_number_is_none(bad):
+    assert not math.isfinite(float(global_norm({"a": mx.array([1.0, bad]), "b": mx.ones(2)})))
+
+
 def test_global_norm_covers_nested_trees_of_any_precision():
     tree = {"a": mx.array([3.0], mx.bfloat16), "b": [{"c": mx.array([[4.0]])}]}
     assert float(global_norm(tree)) == 5.0

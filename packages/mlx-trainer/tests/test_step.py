@@ -175,6 +175,18 @@ def test_training_lowers_the_loss(make_network, make_batch, loss_fn):
     assert step.updates == 60
 
 
+@pytest.mark.parametrize("size", [3e19, 1e38])
+def test_a_gradient_whose_square_is_no_float32_is_clipped_as_any_other(size):
+    model = nn.Linear(2, 1, bias=False)
+    model.weight = mx.zeros((1, 2))
+    step = TrainStep(model, mlx.optimizers.SGD(0.5), lambda model, batch: (
+        (model(batch["x"]) * size).sum(), mx.array(1.0)
+    ))  # fmt: skip
+    _, norm = step([{"x": np.array([[0.6, 0.8]], np.float32)}], 0.5)
+    assert float(norm) == pytest.approx(size, rel=1e-5)
+    np.testing.assert_allclose(model.weight, [[-0.3, -0.4]], rtol=1e-5)
+
+
 def test_a_loss_that_is_not_finite_names_the_update(make_network, make_batch, loss_fn):
     step = TrainStep(make_network(), AdamW(), loss_fn)
     step([make_batch(4)], 0.1)

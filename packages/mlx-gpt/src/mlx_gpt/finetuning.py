@@ -14,7 +14,7 @@ from mlx.utils import tree_unflatten
 from mlx_gpt.loading import load
 from mlx_gpt.models.formats import Decoder
 from mlx_gpt.tokenizer import Tokenizer
-from mlx_muon import AdamWRule, Group, Muon, nanochat
+from mlx_muon import AdamWRule, Muon, Rule, nanochat
 from mlx_muon.rules import Value
 from mlx_trainer import Checkpoints, world_size
 
@@ -39,30 +39,34 @@ def optimizer_for(
 ) -> Muon:
     """Return nanochat's optimizer without its schedules, and without decay of the matrices.
 
-    `learning_rate` is that of the matrices for 2^19 tokens an update. What the loop sets in its
-    place changes the rates of all groups in proportion; `scales` multiplies those of groups by
-    name ("wte", "lm_head", ...).
+    `learning_rate` is that of the matrices for 2^19 tokens an update, and others have theirs. All
+    are relative: what the loop sets in its place changes them in proportion. `scales` multiplies
+    those of groups by name ("wte", "lm_head", ...). Raises `ValueError` for a rate of 0.
     """
-    recipe = nanochat(model.config.n_embd, steps=1, batch_tokens=batch_tokens)
-    return nanochat(
-        model.config.n_embd,
-        steps=1,
-        batch_tokens=batch_tokens,
-        learning_rate=learning_rate,
-        weight_decay=0.0,
+    if not learning_rate > 0:
+        raise ValueError(f"training.learning_rate must be positive, got {learning_rate}")
+    recipe = nanochat(
+        model.config.n_embd, steps=1, batch_tokens=batch_tokens, learning_rate=learning_rate
+    )
+    base, scales = recipe.base_rate, scales or {}
+    assert isinstance(base, float)
+    return Muon(
+        base,
         muon=replace(recipe.muon, momentum=momentum, weight_decay=0.0),
-        groups=[_scaled(group, (scales or {}).get(group.name, 1.0)) for group in recipe.groups],
-        schedule=None,
+        adamw=_relative(recipe.adamw, 1 / base),
+        groups=[
+            replace(group, rule=_relative(group.rule, scales.get(group.name, 1.0) / base))
+            for group in recipe.groups
+        ],
         two_streams=threads > 1 or None,
         distributed=mx.distributed.init() if world_size() > 1 else None,
     )
 
 
-def _scaled(group: Group, scale: float) -> Group:
-    rule = group.rule
+def _relative(rule: Rule, scale: float) -> AdamWRule:
     assert isinstance(rule, AdamWRule)
     assert isinstance(rule.learning_rate, float)
-    return replace(group, rule=replace(rule, learning_rate=scale * rule.learning_rate))
+    return replace(rule, learning_rate=None, relative_rate=scale * rule.learning_rate)
 
 
 def take_over_momentum(optimizer: Muon, model: nn.Module, run: str | Path) -> bool:

@@ -82,9 +82,10 @@ def pretrain(job: Job, folder: Path, report: Report, resume: bool = False) -> No
     if step.updates == 0:
         report(evaluate(job))
     with stop_requested() as stopping:
+        base = step.optimizer.base_rate  # type: ignore[attr-defined]
         began = time.perf_counter()
         for batches in updates(job):
-            loss, norm = step(batches, job.config.training.learning_rate)
+            loss, norm = step(batches, base)
             taken = time.perf_counter() - began
             seconds += taken
             report({
@@ -160,12 +161,12 @@ def build_step(model: Nanochat, plan: Plan, training: TrainingConfig, rows: int)
         plan.config.n_embd,
         plan.steps,
         # Rates grow with the root of this number, which does nothing else.
-        round(plan.batch_tokens * training.rate_scale**2),
-        training.learning_rate,
-        plan.weight_decay,
-        training.warmup_steps,
-        training.warmdown_ratio,
-        training.final_rate,
+        batch_tokens=round(plan.batch_tokens * training.rate_scale**2),
+        learning_rate=training.learning_rate,
+        weight_decay=plan.weight_decay,
+        warmup_steps=training.warmup_steps,
+        warmdown_ratio=training.warmdown_ratio,
+        final_rate=training.final_rate,
         two_streams=threads > 1 or None,
         distributed=mx.distributed.init() if world_size() > 1 else None,
     )
@@ -302,9 +303,8 @@ def sample(job: Job) -> dict:
 
 def rate_scale(job: Job) -> float:
     """Return what the schedule multiplied the learning rates by in the last update."""
-    optimizer = job.step.optimizer
-    base = optimizer.base_rate  # type: ignore[attr-defined]
-    return float(optimizer.learning_rate) / base
+    schedule = job.step.optimizer.schedule  # type: ignore[attr-defined]
+    return float(schedule(mx.array(job.step.updates - 1)))
 
 
 def save(model: Decoder, tokenizer: Tokenizer, run: Path) -> None:

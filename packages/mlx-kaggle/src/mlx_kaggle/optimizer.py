@@ -66,13 +66,18 @@ def muon_groups(config: RunConfig, model: TextModel) -> list[MuonGroup]:
     parameters: dict[str, mx.array] = dict(tree_flatten(model.trainable_parameters()))
     for path, array in parameters.items():
         group = group_of(path, array)
-        rate, decay = training.learning_rate * group.rate, training.weight_decay * group.decay
+        rate, decay = group.rate, training.weight_decay * group.decay
         part = part_of(path, array, model.encoder)
         if part == "matrices":
             rate *= training.muon_rate
-            rule = MuonRule(rate, decay, scale="moonlight", split=split_of(path, array))
+            rule = MuonRule(
+                relative_rate=rate,
+                weight_decay=decay,
+                scale="moonlight",
+                split=split_of(path, array),
+            )
         else:
-            rule = AdamWRule(rate, decay, BETAS, EPS)
+            rule = AdamWRule(relative_rate=rate, weight_decay=decay, betas=BETAS, eps=EPS)
         found.setdefault((part, rule), set()).add(path)
     return [MuonGroup(_among(paths), rule, part) for (part, rule), paths in found.items()]
 

@@ -7,6 +7,9 @@ import mlx.core as mx
 from mlx_muon.arrays import scalar
 from mlx_muon.muon_step import Number
 
+# The largest power of 2 whose square float32 holds.
+LARGEST = 2.0**63
+
 
 def adamw_step(
     gradient: mx.array,
@@ -20,10 +23,13 @@ def adamw_step(
     """Return the new float32 weight, and renew `m`, `v` and `count` in `state`.
 
     Counts its own updates, so that a parameter unfrozen late has its bias corrected as well.
+    Finite entries of the gradient count as at most `LARGEST`: an infinite `v` would stay for ever.
     """
     beta1, beta2 = betas
     state["count"] = state["count"] + 1
     dtype = state["m"].dtype
+    capped = mx.clip(gradient, -LARGEST, LARGEST)
+    gradient = mx.where(mx.isfinite(gradient), capped, gradient)
     m, v = state["m"].astype(mx.float32), state["v"].astype(mx.float32)
     m = m + (1 - beta1) * (gradient - m)
     v = v + (1 - beta2) * (mx.square(gradient) - v)

@@ -13,6 +13,12 @@ from mlx_muon.muon_step import Number
 from mlx_muon.rules import MuonRule
 from mlx_muon.sharing import orthogonalize_shared
 
+# Stacking saves calls, and costs copies and memory: on the CPU large matrices gain nothing by it,
+# unless two streams share them.
+CPU_BATCH_BYTES = 4 << 20
+TWO_STREAMS_BATCH_BYTES = 32 << 20
+GPU_BATCH_BYTES = 256 << 20
+
 
 @dataclass
 class Part:
@@ -32,6 +38,13 @@ class Numbers(NamedTuple):
     weight_decay: Number
     momentum: Number
     beta2: Number
+
+
+def batch_bytes(two_streams: bool | None) -> int:
+    """Return how many bytes of matrices are best orthogonalized at once on this device."""
+    if mx.default_device().type != mx.cpu:
+        return GPU_BATCH_BYTES
+    return TWO_STREAMS_BATCH_BYTES if two_streams else CPU_BATCH_BYTES
 
 
 def update_parts(
@@ -63,7 +76,9 @@ def _batches(parts: Sequence[Part], max_bytes: int) -> Iterator[list[Part]]:
     for part in parts:
         # How a parameter is cut has been done by now.
         rule = replace(part.rule, split=None, heads=None, transposed=None, kind=None)
-        alike.setdefault((rule, *part.weight.shape[1:]), []).append(part)
+        # Rules that are equal may have rates of their own in the state.
+        own = None if rule.learning_rate is None else id(part.rule)
+        alike.setdefault((rule, own, *part.weight.shape[1:]), []).append(part)
     for same in alike.values():
         batch, size = [], 0
         for part in same:

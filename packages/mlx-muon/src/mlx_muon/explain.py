@@ -1,13 +1,14 @@
 """The table that says who is optimized how."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import mlx.core as mx
 
 from mlx_muon.matching import Assignment, Group
-from mlx_muon.rules import AdamWRule, MuonRule, Value
+from mlx_muon.muon_step import Number
+from mlx_muon.rules import AdamWRule, Rule, Value
 
 SCALE_TEXTS = {
     "keller": "x sqrt(max(1, rows / columns))",
@@ -18,16 +19,21 @@ SCALE_TEXTS = {
 }
 
 
-class Settings(NamedTuple):
-    """What of an optimizer is not in its rules."""
+class Rates(NamedTuple):
+    """The rates of an optimizer: before its schedule, which multiplies only numbers, and now."""
 
     learning_rate: Value
-    weight_decay: Value
     is_scheduled: bool
-    groups: Sequence[Group]
+    before_schedule: Callable[[Rule], Number]
+    now: Callable[[Rule], Number]
 
 
-def explain(settings: Settings, assigned: Sequence[tuple[str, mx.array, Assignment]]) -> str:
+def explain(
+    rates: Rates,
+    weight_decay: Value,
+    all_groups: Sequence[Group],
+    assigned: Sequence[tuple[str, mx.array, Assignment]],
+) -> str:
     """Return a heading for each group and rule, and below it a line for parameters alike."""
     groups: dict[tuple[str, int], list[tuple[str, mx.array, Assignment]]] = {}
     for each in assigned:
@@ -37,10 +43,12 @@ def explain(settings: Settings, assigned: Sequence[tuple[str, mx.array, Assignme
         count = sum(array.size for _, array, _ in members)
         rule = members[0][2].rule
         decays = getattr(rule, "decay_vectors", True) or any(a.ndim >= 2 for _, a, _ in members)
-        lines.append(f"{name}: {_describe(settings, rule, decays)}; {_plural(count, 'number')}")
+        lines.append(
+            f"{name}: {_describe(rates, weight_decay, rule, decays)}; {_plural(count, 'number')}"
+        )
         lines.extend(_member_lines(members))
     used = {(assignment.group, id(assignment.rule)) for _, _, assignment in assigned}
-    unused = [each.name for each in settings.groups if (each.name, id(each.rule)) not in used]
+    unused = [each.name for each in all_groups if (each.name, id(each.rule)) not in used]
     lines.extend(
         f"{name}: matches no trained parameter, or only those of groups before it"
         for name in unused
@@ -48,11 +56,9 @@ def explain(settings: Settings, assigned: Sequence[tuple[str, mx.array, Assignme
     return "\n".join(lines)
 
 
-def _describe(settings: Settings, rule: MuonRule | AdamWRule, decays: bool) -> str:
-    rate = settings.learning_rate if rule.learning_rate is None else rule.learning_rate
-    decay = settings.weight_decay if rule.weight_decay is None else rule.weight_decay
-    follows = settings.is_scheduled and not callable(rate)
-    texts = [f"rate {_text(rate)}{' x schedule' if follows else ''}"]
+def _describe(rates: Rates, weight_decay: Value, rule: Rule, decays: bool) -> str:
+    decay = weight_decay if rule.weight_decay is None else rule.weight_decay
+    texts = [f"rate {_rate_text(rates, rule)}"]
     if isinstance(rule, AdamWRule):
         texts.append(f"betas {', '.join(_text(beta) for beta in rule.betas)}")
         texts.append(f"decay {_text(decay)}" if decays else "no decay")
@@ -69,20 +75,31 @@ def _describe(settings: Settings, rule: MuonRule | AdamWRule, decays: bool) -> s
     return "Muon, " + ", ".join(texts)
 
 
+def _rate_text(rates: Rates, rule: Rule) -> str:
+    own = rule.learning_rate
+    is_function = callable(rates.learning_rate if own is None else own)
+    text = "scheduled" if is_function else f"{float(rates.before_schedule(rule)):g}"
+    if rates.is_scheduled and not is_function:
+        text += " x schedule"
+    if rates.is_scheduled or is_function:
+        text += f" (now {float(rates.now(rule)):g})"
+    return text
+
+
 def _member_lines(members: Sequence[tuple[str, mx.array, Assignment]]) -> list[str]:
     alike: dict[tuple, list[str]] = {}
     for path, array, assignment in members:
         blocks = assignment.blocks
         shapes = tuple(blocks.shapes) if blocks else ()
         pattern = re.sub(r"(?<=\.)\d+(?=\.)", "*", path)
-        alike.setdefault((pattern, array.shape, shapes), []).append(path)
+        alike.setdefault((pattern, array.shape, shapes, assignment.why), []).append(path)
     lines = []
-    for (pattern, shape, shapes), paths in alike.items():
+    for (pattern, shape, shapes, why), paths in alike.items():
         name = pattern if len(paths) > 1 else paths[0]
         line = f"  {len(paths):4} x {name} {'x'.join(map(str, shape)) or 'scalar'}"
         if shapes and shapes != ((1, *shape),):
             line += " as " + " + ".join(f"{n} of {rows}x{columns}" for n, rows, columns in shapes)
-        lines.append(line + _hint(paths[0], shapes))
+        lines.append(f"{line}: {why}{_hint(paths[0], shapes)}")
     return lines
 
 

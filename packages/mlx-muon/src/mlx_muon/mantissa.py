@@ -23,3 +23,17 @@ def join_float32(upper: mx.array, lower: mx.array) -> mx.array:
     lower = mx.where(is_zero & (lower >= 0x8000), mx.array(0, mx.uint16), lower)
     bits = upper.view(mx.uint16).astype(mx.uint32) - (lower >> 15).astype(mx.uint32)
     return ((bits << 16) | lower.astype(mx.uint32)).view(mx.float32)
+
+
+def whole_float32(weight: mx.array, lower: mx.array | None) -> mx.array:
+    """Return the weight in float32, with the bits kept of it.
+
+    Of one that has been cast to another dtype meanwhile they still count where it is unchanged.
+    """
+    if lower is None:
+        return weight.astype(mx.float32)
+    upper = weight.astype(mx.bfloat16)
+    joined = join_float32(upper, lower)
+    if weight.dtype == mx.bfloat16:
+        return joined
+    return mx.where(upper.astype(weight.dtype) == weight, joined, weight.astype(mx.float32))

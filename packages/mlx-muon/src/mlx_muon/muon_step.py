@@ -20,8 +20,9 @@ def momentum_step(
 
     The momentum is a mean: a sum, as some papers have it, gives the same direction.
     """
-    momentum = momentum + (1 - beta) * (gradient - momentum)
-    return (gradient + beta * (momentum - gradient) if nesterov else momentum), momentum
+    # Not by way of the difference, which near the largest float32 would be infinite.
+    momentum = beta * momentum + (1 - beta) * gradient
+    return (beta * momentum + (1 - beta) * gradient if nesterov else momentum), momentum
 
 
 def direction(update: mx.array, rule: MuonRule, two_streams: bool | None = None) -> mx.array:

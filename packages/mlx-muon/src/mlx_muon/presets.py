@@ -15,46 +15,50 @@ from mlx_muon.optimizer import Muon
 from mlx_muon.rules import AdamWRule, MuonRule, Value
 
 
-def keller(learning_rate: Value = 0.02, weight_decay: Value = 0.0, **options: Any) -> Muon:
+def keller(learning_rate: Value = 0.02, *, weight_decay: Value = 0.0, **options: Any) -> Muon:
     """Return the original Muon: Newton-Schulz, AdamW beside it at 3e-4.
 
     https://github.com/KellerJordan/Muon; `options` go to `Muon`, with `muon` and `adamw` instead
-    of the rules chosen here, as in all presets. A `learning_rate` that is a function leaves AdamW
-    at its own; to schedule both give a number and `schedule`.
+    of the rules chosen here, as in all presets. AdamW's rate is its own: neither `learning_rate`
+    nor setting that later changes it; `schedule` changes both.
     """
     muon = MuonRule(scale="keller", method="newton_schulz")
     adamw = AdamWRule(learning_rate=3e-4, eps=1e-10)
-    return Muon(learning_rate, weight_decay, **{"muon": muon, "adamw": adamw, **options})
+    rules = {"muon": muon, "adamw": adamw}
+    return Muon(learning_rate, weight_decay=weight_decay, **{**rules, **options})
 
 
-def moonlight(learning_rate: Value = 1e-3, weight_decay: Value = 0.1, **options: Any) -> Muon:
+def moonlight(learning_rate: Value = 1e-3, *, weight_decay: Value = 0.1, **options: Any) -> Muon:
     """Return Moonlight's Muon, with the rate and decay of AdamW, which everything else gets.
 
     Liu et al. 2025, arXiv 2502.16982; all parameters decay.
     """
     muon = MuonRule(scale="moonlight", method="newton_schulz")
     adamw = AdamWRule(decay_vectors=True)
-    return Muon(learning_rate, weight_decay, **{"muon": muon, "adamw": adamw, **options})
+    rules = {"muon": muon, "adamw": adamw}
+    return Muon(learning_rate, weight_decay=weight_decay, **{**rules, **options})
 
 
-def normuon(learning_rate: Value = 0.02, weight_decay: Value = 0.0, **options: Any) -> Muon:
+def normuon(learning_rate: Value = 0.02, *, weight_decay: Value = 0.0, **options: Any) -> Muon:
     """Return NorMuon as its authors' code has it: rows of equal variance, the norm kept.
 
     Li et al. 2025, arXiv 2510.05491, https://github.com/zichongli5/NorMuon.
     """
     muon = MuonRule(scale="keller", method="newton_schulz", variance="rows", beta2=0.95)
     adamw = AdamWRule(learning_rate=3e-4, eps=1e-10)
-    return Muon(learning_rate, weight_decay, **{"muon": muon, "adamw": adamw, **options})
+    rules = {"muon": muon, "adamw": adamw}
+    return Muon(learning_rate, weight_decay=weight_decay, **{**rules, **options})
 
 
-def adamuon(learning_rate: Value = 6e-4, weight_decay: Value = 0.1, **options: Any) -> Muon:
+def adamuon(learning_rate: Value = 6e-4, *, weight_decay: Value = 0.1, **options: Any) -> Muon:
     """Return AdaMuon: signs of the momentum, variance of each entry, updates of RMS 0.2.
 
     Si et al. 2025, arXiv 2507.11005.
     """
     muon = MuonRule(scale="rms", method="newton_schulz", sign=True, variance="entries", beta2=0.95)
     adamw = AdamWRule(decay_vectors=True)
-    return Muon(learning_rate, weight_decay, **{"muon": muon, "adamw": adamw, **options})
+    rules = {"muon": muon, "adamw": adamw}
+    return Muon(learning_rate, weight_decay=weight_decay, **{**rules, **options})
 
 
 # Shorthand for nanochat's groups: pattern, rate, betas, decay.
@@ -75,6 +79,7 @@ _NOT_BATCH_SCALED = ("smear_gate", "smear_lambda", "backout_lambda")
 def nanochat(
     n_embd: int,
     steps: int,
+    *,
     batch_tokens: int = 2**19,
     learning_rate: float = 0.02,
     weight_decay: float = 0.28,
@@ -114,11 +119,11 @@ def nanochat(
     for name, rate, betas, decay in _NANOCHAT_GROUPS:
         rate *= 1 if name in _NOT_BATCH_SCALED else batch
         rate *= (n_embd / 768) ** -0.5 if name in _WIDTH_SCALED else 1
-        rule = AdamWRule(rate, decay, betas, eps=1e-10, decay_vectors=True)
+        rule = AdamWRule(rate, weight_decay=decay, betas=betas, eps=1e-10, decay_vectors=True)
         groups.append(Group(_has_part(name), rule, name))
     schedule = _trapezoid(steps, warmup_steps, warmdown, final_rate)
     # ve_gate, in the blocks, is a matrix like all others there.
-    adamw = AdamWRule(0.2, 0.0, (0.8, 0.95), eps=1e-10)
+    adamw = AdamWRule(0.2, weight_decay=0.0, betas=(0.8, 0.95), eps=1e-10)
     defaults = {"muon": muon, "adamw": adamw, "groups": groups, "schedule": schedule}
     return Muon(learning_rate * batch, **{**defaults, **options})
 

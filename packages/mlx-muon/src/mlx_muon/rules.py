@@ -1,7 +1,7 @@
 """What is done with a parameter: `MuonRule` for matrices, `AdamWRule` for everything else."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 import mlx.core as mx
@@ -21,8 +21,9 @@ VARIANCES = ("none", "rows", "short", "entries")
 class MuonRule:
     """Momentum, orthogonalized (Jordan et al. 2024), and what later papers add to it.
 
-    `learning_rate` and `weight_decay` are the optimizer's where `None`. The rate is multiplied by
-    `scale`, for a matrix of r rows (outputs) and c columns:
+    `weight_decay` is the optimizer's where `None`. So is `learning_rate`, times `relative_rate`; a
+    number is this rule's own and follows nobody. The rate is multiplied by `scale`, for a matrix of
+    r rows (outputs) and c columns:
 
     - "keller": sqrt(max(1, r / c)), for rates about 0.02.
     - "moonlight": 0.2 sqrt(max(r, c)): updates as large as AdamW's, whose rates it then shares
@@ -54,6 +55,8 @@ class MuonRule:
     """
 
     learning_rate: Value | None = None
+    _: KW_ONLY
+    relative_rate: float = 1.0
     weight_decay: Value | None = None
     momentum: Value = 0.95
     nesterov: bool = True
@@ -76,7 +79,8 @@ class MuonRule:
 
     def __post_init__(self):
         """Refuse what cannot work, naming the field."""
-        _check_values(self, "learning_rate", "weight_decay")
+        _check_rate(self)
+        _check_values(self, "weight_decay")
         _check_fraction(self, "momentum", "beta2")
         _check_choice(self, scale=SCALES, variance=VARIANCES, norm=NORMS)
         _check_choice(self, kind=(None, "convolution", "experts"))
@@ -96,12 +100,19 @@ class MuonRule:
 class AdamWRule:
     """AdamW with bias correction and decoupled decay, in float32 whatever the parameter's dtype.
 
-    Loshchilov and Hutter 2019, algorithm 2, as PyTorch computes it. `learning_rate` and
-    `weight_decay` are the optimizer's where `None`; parameters of fewer than two axes (biases,
-    gains of norms) decay only with `decay_vectors`.
+    Loshchilov and Hutter 2019, algorithm 2, as PyTorch computes it. `weight_decay` is the
+    optimizer's where `None`. So is `learning_rate`, times `relative_rate`; a number is this rule's
+    own and follows nobody. Parameters of fewer than two axes (biases, gains of norms) decay only
+    with `decay_vectors`.
+
+    Finite gradients beyond 2^63, whose squares float32 does not hold, count as 2^63. The second
+    moment forgets one by `betas[1]` an update, as any other: from there to 1 in 1,700 updates at
+    0.95. Infinities and NaN reach the weights.
     """
 
     learning_rate: Value | None = None
+    _: KW_ONLY
+    relative_rate: float = 1.0
     weight_decay: Value | None = None
     betas: tuple[Value, Value] = (0.9, 0.95)
     eps: float = 1e-8
@@ -109,7 +120,8 @@ class AdamWRule:
 
     def __post_init__(self):
         """Refuse what cannot work, naming the field."""
-        _check_values(self, "learning_rate", "weight_decay")
+        _check_rate(self)
+        _check_values(self, "weight_decay")
         if len(self.betas) != 2 or any(_is_no_fraction(beta) for beta in self.betas):
             raise ValueError(f"AdamWRule: betas must be two of [0, 1), got {self.betas}")
         if not self.eps >= 0:
@@ -133,6 +145,15 @@ def scale_of(scale: Scale, rows: int, columns: int) -> float:
     if scale == "mup":
         return (rows / columns) ** 0.5
     return 1.0
+
+
+def _check_rate(rule: Rule) -> None:
+    _check_values(rule, "learning_rate", "relative_rate")
+    if rule.learning_rate is not None and rule.relative_rate != 1:
+        raise ValueError(
+            f"{type(rule).__name__}: give learning_rate, or relative_rate, which multiplies the "
+            "optimizer's, not both"
+        )
 
 
 def _check_values(rule: Rule, *names: str) -> None:

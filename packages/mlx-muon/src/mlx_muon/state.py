@@ -62,8 +62,18 @@ def tree_of(held: ByPath) -> Any:
     return tree_unflatten(arrays) if arrays else {}
 
 
-def check_fit(path: str, wanted: dict[str, mx.array], held: dict[str, mx.array]) -> None:
-    """Refuse loaded state that another rule, or another shape of the parameter, has made."""
+def check_fit(
+    path: str,
+    wanted: dict[str, mx.array],
+    held: dict[str, mx.array],
+    mantissa_shape: tuple[int, ...] | None,
+) -> None:
+    """Refuse loaded state that another rule, or another shape of the parameter, has made.
+
+    A mantissa of `mantissa_shape` fits also where the dtype of the parameter has changed.
+    """
+    if mantissa_shape is not None:
+        wanted = {"mantissa": mx.zeros(mantissa_shape, mx.uint16)} | wanted
     for name, array in held.items():
         if name in wanted and array.shape == wanted[name].shape:
             continue

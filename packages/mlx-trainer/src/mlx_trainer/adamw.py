@@ -9,6 +9,9 @@ import mlx.core as mx
 from mlx.optimizers import Optimizer
 from mlx.utils import tree_flatten, tree_map_with_path
 
+# The largest power of 2 whose square float32 holds.
+LARGEST = 2.0**63
+
 
 @dataclass(frozen=True)
 class Group:
@@ -52,7 +55,9 @@ class AdamW(Optimizer):
 
     The learning rate is not an argument: `TrainStep` sets `learning_rate` for every update, as an
     array, so that a compiled step is never traced again. Decay is `rate * weight_decay *
-    parameter`, with the rate of the parameter's group. Costs 8 bytes a parameter.
+    parameter`, with the rate of the parameter's group. Costs 8 bytes a parameter. Finite gradients
+    beyond 2^63, whose squares float32 does not hold, count as 2^63; the second moment forgets them
+    by `betas[1]` an update. Infinities and NaN reach the weights.
     """
 
     def __init__(
@@ -110,6 +115,8 @@ class AdamW(Optimizer):
         group = self._groups[path]
         rate = self.learning_rate.astype(mx.float32) * group.rate
         gradient = gradient.astype(mx.float32)
+        capped = mx.clip(gradient, -LARGEST, LARGEST)
+        gradient = mx.where(mx.isfinite(gradient), capped, gradient)
         weight = parameter.astype(mx.float32)
         beta1, beta2 = self.betas
         state["m"] = beta1 * state["m"] + (1 - beta1) * gradient

@@ -45,7 +45,8 @@ class TrainStep:
     thread draws its own dropout; of running statistics those of the first thread are kept. Arrays
     that `loss_fn` uses besides the model's and the batch's must be evaluated beforehand.
 
-    `optimizer` is any `mlx.optimizers.Optimizer` that reads its rate from `state["learning_rate"]`.
+    `optimizer` is any `mlx.optimizers.Optimizer` that reads its rate from `state["learning_rate"]`;
+    one with a method `recognize` is shown the model by it.
     `updates` counts the updates done; `weight` is the total weight of the last one.
     """
 
@@ -107,6 +108,9 @@ class TrainStep:
             return False
         if not structure[0]:
             raise ValueError("the model has no trainable parameter: everything is frozen")
+        if hasattr(self.optimizer, "recognize"):
+            # Before the state is made: a resumed run must come to the same as the first update did.
+            self.optimizer.recognize(self.model)  # type: ignore[attr-defined]
         self.optimizer.init(trainable)
         arguments = self.model, self.loss_fn, self.compile
         if self.threads > 1:
