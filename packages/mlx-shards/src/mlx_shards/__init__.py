@@ -4,10 +4,18 @@
 them within its bounds; a `TokenStream` packs their documents into batches of one shape.
 """
 
-from mlx_shards.cache import Cache, CacheStats
+from mlx_shards.cache import Cache
 from mlx_shards.config import StreamConfig
 from mlx_shards.download import Http
-from mlx_shards.errors import CacheFull, CorruptShard, DownloadError, ShardError, StateError
+from mlx_shards.errors import (
+    CacheFull,
+    CorruptShard,
+    DiskFull,
+    DownloadError,
+    RowError,
+    ShardError,
+    StateError,
+)
 from mlx_shards.formats import Reader, ReadOptions, register_format
 from mlx_shards.lease import Lease
 from mlx_shards.mixing import Source
@@ -25,6 +33,7 @@ from mlx_shards.sources import (
 )
 from mlx_shards.state import Counts
 from mlx_shards.stream import Batch, Stats, TokenStream
+from mlx_shards.tally import CacheStats
 from mlx_shards.writing import read_documents, write_shards, write_token_bin
 
 __all__ = [
@@ -35,6 +44,7 @@ __all__ = [
     "CacheStats",
     "CorruptShard",
     "Counts",
+    "DiskFull",
     "DownloadError",
     "Flat",
     "Http",
@@ -44,6 +54,7 @@ __all__ = [
     "ReadOptions",
     "Reader",
     "Reference",
+    "RowError",
     "Shard",
     "ShardError",
     "Source",

@@ -7,8 +7,8 @@ from pathlib import Path
 from mlx_shards.cache import Cache
 from mlx_shards.errors import ShardError
 from mlx_shards.formats import ReadOptions
-from mlx_shards.ledger import owned_shards
 from mlx_shards.opening import Library
+from mlx_shards.records import owned_shards
 from mlx_shards.shard import Shard, difference, sha256_of
 from mlx_shards.sources import MANIFEST, local_shards, manifest_shards
 from mlx_shards.stop import Stop

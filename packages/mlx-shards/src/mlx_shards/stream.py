@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mlx_shards.batches import Arrays, Share, make_batches
-from mlx_shards.cache import Cache, CacheStats
+from mlx_shards.cache import Cache
 from mlx_shards.config import StreamConfig
 from mlx_shards.formats import ReadOptions
 from mlx_shards.mixing import Source, as_sources
@@ -16,6 +16,7 @@ from mlx_shards.prefetch import Ahead, ShardsAhead
 from mlx_shards.shard import Shard
 from mlx_shards.state import Counts, Snapshot, first_snapshot, from_json, to_json
 from mlx_shards.stop import Stop, Stopped
+from mlx_shards.tally import CacheStats
 from mlx_shards.walk import Encoder, Tokenize
 
 

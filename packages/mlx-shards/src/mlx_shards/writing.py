@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from mlx_shards._atomic import write_atomic
+from mlx_shards.disk import room_on_disk
 from mlx_shards.formats import ReadOptions, import_pyarrow
 from mlx_shards.opening import Library
 from mlx_shards.shard import Shard
@@ -27,24 +28,40 @@ def write_shards(
     A shard ends at the first full row group with which it has `shard_chars` characters. What is
     left at the end makes a smaller last one. `progress` is told of each `group` documents written.
     Raises `ValueError` where the folder holds shards already, or where there are no documents.
+    What is written is removed again where anything fails.
     """
     folder = Path(folder)
+    check_output(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if present := sorted(folder.glob("shard_*.parquet")):
-        raise ValueError(f"{folder} holds {len(present)} shards already; choose another folder")
     groups = _groups(documents, group)
     rows: list[int] = []
-    while first := next(groups, None):
-        path = folder / f"shard_{len(rows):05d}.parquet"
-        write_atomic(
-            path,
-            lambda temporary, first=first: rows.append(
-                _write_parquet(temporary, first, groups, shard_chars, progress)
-            ),
-        )
-    if not rows:
-        raise ValueError("no documents to write")
-    return write_manifest(folder, rows)
+    written: list[Path] = []
+
+    try:
+        while first := next(groups, None):
+            path = folder / f"shard_{len(rows):05d}.parquet"
+            gone = f"; the {len(written)} shards written before it are removed" if written else ""
+            with room_on_disk(path, f"free some space{gone}"):
+                write_atomic(
+                    path,
+                    lambda temporary, first=first: rows.append(
+                        _write_parquet(temporary, first, groups, shard_chars, progress)
+                    ),
+                )
+            written.append(path)
+        if not rows:
+            raise ValueError("no documents to write")
+        return write_manifest(folder, rows)
+    except BaseException:
+        for path in written:  # so that the same call can be made again
+            path.unlink(missing_ok=True)
+        raise
+
+
+def check_output(folder: Path) -> None:
+    """Raise `ValueError` where a folder holds shards that `write_shards` would mix with its own."""
+    if present := sorted(folder.glob("shard_*.parquet")):
+        raise ValueError(f"{folder} holds {len(present)} shards already; choose another folder")
 
 
 def read_documents(shards: Sequence[Shard], column: str = "text") -> Iterator[str]:
@@ -69,7 +86,8 @@ def write_token_bin(path: str | Path, tokens: np.ndarray) -> None:
     header = np.zeros(256, "<i4")
     header[:3] = _LLMC_MAGIC, 1, len(tokens)
     data = header.tobytes() + np.asarray(tokens).astype("<u2").tobytes()
-    write_atomic(path, lambda temporary: temporary.write_bytes(data))
+    with room_on_disk(Path(path), "free some space"):
+        write_atomic(path, lambda temporary: temporary.write_bytes(data))
 
 
 def _groups(documents: Iterable[str], size: int) -> Iterator[list[str]]:
