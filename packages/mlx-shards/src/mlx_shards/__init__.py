@@ -16,11 +16,12 @@ from mlx_shards.errors import (
     ShardError,
     StateError,
 )
-from mlx_shards.formats import Reader, ReadOptions, register_format
+from mlx_shards.formats import BadRow, Reader, ReadOptions, register_format
 from mlx_shards.lease import Lease
 from mlx_shards.mixing import Source
 from mlx_shards.packing import BestFit, Flat, Pad, Piece, Reference
 from mlx_shards.shard import Shard
+from mlx_shards.skips import SkippedRow
 from mlx_shards.sources import (
     find_shards,
     http_shards,
@@ -37,6 +38,7 @@ from mlx_shards.tally import CacheStats
 from mlx_shards.writing import read_documents, write_shards, write_token_bin
 
 __all__ = [
+    "BadRow",
     "Batch",
     "BestFit",
     "Cache",
@@ -57,6 +59,7 @@ __all__ = [
     "RowError",
     "Shard",
     "ShardError",
+    "SkippedRow",
     "Source",
     "StateError",
     "Stats",

@@ -49,18 +49,14 @@ class Cache:
     ):
         if max_files is not None and max_files < 1:
             raise ValueError(f"max_files must be at least 1, got {max_files}")
+        self.folder = Path(folder).expanduser()
         self.max_files = max_files
         self.http = http or Http()
         self._room_timeout = room_timeout
-        self._ledger = Ledger(Path(folder).expanduser(), parse_bytes(max_bytes), max_files)
+        self._ledger = Ledger(self.folder, parse_bytes(max_bytes), max_files)
         self._sizes: dict[str, int] = {}  # by address, as servers said
         self._foreign: dict[Path, Shard] = {}  # which shard a file stood for that is not ours
         self._tally = Tally()
-
-    @property
-    def folder(self) -> Path:
-        """Where the shards are."""
-        return self._ledger.folder
 
     @property
     def stats(self) -> CacheStats:
@@ -177,9 +173,10 @@ class Cache:
         self, shard: Shard, undo: Callable[[], object] | None = None
     ) -> AbstractContextManager[None]:
         """Give a part up where the disk is full: it would keep the disk full."""
+        most = self._ledger.max_bytes
         return room_on_disk(
             self._ledger.part(shard.name),
-            f"free some space, take another folder, or lower max_bytes ({self._ledger.max_bytes:,})",
+            f"free some space, take another folder, or lower max_bytes ({most:,})",
             undo or (lambda: self._ledger.abandon(shard.name)),
         )
 

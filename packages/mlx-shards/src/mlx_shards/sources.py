@@ -12,8 +12,9 @@ from mlx_shards import readers as readers  # registers the formats
 from mlx_shards._atomic import write_atomic
 from mlx_shards.disk import room_on_disk
 from mlx_shards.download import Http, fetch_json
+from mlx_shards.errors import DownloadError
 from mlx_shards.formats import known_suffixes
-from mlx_shards.shard import Shard, sha256_of
+from mlx_shards.shard import Shard, sha256_of, without_password
 
 MANIFEST = "manifest.json"
 
@@ -106,10 +107,14 @@ def manifest_shards(where: str | Path, http: Http | None = None) -> list[Shard]:
         content, base = fetch_json(text, http or Http())[0], text
     else:
         path = Path(text).expanduser()
-        content, base = json.loads(path.read_text()), str(path.resolve())
+        base = str(path.resolve())
+        try:
+            content = json.loads(path.read_text())
+        except ValueError as error:
+            raise ValueError(f"{where} is not JSON: {error}") from error
+    shown = without_password(text)
     try:
-        entries = content["shards"]
-        return [
+        shards = [
             Shard(
                 entry["name"],
                 _join(base, entry.get("location") or quote(entry["name"])),
@@ -117,10 +122,15 @@ def manifest_shards(where: str | Path, http: Http | None = None) -> list[Shard]:
                 entry.get("sha256"),
                 entry.get("rows"),
             )
-            for entry in entries
+            for entry in content["shards"]
         ]
+    except ValueError as error:
+        raise ValueError(f"{shown}: {error}") from error
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{where} is not a manifest of shards: {error!r}") from error
+        raise ValueError(f"{shown} is not a manifest of shards: {error!r}") from error
+    if not shards:
+        raise ValueError(f"{shown}: a manifest without shards")
+    return shards
 
 
 def write_manifest(folder: str | Path, rows: Sequence[int | None] | None = None) -> list[Shard]:
@@ -150,7 +160,10 @@ def hub_shards(
     http = http or Http(headers=hub_headers())
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     api = f"{endpoint}/api/datasets/{dataset}"
-    commit = fetch_json(f"{api}/revision/{quote(revision, safe='')}", http)[0]["sha"]
+    try:
+        commit = fetch_json(f"{api}/revision/{quote(revision, safe='')}", http)[0]["sha"]
+    except (KeyError, TypeError) as error:
+        raise DownloadError(f"{api}: not the answer of a hub: {error!r}") from error
     entries: list[dict] = []
     url: str | None = f"{api}/tree/{commit}?recursive=true"
     while url:
@@ -198,6 +211,8 @@ def find_shards(where: str | Path, numbers: Iterable[int] | None = None) -> list
         if "{" in text:
             raise ValueError(f"{text}: say which numbers the template stands for")
         return http_shards(text, [0])
+    if "://" in text:
+        raise ValueError(f"{text}: only http://, https://, hf: and local paths are known")
     return local_shards(text)
 
 

@@ -7,13 +7,16 @@ import numpy as np
 
 from mlx_shards._atomic import write_atomic
 from mlx_shards.disk import room_on_disk
+from mlx_shards.errors import ShardError
 from mlx_shards.formats import ReadOptions, import_pyarrow
-from mlx_shards.opening import Library
+from mlx_shards.ids import LARGEST, as_ids
+from mlx_shards.opening import Library, OnError
 from mlx_shards.shard import Shard
 from mlx_shards.sources import write_manifest
 from mlx_shards.stop import Stop
 
 _LLMC_MAGIC = 20240520
+_LARGEST = 2**16 - 1
 
 
 def write_shards(
@@ -64,28 +67,49 @@ def check_output(folder: Path) -> None:
         raise ValueError(f"{folder} holds {len(present)} shards already; choose another folder")
 
 
-def read_documents(shards: Sequence[Shard], column: str = "text") -> Iterator[str]:
-    """Yield the texts of local shards, in order."""
+def read_documents(
+    shards: Sequence[Shard],
+    column: str = "text",
+    on_error: OnError = "raise",
+    on_skip: Callable[[ShardError], object] = lambda error: None,
+) -> Iterator[str]:
+    """Yield the texts of local shards, in order.
+
+    A row that holds none raises `ShardError`; with `on_error="skip"`, `on_skip` is told of it.
+    """
     library = Library(None, ReadOptions(column=column), Stop())
     for shard in shards:
         opened = library.open(shard)
         try:
-            for block in range(len(opened.sizes)):
-                for document in opened.read(block):
-                    if not isinstance(document, str):
-                        raise ValueError(f"shard {shard.name} holds tokens, expected text")
-                    yield document
+            for row in opened.rows(on_error):
+                if isinstance(row, np.ndarray):
+                    raise ValueError(f"{shard.address} holds tokens, expected text")
+                if isinstance(row, str):
+                    yield row
+                elif on_error == "raise":
+                    raise row
+                else:
+                    on_skip(row)
         finally:
             opened.close()
 
 
 def write_token_bin(path: str | Path, tokens: np.ndarray) -> None:
     """Write token ids below 65,536 as llm.c does: a header of 256 int32, then uint16."""
-    if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < 2**16:
-        raise ValueError(f"token ids must be in [0, 65535], got {tokens.min()} to {tokens.max()}")
+    try:
+        ids = as_ids(tokens)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if len(ids) and ids.max() > _LARGEST:
+        place = int((ids > _LARGEST).argmax())
+        raise ValueError(
+            f"{path}: token {place + 1} has id {ids[place]:,}, which is not in [0, {_LARGEST:,}]"
+        )
+    if len(ids) > LARGEST:
+        raise ValueError(f"{path}: {len(ids):,} tokens, and the header can say {LARGEST:,} at most")
     header = np.zeros(256, "<i4")
-    header[:3] = _LLMC_MAGIC, 1, len(tokens)
-    data = header.tobytes() + np.asarray(tokens).astype("<u2").tobytes()
+    header[:3] = _LLMC_MAGIC, 1, len(ids)
+    data = header.tobytes() + ids.astype("<u2").tobytes()
     with room_on_disk(Path(path), "free some space"):
         write_atomic(path, lambda temporary: temporary.write_bytes(data))
 
