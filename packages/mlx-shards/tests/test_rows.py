@@ -151,11 +151,14 @@ def test_the_largest_id_and_empty_lists_stay_what_they_are(tmp_path):
     assert [batch.inputs[0, :2].tolist() for batch in batches] == [[0, 2**31 - 1], [0, 0]]
 
 
-@pytest.mark.parametrize("dtype", [np.uint32, np.int64, np.uint64, np.int32, np.int16])
+@pytest.mark.parametrize("dtype", ["<u4", ">u4", "<i8", ">i8", "<u8", "<i4", ">i4", "<i2", "i1"])
 def test_shards_of_tokens_beyond_int32_are_named(tmp_path, exactly, dtype):
     path = tmp_path / "a.npy"
     wrong = 2**31 + 5 if np.iinfo(dtype).max > 2**31 else -3
     np.save(path, np.array([0, 1, 2, 0, 1, wrong], dtype))
+    np.save(tmp_path / "good.npy", np.array([0, 1, 2], dtype))
+    (batch,) = stream_of(tmp_path / "good.npy", None)
+    assert batch.inputs[0, :3].tolist() == [0, 1, 2]
     message = f"{path}: row 2: token 3 has id {wrong:,}, {OUTSIDE}"
     with pytest.raises(RowError, match=exactly(message)):
         list(stream_of(path, None))

@@ -140,18 +140,23 @@ class ParquetText:
             table = self._file.read_row_group(block, columns=[self._column], use_threads=False)
         except self._errors as error:
             raise CorruptShard(f"{self._path}: row group {block}: {error}") from error
-        return [self._text(value) for value in table.column(0)]
+        try:
+            texts = table.column(0).to_pylist()
+        except UnicodeDecodeError:  # find out which
+            texts = [_decoded(value) for value in table.column(0)]
+        nothing = BadRow(f"nothing in column {self._column!r}")
+        return [nothing if text is None else text for text in texts]
 
     def close(self) -> None:
         """See `Reader`."""
         self._file.close()
 
-    def _text(self, value: Any) -> str | BadRow:
-        try:
-            text = value.as_py()
-        except UnicodeDecodeError as error:
-            return BadRow(f"not UTF-8: {error}", damaged=True, cause=error)
-        return BadRow(f"nothing in column {self._column!r}") if text is None else text
+
+def _decoded(value: Any) -> str | BadRow | None:
+    try:
+        return value.as_py()
+    except UnicodeDecodeError as error:
+        return BadRow(f"not UTF-8: {error}", damaged=True, cause=error)
 
 
 def _is_text(pyarrow: Any, kind: Any) -> bool:

@@ -144,15 +144,14 @@ def _proxy(proxy: str, variable: str) -> SplitResult:
     proxy = proxy if "://" in proxy else f"http://{proxy}"
     try:
         via = urlsplit(proxy)
-        valid = via.scheme == "http" and via.hostname and via.port != 0
+        if via.scheme == "http" and via.hostname and via.port != 0:
+            return via
     except ValueError:
-        valid = False
-    if not valid:
-        raise DownloadError(
-            f"{variable} is {without_password(proxy)!r}: expected "
-            "http://host:port or http://user:password@host:port"
-        )
-    return via
+        pass
+    raise DownloadError(
+        f"{variable} is {without_password(proxy)!r}: expected http://host:port or "
+        "http://user:password@host:port"
+    )
 
 
 def _reader(url: str, response: http.client.HTTPResponse, stop: Stop) -> Callable[[int], bytes]:
