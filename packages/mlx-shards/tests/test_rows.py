@@ -360,3 +360,16 @@ def test_damaged_rows_from_the_network_are_downloaded_once_more_and_only_once(
     assert len(stream.skipped) == 100  # the first
     assert stream.stats.counts.skipped == 3000  # those before the last batch
     assert len(server.requests_of("b.jsonl")) == 2
+
+
+def test_bad_rows_after_the_last_document_are_counted_once_when_epochs_are_added(
+    tmp_path, tokenize
+):
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\nbad\n')
+    config = replace(SKIP, batch_size=2)
+    first = stream_of(tmp_path, tokenize, config)
+    assert len(list(first)) == first.stats.counts.skipped == 1
+    second = stream_of(tmp_path, tokenize, replace(config, epochs=2))
+    second.load_state(first.state())
+    assert len(list(second)) == 1
+    assert second.stats.counts.skipped == 2
