@@ -13,6 +13,10 @@ import pytest
 from mlx_shards import Http, Shard
 
 
+def _pieces(data: bytes, size: int = 1000) -> list[bytes]:
+    return [data[i : i + size] for i in range(0, len(data), size)]
+
+
 class FaultServer:
     """Serves bytes by path on the loopback, and misbehaves as told, once a fault."""
 
@@ -24,6 +28,7 @@ class FaultServer:
         self.ranges = True
         self.etags = True
         self.lengths = True
+        self.chunked = False
         self.gate = None  # called before each body
         self._faults: dict[str, list[tuple]] = {}
         self._end = threading.Event()
@@ -97,7 +102,14 @@ class FaultServer:
         for name, value in self.headers.get(path, {}).items():
             handler.send_header(name, value)
         body = data[start or 0 :]
-        if self.lengths:
+        if self.chunked:
+            handler.protocol_version = "HTTP/1.1"
+            handler.send_header("Transfer-Encoding", "chunked")
+            handler.send_header("Connection", "close")
+            handler.close_connection = True
+            body = b"".join(b"%x\r\n%s\r\n" % (len(each), each) for each in _pieces(body))
+            body += b"0\r\n\r\n"
+        elif self.lengths:
             handler.send_header("Content-Length", str(len(body)))
         handler.end_headers()
         if self.gate:

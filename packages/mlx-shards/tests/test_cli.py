@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -95,20 +96,128 @@ def test_fetch_refuses_to_hold_more_than_it_may(run, server, tmp_path):
     assert "raise max_bytes (2,500)" in error
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("fetch", "http://host/{}.bin", "--to", "x", "--numbers", "a-b"),
-        ("fetch", "http://host/{}.bin"),
-        ("verify", "missing"),
-        ("fletch",),
-    ],
-    ids=str,
-)
-def test_wrong_usage_exits_with_2(run, arguments, tmp_path):
-    code, out, error = run(*arguments, cwd=tmp_path)
+WRONG = {
+    "fetch": "Missing argument 'SOURCE'.",
+    "fetch http://host/{}.bin": "Missing option '--to'.",
+    "fetch http://host/{}.bin --to x --numbers a-b": (
+        "Invalid value for '--numbers': 'a-b' is not like 0-7 or 0,3,6542"
+    ),
+    "fetch http://host/{}.bin --to x --numbers 0-3,9-7": (
+        "Invalid value for '--numbers': '0-3,9-7' is not like 0-7 or 0,3,6542"
+    ),
+    "fetch http://host/{}.bin --to x --numbers 0-99999999999": (
+        "Invalid value for '--numbers': '0-99999999999' are 100,000,000,000 numbers, over 1,000,000"
+    ),
+    "fetch http://host/{}.bin --to x --numbers 3,3": (
+        "http://host/{}.bin: number 3 is given 2 times"
+    ),
+    "fetch http://host/{}.bin --to x": (
+        "http://host/{}.bin: say which numbers the template stands for"
+    ),
+    "fetch http://host/{name}.bin --to x --numbers 1": (
+        "http://host/{name}.bin: expected {} or {:05d} where the number belongs ('name')"
+    ),
+    "fetch http://host/{.bin --to x --numbers 1": (
+        "http://host/{.bin: expected {} or {:05d} where the number belongs (expected '}' before "
+        "end of string)"
+    ),
+    "fetch http://host/a.bin --to x --max-bytes 20GiB": (
+        "Invalid value for '--max-bytes': expected a size such as 500MB or 20GB, got '20GiB'"
+    ),
+    "fetch s3://bucket/a.bin --to x": (
+        "s3://bucket/a.bin: only http://, https://, hf: and local paths are known"
+    ),
+    "fetch a.jsonl --to x": "HERE/a.jsonl is a local file: nothing to download",
+    "fetch no.json --to x": ("no.json is not JSON: Expecting value: line 1 column 1 (char 0)"),
+    "fetch size.json --to x": "size.json: shard a.bin: size must be a number, got 'x'",
+    "fetch empty.json --to x": "empty.json: a manifest without shards",
+    "verify missing": "Invalid value for 'SOURCE': Path 'missing' does not exist.",
+    "verify void": "no shards at void: expected files in ",
+    "stats missing": "missing: no such file or folder",
+    "stats a.jsonl --on-error no": (
+        "Invalid value for '--on-error': 'no' is not one of 'raise', 'skip'."
+    ),
+    "make missing -o x": "missing: no such file or folder",
+    "make a.jsonl -o full": "full holds 1 shards already; choose another folder",
+    "make a.jsonl -o x --shard-chars much": (
+        "Invalid value for '--shard-chars': expected a size such as 500MB or 20GB, got 'much'"
+    ),
+    "fletch": "No such command 'fletch'.",
+}
+
+
+@pytest.mark.parametrize("arguments", WRONG)
+def test_wrong_usage_exits_with_2_and_names_it(run, arguments, tmp_path):
+    here = tmp_path / "here"
+    for name in ("void", "full"):
+        (here / name).mkdir(parents=True)
+    (here / "full/shard_00000.parquet").touch()
+    (here / "a.jsonl").write_text('{"text": "a"}')
+    (here / "no.json").write_text("no")
+    (here / "size.json").write_text('{"shards": [{"name": "a.bin", "size": "x"}]}')
+    (here / "empty.json").write_text('{"shards": []}')
+    before = sorted(here.rglob("*"))
+    code, out, error = run(*arguments.split(), cwd=here)
     assert (code, out) == (2, "")
     assert error.startswith("Usage: ")
+    message = WRONG[arguments].replace("HERE", str(here.resolve()))
+    assert f"Error: {message}" in error
+    assert error.count("\n") <= 5
+    assert sorted(here.rglob("*")) == before
+
+
+def test_rows_that_cannot_be_used_are_errors_or_skipped_and_counted(run, tmp_path):
+    path = tmp_path / "a.jsonl"
+    good = [json.dumps({"text": f"document {i}"}) for i in range(30)]
+    path.write_text("\n".join(["bad", *good, '{"t": 1}']))
+    out = tmp_path / "out"
+    first = f"{path}: line 1: not JSON: Expecting value: line 1 column 1 (char 0)"
+    last = f"{path}: line 32: no text under 'text'; its keys: t"
+    for command in (("make", path, "-o", out), ("stats", path)):
+        assert run(*command) == (1, "", f"Error: {first}\n")
+    assert list(out.iterdir()) == []
+    code, said, error = run("verify", path)
+    assert (code, said) == (1, f"a.jsonl: 2 of 32 rows are bad, the first: {first}\n")
+    code, said, error = run("make", path, "-o", out, "--on-error", "skip")
+    assert code == 0
+    assert said.startswith(f"{out}: 1 shards, 30 documents, 2 rows skipped, ")
+    assert error == f"skipped {first}\nskipped {last}\n"
+    assert pq.read_table(out / "shard_00000.parquet").num_rows == 30
+    code, said, error = run("stats", path, "--on-error", "skip")
+    assert "1 shards, 30 documents, 2 rows skipped, " in said
+    assert error == f"skipped {first}\nskipped {last}\n1 of 1 shards, 2 rows skipped\n"
+    code, said, _ = run("stats", path, "--on-error", "skip", "--json")
+    assert [(each["documents"], each["skipped"]) for each in json.loads(said)] == [(30, 2)]
+
+
+def test_texts_and_tokens_are_counted_apart(run, tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "abcde"}')
+    np.save(tmp_path / "b.npy", np.arange(9))
+    code, said, _ = run("stats", tmp_path)
+    assert code == 0
+    assert "1 shards, 1 documents, 5 characters, " in said
+    assert "1 shards, 1 documents, 9 tokens, " in said
+
+
+def test_a_second_set_of_the_same_names_says_where_it_is(run, server, tmp_path):
+    for name in ("one", "two"):
+        server.add(f"{name}/a.bin", name.encode())
+    assert run("fetch", f"{server.url}/one/a.bin", "--to", tmp_path)[0] == 0
+    code, said, _ = run("fetch", f"{server.url}/two/a.bin", "--to", tmp_path)
+    (path,) = tmp_path.glob("*/a.bin")
+    assert (code, path.read_bytes()) == (0, b"two")
+    assert said == (
+        f"{tmp_path}: 1 shards, 1 downloaded, 3 bytes received; 1 under other names, as "
+        f"theirs are taken: {path}\n"
+    )
+
+
+def test_a_folder_that_cannot_be_made_is_named(run, server, tmp_path):
+    (tmp_path / "file").touch()
+    server.add("a.bin", b"x")
+    code, _, error = run("fetch", f"{server.url}/a.bin", "--to", tmp_path / "file/x")
+    assert code == 1
+    assert error == f"Error: {tmp_path}/file/x/.mlx-shards/owned: Not a directory\n"
 
 
 def test_a_failure_exits_with_1_and_one_line_unless_debugged(run, server, tmp_path):

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from mlx_shards import Cache, CorruptShard, DownloadError, Http, Shard
+from mlx_shards import Cache, CorruptShard, DownloadError, Http
 from mlx_shards.http import request
 from mlx_shards.stop import Stop
 
@@ -225,9 +225,3 @@ def test_endless_redirects_end(server, cache):
     server.fault("a.bin", *[("status", 302, {"Location": "/a.bin"})] * 9)
     with pytest.raises(DownloadError, match=r"more than 5 redirects$"):
         cache.lease(shard)
-
-
-def test_the_proxy_of_the_environment_is_asked(server, cache, monkeypatch):
-    monkeypatch.setenv("http_proxy", server.url)
-    server.files["http://far.invalid/a.bin"] = DATA
-    assert fetched(cache, Shard("a.bin", "http://far.invalid/a.bin")) == DATA

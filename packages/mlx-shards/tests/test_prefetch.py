@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +14,7 @@ from mlx_shards import (
     CorruptShard,
     DownloadError,
     Http,
+    RowError,
     StreamConfig,
     TokenStream,
     local_shards,
@@ -214,13 +216,16 @@ def test_a_shard_that_stays_unreadable_is_named(server, tokenize, tmp_path, quic
     assert len(server.requests) == 2
 
 
-def test_an_error_of_the_tokenizer_reaches_the_consumer(remote, tmp_path, quick):
+def test_an_error_of_the_tokenizer_reaches_the_consumer(remote, tmp_path, quick, exactly):
     def fail(texts):
         raise RuntimeError("no such token")
 
     cache = Cache(tmp_path / "cache", "1MB", http=quick)
-    with pytest.raises(RuntimeError, match=r"^no such token$"):
-        next(iter(TokenStream(remote(8), fail, CONFIG, cache=cache)))
+    (shard,) = remote(8)
+    message = f"{shard.location}: row 1: the tokenizer failed: RuntimeError: no such token"
+    with pytest.raises(RowError, match=exactly(message)) as caught:
+        next(iter(TokenStream([shard], fail, replace(CONFIG, shuffle=False), cache=cache)))
+    assert isinstance(caught.value.__cause__, RuntimeError)
     assert ends()
 
 
@@ -234,9 +239,10 @@ def test_downloads_ahead_stop_where_the_cache_is_full(server, remote, tokenize, 
 
 
 def test_remote_shards_need_a_cache(remote, tokenize, exactly):
-    message = "shard shard_00000.parquet must be downloaded: pass cache=Cache(...)"
+    (shard,) = remote(8)
+    message = f"{shard.location} must be downloaded: pass cache=Cache(...)"
     with pytest.raises(ValueError, match=exactly(message)):
-        next(iter(TokenStream(remote(8), tokenize, CONFIG)))
+        next(iter(TokenStream([shard], tokenize, CONFIG)))
 
 
 def test_no_more_batches_are_made_than_asked_for():

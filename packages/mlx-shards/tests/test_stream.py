@@ -75,7 +75,7 @@ def test_one_shard_of_two_documents_can_be_repeated_for_ever(folder_of, tokenize
 def test_an_epoch_without_documents_is_an_error(folder_of, tokenize, exactly):
     folder, _ = folder_of(0, 0)
     stream = TokenStream(local_shards(folder), tokenize, StreamConfig(16, 2, bos_id=0))
-    message = "no documents in shard_00000.parquet, shard_00001.parquet"
+    message = f"no documents in {folder}/shard_00000.parquet, {folder}/shard_00001.parquet"
     with pytest.raises(ValueError, match=exactly(message)):
         next(iter(stream))
 
@@ -104,14 +104,20 @@ def test_shards_of_tokens_need_no_tokenizer_and_text_does(folder_of, tmp_path, e
     assert first.inputs[0].tolist() == [50, 1, 2, 3, 50, 1, 2, 3]
     assert first.document_ids[0].tolist() == [1, 1, 1, 1, 2, 2, 2, 2]
     folder, _ = folder_of(3)
-    message = "the shards hold text: pass tokenize, a function of a list of texts"
+    message = (
+        f"{folder}/shard_00000.parquet: rows 1 to 3: the shards hold text: pass tokenize, a "
+        "function of a list of texts"
+    )
     with pytest.raises(ValueError, match=exactly(message)):
         next(iter(TokenStream(local_shards(folder), None, config)))
 
 
 def test_a_tokenizer_that_drops_a_text_is_an_error(folder_of, exactly):
     folder, _ = folder_of(8)
-    message = "tokenize must return a list of token ids for each text: got 1 for 8 texts"
+    message = (
+        f"{folder}/shard_00000.parquet: rows 1 to 8: tokenize must return a list of token ids for "
+        "each text: got 1 for 8 texts"
+    )
     with pytest.raises(ValueError, match=exactly(message)):
         next(iter(TokenStream(local_shards(folder), lambda texts: [[1]], StreamConfig(8, 1))))
 
@@ -122,7 +128,7 @@ def test_a_shard_with_other_rows_than_the_manifest_says_is_an_error(folder_of, t
     folder, _ = folder_of(8)
     shards = [replace(each, rows=9) for each in local_shards(folder)]
     with pytest.raises(
-        ShardError, match=exactly("shard shard_00000.parquet holds 8 documents, not 9")
+        ShardError, match=exactly(f"{folder}/shard_00000.parquet holds 8 documents, not 9")
     ):
         next(iter(TokenStream(shards, tokenize, StreamConfig(8, 1, bos_id=0))))
 

@@ -4,15 +4,24 @@
 them within its bounds; a `TokenStream` packs their documents into batches of one shape.
 """
 
-from mlx_shards.cache import Cache, CacheStats
+from mlx_shards.cache import Cache
 from mlx_shards.config import StreamConfig
 from mlx_shards.download import Http
-from mlx_shards.errors import CacheFull, CorruptShard, DownloadError, ShardError, StateError
-from mlx_shards.formats import Reader, ReadOptions, register_format
+from mlx_shards.errors import (
+    CacheFull,
+    CorruptShard,
+    DiskFull,
+    DownloadError,
+    RowError,
+    ShardError,
+    StateError,
+)
+from mlx_shards.formats import BadRow, Reader, ReadOptions, register_format
 from mlx_shards.lease import Lease
 from mlx_shards.mixing import Source
 from mlx_shards.packing import BestFit, Flat, Pad, Piece, Reference
 from mlx_shards.shard import Shard
+from mlx_shards.skips import SkippedRow
 from mlx_shards.sources import (
     find_shards,
     http_shards,
@@ -25,9 +34,11 @@ from mlx_shards.sources import (
 )
 from mlx_shards.state import Counts
 from mlx_shards.stream import Batch, Stats, TokenStream
+from mlx_shards.tally import CacheStats
 from mlx_shards.writing import read_documents, write_shards, write_token_bin
 
 __all__ = [
+    "BadRow",
     "Batch",
     "BestFit",
     "Cache",
@@ -35,6 +46,7 @@ __all__ = [
     "CacheStats",
     "CorruptShard",
     "Counts",
+    "DiskFull",
     "DownloadError",
     "Flat",
     "Http",
@@ -44,8 +56,10 @@ __all__ = [
     "ReadOptions",
     "Reader",
     "Reference",
+    "RowError",
     "Shard",
     "ShardError",
+    "SkippedRow",
     "Source",
     "StateError",
     "Stats",

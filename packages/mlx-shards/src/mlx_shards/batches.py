@@ -10,6 +10,7 @@ from mlx_shards.errors import StateError
 from mlx_shards.mixing import Mixture, Source
 from mlx_shards.opening import Library
 from mlx_shards.packing import Packer, Piece, Reference, make_packer
+from mlx_shards.skips import Skips
 from mlx_shards.state import Snapshot, advanced
 from mlx_shards.walk import Encoder, Walk
 
@@ -43,6 +44,7 @@ def make_batches(
     share: Share,
     library: Library,
     shards_ahead: int,
+    skips: Skips,
     snapshot: Snapshot,
 ) -> Iterator[tuple[Arrays, Snapshot]]:
     """Yield each batch with the snapshot after it.
@@ -50,7 +52,7 @@ def make_batches(
     Every rank packs the same global batches, of `batch_size * world_size` rows, and takes its own
     rows. So ranks always agree on their number, and a rank reads and tokenizes everything.
     """
-    mixture = _mixture(sources, encode, config, library, shards_ahead, snapshot)
+    mixture = _mixture(sources, encode, config, library, shards_ahead, skips, snapshot)
     packer = _packer(config, mixture, snapshot)
     try:
         yield from _pack(mixture, packer, config, share, snapshot)
@@ -63,7 +65,7 @@ def _pack(
     mixture: Mixture, packer: Packer, config: StreamConfig, share: Share, snapshot: Snapshot
 ) -> Iterator[tuple[Arrays, Snapshot]]:
     shape = (config.batch_size * share.world_size, config.sequence_length + 1)
-    counts = snapshot.counts
+    counts, skipped = snapshot.counts, sum(snapshot.skipped)
     while True:
         tokens = np.full(shape, config.pad_id, np.int32)
         ids = np.zeros(shape, np.int32)
@@ -89,13 +91,16 @@ def _pack(
             tokens=placed,
             lost=packer.lost - lost,
             padding=tokens.size - placed,
+            skipped=sum(walk.skipped for walk in mixture.walks) - skipped,
         )
+        skipped = sum(walk.skipped for walk in mixture.walks)
         snapshot = Snapshot(
             tuple(walk.position for walk in mixture.walks),
             tuple(mixture.given),
             packer.held(),
             packer.held_tokens(),
             counts,
+            tuple(walk.skipped for walk in mixture.walks),
         )
         yield _arrays(tokens, ids, lengths, config, share), snapshot
 
@@ -118,6 +123,7 @@ def _mixture(
     config: StreamConfig,
     library: Library,
     shards_ahead: int,
+    skips: Skips,
     snapshot: Snapshot,
 ) -> Mixture:
     walks = [
@@ -131,9 +137,11 @@ def _mixture(
             epochs=config.epochs,
             ahead=shards_ahead,
             position=position,
+            skipped=skipped,
+            skips=skips if config.on_error == "skip" else None,
         )
-        for number, (source, position) in enumerate(
-            zip(sources.values(), snapshot.positions, strict=True)
+        for number, (source, position, skipped) in enumerate(
+            zip(sources.values(), snapshot.positions, snapshot.skipped, strict=True)
         )
     ]
     return Mixture(walks, [source.weight for source in sources.values()], snapshot.given)

@@ -3,15 +3,21 @@
 Results go to standard output, progress to standard error: bars on a terminal, lines elsewhere.
 """
 
+import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import click
 
 from mlx_shards._exits import run
 
+OnError = Literal["raise", "skip"]
+
 _NUMBERS = "Numbers of the shards of a template: 0-7, or 0,3,6542."
+_MOST_NUMBERS = 1_000_000
 _WHERE = (
     "SOURCE is a folder or pattern of local files, a manifest (.json, also by URL), a URL with {} "
     "or {:05d} and --numbers, or hf:owner/name[:pattern]."
@@ -27,16 +33,51 @@ class Numbers(click.ParamType):
         self, value: str, param: click.Parameter | None, ctx: click.Context | None
     ) -> list[int]:
         """Return the numbers; fail with a usage error."""
-        found: list[int] = []
+        spans: list[range] = []
+        for part in value.split(","):
+            match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+            first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
+            if last < first:
+                self.fail(f"{value!r} is not like 0-7 or 0,3,6542", param, ctx)
+            spans.append(range(first, last + 1))
+        if (count := sum(map(len, spans))) > _MOST_NUMBERS:
+            self.fail(f"{value!r} are {count:,} numbers, over {_MOST_NUMBERS:,}", param, ctx)
+        return [number for span in spans for number in span]
+
+
+class Size(click.ParamType):
+    """`500MB` or `20GB` as a number."""
+
+    name = "size"
+
+    def convert(
+        self, value: str | int, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        """Return the number; fail with a usage error."""
+        from mlx_shards.shard import parse_bytes
+
         try:
-            for part in value.split(","):
-                first, _, last = part.partition("-")
-                found += range(int(first), int(last or first) + 1)
-        except ValueError:
-            found = []
-        if not found:
-            self.fail(f"{value!r} is not like 0-7 or 0,3,6542", param, ctx)
-        return found
+            return parse_bytes(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+@contextmanager
+def _usage() -> Iterator[None]:
+    """Call wrong arguments wrong usage."""
+    try:
+        yield
+    except ValueError as error:
+        raise click.UsageError(" ".join(str(error).split()), click.get_current_context()) from error
+
+
+_column = click.option(
+    "--column", default="text", show_default=True, help="Column or key of the text."
+)
+_on_error = click.option(
+    "--on-error", type=click.Choice(["raise", "skip"]), default="raise", show_default=True,
+    help="End at a row that cannot be used, or leave it out and count it.",
+)  # fmt: skip
 
 
 @click.group(
@@ -51,79 +92,92 @@ def cli() -> None:
 @cli.command()
 @click.argument("source", nargs=-1, required=True)
 @click.option("--output", "-o", required=True, type=click.Path(path_type=Path, file_okay=False))
-@click.option("--column", default="text", show_default=True, help="Column or key of the text.")
-@click.option("--shard-chars", default="250M", show_default=True, help="Characters a shard.")
+@_column
+@click.option("--shard-chars", type=Size(), default="250M", show_default=True,
+              help="Characters a shard.")  # fmt: skip
 @click.option("--group", default=1024, show_default=True, type=click.IntRange(1),
               help="Documents a row group.")  # fmt: skip
 @click.option("--shuffle-seed", type=click.IntRange(0), help="Shuffle the documents; in memory.")
+@_on_error
 def make(
     source: tuple[str, ...],
     output: Path,
     column: str,
-    shard_chars: str,
+    shard_chars: int,
     group: int,
     shuffle_seed: int | None,
+    on_error: OnError,
 ) -> None:
     """Write parquet shards, as nanochat reads them, from local parquet or JSON lines files."""
-    from mlx_shards.display import Progress
+    from mlx_shards.display import Progress, skipped_rows
     from mlx_shards.order import Order
-    from mlx_shards.shard import parse_bytes
     from mlx_shards.sources import local_shards
-    from mlx_shards.writing import read_documents, write_shards
+    from mlx_shards.writing import check_output, read_documents, write_shards
 
-    shards = [shard for each in source for shard in local_shards(each)]
-    documents = read_documents(shards, column)
-    if shuffle_seed is not None:
-        held = list(documents)
-        order = Order(shuffle_seed, 0, 0, shuffle=True).shards(len(held))
-        documents = (held[i] for i in order)
+    with _usage():
+        shards = [shard for each in source for shard in local_shards(each)]
+        check_output(output)
     with Progress("documents") as progress:
-        made = write_shards(documents, output, parse_bytes(shard_chars), group, progress.advance)
+        documents = read_documents(shards, column, on_error, progress.skip)
+        if shuffle_seed is not None:
+            held = list(documents)
+            order = Order(shuffle_seed, 0, 0, shuffle=True).shards(len(held))
+            documents = (held[i] for i in order)
+        made = write_shards(documents, output, shard_chars, group, progress.advance)
     rows = sum(shard.rows or 0 for shard in made)
     size = sum(shard.size or 0 for shard in made)
-    click.echo(f"{output}: {len(made)} shards, {rows:,} documents, {size:,} bytes, manifest.json")
+    also = skipped_rows(progress.skipped)
+    click.echo(
+        f"{output}: {len(made)} shards, {rows:,} documents{also}, {size:,} bytes, manifest.json"
+    )
 
 
 @cli.command(help=f"Download shards into a folder; those that are there are kept.\n\n{_WHERE}")
 @click.argument("source")
 @click.option("--to", "folder", required=True, type=click.Path(path_type=Path, file_okay=False))
 @click.option("--numbers", type=Numbers(), help=_NUMBERS)
-@click.option("--max-bytes", default="1000TB", help="Refuse to hold more, such as 20GB.")
+@click.option("--max-bytes", type=Size(), default="1000TB",
+              help="Refuse to hold more, such as 20GB.")  # fmt: skip
 @click.option("--parallel", default=4, show_default=True, type=click.IntRange(1, 32))
 def fetch(
-    source: str, folder: Path, numbers: list[int] | None, max_bytes: str, parallel: int
+    source: str, folder: Path, numbers: list[int] | None, max_bytes: int, parallel: int
 ) -> None:
     """Download the shards."""
     from mlx_shards.cache import Cache
     from mlx_shards.display import Progress
     from mlx_shards.download import Http
-    from mlx_shards.fetching import fetch_all
+    from mlx_shards.fetching import check_remote, fetch_all
     from mlx_shards.sources import find_shards, hub_headers
 
-    shards = find_shards(source, numbers)
+    with _usage():
+        shards = find_shards(source, numbers)
+        check_remote(shards)
     headers = hub_headers() if source.startswith("hf:") else {}
     # All shards are to stay, so that no room will come by waiting.
     cache = Cache(folder, max_bytes, http=Http(headers=headers), room_timeout=0)
     with Progress("shards", len(shards)) as progress:
-        fetch_all(cache, shards, parallel, progress.advance)
+        paths = fetch_all(cache, shards, parallel, progress.advance)
     stats = cache.stats
+    moved = sorted(str(p) for p in set(paths) - {folder / shard.name for shard in shards})
+    taken = f"; {len(moved)} under other names, as theirs are taken: {moved[0]}" if moved else ""
     click.echo(
         f"{folder}: {len(shards)} shards, {stats.downloads} downloaded, "
-        f"{stats.bytes_received:,} bytes received"
+        f"{stats.bytes_received:,} bytes received{taken}"
     )
 
 
 @cli.command(help="Check shards: size and SHA-256 where known, and that they can be read.\n\n"
                   "SOURCE is a folder or a manifest beside its shards.")  # fmt: skip
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
-@click.option("--column", default="text", show_default=True, help="Column or key of the text.")
+@_column
 @click.option("--quick", is_flag=True, help="Read no documents, only what the file says of them.")
 def verify(source: Path, column: str, quick: bool) -> None:
     """Check the shards; exit with 1 where one is bad."""
     from mlx_shards.display import Progress
     from mlx_shards.fetching import problem_with, shards_to_verify
 
-    shards = shards_to_verify(source)
+    with _usage():
+        shards = shards_to_verify(source)
     bad = []
     with Progress("shards", len(shards)) as progress:
         for shard in shards:
@@ -140,21 +194,23 @@ def verify(source: Path, column: str, quick: bool) -> None:
 
 @cli.command(help="Count the documents of local shards, and their characters or tokens.")
 @click.argument("source", type=click.Path(path_type=Path))
-@click.option("--column", default="text", show_default=True, help="Column or key of the text.")
+@_column
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def stats(source: Path, column: str, as_json: bool) -> None:
+@_on_error
+def stats(source: Path, column: str, as_json: bool, on_error: OnError) -> None:
     """Count what is in the shards."""
     import json
 
-    from mlx_shards.display import Progress
+    from mlx_shards.display import Progress, skipped_rows
     from mlx_shards.fetching import count_shard
     from mlx_shards.sources import local_shards
 
-    shards = local_shards(source)
+    with _usage():
+        shards = local_shards(source)
     lines = []
     with Progress("shards", len(shards)) as progress:
         for shard in shards:
-            lines.append(count_shard(shard, column))
+            lines.append(count_shard(shard, column, on_error, progress.skip))
             progress.advance(1)
     if as_json:
         click.echo(json.dumps(lines))
@@ -165,12 +221,16 @@ def stats(source: Path, column: str, as_json: bool) -> None:
             f"{line['name']:32} {line['blocks']:7,} {line['documents']:10,} "
             f"{line['units']:14,} {line['bytes']:14,}"
         )
-    documents = sum(line["documents"] for line in lines)
-    units = sum(line["units"] for line in lines)
-    click.echo(
-        f"{len(lines)} shards, {documents:,} documents, {units:,} {lines[0]['unit']}, "
-        f"{units / max(documents, 1):,.0f} a document, longest {max(x['longest'] for x in lines):,}"
-    )
+    for unit in dict.fromkeys(line["unit"] for line in lines):
+        chosen = [line for line in lines if line["unit"] == unit]
+        documents = sum(line["documents"] for line in chosen)
+        units = sum(line["units"] for line in chosen)
+        also = skipped_rows(sum(line["skipped"] for line in chosen))
+        click.echo(
+            f"{len(chosen)} shards, {documents:,} documents{also}, {units:,} {unit}, "
+            f"{units / max(documents, 1):,.0f} a document, "
+            f"longest {max(line['longest'] for line in chosen):,}"
+        )
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -183,6 +243,8 @@ def _in_words(error: Exception) -> str:
     from mlx_shards.errors import ShardError
 
     text = str(error)
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
     if not isinstance(error, ShardError | ValueError | OSError | ImportError):
         text = f"{type(error).__name__}: {error} (this looks like a defect; --debug shows where)"
     return text

@@ -4,10 +4,11 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from mlx_shards._suggest import did_you_mean
+from mlx_shards.ids import LARGEST
 from mlx_shards.packing import make_packer
 
 # These may differ between the stream that saved a state and the one that goes on from it.
-_CHANGEABLE = ("batch_size", "epochs", "last_batch")
+_CHANGEABLE = ("batch_size", "epochs", "last_batch", "on_error")
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class StreamConfig:
     `mlx_shards.packing`; `buffer_size` is that of `best_fit`; `oversize` says what becomes of
     documents longer than T + 1. Padding is `pad_id`, with `ignore_id` as its target. `epochs=None`
     never ends; otherwise the last batch, if short of rows, is dropped or padded. `column` holds the
-    text; `token_dtype` is that of .bin shards without header.
+    text; `token_dtype` is that of .bin shards without header. `on_error="skip"` leaves out, and
+    counts, rows that are no text, cannot be tokenized or have ids beyond int32.
     """
 
     sequence_length: int
@@ -36,6 +38,7 @@ class StreamConfig:
     ignore_id: int = -1
     column: str = "text"
     token_dtype: Literal["uint16", "uint32"] = "uint16"
+    on_error: Literal["raise", "skip"] = "raise"
 
     def __post_init__(self) -> None:
         for name in ("sequence_length", "batch_size", "buffer_size", "epochs"):
@@ -44,11 +47,16 @@ class StreamConfig:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
+        for name in ("bos_id", "pad_id", "ignore_id"):
+            value, lowest = getattr(self, name), -LARGEST if name == "ignore_id" else 0
+            if value is not None and not lowest <= value <= LARGEST:
+                raise ValueError(f"{name} must be in [{lowest}, {LARGEST}], got {value}")
         make_packer(self.packing, self.sequence_length + 1, self.oversize, self.buffer_size)
         choices = {
             "oversize": ("crop", "split", "drop"),
             "last_batch": ("drop", "pad"),
             "token_dtype": ("uint16", "uint32"),
+            "on_error": ("raise", "skip"),
         }
         for name, valid in choices.items():
             if (value := getattr(self, name)) not in valid:

@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import TextIO
 
 _SILENCE = 10.0  # seconds between plain lines
+_SHOWN = 10  # reasons for skipping a row
 
 
 class Progress:
@@ -15,7 +16,7 @@ class Progress:
         self._what = what
         self._total = total
         self._stream = stream or sys.stderr
-        self._done = 0
+        self._done = self.skipped = 0
         self._printed_at = time.monotonic()
         self._bar = None
         if self._stream.isatty():
@@ -47,4 +48,18 @@ class Progress:
         elif self._done == self._total or time.monotonic() - self._printed_at > _SILENCE:
             self._printed_at = time.monotonic()
             of = f" of {self._total:,}" if self._total is not None else ""
-            print(f"{self._done:,}{of} {self._what}", file=self._stream, flush=True)
+            also = skipped_rows(self.skipped)
+            print(f"{self._done:,}{of} {self._what}{also}", file=self._stream, flush=True)
+
+    def skip(self, reason: Exception) -> None:
+        """Count a row as skipped; the first ones are shown."""
+        self.skipped += 1
+        if self.skipped <= _SHOWN:
+            print(f"skipped {reason}", file=self._stream, flush=True)
+        if self._bar:
+            self._bar.update(self._task, description=self._what + skipped_rows(self.skipped))
+
+
+def skipped_rows(count: int) -> str:
+    """Return the end of a line that tells of rows that were skipped; nothing for none."""
+    return f", {count:,} row{'' if count == 1 else 's'} skipped" if count else ""

@@ -1,4 +1,8 @@
-"""Download one file: resume it, repeat what may pass, give up at once on what will not."""
+"""Download one file: resume it, repeat what may pass, give up at once on what will not.
+
+A file counts as whole where its end is known: by a length, by chunks, by its encoding, or because
+the server has nothing after it. A body that just stops may be a file that was cut.
+"""
 
 import email.utils
 import json
@@ -10,13 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+from mlx_shards.body import encoding_of, read_body
 from mlx_shards.errors import DownloadError
-from mlx_shards.http import Interrupted, Response, request
+from mlx_shards.http import PROXY_LOGIN, Interrupted, Response, proxy_refusal, request
+from mlx_shards.shard import without_password
 from mlx_shards.stop import Stop
 
 T = TypeVar("T")
 
-_CHUNK = 1 << 20
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
 _UNFIT_RANGE = 416
 
@@ -51,12 +56,14 @@ class Partial:
     """What is known of a file being downloaded.
 
     `validator` is the ETag or date that a resumed part must agree with. With `trusted` a part
-    without one may be resumed too, because a hash will be checked.
+    without one may be resumed too, because a hash will be checked. With `checked` a size or a hash
+    will tell whether the file is whole, so that the server need not say where it ends.
     """
 
     path: Path
     validator: str | None = None
     trusted: bool = False
+    checked: bool = False
 
 
 # Called before the first byte is written, with the total size (None if unknown) and the validator.
@@ -80,26 +87,25 @@ def download(
     """
     until = http.clock() + http.deadline
     one = _Download(url, partial, http, stop, started, received, until)
-    _repeat(url, http, stop, one.attempt, lambda: _size(partial.path))
+    _repeat(without_password(url), http, stop, one.attempt, lambda: _size(partial.path))
 
 
 def fetch_json(url: str, http: Http) -> tuple[Any, str | None]:
     """Return the JSON at `url`, and the URL of the next page where the server names one."""
     stop = Stop()
+    shown = without_password(url)
 
     def attempt() -> tuple[Any, str | None]:
         with request(url, http.headers, http.timeout, stop) as response:
-            _check_status(url, response)
-            body = b"".join(iter(lambda: response.read(_CHUNK), b""))
-            if response.content_length not in (None, len(body)):
-                raise Interrupted(f"the body ended after {len(body):,} bytes")
+            _check_status(shown, response)
+            body = b"".join(read_body(response, encoding_of(response, url)))
             following = re.search(r'<([^<>]+)>;\s*rel="next"', response.headers.get("Link", ""))
             try:
                 return json.loads(body), following[1] if following else None
             except ValueError as error:
-                raise DownloadError(f"{url} is not JSON: {error}") from error
+                raise DownloadError(f"{shown} is not JSON: {error}") from error
 
-    return _repeat(url, http, stop, attempt)
+    return _repeat(shown, http, stop, attempt)
 
 
 def _repeat(
@@ -166,28 +172,58 @@ class _Download:
         with request(self.url, headers, self.http.timeout, self.stop) as response:
             if response.status == _UNFIT_RANGE and have == _content_range(response)[1]:
                 return  # the part is the whole file: a process was killed before it said so
-            offset, total = _place(self.url, response, have, partial)
-            validator = _validator(response)
-            if offset and partial.validator and validator not in (None, partial.validator):
-                partial.path.unlink()
-                raise Interrupted("the file changed on the server")
-            self.started(total, validator)
-            partial.validator = validator
-            with partial.path.open("r+b" if offset else "wb") as file:
-                file.seek(offset)
-                file.truncate()
-                self.copy(response, file, offset, total)
+            self._receive(response, have)
 
-    def copy(self, response: Response, file: BinaryIO, offset: int, total: int | None) -> None:
-        """Write the body; raise `Interrupted` where it is shorter than the server said."""
-        while data := response.read(_CHUNK):
+    def _receive(self, response: Response, have: int) -> None:
+        partial = self.partial
+        shown = without_password(self.url)
+        offset, total = _place(shown, response, have, partial)
+        encoding = encoding_of(response, self.url)
+        # A range of an encoded body is one of other bytes than the file's.
+        validator = None if encoding else _validator(response)
+        if offset and (encoding or validator not in (None, partial.validator or validator)):
+            partial.path.unlink()
+            partial.validator = None
+            raise Interrupted("the file changed on the server")
+        total = None if encoding else total
+        self.started(total, validator)
+        partial.validator = validator
+        with partial.path.open("r+b" if offset else "wb") as file:
+            file.seek(offset)
+            file.truncate()
+            end = self._copy(response, encoding, file, offset)
+        if total is not None and end != total:
+            raise Interrupted(f"the body ended after {end:,} of {total:,} bytes")
+        if not (total is not None or encoding or response.is_chunked or partial.checked):
+            self._check_end(end)
+
+    def _copy(self, response: Response, encoding: str | None, file: BinaryIO, offset: int) -> int:
+        """Write the body; return where it ends."""
+        for data in read_body(response, encoding):
             offset += len(data)
             self.received(len(data), offset)
             file.write(data)
             if self.http.clock() > self.until:  # some bytes now and then are no stall
-                raise DownloadError(f"{self.url}: not complete after {self.http.deadline:.0f} s")
-        if total is not None and offset != total:
-            raise Interrupted(f"the body ended after {offset:,} of {total:,} bytes")
+                raise DownloadError(
+                    f"{without_password(self.url)}: not complete after {self.http.deadline:.0f} s"
+                )
+        return offset
+
+    def _check_end(self, end: int) -> None:
+        """Ask for what follows a body whose end nothing has told."""
+        headers = {**self.http.headers, "Range": f"bytes={end}-"}
+        with request(self.url, headers, self.http.timeout, self.stop) as response:
+            status, length = response.status, response.content_length
+            if status == _UNFIT_RANGE and _content_range(response)[1] in (None, end):
+                return
+            if status == 200 and length == end:
+                return
+            if status == 206 or status == _UNFIT_RANGE or (status == 200 and length is not None):
+                raise Interrupted(f"the body ended after {end:,} bytes, and the file has others")
+        raise DownloadError(
+            f"{without_password(self.url)}: the server does not say where the file ends, so that a "
+            "cut would not be noticed; give its size or SHA-256, as in a manifest"
+        )
 
 
 def _place(url: str, response: Response, have: int, partial: Partial) -> tuple[int, int | None]:
@@ -211,6 +247,8 @@ def _check_status(url: str, response: Response) -> None:
     status = response.status
     if status in _PASSING:
         raise _Busy(status, _retry_after(response.headers.get("Retry-After", "")))
+    if status == PROXY_LOGIN:
+        raise DownloadError(f"{url}: {proxy_refusal(status)}", status)
     if status >= 300:
         hint = "; a token may be needed" if status in (401, 403) else ""
         raise DownloadError(f"{url}: the server answered with status {status}{hint}", status)

@@ -17,6 +17,14 @@ class CorruptShard(ShardError):
     """The bytes are there and are not what they should be."""
 
 
+class RowError(ShardError, ValueError):
+    """One row cannot be used: it is no text, cannot be tokenized, or has ids that are none."""
+
+
+class DiskFull(ShardError):
+    """The disk has no room for a file; what had been written of it is removed."""
+
+
 class CacheFull(ShardError):
     """There is no room within the bounds of the cache."""
 

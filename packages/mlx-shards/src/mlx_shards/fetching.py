@@ -7,8 +7,9 @@ from pathlib import Path
 from mlx_shards.cache import Cache
 from mlx_shards.errors import ShardError
 from mlx_shards.formats import ReadOptions
-from mlx_shards.ledger import owned_shards
-from mlx_shards.opening import Library
+from mlx_shards.lease import Lease
+from mlx_shards.opening import Library, OnError
+from mlx_shards.records import owned_shards
 from mlx_shards.shard import Shard, difference, sha256_of
 from mlx_shards.sources import MANIFEST, local_shards, manifest_shards
 from mlx_shards.stop import Stop
@@ -19,19 +20,18 @@ def fetch_all(
     shards: Sequence[Shard],
     parallel: int = 4,
     progress: Callable[[int], object] = lambda shards: None,
-) -> None:
-    """Download what the cache lacks; stops at the first error and raises it.
+) -> list[Path]:
+    """Download what the cache lacks, and return the files; the first error ends it and is raised.
 
     All shards together must fit the bounds, as each is leased until the end.
     """
+    check_remote(shards)
     stop = Stop()
 
     def fetch(shard: Shard) -> None:
-        if shard.local_path is not None:
-            raise ValueError(f"shard {shard.name} is a local file: nothing to download")
         leases.append(cache.lease(shard, stop))
 
-    leases = []
+    leases: list[Lease] = []
     with ThreadPoolExecutor(parallel) as pool:
         futures = [pool.submit(fetch, shard) for shard in shards]
         try:
@@ -45,6 +45,14 @@ def fetch_all(
         finally:
             for lease in leases:
                 lease.release()
+    return [lease.path for lease in leases]
+
+
+def check_remote(shards: Sequence[Shard]) -> None:
+    """Raise `ValueError` where there is nothing to download."""
+    for shard in shards:
+        if shard.local_path is not None:
+            raise ValueError(f"{shard.address} is a local file: nothing to download")
 
 
 def shards_to_verify(source: Path) -> list[Shard]:
@@ -63,36 +71,53 @@ def problem_with(shard: Shard, column: str = "text", quick: bool = False) -> str
     path = shard.local_path
     if path is None or not path.exists():
         return "missing"
-    digest = sha256_of(path) if shard.sha256 else ""
-    if problem := difference(shard, path.stat().st_size, digest):
-        return problem
     opened = Library(None, ReadOptions(column=column), Stop()).open(shard)
     try:
-        blocks = len(opened.sizes)
-        for block in range(0 if quick else blocks):
-            opened.read(block)
-    except (ShardError, ValueError) as error:
+        digest = sha256_of(path) if shard.sha256 else ""
+        if problem := difference(shard, path.stat().st_size, digest):
+            return problem
+        count = sum(opened.sizes)
+        if not quick:
+            bad = [row for row in opened.rows("skip") if isinstance(row, ShardError)]
+            if bad:
+                return f"{len(bad):,} of {count:,} rows are bad, the first: {bad[0]}"
+    except (ShardError, ValueError, OSError) as error:
         return str(error)
     finally:
         opened.close()
     return None
 
 
-def count_shard(shard: Shard, column: str = "text") -> dict:
-    """Return the numbers of a local shard: blocks, documents, units (characters or tokens)."""
+def count_shard(
+    shard: Shard,
+    column: str = "text",
+    on_error: OnError = "raise",
+    on_skip: Callable[[ShardError], object] = lambda error: None,
+) -> dict:
+    """Return the numbers of a local shard: blocks, documents, units (characters or tokens).
+
+    `skipped` rows, which are no documents, are an error unless `on_error` is "skip".
+    """
     opened = Library(None, ReadOptions(column=column), Stop()).open(shard)
-    units = longest = 0
+    documents = units = longest = skipped = 0
     unit = "characters"
     try:
-        for block in range(len(opened.sizes)):
-            for document in opened.read(block):
-                unit = "characters" if isinstance(document, str) else "tokens"
-                units += len(document)
-                longest = max(longest, len(document))
+        for row in opened.rows(on_error):
+            if isinstance(row, ShardError):
+                if on_error == "raise":
+                    raise row
+                on_skip(row)
+                skipped += 1
+                continue
+            unit = "characters" if isinstance(row, str) else "tokens"
+            documents += 1
+            units += len(row)
+            longest = max(longest, len(row))
         return {
             "name": shard.name,
             "blocks": len(opened.sizes),
-            "documents": sum(opened.sizes),
+            "documents": documents,
+            "skipped": skipped,
             "unit": unit,
             "units": units,
             "longest": longest,

@@ -10,6 +10,7 @@
 
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,18 +24,35 @@ from mlx_shards.errors import CorruptShard
 BLOCK = 1024  # documents a block where the format has no blocks of its own
 
 
+@dataclass(frozen=True)
+class BadRow:
+    """Why a document cannot be used; `damaged` where another download may help."""
+
+    reason: str
+    damaged: bool = False
+    cause: Exception | None = None
+
+
+Document = str | np.ndarray | BadRow
+
+
 class Reader(Protocol):
-    """An open shard."""
+    """An open shard.
+
+    It may have a method `row(document)` that says where a document is, counted from 0 in the shard;
+    otherwise messages speak of rows from 1 on.
+    """
 
     @property
     def sizes(self) -> Sequence[int]:
         """Numbers of documents of the blocks."""
         ...
 
-    def read(self, block: int) -> Sequence[str] | Sequence[np.ndarray]:
-        """Return the documents of a block: texts, or vectors of token ids.
+    def read(self, block: int) -> Sequence[Document]:
+        """Return the documents of a block: texts, or vectors of token ids of any integer type.
 
-        Raises `CorruptShard` where the bytes cannot be what the format says.
+        `BadRow` stands in the place of one that is neither. Raises `CorruptShard` where the bytes
+        of the block cannot be what the format says.
         """
         ...
 
@@ -107,25 +125,46 @@ class ParquetText:
         if options.column not in columns:
             self._file.close()
             raise ValueError(f"{path}: no column {options.column!r}; it has {', '.join(columns)}")
+        kind = self._file.schema_arrow.field(options.column).type
+        if not _is_text(pyarrow, kind):
+            self._file.close()
+            raise ValueError(f"{path}: column {options.column!r} holds {kind}, not text")
         self._column = options.column
         metadata = self._file.metadata
         self.sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
 
-    def read(self, block: int) -> list[str]:
+    def read(self, block: int) -> list[str | BadRow]:
         """See `Reader`."""
         try:
             # One thread: reading is no bottleneck, and pyarrow's pool would outlive the stream.
             table = self._file.read_row_group(block, columns=[self._column], use_threads=False)
         except self._errors as error:
             raise CorruptShard(f"{self._path}: row group {block}: {error}") from error
-        texts = table.column(0).to_pylist()
-        if not all(isinstance(text, str) for text in texts):
-            raise ValueError(f"{self._path}: column {self._column!r} must hold text in every row")
-        return texts
+        try:
+            texts = table.column(0).to_pylist()
+        except UnicodeDecodeError:  # find out which
+            texts = [_decoded(value) for value in table.column(0)]
+        nothing = BadRow(f"nothing in column {self._column!r}")
+        return [nothing if text is None else text for text in texts]
 
     def close(self) -> None:
         """See `Reader`."""
         self._file.close()
+
+
+def _decoded(value: Any) -> str | BadRow | None:
+    try:
+        return value.as_py()
+    except UnicodeDecodeError as error:
+        return BadRow(f"not UTF-8: {error}", damaged=True, cause=error)
+
+
+def _is_text(pyarrow: Any, kind: Any) -> bool:
+    types = pyarrow.types
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    # Where all rows are null, or there are none, the writer may not have known the type.
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_null(kind)
 
 
 class JsonLines:
@@ -134,34 +173,42 @@ class JsonLines:
     def __init__(self, path: Path, options: ReadOptions):
         try:
             with _open_binary(path, self.compression) as file:
-                lines = [line for line in file.read().split(b"\n") if line.strip()]
+                lines = file.read().split(b"\n")
         except (EOFError, gzip.BadGzipFile, zlib.error, OSError) as error:
             raise CorruptShard(f"{path}: {error}") from error
         self._path = path
         self._column = options.column
-        self._lines = lines
-        self.sizes = block_sizes(len(lines))
+        self._numbers = [i for i, line in enumerate(lines) if line.strip()]
+        self._lines = [lines[i] for i in self._numbers]
+        self.sizes = block_sizes(len(self._lines))
 
     compression: Literal["gzip", "zstd"] | None = None
 
-    def read(self, block: int) -> list[str]:
+    def read(self, block: int) -> list[str | BadRow]:
         """See `Reader`."""
-        first = block * BLOCK
-        lines = self._lines[first : first + BLOCK]
-        return [self._text(line, first + i) for i, line in enumerate(lines)]
+        return [self._text(line) for line in self._lines[block * BLOCK : (block + 1) * BLOCK]]
+
+    def row(self, document: int) -> str:
+        """See `Reader`."""
+        return f"line {self._numbers[document] + 1}"
 
     def close(self) -> None:
         """See `Reader`."""
         self._lines = []
 
-    def _text(self, line: bytes, number: int) -> str:
+    def _text(self, line: bytes) -> str | BadRow:
         try:
             document = json.loads(line)
-        except ValueError as error:
-            raise CorruptShard(f"{self._path}: document {number} is not JSON: {error}") from error
-        text = document.get(self._column) if isinstance(document, dict) else None
+        except (ValueError, RecursionError) as error:
+            return BadRow(f"not JSON: {error}", damaged=True, cause=error)
+        if not isinstance(document, dict):
+            return BadRow("not a JSON object")
+        text = document.get(self._column)
         if not isinstance(text, str):
-            raise ValueError(f"{self._path}: document {number} has no text {self._column!r}")
+            keys = ", ".join(map(str, document)) or "none"
+            return BadRow(f"no text under {self._column!r}; its keys: {keys}")
+        if not text.isascii() and re.search("[\ud800-\udfff]", text):
+            return BadRow("its text has half of a surrogate pair, which is no character")
         return text
 
 

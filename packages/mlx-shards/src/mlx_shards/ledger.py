@@ -1,16 +1,18 @@
 """What a cache folder holds, and what of it may go: the only module that deletes.
 
     <folder>/<name>                     a shard
+    <folder>/<hash>/<name>              a shard whose name another one has
     <folder>/.mlx-shards/owned/<key>    JSON: that this shard was downloaded, from where
     <folder>/.mlx-shards/part/<key>     a download in progress, or what a killed one left
     <folder>/.mlx-shards/plan/<key>     JSON: the room taken for it, its URL and its validator
     <folder>/.mlx-shards/bad/<key>      a file that failed its check
     <folder>/.mlx-shards/{use,ahead,download}/<key>   locks; see `locks`
 
-A file without its record in `owned` is nobody's to delete, and does not count.
+A file without its record in `owned` is nobody's to delete, and does not count. A folder that
+cannot be written is read as it is: nothing in it can go, so there is nothing to lock or record.
 """
 
-import json
+import hashlib
 import os
 import time
 from collections.abc import Iterator
@@ -18,11 +20,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
-from mlx_shards._atomic import write_atomic
+from mlx_shards.disk import is_read_only
 from mlx_shards.errors import CacheFull
-from mlx_shards.locks import Lock, try_lock, wait_for_lock
+from mlx_shards.locks import Lock, try_lock, try_lock_unwritable, wait_for_lock
+from mlx_shards.records import can_write, is_of, key_of, read_json, write_json
 from mlx_shards.shard import Shard
 
 _FOLDERS = ("owned", "part", "plan", "bad", "use", "ahead", "download")
@@ -47,14 +50,41 @@ class Ledger:
         self.max_bytes = max_bytes
         self.max_files = max_files
         self._control = folder / ".mlx-shards"
-        for each in _FOLDERS:
-            (self._control / each).mkdir(parents=True, exist_ok=True)
+        try:
+            for each in _FOLDERS:
+                (self._control / each).mkdir(parents=True, exist_ok=True)
+            wait_for_lock(self._control / "lock").release()
+            self.is_writable = can_write(self._control)
+        except OSError as error:
+            if not (folder.is_dir() and is_read_only(error)):
+                raise
+            self.is_writable = False
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder for oneself, for the moment of a decision; never while downloading."""
+        if not self.is_writable:
+            yield
+            return
         with wait_for_lock(self._control / "lock"):
             yield
+
+    def name_for(self, shard: Shard) -> str:
+        """Return the name that the shard has here: its own, unless another address has that."""
+        what = f"{shard.address} {shard.sha256 or ''}"
+        other = f"{hashlib.sha256(what.encode()).hexdigest()[:12]}/{shard.name}"
+        if self._holder(other) is not None:
+            return other
+        found = self._holder(shard.name)
+        return shard.name if found is None or is_of(found, shard) else other
+
+    def _holder(self, name: str) -> dict | None:
+        """Return the record of the shard that has a name or is being downloaded; {} if foreign."""
+        if self.path(name).exists():
+            return self.owned(name) or {}
+        plan = self.plan(name) if self.is_writable else None
+        begun = plan and (self.part(name).exists() or self._is_locked("download", key_of(name)))
+        return plan if begun else None
 
     def path(self, name: str) -> Path:
         """Return where a shard belongs."""
@@ -70,20 +100,41 @@ class Ledger:
 
     def lock(self, kind: Literal["use", "ahead", "download"], name: str) -> Lock | None:
         """Try to lock a shard: `download` for oneself, the others shared."""
+        if not self.is_writable:
+            return try_lock_unwritable(self._at(kind, name))
         return try_lock(self._at(kind, name), shared=kind != "download")
 
     def owned(self, name: str) -> dict | None:
         """Return the record of a shard that was downloaded here, or None."""
-        return _read_json(self._at("owned", name))
+        return read_json(self._at("owned", name))
 
     def touch(self, name: str) -> None:
         """Mark an owned shard as used now."""
+        if not self.is_writable:
+            return
         now = time.time_ns()  # the file system's own clock moves in steps of milliseconds
         os.utime(self._at("owned", name), ns=(now, now))
 
     def plan(self, name: str) -> dict | None:
         """Return the record of a download that was begun, or None."""
-        return _read_json(self._at("plan", name))
+        return read_json(self._at("plan", name))
+
+    def begin(self, name: str, address: str) -> Lock | None:
+        """Lock a shard to download it, and record from where; None where another does so."""
+        lock = self.lock("download", name)
+        if lock and (self.plan(name) or {}).get("location") != address:
+            self.part(name).unlink(missing_ok=True)
+            try:
+                write_json(self._at("plan", name), {"location": address})
+            except BaseException:
+                lock.release()
+                raise
+        return lock
+
+    def abandon(self, name: str) -> None:
+        """Remove what a download has written so far."""
+        self.part(name).unlink(missing_ok=True)
+        self._at("plan", name).unlink(missing_ok=True)
 
     def install(self, name: str, record: dict) -> None:
         """Turn a complete part into the shard."""
@@ -92,7 +143,7 @@ class Ledger:
             raise FileExistsError(f"{target} appeared while {name} was downloaded; move it away")
         target.parent.mkdir(parents=True, exist_ok=True)
         # The record first: a crash between the two must not leave a file that nobody owns.
-        _write_json(self._at("owned", name), record)
+        write_json(self._at("owned", name), record)
         self.part(name).replace(target)
         self._at("plan", name).unlink(missing_ok=True)
 
@@ -132,7 +183,7 @@ class Ledger:
         fetched ahead by anybody. Raises `CacheFull` where no eviction would help.
         """
         self.check_bound(name, size)
-        key = _key(name)
+        key = key_of(name)
         entries = [each for each in self.entries() if (each.key, each.kind) != (key, "part")]
         gone = 0
         candidates = self._by_worth(entries)
@@ -143,7 +194,7 @@ class Ledger:
             if self._evict(victim, gentle):
                 entries.remove(victim)
                 gone += 1
-        _write_json(self._at("plan", name), {**record, "room": size})
+        write_json(self._at("plan", name), {**record, "room": size})
         return gone
 
     def _fits(self, entries: list[Entry], size: int) -> bool:
@@ -197,40 +248,17 @@ class Ledger:
             each.name for where in ("part", "plan") for each in (self._control / where).iterdir()
         }
         for key in keys:
-            plan = _read_json(self._control / "plan" / key) or {}
+            plan = read_json(self._control / "plan" / key) or {}
             path = folder / key
             status = path.stat() if path.exists() else None
             size = max(status.st_size if status else 0, plan.get("room", 0))
             if not self._is_locked("download", key):  # left by a killed process: what there is
                 size = status.st_size if status else 0
+                if not status:
+                    (self._control / "plan" / key).unlink(missing_ok=True)
+            if not status and not size:
+                continue  # a download that has no room yet
             yield Entry(key, "part", size, status.st_mtime if status else 0.0)
 
     def _at(self, kind: str, name: str) -> Path:
-        return self._control / kind / _key(name)
-
-
-def owned_shards(folder: Path) -> list[Shard]:
-    """Return what was downloaded into a folder, as local shards with size and hash."""
-    found = []
-    for path in sorted((folder / ".mlx-shards" / "owned").glob("[!.]*")):
-        record = _read_json(path) or {}
-        name = unquote(path.name)
-        local = str((folder / name).resolve())
-        found.append(Shard(name, local, record.get("size"), record.get("sha256")))
-    return found
-
-
-def _key(name: str) -> str:
-    return quote(name, safe="")
-
-
-def _read_json(path: Path) -> dict | None:
-    try:
-        found = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):  # ValueError: the machine went down while writing
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def _write_json(path: Path, value: dict) -> None:
-    write_atomic(path, lambda temporary: temporary.write_text(json.dumps(value)))
+        return self._control / kind / key_of(name)

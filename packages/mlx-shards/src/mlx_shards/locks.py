@@ -12,8 +12,8 @@ from pathlib import Path
 class Lock:
     """A lock held on a file until `release`; each is its own, also inside one process."""
 
-    def __init__(self, descriptor: int):
-        self._descriptor: int | None = descriptor
+    def __init__(self, descriptor: int | None):
+        self._descriptor = descriptor
 
     def release(self) -> None:
         """Give the lock back; a second time does nothing."""
@@ -38,6 +38,17 @@ def try_lock(path: Path, shared: bool = False) -> Lock | None:
     Any number may hold a `shared` lock, and only where nobody holds one that is not.
     """
     return _lock(path, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+
+
+def try_lock_unwritable(path: Path) -> Lock:
+    """Lock a file that cannot be written, shared; where that is not possible nothing is locked."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return Lock(None)
+    with suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    return Lock(descriptor)
 
 
 def wait_for_lock(path: Path) -> Lock:

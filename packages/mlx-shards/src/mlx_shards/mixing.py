@@ -1,5 +1,6 @@
 """Several sources in one stream, each with its share of the tokens."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -24,10 +25,9 @@ def as_sources(shards: Sequence[Shard] | Mapping[str, Source]) -> dict[str, Sour
     for name, source in sources.items():
         if not source.shards:
             raise ValueError(f"no shards in {name!r}: the list is empty")
-        names = [shard.name for shard in source.shards]
-        if len(set(names)) < len(names):
-            twice = next(each for each in names if names.count(each) > 1)
-            raise ValueError(f"shard {twice!r} occurs twice in {name!r}")
+        address, count = Counter(shard.address for shard in source.shards).most_common(1)[0]
+        if count > 1:
+            raise ValueError(f"shard {address} occurs twice in {name!r}")
         if not source.weight > 0:
             raise ValueError(f"weight of {name!r} must be positive, got {source.weight}")
     return sources

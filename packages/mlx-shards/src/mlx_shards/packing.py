@@ -105,9 +105,7 @@ class BestFit:
             placed = tokens[:room]
             self.lost += len(tokens) - len(placed)
             count += 1
-            row[used : used + len(placed)] = placed
-            ids[used : used + len(placed)] = count
-            used += len(placed)
+            used = _put(placed, row, ids, used, count)
         return used
 
     def held(self) -> tuple[Reference, ...]:
@@ -184,9 +182,7 @@ class Flat:
                 break
             placed = piece.tokens[: len(row) - used]
             count += 1
-            row[used : used + len(placed)] = placed
-            ids[used : used + len(placed)] = count
-            used += len(placed)
+            used = _put(placed, row, ids, used, count)
             if used == len(row):  # at least one token to go on with
                 self._held.append(piece.rest(len(placed) - 1))
         # One token alone is the last target of the row before: nothing is left to predict.
@@ -223,8 +219,7 @@ class Pad:
         if piece is None:
             return 0
         placed = piece.tokens[: len(row)]
-        row[: len(placed)] = placed
-        ids[: len(placed)] = 1
+        _put(placed, row, ids, 0, 1)
         if len(placed) < len(piece.tokens):
             if self._oversize == "split":
                 self._held.append(piece.rest(len(placed)))
@@ -250,6 +245,15 @@ class Pad:
                 return piece
             self.lost += len(piece.tokens)
         return None
+
+
+def _put(tokens: np.ndarray, row: np.ndarray, ids: np.ndarray, start: int, number: int) -> int:
+    """Write a document into a row from `start` on; return where it ends."""
+    end = start + len(tokens)
+    # Not an assignment, which makes other numbers of 64-bit ids that do not fit.
+    np.copyto(row[start:end], tokens, casting="safe")
+    ids[start:end] = number
+    return end
 
 
 def make_packer(packing: str, capacity: int, oversize: str, buffer_size: int) -> Packer:

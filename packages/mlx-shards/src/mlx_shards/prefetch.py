@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 from mlx_shards.cache import Cache
+from mlx_shards.errors import DiskFull
 from mlx_shards.lease import Lease
 from mlx_shards.shard import Shard
 from mlx_shards.stop import Stop, Stopped
@@ -81,7 +82,7 @@ class ShardsAhead:
     def __init__(self, cache: Cache, threads: int, stop: Stop):
         self._cache = cache
         self._stop = stop
-        self._current: dict[int, str] = {}
+        self._current: dict[int, str] = {}  # addresses, as are the keys below
         self._coming: dict[int, list[Shard]] = {}
         self._leases: dict[str, Lease] = {}
         self._busy: set[str] = set()
@@ -97,18 +98,20 @@ class ShardsAhead:
     def expect(self, owner: int, current: Shard, coming: Sequence[Shard]) -> None:
         """Set what a reader reads now, and what it will need next and should be fetched."""
         with self._changed:
-            self._current[owner] = current.name
+            self._current[owner] = current.address
             self._coming[owner] = list(coming)
-            for name in [each for each in self._leases if not self._is_needed(each)]:
-                self._leases.pop(name).release()
+            for address in [each for each in self._leases if not self._is_needed(each)]:
+                self._leases.pop(address).release()
             self._changed.notify_all()
 
     def settle(self, shard: Shard) -> None:
         """Wait while a thread downloads the shard; raise what went wrong with it, once."""
         with self._changed:
-            while shard.name in self._busy and not self._stop.is_set():
+            while shard.address in self._busy and not self._stop.is_set():
                 self._changed.wait()
-            if error := self._errors.pop(shard.name, None):
+            error = self._errors.pop(shard.address, None)
+            # A full disk may have room by now: the reader tries for itself.
+            if error and not isinstance(error, DiskFull):
                 raise error
 
     def close(self) -> None:
@@ -134,10 +137,10 @@ class ShardsAhead:
                 if begin is None:
                     self._changed.wait(_RETRY)
                     continue
-                self._busy.add(shard.name)
+                self._busy.add(shard.address)
             self._fetch(shard, begin)
             with self._changed:
-                self._busy.discard(shard.name)
+                self._busy.discard(shard.address)
                 self._changed.notify_all()
 
     def _next(self) -> Shard | None:
@@ -145,20 +148,20 @@ class ShardsAhead:
         # Round by round, so that each source gets its next shard before any gets its second.
         for place in range(max(map(len, self._coming.values()), default=0)):
             for coming in self._coming.values():
-                if place < len(coming) and not any(coming[place].name in each for each in done):
+                if place < len(coming) and not any(coming[place].address in each for each in done):
                     return coming[place]
         return None
 
-    def _is_needed(self, name: str) -> bool:
-        if name in self._current.values():
+    def _is_needed(self, address: str) -> bool:
+        if address in self._current.values():
             return True
-        return any(name == shard.name for coming in self._coming.values() for shard in coming)
+        return any(address == shard.address for coming in self._coming.values() for shard in coming)
 
     def _claim(self, shard: Shard) -> Callable[[Stop], Lease | None] | None:
         try:
             return self._cache.claim_ahead(shard)
         except Exception as error:
-            self._errors[shard.name] = error
+            self._errors[shard.address] = error
             return None
 
     def _fetch(self, shard: Shard, begin: Callable[[Stop], Lease | None]) -> None:
@@ -168,11 +171,11 @@ class ShardsAhead:
             return
         except Exception as error:  # the reader raises it when it comes to this shard
             with self._changed:
-                self._errors[shard.name] = error
+                self._errors[shard.address] = error
             return
         with self._changed:
-            if lease and self._is_needed(shard.name) and not self._stop.is_set():
-                self._leases[shard.name] = lease
+            if lease and self._is_needed(shard.address) and not self._stop.is_set():
+                self._leases[shard.address] = lease
             elif lease:
                 lease.release()
             else:  # it turned out larger than the room that was taken

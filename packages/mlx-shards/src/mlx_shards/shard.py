@@ -2,8 +2,10 @@
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
@@ -32,11 +34,20 @@ class Shard:
             )
         if self.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", self.sha256):
             raise ValueError(f"shard {self.name}: sha256 must be 64 lower-case hex digits")
+        for what in ("size", "rows"):
+            value = getattr(self, what)
+            if value is not None and (not isinstance(value, int) or value < 0):
+                raise ValueError(f"shard {self.name}: {what} must be a number, got {value!r}")
         if self.local_path is None and urlsplit(self.location).scheme not in ("http", "https"):
             raise ValueError(
                 f"shard {self.name}: location {self.location!r} must be a path, or a URL that "
                 "starts with http://, https:// or file://"
             )
+
+    @property
+    def address(self) -> str:
+        """The whole location but for a password: what tells one shard from all others."""
+        return without_password(self.location)
 
     @property
     def local_path(self) -> Path | None:
@@ -46,10 +57,19 @@ class Shard:
         return None if "://" in self.location else Path(self.location)
 
 
-def fingerprint(shards: Iterable[Shard]) -> str:
-    """Return 16 hex digits that stand for the names of the shards in their order."""
-    joined = "\n".join(shard.name for shard in shards)
-    return hashlib.sha256(joined.encode()).hexdigest()[:16]
+def without_password(url: str) -> str:
+    """Return a URL without the user name and password that it may hold."""
+    return re.sub(r"^([a-z][a-z0-9+.-]*://)[^/?#]*@", r"\1", url, flags=re.IGNORECASE)
+
+
+def fingerprint(shards: Sequence[Shard]) -> str:
+    """Return 16 hex digits that stand for the names of the shards in their order.
+
+    So a copy of them elsewhere has the same. Where a name occurs twice, the addresses count too.
+    """
+    names = Counter(shard.name for shard in shards)
+    lines = [s.name if names[s.name] == 1 else f"{s.name} {s.address}" for s in shards]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def sha256_of(path: Path) -> str:
@@ -72,4 +92,4 @@ def parse_bytes(text: int | str) -> int:
     match = re.fullmatch(r"\s*(\d[\d_]*\.?\d*)\s*([KMGT]?)B?\s*", str(text), re.IGNORECASE)
     if not match:
         raise ValueError(f"expected a size such as 500MB or 20GB, got {text!r}")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
+    return int(Decimal(match[1]) * _UNITS[match[2].upper()])

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -9,9 +10,11 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from mlx_shards import readers as readers  # registers the formats
 from mlx_shards._atomic import write_atomic
+from mlx_shards.disk import room_on_disk
 from mlx_shards.download import Http, fetch_json
+from mlx_shards.errors import DownloadError
 from mlx_shards.formats import known_suffixes
-from mlx_shards.shard import Shard, sha256_of
+from mlx_shards.shard import Shard, sha256_of, without_password
 
 MANIFEST = "manifest.json"
 
@@ -23,26 +26,74 @@ def local_shards(where: str | Path) -> list[Shard]:
     `ValueError` where there is none.
     """
     where = Path(where).expanduser()
+    base = where
     if where.is_dir():
         files = [path for path in where.iterdir() if path.name.endswith(tuple(known_suffixes()))]
     elif where.is_file():
-        files = [where]
+        base, files = where.parent, [where]
+    elif pattern := [part for part in where.parts if set("*?[") & set(part)]:
+        base = Path(*where.parts[: where.parts.index(pattern[0])])
+        files = list(base.glob(str(where.relative_to(base))))
     else:
-        files = list(where.parent.glob(where.name)) if where.parent.is_dir() else []
-    files = sorted(path for path in files if path.is_file() and not path.name.startswith("."))
-    if not files and not where.exists() and not set("*?[") & set(where.name):
         raise ValueError(f"{where}: no such file or folder")
+    files = sorted(path for path in files if path.is_file() and not _is_hidden(path, base))
     if not files:
         raise ValueError(f"no shards at {where}: expected files in {', '.join(known_suffixes())}")
-    return [Shard(path.name, str(path.resolve()), path.stat().st_size) for path in files]
+    return [
+        Shard(path.relative_to(base).as_posix(), str(path.resolve()), path.stat().st_size)
+        for path in files
+    ]
+
+
+def _is_hidden(path: Path, base: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(base).parts)
 
 
 def http_shards(template: str, numbers: Iterable[int]) -> list[Shard]:
-    """Return shards by a URL like `https://host/shard_{:05d}.parquet`, one for each number."""
-    urls = [template.format(number) for number in numbers]
+    """Return shards by a URL like `https://host/shard_{:05d}.parquet`, one for each number.
+
+    They are named by the end of the URL, or by as much of it as tells them apart:
+    `https://host/set/{}/data.parquet` gives `0/data.parquet`.
+    """
+    numbers = list(numbers)
+    if not numbers:
+        raise ValueError(f"{template}: no numbers, so no shards")
+    try:
+        urls = [template.format(number) for number in numbers]
+    except (KeyError, IndexError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{template}: expected {{}} or {{:05d}} where the number belongs ({error})"
+        ) from error
+    number, count = Counter(numbers).most_common(1)[0]
+    if count > 1:
+        raise ValueError(f"{template}: number {number} is given {count} times")
     if len(set(urls)) < len(urls):
         raise ValueError(f"{template}: gives the same URL twice; it needs {{}} or {{:05d}}")
-    return [Shard(unquote(urlsplit(url).path.rpartition("/")[2]), url) for url in urls]
+    return [Shard(name, url) for name, url in zip(_names(urls), urls, strict=True)]
+
+
+def _names(urls: Sequence[str]) -> list[str]:
+    """Return the ends of URLs as far as these are unique, and can be read by the end of them."""
+    split = [urlsplit(url) for url in urls]
+    paths = [unquote(each.path).strip("/").split("/") for each in split]
+    suffixes = tuple(known_suffixes())
+    short = [path[-1] for path in paths]
+    queries = [each.query.split("&") for each in split]
+    if len(urls) > 1:
+        common = set.intersection(*map(set, queries))
+        queries = [[pair for pair in query if pair not in common] for query in queries]
+    asked = [quote(unquote("&".join(query)), safe="&= ") for query in queries]
+    by_query = all(each.endswith(suffixes) for each in asked)
+    if len(set(short)) == len(urls) and (short[0].endswith(suffixes) or not by_query):
+        return short
+    levels = enumerate(zip(*paths, strict=False))
+    shared = next((level for level, parts in levels if len(set(parts)) > 1), 0)
+    long = ["/".join(path[shared:]) for path in paths]
+    if len(set(long)) == len(urls) and not by_query:
+        return long
+    if by_query:
+        return [f"{name}/{query}" for name, query in zip(short, asked, strict=True)]
+    return [f"{query}/{name}" for name, query in zip(short, asked, strict=True)]
 
 
 def manifest_shards(where: str | Path, http: Http | None = None) -> list[Shard]:
@@ -56,10 +107,14 @@ def manifest_shards(where: str | Path, http: Http | None = None) -> list[Shard]:
         content, base = fetch_json(text, http or Http())[0], text
     else:
         path = Path(text).expanduser()
-        content, base = json.loads(path.read_text()), str(path.resolve())
+        base = str(path.resolve())
+        try:
+            content = json.loads(path.read_text())
+        except ValueError as error:
+            raise ValueError(f"{where} is not JSON: {error}") from error
+    shown = without_password(text)
     try:
-        entries = content["shards"]
-        return [
+        shards = [
             Shard(
                 entry["name"],
                 _join(base, entry.get("location") or quote(entry["name"])),
@@ -67,10 +122,15 @@ def manifest_shards(where: str | Path, http: Http | None = None) -> list[Shard]:
                 entry.get("sha256"),
                 entry.get("rows"),
             )
-            for entry in entries
+            for entry in content["shards"]
         ]
+    except ValueError as error:
+        raise ValueError(f"{shown}: {error}") from error
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{where} is not a manifest of shards: {error!r}") from error
+        raise ValueError(f"{shown} is not a manifest of shards: {error!r}") from error
+    if not shards:
+        raise ValueError(f"{shown}: a manifest without shards")
+    return shards
 
 
 def write_manifest(folder: str | Path, rows: Sequence[int | None] | None = None) -> list[Shard]:
@@ -83,7 +143,8 @@ def write_manifest(folder: str | Path, rows: Sequence[int | None] | None = None)
         entries.append(entry | ({} if count is None else {"rows": count}))
     text = json.dumps({"shards": entries}, indent=1) + "\n"
     path = Path(folder) / MANIFEST
-    write_atomic(path, lambda temporary: temporary.write_text(text))
+    with room_on_disk(path, "free some space"):
+        write_atomic(path, lambda temporary: temporary.write_text(text))
     return manifest_shards(path)
 
 
@@ -99,7 +160,10 @@ def hub_shards(
     http = http or Http(headers=hub_headers())
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     api = f"{endpoint}/api/datasets/{dataset}"
-    commit = fetch_json(f"{api}/revision/{quote(revision, safe='')}", http)[0]["sha"]
+    try:
+        commit = fetch_json(f"{api}/revision/{quote(revision, safe='')}", http)[0]["sha"]
+    except (KeyError, TypeError) as error:
+        raise DownloadError(f"{api}: not the answer of a hub: {error!r}") from error
     entries: list[dict] = []
     url: str | None = f"{api}/tree/{commit}?recursive=true"
     while url:
@@ -147,6 +211,8 @@ def find_shards(where: str | Path, numbers: Iterable[int] | None = None) -> list
         if "{" in text:
             raise ValueError(f"{text}: say which numbers the template stands for")
         return http_shards(text, [0])
+    if "://" in text:
+        raise ValueError(f"{text}: only http://, https://, hf: and local paths are known")
     return local_shards(text)
 
 

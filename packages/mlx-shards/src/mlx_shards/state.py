@@ -21,7 +21,8 @@ FORMAT = 1
 class Counts:
     """What came out so far, on all ranks together.
 
-    `tokens` were placed in rows, `lost` ones cropped or dropped, `padding` fills rows.
+    `tokens` were placed in rows, `lost` ones cropped or dropped, `padding` fills rows. `skipped`
+    counts documents that could not be used, in each epoch anew.
     """
 
     batches: int = 0
@@ -29,6 +30,7 @@ class Counts:
     tokens: int = 0
     lost: int = 0
     padding: int = 0
+    skipped: int = 0
 
     @property
     def waste(self) -> float:
@@ -45,16 +47,18 @@ class Snapshot:
     held: tuple[Reference, ...] = ()  # by the packer
     held_tokens: int = 0
     counts: Counts = Counts()
+    skipped: tuple[int, ...] = ()  # documents, by source
 
 
 def first_snapshot(sources: int) -> Snapshot:
     """Return the snapshot before the first batch."""
-    return Snapshot((Position(),) * sources, (0,) * sources)
+    return Snapshot((Position(),) * sources, (0,) * sources, skipped=(0,) * sources)
 
 
 def to_json(snapshot: Snapshot, config: StreamConfig, sources: Mapping[str, Source]) -> dict:
     """Return a snapshot as what JSON can hold."""
-    entries = zip(sources.items(), snapshot.positions, snapshot.given, strict=True)
+    by_source = (snapshot.positions, snapshot.given, snapshot.skipped)
+    entries = zip(sources.items(), *by_source, strict=True)
     return {
         "format": FORMAT,
         "config": config.fixed(),
@@ -64,8 +68,9 @@ def to_json(snapshot: Snapshot, config: StreamConfig, sources: Mapping[str, Sour
                 "weight": source.weight,
                 **position._asdict(),
                 "tokens": given,
+                "skipped": skipped,
             }
-            for (name, source), position, given in entries
+            for (name, source), position, given, skipped in entries
         },
         "held": _runs(snapshot.held),
         "held_tokens": snapshot.held_tokens,
@@ -90,6 +95,7 @@ def from_json(state: Mapping, config: StreamConfig, sources: Mapping[str, Source
             _references(state["held"]),
             state["held_tokens"],
             Counts(**state["counts"]),
+            tuple(entry.get("skipped", 0) for entry in entries),  # not in the first version
         )
     except (KeyError, TypeError, IndexError) as error:
         raise StateError(f"not the state of a stream: {error!r}") from error

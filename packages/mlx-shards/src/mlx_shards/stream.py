@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mlx_shards.batches import Arrays, Share, make_batches
-from mlx_shards.cache import Cache, CacheStats
+from mlx_shards.cache import Cache
 from mlx_shards.config import StreamConfig
 from mlx_shards.formats import ReadOptions
 from mlx_shards.mixing import Source, as_sources
 from mlx_shards.opening import Library
 from mlx_shards.prefetch import Ahead, ShardsAhead
 from mlx_shards.shard import Shard
+from mlx_shards.skips import SkippedRow, Skips
 from mlx_shards.state import Counts, Snapshot, first_snapshot, from_json, to_json
 from mlx_shards.stop import Stop, Stopped
+from mlx_shards.tally import CacheStats
 from mlx_shards.walk import Encoder, Tokenize
 
 
@@ -88,6 +90,7 @@ class TokenStream:
         self._shards_ahead = shards_ahead
         self._arrays = arrays
         self._snapshot = first_snapshot(len(self._sources))
+        self._skips = Skips()
         self._open: _Open | None = None
         self._stall = self._first = 0.0
 
@@ -150,6 +153,15 @@ class TokenStream:
         cache = self._cache.stats if self._cache else CacheStats()
         return Stats(self._snapshot.counts, self._stall, self._first, cache)
 
+    @property
+    def skipped(self) -> list[SkippedRow]:
+        """The rows that were skipped (`on_error="skip"`), each once, and at most the first 100.
+
+        Those read ahead are among them; `stats.counts.skipped` and the state count them up to the
+        last batch given.
+        """
+        return self._skips.rows
+
     def _must_be_closed(self) -> None:
         if self._open:
             raise RuntimeError("leave the loop over this stream, or close() it, before this")
@@ -185,7 +197,15 @@ class _Open:
         cache, threads = stream._cache, stream._shards_ahead
         self._ahead = ShardsAhead(cache, threads, stop) if cache and threads else None
         library = Library(cache, options, stop, self._ahead)
-        arguments = (stream._sources, stream._encode, config, stream._share, library, threads)
+        arguments = (
+            stream._sources,
+            stream._encode,
+            config,
+            stream._share,
+            library,
+            threads,
+            stream._skips,
+        )
         snapshot = stream._snapshot
 
         def make(stop: Stop) -> Iterator[tuple[Arrays, Snapshot]]:

@@ -35,20 +35,43 @@ class Tokens:
             )
         self._tokens: np.ndarray | None = tokens
         if starts is None:
+            _check_separator(path, tokens.dtype, options.document_start)
             starts = document_starts(tokens, options.document_start)
-        self._bounds = np.append(starts, len(tokens))
+        self._bounds = np.append(_checked_starts(path, starts, len(tokens)), len(tokens))
         self.sizes = block_sizes(len(starts))
 
     def read(self, block: int) -> list[np.ndarray]:
-        """Return the documents of a block, (length,) int32 each."""
+        """Return the documents of a block, (length,) each, of the type in the file."""
         assert self._tokens is not None
         bounds = self._bounds[block * BLOCK : (block + 1) * BLOCK + 1]
-        tokens = self._tokens[bounds[0] : bounds[-1]].astype(np.int32)
+        tokens = np.array(self._tokens[bounds[0] : bounds[-1]])  # no more a view of the file
         return np.split(tokens, bounds[1:-1] - bounds[0])
 
     def close(self) -> None:
         """Give the memory map back."""
         self._tokens = None
+
+
+def _check_separator(path: Path, dtype: np.dtype, document_start: int | None) -> None:
+    limits = np.iinfo(dtype)
+    if document_start is not None and not limits.min <= document_start <= limits.max:
+        raise ValueError(
+            f"{path}: its {dtype.name} cannot hold the id {document_start:,} that documents begin "
+            "with"
+        )
+
+
+def _checked_starts(path: Path, starts: np.ndarray, count: int) -> np.ndarray:
+    """Return the first tokens of documents; raises `ValueError` where they would lose tokens."""
+    if starts.ndim != 1 or starts.dtype.kind not in "iu":
+        raise ValueError(f"{path}: starts must be a vector of integers, got {starts.dtype}")
+    whole = starts.astype(np.int64)
+    first = int(whole[0]) if len(whole) else count
+    if first or (whole[1:] < whole[:-1]).any() or (len(whole) and int(starts.max()) > count):
+        raise ValueError(
+            f"{path}: starts must ascend from 0 to at most {count:,}, the number of tokens"
+        )
+    return whole
 
 
 def document_starts(tokens: np.ndarray, document_start: int | None) -> np.ndarray:

@@ -7,10 +7,12 @@ from typing import NamedTuple
 import numpy as np
 
 from mlx_shards.errors import StateError
-from mlx_shards.opening import Library, OpenShard
+from mlx_shards.formats import BadRow, Document
+from mlx_shards.opening import Library, OpenShard, checked
 from mlx_shards.order import Order
 from mlx_shards.packing import Piece, Reference
 from mlx_shards.shard import Shard
+from mlx_shards.skips import Skips
 
 Tokenize = Callable[[list[str]], Sequence[Sequence[int]]]
 
@@ -32,30 +34,52 @@ class Encoder:
         self._tokenize = tokenize
         self._bos = np.array([] if bos_id is None else [bos_id], np.int32)
 
-    def __call__(self, documents: Sequence[str] | Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Return one vector a document; texts go through the tokenizer, tokens do not."""
+    def __call__(self, documents: Sequence[Document]) -> list[np.ndarray | BadRow]:
+        """Return one vector a document; texts go through the tokenizer, tokens do not.
+
+        `BadRow` stands for what the tokenizer fails at, and for ids that do not fit int32.
+        """
         texts = [each for each in documents if isinstance(each, str)]
-        if not texts:
-            return [self._begin(each) for each in documents if isinstance(each, np.ndarray)]
+        tokenized = iter(self._texts(texts) if texts else [])
+        found: list[np.ndarray | BadRow] = []
+        for each in documents:
+            ids = next(tokenized) if isinstance(each, str) else each
+            ids = ids if isinstance(ids, BadRow) else checked(ids)
+            found.append(
+                ids if isinstance(ids, BadRow) else self._begin(ids, isinstance(each, str))
+            )
+        return found
+
+    def _texts(self, texts: list[str]) -> list[Sequence[int] | BadRow]:
         if self._tokenize is None:
             raise ValueError("the shards hold text: pass tokenize, a function of a list of texts")
-        found = self._tokenize(texts)
-        if len(found) != len(texts):
+        try:
+            found = self._tokenize(texts)
+        except MemoryError:
+            raise
+        except Exception as error:
+            if len(texts) > 1:  # find out which
+                return [each for text in texts for each in self._texts([text])]
+            reason = f"the tokenizer failed: {type(error).__name__}: {error}"
+            return [BadRow(reason, cause=error)]
+        count = len(found) if hasattr(found, "__len__") else type(found).__name__
+        if count != len(texts):
             raise ValueError(
-                f"tokenize must return a list of token ids for each text: got {len(found)} for "
+                f"tokenize must return a list of token ids for each text: got {count} for "
                 f"{len(texts)} texts"
             )
-        return [np.concatenate((self._bos, np.asarray(ids, np.int32))) for ids in found]
+        return list(found)
 
-    def _begin(self, tokens: np.ndarray) -> np.ndarray:
-        begun = len(tokens) and len(self._bos) and tokens[0] == self._bos[0]
+    def _begin(self, tokens: np.ndarray, is_text: bool) -> np.ndarray:
+        begun = not is_text and len(tokens) and len(self._bos) and tokens[0] == self._bos[0]
         return tokens if begun else np.concatenate((self._bos, tokens))
 
 
 class Walk:
     """An iterator over the documents of source number `source`, epoch after epoch.
 
-    `position` is that of the next document. `epochs=None` never ends.
+    `position` is that of the next document. `epochs=None` never ends. `skipped` counts bad rows,
+    an epoch each; `skips` is told of them, and is None where a bad row is an error.
     """
 
     def __init__(
@@ -70,8 +94,12 @@ class Walk:
         epochs: int | None,
         ahead: int,
         position: Position,
+        skipped: int = 0,
+        skips: Skips | None = None,
     ):
         self.position = position
+        self.skipped = skipped
+        self._skips = skips
         self._source = source
         self._shards = shards
         self._library = library
@@ -111,38 +139,53 @@ class Walk:
         ends = np.cumsum(opened.sizes)
         if documents[-1] >= ends[-1]:
             raise StateError(
-                f"the state needs document {documents[-1]} of shard {opened.shard.name}, which "
-                f"has {ends[-1]}"
+                f"the state needs document {documents[-1]} of {opened.shard.address}, which has "
+                f"{ends[-1]}"
             )
         tokens = []
         blocks = np.searchsorted(ends, documents, side="right")
         for block, group in groupby(zip(blocks, documents, strict=True), key=lambda each: each[0]):
             texts = opened.read(int(block))
             first = ends[block] - opened.sizes[block]
-            chosen = [texts[document - first] for _, document in group]
-            for start in range(0, len(chosen), _AT_ONCE):
-                self._library.check()
-                tokens += self._encode(chosen[start : start + _AT_ONCE])  # type: ignore[arg-type]
+            rows = [document for _, document in group]
+            for start in range(0, len(rows), _AT_ONCE):
+                some = rows[start : start + _AT_ONCE]
+                encoded = self._encode_rows(opened, some, [texts[row - first] for row in some])
+                for row, ids in zip(some, encoded, strict=True):
+                    if isinstance(ids, BadRow):  # it was good when the state was saved
+                        raise opened.error_of(row, ids)
+                    tokens.append(ids)
         return tokens
+
+    def _encode_rows(
+        self, opened: OpenShard, rows: Sequence[int], documents: Sequence[Document]
+    ) -> list[np.ndarray | BadRow]:
+        self._library.check()
+        try:
+            return self._encode(documents)
+        except ValueError as error:
+            span = f"rows {min(rows) + 1} to {max(rows) + 1}"
+            raise ValueError(f"{opened.shard.address}: {span}: {error}") from error
 
     def _walk(self) -> Generator[Piece, None, None]:
         epoch, begin, skip = self.position
         while self._epochs is None or epoch < self._epochs:
             order = Order(self._seed, self._source, epoch, self._shuffle)
             sequence = order.shards(len(self._shards))
-            seen = begin + skip  # of an epoch begun earlier something was seen
+            seen = begin + skip > 0  # of an epoch begun earlier something was seen
             for place in range(begin, len(sequence)):
                 coming = self._coming(epoch, place, sequence)
-                number = 0
                 for number, piece in self._shard(int(sequence[place]), order, skip, coming):
                     self.position = Position(epoch, place, number)
-                    yield piece
-                seen += number
+                    if piece:
+                        seen = True
+                        yield piece
                 skip = 0
             if not seen:
                 raise ValueError(
-                    f"no documents in {', '.join(each.name for each in self._shards[:3])}"
+                    f"no documents in {', '.join(each.address for each in self._shards[:3])}"
                     + (" and others" if len(self._shards) > 3 else "")
+                    + (f"; {self.skipped:,} rows were skipped" if self.skipped else "")
                 )
             epoch, begin = epoch + 1, 0
 
@@ -157,8 +200,11 @@ class Walk:
 
     def _shard(
         self, index: int, order: Order, skip: int, coming: list[Shard]
-    ) -> Iterator[tuple[int, Piece]]:
-        """Yield pieces of one shard from the `skip`th on, with the number then given."""
+    ) -> Iterator[tuple[int, Piece | None]]:
+        """Yield pieces of one shard from the `skip`th on, with the number then given.
+
+        None for a row that is skipped.
+        """
         opened = self._library.open(self._shards[index])
         try:
             sizes = opened.sizes
@@ -172,15 +218,24 @@ class Walk:
                 before += len(documents)
                 if not len(chosen):
                     continue
-                texts = opened.read(block)
+                texts = opened.read(block, "skip" if self._skips else "raise")
                 for start in range(0, len(chosen), _AT_ONCE):
-                    self._library.check()
                     some = chosen[start : start + _AT_ONCE]
-                    encoded = self._encode([texts[i] for i in some])  # type: ignore[arg-type]
-                    for document, tokens in zip(some, encoded, strict=True):
+                    rows = [int(firsts[block] + i) for i in some]
+                    encoded = self._encode_rows(opened, rows, [texts[i] for i in some])
+                    for row, tokens in zip(rows, encoded, strict=True):
                         at += 1
-                        if len(tokens):
-                            where = Reference(self._source, index, int(firsts[block] + document))
-                            yield at, Piece(where, tokens)
+                        if isinstance(tokens, BadRow):
+                            self._skip(opened, row, tokens)
+                            yield at, None
+                        elif len(tokens):
+                            yield at, Piece(Reference(self._source, index, row), tokens)
         finally:
             opened.close()
+
+    def _skip(self, opened: OpenShard, row: int, bad: BadRow) -> None:
+        error = opened.error_of(row, bad)
+        if self._skips is None:
+            raise error
+        self.skipped += 1
+        self._skips.add(opened.shard, row, str(error))
