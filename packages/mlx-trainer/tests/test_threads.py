@@ -1,4 +1,5 @@
 import gc
+import os
 import subprocess
 import sys
 import threading
@@ -312,9 +313,14 @@ def test_batches_without_rows_in_common_are_refused(make_network, loss_fn, exact
             step([{"x": np.zeros((4, 6)), "y": y}], 0.1)
 
 
-def test_a_number_of_threads_below_one_is_refused(make_network, loss_fn, exactly):
-    with pytest.raises(ValueError, match=exactly("threads must be at least 1, got 0")):
-        TrainStep(make_network(), AdamW(), loss_fn, threads=0)
+@pytest.mark.parametrize("threads", [0, -1, 10_000])
+def test_no_threads_and_more_than_cores_are_refused(make_network, loss_fn, exactly, threads):
+    message = (
+        f"threads must be from 1 to {max(8, os.cpu_count())}, got {threads}: each thread holds "
+        "gradients of the whole model, and more threads than cores save no time"
+    )
+    with pytest.raises(ValueError, match=exactly(message)):
+        TrainStep(make_network(), AdamW(), loss_fn, threads=threads)
 
 
 @pytest.mark.skipif(not mx.is_available(mx.gpu), reason="needs a GPU")
