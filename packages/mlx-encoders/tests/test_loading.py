@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -321,3 +322,65 @@ def test_a_hub_id_is_read_from_the_local_cache_when_offline(offline_cache, fixtu
     shutil.copytree(fixtures / "bert", repository / "snapshots" / ("a" * 40))
     model, _ = load_model("some-org/some-bert")
     assert isinstance(model, BertModel)
+
+
+@pytest.fixture
+def whole_folder(tmp_path) -> Path:
+    tokenizer = train_tokenizer(["some text"] * 9, vocab_size=150)
+    sizes = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8}
+    config = BertConfig(vocab_size=tokenizer.vocab_size, num_hidden_layers=1, **sizes)
+    save(tmp_path / "model", build_model(config), tokenizer)
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json",
+     "special_tokens_map.json"],
+)  # fmt: skip
+@pytest.mark.parametrize("damage", ["empty", "begun", "cut", "binary"])
+def test_a_damaged_file_is_one_line_with_its_path(whole_folder, name, damage):
+    path = whole_folder / name
+    data = path.read_bytes()
+    path.write_bytes(
+        {"empty": b"", "begun": data[:9], "cut": data[:-20], "binary": b"\xff\xfe\x00" * 9}[damage]
+    )
+    with pytest.raises(ValueError, match="is damaged or cut short") as error:
+        load(whole_folder)
+    message = str(error.value)
+    assert message.startswith(f"{path} is damaged or cut short (")
+    assert message.endswith("); copy or download the file again")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("config.json", "[1]",
+         "{path} must hold a JSON object, got list; copy or download the file again"),
+        ("config.json", '{"model_type": "bert", "hidden_size": "x"}',
+         "{path}: config has hidden_size='x', which must be of type int"),
+        ("config.json", '{"model_type": "modernbert", "norm_eps": null}',
+         "{path}: config has norm_eps=None, which must be of type float"),
+        ("config.json", '{"model_type": "modernbert", "layer_types": 3}',
+         "{path}: config has layer_types=3, which must be of type tuple[str, ...] | None"),
+        ("config.json", '{"model_type": "bert", "num_attention_heads": 0}',
+         "{path}: num_attention_heads must be at least 1, got 0"),
+        ("model.safetensors.index.json", '{"weight_map": {"a": 3}}',
+         "{path}: weight_map must give the file of each tensor; copy or download the file again"),
+        ("tokenizer_config.json", '{"pad_token": null}',
+         "{folder}: the tokenizer needs a padding token: pad_token is None, which is not in its "
+         "vocabulary; set it in tokenizer_config.json"),
+        ("vocab.txt", "a\nb",
+         "{path}: the special token '[CLS]' is not in the vocabulary; copy or download it again"),
+    ],
+)  # fmt: skip
+def test_a_file_that_says_nonsense_is_named(whole_folder, name, text, message):
+    if name == "vocab.txt":
+        (whole_folder / "tokenizer.json").unlink()
+        (whole_folder / "tokenizer_config.json").unlink()
+        (whole_folder / "special_tokens_map.json").unlink()
+    (whole_folder / name).write_text(text)
+    message = message.format(path=whole_folder / name, folder=whole_folder)
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        load(whole_folder)

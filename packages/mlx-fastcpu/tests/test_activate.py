@@ -89,6 +89,31 @@ print(json.dumps([asdict(mlx_fastcpu.activate(**call)) for call in calls]))
 
 
 @linux
+def test_many_threads_may_activate_at_once_and_one_does_the_work(values_of):
+    statuses, fronts = values_of("""
+import json, threading, mlx_fastcpu
+from dataclasses import astuple
+barrier, found = threading.Barrier(16), []
+def activate():
+    barrier.wait()
+    found.append(mlx_fastcpu.activate())
+    mlx_fastcpu.patching.install()
+threads = [threading.Thread(target=activate) for _ in range(16)]
+import mlx_fastcpu.patching
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+import mlx.core as mx
+def depth(function):
+    return 1 + depth(function.__wrapped__) if hasattr(function, "__wrapped__") else 0
+print(json.dumps([[astuple(each) for each in found], [depth(mx.linalg.inv), depth(mx.softmax)]]))
+""")
+    assert len(statuses) == 16
+    assert statuses[0][0] is True
+    assert statuses == statuses[:1] * 16  # the speed too, which was measured once
+    assert fronts == [1, 1]
+
+
+@linux
 @pytest.mark.parametrize(
     ("library", "reason"),
     [

@@ -2,8 +2,6 @@
 
 import json
 import os
-import signal
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,12 +21,6 @@ SENTENCES = [
     "She said: it's late, we'll go home; they've gone already!",
     "Ein Zug fährt über die Brücke, 東京 was far away.",
 ]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def interruptible() -> None:
-    """Take SIGINT as in a foreground shell: one that starts tests in the background ignores it."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -84,7 +76,9 @@ def tiny_model(tokenizer: Tokenizer) -> Nanochat:
 
 
 @pytest.fixture
-def alone_and_in_a_ring(tmp_path: Path) -> Callable[[Callable[[Path, int], list]], list[str]]:
+def alone_and_in_a_ring(
+    tmp_path: Path, start, free_ports
+) -> Callable[[Callable[[Path, int], list]], list[str]]:
     """Give a function that starts a command for one process in one/, and for two in two/.
 
     `command(folder, processes)` returns it; what each process wrote to stderr comes back.
@@ -97,28 +91,12 @@ def alone_and_in_a_ring(tmp_path: Path) -> Callable[[Callable[[Path, int], list]
         ring = [{"MLX_HOSTFILE": str(hosts), "MLX_RANK": rank} for rank in ("0", "1")]
         started = []
         for name, processes, environment in (("one", 1, {}), *(("two", 2, each) for each in ring)):
-            made = [*map(str, command(tmp_path / name, processes))]
-            variables = os.environ | environment
-            started.append(subprocess.Popen(made, env=variables, stderr=subprocess.PIPE, text=True))
-        try:
-            outputs = [process.communicate(timeout=300)[1] for process in started]
-        finally:
-            for process in started:
-                process.kill()
+            made = command(tmp_path / name, processes)
+            started.append(start(made, env=os.environ | environment, stderr=subprocess.PIPE))
+        outputs = [process.communicate()[1] for process in started]
         if any("[ring]" in each for each in outputs):
             pytest.skip(f"the ring cannot start here: {outputs}")
         assert [process.returncode for process in started] == [0, 0, 0], outputs
         return outputs
 
     return run
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports of this machine that nobody listens on."""
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports

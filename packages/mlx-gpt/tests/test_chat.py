@@ -3,7 +3,6 @@ import json
 import os
 import pty
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -375,12 +374,12 @@ def test_the_chat_command_answers_lines_and_a_single_prompt(folder: Path):
     assert invoke(chat, *common, "--prompt", "The dog") == two[: two.index("\n") + 1]
 
 
-def test_the_chat_command_works_in_a_terminal(folder: Path, tmp_path: Path):
+def test_the_chat_command_works_in_a_terminal(folder: Path, tmp_path: Path, start):
     ours, theirs = pty.openpty()
     program = "from mlx_gpt.commands.chat import chat; chat()"
     options = ["--model", str(folder), "--max-tokens", "3", "--temperature", "0"]
     home = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path), "TERM": "dumb"}
-    process = subprocess.Popen(
+    process = start(
         [sys.executable, "-c", program, *options],
         stdin=theirs, stdout=theirs, stderr=theirs, env=os.environ | home,
     )  # fmt: skip
@@ -391,7 +390,7 @@ def test_the_chat_command_works_in_a_terminal(folder: Path, tmp_path: Path):
         while waited not in seen[begin:]:
             seen += os.read(ours, 1000)
         os.write(ours, typed)
-    assert process.wait(timeout=60) == 0
+    assert process.wait() == 0
     os.close(ours)
     assert b"Ctrl-D leaves." in seen
     assert b"1 turns," in seen

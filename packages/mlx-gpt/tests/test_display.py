@@ -1,7 +1,6 @@
 """What a run shows on a terminal."""
 
 import os
-import subprocess
 import sys
 
 from mlx_gpt.display import Display, duration, printable
@@ -14,10 +13,10 @@ with Display(None) as display:
 """
 
 
-def shown_on_a_terminal(script):
+def shown_on_a_terminal(start, script):
     """Return what a script writes to a terminal."""
     ours, its = os.openpty()
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=its, stderr=its, stdin=its)
+    process = start([sys.executable, "-c", script], stdout=its, stderr=its, stdin=its)
     os.close(its)
     pieces = []
     try:
@@ -30,8 +29,8 @@ def shown_on_a_terminal(script):
     return b"".join(pieces).decode()
 
 
-def test_a_line_takes_the_place_of_the_bar_which_is_drawn_again_below():
-    text = shown_on_a_terminal(SHOW)
+def test_a_line_takes_the_place_of_the_bar_which_is_drawn_again_below(start):
+    text = shown_on_a_terminal(start, SHOW)
     bar, line = text.split("step 0: loss 1.5000 (0.1 s)", 1)
     assert bar.endswith("\x1b[2K")  # the bar's line was erased
     assert line.startswith("\r\n")

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,7 +90,7 @@ def test_the_command_lowers_the_loss_and_the_same_seed_gives_the_same_losses(dat
     seen = []
     for name in ("one", "two"):
         made = command(data, tmp_path / name, "--steps", "60", "--evaluate-every", "20")
-        done = subprocess.run(made, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(made, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         lines = RunFolder.open(tmp_path / name).metrics()
         seen.append(losses(lines))
@@ -127,21 +128,20 @@ def test_a_run_without_a_checkpoint_begins_again_and_logs_nothing_twice(config, 
     assert [line["updates"] for line in lines if line["event"] == "evaluate"] == [0, 4, 8]
 
 
-def test_a_killed_run_resumes_from_its_last_checkpoint(data, tmp_path):
+def test_a_killed_run_resumes_from_its_last_checkpoint(data, tmp_path, start):
     made = command(data, tmp_path / "run", "--steps", "400", "--checkpoint-every", "5")
-    process = subprocess.Popen(made, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = start(made, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
     while process.poll() is None and not checkpoints.latest():
-        pass
+        time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     settings = (tmp_path / "run" / "config.yaml").read_text().replace("steps: 400", "steps: 12")
     RunFolder.open(tmp_path / "run").change_config(yaml.safe_load(settings))
     latest = int(checkpoints.latest().name.removeprefix("step-"))
-    done = subprocess.run(
-        command(data, tmp_path / "run", "--resume"), capture_output=True, text=True, timeout=300
-    )
+    made = command(data, tmp_path / "run", "--resume")
+    done = subprocess.run(made, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = RunFolder.open(tmp_path / "run").metrics()
     updates = [line["updates"] for line in lines if line["event"] == "update"]
@@ -150,17 +150,14 @@ def test_a_killed_run_resumes_from_its_last_checkpoint(data, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_an_interrupted_run_saves_between_two_updates(data, tmp_path, number):
-    script = "import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    script += "from mlx_gpt.cli import main\nmain(sys.argv[1:])"
+def test_an_interrupted_run_saves_between_two_updates(data, tmp_path, start, number):
     made = command(data, tmp_path / "run", "--steps", "4000")
-    process = subprocess.Popen([sys.executable, "-c", script, *made[3:]],
-                               stderr=subprocess.PIPE, text=True)  # fmt: skip
+    process = start(made, stderr=subprocess.PIPE)
     metrics = tmp_path / "run" / "metrics.jsonl"
     while process.poll() is None and not (metrics.exists() and '"update"' in metrics.read_text()):
-        pass
+        time.sleep(0.05)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=600)
+    _, errors = process.communicate()
     assert process.returncode == 128 + number, errors
     done = RunFolder.open(tmp_path / "run").metrics()[-1]["updates"]
     assert errors.splitlines()[-1] == (
@@ -261,7 +258,7 @@ def test_a_full_disk_is_named_and_leaves_no_half_of_a_model(data, tmp_path):
     made = command(data, tmp_path / "run", "--steps", "1", "--evaluate-every", "0")
     # A limit on the size of files stands for the disk.
     limited = ["sh", "-c", 'ulimit -f 60; exec "$@"', "sh", *made]
-    done = subprocess.run(limited, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(limited, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
     assert "model.safetensors cannot be written; is the disk full? ([write]" in done.stderr
     assert "Traceback" not in done.stderr
@@ -271,6 +268,6 @@ def test_a_full_disk_is_named_and_leaves_no_half_of_a_model(data, tmp_path):
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(data, tmp_path):
     made = command(data, tmp_path / "run", "--steps", "30", "--dry-run")
-    done = subprocess.run(made, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(made, capture_output=True, text=True)
     assert "7,680 = 30 steps of 256" in done.stdout
     assert not (tmp_path / "run").exists()

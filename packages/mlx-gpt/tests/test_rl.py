@@ -338,7 +338,7 @@ def test_the_command_trains_and_evaluates(base, tmp_path):
         [sys.executable, "-c", start, "--model", base, "--data", data, "--valid", data,
          "--output", str(tmp_path / "run"), "--questions", "2", "--samples", "2",
          "--max-tokens", "4", "--device-batch-size", "2", "--set", "report.evaluation_samples=2"],
-        capture_output=True, text=True, timeout=300,
+        capture_output=True, text=True,
         env=os.environ | {"MLX_DISABLE_COMPILE": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -35,27 +36,29 @@ def sources(tmp_path, texts):
     return [str(tmp_path / "text.txt"), "--chat", str(tmp_path / "chats.jsonl")]
 
 
-def start(sources, output, *more):
-    script = "import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    script += "from mlx_gpt.cli import main\nmain(sys.argv[1:])"
-    command = [sys.executable, "-c", script, "speedrun", *sources, "--output", str(output)]
-    return subprocess.Popen(
-        [*command, *SETTINGS, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+@pytest.fixture
+def run(start, sources):
+    """Return a function that starts the command in a process."""
+
+    def begin(output, *more):
+        command = [sys.executable, "-m", "mlx_gpt.cli", "speedrun", *sources, "--output", output]
+        return start([*command, *SETTINGS, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    return begin
 
 
-def test_from_text_to_a_chat_and_a_report_and_on_after_an_interruption(sources, tmp_path):
+def test_from_text_to_a_chat_and_a_report_and_on_after_an_interruption(run, tmp_path):
     output = tmp_path / "run"
-    process = start(sources, output, "--steps", "60")
+    process = run(output, "--steps", "60")
     metrics = output / "pretrain" / "metrics.jsonl"
     while process.poll() is None and not (metrics.exists() and '"update"' in metrics.read_text()):
-        pass
+        time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate()
     assert process.returncode == 130, errors
 
-    process = start(sources, output, "--steps", "60")
-    said, errors = process.communicate(timeout=300)
+    process = run(output, "--steps", "60")
+    said, errors = process.communicate()
     assert process.returncode == 0, errors
     assert "[7/7] report" in said
     updates = [line["updates"] for line in RunFolder.open(output / "pretrain").metrics()
@@ -74,12 +77,12 @@ def test_from_text_to_a_chat_and_a_report_and_on_after_an_interruption(sources, 
     request = Request([tokenizer.bos_id], 4, Sampling(temperature=0.0))
     assert engine.generate([request])[0].ids
 
-    again = start(sources, output, "--steps", "60")
-    said, errors = again.communicate(timeout=120)
+    again = run(output, "--steps", "60")
+    said, errors = again.communicate()
     assert again.returncode == 0, errors
     assert "train" not in errors  # everything was there already
-    other = start(sources, output, "--steps", "50")
-    _, errors = other.communicate(timeout=120)
+    other = run(output, "--steps", "50")
+    _, errors = other.communicate()
     assert other.returncode == 1
     assert f"{output} was begun with another steps ({output / 'speedrun.yaml'})" in errors
 

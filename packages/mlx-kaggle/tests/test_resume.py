@@ -10,42 +10,44 @@ import numpy as np
 import pytest
 
 
-def start(tmp_path, *arguments) -> subprocess.Popen:
-    command = [sys.executable, "-m", "mlx_kaggle.cli", "train", *map(str, arguments)]
-    return subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+@pytest.fixture
+def train(start, tmp_path):
+    """Return a function that starts the command in a process."""
+
+    def begin(*arguments) -> subprocess.Popen:
+        command = [sys.executable, "-m", "mlx_kaggle.cli", "train", *arguments]
+        return start(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+    return begin
 
 
 @pytest.mark.parametrize(("optimizer", "epochs"), [("adamw", 12), ("muon", 4)])
 def test_kill_9_and_resume_gives_bit_equal_weights(
-    optimizer, epochs, tmp_path, passengers, write_csv, tiny_flags
+    optimizer, epochs, tmp_path, passengers, write_csv, tiny_flags, train
 ):
-    train = write_csv("train.csv", passengers(120))
     common = [
-        *("--train", train, "--target", "Survived", "--folds", 2),
+        *("--train", write_csv("train.csv", passengers(120)), "--target", "Survived", "--folds", 2),
         *("--optimizer", optimizer),
         *("--set", f"training.epochs={epochs}", "--set", "training.batch_size=8"),
         # A checkpoint after every update, so that the kill falls between or into them.
         *("--set", "training.checkpoint_seconds=0.001"),
         *tiny_flags,
     ]
-    whole = start(tmp_path, *common, "--output", "whole")
-    _, errors = whole.communicate(timeout=300)
+    whole = train(*common, "--output", "whole")
+    _, errors = whole.communicate()
     assert whole.returncode == 0, errors
 
-    killed = start(tmp_path, *common, "--output", "killed")
+    killed = train(*common, "--output", "killed")
     checkpoints = tmp_path / "killed" / "members" / "fold-0-seed-0" / "checkpoints"
-    deadline = time.monotonic() + 120
-    while not list(checkpoints.glob("step-*")) and time.monotonic() < deadline:
+    while not list(checkpoints.glob("step-*")) and killed.poll() is None:
         time.sleep(0.01)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "killed" / "summary.json").exists()
 
-    resumed = start(tmp_path, "--resume", "--output", "killed")
-    _, errors = resumed.communicate(timeout=300)
+    resumed = train("--resume", "--output", "killed")
+    _, errors = resumed.communicate()
     assert resumed.returncode == 0, errors
 
     for member in ("fold-0-seed-0", "fold-1-seed-0"):

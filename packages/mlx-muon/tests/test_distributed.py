@@ -1,6 +1,5 @@
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,36 +15,16 @@ SCRIPT = Path(__file__).with_name("distributed_run.py")
 NO_RING = 77  # the script's exit code
 
 
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
-def start(folder, environment):
-    return subprocess.Popen(
-        [sys.executable, str(SCRIPT), str(folder)],
-        env=os.environ | environment,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def test_two_processes_equal_one_bit_for_bit(tmp_path):
+def test_two_processes_equal_one_bit_for_bit(tmp_path, start, free_ports):
     # What `mlx.launch -n 2 --backend ring` does, with ports that are free.
     hosts = tmp_path / "hosts.json"
     hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in free_ports(2)]))
     ranks = [{"MLX_HOSTFILE": str(hosts), "MLX_RANK": rank} for rank in ("0", "1")]
-    processes = [start(tmp_path, environment) for environment in ({}, *ranks)]
-    try:
-        outputs = [process.communicate(timeout=60)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
+    processes = [
+        start([sys.executable, SCRIPT, tmp_path], env=os.environ | each, stderr=subprocess.PIPE)
+        for each in ({}, *ranks)
+    ]
+    outputs = [process.communicate()[1] for process in processes]
     codes = [process.returncode for process in processes]
     if NO_RING in codes:
         pytest.skip(f"the ring cannot start here: {outputs}")

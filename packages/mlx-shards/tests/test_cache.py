@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlx_shards import Cache, CacheFull, DownloadError, Http, ShardError
+from mlx_shards import Cache, CacheFull, DownloadError, ShardError
 
 SIZES = [100, 180, 260, 340, 90, 150, 210, 300]
 MAX_BYTES, MAX_FILES = 800, 4
@@ -240,18 +240,18 @@ print(json.dumps(cache.stats.downloads))
 """
 
 
-def test_two_processes_fetch_each_shard_once(server, tmp_path):
+def test_two_processes_fetch_each_shard_once(server, tmp_path, start):
     for i in range(6):
         server.add(f"{i}.bin", bytes(200_000 + i))
     command = [sys.executable, "-c", LOADER, str(tmp_path), server.url, "6"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    processes = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    processes = [start(command, **pipes) for _ in range(2)]
     for process in processes:
         assert process.stdout.readline() == "ready\n"
     for process in processes:  # both start together, on a cold cache
         process.stdin.write("\n")
         process.stdin.flush()
-    downloads = [json.loads(process.communicate(timeout=60)[0]) for process in processes]
+    downloads = [json.loads(process.communicate()[0]) for process in processes]
     assert sum(downloads) == 6
     assert len(server.requests) == 6
 
@@ -271,11 +271,11 @@ cache.lease(Shard("1.bin", f"{url}/1.bin"))
 """
 
 
-def test_leases_and_downloads_of_a_killed_process_block_nobody(server, tmp_path):
+def test_leases_and_downloads_of_a_killed_process_block_nobody(server, tmp_path, quick):
     shards = [server.add(f"{i}.bin", bytes(200_000 + i)) for i in range(2)]
     command = [sys.executable, "-c", KILLED, str(tmp_path), server.url]
     assert subprocess.run(command, check=False).returncode == -9
-    cache = Cache(tmp_path, 300_000, http=Http(timeout=1), room_timeout=1)
+    cache = Cache(tmp_path, 300_000, http=quick)
     with cache.lease(shards[1]) as lease:
         assert lease.path.read_bytes() == bytes(200_001)
     assert on_disk(tmp_path) == [200_001]

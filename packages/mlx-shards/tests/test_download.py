@@ -4,6 +4,7 @@ import email.utils
 import hashlib
 import re
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,7 +36,6 @@ def nothing_under_the_final_name(cache, shard) -> bool:
     [
         ("truncate", 100_000),
         ("reset", 100_000),
-        ("stall", 100_000),
         ("status", 503),
         ("status", 500),
         ("status", 429),
@@ -50,6 +50,15 @@ def test_a_fault_that_passes_gives_the_right_file(server, cache, fault, ranges):
     server.fault("a.bin", fault)
     assert fetched(cache, shard) == DATA
     assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_download_that_stalls_is_begun_again(server, tmp_path, quick, ranges):
+    server.ranges = ranges
+    shard = server.add("a.bin", DATA, size=len(DATA), sha256=SHA256)
+    server.fault("a.bin", ("stall", 100_000))
+    assert fetched(Cache(tmp_path, "1MB", http=replace(quick, timeout=0.5)), shard) == DATA
+    assert len(server.requests) >= 2  # more where half a second is too short for a busy machine
 
 
 def test_three_503_are_waited_out_with_growing_jitter(server, cache, waits):

@@ -45,7 +45,7 @@ def test_a_mixture_never_waits_for_its_own_leases(server, folder_of, tokenize, t
         folder, _ = folder_of(20, 20, name=name)
         shards = [server.add(f"{name}-{p.name}", p.read_bytes()) for p in sorted(folder.iterdir())]
         sources[name] = Source(shards)
-    cache = Cache(tmp_path / "cache", "1MB", max_files=1, http=quick, room_timeout=5)
+    cache = Cache(tmp_path / "cache", "1MB", max_files=1, http=quick)
     config = StreamConfig(64, 2, bos_id=0, packing="flat", epochs=1)
     stream = TokenStream(sources, tokenize, config, cache=cache, arrays="numpy")
     assert len(list(stream)) > 20

@@ -1,6 +1,5 @@
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,43 +12,29 @@ SCRIPT = Path(__file__).with_name("distributed_run.py")
 NO_RING = 77  # the script's exit code
 
 
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
-def start(folder, threads, environment):
+def run(start, folder, threads, environment):
     command = [sys.executable, str(SCRIPT), str(folder), str(threads)]
     # MLX keeps compiled kernels in TMPDIR, where one process may load what another still writes.
     kernels = folder / f"kernels{environment.get('MLX_RANK', '')}"
     kernels.mkdir()
     variables = os.environ | environment | {"TMPDIR": str(kernels)}
-    return subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True)
+    return start(command, env=variables, stderr=subprocess.PIPE)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_two_processes_equal_one_on_the_same_global_batches(tmp_path, threads):
+def test_two_processes_equal_one_on_the_same_global_batches(tmp_path, threads, start, free_ports):
     # What `mlx.launch -n 2 --backend ring` does, with ports that are free.
     hosts = tmp_path / "hosts.json"
     hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in free_ports(2)]))
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:
         folder.mkdir()
-    processes = [start(folders[0], 1, {})]
+    processes = [run(start, folders[0], 1, {})]
     processes += [
-        start(folders[1], threads, {"MLX_HOSTFILE": str(hosts), "MLX_RANK": str(rank)})
+        run(start, folders[1], threads, {"MLX_HOSTFILE": str(hosts), "MLX_RANK": str(rank)})
         for rank in (0, 1)
     ]
-    try:
-        outputs = [process.communicate(timeout=60)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
+    outputs = [process.communicate()[1] for process in processes]
     codes = [process.returncode for process in processes]
     if NO_RING in codes:
         pytest.skip(f"the ring cannot start here: {outputs}")

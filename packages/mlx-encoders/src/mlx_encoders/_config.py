@@ -2,12 +2,29 @@
 
 from collections.abc import Mapping
 from dataclasses import fields
+from typing import Any, get_args, get_origin
 
 
 def known_fields(cls: type, values: Mapping[str, object]) -> dict[str, object]:
-    """Return the entries of `values` that are fields of the dataclass `cls`."""
-    names = {field.name for field in fields(cls)}
-    return {name: value for name, value in values.items() if name in names}
+    """Return the entries of `values` that are fields of `cls`, or raise where a type is wrong."""
+    known = {field.name: field.type for field in fields(cls) if field.name in values}
+    for name, kind in known.items():
+        if not isinstance(values[name], _accepted(kind)):
+            found = values[name]
+            raise ValueError(f"config has {name}={found!r}, which must be of type {_named(kind)}")
+    return {name: values[name] for name in known}
+
+
+def _accepted(kind: Any) -> tuple[type, ...]:
+    """Return the types that JSON may have for a field: integers are numbers too."""
+    kinds = [get_origin(each) or each for each in get_args(kind) or (kind,) if each is not Ellipsis]
+    if get_origin(kind) is tuple:
+        kinds = [tuple]
+    return tuple(kinds + [int] * (float in kinds) + [list] * (tuple in kinds))
+
+
+def _named(kind: Any) -> str:
+    return kind.__name__ if isinstance(kind, type) else str(kind)
 
 
 def refuse_other(values: Mapping[str, object], allowed: Mapping[str, tuple[object, ...]]) -> None:

@@ -1,6 +1,5 @@
 """A Hugging Face folder to a model: every tensor accounted for, or an error that lists them."""
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from mlx_encoders.build import (
     named_parameters,
     parse_config,
 )
+from mlx_encoders.files import read_json, read_tensors
 from mlx_encoders.hub import find_folder
 from mlx_encoders.tokenizer import Tokenizer
 
@@ -65,7 +65,12 @@ def load_config(name: str | Path) -> EncoderConfig:
     path = folder / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{folder} has no config.json")
-    return parse_config(json.loads(path.read_text(encoding="utf-8")))
+    try:
+        return parse_config(read_json(path))
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path}: {error}") from error
 
 
 def load_model(
@@ -124,7 +129,14 @@ def load_model(
 def _read_tensors(folder: Path) -> dict[str, mx.array]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(
+            isinstance(file, str) for file in weight_map.values()
+        ):
+            raise ValueError(
+                f"{index}: weight_map must give the file of each tensor; "
+                "copy or download the file again"
+            )
         files = [folder / file for file in sorted(set(weight_map.values()))]
     else:
         files = [folder / "model.safetensors"]
@@ -136,7 +148,7 @@ def _read_tensors(folder: Path) -> dict[str, mx.array]:
         )
     tensors: dict[str, mx.array] = {}
     for file in files:
-        tensors |= mx.load(str(file))  # type: ignore[operator]
+        tensors |= read_tensors(file)
     return tensors
 
 

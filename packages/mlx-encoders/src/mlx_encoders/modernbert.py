@@ -84,6 +84,11 @@ class ModernBertConfig:
         another computation.
         """
         refuse_other(values, {"model_type": ("modernbert",), "rope_scaling": (None,)})
+        if values.get("initializer_cutoff_factor", 0) is None:
+            values = {
+                **values,
+                "initializer_cutoff_factor": 3.0,
+            }  # what transformers takes null for
         chosen = known_fields(cls, values)
         rope = values.get("rope_parameters") or {}
         for layer_type, field in ((FULL, "global_rope_theta"), (SLIDING, "local_rope_theta")):
@@ -93,8 +98,6 @@ class ModernBertConfig:
                 chosen[field] = parameters["rope_theta"]
         if chosen.get("layer_types") is not None:
             chosen["layer_types"] = tuple(chosen["layer_types"])  # type: ignore[arg-type]
-        if chosen.get("initializer_cutoff_factor", 0) is None:
-            chosen["initializer_cutoff_factor"] = 3.0  # what transformers takes null for
         return cls(**chosen)  # type: ignore[arg-type]
 
     def with_dropout(self, dropout: float | None, attention_dropout: float | None) -> Self:

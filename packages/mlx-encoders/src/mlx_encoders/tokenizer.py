@@ -12,6 +12,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from mlx_encoders._atomic import write_atomic
+from mlx_encoders.files import read_json, read_tokenizer
 
 _ROLES = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
 # transformers writes int(1e30) where a tokenizer has no limit.
@@ -49,18 +50,27 @@ class Tokenizer:
     def from_folder(cls, folder: str | Path) -> Self:
         """Read `tokenizer.json`, or else the WordPiece vocabulary `vocab.txt`, of a folder."""
         folder = Path(folder)
+        vocabulary = folder / "vocab.txt"
         settings = {
-            **_read_json(folder / "special_tokens_map.json"),
-            **_read_json(folder / "tokenizer_config.json"),
+            key: value
+            for name in ("special_tokens_map.json", "tokenizer_config.json")
+            if (folder / name).is_file()
+            for key, value in read_json(folder / name).items()
         }
         if (folder / "tokenizer.json").is_file():
-            backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-        elif (folder / "vocab.txt").is_file():
+            backend = read_tokenizer(folder / "tokenizer.json")
+        elif vocabulary.is_file():
             settings = {role: f"[{role[:-6].upper()}]" for role in _ROLES} | settings
-            backend = _from_vocabulary(folder / "vocab.txt", settings)
+            try:
+                backend = _from_vocabulary(vocabulary, settings)
+            except ValueError as error:  # no text, or without the special tokens
+                raise ValueError(f"{vocabulary}: {error}; copy or download it again") from error
         else:
             raise FileNotFoundError(f"{folder} has neither tokenizer.json nor vocab.txt")
-        return cls(backend, settings)
+        try:
+            return cls(backend, settings)
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from error
 
     @property
     def vocab_size(self) -> int:
@@ -193,10 +203,6 @@ def _listed(texts: Sequence[str]) -> list[str]:
             f"texts must be a sequence of strings, got one string; use [{texts[:20]!r}]"
         )
     return list(texts)
-
-
-def _read_json(path: Path) -> dict[str, object]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _to_json(values: Mapping[str, object]) -> str:

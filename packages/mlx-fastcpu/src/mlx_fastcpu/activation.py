@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import threading
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ class Status:
 
 _status = Status(active=False, reason="activate() was not called")
 _library: blas.Library | None = None
+lock = threading.RLock()  # held while the slots, or what is known of them, change
 
 
 def activate(
@@ -77,8 +79,9 @@ def activate(
     if refusal := refuse_platform(sys.platform) or _refuse_device():
         status = Status(active=False, reason=refusal)
     else:
-        status = _activate(library, cache_limit, threads, compiler_flags)
-        watch_forks()
+        with lock:
+            status = _activate(library, cache_limit, threads, compiler_flags)
+            watch_forks()
     log.info("%s", status)
     return status
 
@@ -88,10 +91,11 @@ def info() -> dict[str, Any]:
 
     Activates when that was not done yet; otherwise `gflops_before` is `None`.
     """
-    before = None
-    if not (_status.active or refuse_platform(sys.platform) or _refuse_device()):
-        before = matmul_gflops(budget=0)
-    return asdict(activate()) | {"gflops_before": before}
+    with lock:
+        before = None
+        if not (_status.active or refuse_platform(sys.platform) or _refuse_device()):
+            before = matmul_gflops(budget=0)
+        return asdict(activate()) | {"gflops_before": before}
 
 
 def refuse_platform(name: str) -> str | None:
@@ -169,5 +173,9 @@ def _set_threads(library: blas.Library, threads: int | None) -> Status:
 
 
 def _bind(library: str | Path | None) -> tuple[blas.Library, int]:
+    from mlx_fastcpu import nonfinite
+
     loaded = blas.load_library(blas.find_library(None if library is None else str(library)))
-    return loaded, blas.bind(loaded)
+    slots = blas.bind(loaded)
+    nonfinite.install()
+    return loaded, slots

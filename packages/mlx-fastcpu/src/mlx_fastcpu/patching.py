@@ -22,6 +22,7 @@ M = TypeVar("M", bound=nn.Module)
 Function = Callable[..., Any]
 
 _here = threading.local()
+_installing = threading.Lock()
 _everywhere = False
 
 
@@ -98,9 +99,14 @@ def _wanted() -> bool:
     return _everywhere or getattr(_here, "depth", 0) > 0
 
 
-@cache
 def install() -> None:
-    """Put the deciding functions in front of MLX's, once."""
+    """Put the deciding functions in front of MLX's, once, whichever thread comes first."""
+    with _installing:
+        _install()
+
+
+@cache
+def _install() -> None:
     _front(mx.fast, "layer_norm", adapters.layer_norm)
     _front(mx.fast, "rms_norm", adapters.rms_norm)
     _front(mx.fast, "rope", adapters.rope)

@@ -95,7 +95,8 @@ def enable() -> ReducedStatus:
     nothing is changed and `reason` says why. No state of the machine raises.
     """
     try:
-        status = _enable()
+        with activation.lock:
+            status = _enable()
     except (UnsupportedError, ElfError, OSError, subprocess.SubprocessError) as error:
         status = ReducedStatus(active=False, reason=" ".join(str(error).split()))
     log.info("%s", status)
@@ -107,12 +108,13 @@ def disable() -> None:
 
     Slots that something else has re-pointed since are left alone.
     """
-    if not _old:
-        return
-    held = read_slots(_old)
-    write_slots({slot: old for slot, old in _old.items() if held[slot] == _new[slot]})
-    _old.clear()
-    _new.clear()
+    with activation.lock:
+        if not _old:
+            return
+        held = read_slots(_old)
+        write_slots({slot: old for slot, old in _old.items() if held[slot] == _new[slot]})
+        _old.clear()
+        _new.clear()
 
 
 @contextlib.contextmanager

@@ -47,6 +47,10 @@ def step_threads(wanted: int, rows: int) -> int:
 
     if mx.default_device() != mx.cpu or not hasattr(mx, "clear_streams"):
         return 1
+    if wanted:
+        from mlx_trainer.threads import check_thread_count
+
+        check_thread_count(wanted, "training.threads")
     return min(wanted or min(os.cpu_count() or 1, MOST_THREADS), rows)
 
 

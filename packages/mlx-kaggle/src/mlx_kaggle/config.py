@@ -162,6 +162,7 @@ def resolve_config(
     Raises `ConfigError` for an unknown key or a value of the wrong type, naming key and file.
     """
     from mlx_trainer import ConfigError, load_config
+    from mlx_trainer.threads import check_thread_count
 
     name = preset or (_preset_of(file) if file else None) or "quick"
     if name not in PRESETS:
@@ -169,9 +170,14 @@ def resolve_config(
     given = {"preset": name, **{k: v for k, v in (flags or {}).items() if v is not None}}
     # JSON is YAML, and keeps the types of the flags.
     from_flags = [f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in given.items()]
-    return load_config(
+    config = load_config(
         RunConfig, base=_preset_values(name), file=file, overrides=[*from_flags, *overrides]
     )
+    try:
+        check_thread_count(config.training.threads, "training.threads")
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    return config
 
 
 def _preset_values(name: str) -> dict[str, Any]:

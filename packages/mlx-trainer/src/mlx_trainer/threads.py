@@ -5,6 +5,7 @@ each are faster than one with all of it. What makes it hard is that in MLX 0.32 
 a thread: no thread may touch an array that another has not evaluated yet.
 """
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -22,6 +23,8 @@ from mlx_trainer.gradients import (
 )
 from mlx_trainer.random_keys import Key, set_random_key, split_random_key
 from mlx_trainer.workers import Workers
+
+MOST_THREADS = 8  # also on a CPU of fewer cores, where they do no harm
 
 Contents = list[tuple[dict | list, object, object]]  # container, key, value
 
@@ -59,12 +62,21 @@ class GradientThreads:
 
 def check_threads(threads: int) -> None:
     """Raise `ValueError` where a step cannot be computed by so many threads."""
-    if threads < 1:
-        raise ValueError(f"threads must be at least 1, got {threads}")
+    check_thread_count(threads, "threads")
     if threads > 1 and mx.default_device().type != mx.cpu:
         raise ValueError(
             f"threads={threads} is for the CPU, but the default device is {mx.default_device()}; "
             "use threads=1, or mx.set_default_device(mx.cpu) first"
+        )
+
+
+def check_thread_count(threads: int, name: str) -> None:
+    """Raise `ValueError`, which calls them `name`, for more threads than cores, or none."""
+    most = max(MOST_THREADS, os.cpu_count() or 1)
+    if not 1 <= threads <= most:
+        raise ValueError(
+            f"{name} must be from 1 to {most}, got {threads}: each thread holds gradients of the "
+            "whole model, and more threads than cores save no time"
         )
 
 
