@@ -2,12 +2,13 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
 from mlx_kaggle.competition import Competition, row_count
 from mlx_kaggle.errors import DataError
-from mlx_tabtext import Table
+from mlx_tabtext import Table, parse_number, unread_cells
 
 # Shared rows beyond this share, and beyond twice what train repeats of itself, are no accident.
 ACCIDENT = 0.05
@@ -17,10 +18,16 @@ def row_hashes(table: Table, columns: Iterable[str]) -> np.ndarray:
     """A 64-bit fingerprint of each row over `columns`, (N,) uint64; equal rows, equal prints."""
     chosen = [table[name] for name in columns if name in table]
     prints = [
-        hashlib.blake2b("\x1f".join(map(str, row)).encode("utf-8", "replace"), digest_size=8)
+        hashlib.blake2b("\x1f".join(map(_same, row)).encode("utf-8", "replace"), digest_size=8)
         for row in zip(*chosen, strict=True)
     ]
     return np.array([int.from_bytes(each.digest(), "little") for each in prints], np.uint64)
+
+
+def _same(cell: Any) -> str:
+    """One spelling for a plain number: 22 and 22.0 in a CSV, an integer or a float elsewhere."""
+    number = None if isinstance(cell, bool) else parse_number(cell)
+    return str(cell) if number is None else repr(number)
 
 
 def feature_names(competition: Competition) -> list[str]:
@@ -67,6 +74,27 @@ def check_columns(competition: Competition, table: Table, file: str) -> list[str
     known = {column.name for column in competition.schema.columns}
     extra = [name for name in table if name not in known]
     notes = [f"{file}: column {name!r} was not in the training file; ignored" for name in extra[:5]]
+    if extra[5:]:
+        notes.append(
+            f"{file}: {len(extra) - 5} more columns were not in the training file; ignored"
+        )
+    return notes + _unread(competition, table, file)
+
+
+def _unread(competition: Competition, table: Table, file: str) -> list[str]:
+    notes = []
+    for name, rows in unread_cells(table, competition.schema).items():
+        column = competition.schema[name]
+        kind = {"date": "date", "boolean": "boolean"}.get(column.kind, "finite number")
+        written = column.number_format or column.date_format
+        how = f" written as {written}" if written else ""
+        cells = "1 cell is" if len(rows) == 1 else f"{len(rows)} cells are"
+        first = str(table[name][rows[0]])
+        shown = repr(first if len(first) <= 40 else f"{first[:40]}...")
+        notes.append(
+            f"{file}: column {name!r}: {cells} no {kind}{how} (first: row {rows[0] + 2}, "
+            f"{shown}) and missing as a number"
+        )
     return notes
 
 

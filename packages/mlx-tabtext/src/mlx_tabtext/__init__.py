@@ -12,10 +12,10 @@ from mlx_tabtext.competitions import (
 )
 from mlx_tabtext.config import TextConfig
 from mlx_tabtext.dates import date_values
+from mlx_tabtext.files import TABLE_ENDINGS, read_table
 from mlx_tabtext.infer import infer_schema
 from mlx_tabtext.labels import humanize
-from mlx_tabtext.numbers import find_number_format, parse_number
-from mlx_tabtext.files import TABLE_ENDINGS, read_table
+from mlx_tabtext.numbers import find_number_format, is_infinite, parse_number
 from mlx_tabtext.read import read_csv
 from mlx_tabtext.schema import Column, Schema
 from mlx_tabtext.table import Table, TableError, as_table
@@ -43,6 +43,7 @@ __all__ = [
     "guess_competition",
     "humanize",
     "infer_schema",
+    "is_infinite",
     "is_missing",
     "numeric_values",
     "parse_number",

@@ -123,7 +123,8 @@ def left_out(
     """
     drop = drop & np.array([column.name not in prose for column in columns])
     filled = np.array(
-        [[not is_empty(cell, each.kind) for cell in table[each.name]] for each in columns], dtype=bool
+        [[not is_empty(cell, each.kind) for cell in table[each.name]] for each in columns],
+        dtype=bool,
     ).T.reshape(drop.shape)
     emptied = np.flatnonzero(filled.any(axis=1) & ~(filled & ~drop).any(axis=1))
     drop[emptied, filled[emptied].argmax(axis=1)] = False

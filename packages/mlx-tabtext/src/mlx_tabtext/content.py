@@ -1,4 +1,4 @@
-"""What a file holds, by its first bytes, and the one line for one that is not what its name says."""
+"""What a file holds by its first bytes, and the error for one that is not what its name says."""
 
 import json
 from typing import NoReturn

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from datetime import date
 
+import numpy as np
+
 from mlx_tabtext.config import TextConfig
 from mlx_tabtext.dates import parse_date, speak_date
 from mlx_tabtext.numbers import parse_number, plain_number
@@ -30,13 +32,28 @@ def speak_column(
     return spoken
 
 
+def spoken_rows(cells: Sequence[Cell], column: Column, config: TextConfig) -> np.ndarray:
+    """Return where `speak_column` says something, boolean, without finding out what."""
+    if config.missing != "omit" or "" in column.words:
+        return np.ones(len(cells), dtype=bool)
+    return np.array(
+        [not is_empty(cell, column.kind) or _word(cell, column) is not None for cell in cells],
+        dtype=bool,
+    )
+
+
+def _word(cell: Cell, column: Column) -> str | None:
+    if not column.words or cell is None:
+        return None
+    return column.words.get(_plain(cell, digits=15))
+
+
 def _speak_cell(
     cell: Cell, column: Column, speak: Callable[[Cell], str], absent: str | None
 ) -> str | None:
-    if column.words and cell is not None:
-        word = column.words.get(_plain(cell, digits=15))
-        if word is not None:
-            return word
+    word = _word(cell, column)
+    if word is not None:
+        return word
     return absent if is_empty(cell, column.kind) else speak(cell)
 
 
