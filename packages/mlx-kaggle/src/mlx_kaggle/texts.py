@@ -42,7 +42,9 @@ def fit_text(
         )
     budget = settings.max_tokens - tokenizer.num_special_tokens
     fitted = {**text.to_dict(), "max_tokens": budget}
-    return tokenizer, TableText.from_dict(fitted, count_tokens=tokenizer.count)
+    text = TableText.from_dict(fitted, count_tokens=tokenizer.count)
+    text.transform(train)  # for its report: what the budget leaves out of these rows
+    return tokenizer, text
 
 
 def _count_words(texts: list[str]) -> list[int]:

@@ -28,6 +28,7 @@ from mlx_tabtext._suggest import did_you_mean
 from mlx_tabtext.dates import ISO, find_date_format
 from mlx_tabtext.labels import humanize
 from mlx_tabtext.numbers import (
+    NUMBER_SHARE,
     choose_format,
     decimal_mark,
     is_infinite,
@@ -83,12 +84,16 @@ def infer_schema(
         name: [cell for cell in cells if _is_known(cell, words.get(name, {}))]
         for name, cells in table.items()
     }
-    formats = {name: number_formats(filled) for name, filled in filled_cells.items()}
+    formats = {
+        name: number_formats(filled, share=0.0 if given.get(name) == "numeric" else NUMBER_SHARE)
+        for name, filled in filled_cells.items()
+    }
     decimal = _common_decimal(formats.values())
     columns = []
     for name, cells in table.items():
         known, filled = dict(words.get(name, {})), filled_cells[name]
-        numbers = _Numbers(formats[name], choose_format(formats[name], decimal))
+        infinite = sum(map(is_infinite, cells))
+        numbers = _Numbers(formats[name], choose_format(formats[name], decimal), infinite)
         date_format = None
         if name in given:
             kind, reason = given[name], "given"
@@ -108,10 +113,11 @@ def infer_schema(
 
 @dataclass(frozen=True)
 class _Numbers:
-    """How a column may write its numbers, and what was chosen."""
+    """How a column may write its numbers, what was chosen, and how many are infinite."""
 
     possible: tuple[str | None, ...]
     chosen: str | None
+    infinite: int
 
     def count(self, filled: Sequence[Cell]) -> int:
         """Return how many cells are numbers, infinite ones included."""
@@ -133,9 +139,9 @@ class _Numbers:
             others = {parse_number(example, name) or 0.0 for name in self.possible} - {value}
             doubt = f", not as {_plainly(min(others))}" if others else ""
             notes.append(f"{example!r} is read as {_plainly(value)}{doubt}")
-        infinite = sum(map(is_infinite, filled))
-        if infinite:
-            cells = "1 infinite cell is" if infinite == 1 else f"{infinite} infinite cells are"
+        if self.infinite:
+            many = f"{self.infinite} infinite cells are"
+            cells = "1 infinite cell is" if self.infinite == 1 else many
             notes.append(f"{cells} read as missing")
         return "".join(f", {note}" for note in notes)
 
@@ -238,7 +244,7 @@ def _infer_kind(
     date_format = _date_format(name, filled)
     if date_format is not None:
         return "date", f"dates like {min(distinct)}", date_format
-    if numbers.count(filled) >= 0.95 * len(filled):
+    if numbers.count(filled) >= NUMBER_SHARE * len(filled):
         if any(isinstance(cell, str) and _LEADING_ZERO.match(cell.strip()) for cell in filled):
             return "categorical", "codes with leading zeros", None
         if all(map(is_infinite, filled)):

@@ -24,7 +24,7 @@ MARKS = {
 }
 """Thousands and decimal mark of each format, the likeliest first."""
 
-_SHARE = 0.95  # of the filled cells must be numbers
+NUMBER_SHARE = 0.95  # of the filled cells must be numbers
 _LONGEST = 60  # characters: the marks are searched in short cells only
 # No underscores (float() takes them), no hexadecimal.
 _PLAIN = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
@@ -85,17 +85,17 @@ def find_number_format(cells: Iterable[Cell], *, decimal: str | None = None) -> 
     return choose_format(number_formats(cells), decimal)
 
 
-def number_formats(cells: Iterable[Cell]) -> tuple[str | None, ...]:
+def number_formats(cells: Iterable[Cell], *, share: float = NUMBER_SHARE) -> tuple[str | None, ...]:
     """Return all formats that read the most of the filled cells of a column, likeliest first.
 
-    Empty where no mark needs a rule: digits only, or (for over 5 % of the cells) no numbers at
-    all. Empty also for numbers in several currencies, for codes (digits in groups, as many in
-    every cell, as phone numbers have) and where every cell stands in parentheses.
+    Empty where no mark needs a rule: digits only, or less than `share` of the cells are numbers.
+    Empty also for numbers in several currencies, for codes (digits in groups, as many in every
+    cell, as phone numbers have) and where every cell stands in parentheses.
     """
     counts = Counter(each.strip() for each in cells if isinstance(each, str))
     counts = Counter({text: n for text, n in counts.items() if not _INFINITE.fullmatch(text)})
     like = [text for text in counts if len(text) <= _LONGEST and _MARKED.fullmatch(text)]
-    if not like or sum(counts[text] for text in like) < _SHARE * counts.total():
+    if not like or sum(counts[text] for text in like) < share * counts.total():
         return ()
     plain = [text for text in like if _PLAIN.fullmatch(text)]
     if len(plain) == len(like):
@@ -110,13 +110,13 @@ def number_formats(cells: Iterable[Cell]) -> tuple[str | None, ...]:
         ]
         for marks in MARKS
     }
-    share = {name: sum(counts[text] for text in texts) for name, texts in read.items()}
-    best = max(share.values())
-    if best < _SHARE * counts.total():
+    cells_read = {name: sum(counts[text] for text in texts) for name, texts in read.items()}
+    best = max(cells_read.values())
+    if best < share * counts.total():
         return ()
     if best == sum(counts[text] for text in plain):
         return _formats_of_plain(plain)
-    names = tuple(name for name in read if share[name] == best)
+    names = tuple(name for name in read if cells_read[name] == best)
     return () if _are_codes(read[names[0]], names[0]) else names
 
 

@@ -38,7 +38,10 @@ def table_of_columns(label: str, columns: dict[str, list]) -> Table:
             cells[at] = json.dumps(cells[at], ensure_ascii=False, default=str)
         if nested:
             _log.warning(
-                "%s: column %r: %d lists or objects read as JSON text", label, name, len(nested)
+                "%s: column %r: lists or objects in %d cells, read as JSON text",
+                label,
+                name,
+                len(nested),
             )
     try:
         table = as_table(columns)
