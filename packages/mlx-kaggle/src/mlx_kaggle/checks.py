@@ -2,13 +2,12 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 
 from mlx_kaggle.competition import Competition, row_count
 from mlx_kaggle.errors import DataError
-from mlx_tabtext import Table, parse_number, unread_cells
+from mlx_tabtext import Table, unread_cells
 
 # Shared rows beyond this share, and beyond twice what train repeats of itself, are no accident.
 ACCIDENT = 0.05
@@ -18,16 +17,10 @@ def row_hashes(table: Table, columns: Iterable[str]) -> np.ndarray:
     """A 64-bit fingerprint of each row over `columns`, (N,) uint64; equal rows, equal prints."""
     chosen = [table[name] for name in columns if name in table]
     prints = [
-        hashlib.blake2b("\x1f".join(map(_same, row)).encode("utf-8", "replace"), digest_size=8)
+        hashlib.blake2b("\x1f".join(map(str, row)).encode("utf-8", "replace"), digest_size=8)
         for row in zip(*chosen, strict=True)
     ]
     return np.array([int.from_bytes(each.digest(), "little") for each in prints], np.uint64)
-
-
-def _same(cell: Any) -> str:
-    """One spelling for a plain number: 22 and 22.0 in a CSV, an integer or a float elsewhere."""
-    number = None if isinstance(cell, bool) else parse_number(cell)
-    return str(cell) if number is None else repr(number)
 
 
 def feature_names(competition: Competition) -> list[str]:
