@@ -252,7 +252,7 @@ BAD = {
     "empty.parquet": (lambda: b"", "the file is empty; it should be a parquet file"),
     "bytes.parquet": (
         lambda: parquet({"a": [b"x"]}),
-        "column 'a', row 0: a cell is text, a number, a boolean, a date or None, not bytes",
+        "column 'a', row 1: a cell is text, a number, a boolean, a date or None, not bytes",
     ),
 }
 

@@ -78,7 +78,7 @@ def _unread(competition: Competition, table: Table, file: str) -> list[str]:
     notes = []
     for name, rows in unread_cells(table, competition.schema).items():
         column = competition.schema[name]
-        kind = {"date": "date", "boolean": "boolean"}.get(column.kind, "finite number")
+        kind = "finite number" if column.kind == "numeric" else column.kind
         written = column.number_format or column.date_format
         how = f" written as {written}" if written else ""
         cells = "1 cell is" if len(rows) == 1 else f"{len(rows)} cells are"

@@ -7,7 +7,7 @@ from typing import Any
 
 from mlx_tabtext.content import recognize, refuse
 from mlx_tabtext.read import decode
-from mlx_tabtext.table import Table, TableError, as_table
+from mlx_tabtext.table import Table, TableError, plain_cell
 
 _LARGEST_WHOLE = 2**53  # floats hold every integer up to here
 
@@ -44,10 +44,12 @@ def table_of_columns(label: str, columns: dict[str, list]) -> Table:
                 len(nested),
             )
     try:
-        table = as_table(columns)
+        return {
+            name: _whole([plain_cell(cell, name, row) for row, cell in enumerate(cells, start=1)])
+            for name, cells in columns.items()
+        }
     except TableError as error:
         raise TableError(f"{label}: {error}") from None
-    return {name: _whole(cells) for name, cells in table.items()}
 
 
 def _whole(cells: list) -> list:
