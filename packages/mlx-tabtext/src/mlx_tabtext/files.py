@@ -2,7 +2,6 @@
 
 import gzip
 import io
-import logging
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -19,8 +18,6 @@ TABLE_ENDINGS = (
     *(".jsonl", ".jsonl.gz", ".ndjson", ".json", ".xlsx"),
 )
 """Endings of the files that `read_table` reads; any other is read as delimited text."""
-
-_log = logging.getLogger(__name__)
 
 
 def read_table(path: str | Path, *, separator: str | None = None) -> Table:

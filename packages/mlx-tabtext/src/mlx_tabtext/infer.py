@@ -84,16 +84,10 @@ def infer_schema(
         name: [cell for cell in cells if _is_known(cell, words.get(name, {}))]
         for name, cells in table.items()
     }
-    formats = {
-        name: number_formats(filled, share=0.0 if given.get(name) == "numeric" else NUMBER_SHARE)
-        for name, filled in filled_cells.items()
-    }
-    decimal = _common_decimal(formats.values())
+    found = _find_numbers(table, filled_cells, given)
     columns = []
     for name, cells in table.items():
-        known, filled = dict(words.get(name, {})), filled_cells[name]
-        infinite = sum(map(is_infinite, cells))
-        numbers = _Numbers(formats[name], choose_format(formats[name], decimal), infinite)
+        known, filled, numbers = dict(words.get(name, {})), filled_cells[name], found[name]
         date_format = None
         if name in given:
             kind, reason = given[name], "given"
@@ -144,6 +138,20 @@ class _Numbers:
             cells = "1 infinite cell is" if self.infinite == 1 else many
             notes.append(f"{cells} read as missing")
         return "".join(f", {note}" for note in notes)
+
+
+def _find_numbers(
+    table: Table, filled_cells: Mapping[str, Sequence[Cell]], given: Mapping[str, Kind]
+) -> dict[str, _Numbers]:
+    formats = {
+        name: number_formats(filled, share=0.0 if given.get(name) == "numeric" else NUMBER_SHARE)
+        for name, filled in filled_cells.items()
+    }
+    decimal = _common_decimal(formats.values())
+    return {
+        name: _Numbers(each, choose_format(each, decimal), sum(map(is_infinite, table[name])))
+        for name, each in formats.items()
+    }
 
 
 def _plainly(value: float) -> str:
