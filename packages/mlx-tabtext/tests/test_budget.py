@@ -1,11 +1,14 @@
 import re
 from itertools import combinations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_tabtext import BudgetReport, TableText, TextConfig, infer_schema
+from mlx_tabtext.budget import Slot, TokenBudget
+from mlx_tabtext.serialize import FRAMES
 
 STYLES = ("list", "sentence", "great", "json", "markdown")
 TABLE = {
@@ -163,3 +166,32 @@ def test_impossible_budgets_and_counters_are_named():
         ValueError, match=r"^count_tokens returned 0 counts for 1 texts; it must re"
     ):
         fitted(2, lambda texts: [])
+
+
+def test_columns_beyond_the_budget_are_counted_but_never_spoken(count_words):
+    def speak():
+        raise AssertionError("the budget was used up before this column")
+
+    first = Slot(("a",), lambda: ["one two", "three four"], lambda: np.ones(2, bool), str)
+    last = Slot(("z",), speak, lambda: np.array([True, False]), str)
+    full = Slot(("m",), lambda: ["five"] * 2, lambda: np.ones(2, bool), str)
+    slots = [first, full, last]
+    budget = TokenBudget(count_words, 2)
+    report = budget.trim(slots, FRAMES["list"], np.tile(np.arange(3), (2, 1)))
+    assert (report.rows_shortened, report.columns_dropped) == (2, {"m": 2, "z": 1})
+    assert [slot.pieces for slot in slots] == [["one two", "three four"], [None] * 2, [None] * 2]
+
+
+def test_a_huge_cell_is_cut_without_counting_it_again_and_again():
+    counted = []
+
+    def count(texts):
+        counted.extend(map(len, texts))
+        return [len(text.split()) for text in texts]
+
+    huge = "word " * 200_000
+    table = {"note": [huge, "a short note of six words"]}
+    schema = infer_schema(table, kinds={"note": "text"})
+    text = TableText(schema).fit(table, count_tokens=count, max_tokens=20)
+    assert text.transform(table) == [" ".join(["word"] * 20), "a short note of six words"]
+    assert sum(length > 1000 for length in counted) <= 1

@@ -8,7 +8,7 @@ import numpy as np
 
 from mlx_kaggle.competition import Competition, row_count
 from mlx_kaggle.errors import DataError, RunError
-from mlx_tabtext import Table
+from mlx_tabtext import Table, unread_cells
 
 # Shared rows beyond this share, and beyond twice what train repeats of itself, are no accident.
 ACCIDENT = 0.05
@@ -68,6 +68,27 @@ def check_columns(competition: Competition, table: Table, file: str) -> list[str
     known = {column.name for column in competition.schema.columns}
     extra = [name for name in table if name not in known]
     notes = [f"{file}: column {name!r} was not in the training file; ignored" for name in extra[:5]]
+    if extra[5:]:
+        notes.append(
+            f"{file}: {len(extra) - 5} more columns were not in the training file; ignored"
+        )
+    return notes + _unread(competition, table, file)
+
+
+def _unread(competition: Competition, table: Table, file: str) -> list[str]:
+    notes = []
+    for name, rows in unread_cells(table, competition.schema).items():
+        column = competition.schema[name]
+        kind = "finite number" if column.kind == "numeric" else column.kind
+        written = column.number_format or column.date_format
+        how = f" written as {written}" if written else ""
+        cells = "1 cell is" if len(rows) == 1 else f"{len(rows)} cells are"
+        first = str(table[name][rows[0]])
+        shown = repr(first if len(first) <= 40 else f"{first[:40]}...")
+        notes.append(
+            f"{file}: column {name!r}: {cells} no {kind}{how} (first: row {rows[0] + 2}, "
+            f"{shown}) and missing as a number"
+        )
     return notes
 
 

@@ -1,7 +1,8 @@
-"""What the CSVs say: target, id, task, metric, column kinds and the submission's format."""
+"""What the tables say: target, id, task, metric, column kinds and the submission's format."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,18 @@ from mlx_kaggle._suggest import did_you_mean
 from mlx_kaggle.config import DataSettings
 from mlx_kaggle.errors import DataError
 from mlx_tabtext import (
+    TABLE_ENDINGS,
     CompetitionTexts,
     Schema,
     Table,
     competition_texts,
+    find_number_format,
     guess_competition,
     infer_schema,
+    is_infinite,
     is_missing,
-    read_csv,
+    parse_number,
+    read_table,
 )
 
 # The metric each known competition is scored by (reference: the competitions' own pages).
@@ -32,7 +37,7 @@ COMPETITION_METRICS = {
 # Metrics of the logarithm: training on log1p(y) makes the squared loss agree with them.
 LOG_METRICS = ("rmsle", "rmse_log")
 MAX_CLASSES = 200
-SUBMISSION_NAMES = ("sample_submission.csv", "gender_submission.csv", "sampleSubmission.csv")
+SUBMISSION_NAMES = ("sample_submission", "gender_submission", "sampleSubmission")
 
 
 @dataclass(frozen=True)
@@ -74,15 +79,15 @@ class Tables:
 
 
 def read_tables(data: DataSettings) -> Tables:
-    """Read the files named, and `test.csv` and the sample submission lying beside `train`."""
+    """Read the files named, and the test table and sample submission lying beside `train`."""
     found = find_beside_train(data)
     given = (data.test, data.sample_submission)
     notes = [f"found {path}" for path in found.values() if path and path not in given]
 
     def read(path: str | None) -> Table | None:
-        return read_csv(path, separator=data.separator) if path else None
+        return read_table(path, separator=data.separator) if path else None
 
-    train = read_csv(data.train, separator=data.separator)
+    train = read_table(data.train, separator=data.separator)
     if not row_count(train):
         raise DataError(f"{data.train}: has a header but no rows")
     return Tables(
@@ -95,10 +100,13 @@ def read_tables(data: DataSettings) -> Tables:
 
 
 def find_beside_train(data: DataSettings) -> dict[str, str | None]:
-    """Paths of the test file and the sample submission: as given, or lying beside `train`."""
+    """Paths of the test file and the sample submission: as given, or lying beside `train`.
+
+    A file that ends as the training file does is found before one of another kind.
+    """
     folder = Path(data.train).parent
     return {
-        "test": data.test or _beside(folder, ("test.csv",), data),
+        "test": data.test or _beside(folder, ("test",), data),
         "sample_submission": data.sample_submission or _beside(folder, SUBMISSION_NAMES, data),
     }
 
@@ -163,9 +171,10 @@ def take(table: Table, rows: Sequence[int] | np.ndarray) -> Table:
 
 def infer_task(cells: Sequence[Any], data: DataSettings) -> str:
     """Classification for few distinct values or words, regression for numbers."""
-    values = [cell for cell in cells if not is_missing(cell)]
+    values = [cell for cell in cells if not is_missing(cell) and not is_infinite(cell)]
     distinct = {str(value).strip() for value in values}
-    numbers = [_number(value) for value in distinct]
+    number_format = find_number_format(values)
+    numbers = [parse_number(value, number_format) for value in distinct]
     if None in numbers:
         if len(distinct) > MAX_CLASSES:
             raise DataError(
@@ -182,8 +191,10 @@ def infer_task(cells: Sequence[Any], data: DataSettings) -> str:
 
 def _beside(folder: Path, names: Sequence[str], data: DataSettings) -> str | None:
     mine = {Path(data.train).resolve(), Path(data.val).resolve() if data.val else None}
-    for name in names:
-        path = folder / name
+    train = Path(data.train).name.lower()
+    endings = sorted(TABLE_ENDINGS, key=lambda ending: -len(ending) * train.endswith(ending))
+    for name, ending in product(names, endings):
+        path = folder / (name + ending)
         if path.is_file() and path.resolve() not in mine:
             return str(path)
     return None

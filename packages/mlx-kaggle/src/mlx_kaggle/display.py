@@ -2,19 +2,25 @@
 
 import json
 import time
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as RichTable
 
 from mlx_kaggle.competition import row_count
 from mlx_kaggle.estimate import Estimate, duration
 from mlx_kaggle.job import Job, Results
+from mlx_tabtext import Column
 from mlx_trainer import Progress
 
 COLUMNS_SHOWN = 30
+NOTES_SHOWN = 20
+LONGEST_NAME = 40
 
 
 class Display:
@@ -53,16 +59,20 @@ class Display:
             grid.add_column(heading, header_style="bold")
         columns = competition.schema.columns
         for column in columns[:COLUMNS_SHOWN]:
-            grid.add_row(column.name, column.kind, column.label, column.reason)
+            name, label = (shorten(each, LONGEST_NAME) for each in (column.name, column.label))
+            grid.add_row(escape(name), column.kind, escape(label), escape(column.reason))
         say(grid)
         if len(columns) > COLUMNS_SHOWN:
-            say(f"... and {len(columns) - COLUMNS_SHOWN} more columns (all in report.html)")
-        for note in job.notes:
+            more = count_kinds(columns[COLUMNS_SHOWN:])
+            say(f"... and {more}; all in competition.json of the run folder")
+        for note in job.notes[:NOTES_SHOWN]:
             self.note(note)
+        if len(job.notes) > NOTES_SHOWN:
+            say(f"... and {len(job.notes) - NOTES_SHOWN} more notes; see report.html")
 
     def note(self, line: str) -> None:
         """Show what the user should know."""
-        self._say(f"note: {line}")
+        self.console.print(f"note: {line}", markup=False)
 
     def estimate(self, estimate: Estimate) -> None:
         """Show how long the run will take."""
@@ -130,6 +140,20 @@ class Display:
 
     def _say(self, what: Any) -> None:
         self.console.print(what)
+
+
+def count_kinds(columns: Sequence[Column]) -> str:
+    """`1,962 more columns: 1,900 numeric, 62 categorical`."""
+    kinds = Counter(column.kind for column in columns).most_common()
+    counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds)
+    return f"{len(columns):,} more column{'s' if len(columns) > 1 else ''}: {counts}"
+
+
+def shorten(text: str, length: int) -> str:
+    """Cut a text that is longer, and say by how much."""
+    if len(text) <= length:
+        return text
+    return f"{text[:length]}... ({len(text) - length:,} more characters)"
 
 
 def _target(job: Job) -> str:

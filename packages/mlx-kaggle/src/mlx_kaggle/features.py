@@ -21,11 +21,12 @@ class Number:
     name: str
     part: str = "value"
     date_format: str | None = None
+    number_format: str | None = None
 
     def values(self, table: Table) -> np.ndarray:
         """(N,) float64, NaN where there is none."""
         if self.part == "value":
-            return numeric_values(table, self.name)
+            return numeric_values(table, self.name, number_format=self.number_format)
         return date_values(table, self.name, self.part, date_format=self.date_format)  # type: ignore[arg-type]
 
 
@@ -34,7 +35,7 @@ def numbers_of(schema: Schema) -> list[Number]:
     found = []
     for column in schema.features:
         if column.kind in ("numeric", "boolean"):
-            found.append(Number(column.name))
+            found.append(Number(column.name, number_format=column.number_format))
         elif column.kind == "date":
             parts = ("year", "month", "weekday", "days")
             found += [Number(column.name, part, column.date_format) for part in parts]

@@ -11,16 +11,20 @@ from mlx_heads import calibration_curve, confusion_matrix, expected_calibration_
 from mlx_kaggle import plots
 from mlx_kaggle._atomic import write_atomic
 from mlx_kaggle.competition import take
+from mlx_kaggle.display import LONGEST_NAME, count_kinds, shorten
 from mlx_kaggle.estimate import duration
 from mlx_kaggle.job import Results
 from mlx_tabtext import TableText, TextConfig
 
 WRONG_ROWS = 12
+COLUMNS_SHOWN = NOTES_SHOWN = 200
+LONGEST_TEXT = 2000
 
 
 def write_report(path: Path, results: Results, config: str) -> None:
     """Render the report of a finished run."""
     job, competition = results.job, results.job.competition
+    columns = competition.schema.columns
     metrics = list(results.scores["mlx-kaggle"])
     folds = results.fold_scores
     spread = f"{len(folds)} folds: {min(folds):.4g} to {max(folds):.4g}" if len(folds) > 1 else ""
@@ -41,10 +45,18 @@ def write_report(path: Path, results: Results, config: str) -> None:
         ),
         "curves": plots.training_curves(results.histories, competition.metric),
         "wrong": wrong_rows(results, text),
-        "examples": text.transform(take(job.table, job.scored_rows[:3])),
+        "examples": [
+            shorten(each, LONGEST_TEXT)
+            for each in text.transform(take(job.table, job.scored_rows[:3]))
+        ],
         "text_report": str(text.report),
-        "columns": competition.schema.columns,
-        "notes": job.notes,
+        "columns": [
+            (shorten(c.name, LONGEST_NAME), c.kind, shorten(c.label, LONGEST_NAME), c.reason)
+            for c in columns[:COLUMNS_SHOWN]
+        ],
+        "more_columns": count_kinds(columns[COLUMNS_SHOWN:]) if columns[COLUMNS_SHOWN:] else "",
+        "notes": job.notes[:NOTES_SHOWN],
+        "more_notes": max(len(job.notes) - NOTES_SHOWN, 0),
         "config": config,
         **_figures(results),
     }
@@ -73,7 +85,7 @@ def wrong_rows(results: Results, text: TableText) -> list[dict[str, Any]]:
             "row": int(row) + 2,
             "truth": job.table[competition.target][row],
             "prediction": _said(results, int(place)),
-            "text": words,
+            "text": shorten(words, LONGEST_TEXT),
         }
         for row, place, words in zip(rows, worst, texts, strict=True)
     ]

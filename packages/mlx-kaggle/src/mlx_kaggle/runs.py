@@ -28,7 +28,7 @@ from mlx_kaggle.machine import prepare_machine
 from mlx_kaggle.model import MEMBER_FILES, Member
 from mlx_kaggle.submission import check_submission, submission_columns, write_submission
 from mlx_kaggle.targets import Target, side_metrics
-from mlx_tabtext import Table, read_csv
+from mlx_tabtext import Table, read_csv, read_table
 from mlx_trainer import (
     CHECKPOINT_FILES,
     Progress,
@@ -120,7 +120,7 @@ def predict_run(
     if output.exists() and any(each and Path(each).samefile(output) for each in read):
         raise RunError(f"{output}: is read by this command or its run; choose another --output")
     check_output(output)
-    table = read_csv(test, separator=config.data.separator)
+    table = read_table(test, separator=config.data.separator)
     notes = check_columns(competition, table, test)
     if competition.target in table:
         notes.append(f"{test}: holds the target {competition.target!r}; it is not used to predict")
@@ -133,7 +133,13 @@ def predict_run(
     sample = sample_submission or _known_sample(config)
     if sample:
         lines.append(
-            "checked: " + check_submission(read_csv(output), read_csv(sample), str(output), sample)
+            "checked: "
+            + check_submission(
+                read_csv(output),
+                read_table(sample, separator=config.data.separator),
+                str(output),
+                sample,
+            )
         )
     else:
         lines.append("not checked: no sample submission known; give --sample-submission FILE")
@@ -146,11 +152,11 @@ def evaluate_run(
     """Every metric of the run's task on labelled rows, and notes."""
     prepare_machine()
     competition, config = _open(folder)
-    table = read_csv(data, separator=config.data.separator)
-    check_columns(competition, table, data)
+    table = read_table(data, separator=config.data.separator)
+    notes = check_columns(competition, table, data)
     if competition.target not in table:
         raise DataError(f"{data}: no target column {competition.target!r} to compare with")
-    notes = _leak(folder, competition, config, table, data, allow_leak)
+    notes += _leak(folder, competition, config, table, data, allow_leak)
     target = Target(competition, data)
     truth = target.encode(table[competition.target])
     prediction = _predict(folder, competition, config, table, data)

@@ -9,6 +9,7 @@ import numpy as np
 from mlx_heads import TargetScaler, get_metric
 from mlx_kaggle.competition import Competition
 from mlx_kaggle.errors import DataError
+from mlx_tabtext import parse_number
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,12 @@ class Target:
         return np.array([index[label] for label in labels], np.int64)
 
     def _value(self, row: int, cell: Any) -> float:
-        try:
-            value = float(cell)
-        except (TypeError, ValueError):
-            value = float("nan")
-        if not np.isfinite(value):
-            name = self.competition.target
-            raise DataError(f"{self.source}, row {row + 2}: {name} is {cell!r}, not a number")
+        name = self.competition.target
+        written = self.competition.schema[name].number_format
+        value = parse_number(cell, written)
+        if value is None:
+            how = f" written as {written}, as in the training data" if written else ""
+            raise DataError(f"{self.source}, row {row + 2}: {name} is {cell!r}, not a number{how}")
         return value
 
     def fit_scaler(self, values: np.ndarray) -> TargetScaler:

@@ -1,11 +1,16 @@
 """Rows as texts and token ids: serializer and tokenizer fitted on train, varied while training."""
 
+import re
+
 import numpy as np
 
 from mlx_encoders import Tokenizer, find_folder, train_tokenizer
 from mlx_kaggle.competition import Competition
 from mlx_kaggle.config import RunConfig
 from mlx_tabtext import Augmentation, Table, TableText, TextConfig
+
+# The trainer's time grows with the square of a word's length; WordPiece reads none over 100.
+_LONG_WORD = re.compile(r"\S{200}")
 
 
 def fit_text(
@@ -25,17 +30,25 @@ def fit_text(
             order=settings.order,
         ),
     )
+    # A token is a word or less, so the model sees no more of a row than this many words: a
+    # tokenizer that learned from the rest of a long row would spend its vocabulary on it.
+    text.fit(train, target=encoded, count_tokens=_count_words, max_tokens=settings.max_tokens)
     if config.encoder.path:
         tokenizer = Tokenizer.from_folder(find_folder(config.encoder.path))
     else:
-        texts = text.fit(train, target=encoded).transform(train)
+        texts = [_LONG_WORD.sub(r"\g<0> ", each) for each in text.transform(train)]
         tokenizer = train_tokenizer(
             texts, kind=config.encoder.tokenizer, vocab_size=config.encoder.vocab_size
         )
     budget = settings.max_tokens - tokenizer.num_special_tokens
-    return tokenizer, text.fit(
-        train, target=encoded, count_tokens=tokenizer.count, max_tokens=budget
-    )
+    fitted = {**text.to_dict(), "max_tokens": budget}
+    text = TableText.from_dict(fitted, count_tokens=tokenizer.count)
+    text.transform(train)  # for its report: what the budget leaves out of these rows
+    return tokenizer, text
+
+
+def _count_words(texts: list[str]) -> list[int]:
+    return [len(text.split()) for text in texts]
 
 
 def augmentation_of(config: RunConfig) -> Augmentation | None:

@@ -7,10 +7,11 @@ from typing import get_args
 import numpy as np
 
 from mlx_tabtext.config import Style, check_choice
+from mlx_tabtext.numbers import parse_number
 from mlx_tabtext.quantiles import NumberScale
 from mlx_tabtext.schema import Column
 from mlx_tabtext.table import Cell, Table
-from mlx_tabtext.values import is_missing, parse_number, speak_number
+from mlx_tabtext.values import is_empty, speak_number
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def jitter(
 
 
 def _jittered(cell: Cell, column: Column, scale: NumberScale, noise: float) -> Cell:
-    number = parse_number(cell)
+    number = parse_number(cell, column.number_format)
     if number is None or (column.words and str(cell).strip() in column.words):
         return cell
     low, high = min(scale.quantiles[0], number), max(scale.quantiles[-1], number)
@@ -122,7 +123,8 @@ def left_out(
     """
     drop = drop & np.array([column.name not in prose for column in columns])
     filled = np.array(
-        [[not is_missing(cell) for cell in table[column.name]] for column in columns], dtype=bool
+        [[not is_empty(cell, each.kind) for cell in table[each.name]] for each in columns],
+        dtype=bool,
     ).T.reshape(drop.shape)
     emptied = np.flatnonzero(filled.any(axis=1) & ~(filled & ~drop).any(axis=1))
     drop[emptied, filled[emptied].argmax(axis=1)] = False

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -53,19 +54,28 @@ class BudgetReport:
 class Slot:
     """One column of the table (one sentence of a template) in every row.
 
-    `pieces` holds `build(value)`, or `None` where the row leaves it out. `shorten`: values may be
-    cut to fill the room left (`prose`), only when one alone is over the limit (`alone`), or never.
+    `speak` returns the values; a budget that is used up before this slot never calls it. `present`
+    returns where they are not `None`. `pieces` holds `build(value)`, or `None` where the row
+    leaves it out. `shorten`: values may be cut to fill the room left (`prose`), only when one
+    alone is over the limit (`alone`), or never.
     """
 
     labels: tuple[str, ...]
-    values: list[str | None]
+    speak: Callable[[], list[str | None]]
+    present: Callable[[], np.ndarray]
     build: Build
     shorten: Literal["prose", "alone", "never"] = "never"
-    pieces: list[str | None] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def values(self) -> list[str | None]:
+        """One value a row."""
+        return self.speak()
+
+    @cached_property
+    def pieces(self) -> list[str | None]:
+        """One piece of text a row; the budget sets dropped ones to `None`."""
         built = {value: self.build(value) for value in set(self.values) if value is not None}
-        self.pieces = [None if value is None else built[value] for value in self.values]
+        return [None if value is None else built[value] for value in self.values]
 
 
 class TokenBudget:
@@ -107,13 +117,15 @@ class TokenBudget:
 
         `orders` (rows, slots) is the order in which a row's pieces are printed.
         """
-        rows = len(slots[0].values)
+        rows = len(orders)
         rank_cut = np.full(rows, len(slots))  # pieces from this rank on are dropped
         shortened = np.zeros(rows, dtype=bool)
         used = np.full(rows, self.count([frame.opening + frame.closing])[0])
         for rank, slot in enumerate(slots):
-            costs = self._costs(slot, frame)
             open_rows = rank_cut == len(slots)
+            if not open_rows.any():
+                break
+            costs = self._costs(slot, frame)
             over = np.flatnonzero(open_rows & (used + costs > self.max_tokens))
             rank_cut[over] = rank
             cut = [int(row) for row in over if self._may_shorten(slot, costs[row], used[row])]
@@ -121,12 +133,13 @@ class TokenBudget:
                 rank_cut[row] = rank + 1
                 shortened[row] = True
             used += np.where(open_rows, costs, 0)
-        dropped = _drop(slots, rank_cut)
+        dropped, labels = _drop(slots, rank_cut)
         near = np.flatnonzero(used > 0.75 * self.max_tokens)
-        dropped += self._recheck(slots, frame, orders, near)
-        changed = {row for row, _ in dropped} | set(np.flatnonzero(shortened))
-        labels = Counter(label for _, slot in dropped for label in slot.labels)
-        return BudgetReport(rows, len(changed), dict(labels), int(shortened.sum()))
+        for row, slot in self._recheck(slots, frame, orders, near):
+            dropped[row] = True
+            labels.update(slot.labels)
+        changed = int((dropped | shortened).sum())
+        return BudgetReport(rows, changed, dict(labels), int(shortened.sum()))
 
     def _costs(self, slot: Slot, frame: Frame) -> np.ndarray:
         present = [row for row, piece in enumerate(slot.pieces) if piece is not None]
@@ -167,8 +180,10 @@ class TokenBudget:
     ) -> np.ndarray:
         low = np.zeros(len(units), dtype=np.int64)  # this many fit
         high = np.array([len(words) for words in units])  # no more than this many can
+        step = 16  # then doubled: what fits of a text of megabytes is a small part of it
         while (low < high).any():
-            middle = (low + high + 1) // 2
+            middle = np.minimum((low + high + 1) // 2, low + step)
+            step *= 2
             texts = [
                 frame.inside(slot.build(glue.join(words[:count])))
                 for words, count in zip(units, middle, strict=True)
@@ -200,11 +215,19 @@ def row_pieces(slots: Sequence[Slot], row: int, order: np.ndarray) -> list[str]:
     return [piece for at in order if (piece := slots[at].pieces[row]) is not None]
 
 
-def _drop(slots: list[Slot], rank_cut: np.ndarray) -> list[tuple[int, Slot]]:
-    dropped = []
-    for row in np.flatnonzero(rank_cut < len(slots)):
-        for slot in slots[rank_cut[row] :]:
-            if slot.pieces[row] is not None:
-                slot.pieces[row] = None
-                dropped.append((int(row), slot))
-    return dropped
+def _drop(slots: list[Slot], rank_cut: np.ndarray) -> tuple[np.ndarray, Counter[str]]:
+    """Drop each row's pieces from its rank on; return which rows lost any, and counts by label."""
+    dropped, labels = np.zeros(len(rank_cut), dtype=bool), Counter[str]()
+    for rank, slot in enumerate(slots):
+        late = rank_cut <= rank
+        if not late.any():
+            continue
+        cut = late & slot.present()
+        dropped |= cut
+        if cut.any():
+            labels.update(dict.fromkeys(slot.labels, int(cut.sum())))
+        if late.all():
+            slot.pieces = [None] * len(late)
+        for row in np.flatnonzero(cut):
+            slot.pieces[row] = None
+    return dropped, labels

@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from mlx_tabtext._suggest import did_you_mean
+from mlx_tabtext.numbers import parse_number
 from mlx_tabtext.table import Cell, Table, column_cells
 from mlx_tabtext.values import is_missing
 
@@ -58,6 +59,10 @@ def find_date_format(cells: Iterable[str], *, allow_compact: bool = False) -> st
     """
     distinct = set(cells)
     allowed_failures = len(distinct) // 20
+    # Only the compact format has no mark between its digits; wide tables are mostly numbers.
+    numbers = sum(parse_number(cell) is not None for cell in distinct)
+    if numbers > allowed_failures and not allow_compact:
+        return None
     for date_format in (*FORMATS, COMPACT) if allow_compact else FORMATS:
         failures = 0
         for cell in distinct:

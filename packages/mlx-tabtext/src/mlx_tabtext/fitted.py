@@ -48,7 +48,7 @@ class Fitted:
             order=tuple(sorted((column.name for column in columns), key=place)),
             usefulness=scores,
             prose=prose,
-            scales={c.name: _scale(table, c.name) for c in columns if c.kind == "numeric"},
+            scales={c.name: _scale(table, c) for c in columns if c.kind == "numeric"},
         )
 
     @classmethod
@@ -83,6 +83,7 @@ def _prose(table: Table, columns: Sequence[Column]) -> tuple[str, ...]:
     return tuple(sorted(prose, key=lambda name: lengths[name]))
 
 
-def _scale(table: Table, name: str) -> NumberScale:
-    years = bool({"year", "yr"} & set(humanize(name).split()))
-    return NumberScale.fit(numeric_values(table, name), years=years)
+def _scale(table: Table, column: Column) -> NumberScale:
+    years = bool({"year", "yr"} & set(humanize(column.name).split()))
+    values = numeric_values(table, column.name, number_format=column.number_format)
+    return NumberScale.fit(values, years=years)

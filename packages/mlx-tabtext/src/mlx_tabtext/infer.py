@@ -10,7 +10,10 @@ The rules, first match wins:
    Columns of 0 and 1 stay numeric: "sex: yes" would be wrong more often than "alone: 1".
 5. `date`: 95 % of the distinct cells fit one date format
 6. `numeric`: 95 % of the filled cells are numbers, none with a leading zero like `007`. Integers
-   with few distinct values (a passenger class) stay numeric too: their order is information.
+   with few distinct values (a passenger class) stay numeric too: their order is information. How
+   numbers are written is found for each column (`numbers.py`); where a column leaves open whether
+   `1,234` is 1234 or 1.234, the decimal mark of the other columns decides, and else it is 1234.
+   An infinite number counts as a number, and is read as missing.
 7. `text`: many different values (over half of the rows, and over 20), or values of
    three words and more that rarely repeat
 8. `categorical`: everything else
@@ -18,14 +21,23 @@ The rules, first match wins:
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 
 from mlx_tabtext._suggest import did_you_mean
 from mlx_tabtext.dates import ISO, find_date_format
 from mlx_tabtext.labels import humanize
+from mlx_tabtext.numbers import (
+    NUMBER_SHARE,
+    choose_format,
+    decimal_mark,
+    is_infinite,
+    number_formats,
+    parse_number,
+)
 from mlx_tabtext.schema import Column, Kind, Schema, check_kind
 from mlx_tabtext.table import Cell, Table, TableError, check_table
-from mlx_tabtext.values import is_missing, one_line, parse_boolean, parse_number
+from mlx_tabtext.values import is_missing, one_line, parse_boolean
 
 _ID_WORDS = ("id", "ids", "uuid", "guid", "index", "idx")
 _ID_NAMES = ("rowid", "userid", "imageid", "customerid", "objectid")
@@ -68,27 +80,96 @@ def infer_schema(
         given[id_column] = "id"
     spoken = _labels(table, labels)
     find_id = id_column is None
+    filled_cells = {
+        name: [cell for cell in cells if _is_known(cell, words.get(name, {}))]
+        for name, cells in table.items()
+    }
+    found = _find_numbers(table, filled_cells, given)
     columns = []
     for name, cells in table.items():
-        known = dict(words.get(name, {}))
-        filled = [cell for cell in cells if _is_known(cell, known)]
+        known, filled, numbers = dict(words.get(name, {})), filled_cells[name], found[name]
+        date_format = None
         if name in given:
             kind, reason = given[name], "given"
-            date_format = (_date_format(name, filled) or ISO) if kind == "date" else None
+            if kind == "date":
+                date_format = _date_format(name, filled) or ISO
+            elif kind in ("numeric", "target"):
+                reason += numbers.notes(filled, share=kind == "numeric")
         elif id_column != "" and _looks_like_id(table, name):
-            kind, reason, date_format = _id_kind(name, first=find_id)
+            kind, reason = _id_kind(name, first=find_id)
             find_id = False
         else:
-            kind, reason, date_format = _infer_kind(name, cells, filled)
-        columns.append(Column(name, kind, spoken[name], reason, known, date_format))
+            kind, reason, date_format = _infer_kind(name, cells, filled, numbers)
+        number_format = numbers.chosen if kind in ("numeric", "target") else None
+        columns.append(Column(name, kind, spoken[name], reason, known, date_format, number_format))
     return Schema(tuple(columns))
 
 
-def _id_kind(name: str, *, first: bool) -> tuple[Kind, str, None]:
+@dataclass(frozen=True)
+class _Numbers:
+    """How a column may write its numbers, what was chosen, and how many are infinite."""
+
+    possible: tuple[str | None, ...]
+    chosen: str | None
+    infinite: int
+
+    def count(self, filled: Sequence[Cell]) -> int:
+        """Return how many cells are numbers, infinite ones included."""
+        return sum(
+            parse_number(cell, self.chosen) is not None or is_infinite(cell) for cell in filled
+        )
+
+    def notes(self, filled: Sequence[Cell], *, share: bool = True) -> str:
+        """Say which cells are no numbers, and how unusual ones are read."""
+        notes = []
+        numbers = self.count(filled) / max(len(filled), 1)
+        if share and numbers < 1:
+            notes.append(f"{numbers:.1%} numbers")
+        if self.chosen is not None or len(self.possible) > 1:
+            texts = {cell.strip() for cell in filled if isinstance(cell, str)}
+            read = [text for text in texts if parse_number(text, self.chosen) is not None]
+            example = min(read, key=lambda text: (sum(map(str.isalnum, text)) - len(text), text))
+            value = parse_number(example, self.chosen) or 0.0
+            others = {parse_number(example, name) or 0.0 for name in self.possible} - {value}
+            doubt = f", not as {_plainly(min(others))}" if others else ""
+            notes.append(f"{example!r} is read as {_plainly(value)}{doubt}")
+        if self.infinite:
+            many = f"{self.infinite} infinite cells are"
+            cells = "1 infinite cell is" if self.infinite == 1 else many
+            notes.append(f"{cells} read as missing")
+        return "".join(f", {note}" for note in notes)
+
+
+def _find_numbers(
+    table: Table, filled_cells: Mapping[str, Sequence[Cell]], given: Mapping[str, Kind]
+) -> dict[str, _Numbers]:
+    formats = {
+        name: number_formats(filled, share=0.0 if given.get(name) == "numeric" else NUMBER_SHARE)
+        for name, filled in filled_cells.items()
+    }
+    decimal = _common_decimal(formats.values())
+    return {
+        name: _Numbers(each, choose_format(each, decimal), sum(map(is_infinite, table[name])))
+        for name, each in formats.items()
+    }
+
+
+def _plainly(value: float) -> str:
+    return f"{value:.15g}"
+
+
+def _common_decimal(formats: Iterable[tuple[str | None, ...]]) -> str | None:
+    """Return the decimal mark of the columns that leave no doubt about theirs, if it is one."""
+    marks = [{decimal_mark(each) for each in possible} for possible in formats if possible]
+    certain = set[str]().union(*(each for each in marks if len(each) == 1))
+    return next(iter(certain)) if len(certain) == 1 else None
+
+
+def _id_kind(name: str, *, first: bool) -> tuple[Kind, str]:
     reason = "first column, counts the rows"
     if _id_like(name):
         reason = f"100 % unique, name ends in {humanize(name).split()[-1]!r}"
-    return ("id", reason, None) if first else ("ignored", f"{reason}, but not the id", None)
+    return ("id", reason) if first else ("ignored", f"{reason}, but not the id")
 
 
 def _check_kinds(kinds: Mapping[str, Kind]) -> None:
@@ -159,7 +240,7 @@ def _counts_rows(cells: Sequence[Cell]) -> bool:
 
 
 def _infer_kind(
-    name: str, cells: Sequence[Cell], filled: Sequence[Cell]
+    name: str, cells: Sequence[Cell], filled: Sequence[Cell], numbers: _Numbers
 ) -> tuple[Kind, str, str | None]:
     if not filled:
         return "ignored", "all cells missing", None
@@ -171,12 +252,12 @@ def _infer_kind(
     date_format = _date_format(name, filled)
     if date_format is not None:
         return "date", f"dates like {min(distinct)}", date_format
-    numbers = sum(parse_number(cell) is not None for cell in filled)
-    if numbers >= 0.95 * len(filled):
+    if numbers.count(filled) >= NUMBER_SHARE * len(filled):
         if any(isinstance(cell, str) and _LEADING_ZERO.match(cell.strip()) for cell in filled):
             return "categorical", "codes with leading zeros", None
-        share = "" if numbers == len(filled) else f", {numbers / len(filled):.1%} numbers"
-        return "numeric", f"{_count(distinct)}{share}", None
+        if all(map(is_infinite, filled)):
+            return "ignored", "only infinite numbers", None
+        return "numeric", f"{_count(distinct)}{numbers.notes(filled)}", None
     kind, reason = _words_kind(filled, distinct)
     return kind, reason, None
 

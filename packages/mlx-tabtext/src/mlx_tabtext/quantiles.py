@@ -1,5 +1,6 @@
 """Where a number stands among the training rows: low, high, third of ten."""
 
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,10 +47,9 @@ class NumberScale:
             return 0.0
         if value >= self.quantiles[-1]:
             return 1.0
-        left = np.searchsorted(self.quantiles, value, side="left")
-        right = np.searchsorted(self.quantiles, value, side="right")
+        left, right = bisect_left(self.quantiles, value), bisect_right(self.quantiles, value)
         middle = ((left + right) / 2 - 0.5) / (_KNOTS - 1)
-        return float(min(max(middle, 0.0), 1.0))
+        return min(max(middle, 0.0), 1.0)
 
     def word(self, value: float) -> str | None:
         """Return one of `WORDS`, a fifth of the training values each; `None` for few values."""

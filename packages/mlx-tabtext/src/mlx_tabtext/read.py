@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mlx_tabtext._suggest import did_you_mean
+from mlx_tabtext.content import recognize, refuse
 from mlx_tabtext.table import Table, TableError
 
 SEPARATORS = (",", ";", "\t", "|")
 
 _SAMPLE_ROWS = 50
 _LONGEST_CELL = 2**31 - 1  # csv's own limit of 131072 characters is shorter than some texts
-_ARCHIVES = {b"PK\x03\x04": "a zip archive", b"\x1f\x8b": "a gzip file", b"PAR1": "a parquet file"}
 
 _log = logging.getLogger(__name__)
 
@@ -28,21 +28,28 @@ def read_csv(path: str | Path, *, separator: str | None = None) -> Table:
     Raises `TableError` with the row as a text editor counts it.
     """
     path = Path(path)
-    text = _decode(path, _read_bytes(path))
+    return parse_csv(str(path), read_bytes(path), separator=separator)
+
+
+def parse_csv(label: str, raw: bytes, *, separator: str | None = None) -> Table:
+    """Read the content of a CSV file, as `read_csv` does; `label` names it in errors."""
+    if recognize(raw) is not None:
+        refuse(label, raw, "a CSV file")
+    text = decode(label, raw)
     if not text.strip():
-        raise TableError(f"{path}: the file is empty; a CSV file starts with a line of names")
+        raise TableError(f"{label}: the file is empty; a CSV file starts with a line of names")
     if separator is None:
         separator = _find_separator(text)
     elif len(separator) != 1:
         raise TableError(f"separator must be one character, not {separator!r}")
-    records = _records(path, text, separator)
+    records = _records(label, text, separator)
     header_row, header = next(records)
-    names = _column_names(path, header_row, header)
+    names = column_names(label, header_row, header)
     columns: list[list[str | None]] = [[] for _ in names]
     for row, cells in records:
         if len(cells) != len(names):
             raise TableError(
-                f"{path}: row {row}: {len(cells)} cells where the header has {len(names)} "
+                f"{label}: row {row}: {len(cells)} cells where the header has {len(names)} "
                 f"columns; put cells that hold {separator!r} in double quotes"
             )
         for column, cell in zip(columns, cells, strict=True):
@@ -50,47 +57,46 @@ def read_csv(path: str | Path, *, separator: str | None = None) -> Table:
     return dict(zip(names, columns, strict=True))
 
 
-def _read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a file; `TableError` names the nearest table if there is none."""
     if path.is_dir():
         raise TableError(f"{path}: a directory; give the CSV file in it")
     if not path.exists():
-        beside = sorted(each.name for each in path.parent.glob("*.csv"))
+        beside = sorted(each.name for each in path.parent.glob("*.*") if each.is_file())
         hint = did_you_mean(path.name, beside) if beside else "; check the path"
         raise TableError(f"{path}: no such file{hint}")
     return path.read_bytes()
 
 
-def _decode(path: Path, raw: bytes) -> str:
-    for start, what in _ARCHIVES.items():
-        if raw.startswith(start):
-            raise TableError(f"{path}: {what}, not a CSV file; unpack or convert it first")
+def decode(label: str, raw: bytes) -> str:
+    """Return text in UTF-8, UTF-16 with its mark, or Windows-1252 with a logged warning."""
     try:
         if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
             text = raw.decode("utf-16")
         else:
             text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        text = _decode_windows(path, raw, error)
+        text = _decode_windows(label, raw, error)
     if "\0" in text:
         row = text.count("\n", 0, text.index("\0")) + 1
-        raise TableError(f"{path}: row {row}: a NUL byte; this is a binary file or a damaged CSV")
+        raise TableError(f"{label}: row {row}: a NUL byte; this is a binary file or a damaged CSV")
     return text
 
 
-def _decode_windows(path: Path, raw: bytes, error: UnicodeDecodeError) -> str:
+def _decode_windows(label: str, raw: bytes, error: UnicodeDecodeError) -> str:
     row = raw.count(b"\n", 0, error.start) + 1
     try:
         text = raw.decode("cp1252")
     except UnicodeDecodeError:
         raise TableError(
-            f"{path}: row {row}: neither UTF-8 nor Windows-1252 text; "
+            f"{label}: row {row}: neither UTF-8 nor Windows-1252 text; "
             "save the file as UTF-8, or check that it is a CSV file"
         ) from None
-    _log.warning("%s: row %d is not UTF-8; read as Windows-1252", path, row)
+    _log.warning("%s: row %d is not UTF-8; read as Windows-1252", label, row)
     return text
 
 
-def _records(path: Path, text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
+def _records(label: str, text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
     """Yield (row of its first line, cells) of each record that is not a blank line."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     old_limit = csv.field_size_limit(_LONGEST_CELL)
@@ -105,7 +111,7 @@ def _records(path: Path, text: str, separator: str) -> Iterator[tuple[int, list[
             problem = "a double quote opens here and is never closed"
         else:
             problem = f"badly quoted cell ({error}); write a quote inside a quoted cell twice"
-        raise TableError(f"{path}: row {row}: {problem}") from None
+        raise TableError(f"{label}: row {row}: {problem}") from None
     finally:
         csv.field_size_limit(old_limit)
 
@@ -140,13 +146,14 @@ def _sample_widths(text: str, separator: str) -> list[int]:
     return widths
 
 
-def _column_names(path: Path, row: int, header: list[str]) -> list[str]:
+def column_names(label: str, row: int, header: list[str]) -> list[str]:
+    """Return the header's names, nameless ones as `Unnamed: 3`; equal ones are an error."""
     names = [name.strip() or f"Unnamed: {position}" for position, name in enumerate(header)]
     first_at: dict[str, int] = {}
     for position, name in enumerate(names, start=1):
         if name in first_at:
             raise TableError(
-                f"{path}: row {row}: column name {name!r} occurs twice "
+                f"{label}: row {row}: column name {name!r} occurs twice "
                 f"(columns {first_at[name]} and {position}); rename one"
             )
         first_at[name] = position

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Literal, TypeAlias, get_args
 
 from mlx_tabtext._suggest import did_you_mean
@@ -19,7 +20,8 @@ class Column:
     """One column.
 
     `reason` says in a few words why it has its kind. `words` are spoken in place of coded cells
-    (`{"S": "Southampton"}`). `date_format` is `"iso"` or a `strptime` format.
+    (`{"S": "Southampton"}`). `date_format` is `"iso"` or a `strptime` format, `number_format` how
+    numbers are written, as `$1,234.5` (`None`: plain); a target of numbers has one too.
     """
 
     name: str
@@ -28,6 +30,7 @@ class Column:
     reason: str = ""
     words: Mapping[str, str] = field(default_factory=dict)
     date_format: str | None = None
+    number_format: str | None = None
 
 
 @dataclass(frozen=True)
@@ -56,12 +59,14 @@ class Schema:
         """The name of the id column, if any."""
         return next((column.name for column in self.columns if column.kind == "id"), None)
 
+    @cached_property
+    def _by_name(self) -> dict[str, Column]:
+        return {column.name: column for column in self.columns}
+
     def __getitem__(self, name: str) -> Column:
-        for column in self.columns:
-            if column.name == name:
-                return column
-        names = [column.name for column in self.columns]
-        raise TableError(f"no column {name!r} in the schema{did_you_mean(name, names)}")
+        if name not in self._by_name:
+            raise TableError(f"no column {name!r} in the schema{did_you_mean(name, self._by_name)}")
+        return self._by_name[name]
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON form."""

@@ -3,12 +3,15 @@
 from collections.abc import Callable, Sequence
 from datetime import date
 
+import numpy as np
+
 from mlx_tabtext.config import TextConfig
 from mlx_tabtext.dates import parse_date, speak_date
+from mlx_tabtext.numbers import parse_number, plain_number
 from mlx_tabtext.quantiles import NumberScale
 from mlx_tabtext.schema import Column
 from mlx_tabtext.table import Cell
-from mlx_tabtext.values import is_missing, one_line, parse_boolean, parse_number, speak_number
+from mlx_tabtext.values import is_empty, one_line, parse_boolean, speak_number
 
 
 def speak_column(
@@ -29,21 +32,36 @@ def speak_column(
     return spoken
 
 
+def spoken_rows(cells: Sequence[Cell], column: Column, config: TextConfig) -> np.ndarray:
+    """Return where `speak_column` says something, boolean, without finding out what."""
+    if config.missing != "omit" or "" in column.words:
+        return np.ones(len(cells), dtype=bool)
+    return np.array(
+        [not is_empty(cell, column.kind) or _word(cell, column) is not None for cell in cells],
+        dtype=bool,
+    )
+
+
+def _word(cell: Cell, column: Column) -> str | None:
+    if not column.words or cell is None:
+        return None
+    return column.words.get(_plain(cell, digits=15))
+
+
 def _speak_cell(
     cell: Cell, column: Column, speak: Callable[[Cell], str], absent: str | None
 ) -> str | None:
-    if column.words and cell is not None:
-        word = column.words.get(_plain(cell, digits=15))
-        if word is not None:
-            return word
-    return absent if is_missing(cell) else speak(cell)
+    word = _word(cell, column)
+    if word is not None:
+        return word
+    return absent if is_empty(cell, column.kind) else speak(cell)
 
 
 def _speaker(
     column: Column, scale: NumberScale | None, config: TextConfig
 ) -> Callable[[Cell], str]:
     if column.kind == "numeric":
-        return lambda cell: _number(cell, scale, config)
+        return lambda cell: _number(cell, column, scale, config)
     if column.kind == "boolean":
         return lambda cell: _boolean(cell, config)
     if column.kind == "date":
@@ -55,14 +73,14 @@ def _speaker(
     return lambda cell: _plain(cell, config.digits)
 
 
-def _number(cell: Cell, scale: NumberScale | None, config: TextConfig) -> str:
-    number = parse_number(cell)
-    if number is None or isinstance(cell, date):
+def _number(cell: Cell, column: Column, scale: NumberScale | None, config: TextConfig) -> str:
+    plain = plain_number(cell, column.number_format)
+    if plain is None:
         return _plain(cell, config.digits)
-    value = speak_number(int(cell) if isinstance(cell, bool) else cell, config.digits)  # type: ignore[arg-type]
+    value = speak_number(int(plain) if isinstance(plain, bool) else plain, config.digits)
     if config.numbers == "value" or scale is None:
         return value
-    place = scale.bin(number) if config.numbers == "value+bin" else scale.word(number)
+    place = scale.bin(float(plain)) if config.numbers == "value+bin" else scale.word(float(plain))
     if place is None:
         return value
     return place if config.numbers == "word" else f"{value} ({place})"

@@ -13,8 +13,7 @@ from mlx_tabtext.config import TextConfig
 from mlx_tabtext.fitted import Fitted
 from mlx_tabtext.schema import Column, Schema
 from mlx_tabtext.serialize import FRAMES
-from mlx_tabtext.slots import column_slots, template_slots
-from mlx_tabtext.speak import speak_column
+from mlx_tabtext.slots import Spoken, column_slots, template_slots
 from mlx_tabtext.table import Table, TableError, check_table
 from mlx_tabtext.templates import Sentence, parse_template
 from mlx_tabtext.usefulness import target_codes
@@ -184,16 +183,7 @@ class TableText:
         """Return the texts in one style; `orders` and `hidden` are (rows, columns by rank)."""
         self._check_columns(table)
         columns, fitted = self._ranked(), self.fitted
-        spoken: dict[str, list[str | None]] = {}
-        for rank, column in enumerate(columns):
-            scale = fitted.scales.get(column.name)
-            values = speak_column(table[column.name], column, scale, self.config)
-            if hidden is not None:
-                values = [
-                    None if out else value
-                    for value, out in zip(values, hidden[:, rank], strict=True)
-                ]
-            spoken[column.name] = values
+        spoken = Spoken(table, columns, fitted.scales, self.config, hidden)
         if style == "template":
             slots, order = template_slots(self._template, columns, spoken, len(orders))
             orders = np.tile(order, (len(orders), 1))

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mlx_tabtext.dates import date_values
+from mlx_tabtext.numbers import find_number_format
 from mlx_tabtext.schema import Column
 from mlx_tabtext.table import Cell, Table
 from mlx_tabtext.values import is_missing, numeric_values
@@ -53,7 +54,9 @@ def target_codes(targets: object, rows: int) -> list[np.ndarray]:
 
 def _codes_of_target(values: np.ndarray) -> np.ndarray:
     if values.dtype.kind not in "biuf":
-        numbers = numeric_values({"target": [str(each) for each in values]}, "target")
+        texts = [str(each) for each in values]
+        form = find_number_format(texts)
+        numbers = numeric_values({"target": texts}, "target", number_format=form)
         values = values if np.isnan(numbers).any() else numbers
     distinct, codes = np.unique(values, return_inverse=True)
     if values.dtype.kind in "iuf" and len(distinct) > 2 * _BINS:
@@ -64,7 +67,8 @@ def _codes_of_target(values: np.ndarray) -> np.ndarray:
 def column_codes(table: Table, column: Column) -> np.ndarray:
     """Return one small integer a row; missing and rare values have codes of their own."""
     if column.kind in ("numeric", "boolean"):
-        return _decile_codes(numeric_values(table, column.name))
+        values = numeric_values(table, column.name, number_format=column.number_format)
+        return _decile_codes(values)
     if column.kind == "date":
         return _decile_codes(date_values(table, column.name, date_format=column.date_format))
     return _category_codes(table[column.name])

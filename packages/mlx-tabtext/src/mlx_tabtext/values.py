@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 
+from mlx_tabtext.numbers import is_infinite, parse_number
 from mlx_tabtext.table import Cell, Table, column_cells
 
 MISSING_WORDS = ("", "na", "n/a", "#n/a", "nan", "<na>", "nat", "null", "?")
@@ -17,8 +18,6 @@ where `NA` is a category says so through `infer_schema(words={"Alley": {"NA": "n
 YES_WORDS = ("yes", "true", "y", "t")
 NO_WORDS = ("no", "false", "n", "f")
 
-# No thousands separators, no underscores (float() takes them), no hexadecimal.
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 
 
@@ -31,31 +30,20 @@ def is_missing(cell: Cell) -> bool:
     return isinstance(cell, float) and not math.isfinite(cell)
 
 
-def parse_number(cell: Cell) -> float | None:
-    """Return the finite number in a cell, or `None`. Booleans are 0 and 1.
-
-    Text counts as a number in the forms `12`, `-1.5`, `.5` and `1e-3`. Not `1,234`: a comma is a
-    decimal mark in half of the world, so such a column stays text until its owner converts it.
-    """
-    if isinstance(cell, str) and not _NUMBER.fullmatch(cell.strip()):
-        return None
-    if not isinstance(cell, str | bool | int | float):
-        return None
-    try:
-        number = float(cell)
-    except OverflowError:  # an integer beyond 1e308
-        return None
-    return number if math.isfinite(number) else None
+def is_empty(cell: Cell, kind: str) -> bool:
+    """Return whether a column of this kind holds nothing here: an infinite number is nothing."""
+    return is_missing(cell) or (kind == "numeric" and is_infinite(cell))
 
 
-def numeric_values(table: Table, name: str) -> np.ndarray:
-    """Return a column as float64, NaN where a cell is missing or no number (see `parse_number`).
+def numeric_values(table: Table, name: str, *, number_format: str | None = None) -> np.ndarray:
+    """Return a column as float64, NaN where a cell is missing, infinite or no number.
 
-    Yes and no, in the words of `parse_boolean`, are 1 and 0.
+    Pass `number_format=schema[name].number_format`: without it numbers are plain (see
+    `parse_number`). Yes and no, in the words of `parse_boolean`, are 1 and 0.
     """
     values = np.full(len(column_cells(table, name)), math.nan)
     for row, cell in enumerate(table[name]):
-        number = parse_number(cell)
+        number = parse_number(cell, number_format)
         if number is None:
             number = parse_boolean(cell)
         if number is not None:

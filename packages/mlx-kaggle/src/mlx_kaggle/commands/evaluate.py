@@ -10,7 +10,7 @@ import click
 @click.option("--run", "folder", type=click.Path(exists=True, file_okay=False, path_type=Path),
               required=True, help="Run folder written by train.")  # fmt: skip
 @click.option("--data", type=click.Path(exists=True, dir_okay=False), required=True,
-              help="CSV with the target column.")  # fmt: skip
+              help="Table with the target column.")  # fmt: skip
 @click.option("--allow-leak", is_flag=True, help="Score although rows were trained on.")
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON.")
 def evaluate(folder: Path, data: str, allow_leak: bool, as_json: bool) -> None:

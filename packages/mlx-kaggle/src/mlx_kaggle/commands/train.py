@@ -26,15 +26,18 @@ Optimizers (--optimizer):
             An update takes longer, the more so the larger the encoder and the smaller the
             batch.
 
+Tables: .csv, .tsv, .parquet, .jsonl or .json, .xlsx (pip install 'mlx-kaggle[xlsx]'), and .gz
+or .zip of one of them.
+
 Settings: the preset, then --config FILE, then flags, then --set; later ones win.
 A wrong key is an error. `--set training.epochs=3 --set text.style=sentence`
 """
 
 
 @click.command(epilog=PRESET_HELP)
-@click.option("--train", "train_file", type=FILE, help="Training CSV.")
+@click.option("--train", "train_file", type=FILE, help="Training table (see below).")
 @click.option("--target", help="Column to predict.")
-@click.option("--val", type=FILE, help="Validation CSV with answers; or:")
+@click.option("--val", type=FILE, help="Validation table with answers; or:")
 @click.option("--folds", type=click.IntRange(2, 50), help="Cross-validate; else hold out 20 %.")
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path), required=True,
               help="Run folder to write.")  # fmt: skip
@@ -44,7 +47,7 @@ A wrong key is an error. `--set training.epochs=3 --set text.style=sentence`
               help="See below.  [default: adamw]")  # fmt: skip
 @click.option("--numeric-features", type=click.Choice(["on", "off"]),
               help="Numbers and categories also feed the head.  [default: on]")  # fmt: skip
-@click.option("--test", type=FILE, help="Test CSV, for the leak check.  [default: found beside]")
+@click.option("--test", type=FILE, help="Test table, for the leak check.  [default: found beside]")
 @click.option("--sample-submission", type=FILE, help="Format to follow.  [default: found beside]")
 @click.option("--id", "id_column", help="Id column; '' for none.  [default: inferred]")
 @click.option("--task", type=click.Choice(["binary", "multiclass", "regression"]),
@@ -52,7 +55,7 @@ A wrong key is an error. `--set training.epochs=3 --set text.style=sentence`
 @click.option("--metric", help="accuracy, f1, roc_auc, log_loss, rmse, rmsle, mae, r2, ...")
 @click.option("--kind", multiple=True, metavar="COLUMN=KIND",
               help="numeric, categorical, text, date, boolean or ignored; repeatable.")  # fmt: skip
-@click.option("--separator", help="Field separator of the CSVs.  [default: recognized]")
+@click.option("--separator", help="Field separator of CSV files.  [default: recognized]")
 @click.option("--seed", type=int, help="Seed of folds, weights and order.  [default: 0]")
 @click.option("--config", type=FILE, help="YAML file of settings.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="One setting.")
@@ -63,7 +66,7 @@ A wrong key is an error. `--set training.epochs=3 --set text.style=sentence`
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON.")
 def train(output: Path, resume: bool, overwrite: bool, dry_run: bool, as_json: bool,
           **options: Any) -> None:  # fmt: skip
-    """Train on a CSV, cross-validate, and write a run folder with a report."""
+    """Train on a table, cross-validate, and write a run folder with a report."""
     given = [name for name, value in options.items() if value not in (None, (), False)]
     if resume and given:
         flag = {"train_file": "train", "id_column": "id", "overrides": "set"}.get(
