@@ -169,12 +169,12 @@ def test_an_interrupted_run_saves_between_two_updates(data, tmp_path, start, num
     assert load_model(tmp_path / "run" / "model").config.n_layer == 2
 
 
-def test_a_training_outlives_its_reader(data, tmp_path):
+def test_a_training_outlives_its_reader(data, tmp_path, start):
     made = command(data, tmp_path / "run", "--steps", "2")
-    with subprocess.Popen(made, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        process.stdout.close()
-        process.stderr.close()
-        assert process.wait(timeout=600) == 0
+    process = start(made, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    process.stderr.close()
+    assert process.wait() == 0
     assert load_model(tmp_path / "run" / "model").config.n_layer == 2
 
 

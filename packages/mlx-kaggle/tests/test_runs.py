@@ -209,24 +209,14 @@ def test_the_demo_writes_over_no_table_of_others(tmp_path):
 
 
 @pytest.fixture
-def start(tables):
+def train(tables, start):
     """Return a function that starts `train` in a process of its own, killed at the end."""
-    processes = []
 
     def begin(*arguments: str) -> subprocess.Popen:
         command = [sys.executable, "-m", "mlx_kaggle.cli", "train", "--output", "run", *arguments]
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        processes.append(process)
-        return process
+        return start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
-    yield begin
-    for process in processes:
-        process.kill()
-        process.wait()
-        process.stdout.close()
-        process.stderr.close()
+    return begin
 
 
 LONG = [
@@ -244,11 +234,11 @@ def until(process: subprocess.Popen, path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_leaves_a_checkpoint_and_says_so(start, number):
-    process = start(*LONG)
+def test_a_signal_leaves_a_checkpoint_and_says_so(train, number):
+    process = train(*LONG)
     until(process, CHECKPOINTS / "latest")
     process.send_signal(number)
-    _, errors = process.communicate(timeout=600)
+    _, errors = process.communicate()
     assert process.returncode == 128 + number, errors
     updates = int((CHECKPOINTS / "latest").read_text().split("-")[1])
     assert errors.splitlines()[-1] == (
@@ -257,19 +247,19 @@ def test_a_signal_leaves_a_checkpoint_and_says_so(start, number):
     )
 
 
-def test_two_trainings_do_not_share_a_run_folder(start):
-    process = start(*LONG)
+def test_two_trainings_do_not_share_a_run_folder(train):
+    process = train(*LONG)
     until(process, CHECKPOINTS / "latest")
-    for again in (start("--resume"), start(*LONG, "--overwrite")):
-        _, errors = again.communicate(timeout=600)
+    for again in (train("--resume"), train(*LONG, "--overwrite")):
+        _, errors = again.communicate()
         assert again.returncode == 1
         assert errors.endswith("Error: run: another process is training in it\n")
     assert process.poll() is None
 
 
-def test_a_training_outlives_its_reader(start):
-    process = start(*LONG, "--set", "training.epochs=1")
+def test_a_training_outlives_its_reader(train):
+    process = train(*LONG, "--set", "training.epochs=1")
     process.stdout.close()
     process.stderr.close()
-    assert process.wait(timeout=600) == 0
+    assert process.wait() == 0
     assert Path("run/report.html").exists()

@@ -254,17 +254,16 @@ class RunFolder:
         path = self.path / MARKER
         try:
             values = json.loads(path.read_text("utf-8"))
-            known = values["format"] == _FORMAT and isinstance(values["tool"], str)
+            if values["format"] == _FORMAT and isinstance(values["tool"], str):
+                return values
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError):
-            known = False
-        if not known:
-            raise ValueError(
-                f"{path} is damaged or of a newer version (this one knows format {_FORMAT}): "
-                "nothing was touched"
-            )
-        return values
+            pass
+        raise ValueError(
+            f"{path} is damaged or of a newer version (this one knows format {_FORMAT}): nothing "
+            "was touched"
+        )
 
     def _write_marker(self, config: object, inputs: Mapping[str, object]) -> None:
         plain = _without(yaml.safe_load(dump_config(config)), inputs)
