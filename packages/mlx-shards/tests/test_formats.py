@@ -147,7 +147,7 @@ GOOD = b'{"text": "a"}\n'
         ("a.jsonl.gz", gzip.compress(GOOD)[:-4], "Compressed file ended before the end"),
         ("a.jsonl.gz", GOOD, "Not a gzipped file"),
         ("a.jsonl.zst", GOOD, "ZSTD"),
-        ("a.jsonl", GOOD + b'{"text": ', "document 1 is not JSON: "),
+        ("a.jsonl", GOOD + b'\n{"text": ', ", line 3: not JSON ("),
         ("a.bin", b"123", "3 bytes do not hold whole tokens of uint16"),
         ("a.npy", b"123", ""),
         ("a.safetensors", b"123", "not safetensors of integers: "),
@@ -157,7 +157,7 @@ GOOD = b'{"text": "a"}\n'
 def test_damaged_files_are_told_from_wrong_use(tmp_path, name, data, message):
     path = tmp_path / name
     path.write_bytes(data)
-    with pytest.raises(CorruptShard, match=f"^{re.escape(str(path))}: .*{re.escape(message)}"):
+    with pytest.raises(CorruptShard, match=f"^{re.escape(str(path))}.*{re.escape(message)}"):
         blocks(path)
 
 
@@ -182,6 +182,12 @@ def test_a_damaged_page_is_found_when_it_is_read(tmp_path, documents):
         blocks(path)
 
 
+def test_the_end_of_a_name_may_be_in_upper_case(tmp_path):
+    (tmp_path / "A.JSONL").write_bytes(GOOD)
+    assert blocks(tmp_path / "A.JSONL") == [["a"]]
+    assert [shard.name for shard in local_shards(tmp_path)] == ["A.JSONL"]
+
+
 def test_wrong_use_is_a_value_error(tmp_path, parquet, exactly):
     path = parquet(tmp_path / "a.parquet", ["x"])
     with pytest.raises(ValueError, match=exactly(f"{path}: no column 'body'; it has text")):
@@ -192,8 +198,8 @@ def test_wrong_use_is_a_value_error(tmp_path, parquet, exactly):
     ):
         blocks(path)
     path = tmp_path / "c.jsonl"
-    path.write_bytes(GOOD + b'{"body": "x"}')
-    with pytest.raises(ValueError, match=exactly(f"{path}: document 1 has no text 'text'")):
+    path.write_bytes(b"\n" + GOOD + b'{"body": "x"}')
+    with pytest.raises(ValueError, match=exactly(f"{path}, line 3: no text under 'text'")):
         blocks(path)
     path = tmp_path / "d.npy"
     np.save(path, np.zeros((2, 3)))

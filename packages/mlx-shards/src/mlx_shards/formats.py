@@ -61,7 +61,10 @@ _FORMATS: dict[str, OpenReader] = {}
 
 
 def register_format(suffix: str, open_reader: OpenReader) -> None:
-    """Read shards whose name ends with `suffix` by `open_reader(path, options)`."""
+    """Read shards whose name ends with `suffix` (lower case) by `open_reader(path, options)`.
+
+    Names may be in upper case.
+    """
     _FORMATS[suffix] = open_reader
 
 
@@ -73,7 +76,7 @@ def known_suffixes() -> list[str]:
 def open_reader(path: Path, name: str, options: ReadOptions) -> Reader:
     """Open the file `path` of the shard `name`; raises `ValueError` for an unknown suffix."""
     for suffix in sorted(_FORMATS, key=len, reverse=True):
-        if name.endswith(suffix):
+        if name.lower().endswith(suffix):
             return _FORMATS[suffix](path, options)
     raise ValueError(
         f"shard {name}: no reader for this name; known are {', '.join(known_suffixes())}, and "
@@ -134,7 +137,8 @@ class JsonLines:
     def __init__(self, path: Path, options: ReadOptions):
         try:
             with _open_binary(path, self.compression) as file:
-                lines = [line for line in file.read().split(b"\n") if line.strip()]
+                numbered = enumerate(file.read().split(b"\n"), 1)
+                lines = [(number, line) for number, line in numbered if line.strip()]
         except (EOFError, gzip.BadGzipFile, zlib.error, OSError) as error:
             raise CorruptShard(f"{path}: {error}") from error
         self._path = path
@@ -148,7 +152,7 @@ class JsonLines:
         """See `Reader`."""
         first = block * BLOCK
         lines = self._lines[first : first + BLOCK]
-        return [self._text(line, first + i) for i, line in enumerate(lines)]
+        return [self._text(line, number) for number, line in lines]
 
     def close(self) -> None:
         """See `Reader`."""
@@ -158,10 +162,10 @@ class JsonLines:
         try:
             document = json.loads(line)
         except ValueError as error:
-            raise CorruptShard(f"{self._path}: document {number} is not JSON: {error}") from error
+            raise CorruptShard(f"{self._path}, line {number}: not JSON ({error})") from error
         text = document.get(self._column) if isinstance(document, dict) else None
         if not isinstance(text, str):
-            raise ValueError(f"{self._path}: document {number} has no text {self._column!r}")
+            raise ValueError(f"{self._path}, line {number}: no text under {self._column!r}")
         return text
 
 

@@ -24,7 +24,8 @@ def local_shards(where: str | Path) -> list[Shard]:
     """
     where = Path(where).expanduser()
     if where.is_dir():
-        files = [path for path in where.iterdir() if path.name.endswith(tuple(known_suffixes()))]
+        ends = tuple(known_suffixes())
+        files = [path for path in where.iterdir() if path.name.lower().endswith(ends)]
     elif where.is_file():
         files = [where]
     else:

@@ -15,6 +15,7 @@ from mlx_shards.shard import Shard
 Tokenize = Callable[[list[str]], Sequence[Sequence[int]]]
 
 _AT_ONCE = 128  # texts a call of the tokenizer, as nanochat
+_CHARS_AT_ONCE = 2**22  # or as many as have so many characters
 
 
 class Position(NamedTuple):
@@ -120,9 +121,9 @@ class Walk:
             texts = opened.read(int(block))
             first = ends[block] - opened.sizes[block]
             chosen = [texts[document - first] for _, document in group]
-            for start in range(0, len(chosen), _AT_ONCE):
+            for some in _at_once(chosen):
                 self._library.check()
-                tokens += self._encode(chosen[start : start + _AT_ONCE])  # type: ignore[arg-type]
+                tokens += self._encode(some)  # type: ignore[arg-type]
         return tokens
 
     def _walk(self) -> Generator[Piece, None, None]:
@@ -173,14 +174,28 @@ class Walk:
                 if not len(chosen):
                     continue
                 texts = opened.read(block)
-                for start in range(0, len(chosen), _AT_ONCE):
+                numbers = iter(chosen)
+                for some in _at_once([texts[i] for i in chosen]):
                     self._library.check()
-                    some = chosen[start : start + _AT_ONCE]
-                    encoded = self._encode([texts[i] for i in some])  # type: ignore[arg-type]
-                    for document, tokens in zip(some, encoded, strict=True):
+                    for tokens in self._encode(some):  # type: ignore[arg-type]
+                        document = next(numbers)
                         at += 1
                         if len(tokens):
                             where = Reference(self._source, index, int(firsts[block] + document))
                             yield at, Piece(where, tokens)
         finally:
             opened.close()
+
+
+def _at_once(texts: Sequence) -> Iterator[list]:
+    """Yield the texts in groups for one call of the tokenizer each."""
+    group: list = []
+    size = 0
+    for text in texts:
+        if len(group) == _AT_ONCE or (group and size + len(text) > _CHARS_AT_ONCE):
+            yield group
+            group, size = [], 0
+        group.append(text)
+        size += len(text)
+    if group:
+        yield group
