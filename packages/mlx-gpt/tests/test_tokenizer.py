@@ -162,6 +162,14 @@ def test_caps_cut_documents_and_the_whole():
     assert one.decode_bytes([256]) == b"ab"
 
 
+def test_a_long_text_is_read_to_its_end():
+    counts: list[int] = []
+    tokenizer = Tokenizer.train(["ab " * 5000 + "xyz " * 9000], 270, progress=counts.append)
+    assert sum(counts) == 51_000
+    assert max(counts) <= 8000
+    assert len(tokenizer.encode("xyz")) == 1
+
+
 def test_token_bytes_count_raw_bytes_of_parts_of_characters(tokenizer):
     lengths = tokenizer.token_bytes()
     assert lengths.dtype == np.int32
@@ -410,7 +418,8 @@ def test_a_pickle_with_specials_elsewhere_is_refused(tmp_path):
             "the text has pairs for only 258 tokens, 8,991 were asked for (special tokens not "
             "counted); give more text or a smaller vocab_size",
         ),
-        ({"max_chars": 0}, "max_chars and max_document_chars must be at least 1, got 0 and 10000"),
+        ({"max_chars": 0}, "max_chars must be at least 1, got 0"),
+        ({"max_document_chars": 0}, "max_document_chars must be at least 1, got 0"),
         ({"pattern": "("}, "split pattern '(': "),
         ({"pattern": "a*"}, "split pattern 'a*': it must not match the empty text"),
         ({"pattern": ""}, "split pattern '': it must not match the empty text"),
