@@ -58,7 +58,7 @@ def folder(tmp_path_factory, texts) -> Path:
     characters = sum(map(len, texts))
     first, _, row = result.stdout.splitlines()
     assert first.startswith(
-        f"{folder / 'tokenizer'}: 300 tokens, 9 of them special; {characters:,} characters, "
+        f"{folder / 'tokenizer'}: 300 tokens, 9 of them special; {characters:,} characters read, "
     )
     assert row.startswith("held out: b.txt  this       22,000  ")
     return folder
@@ -84,7 +84,7 @@ def test_caps_and_pattern_reach_the_training(folder, texts, tmp_path):
         "train", folder, "-o", tmp_path, "--vocab-size", 280, "--max-chars", "1k",
         "--max-document-chars", 10, "--pattern", r"[a-z]+",
     )  # fmt: skip
-    assert "; 1,000 characters, " in result.stdout
+    assert "; 1,000 characters read, all that --max-chars allows, " in result.stdout
     documents = [text[:10] for text in texts[:100]]
     expected = Tokenizer.train(documents, 280, r"[a-z]+")
     assert Tokenizer.load(tmp_path).encode(texts[0]) == expected.encode(texts[0])
