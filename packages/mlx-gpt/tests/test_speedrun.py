@@ -135,6 +135,17 @@ def test_one_file_of_one_document_is_split_into_text_to_train_and_to_validate_on
     assert sorted("".join(train + held)) == sorted(text)
 
 
+def test_halves_of_characters_are_replaced_and_counted(tmp_path):
+    rows = [{"text": f"number {i} " * 20} for i in range(60)] + [{"text": "half \ud83d of it"}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said: list[str] = []
+    prepare_text(SpeedrunConfig([str(tmp_path / "a.jsonl")]), tmp_path, said.append)
+    assert "  a.jsonl: half a surrogate pair became U+FFFD in 1 document(s)" in said
+    texts = [text for name in ("train", "valid")
+             for text in read_files(local_shards(tmp_path / "data" / name))]  # fmt: skip
+    assert "half \ufffd of it" in texts
+
+
 def test_settings_may_change_until_a_model_was_trained_with_them(sources, tmp_path):
     folder = tmp_path / "run"
     with pytest.raises(ValueError, match="give more text or a smaller vocab_size"):

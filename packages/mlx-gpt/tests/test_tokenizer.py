@@ -481,6 +481,35 @@ def test_what_is_no_byte_level_bpe_is_refused_by_name(tmp_path, content, message
         Tokenizer.load(tmp_path / "x.json")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda file: file["model"]["vocab"].update(a=None), "token 'a' has the id None"),
+        (lambda file: file["model"]["vocab"].update(a=2**70), f"token 'a' has the id {2**70}"),
+        (lambda file: file["added_tokens"][0].update(id=-1), "token '<|bos|>' has the id -1"),
+        (lambda file: file["added_tokens"][0].update(content=3), "token 3 has the id 375"),
+        (lambda file: file["model"]["merges"].insert(0, []), "merge [] is not of two tokens"),
+        (lambda file: file.update(normalizer=3), "Hugging Face's tokenizers cannot read it: data "),
+    ],
+)
+def test_a_damaged_file_is_refused_with_its_path(tmp_path, tokenizer, change, message):
+    tokenizer.save(tmp_path)
+    file = json.loads((tmp_path / "tokenizer.json").read_text("utf-8"))
+    change(file)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(file))
+    expected = f"^{re.escape(str(tmp_path / 'tokenizer.json'))}: .*{re.escape(message)}"
+    with pytest.raises(ValueError, match=expected):
+        Tokenizer.load(tmp_path)
+
+
+def test_a_config_that_is_no_object_is_refused_with_its_path(tmp_path, tokenizer):
+    tokenizer.save(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("3")
+    expected = f"{tmp_path / 'tokenizer_config.json'}: expected a JSON object"
+    with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
+        Tokenizer.load(tmp_path)
+
+
 def test_a_folder_without_tokenizer_says_so(tmp_path):
     message = f"no tokenizer: {tmp_path / 'tokenizer.json'} is not there"
     with pytest.raises(FileNotFoundError, match=re.escape(message)):
@@ -497,7 +526,7 @@ def test_unknown_ids_and_names_are_errors(tokenizer):
 
 def test_a_tokenizer_without_a_beginning_says_so(texts):
     made = Tokenizer.train(texts, 300, specials=[])
-    with pytest.raises(ValueError, match="this tokenizer has no token that begins a document"):
+    with pytest.raises(ValueError, match="has no token that begins a document"):
         _ = made.bos_id
     with pytest.raises(KeyError, match="it has none"):
         made.special("<|bos|>")

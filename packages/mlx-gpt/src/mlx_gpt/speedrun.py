@@ -26,7 +26,8 @@ from mlx_gpt.display import duration, printable
 from mlx_gpt.documents import find_files, hold_out, read_files
 from mlx_gpt.speedrun_settings import SpeedrunConfig, check_settings, write_text
 from mlx_gpt.tokenizer import Tokenizer
-from mlx_shards import local_shards, write_shards
+from mlx_gpt.tokenizer_training import whole_characters
+from mlx_shards import Shard, local_shards, write_shards
 from mlx_trainer import RunFolder, world_size
 
 _FEWEST_CHARS = 1000  # of a text, and even that teaches next to nothing
@@ -66,7 +67,7 @@ def prepare_text(config: SpeedrunConfig, folder: Path, say: Say) -> None:
     shutil.rmtree(data, ignore_errors=True)  # shards of a start that was cut off
     if config.text:
         shards = find_files(config.text, note=lambda line: say(f"  {line}"))
-        files = [(shard.name, list(read_files([shard]))) for shard in shards]
+        files = [(shard.name, whole_texts(shard, say)) for shard in shards]
     else:
         from mlx_gpt.python_docs import conversations, documented, documents
 
@@ -86,6 +87,16 @@ def prepare_text(config: SpeedrunConfig, folder: Path, say: Say) -> None:
         f"  {len(train) + len(held):,} documents, {size:,} characters, of which {len(held):,} "
         f"documents, {sum(map(len, held)):,} characters are held out"
     )
+
+
+def whole_texts(shard: Shard, say: Say) -> list[str]:
+    """Return the documents of a file as the tokenizer reads them: without halves of characters."""
+    texts = list(read_files([shard]))
+    whole = [whole_characters(text) for text in texts]
+    changed = sum(before != after for before, after in zip(texts, whole, strict=True))
+    if changed:
+        say(f"  {shard.name}: half a surrogate pair became U+FFFD in {changed:,} document(s)")
+    return whole
 
 
 def train_tokenizer(config: SpeedrunConfig, folder: Path, say: Say) -> None:

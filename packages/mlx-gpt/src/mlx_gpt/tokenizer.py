@@ -73,11 +73,11 @@ class Tokenizer:
     """
 
     def __init__(self, text: str, config: dict | None = None, source: str = "tokenizer.json"):
-        self._text, self._config = text, config or {}
+        self._text, self._config, self._source = text, config or {}, source
         vocabulary = read_layout(text, source)
         self._tokens, self._specials = vocabulary.tokens, vocabulary.specials
         self.vocab_size = max(self._tokens) + 1
-        self._encode_batch = _tiktoken(vocabulary, text) or _tokenizers(text)
+        self._encode_batch = _tiktoken(vocabulary, text) or _tokenizers(text, source)
 
     @classmethod
     def train(
@@ -145,6 +145,8 @@ class Tokenizer:
         try:
             if config_path.is_file():
                 config = json.loads(config_path.read_text("utf-8"))
+            if not isinstance(config, dict):
+                raise ValueError(f"{config_path}: expected a JSON object")
             return cls(path.read_text("utf-8"), config, str(path))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path.parent}: not a tokenizer's files: {error}") from error
@@ -210,7 +212,7 @@ class Tokenizer:
             if name in self._specials:
                 return self._specials[name]
         raise ValueError(
-            f"this tokenizer has no token that begins a document: none of {', '.join(_BOS_NAMES)}, "
+            f"{self._source} has no token that begins a document: none of {', '.join(_BOS_NAMES)}, "
             "and no bos_token in tokenizer_config.json"
         )
 
@@ -241,9 +243,10 @@ def _check_specials(specials: Sequence[str], ranks: Mapping[bytes, int]) -> None
         )
 
 
-def _named(token: str | dict | None) -> str | None:
+def _named(token: object) -> str | None:
     """Return the text of a token as a `tokenizer_config.json` writes it."""
-    return token.get("content") if isinstance(token, dict) else token
+    name = token.get("content") if isinstance(token, dict) else token
+    return name if isinstance(name, str) else None
 
 
 _EncodeBatch = Callable[[Sequence[str], int], list[list[int]]]
@@ -275,9 +278,12 @@ def _tiktoken(vocabulary: Vocabulary, text: str) -> _EncodeBatch | None:
     return encode
 
 
-def _tokenizers(text: str) -> _EncodeBatch:
+def _tokenizers(text: str, source: str = "tokenizer.json") -> _EncodeBatch:
     """Return the encoding by `tokenizers`, for files with normalizers or several splits."""
-    tokenizer = HuggingFaceTokenizer.from_str(text)
+    try:
+        tokenizer = HuggingFaceTokenizer.from_str(text)
+    except Exception as error:  # tokenizers raises plain Exception
+        raise ValueError(f"{source}: Hugging Face's tokenizers cannot read it: {error}") from error
     tokenizer.encode_special_tokens = True  # means: treat them as ordinary text
     tokenizer.no_truncation()
     tokenizer.no_padding()
