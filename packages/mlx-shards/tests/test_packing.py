@@ -178,3 +178,18 @@ def test_a_packer_restored_from_references_goes_on_as_the_first(lengths, capacit
     documents, again = iter(remaining), iter(remaining)
     for _ in range(len(lengths) * 60 // capacity + 2):
         assert fill(first, documents) == fill(second, again)
+
+
+def test_the_rest_of_a_piece_is_restored_with_the_end_that_it_had():
+    everything = list(
+        pieces([14] * 128 + [40, 40, 40])
+    )  # the long ones come in the middle of a row
+    first, documents = BestFit(20, "split", 1), iter(everything)
+    row = np.zeros(20, np.int32)
+    for _ in range(90):
+        first.fill(row, row.copy(), documents)
+    held = first.held()
+    assert Reference(0, 0, 128, 8) in held
+    second = BestFit(20, "split", 1)
+    second.restore(everything[each.document].rest(each.start) for each in held)
+    assert second.held_tokens() == first.held_tokens() == 112
