@@ -135,7 +135,7 @@ def test_bits_per_byte_read_no_more_tokens_than_allowed(run_folder, data):
 
 def test_cropped_documents_are_read_in_part_and_it_says_so(run_folder, data):
     result = run("--model", run_folder, "--bpb", data / "shards", "--oversize", "crop")
-    read, of = re.search(r"over ([\d,]+) of ([\d,]+) held-out", result.stdout).groups()
+    ((read, of),) = re.findall(r"over ([\d,]+) of ([\d,]+) held-out", result.stdout)
     assert 0 < int(read.replace(",", "")) < int(of.replace(",", ""))
 
 

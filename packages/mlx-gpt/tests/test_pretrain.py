@@ -102,7 +102,8 @@ def test_the_command_lowers_the_loss_and_the_same_seed_gives_the_same_losses(dat
     assert bits(lines)[-1] < 0.8 * bits(lines)[0]
     model = load_model(tmp_path / "one" / "model")
     assert model.config.n_layer == 2
-    assert "step 60: bits per byte" in done.stderr
+    numbers = r"step 60: bits per byte [\d.]+ over ([\d,]+) of \1 held-out tokens \("
+    assert re.search(numbers, done.stderr)
     assert "The opposite of hot is |" in done.stderr
 
 
