@@ -502,14 +502,6 @@ def test_a_damaged_file_is_refused_with_its_path(tmp_path, tokenizer, change, me
         Tokenizer.load(tmp_path)
 
 
-def test_a_config_that_is_no_object_is_refused_with_its_path(tmp_path, tokenizer):
-    tokenizer.save(tmp_path)
-    (tmp_path / "tokenizer_config.json").write_text("3")
-    expected = f"{tmp_path / 'tokenizer_config.json'}: expected a JSON object"
-    with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
-        Tokenizer.load(tmp_path)
-
-
 def test_a_folder_without_tokenizer_says_so(tmp_path):
     message = f"no tokenizer: {tmp_path / 'tokenizer.json'} is not there"
     with pytest.raises(FileNotFoundError, match=re.escape(message)):

@@ -145,8 +145,6 @@ class Tokenizer:
         try:
             if config_path.is_file():
                 config = json.loads(config_path.read_text("utf-8"))
-            if not isinstance(config, dict):
-                raise ValueError(f"{config_path}: expected a JSON object")
             return cls(path.read_text("utf-8"), config, str(path))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path.parent}: not a tokenizer's files: {error}") from error
@@ -243,10 +241,9 @@ def _check_specials(specials: Sequence[str], ranks: Mapping[bytes, int]) -> None
         )
 
 
-def _named(token: object) -> str | None:
+def _named(token: str | dict | None) -> str | None:
     """Return the text of a token as a `tokenizer_config.json` writes it."""
-    name = token.get("content") if isinstance(token, dict) else token
-    return name if isinstance(name, str) else None
+    return token.get("content") if isinstance(token, dict) else token
 
 
 _EncodeBatch = Callable[[Sequence[str], int], list[list[int]]]

@@ -114,19 +114,6 @@ def read_layout(text: str, source: str) -> Vocabulary:
     return Vocabulary(tokens, specials, ranks, pattern if ranks else None)
 
 
-def _check_ids(vocabulary: Mapping[object, object]) -> None:
-    for token, number in vocabulary.items():
-        if not isinstance(token, str) or type(number) is not int or not 0 <= number < _MOST_IDS:
-            raise TypeError(f"token {token!r} has the id {number!r}")
-
-
-def _pair(merge: str | list[str]) -> list[str]:
-    parts = merge.split(" ") if isinstance(merge, str) else merge
-    if len(parts) != 2:
-        raise TypeError(f"merge {merge!r} is not of two tokens")
-    return parts
-
-
 def spell(token: bytes) -> str:
     """Return how a file writes the bytes of a token."""
     return "".join([ALPHABET[byte] for byte in token])
@@ -145,6 +132,19 @@ def _unspell(token: str, source: str) -> bytes:
             f"{source}: expected byte-level BPE, but token {token!r} has the character {error}, "
             "which stands for no byte"
         ) from None
+
+
+def _check_ids(vocabulary: Mapping[object, object]) -> None:
+    for token, number in vocabulary.items():
+        if not isinstance(token, str) or type(number) is not int or not 0 <= number < _MOST_IDS:
+            raise TypeError(f"token {token!r} has the id {number!r}")
+
+
+def _pair(merge: str | list[str]) -> list[str]:
+    parts = merge.split(" ") if isinstance(merge, str) else merge
+    if len(parts) != 2:
+        raise TypeError(f"merge {merge!r} is not of two tokens")
+    return parts
 
 
 def _added(content: str, number: int) -> dict:

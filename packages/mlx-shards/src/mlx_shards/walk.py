@@ -121,9 +121,9 @@ class Walk:
             texts = opened.read(int(block))
             first = ends[block] - opened.sizes[block]
             chosen = [texts[document - first] for _, document in group]
-            for some in _at_once(chosen):
+            for part in _parts(chosen):
                 self._library.check()
-                tokens += self._encode(some)  # type: ignore[arg-type]
+                tokens += self._encode(chosen[part])  # type: ignore[arg-type]
         return tokens
 
     def _walk(self) -> Generator[Piece, None, None]:
@@ -174,11 +174,11 @@ class Walk:
                 if not len(chosen):
                     continue
                 texts = opened.read(block)
-                numbers = iter(chosen)
-                for some in _at_once([texts[i] for i in chosen]):
+                for part in _parts([texts[i] for i in chosen]):
                     self._library.check()
-                    for tokens in self._encode(some):  # type: ignore[arg-type]
-                        document = next(numbers)
+                    some = chosen[part]
+                    encoded = self._encode([texts[i] for i in some])  # type: ignore[arg-type]
+                    for document, tokens in zip(some, encoded, strict=True):
                         at += 1
                         if len(tokens):
                             where = Reference(self._source, index, int(firsts[block] + document))
@@ -187,15 +187,14 @@ class Walk:
             opened.close()
 
 
-def _at_once(texts: Sequence) -> Iterator[list]:
-    """Yield the texts in groups for one call of the tokenizer each."""
-    group: list = []
-    size = 0
-    for text in texts:
-        if len(group) == _AT_ONCE or (group and size + len(text) > _CHARS_AT_ONCE):
-            yield group
-            group, size = [], 0
-        group.append(text)
-        size += len(text)
-    if group:
-        yield group
+def _parts(texts: Sequence) -> Iterator[slice]:
+    """Yield what to give to each call of the tokenizer, in order."""
+    begin = size = 0
+    for place, text in enumerate(texts):
+        length = len(text) if hasattr(text, "__len__") else 0
+        if place - begin == _AT_ONCE or (place > begin and size + length > _CHARS_AT_ONCE):
+            yield slice(begin, place)
+            begin, size = place, 0
+        size += length
+    if begin < len(texts):
+        yield slice(begin, len(texts))
