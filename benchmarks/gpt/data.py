@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from gpt.settings import Settings
-from mlx_gpt.pretrain import streams
 from mlx_gpt.pretrain_config import DataConfig, ModelConfig, PretrainConfig, TrainingConfig
+from mlx_gpt.pretrain_data import streams
 from mlx_gpt.tokenizer import Tokenizer
 from mlx_shards import TokenStream, local_shards, split_last
 
@@ -42,7 +42,7 @@ def make_batches(data: Path, settings: Settings, seed: int) -> None:
     """Write training rows in the order of a seed, (steps, rows, length + 1), and held-out rows."""
     folder = settings.path("tokenizer")
     config = PretrainConfig(
-        DataConfig(str(data), str(folder)),
+        DataConfig(str(data), str(folder), oversize="crop"),
         ModelConfig(sequence_len=settings.model.length),
         TrainingConfig(device_batch_size=settings.rows, seed=seed),
     )

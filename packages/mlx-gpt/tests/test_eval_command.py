@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 from click.testing import CliRunner
@@ -51,7 +52,7 @@ def run(*arguments):
     return CliRunner().invoke(evaluate, [str(each) for each in arguments])
 
 
-def test_everything_is_measured_written_and_printed(run_folder, data, tiny_model, tokenizer):
+def test_everything_is_measured_written_and_printed(run_folder, data, tiny_model, tokenizer, texts):
     result = run(
         "--model", run_folder, "--bpb", data / "shards", "--core", data / "tasks", "--chat",
         data / "tasks", "--gsm8k", data / "gsm8k.jsonl", "--max-tokens", 4, "--shots", 1,
@@ -59,11 +60,14 @@ def test_everything_is_measured_written_and_printed(run_folder, data, tiny_model
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     found = json.loads((run_folder / "evaluation.json").read_text())
-    assert list(found) == ["model", "bits_per_byte", "core", "chat", "seconds"]
+    numbers = ["bits_per_byte", "tokens", "held_out_tokens"]
+    assert list(found) == ["model", *numbers, "core", "chat", "seconds"]
     assert found["model"] == str(run_folder)
 
     # The shards in pretraining's order, each row of the model's length.
-    config = StreamConfig(64, 16, tokenizer.bos_id, shuffle=False, epochs=1, last_batch="pad")
+    config = StreamConfig(
+        64, 16, tokenizer.bos_id, oversize="split", shuffle=False, epochs=1, last_batch="pad"
+    )
     stream = TokenStream(local_shards(data / "shards"), tokenizer.encode_batch, config)
     expected = bits_per_byte(tiny_model, stream, tokenizer.token_bytes())
     assert found["bits_per_byte"] == pytest.approx(expected, rel=1e-5)
@@ -84,7 +88,10 @@ def test_everything_is_measured_written_and_printed(run_folder, data, tiny_model
         assert found[section]["score"] == pytest.approx(mean)
 
     lines = result.stdout.splitlines()
-    assert lines[0] == f"bits per byte {found['bits_per_byte']:.4f}"
+    tokens = sum(map(len, tokenizer.encode_batch(texts[:40]))) + 40
+    assert lines[0] == (
+        f"bits per byte {found['bits_per_byte']:.4f} over {tokens:,} of {tokens:,} held-out tokens"
+    )
     assert lines[2] == "task   type                   n  accuracy  baseline  centered"
     which = core["which"]
     numbers = f"{which['accuracy']:.4f}    0.3333   {which['centered']:>7.4f}"
@@ -111,15 +118,25 @@ def test_json_is_the_file_and_a_second_time_gives_the_same(run_folder, data, tmp
 
 
 def test_bits_per_byte_read_no_more_tokens_than_allowed(run_folder, data):
-    values = []
-    for tokens in (1, 200, 100_000, 1_000_000):
+    values, tokens = [], []
+    for most in (1, 200, 100_000, 1_000_000):
         result = run(
-            "--model", run_folder, "--bpb", data / "shards", "--bpb-tokens", tokens,
+            "--model", run_folder, "--bpb", data / "shards", "--bpb-tokens", most,
             "--batch-size", 2, "--json",
         )  # fmt: skip
-        values.append(json.loads(result.stdout)["bits_per_byte"])
+        found = json.loads(result.stdout)
+        values.append(found["bits_per_byte"])
+        tokens.append(found["tokens"])
     assert len(set(values)) == 3
     assert values[2] == values[3]
+    assert tokens[:2] == [2 * 65, 4 * 65]
+    assert {f"{each:,}" for each in tokens[2:]} == {found["held_out_tokens"]}
+
+
+def test_cropped_documents_are_read_in_part_and_it_says_so(run_folder, data):
+    result = run("--model", run_folder, "--bpb", data / "shards", "--oversize", "crop")
+    ((read, of),) = re.findall(r"over ([\d,]+) of ([\d,]+) held-out", result.stdout)
+    assert 0 < int(read.replace(",", "")) < int(of.replace(",", ""))
 
 
 def test_to_measure_nothing_is_wrong_usage(run_folder):

@@ -1,6 +1,7 @@
 """Pretraining: it learns, it is deterministic, it resumes bit for bit, processes share a batch."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -25,6 +26,8 @@ from mlx_gpt.pretrain_config import (
     ReportConfig,
     TrainingConfig,
 )
+from mlx_gpt.pretrain_data import count_tokens, streams
+from mlx_gpt.text_files import split_text
 from mlx_shards import write_shards
 from mlx_trainer import Checkpoints, RunFolder
 
@@ -101,7 +104,8 @@ def test_the_command_lowers_the_loss_and_the_same_seed_gives_the_same_losses(dat
     assert bits(lines)[-1] < 0.8 * bits(lines)[0]
     model = load_model(tmp_path / "one" / "model")
     assert model.config.n_layer == 2
-    assert "step 60: bits per byte" in done.stderr
+    numbers = r"step 60: bits per byte [\d.]+ over ([\d,]+) of \1 held-out tokens \("
+    assert re.search(numbers, done.stderr)
     assert "The opposite of hot is |" in done.stderr
 
 
@@ -227,6 +231,56 @@ def test_throughput_counts_every_token_of_a_step(config, tmp_path, monkeypatch):
     _, events = run_in_process(config, tmp_path / "run")
     first = next(event for event in events if event["event"] == "update")
     assert first["tokens_per_second"] * first["seconds"] == 256  # of two micro-batches of 128
+
+
+@pytest.fixture
+def plain_text(tmp_path, texts) -> Path:
+    """A folder of one long document without blank lines, another, and an empty file."""
+    folder = tmp_path / "plain"
+    folder.mkdir()
+    (folder / "a.txt").write_text("\n".join(texts[:200]))
+    (folder / "b.MD").write_text("\n".join(texts[200:260]))
+    (folder / "z.txt").write_bytes(b"")
+    (folder / "notes.pdf").write_bytes(b"x")
+    return folder
+
+
+def test_all_tokens_of_own_text_are_used_and_the_end_reads_all_that_is_held_out(
+    config, plain_text, tokenizer, tmp_path
+):
+    def tokens(name):
+        documents = split_text((plain_text / name).read_text())
+        return sum(len(tokenizer.encode(text)) + 1 for text in documents)
+
+    train, held = tokens("a.txt"), tokens("b.MD")
+    config = replace(config, data=DataConfig(str(plain_text), config.data.tokenizer))
+    job, events = run_in_process(config, tmp_path / "run")
+    assert job.notes == [
+        f"{plain_text}: ignored 1 file: notes.pdf",
+        f"skipped, because there is no text in 1 file: {plain_text / 'z.txt'}",
+        f"an epoch of training uses 100 % of the tokens ({train:,} of {train:,})",
+        f"validation uses 100 % of the tokens ({held:,} of {held:,})",
+    ]
+    read = [event["tokens"] for event in events if event["event"] == "evaluate"]
+    assert read == [528, 528, held]  # 512 asked for are 16 rows, each with a last target
+    assert events[1]["held_out_tokens"] == f"{held:,}"
+    once, _ = streams(config, tokenizer, epochs=1)
+    placed = sum(int((batch.document_ids > 0).sum()) for batch in once)
+    assert placed > 0.96 * train  # all but the last of each row, which is a target only
+
+
+def test_nanochats_crop_says_how_little_it_uses(config, plain_text):
+    data = DataConfig(str(plain_text), config.data.tokenizer, oversize="crop")
+    job = build(replace(config, data=data))
+    shares = [re.search(r"uses ([\d.]+) %", note) for note in job.notes[2:]]
+    assert all(share and float(share[1]) < 20 for share in shares), job.notes
+
+
+def test_of_a_long_text_the_beginning_is_counted(config, data, tokenizer):
+    once, _ = streams(config, tokenizer, epochs=1)
+    usage = count_tokens(once, most=1000)
+    assert str(usage) == "uses 100 % of the tokens (1,056 of the first 1,056)"
+    assert usage.size == "more than 1,056"
 
 
 def test_a_batch_that_cannot_be_cut_is_refused_with_one_that_can():

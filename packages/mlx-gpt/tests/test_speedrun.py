@@ -1,10 +1,12 @@
 """The whole path in one command, stopped and continued."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -12,10 +14,10 @@ from mlx_gpt.documents import read_files
 from mlx_gpt.engine import Engine, Request, Sampling
 from mlx_gpt.models.files import load_model, model_folder
 from mlx_gpt.speedrun import prepare_text, speedrun, steps_of_one_epoch
-from mlx_gpt.speedrun_settings import SpeedrunConfig
+from mlx_gpt.speedrun_settings import SpeedrunConfig, check_settings
 from mlx_gpt.tokenizer import Tokenizer
 from mlx_shards import local_shards
-from mlx_trainer import RunFolder
+from mlx_trainer import RunFolder, load_config
 
 # Rows of 48 tokens do not divide the batch of fine-tuning, 2048.
 SETTINGS = ["--depth", "1", "--vocab-size", "384", "--sequence-len", "48", "--batch-tokens",
@@ -116,19 +118,69 @@ def test_what_would_stop_a_later_stage_is_found_before_the_first(
 
 def test_a_text_of_one_document_is_too_little(sources, tmp_path):
     (tmp_path / "text.txt").write_text("Once upon a time.")
-    with pytest.raises(ValueError, match="1 documents of 17 characters in all: too little"):
+    message = (
+        "the text has 17 characters; a speedrun needs at least 1,000, some to train on and the "
+        "rest to validate on"
+    )
+    with pytest.raises(ValueError, match=f"^{message}$"):
         prepare_text(asked(sources), tmp_path / "run", print)
     assert not (tmp_path / "run" / "data").exists()
 
 
+def test_one_file_of_one_document_is_split_into_text_to_train_and_to_validate_on(tmp_path, texts):
+    text = "\n".join(texts)[:3000]
+    (tmp_path / "text.txt").write_text(text)
+    prepare_text(SpeedrunConfig([str(tmp_path / "text.txt")]), tmp_path, print)
+    train, held = (
+        list(read_files(local_shards(tmp_path / "data" / name))) for name in ("train", "valid")
+    )
+    assert text.endswith("".join(held))
+    assert sorted("".join(train + held)) == sorted(text)
+
+
+def test_halves_of_characters_are_replaced_and_counted(tmp_path):
+    rows = [{"text": f"number {i} " * 20} for i in range(60)] + [{"text": "half \ud83d of it"}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said: list[str] = []
+    prepare_text(SpeedrunConfig([str(tmp_path / "a.jsonl")]), tmp_path, said.append)
+    assert "  a.jsonl: half a surrogate pair became U+FFFD in 1 document(s)" in said
+    texts = [text for name in ("train", "valid")
+             for text in read_files(local_shards(tmp_path / "data" / name))]  # fmt: skip
+    assert "half \ufffd of it" in texts
+
+
+def test_settings_may_change_until_a_model_was_trained_with_them(sources, tmp_path):
+    folder = tmp_path / "run"
+    with pytest.raises(ValueError, match="give more text or a smaller vocab_size"):
+        speedrun(asked(sources, vocab_size=9000), folder, print)
+    made = (folder / "data" / "train" / "manifest.json").stat().st_mtime_ns
+    # The remedies that the message names:
+    check_settings(asked(sources, vocab_size=384), folder)
+    assert load_config(SpeedrunConfig, file=folder / "speedrun.yaml").vocab_size == 384
+    assert (folder / "data" / "train" / "manifest.json").stat().st_mtime_ns == made
+    more = asked(sources, vocab_size=9000, text=[sources[0], sources[0]])
+    check_settings(more, folder)
+    assert not (folder / "data").exists()
+
+    (folder / "pretrain").mkdir()
+    check_settings(replace(more, questions=["Why?"], sft_epochs=2), folder)
+    message = (
+        f"{folder} was begun with another text, vocab_size ({folder / 'speedrun.yaml'}); give the "
+        f"same settings to go on, or another --output, or remove {folder / 'pretrain'} to train "
+        "anew"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        check_settings(asked(sources, questions=["Why?"], sft_epochs=2), folder)
+
+
 def test_shards_that_a_kill_cut_off_are_made_again(sources, tmp_path):
     prepare_text(asked(sources), tmp_path, print)
-    shards = sorted((tmp_path / "data").iterdir())
-    before = [shard.read_bytes() for shard in shards]
-    (tmp_path / "data" / "manifest.json").unlink()
-    shards[-1].unlink()
+    before = {path: path.read_bytes() for path in (tmp_path / "data").glob("*/*")}
+    assert len(before) == 4
+    (tmp_path / "data" / "train" / "manifest.json").unlink()
+    (tmp_path / "data" / "train" / "shard_00000.parquet").unlink()
     prepare_text(asked(sources), tmp_path, print)
-    assert [shard.read_bytes() for shard in sorted((tmp_path / "data").iterdir())] == before
+    assert {path: path.read_bytes() for path in (tmp_path / "data").glob("*/*")} == before
 
 
 def test_an_epoch_reads_long_documents_to_their_end_and_a_twentieth_is_held_out(
@@ -141,10 +193,9 @@ def test_an_epoch_reads_long_documents_to_their_end_and_a_twentieth_is_held_out(
         [str(tmp_path / "long.jsonl")], sequence_len=32, batch_tokens=128, device_batch_size=4
     )
     prepare_text(config, tmp_path, print)
-    held = local_shards(tmp_path / "data")[-1]
-    assert len(list(read_files([held]))) == 2  # of 40
+    assert len(list(read_files(local_shards(tmp_path / "data" / "valid")))) == 2  # of 40
     tokenizer.save(tmp_path / "tokenizer")
     read = steps_of_one_epoch(config, tmp_path) * config.batch_tokens
-    trained = read_files(local_shards(tmp_path / "data")[:-1])
+    trained = read_files(local_shards(tmp_path / "data" / "train"))
     there = sum(len(ids) + 1 for ids in tokenizer.encode_batch(list(trained)))
-    assert 0.85 * there < read <= there
+    assert 0.95 * there < read <= there

@@ -162,6 +162,14 @@ def test_caps_cut_documents_and_the_whole():
     assert one.decode_bytes([256]) == b"ab"
 
 
+def test_a_long_text_is_read_to_its_end():
+    counts: list[int] = []
+    tokenizer = Tokenizer.train(["ab " * 5000 + "xyz " * 9000], 270, progress=counts.append)
+    assert sum(counts) == 51_000
+    assert max(counts) <= 8000
+    assert len(tokenizer.encode("xyz")) == 1
+
+
 def test_token_bytes_count_raw_bytes_of_parts_of_characters(tokenizer):
     lengths = tokenizer.token_bytes()
     assert lengths.dtype == np.int32
@@ -410,7 +418,8 @@ def test_a_pickle_with_specials_elsewhere_is_refused(tmp_path):
             "the text has pairs for only 258 tokens, 8,991 were asked for (special tokens not "
             "counted); give more text or a smaller vocab_size",
         ),
-        ({"max_chars": 0}, "max_chars and max_document_chars must be at least 1, got 0 and 10000"),
+        ({"max_chars": 0}, "max_chars must be at least 1, got 0"),
+        ({"max_document_chars": 0}, "max_document_chars must be at least 1, got 0"),
         ({"pattern": "("}, "split pattern '(': "),
         ({"pattern": "a*"}, "split pattern 'a*': it must not match the empty text"),
         ({"pattern": ""}, "split pattern '': it must not match the empty text"),
@@ -472,6 +481,27 @@ def test_what_is_no_byte_level_bpe_is_refused_by_name(tmp_path, content, message
         Tokenizer.load(tmp_path / "x.json")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda file: file["model"]["vocab"].update(a=None), "token 'a' has the id None"),
+        (lambda file: file["model"]["vocab"].update(a=2**70), f"token 'a' has the id {2**70}"),
+        (lambda file: file["added_tokens"][0].update(id=-1), "token '<|bos|>' has the id -1"),
+        (lambda file: file["added_tokens"][0].update(content=3), "token 3 has the id 375"),
+        (lambda file: file["model"]["merges"].insert(0, []), "merge [] is not of two tokens"),
+        (lambda file: file.update(normalizer=3), "Hugging Face's tokenizers cannot read it: data "),
+    ],
+)
+def test_a_damaged_file_is_refused_with_its_path(tmp_path, tokenizer, change, message):
+    tokenizer.save(tmp_path)
+    file = json.loads((tmp_path / "tokenizer.json").read_text("utf-8"))
+    change(file)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(file))
+    expected = f"^{re.escape(str(tmp_path / 'tokenizer.json'))}: .*{re.escape(message)}"
+    with pytest.raises(ValueError, match=expected):
+        Tokenizer.load(tmp_path)
+
+
 def test_a_folder_without_tokenizer_says_so(tmp_path):
     message = f"no tokenizer: {tmp_path / 'tokenizer.json'} is not there"
     with pytest.raises(FileNotFoundError, match=re.escape(message)):
@@ -488,7 +518,7 @@ def test_unknown_ids_and_names_are_errors(tokenizer):
 
 def test_a_tokenizer_without_a_beginning_says_so(texts):
     made = Tokenizer.train(texts, 300, specials=[])
-    with pytest.raises(ValueError, match="this tokenizer has no token that begins a document"):
+    with pytest.raises(ValueError, match="has no token that begins a document"):
         _ = made.bos_id
     with pytest.raises(KeyError, match="it has none"):
         made.special("<|bos|>")

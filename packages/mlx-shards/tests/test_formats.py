@@ -157,7 +157,7 @@ GOOD = b'{"text": "a"}\n'
 def test_damaged_files_are_told_from_wrong_use(tmp_path, name, data, message):
     path = tmp_path / name
     path.write_bytes(data)
-    with pytest.raises(CorruptShard, match=f"^{re.escape(str(path))}: .*{re.escape(message)}"):
+    with pytest.raises(CorruptShard, match=f"^{re.escape(str(path))}.*{re.escape(message)}"):
         blocks(path)
 
 
@@ -180,6 +180,12 @@ def test_a_damaged_page_is_found_when_it_is_read(tmp_path, documents):
     path.write_bytes(data)
     with pytest.raises(CorruptShard, match="row group 0"):
         blocks(path)
+
+
+def test_the_end_of_a_name_may_be_in_upper_case(tmp_path):
+    (tmp_path / "A.JSONL").write_bytes(GOOD)
+    assert blocks(tmp_path / "A.JSONL") == [["a"]]
+    assert [shard.name for shard in local_shards(tmp_path)] == ["A.JSONL"]
 
 
 def test_wrong_use_is_a_value_error(tmp_path, parquet, exactly):

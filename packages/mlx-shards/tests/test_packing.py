@@ -62,6 +62,16 @@ def test_best_fit_places_the_same_tokens_as_nanochat(lengths, capacity, buffer_s
     assert found == [list(row) for row in nanochat_rows(lengths, capacity, buffer_size)]
 
 
+def test_a_buffer_is_full_with_few_long_documents(monkeypatch):
+    monkeypatch.setattr("mlx_shards.packing.BUFFER_TOKENS", 500)
+    for oversize in ("crop", "split"):
+        packer, documents = BestFit(20, oversize), pieces([100] * 50)
+        row = np.zeros(20, np.int32)
+        packer.fill(row, row.copy(), documents)
+        assert packer.held_tokens() <= 500
+        assert next(documents).reference.document == 5  # taken: no more than fill the buffer
+
+
 def climbmix_like(count, seed=0):
     """Log-normal lengths of which 22.9% of the tokens lie beyond 2049, as reported for ClimbMix."""
     random = np.random.default_rng(seed)
@@ -93,6 +103,8 @@ def test_best_fit_counts_every_token_as_placed_or_lost(lengths, capacity, oversi
     assert all(len(row) == capacity for row in rows[:-1])
     placed = np.concatenate([*rows, np.zeros(0)])
     assert len(set(placed)) == len(placed)
+    if oversize == "split":
+        assert packer.lost == 0
     if oversize == "drop":
         allowed = sum(length for length in lengths if length <= capacity)
         assert sum(map(len, rows)) <= allowed
@@ -166,3 +178,18 @@ def test_a_packer_restored_from_references_goes_on_as_the_first(lengths, capacit
     documents, again = iter(remaining), iter(remaining)
     for _ in range(len(lengths) * 60 // capacity + 2):
         assert fill(first, documents) == fill(second, again)
+
+
+def test_the_rest_of_a_piece_is_restored_with_the_end_that_it_had():
+    everything = list(
+        pieces([14] * 128 + [40, 40, 40])
+    )  # the long ones come in the middle of a row
+    first, documents = BestFit(20, "split", 1), iter(everything)
+    row = np.zeros(20, np.int32)
+    for _ in range(90):
+        first.fill(row, row.copy(), documents)
+    held = first.held()
+    assert Reference(0, 0, 128, 8) in held
+    second = BestFit(20, "split", 1)
+    second.restore(everything[each.document].rest(each.start) for each in held)
+    assert second.held_tokens() == first.held_tokens() == 112

@@ -158,3 +158,19 @@ def test_two_loops_over_one_stream_are_refused(folder_of, tokenize):
 def test_a_wrong_config_is_named(change, message, exactly):
     with pytest.raises(ValueError, match=exactly(message)):
         StreamConfig(**{"sequence_length": 8, "batch_size": 1, **change})
+
+
+def test_a_call_of_the_tokenizer_gets_texts_of_a_bounded_length(folder_of, tokenize, monkeypatch):
+    folder, texts = folder_of(30)
+    monkeypatch.setattr("mlx_shards.walk._CHARS_AT_ONCE", 100)
+    calls = []
+
+    def counted(some):
+        calls.append(list(some))
+        return tokenize(some)
+
+    config = StreamConfig(16, 2, bos_id=0, shuffle=False, epochs=1)
+    list(TokenStream(local_shards(folder), counted, config, arrays="numpy"))
+    assert [text for call in calls for text in call] == texts[0]
+    assert all(len(call) == 1 or sum(map(len, call)) <= 100 for call in calls)
+    assert len(calls) < 30

@@ -42,7 +42,7 @@ def cli() -> None:
     """Train your own ChatGPT: tokenizer, pretraining, fine-tuning, evaluation and chat with MLX.
 
     \b
-    Start here, offline, without any data; or name text of yours (.txt, .jsonl, .parquet):
+    Start here, offline, without any data; or name text of yours (.txt, .md, .jsonl, .parquet):
       mlx-gpt speedrun --output runs/first
       mlx-gpt chat --model runs/first/sft
     """

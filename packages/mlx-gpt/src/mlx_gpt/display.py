@@ -70,6 +70,8 @@ class Display:
             for name, value in event.items()
             if isinstance(value, float) and name != "evaluation_seconds"
         )
+        if "held_out_tokens" in event:
+            numbers += f" over {event['tokens']:,} of {event['held_out_tokens']} held-out tokens"
         self.say(f"step {event['updates']}: {numbers} ({event['evaluation_seconds']:.1f} s)")
 
     _core = _evaluate

@@ -2,12 +2,11 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import mlx.core as mx
 
-import mlx_gpt.documents  # noqa: F401  so that shards may be .txt
 from mlx_gpt.engine import Engine, Request, Sampling
 from mlx_gpt.evaluate.bits_per_byte import bits_per_byte
 from mlx_gpt.evaluate.core import evaluate_core_task
@@ -20,9 +19,10 @@ from mlx_gpt.models.formats import Decoder
 from mlx_gpt.models.nanochat import Nanochat
 from mlx_gpt.plan import Plan, make_plan
 from mlx_gpt.pretrain_config import PretrainConfig, TrainingConfig
+from mlx_gpt.pretrain_data import Usage, count_tokens, streams
 from mlx_gpt.tokenizer import Tokenizer
 from mlx_muon import nanochat
-from mlx_shards import Cache, Shard, StreamConfig, TokenStream, find_shards, split_last
+from mlx_shards import TokenStream
 from mlx_trainer import (
     Checkpoints,
     RunFolder,
@@ -50,6 +50,8 @@ class Job:
     valid: TokenStream
     accumulation: int  # micro-batches an update
     core: list[CoreTask]  # to measure the model with now and then, maybe none
+    held_out: Usage  # of the validation data
+    notes: list[str] = field(default_factory=list)  # on the data, for the reader
 
     @property
     def model(self) -> Nanochat:
@@ -122,10 +124,14 @@ def build(config: PretrainConfig) -> Job:
     config = replace(config, training=training)
     report = config.report
     core = read_core_tasks(Path(report.core), report.core_max_per_task) if report.core else []
-    train, valid = streams(config, tokenizer)
+    notes: list[str] = []
+    train, valid = streams(config, tokenizer, note=notes.append)
+    held_out = count_tokens(valid)
+    once, _ = streams(config, tokenizer, epochs=1)
+    notes += [f"an epoch of training {count_tokens(once)}", f"validation {held_out}"]
     model = build_model(plan, config)
     step = build_step(model, plan, training, rows)
-    return Job(config, plan, tokenizer, step, train, valid, accumulation, core)
+    return Job(config, plan, tokenizer, step, train, valid, accumulation, core, held_out, notes)
 
 
 def plan_of(config: PretrainConfig, vocab_size: int) -> Plan:
@@ -180,46 +186,6 @@ def loss_fn(model, batch: dict[str, mx.array]) -> tuple[mx.array, mx.array]:
     return loss, (targets != IGNORE).sum()
 
 
-def streams(
-    config: PretrainConfig, tokenizer: Tokenizer, epochs: int | None = None
-) -> tuple[TokenStream, TokenStream]:
-    """Return the training and the validation data of this rank; training ends after `epochs`."""
-    data, rows = config.data, config.training.device_batch_size
-    shards = find_shards(data.train, data.numbers)
-    held: list[Shard] = find_shards(data.valid) if data.valid else []
-    if not held and len(shards) == 1:
-        raise ValueError(
-            f"{data.train} is one shard, and the last one validates: give several, or name one to "
-            "validate on with --valid"
-        )
-    if not held:
-        shards, held = split_last(shards)
-    cache = None
-    if not all(shard.local_path for shard in [*shards, *held]):
-        cache = Cache(Path(data.cache).expanduser(), max_bytes=data.cache_size)
-    for_training = StreamConfig(
-        config.model.sequence_len,
-        rows,
-        tokenizer.bos_id,
-        buffer_size=data.buffer_size,
-        oversize=data.oversize,
-        seed=config.training.seed,
-        epochs=epochs,
-        column=data.column,
-    )
-    for_validation = replace(
-        for_training, oversize="crop", shuffle=False, epochs=1, last_batch="pad"
-    )
-    train, valid = (
-        TokenStream(
-            each, tokenizer.encode_batch, chosen, cache=cache,
-            rank=rank(), world_size=world_size(), arrays="numpy",
-        )
-        for each, chosen in ((shards, for_training), (held, for_validation))
-    )  # fmt: skip
-    return train, valid
-
-
 def micro_batches(batch_tokens: int, rows: int, sequence_len: int) -> int:
     """Return how many micro-batches make an update; `ValueError` unless they fit exactly."""
     at_once = rows * sequence_len * world_size()
@@ -252,6 +218,7 @@ def evaluate(job: Job, everything: bool = False) -> dict:
     value = bits_per_byte(job.model, _first(job, most), job.tokenizer.token_bytes())
     return {
         "event": "evaluate", "updates": job.step.updates, "bits_per_byte": value,
+        "tokens": job.valid.stats.counts.tokens, "held_out_tokens": job.held_out.size,
         "evaluation_seconds": time.perf_counter() - began,
     }  # fmt: skip
 

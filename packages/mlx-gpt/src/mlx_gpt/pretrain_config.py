@@ -16,9 +16,9 @@ class DataConfig:
     cache: str = "~/.cache/mlx-gpt/shards"  # for shards that are not local
     cache_size: str = "20GB"
     buffer_size: int = 1000  # documents that packing chooses from
-    # Training documents longer than a row: nanochat drops what is left over of them, which with
-    # short rows is most of the text.
-    oversize: Literal["crop", "split", "drop"] = "crop"
+    # Documents longer than a row, of training and validation: `split` goes on with them in other
+    # rows. nanochat's `crop` drops what is left over, which with short rows is most of the text.
+    oversize: Literal["crop", "split", "drop"] = "split"
 
 
 @dataclass(frozen=True)

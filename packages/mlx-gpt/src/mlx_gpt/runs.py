@@ -46,6 +46,8 @@ def run_pretraining(
     with opened(output, job.config, resume, overwrite) as run, Display(run) as display:
         display.say(f"mlx-fastcpu: {machine}")
         display.say(job.plan.table())
+        for note in job.notes:
+            display.say(note)
         pretrain(job, output, display, resume)
         display.say(f"model: {output / 'model'}")
         display.say(f'next: mlx-gpt sample --model {output} --prompt "Once upon a time"')

@@ -4,7 +4,7 @@ Each stage leaves a folder that the commands of the same name read; a stage that
 again, and one that was cut off goes on, so that a stopped speedrun is continued by starting it
 again.
 
-    data/       shards of the text, the last of which is for validation
+    data/       train/ and valid/, shards of the text
     tokenizer/  tokenizer.json
     pretrain/   run folder of the base model
     sft/        run folder of the chat model, where there are conversations
@@ -23,14 +23,14 @@ from pathlib import Path
 from mlx_gpt import pretrain_config as base
 from mlx_gpt.compression import measure, report
 from mlx_gpt.display import duration, printable
-from mlx_gpt.documents import find_files, read_files
+from mlx_gpt.documents import find_files, hold_out, read_files
 from mlx_gpt.speedrun_settings import SpeedrunConfig, check_settings, write_text
 from mlx_gpt.tokenizer import Tokenizer
-from mlx_shards import local_shards, write_shards
+from mlx_gpt.tokenizer_training import whole_characters
+from mlx_shards import Shard, local_shards, write_shards
 from mlx_trainer import RunFolder, world_size
 
-# The last of so many shards validates: 5 % of the text.
-_SHARDS = 20
+_FEWEST_CHARS = 1000  # of a text, and even that teaches next to nothing
 _HELD_CONVERSATIONS = 20  # one of so many
 
 Say = Callable[[str], object]
@@ -61,44 +61,60 @@ def speedrun(config: SpeedrunConfig, folder: Path, say: Say) -> None:
 
 def prepare_text(config: SpeedrunConfig, folder: Path, say: Say) -> None:
     """Write shards of the shuffled text, and conversations where the text brings its own."""
-    if (folder / "data" / "manifest.json").exists():
+    data = folder / "data"
+    if (data / "train" / "manifest.json").exists():
         return
-    shutil.rmtree(folder / "data", ignore_errors=True)  # shards of a start that was cut off
+    shutil.rmtree(data, ignore_errors=True)  # shards of a start that was cut off
     if config.text:
-        texts = list(read_files(find_files(config.text)))
+        shards = find_files(config.text, note=lambda line: say(f"  {line}"))
+        files = [(shard.name, whole_texts(shard, say)) for shard in shards]
     else:
         from mlx_gpt.python_docs import conversations, documented, documents
 
         found = list(documented())
-        texts = documents(found)
+        files = [("documentation", documents(found))]
         write_lines(folder / "conversations.jsonl", conversations(found))
-    random.Random(config.seed).shuffle(texts)
-    size = sum(map(len, texts))
-    # A shard ends with its first group of documents, so that the last one is as large as others.
-    made = write_shards(texts, folder / "data", 1, group=math.ceil(len(texts) / _SHARDS))
-    if len(made) < 2:
-        shutil.rmtree(folder / "data")
+    size = sum(len(text) for _, texts in files for text in texts)
+    if size < _FEWEST_CHARS:
         raise ValueError(
-            f"the text makes {len(texts)} documents of {size:,} characters in all: too little to "
-            "train on some and validate on the rest"
+            f"the text has {size:,} characters; a speedrun needs at least {_FEWEST_CHARS:,}, some "
+            "to train on and the rest to validate on"
         )
-    say(f"  {len(texts):,} documents, {size:,} characters, {len(made)} shards")
+    train, held = hold_out(files, config.seed)
+    write_shards(held, data / "valid")
+    write_shards(train, data / "train")
+    say(
+        f"  {len(train) + len(held):,} documents, {size:,} characters, of which {len(held):,} "
+        f"documents, {sum(map(len, held)):,} characters are held out"
+    )
+
+
+def whole_texts(shard: Shard, say: Say) -> list[str]:
+    """Return the documents of a file as the tokenizer reads them: without halves of characters."""
+    texts = list(read_files([shard]))
+    whole = [whole_characters(text) for text in texts]
+    changed = sum(before != after for before, after in zip(texts, whole, strict=True))
+    if changed:
+        say(f"  {shard.name}: half a surrogate pair became U+FFFD in {changed:,} document(s)")
+    return whole
 
 
 def train_tokenizer(config: SpeedrunConfig, folder: Path, say: Say) -> None:
-    """Learn the tokens from all shards but the last."""
+    """Learn the tokens from the training text."""
     if (folder / "tokenizer" / "tokenizer.json").exists():
         return
     began = time.monotonic()
-    shards = local_shards(folder / "data")
-    tokenizer = Tokenizer.train(read_files(shards[:-1]), config.vocab_size)
+    train, valid = (local_shards(folder / "data" / name) for name in ("train", "valid"))
+    read: list[int] = []
+    tokenizer = Tokenizer.train(read_files(train), config.vocab_size, progress=read.append)
     tokenizer.save(folder / "tokenizer")
-    held = {"held shard": list(read_files(shards[-1:]))}
+    held = {"held-out text": list(read_files(valid))}
     rows = report(measure({"this": tokenizer.encode_batch}, held))
     write_text(folder / "tokenizer" / "tokenizer_report.json", json.dumps(rows, indent=2) + "\n")
     say(
-        f"  {tokenizer.vocab_size:,} tokens in {duration(time.monotonic() - began)}; "
-        f"{rows[0]['bytes_per_token']:.2f} bytes a token on the held shard"
+        f"  {tokenizer.vocab_size:,} tokens from {sum(read):,} characters in "
+        f"{duration(time.monotonic() - began)}; {rows[0]['bytes_per_token']:.2f} bytes a token on "
+        "the held-out text"
     )
 
 
@@ -125,13 +141,14 @@ def pretrain_base(config: SpeedrunConfig, folder: Path, say: Say) -> None:
 
 
 def data_config(folder: Path) -> base.DataConfig:
-    """Return the training data; rows are short, so long documents are split, not cropped."""
-    return base.DataConfig(str(folder / "data"), str(folder / "tokenizer"), oversize="split")
+    """Return the training and validation data."""
+    train, valid = (str(folder / "data" / name) for name in ("train", "valid"))
+    return base.DataConfig(train, str(folder / "tokenizer"), valid)
 
 
 def steps_of_one_epoch(config: SpeedrunConfig, folder: Path) -> int:
     """Return how many updates use each document once: small texts are soon known by heart."""
-    from mlx_gpt.pretrain import streams
+    from mlx_gpt.pretrain_data import streams
 
     training = base.TrainingConfig(device_batch_size=config.device_batch_size, seed=config.seed)
     model = base.ModelConfig(config.depth, config.sequence_len)
@@ -186,12 +203,11 @@ def split_conversations(files: list[str], folder: Path, seed: int) -> tuple[Path
 
 
 def evaluate_models(config: SpeedrunConfig, folder: Path, say: Say) -> None:
-    """Measure bits per byte on the held shard, and answers to questions where there are any."""
+    """Measure bits per byte of held-out text, and answers to questions where there are any."""
     from mlx_gpt.evaluate.evaluation import FILE_NAME, Questions, evaluate_folder, save, table
 
-    held = local_shards(folder / "data")[-1].local_path
     core = Path(config.core) if config.core else None
-    asked = Questions(bpb=str(held), core=core)
+    asked = Questions(bpb=str(folder / "data" / "valid"), core=core)
     for name in ("pretrain", "sft"):
         run = folder / name
         if run.exists() and not (run / FILE_NAME).exists():

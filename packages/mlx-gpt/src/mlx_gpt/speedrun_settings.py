@@ -1,11 +1,26 @@
 """What a speedrun is asked for: written down by the first start, the same for those after it."""
 
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlx_gpt._atomic import write_atomic
 from mlx_gpt.documents import find_files
 from mlx_trainer import dump_config, load_config
+
+# The settings of each stage in order, and what it leaves that can be made again in no time.
+_STAGES = {
+    "data": (("text", "seed"), ("data", "conversations.jsonl")),
+    "tokenizer": (("vocab_size",), ("tokenizer",)),
+    "pretrain": (
+        ("depth", "sequence_len", "batch_tokens", "device_batch_size", "steps", "rate_scale"), ()
+    ),
+    "sft": (
+        ("conversations", "sft_epochs", "sft_batch_tokens"), ("sft-train.jsonl", "sft-valid.jsonl")
+    ),
+    "evaluation": (("core",), ("pretrain/evaluation.json", "sft/evaluation.json")),
+    "chat": (("questions",), ()),
+}  # fmt: skip
 
 QUESTIONS = ["Hello! Who are you?", "What is the capital of France?", "Tell me a story."]
 
@@ -35,22 +50,43 @@ class SpeedrunConfig:
 def check_settings(config: SpeedrunConfig, folder: Path) -> None:
     """Write the settings, or compare them with those that the folder was begun with.
 
-    What would stop a later stage is found here, before anything is computed.
+    What no model was trained with may change. What would stop a later stage is found here, before
+    anything is computed.
     """
     file = folder / "speedrun.yaml"
     if file.exists():
         begun = load_config(SpeedrunConfig, file=file)
         other = [name for name, value in vars(config).items() if value != getattr(begun, name)]
         if other:
-            raise ValueError(
-                f"{folder} was begun with another {', '.join(other)} ({file}); give the same "
-                "settings to go on, or another --output"
-            )
+            _change(config, folder, other)
         return
     check_files(config)
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty and no speedrun; choose another --output")
+    write_text(file, dump_config(config))
+
+
+def _change(config: SpeedrunConfig, folder: Path, other: list[str]) -> None:
+    """Write changed settings, and remove what was made with others; models are never removed."""
+    file = folder / "speedrun.yaml"
+    stages = list(_STAGES)
+    affected = next(
+        stages[i:] for i, name in enumerate(stages) if set(_STAGES[name][0]) & set(other)
+    )
+    runs = [folder / name for name in ("pretrain", "sft") if name in affected]
+    begun = [str(run) for run in runs if run.exists()]
+    if begun:
+        raise ValueError(
+            f"{folder} was begun with another {', '.join(other)} ({file}); give the same settings "
+            f"to go on, or another --output, or remove {' and '.join(begun)} to train anew"
+        )
+    check_files(config)
+    for made in (folder / each for name in affected for each in _STAGES[name][1]):
+        if made.is_dir():
+            shutil.rmtree(made)
+        else:
+            made.unlink(missing_ok=True)
     write_text(file, dump_config(config))
 
 

@@ -73,11 +73,11 @@ class Tokenizer:
     """
 
     def __init__(self, text: str, config: dict | None = None, source: str = "tokenizer.json"):
-        self._text, self._config = text, config or {}
+        self._text, self._config, self._source = text, config or {}, source
         vocabulary = read_layout(text, source)
         self._tokens, self._specials = vocabulary.tokens, vocabulary.specials
         self.vocab_size = max(self._tokens) + 1
-        self._encode_batch = _tiktoken(vocabulary, text) or _tokenizers(text)
+        self._encode_batch = _tiktoken(vocabulary, text) or _tokenizers(text, source)
 
     @classmethod
     def train(
@@ -87,12 +87,13 @@ class Tokenizer:
         pattern: str = SPLIT_PATTERN,
         specials: Sequence[str] = SPECIALS,
         max_chars: int = 2_000_000_000,
-        max_document_chars: int = 10_000,
+        max_document_chars: int | None = None,
         progress: Callable[[int], object] = lambda chars: None,
     ) -> "Tokenizer":
-        """Learn `vocab_size` tokens, specials among them, from texts; defaults are nanochat's.
+        """Learn `vocab_size` tokens, specials among them, from texts.
 
-        Of each text the first `max_document_chars` are used, of all together the first `max_chars`.
+        Of each text the first `max_document_chars` are used (None: all; nanochat's is 10,000), of
+        all together the first `max_chars`, as nanochat's. Long texts are cut in pieces.
         The same texts give the same tokenizer. `pattern` is the regular expression whose matches
         are the pieces within which bytes merge. `progress` is told of characters as they are read.
         Raises `ValueError` for a bad pattern, too small a vocabulary or too little text.
@@ -103,11 +104,9 @@ class Tokenizer:
                 f"vocab_size must be at least {smallest}, 256 bytes and {len(specials)} special "
                 f"tokens, got {vocab_size}"
             )
-        if max_chars < 1 or max_document_chars < 1:
-            raise ValueError(
-                "max_chars and max_document_chars must be at least 1, got "
-                f"{max_chars} and {max_document_chars}"
-            )
+        for name, value in (("max_chars", max_chars), ("max_document_chars", max_document_chars)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         _check_specials(specials, {})
         chosen = capped(texts, max_chars, max_document_chars, progress)
         return cls.from_ranks(
@@ -211,7 +210,7 @@ class Tokenizer:
             if name in self._specials:
                 return self._specials[name]
         raise ValueError(
-            f"this tokenizer has no token that begins a document: none of {', '.join(_BOS_NAMES)}, "
+            f"{self._source} has no token that begins a document: none of {', '.join(_BOS_NAMES)}, "
             "and no bos_token in tokenizer_config.json"
         )
 
@@ -276,9 +275,12 @@ def _tiktoken(vocabulary: Vocabulary, text: str) -> _EncodeBatch | None:
     return encode
 
 
-def _tokenizers(text: str) -> _EncodeBatch:
+def _tokenizers(text: str, source: str = "tokenizer.json") -> _EncodeBatch:
     """Return the encoding by `tokenizers`, for files with normalizers or several splits."""
-    tokenizer = HuggingFaceTokenizer.from_str(text)
+    try:
+        tokenizer = HuggingFaceTokenizer.from_str(text)
+    except Exception as error:  # tokenizers raises plain Exception
+        raise ValueError(f"{source}: Hugging Face's tokenizers cannot read it: {error}") from error
     tokenizer.encode_special_tokens = True  # means: treat them as ordinary text
     tokenizer.no_truncation()
     tokenizer.no_padding()

@@ -18,6 +18,7 @@ _OTHERS = [byte for byte in range(256) if byte not in _PRINTED]
 ALPHABET = {byte: chr(byte) for byte in _PRINTED} | {
     byte: chr(256 + place) for place, byte in enumerate(_OTHERS)
 }
+_MOST_IDS = 2**24
 _BYTES = {character: byte for byte, character in ALPHABET.items()}
 
 
@@ -89,6 +90,7 @@ def read_layout(text: str, source: str) -> Vocabulary:
         layout = json.loads(text)
         model, added = layout["model"], layout.get("added_tokens") or []
         _check_byte_level(layout, source)
+        _check_ids({**model["vocab"], **{each["content"]: each["id"] for each in added}})
         specials = {each["content"]: each["id"] for each in added if each["special"]}
         plain = {each["content"]: each["id"] for each in added if not each["special"]}
         spelt = {
@@ -97,7 +99,7 @@ def read_layout(text: str, source: str) -> Vocabulary:
             if token not in specials and token not in plain
         }
         tokens = {number: _unspell(token, source) for token, number in spelt.items()}
-        merges = [each.split(" ") if isinstance(each, str) else each for each in model["merges"]]
+        merges = [_pair(each) for each in model["merges"]]
         pattern = None if layout.get("normalizer") or plain else _one_pattern(layout)
         ranks = _ranks(spelt, merges, bool(model.get("ignore_merges"))) if pattern else None
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
@@ -130,6 +132,19 @@ def _unspell(token: str, source: str) -> bytes:
             f"{source}: expected byte-level BPE, but token {token!r} has the character {error}, "
             "which stands for no byte"
         ) from None
+
+
+def _check_ids(vocabulary: Mapping[object, object]) -> None:
+    for token, number in vocabulary.items():
+        if not isinstance(token, str) or type(number) is not int or not 0 <= number < _MOST_IDS:
+            raise TypeError(f"token {token!r} has the id {number!r}")
+
+
+def _pair(merge: str | list[str]) -> list[str]:
+    parts = merge.split(" ") if isinstance(merge, str) else merge
+    if len(parts) != 2:
+        raise TypeError(f"merge {merge!r} is not of two tokens")
+    return parts
 
 
 def _added(content: str, number: int) -> dict:

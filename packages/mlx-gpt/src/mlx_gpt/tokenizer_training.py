@@ -7,6 +7,7 @@ import tiktoken
 from tokenizers import Regex, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
+from mlx_gpt.text_files import split_text
 from mlx_gpt.tokenizer_files import unspell
 
 # GPT-4's way to split text, but numbers in groups of at most two digits: nanochat measured 0.965
@@ -52,21 +53,22 @@ def train_ranks(texts: Iterable[str], size: int, pattern: str) -> dict[bytes, in
 def capped(
     texts: Iterable[str],
     max_chars: int,
-    max_document_chars: int,
+    max_document_chars: int | None,
     progress: Callable[[int], object] = lambda chars: None,
 ) -> Iterator[str]:
-    """Yield the beginnings of `texts`, at most `max_document_chars` of each, `max_chars` in all.
+    """Yield `texts` in pieces, at most `max_document_chars` of each text, `max_chars` in all.
 
-    `progress` is told the number of characters of each.
+    `progress` is told the number of characters of each piece.
     """
     left = max_chars
     for text in texts:
-        text = text[: min(max_document_chars, left)]
-        left -= len(text)
-        yield whole_characters(text)
-        progress(len(text))
-        if not left:
-            return
+        for piece in split_text(text[:max_document_chars]):
+            piece = piece[:left]
+            left -= len(piece)
+            yield whole_characters(piece)
+            progress(len(piece))
+            if not left:
+                return
 
 
 def whole_characters(text: str) -> str:

@@ -79,7 +79,10 @@ _FORMATS: dict[str, OpenReader] = {}
 
 
 def register_format(suffix: str, open_reader: OpenReader) -> None:
-    """Read shards whose name ends with `suffix` by `open_reader(path, options)`."""
+    """Read shards whose name ends with `suffix` (lower case) by `open_reader(path, options)`.
+
+    Names may be in upper case.
+    """
     _FORMATS[suffix] = open_reader
 
 
@@ -91,7 +94,7 @@ def known_suffixes() -> list[str]:
 def open_reader(path: Path, name: str, options: ReadOptions) -> Reader:
     """Open the file `path` of the shard `name`; raises `ValueError` for an unknown suffix."""
     for suffix in sorted(_FORMATS, key=len, reverse=True):
-        if name.endswith(suffix):
+        if name.lower().endswith(suffix):
             return _FORMATS[suffix](path, options)
     raise ValueError(
         f"shard {name}: no reader for this name; known are {', '.join(known_suffixes())}, and "

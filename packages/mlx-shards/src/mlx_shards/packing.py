@@ -71,11 +71,17 @@ class Packer(Protocol):
         ...
 
 
+# Documents of more tokens in all are not buffered: nanochat's thousand have a third of this.
+BUFFER_TOKENS = 2**22
+
+
 class BestFit:
     """nanochat's rule with a buffer of at least `buffer_size` documents, refilled 128 at a time.
 
-    Documents longer than a row: `crop` leaves them whole, as nanochat does, to be cropped when
-    nothing shorter is left; `split` cuts them in pieces of a row's length; `drop` leaves them out.
+    A buffer of `BUFFER_TOKENS` tokens is full with fewer documents, too. Documents longer than a
+    row: `crop` leaves them whole, as nanochat does, to be cropped when nothing shorter is left;
+    `split` cuts them in pieces of a row's length, and what a row has no room for begins a later
+    one, so that nothing is lost; `drop` leaves them out.
     """
 
     def __init__(self, capacity: int, oversize: str = "crop", buffer_size: int = 1000):
@@ -94,16 +100,20 @@ class BestFit:
         """See `Packer`."""
         used = count = 0
         while used < len(row):
-            if len(self._references) < self._buffer_size:
+            if not self._is_full():
                 self._take(documents)
             if not self._lengths:
                 break
             room = len(row) - used
             fitting = bisect_right(self._lengths, room)
             # The longest that fits, or else the shortest of all, cropped.
-            tokens = self._pop(self._lengths[max(fitting - 1, 0)])
-            placed = tokens[:room]
-            self.lost += len(tokens) - len(placed)
+            piece = self._pop(self._lengths[max(fitting - 1, 0)])
+            placed = piece.tokens[:room]
+            if len(placed) < len(piece.tokens):
+                if self._oversize == "split":
+                    self._add(piece.rest(len(placed)))
+                else:
+                    self.lost += len(piece.tokens) - len(placed)
             count += 1
             used = _put(placed, row, ids, used, count)
         return used
@@ -120,14 +130,21 @@ class BestFit:
         """See `Packer`."""
         for piece in pieces:
             split = self._oversize == "split"
-            self._add(Piece(piece.reference, piece.tokens[: self._capacity]) if split else piece)
+            # A piece ends where `_admit` cut it, also the rest of one.
+            end = self._capacity - piece.reference.start % self._capacity if split else None
+            self._add(Piece(piece.reference, piece.tokens[:end]))
+
+    def _is_full(self) -> bool:
+        return len(self._references) >= self._buffer_size or self._tokens >= BUFFER_TOKENS
 
     def _take(self, documents: Iterator[Piece]) -> None:
-        while len(self._references) < self._buffer_size:
+        while not self._is_full():
             taken = 0
             for piece in islice(documents, self._refill):
                 taken += 1
                 self._admit(piece)
+                if self._tokens >= BUFFER_TOKENS:
+                    return
             if taken < self._refill:
                 return
 
@@ -152,7 +169,7 @@ class BestFit:
         self._arrivals += 1
         self._tokens += length
 
-    def _pop(self, length: int) -> np.ndarray:
+    def _pop(self, length: int) -> Piece:
         waiting = self._by_length[length]
         arrival, piece = waiting.popleft()
         if not waiting:
@@ -160,7 +177,7 @@ class BestFit:
             del self._lengths[bisect_right(self._lengths, length) - 1]
         del self._references[arrival]
         self._tokens -= length
-        return piece.tokens
+        return piece
 
 
 class Flat:

@@ -28,7 +28,8 @@ def local_shards(where: str | Path) -> list[Shard]:
     where = Path(where).expanduser()
     base = where
     if where.is_dir():
-        files = [path for path in where.iterdir() if path.name.endswith(tuple(known_suffixes()))]
+        ends = tuple(known_suffixes())
+        files = [path for path in where.iterdir() if path.name.lower().endswith(ends)]
     elif where.is_file():
         base, files = where.parent, [where]
     elif pattern := [part for part in where.parts if set("*?[") & set(part)]:

@@ -17,6 +17,7 @@ from mlx_shards.skips import Skips
 Tokenize = Callable[[list[str]], Sequence[Sequence[int]]]
 
 _AT_ONCE = 128  # texts a call of the tokenizer, as nanochat
+_CHARS_AT_ONCE = 2**22  # or as many as have so many characters
 
 
 class Position(NamedTuple):
@@ -148,10 +149,12 @@ class Walk:
             texts = opened.read(int(block))
             first = ends[block] - opened.sizes[block]
             rows = [document for _, document in group]
-            for start in range(0, len(rows), _AT_ONCE):
-                some = rows[start : start + _AT_ONCE]
-                encoded = self._encode_rows(opened, some, [texts[row - first] for row in some])
-                for row, ids in zip(some, encoded, strict=True):
+            chosen = [texts[row - first] for row in rows]
+            for part in _parts(chosen):
+                some = rows[part]
+                for row, ids in zip(
+                    some, self._encode_rows(opened, some, chosen[part]), strict=True
+                ):
                     if isinstance(ids, BadRow):  # it was good when the state was saved
                         raise opened.error_of(row, ids)
                     tokens.append(ids)
@@ -219,8 +222,8 @@ class Walk:
                 if not len(chosen):
                     continue
                 texts = opened.read(block, "skip" if self._skips else "raise")
-                for start in range(0, len(chosen), _AT_ONCE):
-                    some = chosen[start : start + _AT_ONCE]
+                for part in _parts([texts[i] for i in chosen]):
+                    some = chosen[part]
                     rows = [int(firsts[block] + i) for i in some]
                     encoded = self._encode_rows(opened, rows, [texts[i] for i in some])
                     for row, tokens in zip(rows, encoded, strict=True):
@@ -239,3 +242,16 @@ class Walk:
             raise error
         self.skipped += 1
         self._skips.add(opened.shard, row, str(error))
+
+
+def _parts(texts: Sequence) -> Iterator[slice]:
+    """Yield what to give to each call of the tokenizer, in order."""
+    begin = size = 0
+    for place, text in enumerate(texts):
+        length = len(text) if hasattr(text, "__len__") else 0
+        if place - begin == _AT_ONCE or (place > begin and size + length > _CHARS_AT_ONCE):
+            yield slice(begin, place)
+            begin, size = place, 0
+        size += length
+    if begin < len(texts):
+        yield slice(begin, len(texts))

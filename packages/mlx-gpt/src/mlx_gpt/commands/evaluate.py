@@ -28,6 +28,9 @@ continuation. --chat asks every file that has choices.
 @click.option("--max-per-task", type=POSITIVE, help="Questions of each task.  [default: all]")
 @click.option("--bpb-tokens", type=POSITIVE, default=80 * 2**19, show_default=True,
               help="Tokens of --bpb.")  # fmt: skip
+@click.option("--oversize", type=click.Choice(["split", "crop"]), default="split",
+              show_default=True, help="Documents of --bpb longer than a row: read all, or crop "
+              "them as nanochat.")  # fmt: skip
 @click.option("--shots", type=click.IntRange(0), default=0, show_default=True,
               help="Solved examples shown first, where --core has no core.yaml.")  # fmt: skip
 @click.option("--samples", type=POSITIVE, default=1, show_default=True,

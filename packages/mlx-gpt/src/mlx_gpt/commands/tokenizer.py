@@ -52,8 +52,9 @@ def tokenizer() -> None:
               help="Tokens in all: 256 bytes, merges and 9 special ones.")  # fmt: skip
 @click.option("--max-chars", default="2B", show_default=True, type=Count(),
               help="Characters to learn from.")  # fmt: skip
-@click.option("--max-document-chars", default="10000", show_default=True, type=Count(),
-              help="Characters used of each document.")  # fmt: skip
+@click.option("--max-document-chars", type=Count(),
+              help="Characters used of each document; nanochat's: 10000.  "
+              "[default: all]")  # fmt: skip
 @click.option("--column", default="text", show_default=True, help="Column or key of the text.")
 @click.option("--pattern", help="Regular expression that splits text; nanochat's by default.")
 @click.option("--hold-out-last/--use-all", default=None,
@@ -64,13 +65,13 @@ def train(
     output: Path,
     vocab_size: int,
     max_chars: int,
-    max_document_chars: int,
+    max_document_chars: int | None,
     column: str,
     pattern: str | None,
     hold_out_last: bool | None,
     overwrite: bool,
 ) -> None:
-    """Train a tokenizer on local SHARDS: parquet, JSON lines or .txt files, folders or patterns."""
+    """Train a tokenizer on local SHARDS: .parquet, .jsonl, .txt or .md; folders or patterns."""
     import time
 
     from mlx_gpt.compression import measure, table
@@ -84,7 +85,7 @@ def train(
             f"{output} holds a tokenizer; models trained with it need it. Choose another folder, "
             "or --overwrite"
         )
-    used = held = find_files(shards)
+    used = held = find_files(shards, column, _note)
     if hold_out_last or (hold_out_last is None and len(used) > 1):
         used, held = split_last(used)
     output.mkdir(parents=True, exist_ok=True)  # where that fails, it should fail now
@@ -107,9 +108,10 @@ def train(
         )
     seconds = time.perf_counter() - began
     trained.save(output)
+    limit = ", all that --max-chars allows" if read == max_chars else ""
     click.echo(
         f"{output}: {trained.vocab_size:,} tokens, {len(SPECIALS)} of them special; "
-        f"{read:,} characters, {seconds:.1f} s"
+        f"{read:,} characters read{limit}, {seconds:.1f} s"
     )
     label = "training text" if held is used else f"held out: {held[-1].name}"
     sources = {label: _documents(held, column)}
@@ -147,7 +149,7 @@ def report(
         if name in tokenizers:
             raise click.UsageError(f"--compare {spec}: there is a tokenizer {name!r} already")
         tokenizers[name] = encode_batch
-    shards = find_files(files)
+    shards = find_files(files, column, _note)
     # Files of the same name in two folders are told apart by their paths.
     named = len({shard.name for shard in shards}) == len(shards)
     sources = {
@@ -183,6 +185,10 @@ def convert(source: Path, output: Path, unsafe: bool) -> None:
     converted = convert_nanochat_tokenizer(source, unsafe)
     converted.save(output)
     click.echo(f"{output}: {converted.vocab_size:,} tokens")
+
+
+def _note(line: str) -> None:
+    click.echo(line, err=True)
 
 
 def _documents(shards: "list[Shard]", column: str) -> list[str]:

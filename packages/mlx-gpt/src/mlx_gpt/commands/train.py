@@ -29,6 +29,7 @@ _KEYS = {
     "data": "data.train",
     "numbers": "data.numbers",
     "valid": "data.valid",
+    "oversize": "data.oversize",
     "tokenizer": "data.tokenizer",
     "depth": "model.depth",
     "sequence_len": "model.sequence_len",
@@ -68,10 +69,13 @@ class Numbers(click.ParamType):
 
 
 @click.command(epilog=EPILOG)
-@click.option("--data", help="Shards of text: folder, pattern, manifest, URL template, "
-              "hf:owner/name[:pattern].")  # fmt: skip
+@click.option("--data", help="Shards of text, .parquet, .jsonl, .txt or .md: folder, pattern, "
+              "manifest, URL template, hf:owner/name[:pattern].")  # fmt: skip
 @click.option("--numbers", type=Numbers(), help="Shards of a URL template, such as 0-199,6542.")
 @click.option("--valid", help="Shards to validate on.  [default: the last of --data]")
+@click.option("--oversize", type=click.Choice(["split", "crop", "drop"]),
+              help="Documents longer than a row: go on in other rows, drop their rest as nanochat, "
+              "drop them.  [default: split]")  # fmt: skip
 @click.option("--tokenizer", type=click.Path(exists=True), help="Folder of `mlx-gpt tokenizer`.")
 @click.option("--output", type=FOLDER, help="Run folder to write.")
 @click.option("--depth", type=POSITIVE, help="Layers; sets everything else.  [default: 12]")

@@ -3,7 +3,7 @@
 `evaluation.json` has the keys of what was asked for:
 
     {"model": "runs/d4",
-     "bits_per_byte": 1.23,
+     "bits_per_byte": 1.23, "tokens": 102400, "held_out_tokens": "111,540",
      "core": {"score": 0.12, "tasks": {"arc_easy": {
          "type": "multiple_choice", "examples": 600,
          "accuracy": 0.31, "baseline": 0.25, "centered": 0.08}}},
@@ -15,18 +15,19 @@ GSM8K were sampled, its task has `"pass_at": {"1": ..., "2": ...}`.
 """
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-import mlx_gpt.documents  # noqa: F401  so that shards may be .txt
 from mlx_gpt._atomic import write_atomic
+from mlx_gpt.documents import find_text
 from mlx_gpt.engine import Engine
 from mlx_gpt.evaluate.bits_per_byte import bits_per_byte
 from mlx_gpt.evaluate.chat_core import evaluate_choice_task, evaluate_gsm8k
@@ -37,8 +38,9 @@ from mlx_gpt.evaluate.results import TaskResult, mean_centered
 from mlx_gpt.evaluate.tasks import ChoiceTask, read_choice_tasks
 from mlx_gpt.loading import load
 from mlx_gpt.models.formats import Decoder
+from mlx_gpt.pretrain_data import count_tokens
 from mlx_gpt.tokenizer import Tokenizer
-from mlx_shards import Cache, StreamConfig, TokenStream, find_shards
+from mlx_shards import Cache, StreamConfig, TokenStream
 from mlx_trainer import Progress, rank, world_size
 
 FILE_NAME = "evaluation.json"
@@ -56,6 +58,7 @@ class Questions:
     chat: Path | None = None
     gsm8k: Path | None = None
     bpb_tokens: int = 80 * 2**19  # nanochat's
+    oversize: Literal["split", "crop"] = "split"  # documents of bpb that are longer than a row
     max_per_task: int | None = None
     shots: int = 0  # for a folder without core.yaml
     samples: int = 1  # answers to each problem of GSM8K
@@ -77,7 +80,7 @@ def evaluate_folder(folder: Path, asked: Questions) -> dict[str, Any]:
     model, tokenizer = load(folder)
     found: dict[str, Any] = {"model": str(folder)}
     if asked.bpb:
-        found["bits_per_byte"] = _bits_per_byte(model, tokenizer, asked)
+        found |= _bits_per_byte(model, tokenizer, asked)
     if core_tasks:
         found["core"] = _section(
             [
@@ -100,7 +103,10 @@ def table(found: dict[str, Any]) -> str:
     """Return an evaluation as lines for a terminal."""
     parts = []
     if "bits_per_byte" in found:
-        parts.append(f"bits per byte {found['bits_per_byte']:.4f}")
+        parts.append(
+            f"bits per byte {found['bits_per_byte']:.4f} over {found['tokens']:,} of "
+            f"{found['held_out_tokens']} held-out tokens"
+        )
     for section, score in (("core", "CORE"), ("chat", "ChatCORE")):
         if section in found:
             parts.append(_section_table(found[section], score))
@@ -126,9 +132,9 @@ def save(found: dict[str, Any], folder: Path) -> Path:
     return path
 
 
-def _bits_per_byte(model: Decoder, tokenizer: Tokenizer, asked: Questions) -> float:
+def _bits_per_byte(model: Decoder, tokenizer: Tokenizer, asked: Questions) -> dict[str, Any]:
     assert asked.bpb
-    shards = find_shards(asked.bpb)
+    shards = find_text(asked.bpb, note=_note)
     cache = None
     if not all(shard.local_path for shard in shards):
         cache = Cache(Path(_CACHE).expanduser(), max_bytes="20GB")
@@ -137,6 +143,7 @@ def _bits_per_byte(model: Decoder, tokenizer: Tokenizer, asked: Questions) -> fl
         model.config.sequence_len,
         asked.batch_size,
         tokenizer.bos_id,
+        oversize=asked.oversize,
         shuffle=False,
         epochs=1,
         last_batch="pad",
@@ -152,8 +159,16 @@ def _bits_per_byte(model: Decoder, tokenizer: Tokenizer, asked: Questions) -> fl
         for batch in islice(stream, max(1, -(-asked.bpb_tokens // at_once)))
     ]
     stream.close()
+    read = stream.stats.counts.tokens
+    held_out = count_tokens(stream)
     with _progress(len(batches), "bits per byte") as advance:
-        return bits_per_byte(model, _counted(batches, advance), tokenizer.token_bytes())
+        value = bits_per_byte(model, _counted(batches, advance), tokenizer.token_bytes())
+    return {"bits_per_byte": value, "tokens": read, "held_out_tokens": held_out.size}
+
+
+def _note(line: str) -> None:
+    if not rank():
+        print(line, file=sys.stderr)
 
 
 def _counted(batches: list[Pair], advance: Callable[[int], object]) -> Iterator[Pair]:
