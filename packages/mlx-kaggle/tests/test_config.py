@@ -1,5 +1,7 @@
 """The four layers of settings and what is said about a wrong one."""
 
+import os
+
 import pytest
 
 from mlx_kaggle.config import PRESETS, resolve_config
@@ -57,6 +59,10 @@ def test_muon_is_asked_for_by_flag_or_file_and_kept(tmp_path):
     [
         ("training:\n  epoch: 3\n", "run.yaml:2: training.epoch: unknown key; did you mean"),
         ("preset: quik\n", "unknown preset 'quik'; did you mean 'quick'?"),
+        (
+            "training: {threads: 10000}\n",
+            f"training.threads must be from 1 to {max(8, os.cpu_count())}, got 10000: ",
+        ),
         ("folds: many\n", "run.yaml:1: folds:"),
         ("- 1\n", "must hold keys and values"),
         ("a: [1\n", "not YAML"),
