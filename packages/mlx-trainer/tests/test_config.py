@@ -125,23 +125,22 @@ def test_infinity_survives_the_file_where_a_field_allows_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("key", "value", "problem"),
     [
-        ("training.learning_rate=.nan", "training.learning_rate: must be a finite number, got nan"),
-        ("training.learning_rate=nan", "training.learning_rate: must be a finite number, got nan"),
-        ("training.learning_rate=-.inf", "training.learning_rate: must be a finite number, got -inf"),
-        ("training.learning_rate=1e999", "training.learning_rate: must be a finite number, got inf"),
-        ("training.max_norm=.nan", "training.max_norm: must be a number, got nan"),
-        ("training.limit=.inf", "training.limit: must be null or a finite number, got '.inf'"),
-        ("training.betas=[0.9, .nan]", "training.betas[1]: must be a finite number, got nan"),
-        ("weights={a: .inf}", "weights.a: must be a finite number, got inf"),
-        (f"training.learning_rate=1{'0' * 400}", f"training.learning_rate: must be a number, got 1{'0' * 400}"),
+        ("training.learning_rate", ".nan", "must be a finite number, got nan"),
+        ("training.learning_rate", "nan", "must be a finite number, got nan"),
+        ("training.learning_rate", "-.inf", "must be a finite number, got -inf"),
+        ("training.learning_rate", "1e999", "must be a finite number, got inf"),
+        ("training.learning_rate", "1" + 400 * "0", f"must be a number, got 1{400 * '0'}"),
+        ("training.max_norm", ".nan", "must be a number, got nan"),
+        ("training.limit", ".inf", "must be null or a finite number, got '.inf'"),
+        ("weights.a", ".inf", "must be a finite number, got inf"),
     ],
-)  # fmt: skip
-def test_what_is_no_finite_number_is_refused(override, message):
+)
+def test_what_is_no_finite_number_is_refused(key, value, problem):
     with pytest.raises(ConfigError) as error:
-        load_config(Config, {"name": "x"}, overrides=[override])
-    assert str(error.value) == f"override {override!r}: {message}"
+        load_config(Config, {"name": "x"}, overrides=[f"{key}={value}"])
+    assert str(error.value) == f"override '{key}={value}': {key}: {problem}"
 
 
 def test_a_check_of_the_dataclass_names_the_source_of_that_field():

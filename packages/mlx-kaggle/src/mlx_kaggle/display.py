@@ -22,7 +22,10 @@ class Display:
 
     def __init__(self, quiet_results: bool = False):
         self.as_json = quiet_results
-        self.console = Console(stderr=quiet_results, highlight=False, soft_wrap=True)
+        # Names of columns and classes are no markup: "[/b]" would end the run, ":cat:" be a cat.
+        self.console = Console(
+            stderr=quiet_results, highlight=False, soft_wrap=True, markup=False, emoji=False
+        )
         self.bar: Progress | None = None
         self.updates = 0
         self.started = time.monotonic()

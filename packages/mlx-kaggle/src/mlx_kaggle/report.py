@@ -51,7 +51,8 @@ def write_report(path: Path, results: Results, config: str) -> None:
     source = resources.files("mlx_kaggle").joinpath("report.html.jinja").read_text("utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     html = environment.from_string(source).render(page)
-    write_atomic(path, lambda temporary: temporary.write_text(html, "utf-8"))
+    # A file name may hold bytes that are no text.
+    write_atomic(path, lambda temporary: temporary.write_text(html, "utf-8", "backslashreplace"))
 
 
 def wrong_rows(results: Results, text: TableText) -> list[dict[str, Any]]:
