@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from mlx_kaggle import STARTED
 from mlx_kaggle.competition import row_count
 from mlx_kaggle.estimate import Estimate, duration
 from mlx_kaggle.job import Job, Results
@@ -28,7 +29,6 @@ class Display:
         )
         self.bar: Progress | None = None
         self.updates = 0
-        self.started = time.monotonic()
         self.member = ""
         self.metric = ""
 
@@ -100,7 +100,7 @@ class Display:
         folds = results.fold_scores
         if len(folds) > 1:
             say(f"{competition.metric} by fold: " + "  ".join(f"{score:.4f}" for score in folds))
-        say(f"took {duration(time.monotonic() - self.started)}")
+        say(f"took {duration(time.monotonic() - STARTED)}")
         say(f"report: {folder / 'report.html'}")
         say(f"next: mlx-kaggle predict --run {folder} --test test.csv --output submission.csv")
 

@@ -15,7 +15,7 @@ from typing import ParamSpec
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, NullFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 P = ParamSpec("P")
 # Texts stay texts: the browser has the letters that matplotlib's font lacks.
@@ -92,7 +92,9 @@ def residuals(truth: np.ndarray, prediction: np.ndarray, log: bool) -> Figure:
     left.set(title="predicted against true", xlabel="true", ylabel="predicted")
     if log and low > 0:
         left.set(xscale="log", yscale="log")
+        subs = (1, 2, 5) if high < 100 * low else (1,)
         for axis in (left.xaxis, left.yaxis):  # the usual labels of powers are mathematics
+            axis.set_major_locator(LogLocator(subs=subs))
             axis.set_major_formatter(EngFormatter(sep=""))
             axis.set_minor_formatter(NullFormatter())
         errors = np.log1p(prediction) - np.log1p(truth)
@@ -158,6 +160,7 @@ def _label(name: object) -> str:
 
 def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
+    options: dict = {"metadata": {"Date": None}, "transparent": True, "bbox_inches": "tight"}
+    figure.savefig(buffer, format="svg", **options)
     text = buffer.getvalue()
     return text[text.index("<svg") :]

@@ -10,9 +10,9 @@ import numpy as np
 from mlx_heads import calibration_curve, confusion_matrix, expected_calibration_error
 from mlx_kaggle import plots
 from mlx_kaggle._atomic import write_atomic
-from mlx_kaggle.competition import take
 from mlx_kaggle.estimate import duration
 from mlx_kaggle.job import Results
+from mlx_kaggle.task import take
 from mlx_tabtext import TableText, TextConfig
 
 WRONG_ROWS = 12
@@ -71,7 +71,7 @@ def wrong_rows(results: Results, text: TableText) -> list[dict[str, Any]]:
     texts = text.transform(take(job.table, rows))
     return [
         {
-            "row": int(row) + 2,
+            "row": int(job.rows[row]) + 2,
             "truth": job.table[competition.target][row],
             "prediction": _said(results, int(place)),
             "text": words,
