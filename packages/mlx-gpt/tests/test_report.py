@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 import statistics
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -338,6 +339,27 @@ def test_curves_show_what_was_logged_against_tokens(base, tuned, reinforced):
     assert rate.lines[0].get_ydata().tolist() == [1, 1 / 2, 1 / 3, 1 / 4]
     assert tuning.lines[1].get_xydata().tolist() == [[0, 3.0], [2, 2.25]]
     assert len(reward.lines[0].get_xydata()) == 20
+
+
+def test_names_of_runs_are_drawn_as_they_are_spelled(base, tmp_path):
+    names = ["$10_$20", "_a_b^c", "$\\frac{1", "\U0001f600 " + 60 * "long"]
+    for name in names:
+        shutil.copytree(base, tmp_path / "odd" / name)
+    write_report_card([tmp_path / "odd"], tmp_path / "card", NOW)
+    assert (tmp_path / "card" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    (legend,) = [axes.get_legend() for axes in curves.draw(read_runs([tmp_path / "odd"])).axes[:1]]
+    shown = {text.get_text() for text in legend.get_texts()}
+    long = "\U0001f600 longlonglonglo…onglonglonglong"
+    assert shown == {"$10_$20", " _a_b^c", "$\\frac{1", long}
+
+
+def test_curves_that_cannot_be_drawn_leave_the_numbers(base, caplog):
+    (base / "curves.png").mkdir()
+    write_report_card([base], base, NOW)
+    (line,) = [each for each in (base / "report.md").read_text().splitlines() if "figure" in each]
+    assert line.startswith("the figure curves.png could not be drawn (IsADirectoryError: ")
+    assert caplog.messages == [line]
+    assert (base / "report.json").exists()
 
 
 @dataclass(frozen=True)

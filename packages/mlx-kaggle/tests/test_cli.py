@@ -89,6 +89,55 @@ def test_rmsle_of_a_skewed_price_with_a_text_column_and_no_id(run_cli, write_csv
     assert "LEAK allowed by --allow-leak" in done.stdout
 
 
+def test_one_column_a_class_in_the_order_of_the_sample_whatever_the_names(
+    run_cli, write_csv, tiny_flags, tmp_path
+):
+    names = ["$10_$20", "[/b]", "two\nlines"]
+    rows = {"Id": list(range(60)), "size": [row % 3 + row / 100 for row in range(60)]}
+    train = {**rows, "kind": [names[row % 3] for row in range(60)]}
+    train["kind"][7] = ""
+    train["kind"][8] = "once"
+    train = write_csv("train.csv", train)
+    test = write_csv("test.csv", {"Id": [90, 91, 92], "size": [0.1, 1.1, 2.1]})
+    columns = {f"p_{name}": [0.25] * 3 for name in ("two\nlines", "once", "[/b]", "$10_$20")}
+    write_csv("sample_submission.csv", {"Id": [92, 90, 91], **columns})
+    done = run_cli(
+        *("train", "--train", train, "--target", "kind", "--folds", 2, "--output", "run"),
+        *("--set", "training.epochs=1", *tiny_flags),
+    )
+    assert "train.csv: left out 1 of 60 rows without a target (first: row 9)" in done.stdout
+    assert "class 'once' has 1 row: it is trained on and never validated" in done.stdout
+    assert "could not be drawn" not in done.stderr
+    assert ">$10_$20</text>" in (tmp_path / "run" / "report.html").read_text()
+    run_cli("predict", "--run", "run", "--test", test, "--output", "submission.csv")
+    with (tmp_path / "submission.csv").open(newline="") as file:
+        header, *written = csv.reader(file)
+    assert header == ["Id", *columns]
+    assert [row[0] for row in written] == ["92", "90", "91"]
+    shares = [dict(zip(columns, map(float, row[1:]), strict=True)) for row in written]
+    assert [sum(each.values()) for each in shares] == pytest.approx([1, 1, 1])
+    assert [max(each, key=each.__getitem__) for each in shares] == [
+        "p_two\nlines",
+        "p_$10_$20",
+        "p_[/b]",
+    ]
+
+
+def test_a_sample_that_fits_nothing_is_refused_before_training(
+    run_cli, passengers, write_csv, tiny_flags, tmp_path
+):
+    write_csv("sample_submission.csv", {"PassengerId": [1, 2], "a": [0, 0], "b": [0, 0]})
+    arguments = train_arguments(passengers, write_csv, tiny_flags, rows=40)
+    for more in ([], ["--dry-run"]):
+        done = run_cli(*arguments, *more, code=1)
+        assert done.stderr == (
+            f"Error: {tmp_path}/sample_submission.csv: its columns besides the ids (PassengerId) "
+            f"are neither one prediction nor one column a class: a, b; the 2 classes of "
+            f"'Survived': 0, 1\n"
+        )
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_finished_run_is_not_overwritten_unasked(run_cli, passengers, write_csv, tiny_flags):
     arguments = train_arguments(passengers, write_csv, tiny_flags, rows=40, epochs=1)
     run_cli(*arguments)

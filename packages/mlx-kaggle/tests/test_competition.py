@@ -3,12 +3,15 @@
 import numpy as np
 import pytest
 
+from mlx_kaggle.baseline import baseline_predictions
 from mlx_kaggle.checks import check_columns, check_overlap, row_hashes
-from mlx_kaggle.competition import infer_task, read_tables, understand
-from mlx_kaggle.config import DataSettings
+from mlx_kaggle.competition import read_tables, understand
+from mlx_kaggle.config import DataSettings, resolve_config
 from mlx_kaggle.errors import DataError
 from mlx_kaggle.folds import split_rows
+from mlx_kaggle.job import prepare_job, score_table
 from mlx_kaggle.submission import check_submission, submission_columns
+from mlx_kaggle.task import infer_task
 
 
 def read(path: str, target: str, **settings):
@@ -59,8 +62,8 @@ def test_another_separator_is_recognized(passengers, write_csv):
     ("change", "message"),
     [
         ({"Survived": ["1"] * 40}, "target 'Survived' is '1' in every row"),
-        ({"Survived": ["1", ""] * 20}, "target 'Survived' is missing in 20 rows (first: row 3)"),
-        ({"Survived": ["a"] * 39 + ["b"]}, "class 'b' of 'Survived' has a single row"),
+        ({"Survived": ["1", ""] * 20}, "target 'Survived' is '1' in every row"),
+        ({"Survived": [""] * 40}, "target 'Survived' is missing in all 40 rows"),
     ],
 )
 def test_a_hopeless_target_gets_one_line(change, message, passengers, write_csv):
@@ -126,3 +129,156 @@ def test_a_submission_follows_the_sample(passengers, write_csv):
         with pytest.raises(DataError) as caught:
             check_submission(wrong, sample, "submission.csv", "sample.csv")
         assert message in str(caught.value)
+
+
+def labelled(rows: int, **columns) -> dict[str, list]:
+    """A numeric column, and what else is given."""
+    return {"size": [row * 0.37 % 9 for row in range(rows)], **columns}
+
+
+def test_rows_without_a_target_are_left_out_and_counted(write_csv):
+    y = ["a", "b"] * 20
+    y[15], y[30] = "", "NA"
+    train = write_csv("train.csv", labelled(40, y=y))
+    val = write_csv("val.csv", labelled(6, y=["a", "", "b", "a", "", "b"], size=list(range(6))))
+    flags = {"data.train": train, "data.target": "y", "data.val": val, "data.allow_leak": True}
+    job = prepare_job(resolve_config("quick", flags=flags))
+    assert f"{train}: left out 2 of 40 rows without a target (first: row 17)" in job.notes
+    assert f"{val}: left out 2 of 6 rows without a target (first: row 3)" in job.notes
+    assert len(job.encoded) == len(job.table["y"]) == 38 + 4
+    assert job.rows[[14, 15, 28, 29, 38, 39]].tolist() == [14, 16, 29, 31, 0, 2]
+    assert job.table["y"][15] == "a"
+
+
+def test_a_wrong_label_is_found_in_the_row_of_its_file(write_csv):
+    train = write_csv("train.csv", labelled(40, y=["a", "b"] * 20))
+    val = write_csv("val.csv", labelled(3, y=["", "a", "c"]))
+    flags = {"data.train": train, "data.target": "y", "data.val": val, "data.allow_leak": True}
+    with pytest.raises(DataError, match=r"val.csv, row 4: class 'c' of 'y' does not occur in the"):
+        prepare_job(resolve_config("quick", flags=flags))
+
+
+def test_classes_with_few_rows_train_and_the_single_row_never_validates(write_csv):
+    y = ["a"] * 30 + ["b"] * 25 + ["rare"] * 3 + ["lonely"]
+    flags = {"data.train": write_csv("train.csv", labelled(59, y=y)), "data.target": "y"}
+    for folds in (0, 5):
+        job = prepare_job(resolve_config("quick", flags={**flags, "folds": folds}))
+        lonely = y.index("lonely")
+        assert "class 'lonely' has 1 row: it is trained on and never validated" in job.notes
+        for train, val in job.splits:
+            assert lonely in train
+            assert lonely not in val
+            assert set(job.encoded[val]) <= set(job.encoded[train])
+        found = baseline_predictions(job.competition, job.table, job.encoded, job.splits, seed=0)
+        for predictions in found.values():
+            assert {each.shape[1] for each in predictions} == {4}
+            assert np.isfinite(np.concatenate(predictions)).all()
+        scores = score_table(job, {name: np.concatenate(each) for name, each in found.items()})
+        assert np.isfinite([value for each in scores.values() for value in each.values()]).all()
+    assert sorted(np.concatenate([val for _, val in job.splits])) == list(range(58))
+    assert "class 'rare' has 3 rows, fewer than 5 folds: some folds do not validate it" in job.notes
+
+
+@pytest.mark.parametrize(
+    ("targets", "folds", "message"),
+    [
+        ([0, 1, 2], 2, "--folds 2, but the training file has 3 rows, 3 of them the only one of"),
+        ([0, 0, 1], 3, "--folds 3, but the training file has 3 rows, 1 of them the only one of"),
+        ([0, 1, 2], 0, "--folds none, but the training file has 3 rows, 3 of them the only one"),
+    ],
+)
+def test_too_few_rows_to_validate_is_one_line(targets, folds, message):
+    with pytest.raises(DataError) as caught:
+        split_rows(np.array(targets), "multiclass", folds, 0.2, 0)
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("folds", [0, 2, 3, 5])
+@pytest.mark.parametrize("counts", [(9, 1, 1), (2, 2, 2), (20, 4, 1), (2, 3, 1), (1, 40)])
+def test_every_split_trains_on_every_class_that_it_can(counts, folds):
+    targets = np.repeat(np.arange(len(counts)), counts)
+    if folds > sum(count for count in counts if count > 1):
+        pytest.skip("more folds than rows that can validate")
+    for train, val in split_rows(targets, "multiclass", folds, 0.5, 0):
+        assert not set(train) & set(val)
+        assert len(train) + len(val) == len(targets)
+        assert set(np.flatnonzero(np.bincount(targets) == 1)) <= set(targets[train])
+        assert not any(counts[label] == 1 for label in targets[val])
+
+
+def test_numbers_that_could_be_classes_or_amounts_say_so(write_csv):
+    quality = write_csv("wine.csv", labelled(120, quality=[3 + row % 7 for row in range(120)]))
+    found = read(quality, "quality")
+    assert (found.task, found.metric) == ("multiclass", "accuracy")
+    assert found.notes == (
+        "target 'quality' holds the whole numbers 3 to 9, read as 7 classes, where a near miss "
+        "counts like a far one; if their order matters, add --task regression, or --metric "
+        "quadratic_kappa for ordered classes",
+    )
+    assert read(quality, "quality", metric="mae").task == "regression"
+    assert read(quality, "quality", metric="quadratic_kappa").task == "multiclass"
+    assert read(quality, "quality", metric="mae").notes == ()
+    assert read(quality, "quality", task="regression").notes == ()
+    ages = write_csv("ages.csv", labelled(120, age=[20 + row % 30 for row in range(120)]))
+    found = read(ages, "age")
+    assert found.task == "regression"
+    assert found.notes == (
+        "target 'age' holds 30 different numbers, read as amounts; if they are codes of classes, "
+        "add --task multiclass",
+    )
+    assert read(ages, "age", metric="quadratic_kappa").task == "multiclass"
+
+
+LABELS = {
+    "joy": [int(row % 5 == 0) for row in range(40)],
+    "fear": [int(row % 7 == 1) for row in range(40)],
+    "anger": [int(row % 3 == 2) for row in range(40)],
+}
+
+
+def test_likely_label_columns_are_warned_about(write_csv):
+    train = write_csv("train.csv", labelled(40, **LABELS))
+    (note,) = read(train, "joy").notes
+    assert note == (
+        "2 columns beside 'joy' hold 0 and 1 like it (fear, anger): if they are labels too, nobody "
+        "knows them when predicting and the score is too good; leave them out: --set "
+        '\'data.drop=["fear", "anger"]\''
+    )
+    assert read(train, "joy", drop=("fear", "anger")).notes == ()
+    # A labelled test file proves nothing.
+    write_csv("test.csv", labelled(5, **{name: cells[:5] for name, cells in LABELS.items()}))
+    assert "2 columns beside 'joy'" in read(train, "joy").notes[0]
+
+
+def test_one_hot_features_beside_the_target_are_none(write_csv):
+    kinds = {f"kind_{n}": [int(row % 3 == n) for row in range(40)] for n in range(3)}
+    train = write_csv(
+        "train.csv", labelled(40, **kinds, y=[int(row % 5 == 0) for row in range(40)])
+    )
+    assert not [note for note in read(train, "y").notes if "labels" in note]
+
+
+def test_columns_unknown_when_predicting_are_left_out(write_csv):
+    train = write_csv("train.csv", {"id": range(40), **labelled(40, **LABELS)})
+    test = write_csv("test.csv", {"id": range(40, 45), **labelled(5)})
+    found = read(train, "joy")
+    assert [column.name for column in found.schema.features] == ["size"]
+    assert (
+        f"2 columns are left out (fear, anger): not in {test}, so not known when predicting"
+        in found.notes
+    )
+    write_csv("test.csv", {"id": range(40, 45), **labelled(5), "fear": [0, 1, 0, 1, 0]})
+    found = read(train, "joy")
+    assert [column.name for column in found.schema.features] == ["size", "fear"]
+    assert f"column 'anger' is left out: not in {test}, so not known when predicting" in found.notes
+    write_csv("test.csv", {"id": range(40, 45), "other": range(5)})
+    with pytest.raises(DataError, match=r"test.csv: has none of the columns to learn from \(size,"):
+        read(train, "joy")
+
+
+def test_a_sample_of_another_target_is_not_used(write_csv):
+    train = write_csv("train.csv", {"id": range(40), **labelled(40, **LABELS)})
+    sample = write_csv("sample_submission.csv", {"id": range(40, 45), "fear": [0] * 5})
+    found = read(train, "joy")
+    assert found.submission is None
+    assert f"{sample} is not used: it asks for other columns of {train}" in found.notes

@@ -74,3 +74,87 @@ def test_a_wrong_file_gets_one_line(text, message, tmp_path):
     with pytest.raises(ConfigError) as caught:
         resolve_config(None, file)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("folds=1", "must be 2 or more, or 0 to hold out rows, got 1"),
+        ("folds=-2", "must be 2 or more, or 0 to hold out rows, got -2"),
+        ("val_fraction=1", "must be above 0 and below 1, got 1.0"),
+        ("seed=-1", "must be from 0 to 2147483647, got -1"),
+        ("data.separator=;;", "must be one character, got ';;'"),
+        ("data.metric=acuracy", "is unknown: 'acuracy'; did you mean 'accuracy'?"),
+        ("data.kinds={Age: nummeric}", None),
+        ("text.views=0", "must be at least 1, got 0"),
+        ("text.digits=0", "must be at least 1, got 0"),
+        ("text.max_tokens=7", "must be at least 8, got 7"),
+        ("text.shuffle_columns=1.1", "must be at least 0 and at most 1, got 1.1"),
+        ("text.drop_column=-0.1", "must be at least 0 and at most 1, got -0.1"),
+        ("text.drop_token=1", "must be at least 0 and below 1, got 1.0"),
+        ("text.numeric_jitter=-1", "must be at least 0, got -1.0"),
+        ("encoder.dropout=1", "must be at least 0 and below 1, got 1.0"),
+        ("encoder.attention_dropout=-1", "must be at least 0 and below 1, got -1.0"),
+        ("encoder.vocab_size=0", "must be at least 1, got 0"),
+        ("encoder.num_hidden_layers=0", "must be at least 1, got 0"),
+        ("encoder.num_attention_heads=0", "must be at least 1, got 0"),
+        ("encoder.intermediate_size=-1", "must be at least 1, got -1"),
+        ("encoder.hidden_size=0", "must be at least 1, got 0"),
+        ("encoder.hidden_size=33", "must be a multiple of num_attention_heads (2), got 33"),
+        ("head.dropout=1.5", "must be at least 0 and below 1, got 1.5"),
+        ("head.hidden_size=-1", "must be at least 0, got -1"),
+        ("head.feature_size=0", "must be at least 1, got 0"),
+        ("training.epochs=-1", "must be at least 1, got -1"),
+        ("training.batch_size=0", "must be at least 1, got 0"),
+        ("training.micro_batch_tokens=0", "must be at least 1, got 0"),
+        ("training.learning_rate=.nan", "must be a finite number, got nan"),
+        ("training.learning_rate=.inf", "must be a finite number, got inf"),
+        ("training.learning_rate=0", "must be above 0, got 0.0"),
+        ("training.muon_rate=-1", "must be above 0, got -1.0"),
+        ("training.head_rate=-1", "must be at least 0, got -1.0"),
+        ("training.weight_decay=-1", "must be at least 0, got -1.0"),
+        ("training.layer_decay=0", "must be above 0, got 0.0"),
+        ("training.layer_decay=2", "must be at least 0 and at most 1, got 2.0"),
+        ("training.warmup=2", "must be at least 0 and at most 1, got 2.0"),
+        ("training.max_grad_norm=0", "must be above 0, got 0.0"),
+        ("training.label_smoothing=1", "must be at least 0 and below 1, got 1.0"),
+        ("training.patience=-1", "must be at least 0, got -1"),
+        ("training.seeds=0", "must be at least 1, got 0"),
+        ("training.threads=10000", "must be at most 256, got 10000"),
+        ("training.checkpoint_seconds=-1", "must be at least 0, got -1.0"),
+    ],
+)
+def test_a_value_out_of_range_names_the_key_and_the_range(override, problem):
+    with pytest.raises(ConfigError) as caught:
+        resolve_config("quick", overrides=[override])
+    key = override.partition("=")[0]
+    if problem is None:
+        key, problem = "data.kinds.Age", (
+            "unknown value 'nummeric'; did you mean 'numeric'?"
+            "; valid: numeric, categorical, text, date, boolean, ignored"
+        )  # fmt: skip
+    assert str(caught.value) == f"override {override!r}: {key}: {problem}"
+
+
+def test_no_clipping_is_an_infinite_norm():
+    config = resolve_config("quick", overrides=["training.max_grad_norm=.inf"])
+    assert config.training.max_grad_norm == float("inf")
+
+
+def test_every_number_of_the_configuration_has_a_range():
+    import dataclasses
+    import typing
+
+    from mlx_kaggle.config import RunConfig
+
+    def numbers(cls, path=""):
+        for field in dataclasses.fields(cls):
+            kind = typing.get_type_hints(cls)[field.name]
+            if dataclasses.is_dataclass(kind):
+                yield from numbers(kind, f"{field.name}.")
+            elif kind in (int, float) or kind == float | None:
+                yield f"{path}{field.name}"
+
+    for key in numbers(RunConfig):
+        with pytest.raises(ConfigError):
+            resolve_config("quick", overrides=[f"{key}=-1"])

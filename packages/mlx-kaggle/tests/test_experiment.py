@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from mlx_kaggle.config import resolve_config
+from mlx_kaggle.errors import RunError
 from mlx_kaggle.experiment import Experiment, predict_member
 from mlx_kaggle.job import prepare_job, score_table
 from mlx_kaggle.model import Member, freeze
@@ -46,6 +47,18 @@ def test_training_lowers_the_loss_and_beats_the_majority(optimizer, rate, prepar
     assert losses[-1] < 0.7 * losses[0]
     majority = max(job.encoded.mean(), 1 - job.encoded.mean())
     assert result.history[-1]["accuracy"] > majority + 0.1
+
+
+def test_a_diverged_training_names_model_epoch_and_remedy(prepare, tmp_path):
+    _, experiment = prepare(60, "training.learning_rate=1e30", "training.warmup=0")
+    folder = tmp_path / "fold-0-seed-0" / "checkpoints"
+    with pytest.raises(RunError) as caught:
+        experiment.train_model(None, folder, lambda event: None, resume=False)
+    assert str(caught.value) == (
+        "fold-0-seed-0, epoch 1, update 1: loss nan, gradient norm nan: the training diverged; "
+        "train again with a lower rate: --overwrite --set training.learning_rate=1e+29 (it was "
+        "1e+30)"
+    )
 
 
 def test_a_saved_member_predicts_the_same(prepare, tmp_path):

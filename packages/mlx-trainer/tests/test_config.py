@@ -23,6 +23,8 @@ class Training:
     learning_rate: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
     compile: bool = True
+    max_norm: float = field(default=1.0, metadata={"infinite": True})
+    limit: float | None = None
     notes: str | None = None
 
     def __post_init__(self):
@@ -99,10 +101,10 @@ def test_overrides_are_read_for_their_field(override, read):
 @given(
     name=st.text(),
     epochs=st.integers(1),
-    learning_rate=st.floats(allow_nan=False),
+    learning_rate=st.floats(allow_nan=False, allow_infinity=False),
     notes=st.none() | st.text(),
     columns=st.lists(st.text()).map(tuple),
-    weights=st.dictionaries(st.text(), st.floats(allow_nan=False)),
+    weights=st.dictionaries(st.text(), st.floats(allow_nan=False, allow_infinity=False)),
 )
 def test_dumped_configurations_load_as_equal_ones(
     tmp_path_factory, name, epochs, learning_rate, notes, columns, weights
@@ -117,9 +119,37 @@ def test_dumped_configurations_load_as_equal_ones(
     assert load_config(Config, file=path) == config
 
 
-def test_infinity_survives_the_file(tmp_path):
-    config = Config("x", training=Training(learning_rate=math.inf))
+def test_infinity_survives_the_file_where_a_field_allows_it(tmp_path):
+    config = Config("x", training=Training(max_norm=math.inf))
     assert load_config(Config, file=write(tmp_path, dump_config(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        ("training.learning_rate", ".nan", "must be a finite number, got nan"),
+        ("training.learning_rate", "nan", "must be a finite number, got nan"),
+        ("training.learning_rate", "-.inf", "must be a finite number, got -inf"),
+        ("training.learning_rate", "1e999", "must be a finite number, got inf"),
+        ("training.learning_rate", "1" + 400 * "0", f"must be a number, got 1{400 * '0'}"),
+        ("training.max_norm", ".nan", "must be a number, got nan"),
+        ("training.limit", ".inf", "must be null or a finite number, got '.inf'"),
+        ("weights.a", ".inf", "must be a finite number, got inf"),
+    ],
+)
+def test_what_is_no_finite_number_is_refused(key, value, problem):
+    with pytest.raises(ConfigError) as error:
+        load_config(Config, {"name": "x"}, overrides=[f"{key}={value}"])
+    assert str(error.value) == f"override '{key}={value}': {key}: {problem}"
+
+
+def test_a_check_of_the_dataclass_names_the_source_of_that_field():
+    overrides = ["training.epochs=0", "training.learning_rate=1"]
+    with pytest.raises(ConfigError) as error:
+        load_config(Config, {"name": "x"}, overrides=overrides)
+    assert str(error.value) == (
+        "override 'training.epochs=0': training.epochs: must be at least 1, got 0"
+    )
 
 
 @pytest.mark.parametrize(
@@ -170,7 +200,7 @@ def test_infinity_survives_the_file(tmp_path):
         ("training: 3\nname: a", "{path}:1: training: must be keys and values, got 3"),
         (
             "name: a\ntraining: {epochs: 0}\n",
-            "{path}:2: training: epochs must be at least 1, got 0",
+            "{path}:2: training.epochs: must be at least 1, got 0",
         ),
         ("text: {}\n", "name: required, but not given"),
         ("name: a\nname: b\n", "{path}:2: name: given twice, first on line 1"),

@@ -7,11 +7,12 @@ import numpy as np
 from scipy.special import softmax
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
-from mlx_kaggle.competition import Competition, row_count, take
+from mlx_kaggle.competition import Competition, row_count
 from mlx_kaggle.features import numbers_of
 from mlx_kaggle.folds import Split
 from mlx_kaggle.linear import fit_linear
 from mlx_kaggle.targets import Target
+from mlx_kaggle.task import take
 from mlx_tabtext import Table, is_missing
 
 # HistGradientBoosting takes categories as codes below this; rarer ones share the last code.
@@ -62,6 +63,11 @@ def _trees(
     options: dict[str, Any] = {"categorical_features": categorical, "random_state": seed}
     if competition.task == "regression":
         return HistGradientBoostingRegressor(**options).fit(x_train, y).predict(x_val)
+    counts = np.bincount(y)
+    if (counts > 0).sum() == 1:
+        return _constant(competition, y, len(x_val))
+    if (counts == 1).any():  # its early stopping, of many rows, would divide that class
+        options["early_stopping"] = False
     trees = HistGradientBoostingClassifier(**options)
     return _all_classes(competition, trees.fit(x_train, y), trees.predict_proba(x_val))
 

@@ -1,7 +1,7 @@
 """What the tables say: target, id, task, metric, column kinds and the submission's format."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,17 @@ from mlx_heads import DEFAULT_METRIC, get_metric
 from mlx_kaggle._suggest import did_you_mean
 from mlx_kaggle.config import DataSettings
 from mlx_kaggle.errors import DataError
+from mlx_kaggle.label_columns import leave_out_unknown, likely_labels
+from mlx_kaggle.submission_format import Asked, Format, place_rows, read_format
+from mlx_kaggle.task import find_classes, infer_task, other_readings, with_target
 from mlx_tabtext import (
     TABLE_ENDINGS,
     CompetitionTexts,
     Schema,
     Table,
     competition_texts,
-    find_number_format,
     guess_competition,
     infer_schema,
-    is_infinite,
-    is_missing,
-    parse_number,
     read_table,
 )
 
@@ -36,7 +35,6 @@ COMPETITION_METRICS = {
 }
 # Metrics of the logarithm: training on log1p(y) makes the squared loss agree with them.
 LOG_METRICS = ("rmsle", "rmse_log")
-MAX_CLASSES = 200
 SUBMISSION_NAMES = ("sample_submission", "gender_submission", "sampleSubmission")
 
 
@@ -54,16 +52,23 @@ class Competition:
     template: str | None
     submission_columns: tuple[str, ...]
     notes: tuple[str, ...]
+    submission: Format | None = None
+    """What the sample submission asks for; `None` without one, and in runs of earlier versions."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON form."""
         values = {key: getattr(self, key) for key in self.__dataclass_fields__}
-        return {**values, "schema": self.schema.to_dict()}
+        form = asdict(self.submission) if self.submission else None
+        return {**values, "schema": self.schema.to_dict(), "submission": form}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Competition":
         """Rebuild from `to_dict`."""
-        lists = {key: tuple(values[key]) for key in ("classes", "submission_columns", "notes")}
+        lists: dict[str, Any] = {
+            key: tuple(values[key]) for key in ("classes", "submission_columns", "notes")
+        }
+        form = values.get("submission")
+        lists["submission"] = Format.from_dict(form) if form else None
         return cls(**{**values, **lists, "schema": Schema.from_dict(values["schema"])})
 
 
@@ -113,13 +118,19 @@ def find_beside_train(data: DataSettings) -> dict[str, str | None]:
 
 def understand(data: DataSettings, tables: Tables) -> Competition:
     """Infer what is not given. Raises `DataError` naming the file and column otherwise."""
-    train, sample = tables.train, tables.sample_submission
-    _require_columns(data, train)
+    sample, test = tables.sample_submission, tables.test
+    _require_columns(data, tables.train)
+    train, _, notes = with_target(tables.train, data.target, data.train)
+    if len({str(cell) for cell in train[data.target]}) == 1:
+        only = train[data.target][0]
+        raise DataError(f"{data.train}: target {data.target!r} is {only!r} in every row")
     known = data.competition or guess_competition(list(train))
     texts = competition_texts(known) if known else None
     id_column = data.id_column
-    if id_column is None and sample and next(iter(sample)) in train:
-        id_column = next(iter(sample))
+    if id_column is None and sample:
+        first = next(iter(sample))
+        if first in train and first != data.target and len(set(train[first])) == row_count(train):
+            id_column = first
     kinds: dict[str, Any] = {**_known(texts, "kinds", train), **data.kinds}
     kinds |= dict.fromkeys(data.drop, "ignored")
     schema = infer_schema(
@@ -130,16 +141,33 @@ def understand(data: DataSettings, tables: Tables) -> Competition:
         labels={**_known(texts, "labels", train), **data.labels},
         words=_known(texts, "words", train),
     )
-    notes = [] if known is None else [f"column names look like the {known} competition"]
+    if known is not None:
+        notes.append(f"column names look like the {known} competition")
+    files = find_beside_train(data)
+    schema = leave_out_unknown(schema, test, sample, str(files["test"]), notes)
     schema = _drop_target_copies(schema, train, notes)
+    notes += likely_labels(schema, train, test)
     if not schema.features:
         raise DataError(f"{data.train}: no column left to learn from besides {data.target!r}")
-    task = data.task or infer_task(train[data.target], data)
-    metric = data.metric or COMPETITION_METRICS.get(known or "") or DEFAULT_METRIC[task]
+    metric = data.metric or COMPETITION_METRICS.get(known or "")
+    task = data.task or infer_task(train[data.target], data, metric)
+    if not data.task and not metric:
+        notes += other_readings(train[data.target], task, data.target)
+    metric = metric or DEFAULT_METRIC[task]
     _check_metric(metric, task)
-    classes = () if task == "regression" else _classes(train[data.target], data)
+    classes = () if task == "regression" else find_classes(train[data.target])
     if task == "binary" and len(classes) != 2:
         raise DataError(f"task is binary, but {data.target!r} has {len(classes)} values: {classes}")
+    form, sample_file = None, str(files["sample_submission"])
+    if sample and data.sample_submission is None and _of_another_target(sample, train, data.target):
+        notes.append(f"{sample_file} is not used: it asks for other columns of {data.train}")
+        sample = None
+    if sample:
+        asked = Asked(data.target, task, metric, classes, schema.id)
+        form = read_format(sample, sample_file, asked, test, train)
+        notes.append(f"submission: {form}")
+        if test is not None:
+            notes += place_rows(form, sample, sample_file, test, str(files["test"]))[2]
     return Competition(
         schema=schema,
         target=data.target,
@@ -151,7 +179,12 @@ def understand(data: DataSettings, tables: Tables) -> Competition:
         template=texts.template if texts else None,
         submission_columns=tuple(sample) if sample else (),
         notes=tuple(notes),
+        submission=form,
     )
+
+
+def _of_another_target(sample: Table, train: Table, target: str) -> bool:
+    return target not in sample and all(name in train for name in sample)
 
 
 def _known(texts: CompetitionTexts | None, what: str, train: Table) -> dict[str, Any]:
@@ -162,31 +195,6 @@ def _known(texts: CompetitionTexts | None, what: str, train: Table) -> dict[str,
 def row_count(table: Table) -> int:
     """Rows of a table."""
     return len(next(iter(table.values()), []))
-
-
-def take(table: Table, rows: Sequence[int] | np.ndarray) -> Table:
-    """Select rows by position."""
-    return {name: [cells[row] for row in rows] for name, cells in table.items()}
-
-
-def infer_task(cells: Sequence[Any], data: DataSettings) -> str:
-    """Classification for few distinct values or words, regression for numbers."""
-    values = [cell for cell in cells if not is_missing(cell) and not is_infinite(cell)]
-    distinct = {str(value).strip() for value in values}
-    number_format = find_number_format(values)
-    numbers = [parse_number(value, number_format) for value in distinct]
-    if None in numbers:
-        if len(distinct) > MAX_CLASSES:
-            raise DataError(
-                f"{data.train}: column {data.target!r} holds {len(distinct)} different words; a "
-                f"target must be numbers or at most {MAX_CLASSES} classes"
-            )
-        return "binary" if len(distinct) == 2 else "multiclass"
-    if len(distinct) == 2:
-        return "binary"
-    whole = all(float(number).is_integer() for number in numbers if number is not None)
-    few = len(distinct) <= 20 and len(values) >= 10 * len(distinct)
-    return "multiclass" if whole and few else "regression"
 
 
 def _beside(folder: Path, names: Sequence[str], data: DataSettings) -> str | None:
@@ -206,15 +214,6 @@ def _require_columns(data: DataSettings, train: Table) -> None:
     if data.target not in train:
         hint = did_you_mean(data.target, train)
         raise DataError(f"{data.train}: no column {data.target!r} for the target{hint}")
-    missing = [row for row, cell in enumerate(train[data.target]) if is_missing(cell)]
-    if missing:
-        raise DataError(
-            f"{data.train}: target {data.target!r} is missing in {len(missing)} rows (first: row "
-            f"{missing[0] + 2}); remove or fill them"
-        )
-    if len({str(cell) for cell in train[data.target]}) == 1:
-        only = train[data.target][0]
-        raise DataError(f"{data.train}: target {data.target!r} is {only!r} in every row")
 
 
 def _drop_target_copies(schema: Schema, train: Table, notes: list[str]) -> Schema:
@@ -247,26 +246,8 @@ def _pattern(cells: Sequence[Any]) -> tuple[str, ...] | bytes:
     return codes.tobytes() if 2 * len(numbers) <= len(cells) else tuple(map(str, cells))
 
 
-def _classes(cells: Sequence[Any], data: DataSettings) -> tuple[str, ...]:
-    values = sorted({str(cell).strip() for cell in cells}, key=lambda v: (_number(v) or 0.0, v))
-    rare = [value for value in values if sum(str(cell).strip() == value for cell in cells) < 2]
-    if rare:
-        raise DataError(
-            f"{data.train}: class {rare[0]!r} of {data.target!r} has a single row; each needs "
-            f"two (is it a regression? then add --task regression)"
-        )
-    return tuple(values)
-
-
 def _check_metric(name: str, task: str) -> None:
     metric = get_metric(name)
     if task not in metric.tasks:
         tasks = ", ".join(metric.tasks)
         raise DataError(f"metric {name!r} is for {tasks}, but the task is {task}")
-
-
-def _number(value: Any) -> float | None:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return None

@@ -21,6 +21,11 @@ PRESETS = {
     "thorough": "ModernBERT-base, 5 folds, 3 seeds, 4 views of each row averaged: for a GPU",
 }
 
+# More threads than any batch has rows to share; thousands exhaust the process.
+MAX_THREADS = 256
+# scikit-learn takes seeds below 2**32, and those of seeds and folds are counted up from this one.
+MAX_SEED = 2**31
+
 Kind = Literal["numeric", "categorical", "text", "date", "boolean", "ignored"]
 Style = Literal["list", "sentence", "great", "json", "markdown", "template"]
 
@@ -43,6 +48,16 @@ class DataSettings:
     labels: dict[str, str] = field(default_factory=dict)
     drop: tuple[str, ...] = ()
     allow_leak: bool = False
+
+    def __post_init__(self) -> None:
+        if self.separator is not None and len(self.separator) != 1:
+            raise ValueError(f"separator must be one character, got {self.separator!r}")
+        if self.metric is not None:
+            from mlx_heads import METRICS
+
+            if self.metric not in METRICS:
+                hint = did_you_mean(self.metric, METRICS)
+                raise ValueError(f"metric is unknown: {self.metric!r}{hint}")
 
 
 @dataclass(frozen=True)
@@ -67,6 +82,13 @@ class TextSettings:
     drop_token: float = 0.0
     styles: tuple[Style, ...] = ()
 
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "digits", "views")
+        _at_least(self, 8, "max_tokens")
+        _at_least(self, 0, "numeric_jitter")
+        _share(self, "shuffle_columns", "drop_column")
+        _share(self, "drop_token", below_one=True)
+
 
 @dataclass(frozen=True)
 class EncoderSettings:
@@ -90,6 +112,16 @@ class EncoderSettings:
     num_attention_heads: int = 2
     intermediate_size: int = 384
 
+    def __post_init__(self) -> None:
+        _share(self, "dropout", "attention_dropout", below_one=True)
+        _at_least(self, 1, "vocab_size", "hidden_size", "num_hidden_layers")
+        _at_least(self, 1, "num_attention_heads", "intermediate_size")
+        if not self.path and self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size must be a multiple of num_attention_heads "
+                f"({self.num_attention_heads}), got {self.hidden_size}"
+            )
+
 
 @dataclass(frozen=True)
 class HeadSettings:
@@ -105,6 +137,11 @@ class HeadSettings:
     numeric_features: bool = True
     words: bool = True
     feature_size: int = 64
+
+    def __post_init__(self) -> None:
+        _share(self, "dropout", below_one=True)
+        _at_least(self, 0, "hidden_size")
+        _at_least(self, 1, "feature_size")
 
 
 @dataclass(frozen=True)
@@ -127,12 +164,21 @@ class TrainingSettings:
     weight_decay: float = 0.01
     layer_decay: float = 1.0
     warmup: float = 0.1
-    max_grad_norm: float = 1.0
+    max_grad_norm: float = field(default=1.0, metadata={"infinite": True})
     label_smoothing: float = 0.0
     patience: int = 0
     seeds: int = 1
     threads: int = 2
     checkpoint_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "epochs", "batch_size", "micro_batch_tokens", "seeds", "threads")
+        _at_least(self, 0, "head_rate", "weight_decay", "patience", "checkpoint_seconds")
+        _above_zero(self, "learning_rate", "muon_rate", "layer_decay", "max_grad_norm")
+        _share(self, "layer_decay", "warmup")
+        _share(self, "label_smoothing", below_one=True)
+        if self.threads > MAX_THREADS:
+            raise ValueError(f"threads must be at most {MAX_THREADS}, got {self.threads}")
 
 
 @dataclass(frozen=True)
@@ -148,6 +194,34 @@ class RunConfig:
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
     head: HeadSettings = field(default_factory=HeadSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
+
+    def __post_init__(self) -> None:
+        if self.folds < 0 or self.folds == 1:
+            raise ValueError(f"folds must be 2 or more, or 0 to hold out rows, got {self.folds}")
+        if not 0 < self.val_fraction < 1:
+            raise ValueError(f"val_fraction must be above 0 and below 1, got {self.val_fraction}")
+        if not 0 <= self.seed < MAX_SEED:
+            raise ValueError(f"seed must be from 0 to {MAX_SEED - 1}, got {self.seed}")
+
+
+def _at_least(settings: object, least: int, *names: str) -> None:
+    for name in names:
+        if getattr(settings, name) < least:
+            raise ValueError(f"{name} must be at least {least}, got {getattr(settings, name)}")
+
+
+def _above_zero(settings: object, *names: str) -> None:
+    for name in names:
+        if not getattr(settings, name) > 0:
+            raise ValueError(f"{name} must be above 0, got {getattr(settings, name)}")
+
+
+def _share(settings: object, *names: str, below_one: bool = False) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not (0 <= value < 1 or (value == 1 and not below_one)):
+            most = "below 1" if below_one else "at most 1"
+            raise ValueError(f"{name} must be at least 0 and {most}, got {value}")
 
 
 def resolve_config(

@@ -20,27 +20,16 @@ import numpy as np
 from mlx_kaggle._atomic import write_atomic
 from mlx_kaggle.baseline import baseline_predictions
 from mlx_kaggle.checks import check_finite, feature_names, row_hashes
-from mlx_kaggle.competition import take
-from mlx_kaggle.estimate import Estimate, estimate
 from mlx_kaggle.experiment import Experiment, predict_member
 from mlx_kaggle.job import Job, Results, members, score_table
 from mlx_kaggle.optimizer import optimizer_table
 from mlx_kaggle.report import write_report
 from mlx_kaggle.submission import write_submission
 from mlx_kaggle.targets import Target
+from mlx_kaggle.task import take
 from mlx_trainer import Checkpoints, RunFolder, check_manifest, dump_config
 
 Report = Callable[[dict[str, Any]], None]
-
-
-def estimate_run(job: Job) -> Estimate:
-    """Time a few updates of the first model and scale them to the whole run."""
-    train_rows, val_rows = job.splits[0]
-    _, _, seed = members(job.config)[0]
-    started = time.monotonic()
-    experiment = Experiment.prepare(job.config, job.competition, take(job.table, train_rows), seed)
-    preparing = time.monotonic() - started
-    return estimate(experiment, len(val_rows), len(members(job.config)), preparing)
 
 
 def run_job(job: Job, run: RunFolder, report: Report, resume: bool = False) -> Results:
@@ -114,7 +103,7 @@ def _train(
 def _save_results(run: RunFolder, results: Results) -> None:
     job, rows = results.job, results.job.scored_rows
     competition = job.competition
-    ids = job.table[competition.id_column] if competition.id_column else range(len(job.encoded))
+    ids = job.table[competition.id_column] if competition.id_column else job.rows.tolist()
     columns: dict[str, list[Any]] = {
         competition.id_column or "row": [ids[row] for row in rows],
         "true": [job.table[competition.target][row] for row in rows],

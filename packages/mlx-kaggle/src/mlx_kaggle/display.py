@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
+from mlx_kaggle import STARTED
 from mlx_kaggle.competition import row_count
 from mlx_kaggle.estimate import Estimate, duration
 from mlx_kaggle.job import Job, Results
@@ -28,10 +29,12 @@ class Display:
 
     def __init__(self, quiet_results: bool = False):
         self.as_json = quiet_results
-        self.console = Console(stderr=quiet_results, highlight=False, soft_wrap=True)
+        # Names of columns and classes are no markup: "[/b]" would end the run, ":cat:" be a cat.
+        self.console = Console(
+            stderr=quiet_results, highlight=False, soft_wrap=True, markup=False, emoji=False
+        )
         self.bar: Progress | None = None
         self.updates = 0
-        self.started = time.monotonic()
         self.member = ""
         self.metric = ""
 
@@ -111,7 +114,7 @@ class Display:
         folds = results.fold_scores
         if len(folds) > 1:
             say(f"{competition.metric} by fold: " + "  ".join(f"{score:.4f}" for score in folds))
-        say(f"took {duration(time.monotonic() - self.started)}")
+        say(f"took {duration(time.monotonic() - STARTED)}")
         say(f"report: {folder / 'report.html'}")
         say(f"next: mlx-kaggle predict --run {folder} --test test.csv --output submission.csv")
 

@@ -1,21 +1,37 @@
-"""How long a run will take, from a few timed updates of its own model on its own rows."""
+"""How long a run will take, from a few timed pieces of it on its own rows.
+
+Timed are the fit of text and linear model, updates, predictions, baselines and a figure, on at most
+`ROWS` rows; what is thrown away here took part of the time that the whole command takes.
+"""
 
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from typing import TypeVar
 
+import numpy as np
+
+from mlx_kaggle import STARTED, plots
+from mlx_kaggle.baseline import baseline_predictions
 from mlx_kaggle.batches import training_updates
-from mlx_kaggle.experiment import Experiment
+from mlx_kaggle.experiment import Experiment, predict_member
+from mlx_kaggle.job import Job, members
 from mlx_kaggle.machine import sharing_cores
+from mlx_kaggle.task import take
 
-# Forward alone, as a share of forward, backward and update.
-PREDICTION_SHARE = 0.4
-TIMED = 4
+T = TypeVar("T")
+# Enough rows for lengths and counts to be typical; more would take longer to time than to tell.
+ROWS, BASELINE_ROWS, PREDICTED_ROWS = 4000, (500, 1500), (64, 320)
+# Updates are timed for so long, but some of them in any case (seconds, updates).
+TIMED_SECONDS, TIMED = 1.5, 4
+# Figures of a report, of which one is timed.
+FIGURES = 6
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds for the whole run, and the counts behind them."""
+    """Seconds of the whole command, those gone by included, and the counts behind them."""
 
     seconds: float
     members: int
@@ -26,42 +42,114 @@ class Estimate:
     def __str__(self) -> str:
         models = f"{self.members} model{'s' if self.members > 1 else ''}"
         return (
-            f"about {duration(self.seconds)} ({models} x {self.epochs} epochs x "
+            f"about {duration(self.seconds)} in all ({models} x {self.epochs} epochs x "
             f"{self.updates_per_epoch} updates of {self.seconds_per_update:.2g} s)"
         )
 
 
-def estimate(
-    experiment: Experiment, validation_rows: int, members: int, preparing: float
-) -> Estimate:
-    """Time an update of median length after a warm-up; the model trained here is thrown away.
-
-    `preparing` is how many seconds it took to make `experiment`.
-    """
-    training = experiment.config.training
-    start = time.perf_counter()
-    rows = experiment.rows(0)
-    speaking = time.perf_counter() - start
+def estimate_run(job: Job) -> Estimate:
+    """Time pieces of the first model and of the baselines; what is trained here is thrown away."""
+    config, training = job.config, job.config.training
+    train_rows, val_rows = job.splits[0]
+    names = members(config)
+    sample = _some(train_rows, ROWS)
+    scale = len(train_rows) / len(sample)
+    table = take(job.table, sample)
+    preparing, experiment = _timed(
+        lambda: Experiment.prepare(config, job.competition, table, names[0][2])
+    )
+    speaking, rows = _timed(lambda: experiment.rows(0))
     plan = training_updates(
         rows, training.batch_size, training.micro_batch_tokens, experiment.seed, 0
     )
     tokens = [sum(each.rows * each.length for each in update) for update in plan]
     median = sorted(range(len(plan)), key=tokens.__getitem__)[len(plan) // 2]
+    update, tracing = _time_updates(experiment, median)
+    shapes = {(each.rows, each.length) for batches in plan for each in batches}
+    per_token = update / tokens[median]
+    epoch = (per_token * sum(tokens) + speaking) * scale
+    # The validation rows are read once an epoch, and once a view at the end.
+    each_reading = _time_reading(job, experiment, len(val_rows))
+    readings = training.epochs + (config.text.views if config.text.views > 1 else 1)
+    member = preparing * scale + tracing * len(shapes) + epoch * training.epochs
+    member += each_reading * readings
+    baselines = _time_baselines(job, len(train_rows) + len(val_rows)) * len(job.splits)
+    figure, _ = _timed(lambda: plots.score_bars({"a": 0.5, "b": 0.7}, job.competition.metric))
+    left = len(names) * member + baselines + FIGURES * figure
+    updates = -(-len(train_rows) // training.batch_size)
+    return Estimate(
+        time.monotonic() - STARTED + left,
+        len(names),
+        training.epochs,
+        updates,
+        per_token * sum(tokens) / len(plan),
+    )
+
+
+def _time_updates(experiment: Experiment, median: int) -> tuple[float, float]:
+    """Seconds of the update at `median`, and of tracing the first one of a shape.
+
+    The first step compiles kernels, which those after it find in the process's memory.
+    """
     update = next(experiment.batches(0, start=median))
+    first = 0.0
+    for _ in range(2):
+        step = experiment.step()
+        with closing(step), sharing_cores(step.threads):
+            first, _ = _timed(lambda step=step: step(update, 0.0))
+    again = []
     step = experiment.step()
     with closing(step), sharing_cores(step.threads):
-        first = _timed(step, update)
-        second = sum(_timed(step, update) for _ in range(TIMED)) / TIMED
-    shapes = {(each.rows, each.length) for batches in plan for each in batches}
-    per_token = second / tokens[median]
-    epoch_seconds = per_token * sum(tokens) + speaking
-    # The validation rows are read once an epoch, and once a view at the end.
-    readings = training.epochs + experiment.config.text.views
-    share = PREDICTION_SHARE * validation_rows / len(experiment.encoded)
-    compiling = min(max(first - second, 0.0), 3.0) * len(shapes)
-    passes = epoch_seconds * (training.epochs + share * readings)
-    whole = members * (preparing + passes + compiling)
-    return Estimate(whole, members, training.epochs, len(plan), sum(tokens) / len(plan) * per_token)
+        step(update, 0.0)
+        while len(again) < TIMED or (sum(again) < TIMED_SECONDS and len(again) < 5 * TIMED):
+            again.append(_timed(lambda: step(update, 0.0))[0])
+    mean = sum(again) / len(again)
+    return mean, max(first - mean, 0.0)
+
+
+def _time_reading(job: Job, experiment: Experiment, rows: int) -> float:
+    """Seconds to predict `rows` rows, one view: what a call and a row take."""
+    found = job.splits[0][1]
+
+    def predict(count: int) -> float:
+        table = take(job.table, _some(found, count))
+        return _timed(
+            lambda: predict_member(experiment.member, job.competition, table, job.config, views=1)
+        )[0]
+
+    few, many = (min(count, rows) for count in PREDICTED_ROWS)
+    predict(few)
+    return _line(few, predict(few), many, predict(many) if many > few else 0.0, rows)
+
+
+def _time_baselines(job: Job, rows: int) -> float:
+    """Seconds of the baselines on one split of `rows` rows."""
+
+    def fit(count: int) -> float:
+        some = _some(np.concatenate(job.splits[0]), count)
+        split = (np.arange(len(some) * 4 // 5), np.arange(len(some) * 4 // 5, len(some)))
+        return _timed(
+            lambda: baseline_predictions(
+                job.competition, take(job.table, some), job.encoded[some], [split], 0
+            )
+        )[0]
+
+    few, many = (min(count, rows) for count in BASELINE_ROWS)
+    return _line(few, fit(few), many, fit(many) if many > few else 0.0, rows)
+
+
+def _line(few: int, short: float, many: int, long: float, rows: int) -> float:
+    """Where the line through two timings, or through 0 and the only one, is at `rows`."""
+    if many <= few:
+        return short * rows / few
+    slope = max(long - short, 0.0) / (many - few)
+    return long + slope * (rows - many)
+
+
+def _some(rows: np.ndarray, count: int) -> np.ndarray:
+    if len(rows) <= count:
+        return rows
+    return np.random.default_rng(0).choice(rows, count, replace=False)
 
 
 def duration(seconds: float) -> str:
@@ -73,7 +161,7 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds % 60} s"
 
 
-def _timed(step, update) -> float:
+def _timed(run: Callable[[], T]) -> tuple[float, T]:
     start = time.perf_counter()
-    step(update, 0.0)
-    return time.perf_counter() - start
+    result = run()
+    return time.perf_counter() - start, result

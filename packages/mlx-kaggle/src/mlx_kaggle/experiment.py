@@ -21,6 +21,7 @@ from mlx_heads import (
 from mlx_kaggle.batches import Rows, pad_batch, prediction_batches, training_updates
 from mlx_kaggle.competition import Competition
 from mlx_kaggle.config import RunConfig
+from mlx_kaggle.errors import RunError
 from mlx_kaggle.linear import fit_linear
 from mlx_kaggle.machine import sharing_cores, step_threads
 from mlx_kaggle.model import (
@@ -39,6 +40,7 @@ from mlx_trainer import (
     Checkpoints,
     Evaluation,
     FitResult,
+    TrainingError,
     TrainStep,
     fit,
     stop_requested,
@@ -151,19 +153,28 @@ class Experiment:
         mx.random.seed(self.seed)
         step = self.step()
         with closing(step), sharing_cores(step.threads), stop_requested() as stopping:
-            return fit(
-                step,
-                self.batches,
-                self.updates_per_epoch(),
-                epochs=training.epochs,
-                learning_rate=training.learning_rate,
-                schedule=warmup_cosine(training.warmup),
-                evaluation=self._evaluation(validation) if validation else None,
-                checkpoints=Checkpoints(folder, seconds=training.checkpoint_seconds),
-                resume=resume,
-                report=report,
-                stopping=stopping,
-            )
+            try:
+                return fit(
+                    step,
+                    self.batches,
+                    self.updates_per_epoch(),
+                    epochs=training.epochs,
+                    learning_rate=training.learning_rate,
+                    schedule=warmup_cosine(training.warmup),
+                    evaluation=self._evaluation(validation) if validation else None,
+                    checkpoints=Checkpoints(folder, seconds=training.checkpoint_seconds),
+                    resume=resume,
+                    report=report,
+                    stopping=stopping,
+                )
+            except TrainingError as error:
+                epoch = (step.updates - 1) // self.updates_per_epoch() + 1
+                raise RunError(
+                    f"{folder.parent.name}, epoch {epoch}, {str(error).partition(';')[0]}: the "
+                    f"training diverged; train again with a lower rate: --overwrite --set "
+                    f"training.learning_rate={training.learning_rate / 10:.2g} (it was "
+                    f"{training.learning_rate:.2g})"
+                ) from error
 
     def _evaluation(self, validation: Table) -> Evaluation:
         competition = self.competition

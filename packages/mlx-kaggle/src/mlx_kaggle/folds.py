@@ -1,5 +1,8 @@
 """Which rows train and which validate."""
 
+import warnings
+from collections.abc import Sequence
+
 import numpy as np
 from sklearn.model_selection import KFold, StratifiedKFold, StratifiedShuffleSplit
 
@@ -13,22 +16,51 @@ def split_rows(
 ) -> list[Split]:
     """`folds` splits of (train rows, validation rows), or one hold-out split when `folds` is 0.
 
-    Classes keep their shares in every fold; regression targets keep their quantiles.
+    Classes keep their shares in every fold; regression targets keep their quantiles. The only row
+    of a class trains in every split and validates in none.
     """
-    rows = len(targets)
-    strata = _quantile_bins(targets) if task == "regression" else targets
-    rarest = int(np.bincount(strata).min()) if len(strata) else 0
+    strata = _quantile_bins(targets) if task == "regression" else np.unique(targets, False, True)[1]
+    counts = np.bincount(strata)
+    lonely = np.flatnonzero(counts[strata] == 1)
+    shared = np.flatnonzero(counts[strata] > 1)
     if folds == 1:
         raise DataError("--folds 1 leaves nothing to train on; give 2 or more, or none to hold out")
-    if folds > rows:
-        raise DataError(f"--folds {folds}, but the training file has {rows} rows")
+    if max(folds, 2) > len(shared):
+        alone = f", {len(lonely)} of them the only one of their class" if len(lonely) else ""
+        raise DataError(
+            f"--folds {folds or 'none'}, but the training file has {len(targets)} rows{alone}"
+        )
+    splits = _split(strata[shared], folds, fraction, seed)
+    return [(np.append(shared[rows], lonely), shared[held]) for rows, held in splits]
+
+
+def rare_classes(targets: np.ndarray, classes: Sequence[str], folds: int) -> list[str]:
+    """Notes on the classes that some split does not validate."""
+    notes, counts = [], np.bincount(targets, minlength=len(classes))
+    for name, count in zip(classes, counts, strict=True):
+        if count == 1:
+            notes.append(f"class {name!r} has 1 row: it is trained on and never validated")
+        elif count < folds:
+            notes.append(f"class {name!r} has {count} rows, fewer than {folds} folds: some folds "
+                         f"do not validate it")  # fmt: skip
+    shown = 8
+    more = [f"... and {len(notes) - shown} more classes with so few rows"] if notes[shown:] else []
+    return [*notes[:shown], *more]
+
+
+def _split(strata: np.ndarray, folds: int, fraction: float, seed: int) -> list[Split]:
+    counts = np.bincount(strata)
+    counts = counts[counts > 0]
     if folds == 0:
-        whole = max(int(rows * fraction), len(np.unique(strata)))
+        whole = min(max(int(len(strata) * fraction), len(counts)), len(strata) - len(counts))
         splitter = StratifiedShuffleSplit(1, test_size=whole, random_state=seed)
         return list(splitter.split(strata, strata))
-    if rarest < folds:
+    if counts.max() < folds:
         return list(KFold(folds, shuffle=True, random_state=seed).split(strata))
-    return list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(strata, strata))
+    with warnings.catch_warnings():  # of classes with fewer rows than folds: told in our words
+        warnings.simplefilter("ignore", UserWarning)
+        splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
+        return list(splitter.split(strata, strata))
 
 
 def _quantile_bins(values: np.ndarray) -> np.ndarray:

@@ -10,13 +10,13 @@ from mlx_kaggle.competition import (
     Competition,
     find_beside_train,
     read_tables,
-    row_count,
     understand,
 )
 from mlx_kaggle.config import RunConfig
 from mlx_kaggle.errors import DataError
-from mlx_kaggle.folds import Split, split_rows
+from mlx_kaggle.folds import Split, rare_classes, split_rows
 from mlx_kaggle.targets import Target, side_metrics
+from mlx_kaggle.task import with_target
 from mlx_tabtext import Table
 
 
@@ -30,6 +30,8 @@ class Job:
     encoded: np.ndarray
     splits: list[Split]
     notes: list[str]
+    rows: np.ndarray
+    """The position of each row in its file: rows without a target are left out of the table."""
 
     @property
     def scored_rows(self) -> np.ndarray:
@@ -73,22 +75,28 @@ def prepare_job(config: RunConfig) -> Job:
         notes += filter(
             None, [check_overlap(train_rows, others, str(path), data.train, data.allow_leak)]
         )
-    target = Target(competition, data.train)
-    encoded = target.encode(tables.train[data.target])
+    train, rows, _ = with_target(tables.train, data.target, data.train)
+    encoded = Target(competition, data.train).encode(train[data.target], rows)
     if tables.val is None:
         splits = split_rows(
             encoded, competition.task, config.folds, config.val_fraction, config.seed
         )
-        return Job(config, competition, tables.train, encoded, splits, notes)
+        if competition.classes:
+            notes += rare_classes(encoded, competition.classes, config.folds)
+        return Job(config, competition, train, encoded, splits, notes, rows)
     if config.folds:
         raise DataError("give --val or --folds, not both: folds validate on the training rows")
     if data.target not in tables.val:
         raise DataError(f"{data.val}: no target column {data.target!r}; validation needs answers")
-    val_encoded = Target(competition, str(data.val)).encode(tables.val[data.target])
-    table = {name: [*cells, *tables.val[name]] for name, cells in tables.train.items()}
-    count = row_count(tables.train)
-    split = (np.arange(count), np.arange(count, count + len(val_encoded)))
-    return Job(config, competition, table, np.concatenate([encoded, val_encoded]), [split], notes)
+    val, val_rows, left_out = with_target(tables.val, data.target, str(data.val))
+    notes += left_out
+    val_encoded = Target(competition, str(data.val)).encode(val[data.target], val_rows)
+    # Columns that no model reads may be missing from it.
+    nothing = [None] * len(val_rows)
+    table = {name: [*cells, *val.get(name, nothing)] for name, cells in train.items()}
+    split = (np.arange(len(rows)), np.arange(len(rows), len(rows) + len(val_rows)))
+    encoded, rows = np.append(encoded, val_encoded), np.append(rows, val_rows)
+    return Job(config, competition, table, encoded, [split], notes, rows)
 
 
 def members(config: RunConfig) -> list[tuple[str, int, int]]:

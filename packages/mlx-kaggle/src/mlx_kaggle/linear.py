@@ -53,8 +53,9 @@ def fit_linear(
     """Fit on `train`; also return the outputs for its rows, each by a model that has not seen it.
 
     A network trained beside the fitted model itself would find the training rows explained better
-    than any new row will be. `targets` are class numbers or standardized values (N,). Both results
-    are `None` when the rows hold none of what is asked for.
+    than any new row will be; the outputs for the only row of a class are 0, they say nothing.
+    `targets` are class numbers or standardized values (N,). Both results are `None` when the rows
+    hold none of what is asked for.
     """
     features = HeadFeatures.fit(competition.schema, train) if numeric_features else None
     features = features if features and features.count else None
@@ -66,13 +67,21 @@ def fit_linear(
     targets = targets if regression else targets.astype(np.int64)
     classes = 0 if regression else len(competition.classes)
     matrix = _matrix(features, vocabulary, train)
-    folds = min(FOLDS if len(targets) < MANY_ROWS else FOLDS_OF_MANY, len(targets))
-    splits = split_rows(targets, competition.task, folds, 0.0, seed)
+    splits = _splits(competition, targets, seed)
     alphas = RIDGE_ALPHAS if regression else (LOGISTIC_ALPHA,)
     tried = [_held_out(matrix, targets, classes, alpha, splits) for alpha in alphas]
     best = int(np.argmin([np.square(each - targets).mean() for each in tried])) if regression else 0
     weight, bias = _solve(matrix, targets, classes, alphas[best])
     return LinearModel(features, vocabulary, weight, bias), tried[best]
+
+
+def _splits(competition: Competition, targets: np.ndarray, seed: int) -> list[Split]:
+    several = len(targets)
+    if competition.task != "regression":
+        counts = np.bincount(targets)
+        several = int(counts[counts > 1].sum())
+    folds = min(FOLDS if len(targets) < MANY_ROWS else FOLDS_OF_MANY, several)
+    return split_rows(targets, competition.task, folds, 0.0, seed) if folds > 1 else []
 
 
 def _matrix(features: HeadFeatures | None, words: WordFeatures | None, table: Table) -> csr_array:

@@ -1,16 +1,54 @@
-"""The report's figures as inline SVG."""
+"""The report's figures as inline SVG.
+
+Names of classes and models are the user's: they are drawn as they are spelled, never read as
+mathematics, and a figure that cannot be drawn becomes a line that says so.
+"""
 
 import io
-from collections.abc import Sequence
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from functools import wraps
+from html import escape
+from typing import Any, ParamSpec
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
+P = ParamSpec("P")
+# Texts stay texts: the browser has the letters that matplotlib's font lacks.
+STYLE: Any = {"text.parse_math": False, "text.usetex": False, "svg.fonttype": "none"}
+LONGEST_LABEL = 32
 INK, BLUE, ORANGE, GREY = "#24292f", "#2f6fb0", "#d9822b", "#c9ced6"
 MAX_CLASSES_SHOWN = 20
 
 
-def training_curves(histories: dict[str, list[dict]], metric: str) -> str:
+_log = logging.getLogger(__name__)
+
+
+def _figure_of(draw: Callable[P, Figure]) -> Callable[P, str]:
+    """Make `draw` return SVG, or a paragraph with the reason where drawing fails."""
+
+    @wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> str:
+        try:
+            with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Glyph .* missing from")
+                return _svg(draw(*args, **kwargs))
+        except Exception as error:  # whatever it is, it comes after hours of training
+            name = draw.__name__.replace("_", " ")  # type: ignore[attr-defined]
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            line = f"the figure {name!r} could not be drawn ({reason})"
+            _log.warning("%s", line)
+            return f'<p class="quiet">{escape(line)}</p>'
+
+    return drawn
+
+
+@_figure_of
+def training_curves(histories: dict[str, list[dict]], metric: str) -> Figure:
     """Training loss by epoch, and the validation metric by epoch, one line a model."""
     figure, (left, right) = _figure(2, 3.0)
     for name, history in histories.items():
@@ -21,29 +59,31 @@ def training_curves(histories: dict[str, list[dict]], metric: str) -> str:
     right.set(title=f"validation {metric}", xlabel="epoch")
     if 1 < len(histories) <= 6:
         right.legend(frameon=False, fontsize=8)
-    return _svg(figure)
+    return figure
 
 
-def confusion(matrix: np.ndarray, classes: Sequence[str]) -> str:
+@_figure_of
+def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
     """Counts of true class (rows) by predicted class (columns), shaded by share of the row."""
-    classes = list(classes)[:MAX_CLASSES_SHOWN]
-    matrix = np.asarray(matrix)[: len(classes), : len(classes)]
-    side = 1.6 + 0.55 * len(classes)
+    names = [_label(name) for name in classes[:MAX_CLASSES_SHOWN]]
+    matrix = np.asarray(matrix)[: len(names), : len(names)]
+    side = 1.6 + 0.55 * len(names)
     figure = Figure(figsize=(side + 1.0, side), layout="constrained")
     axes = figure.subplots()
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    for row in range(len(classes)):
-        for column in range(len(classes)):
+    for row in range(len(names)):
+        for column in range(len(names)):
             ink = "white" if share[row, column] > 0.55 else INK
             axes.text(column, row, str(matrix[row, column]), ha="center", va="center", color=ink)
-    axes.set_xticks(range(len(classes)), classes, rotation=30, ha="right")
-    axes.set_yticks(range(len(classes)), classes)
+    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="predicted", ylabel="true")
-    return _svg(figure)
+    return figure
 
 
-def residuals(truth: np.ndarray, prediction: np.ndarray, log: bool) -> str:
+@_figure_of
+def residuals(truth: np.ndarray, prediction: np.ndarray, log: bool) -> Figure:
     """Predicted against true values, and the distribution of the errors."""
     figure, (left, right) = _figure(2, 3.6)
     low, high = float(min(truth.min(), prediction.min())), float(max(truth.max(), prediction.max()))
@@ -52,16 +92,22 @@ def residuals(truth: np.ndarray, prediction: np.ndarray, log: bool) -> str:
     left.set(title="predicted against true", xlabel="true", ylabel="predicted")
     if log and low > 0:
         left.set(xscale="log", yscale="log")
+        subs = (1, 2, 5) if high < 100 * low else (1,)
+        for axis in (left.xaxis, left.yaxis):  # the usual labels of powers are mathematics
+            axis.set_major_locator(LogLocator(subs=subs))
+            axis.set_major_formatter(EngFormatter(sep=""))
+            axis.set_minor_formatter(NullFormatter())
         errors = np.log1p(prediction) - np.log1p(truth)
     else:
         errors = prediction - truth
     right.hist(errors, bins=40, color=BLUE)
     right.axvline(0, color=INK, lw=1)
     right.set(title="error of the logarithm" if log else "error", ylabel="rows")
-    return _svg(figure)
+    return figure
 
 
-def calibration(confidence: np.ndarray, accuracy: np.ndarray, count: np.ndarray) -> str:
+@_figure_of
+def calibration(confidence: np.ndarray, accuracy: np.ndarray, count: np.ndarray) -> Figure:
     """How often the model is right when it says it is sure: the diagonal is honest."""
     figure, (left, right) = _figure(2, 3.2)
     filled = count > 0
@@ -72,10 +118,11 @@ def calibration(confidence: np.ndarray, accuracy: np.ndarray, count: np.ndarray)
     )
     right.bar(np.linspace(0, 1, len(count), endpoint=False), count, 0.9 / len(count), align="edge")
     right.set(title="rows by confidence", xlabel="confidence", ylabel="rows")
-    return _svg(figure)
+    return figure
 
 
-def score_bars(scores: dict[str, float], metric: str) -> str:
+@_figure_of
+def score_bars(scores: dict[str, float], metric: str) -> Figure:
     """Our score beside the baselines."""
     figure = Figure(figsize=(7.2, 0.6 + 0.42 * len(scores)), layout="constrained")
     axes = figure.subplots()
@@ -86,7 +133,7 @@ def score_bars(scores: dict[str, float], metric: str) -> str:
     axes.margins(x=0.15)
     axes.set(xlabel=metric)
     _plain(axes)
-    return _svg(figure)
+    return figure
 
 
 def _figure(columns: int, height: float):
@@ -103,8 +150,17 @@ def _plain(axes) -> None:
     axes.title.set_fontsize(10)
 
 
+def _label(name: object) -> str:
+    """One line of printable characters, short enough to leave room for the figure."""
+    words = " ".join("".join(c if c.isprintable() else " " for c in str(name)).split())
+    if len(words) > LONGEST_LABEL:
+        words = f"{words[: LONGEST_LABEL // 2]}…{words[1 - LONGEST_LABEL // 2 :]}"
+    return words or "(blank)"
+
+
 def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
+    options: dict = {"metadata": {"Date": None}, "transparent": True, "bbox_inches": "tight"}
+    figure.savefig(buffer, format="svg", **options)
     text = buffer.getvalue()
     return text[text.index("<svg") :]

@@ -10,10 +10,10 @@ import numpy as np
 from mlx_heads import calibration_curve, confusion_matrix, expected_calibration_error
 from mlx_kaggle import plots
 from mlx_kaggle._atomic import write_atomic
-from mlx_kaggle.competition import take
 from mlx_kaggle.display import LONGEST_NAME, count_kinds, shorten
 from mlx_kaggle.estimate import duration
 from mlx_kaggle.job import Results
+from mlx_kaggle.task import take
 from mlx_tabtext import TableText, TextConfig
 
 WRONG_ROWS = 12
@@ -63,7 +63,8 @@ def write_report(path: Path, results: Results, config: str) -> None:
     source = resources.files("mlx_kaggle").joinpath("report.html.jinja").read_text("utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     html = environment.from_string(source).render(page)
-    write_atomic(path, lambda temporary: temporary.write_text(html, "utf-8"))
+    # A file name may hold bytes that are no text.
+    write_atomic(path, lambda temporary: temporary.write_text(html, "utf-8", "backslashreplace"))
 
 
 def wrong_rows(results: Results, text: TableText) -> list[dict[str, Any]]:
@@ -82,7 +83,7 @@ def wrong_rows(results: Results, text: TableText) -> list[dict[str, Any]]:
     texts = text.transform(take(job.table, rows))
     return [
         {
-            "row": int(row) + 2,
+            "row": int(job.rows[row]) + 2,
             "truth": job.table[competition.target][row],
             "prediction": _said(results, int(place)),
             "text": shorten(words, LONGEST_TEXT),

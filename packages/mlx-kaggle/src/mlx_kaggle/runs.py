@@ -19,16 +19,25 @@ from mlx_kaggle.checks import (
 )
 from mlx_kaggle.competition import Competition, find_beside_train, row_count
 from mlx_kaggle.config import RunConfig
-from mlx_kaggle.crossval import estimate_run, run_job
+from mlx_kaggle.crossval import run_job
 from mlx_kaggle.display import Display
 from mlx_kaggle.errors import DataError, RunError
+from mlx_kaggle.estimate import estimate_run
 from mlx_kaggle.experiment import predict_member
 from mlx_kaggle.job import Results, members, prepare_job
 from mlx_kaggle.machine import prepare_machine
 from mlx_kaggle.model import MEMBER_FILES, Member
-from mlx_kaggle.submission import check_submission, submission_columns, write_submission
+from mlx_kaggle.submission import (
+    asked_of,
+    check_submission,
+    known_format,
+    submission_columns,
+    write_submission,
+)
+from mlx_kaggle.submission_format import Format, place_rows, probability_format, read_format
 from mlx_kaggle.targets import Target, side_metrics
-from mlx_tabtext import Table, read_csv, read_table
+from mlx_kaggle.task import with_target
+from mlx_tabtext import Table, read_table
 from mlx_trainer import (
     CHECKPOINT_FILES,
     Progress,
@@ -125,25 +134,27 @@ def predict_run(
     if competition.target in table:
         notes.append(f"{test}: holds the target {competition.target!r}; it is not used to predict")
     notes += _leak(folder, competition, config, table, test, allow_leak)
-    ids = _ids(competition, table, test)
-    prediction = _predict(folder, competition, config, table, test)
-    columns = submission_columns(competition, ids, prediction, probabilities)
-    write_submission(output, columns)
-    lines = [*notes, f"wrote {output}: {row_count(table)} rows, columns {', '.join(columns)}"]
-    sample = sample_submission or _known_sample(config)
-    if sample:
-        lines.append(
-            "checked: "
-            + check_submission(
-                read_csv(output),
-                read_table(sample, separator=config.data.separator),
-                str(output),
-                sample,
-            )
-        )
+    file, sample = sample_submission, None
+    check = "not checked: no sample submission known; give --sample-submission FILE"
+    if file is None and competition.submission_columns:
+        file = _known_sample(config)
+    if file is None:
+        form = known_format(competition, probabilities)
+        ids, rows = _ids(form, table, test), np.arange(row_count(table))
     else:
-        lines.append("not checked: no sample submission known; give --sample-submission FILE")
-    return lines
+        sample, asked = read_table(file, separator=config.data.separator), asked_of(competition)
+        form = read_format(sample, file, asked, table)
+        if probabilities and probability_format(form, asked).columns != form.columns:
+            raise DataError(f"{file}: has one column of labels; leave out --probabilities")
+        form = probability_format(form, asked) if probabilities else form
+        ids, rows, more = place_rows(form, sample, file, table, test)
+        notes += more
+    prediction = _predict(folder, competition, config, table, test)
+    columns = submission_columns(competition, ids, prediction[rows], probabilities, form)
+    if file and sample:
+        check = "checked: " + check_submission(columns, sample, str(output), file, form.ids)
+    write_submission(output, columns)
+    return [*notes, f"wrote {output}: {len(rows)} rows, columns {', '.join(columns)}", check]
 
 
 def evaluate_run(
@@ -157,8 +168,10 @@ def evaluate_run(
     if competition.target not in table:
         raise DataError(f"{data}: no target column {competition.target!r} to compare with")
     notes += _leak(folder, competition, config, table, data, allow_leak)
+    table, rows, left_out = with_target(table, competition.target, data)
+    notes += left_out
     target = Target(competition, data)
-    truth = target.encode(table[competition.target])
+    truth = target.encode(table[competition.target], rows)
     prediction = _predict(folder, competition, config, table, data)
     names = [competition.metric, *side_metrics(competition)]
     return {name: target.score(truth, prediction, name) for name in names}, notes
@@ -216,15 +229,13 @@ def _leak(
     return [note] if note else []
 
 
-def _ids(competition: Competition, table: Table, file: str) -> list[Any]:
-    name = competition.submission_columns[0] if competition.submission_columns else None
-    name = name or competition.id_column
-    if name is None:
-        return []
-    if name not in table:
-        raise DataError(f"{file}: no id column {name!r}, which the submission needs")
-    check_ids(table[name], file, name)
-    return table[name]
+def _ids(form: Format, table: Table, file: str) -> dict[str, list[Any]]:
+    for name in form.ids:
+        if name not in table:
+            raise DataError(f"{file}: no id column {name!r}, which the submission needs")
+    if len(form.ids) == 1:
+        check_ids(table[form.ids[0]], file, form.ids[0])
+    return {name: table[name] for name in form.ids}
 
 
 def _known_sample(config: RunConfig) -> str | None:

@@ -1,49 +1,76 @@
 """Write a submission and check it against the competition's sample."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mlx_heads import get_metric
 from mlx_kaggle._atomic import write_atomic
 from mlx_kaggle.competition import Competition, row_count
 from mlx_kaggle.errors import DataError
+from mlx_kaggle.submission_format import (
+    Asked,
+    Format,
+    default_format,
+    probability_format,
+    read_format,
+)
 from mlx_kaggle.targets import Target
 from mlx_tabtext import Table, is_missing
 
 
+def known_format(competition: Competition, probabilities: bool = False) -> Format:
+    """The format of the sample the run knows, or the usual one."""
+    asked = asked_of(competition)
+    form = competition.submission
+    if form is None and competition.submission_columns:  # a run of an earlier version
+        sample: Table = {name: [] for name in competition.submission_columns}
+        form = read_format(sample, "the sample submission", asked, None)
+    form = form or default_format(asked)
+    return probability_format(form, asked) if probabilities else form
+
+
+def asked_of(competition: Competition) -> Asked:
+    """What is predicted, as far as the format of a submission depends on it."""
+    return Asked(
+        competition.target,
+        competition.task,
+        competition.metric,
+        competition.classes,
+        competition.id_column,
+    )
+
+
 def submission_columns(
-    competition: Competition, ids: Sequence[Any], prediction: np.ndarray, probabilities: bool
+    competition: Competition,
+    ids: Sequence[Any] | Mapping[str, Sequence[Any]],
+    prediction: np.ndarray,
+    probabilities: bool,
+    form: Format | None = None,
 ) -> dict[str, list[Any]]:
-    """Columns of the submission, in the sample's order and names when the run knows a sample.
+    """Columns of the submission: those of the sample where the run knows one.
 
-    Classes are spelled as in training; probabilities are given when asked for, or when the metric
-    needs them: the positive class of a binary task, one column a class otherwise.
+    `ids` are the cells of the id column, or of each where there are several. `prediction` has their
+    rows. Without a sample, classes are spelled as in training, and probabilities are given when
+    asked for or needed by the metric: the positive class of a binary task, else one column a class.
     """
-    id_name, names = _names(competition)
-    columns: dict[str, list[Any]] = {id_name: list(ids)} if id_name else {}
-    classes = competition.classes
-    wants = probabilities or get_metric(competition.metric).needs == "probability"
-    if competition.task == "regression":
+    form = form or known_format(competition, probabilities)
+    given = ids if isinstance(ids, Mapping) else dict.fromkeys(form.ids[:1], ids)
+    names, classes = form.predictions, competition.classes
+    columns: dict[str, list[Any]] = {name: list(cells) for name, cells in given.items()}
+    if form.content == "value":
         columns[names[0]] = [float(value) for value in prediction]
-    elif set(names) == set(classes) or (wants and competition.task == "multiclass"):
-        for label in names if set(names) == set(classes) else classes:
-            columns[label] = [float(value) for value in prediction[:, classes.index(label)]]
-    elif wants:
+    elif form.content == "probability":
         columns[names[0]] = [float(value) for value in prediction[:, 1]]
+    elif form.content == "classes":
+        for name, label in zip(names, form.classes, strict=True):
+            columns[name] = [float(value) for value in prediction[:, classes.index(label)]]
     else:
-        columns[names[0]] = Target(competition).labels(prediction)
-    return columns
-
-
-def _names(competition: Competition) -> tuple[str | None, list[str]]:
-    sample = list(competition.submission_columns)
-    if sample:
-        return sample[0], sample[1:]
-    return competition.id_column, [competition.target]
+        labels = Target(competition).labels(prediction)
+        columns[names[0]] = [form.spelling.get(label, label) for label in labels]
+    return {name: columns[name] for name in form.columns}
 
 
 def write_submission(path: Path, columns: dict[str, list[Any]]) -> None:
@@ -59,7 +86,9 @@ def write_submission(path: Path, columns: dict[str, list[Any]]) -> None:
     write_atomic(path, write)
 
 
-def check_submission(submission: Table, sample: Table, file: str, sample_file: str) -> str:
+def check_submission(
+    submission: Table, sample: Table, file: str, sample_file: str, ids: Sequence[str] | None = None
+) -> str:
     """Compare columns, row count, ids and cells; return one line saying what was checked.
 
     Raises `DataError` naming the first difference. Rows may stand in another order.
@@ -72,12 +101,15 @@ def check_submission(submission: Table, sample: Table, file: str, sample_file: s
         raise DataError(
             f"{file}: {row_count(submission)} rows; {sample_file} has {row_count(sample)}"
         )
-    id_name, *targets = list(sample)
-    wanted = {str(value) for value in sample[id_name]}
-    wrong = [value for value in submission[id_name] if str(value) not in wanted]
-    if wrong:
-        raise DataError(f"{file}: id {wrong[0]!r} is not in {sample_file} ({len(wrong)} such ids)")
-    for name in targets:
+    ids = list(sample)[:1] if ids is None else ids
+    for id_name in ids:
+        wanted = {str(value) for value in sample[id_name]}
+        wrong = [value for value in submission[id_name] if str(value) not in wanted]
+        if wrong:
+            raise DataError(
+                f"{file}: id {wrong[0]!r} is not in {sample_file} ({len(wrong)} such ids)"
+            )
+    for name in [name for name in sample if name not in ids]:
         numbers = all(_is_number(cell) for cell in sample[name])
         for row, cell in enumerate(submission[name]):
             if is_missing(cell) or (numbers and not _is_number(cell)):

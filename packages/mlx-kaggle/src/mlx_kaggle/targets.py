@@ -9,7 +9,10 @@ import numpy as np
 from mlx_heads import TargetScaler, get_metric
 from mlx_kaggle.competition import Competition
 from mlx_kaggle.errors import DataError
+from mlx_kaggle.task import plain_spelling
 from mlx_tabtext import parse_number
+
+Rows = Sequence[int] | np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -19,30 +22,41 @@ class Target:
     competition: Competition
     source: str = "the table"
 
-    def encode(self, cells: Sequence[Any]) -> np.ndarray:
-        """Class indices (int64), or values (float64)."""
-        name = self.competition.target
-        if self.competition.task == "regression":
-            return np.array([self._value(row, cell) for row, cell in enumerate(cells)], np.float64)
-        index = {label: number for number, label in enumerate(self.competition.classes)}
-        labels = [str(cell).strip() for cell in cells]
-        unseen = sorted(set(labels) - set(index))
-        if unseen:
-            row = labels.index(unseen[0]) + 2
-            raise DataError(
-                f"{self.source}, row {row}: class {unseen[0]!r} of {name!r} does not occur in the "
-                f"training data ({', '.join(self.competition.classes[:8])})"
-            )
-        return np.array([index[label] for label in labels], np.int64)
+    def encode(self, cells: Sequence[Any], rows: Rows = None) -> np.ndarray:
+        """Class indices (int64), or values (float64).
 
-    def _value(self, row: int, cell: Any) -> float:
+        `rows` are the positions of the cells in their file, for messages, where some were left out.
+        """
+        if self.competition.task == "regression":
+            values = [self._value(cell, at, rows) for at, cell in enumerate(cells)]
+            return np.array(values, np.float64)
+        classes = self.competition.classes
+        index = {plain_spelling(label): number for number, label in enumerate(classes)}
+        index |= {label: number for number, label in enumerate(classes)}
+        codes = [self._code(cell, at, rows, index) for at, cell in enumerate(cells)]
+        return np.array(codes, np.int64)
+
+    def _code(self, cell: Any, at: int, rows: Rows, index: dict[str, int]) -> int:
+        label = str(cell).strip()
+        code = index.get(label, index.get(plain_spelling(label)))
+        if code is None:
+            raise DataError(
+                f"{self._place(at, rows)}: class {label!r} of {self.competition.target!r} does not "
+                f"occur in the training data ({', '.join(self.competition.classes[:8])})"
+            )
+        return code
+
+    def _value(self, cell: Any, at: int, rows: Rows) -> float:
         name = self.competition.target
         written = self.competition.schema[name].number_format
         value = parse_number(cell, written)
         if value is None:
             how = f" written as {written}, as in the training data" if written else ""
-            raise DataError(f"{self.source}, row {row + 2}: {name} is {cell!r}, not a number{how}")
+            raise DataError(f"{self._place(at, rows)}: {name} is {cell!r}, not a number{how}")
         return value
+
+    def _place(self, at: int, rows: Rows) -> str:
+        return f"{self.source}, row {(at if rows is None else rows[at]) + 2}"
 
     def fit_scaler(self, values: np.ndarray) -> TargetScaler:
         """Standardize a regression target, on its logarithm when the metric is one of logs."""

@@ -10,7 +10,6 @@
 
 import gzip
 import json
-import re
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -210,8 +209,6 @@ class JsonLines:
         if not isinstance(text, str):
             keys = ", ".join(map(str, document)) or "none"
             return BadRow(f"no text under {self._column!r}; its keys: {keys}")
-        if not text.isascii() and re.search("[\ud800-\udfff]", text):
-            return BadRow("its text has half of a surrogate pair, which is no character")
         return text
 
 

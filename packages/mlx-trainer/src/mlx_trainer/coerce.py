@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -35,20 +36,27 @@ def build(cls: type, values: Mapping, path: str):
     arguments = {}
     for name, field in fields.items():
         if name in values:
-            arguments[name] = coerce(hints[name], values[name], _join(path, name))
+            finite = not field.metadata.get("infinite")
+            arguments[name] = coerce(hints[name], values[name], _join(path, name), finite)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise Mismatch(_join(path, name), "required, but not given")
     try:
         return cls(**arguments)
     except ValueError as error:  # of the dataclass's own __post_init__
+        name, _, problem = str(error).partition(" ")
+        if name in fields:
+            raise Mismatch(_join(path, name), problem) from error
         raise Mismatch(path, str(error)) from error
 
 
-def coerce(kind: object, value: object, path: str):
-    """Return `value` as the annotation `kind` wants it; raises `Mismatch`."""
+def coerce(kind: object, value: object, path: str, finite: bool = True):
+    """Return `value` as the annotation `kind` wants it; raises `Mismatch`.
+
+    `finite` refuses an infinite number; NaN is refused always.
+    """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        return _union(arguments, value, path)
+        return _union(arguments, value, path, finite)
     if origin is typing.Literal:
         return _literal(arguments, value, path)
     if kind is str or kind is Path:
@@ -71,10 +79,10 @@ def coerce(kind: object, value: object, path: str):
         item = arguments[1] if arguments else object
         values = _expect(Mapping, value, path, "keys and values")
         return {str(key): coerce(item, each, _join(path, key)) for key, each in values.items()}
-    return _scalar(kind, value, path)
+    return _scalar(kind, value, path, finite)
 
 
-def _scalar(kind: object, value: object, path: str):
+def _scalar(kind: object, value: object, path: str, finite: bool):
     if kind is bool:
         return _expect(bool, value, path, "true or false")
     if kind is int:
@@ -84,8 +92,8 @@ def _scalar(kind: object, value: object, path: str):
     if kind is float:
         # YAML 1.1 reads 1e-4, without a dot, as text.
         if isinstance(value, int | float | str) and not isinstance(value, bool):
-            with contextlib.suppress(ValueError):
-                return float(value)
+            with contextlib.suppress(ValueError, OverflowError):
+                return _checked(float(value), path, finite)
         raise Mismatch(path, f"must be a number, got {_show(value)}")
     if kind is type(None) or kind is None:
         if value is not None:
@@ -96,13 +104,19 @@ def _scalar(kind: object, value: object, path: str):
     raise TypeError(f"{path}: a configuration field cannot have the type {kind}")
 
 
-def _union(kinds: tuple, value: object, path: str):
+def _checked(number: float, path: str, finite: bool) -> float:
+    if math.isnan(number) or (finite and math.isinf(number)):
+        raise Mismatch(path, f"must be a {'finite ' if finite else ''}number, got {number}")
+    return number
+
+
+def _union(kinds: tuple, value: object, path: str, finite: bool):
     # null first, so that an override null of `str | None` is not the text "null".
     kinds = tuple(sorted(kinds, key=lambda kind: kind is not type(None)))
     problems = []
     for kind in kinds:
         try:
-            return coerce(kind, value, path)
+            return coerce(kind, value, path, finite)
         except Mismatch as mismatch:
             if mismatch.path != path:  # a nested key: the kind was right
                 raise

@@ -28,8 +28,10 @@ def load_config(
 
     Later sources win key by key; nested mappings are merged. An override is `dotted.key=value`, its
     value read as YAML unless the field is text. Fields may be bool, int, float, str, Path, Literal,
-    unions, tuples, lists, `dict[str, X]` and dataclasses. Every problem is a `ConfigError` that
-    names the dotted key and where its value came from, a file with its line.
+    unions, tuples, lists, `dict[str, X]` and dataclasses. Numbers are finite, but for a field with
+    the metadata `{"infinite": True}`. Every problem is a `ConfigError` that names the dotted key
+    and where its value came from, a file with its line; so is a `ValueError` of a `__post_init__`
+    whose message begins with the field's name.
     """
     values: dict[str, object] = {}
     origins: dict[str, str] = {}

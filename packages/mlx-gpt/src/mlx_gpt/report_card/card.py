@@ -22,6 +22,7 @@ Keys of `report.json`; what was not measured is null, or its key is missing:
 """
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +32,7 @@ from mlx_gpt._atomic import write_atomic
 from mlx_gpt.report_card import curves, numbers
 from mlx_gpt.report_card.markdown import page
 from mlx_gpt.report_card.runs import STAGES, Json, Run, read_runs
+from mlx_gpt.report_card.words import plain
 from mlx_gpt.tokenizer import Tokenizer
 
 FORMAT = 1
@@ -38,6 +40,8 @@ LABELS = {"pretrain": "BASE", "sft": "SFT", "rl": "RL"}
 # Of the packages that a result may depend on.
 _PACKAGES = ("mlx", "mlx-cpu", "mlx-cuda-12", "mlx-cuda-13", "mlx-metal", "mlx-gpt",
              "mlx-fastcpu", "mlx-muon", "mlx-shards", "mlx-trainer")  # fmt: skip
+
+_log = logging.getLogger(__name__)
 
 
 def write_report_card(paths: Sequence[Path], output: Path, now: datetime | None = None) -> Json:
@@ -49,12 +53,24 @@ def write_report_card(paths: Sequence[Path], output: Path, now: datetime | None 
     report = make_report(runs, now or datetime.now(UTC))
     text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     output.mkdir(parents=True, exist_ok=True)
-    figure = curves.draw(runs)
-    if figure:
-        write_atomic(output / "curves.png", lambda path: curves.save(figure, path))
     _write(output / "report.json", text)
-    _write(output / "report.md", page(report, "curves.png" if figure else None))
+    _write(output / "report.md", page(report, _draw_curves(runs, output / "curves.png")))
     return report
+
+
+def _draw_curves(runs: Sequence[Run], path: Path) -> str | None:
+    """Return the line of the page for the curves: the figure, or why it is not there."""
+    try:
+        figure = curves.draw(runs)
+        if figure is None:
+            return None
+        write_atomic(path, lambda temporary: curves.save(figure, temporary))
+    except Exception as error:  # whatever it is, the numbers of the report are worth more
+        reason = plain(f"{type(error).__name__}: {error}")[:200]
+        line = f"the figure {path.name} could not be drawn ({reason})"
+        _log.warning("%s", line)
+        return line
+    return f"![curves]({path.name})"
 
 
 def make_report(runs: Sequence[Run], now: datetime) -> Json:

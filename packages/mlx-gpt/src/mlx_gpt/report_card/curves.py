@@ -1,8 +1,14 @@
-"""The curves of all runs as one figure."""
+"""The curves of all runs as one figure.
 
+A run is named by its folder, which is the user's: it is drawn as it is spelled, not as mathematics.
+"""
+
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
@@ -10,7 +16,9 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from mlx_gpt.report_card.runs import Run
 
 COLOURS = ("#2f6fb0", "#d9822b", "#3a8f5c", "#8b5fa8", "#b0413e", "#6b7280")
+_STYLE: Any = {"text.parse_math": False, "text.usetex": False}
 _WIDTH, _HEIGHT = 9.0, 2.9  # inches, the height of one row
+_LONGEST_NAME = 32
 
 Panel = Callable[[Axes, Sequence[Run]], None]
 
@@ -30,6 +38,18 @@ def draw(runs: Sequence[Run]) -> Figure | None:
         panels += [(_reward, reinforced)]
     if not panels:
         return None
+    with matplotlib.rc_context(_STYLE):
+        return _drawn(panels)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write the figure as PNG; equal figures give equal files."""
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # a box stands in its place
+        figure.savefig(path, dpi=150, metadata={"Software": None})
+
+
+def _drawn(panels: list[tuple[Panel, list[Run]]]) -> Figure:
     rows = -(-len(panels) // 2)
     columns = min(2, len(panels))
     figure = Figure(figsize=(_WIDTH * columns / 2, _HEIGHT * rows), layout="constrained")
@@ -42,18 +62,13 @@ def draw(runs: Sequence[Run]) -> Figure | None:
     return figure
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write the figure as PNG; equal figures give equal files."""
-    figure.savefig(path, dpi=150, metadata={"Software": None})
-
-
 def _loss(axes: Axes, runs: Sequence[Run]) -> None:
     alone = len(runs) == 1
     for run, colour in zip(runs, _colours(runs), strict=True):
         _line(axes, run, "update", "loss", colour=colour, alpha=0.3, lw=0.8,
               label="each step" if alone else None)  # fmt: skip
         _line(axes, run, "update", "smooth_loss", colour=colour, lw=1.5,
-              label="smoothed" if alone else run.name)  # fmt: skip
+              label="smoothed" if alone else _name(run))  # fmt: skip
     axes.set(title="pretraining: training loss", xlabel="tokens", ylabel="nats per token")
 
 
@@ -72,7 +87,7 @@ def _rate(axes: Axes, runs: Sequence[Run]) -> None:
 
 def _tuning(axes: Axes, runs: Sequence[Run]) -> None:
     for run, colour in zip(runs, _colours(runs), strict=True):
-        of = f"{run.name}, " if len(runs) > 1 else ""
+        of = f"{_name(run)}, " if len(runs) > 1 else ""
         _line(axes, run, "update", "smooth_loss", colour=colour, alpha=0.5, lw=1.2,
               label=f"{of}training, smoothed")  # fmt: skip
         _line(axes, run, "evaluate", "loss", colour=colour, marker="o", ms=3, lw=1.5,
@@ -82,7 +97,7 @@ def _tuning(axes: Axes, runs: Sequence[Run]) -> None:
 
 def _reward(axes: Axes, runs: Sequence[Run]) -> None:
     for run, colour in zip(runs, _colours(runs), strict=True):
-        of = f"{run.name}, " if len(runs) > 1 else ""
+        of = f"{_name(run)}, " if len(runs) > 1 else ""
         _line(axes, run, "update", "reward", colour=colour, alpha=0.5, lw=1.2,
               label=f"{of}training")  # fmt: skip
         _line(axes, run, "evaluate", "pass@1", colour=colour, marker="o", ms=3, lw=1.5,
@@ -102,6 +117,14 @@ def _line(
     ]
     if points:
         axes.plot(*zip(*points, strict=True), color=colour, label=label, **style)
+
+
+def _name(run: Run) -> str:
+    """One printable line; a space keeps a leading underscore from hiding it in the legend."""
+    name = " ".join("".join(c if c.isprintable() else " " for c in run.name).split())
+    if len(name) > _LONGEST_NAME:
+        name = f"{name[: _LONGEST_NAME // 2]}…{name[1 - _LONGEST_NAME // 2 :]}"
+    return f" {name}" if name.startswith("_") else name
 
 
 def _colours(runs: Sequence[Run]) -> list[str]:

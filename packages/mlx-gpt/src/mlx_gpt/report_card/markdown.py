@@ -16,7 +16,7 @@ _METRICS = {
 
 
 def page(report: Json, curves: str | None = None) -> str:
-    """Return a report of `make_report` as Markdown; `curves` is the figure's file beside it."""
+    """Return a report of `make_report` as Markdown; `curves` is the line for the figure."""
     runs = report["runs"]
     lines = ["# Report card", "", moment(report["date_utc"]), "", "## Summary", ""]
     lines += summary_table(report)
@@ -26,7 +26,7 @@ def page(report: Json, curves: str | None = None) -> str:
         lines += ["Validation of fine-tuning reads answers, that of pretraining text."]
     lines += _unfinished(runs)
     if curves:
-        lines += ["", f"![curves]({curves})"]
+        lines += ["", curves]
     lines += ["", "## Machine", *_machines(report["environments"], len(runs))]
     lines += ["", "## Tokenizer", *_tokenizers(report["tokenizers"], len(runs))]
     for stage, title in TITLES.items():
