@@ -94,3 +94,24 @@ def test_a_folder_that_is_no_run_is_neither_opened_nor_deleted(tmp_path):
             open_it()
         assert str(error.value) == f"{tmp_path} is not a run: it has no config.yaml"
     assert (tmp_path / "thesis.txt").read_text() == "dear"
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [(b"{bad", "not JSON: "), (b"[1]", "not a JSON object, but [1]")],
+)
+def test_a_damaged_line_of_the_metrics_is_named(tmp_path, line, problem):
+    run = RunFolder.create(tmp_path / "run", {})
+    (run.path / "metrics.jsonl").write_bytes(b'{"updates": 1}\n' + line + b"\n")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl:2: ") as error:
+        RunFolder.open(run.path)
+    assert str(error.value).startswith(f"{run.path / 'metrics.jsonl'}:2: {problem}")
+    (run.path / "metrics.jsonl").write_bytes(b"\xff\n")
+    with pytest.raises(ValueError, match="metrics.jsonl: not UTF-8 text: "):
+        RunFolder.open(run.path)
+
+
+def test_the_configuration_can_be_replaced(tmp_path):
+    run = RunFolder.create(tmp_path / "run", {"steps": 6})
+    run.replace_config({"steps": 12})
+    assert (run.path / "config.yaml").read_text() == "steps: 12\n"

@@ -7,6 +7,7 @@ mlx-lm read what is saved here, and the files of GPT-2, Llama 3 and other byte-l
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from mlx_gpt._atomic import write_atomic
 from mlx_gpt._suggest import did_you_mean
-from mlx_gpt.tokenizer_files import Vocabulary, read_layout, write_layout
+from mlx_gpt.tokenizer_files import Vocabulary, layout_sha256, read_layout, write_layout
 from mlx_gpt.tokenizer_training import (
     SPLIT_PATTERN,
     capped,
@@ -145,7 +146,7 @@ class Tokenizer:
         config = {}
         try:
             if config_path.is_file():
-                config = json.loads(config_path.read_text("utf-8"))
+                config = _checked_config(json.loads(config_path.read_text("utf-8")), config_path)
             return cls(path.read_text("utf-8"), config, str(path))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path.parent}: not a tokenizer's files: {error}") from error
@@ -199,6 +200,11 @@ class Tokenizer:
             raise KeyError(f"no special token {name!r} in this tokenizer{hint}")
         return self._specials[name]
 
+    @cached_property
+    def sha256(self) -> str:
+        """The hash of `tokenizer.json`; a model keeps that of the tokenizer it was trained with."""
+        return layout_sha256(self._text)
+
     @property
     def special_ids(self) -> frozenset[int]:
         """The ids of all special tokens."""
@@ -240,6 +246,17 @@ def _check_specials(specials: Sequence[str], ranks: Mapping[bytes, int]) -> None
         raise ValueError(
             f"special tokens must differ from each other and from all tokens, got {list(specials)}"
         )
+
+
+def _checked_config(config: object, path: Path) -> dict:
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} must hold a JSON object, got a {type(config).__name__}")
+    for key in ("bos_token", "eos_token"):
+        token = config.get(key)
+        name = token.get("content") if isinstance(token, dict) else token
+        if not isinstance(name, str | None):
+            raise ValueError(f"{path}: {key} must be text, got {token!r}")
+    return config
 
 
 def _named(token: str | dict | None) -> str | None:

@@ -4,6 +4,7 @@ The file spells a token with one character a byte, GPT-2's byte alphabet, so tha
 text. This module turns that into bytes and back, and finds out whether tiktoken can do the work.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -110,6 +111,12 @@ def read_layout(text: str, source: str) -> Vocabulary:
         )
     tokens |= {number: content.encode() for content, number in (specials | plain).items()}
     return Vocabulary(tokens, specials, ranks, pattern if ranks else None)
+
+
+def layout_sha256(text: str) -> str:
+    """Return the hash of what a `tokenizer.json` says, however it is spaced and its keys ordered."""
+    plain = json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(plain.encode()).hexdigest()
 
 
 def spell(token: bytes) -> str:

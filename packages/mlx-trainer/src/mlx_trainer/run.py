@@ -58,6 +58,10 @@ class RunFolder:
         run._keep_lines(lambda entry: True)
         return run
 
+    def replace_config(self, config: object) -> None:
+        """Write `config.yaml` anew, in one step: the run goes on with other settings."""
+        self._write("config.yaml", dump_config(config))
+
     def log(self, entry: Mapping[str, object]) -> None:
         """Append a line to `metrics.jsonl` and the time in Unix seconds; NaN becomes null."""
         line = json.dumps(_finite({**entry, "time": time.time()}), allow_nan=False)
@@ -85,11 +89,25 @@ class RunFolder:
     def _keep_lines(self, wanted) -> None:
         if not self._metrics.exists():
             return
-        text = self._metrics.read_text("utf-8")
+        try:
+            text = self._metrics.read_text("utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{self._metrics}: not UTF-8 text: {error}") from None
         lines = text[: text.rfind("\n") + 1].splitlines(keepends=True)
-        kept = "".join(line for line in lines if wanted(json.loads(line)))
+        kept = "".join(
+            line for number, line in enumerate(lines, 1) if wanted(self._entry(line, number))
+        )
         if kept != text:
             self._write("metrics.jsonl", kept)
+
+    def _entry(self, line: str, number: int) -> dict:
+        try:
+            entry = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{self._metrics}:{number}: not JSON: {error}") from None
+        if not isinstance(entry, dict):
+            raise ValueError(f"{self._metrics}:{number}: not a JSON object, but {line.strip():.40}")
+        return entry
 
     def _check_is_run(self) -> None:
         if not (self.path / "config.yaml").is_file():
