@@ -1,9 +1,37 @@
 """How many tokens an update has, and how many rows a process computes at once."""
 
 from mlx_gpt.limits import SettingsError
+from mlx_gpt.plan import Plan, make_plan
+from mlx_gpt.pretrain_config import PretrainConfig
 from mlx_trainer import world_size
 
 MOST_ROWS = 32  # nanochat's device batch size
+
+
+def plan_of(config: PretrainConfig, vocab_size: int) -> Plan:
+    """Return the plan that a configuration asks for; its batch is one that rows make exactly."""
+    model, training = config.model, config.training
+
+    def plan(batch_tokens: int | None) -> Plan:
+        return make_plan(
+            model.depth,
+            vocab_size,
+            model.sequence_len,
+            model.window_pattern,
+            model.width_per_layer,
+            model.head_dim,
+            model.n_kv_head,
+            training.tokens_per_parameter,
+            batch_tokens,
+            training.steps,
+        )
+
+    given = training.batch_tokens
+    try:
+        usual = plan(given).batch_tokens
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+    return plan(fit_batch(given, training.device_batch_size, model.sequence_len, usual)[0])
 
 
 def fit_batch(

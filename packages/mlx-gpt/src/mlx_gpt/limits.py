@@ -21,7 +21,7 @@ _SHARES = ("warmdown_ratio", "final_rate")
 LIMITS: dict[str, tuple[float, float, str]] = {
     **dict.fromkeys(_COUNTS, (1, _MOST, "at least 1")),
     **dict.fromkeys(_COUNTS_FROM_0, (0, _MOST, "0 or more")),
-    **dict.fromkeys(_ABOVE_0, (math.ulp(0.0), _MOST, "a number above 0")),
+    **dict.fromkeys(_ABOVE_0, (math.ulp(0.0), 1e9, "above 0, up to 1e9")),
     **dict.fromkeys(_SHARES, (0, 1, "from 0 to 1")),
 }
 
@@ -39,6 +39,8 @@ def check_ranges(config: object) -> None:
         least, most, rule = LIMITS[key.rpartition(".")[2]]
         if default == 0 and least > 0:
             least, rule = 0, f"{rule}, or 0"
+        if value > most == _MOST:
+            rule += ", below 2^63"
         if not least <= value <= most:  # NaN is in no range
             raise SettingsError(f"{key} must be {rule}, got {value}")
 

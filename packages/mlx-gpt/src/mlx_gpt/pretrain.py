@@ -1,30 +1,35 @@
 """Pretraining: build, loop, save. The loop is `pretrain`, and fits one screen."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import mlx.core as mx
 
 import mlx_gpt.documents  # noqa: F401  so that shards may be .txt
+from mlx_gpt.batch_sizes import MOST_ROWS, fit_batch, micro_batches, plan_of
 from mlx_gpt.engine import Engine, Request, Sampling
 from mlx_gpt.evaluate.bits_per_byte import bits_per_byte
 from mlx_gpt.evaluate.core import evaluate_core_task
 from mlx_gpt.evaluate.core_bundle import CoreTask, read_core_tasks
 from mlx_gpt.evaluate.results import mean_centered
+from mlx_gpt.going_on import begin, drop_what_follows, extend
+from mlx_gpt.limits import check_ranges
 from mlx_gpt.losses import IGNORE, loss_sum
-from mlx_gpt.machine import default_dtype, peak_memory, step_threads
+from mlx_gpt.machine import peak_memory, step_threads
 from mlx_gpt.models.files import save_model
 from mlx_gpt.models.formats import Decoder
 from mlx_gpt.models.nanochat import Nanochat
-from mlx_gpt.plan import Plan, make_plan
+from mlx_gpt.plan import Plan
 from mlx_gpt.pretrain_config import PretrainConfig, TrainingConfig
+from mlx_gpt.starting import build_model
 from mlx_gpt.stopping import stop_requested
 from mlx_gpt.tokenizer import Tokenizer
 from mlx_muon import nanochat
 from mlx_shards import Cache, Shard, StreamConfig, TokenStream, find_shards, split_last
-from mlx_trainer import Checkpoints, RunFolder, TrainStep, rank, world_size
+from mlx_trainer import TrainStep, rank, world_size
 
 # nanochat's; of a shard that is shorter, everything is read.
 MOST_EVALUATION_TOKENS = 80 * 2**19
@@ -53,24 +58,23 @@ class Job:
 Report = Callable[[dict], None]
 
 
-def pretrain(job: Job, folder: Path, report: Report, resume: bool = False) -> None:
+def pretrain(
+    job: Job, folder: Path, report: Report, resume: bool = False, planned: Sequence[int] = ()
+) -> None:
     """Train, and leave the model in the run's `folder`; `report` is given a dict for each event.
 
-    Under `mlx.launch` rank 0 writes. With `resume` the last checkpoint goes on, bit for bit.
+    Under `mlx.launch` rank 0 writes. With `resume` the last checkpoint goes on, bit for bit;
+    `planned` are the fewer steps that the run was to have before, where it goes on for more.
     """
-    step, settings = job.step, job.config.report
-    checkpoints = Checkpoints(
-        folder / "checkpoints",
-        settings.keep_checkpoints,
-        settings.checkpoint_every,
-        settings.checkpoint_seconds,
-    )
-    seconds = 0.0
-    if resume and (position := checkpoints.load(step)):
-        job.train.load_state(position["data"])  # type: ignore[arg-type]
-        seconds = float(position["seconds"])  # type: ignore[arg-type]
-    if rank() == 0:
-        RunFolder(folder).truncate_after(step.updates or -1)  # at 0 all is logged again
+    step, settings, seconds = job.step, job.config.report, 0.0
+    keys = ("data", "seconds")
+    checkpoints, position = begin(folder, settings, step, job.tokenizer, keys, resume)
+    if position:
+        job.train.load_state(position["data"])
+        seconds = float(position["seconds"])
+    drop_what_follows(folder, step.updates)
+    if planned:
+        report(extend(folder, job.config, planned, step.updates))
     report({"event": "start", "updates": step.updates, "steps": job.plan.steps})
     if step.updates == 0:
         report(evaluate(job))
@@ -95,7 +99,8 @@ def pretrain(job: Job, folder: Path, report: Report, resume: bool = False) -> No
                 report(sample(job))
             stop = stopping() and not last
             if last or stop or checkpoints.due(step.updates):
-                checkpoints.save(step, {"data": job.train.state(), "seconds": seconds})
+                position = {"data": job.train.state(), "seconds": seconds}
+                checkpoints.save(step, position | {"tokenizer": job.tokenizer.identity})
             if stop:
                 save(job.model, job.tokenizer, folder)
                 raise KeyboardInterrupt
@@ -104,64 +109,52 @@ def pretrain(job: Job, folder: Path, report: Report, resume: bool = False) -> No
     report({"event": "end", "updates": step.updates, "seconds": seconds})
 
 
-def build(config: PretrainConfig) -> Job:
-    """Make model, optimizer, step and streams; raises `ValueError` where they do not fit."""
+def build(config: PretrainConfig, resume: bool = False) -> Job:
+    """Make model, optimizer, step and streams; raises `ValueError` where they do not fit.
+
+    With `resume` the weights to begin with are not read: a checkpoint has others.
+    """
+    check_ranges(config)
     tokenizer = Tokenizer.load(config.data.tokenizer)
     plan = plan_of(config, tokenizer.vocab_size)
-    rows = config.training.device_batch_size
-    accumulation = micro_batches(plan.batch_tokens, rows, config.model.sequence_len)
-    training = replace(config.training, steps=plan.steps, batch_tokens=plan.batch_tokens)
+    length = config.model.sequence_len
+    batch, rows = fit_batch(
+        plan.batch_tokens, config.training.device_batch_size, length, plan.batch_tokens
+    )
+    training = replace(
+        config.training, steps=plan.steps, batch_tokens=batch, device_batch_size=rows
+    )
+    accumulation = micro_batches(batch, rows, length)
     config = replace(config, training=training)
     report = config.report
     core = read_core_tasks(Path(report.core), report.core_max_per_task) if report.core else []
     train, valid = streams(config, tokenizer)
-    model = build_model(plan, config)
+    model = build_model(plan, config, tokenizer, resume)
     step = build_step(model, plan, training, rows)
     return Job(config, plan, tokenizer, step, train, valid, accumulation, core)
-
-
-def plan_of(config: PretrainConfig, vocab_size: int) -> Plan:
-    """Return the plan that a configuration asks for."""
-    model, training = config.model, config.training
-    return make_plan(
-        model.depth,
-        vocab_size,
-        model.sequence_len,
-        model.window_pattern,
-        model.width_per_layer,
-        model.head_dim,
-        model.n_kv_head,
-        training.tokens_per_parameter,
-        training.batch_tokens,
-        training.steps,
-    )
-
-
-def build_model(plan: Plan, config: PretrainConfig) -> Nanochat:
-    """Return the model with fresh weights, which depend on the seed alone."""
-    named = {"float32": mx.float32, "bfloat16": mx.bfloat16, "auto": default_dtype()}
-    model = Nanochat(plan.config, named[config.model.dtype], config.model.checkpoint_blocks)
-    model.initialize(mx.random.key(config.training.seed))
-    mx.eval(model.parameters())
-    return model
 
 
 def build_step(model: Nanochat, plan: Plan, training: TrainingConfig, rows: int) -> TrainStep:
     """Return the update of nanochat's recipe: Muon for the blocks, AdamW in groups for the rest."""
     threads = step_threads(training.threads, rows)
-    optimizer = nanochat(
+    constant = training.schedule == "constant"
+    recipe = partial(
+        nanochat,
         plan.config.n_embd,
         plan.steps,
         # Rates grow with the root of this number, which does nothing else.
-        round(plan.batch_tokens * training.rate_scale**2),
-        training.learning_rate,
-        plan.weight_decay,
-        training.warmup_steps,
-        training.warmdown_ratio,
-        training.final_rate,
+        batch_tokens=max(1, round(plan.batch_tokens * training.rate_scale**2)),
+        learning_rate=training.learning_rate,
+        weight_decay=plan.weight_decay,
+        warmup_steps=training.warmup_steps,
+        warmdown_ratio=0.0 if constant else training.warmdown_ratio,
+        final_rate=training.final_rate,
         two_streams=threads > 1 or None,
         distributed=mx.distributed.init() if world_size() > 1 else None,
     )
+    optimizer = recipe()
+    if constant:
+        optimizer = recipe(muon=replace(optimizer.muon, weight_decay=plan.weight_decay))
     return TrainStep(model, optimizer, loss_fn, max_grad_norm=None, threads=threads)
 
 
@@ -176,7 +169,7 @@ def streams(
     config: PretrainConfig, tokenizer: Tokenizer, epochs: int | None = None
 ) -> tuple[TokenStream, TokenStream]:
     """Return the training and the validation data of this rank; training ends after `epochs`."""
-    data, rows = config.data, config.training.device_batch_size
+    data, rows = config.data, config.training.device_batch_size or MOST_ROWS
     shards = find_shards(data.train, data.numbers)
     held: list[Shard] = find_shards(data.valid) if data.valid else []
     if not held and len(shards) == 1:
@@ -210,19 +203,6 @@ def streams(
         for each, chosen in ((shards, for_training), (held, for_validation))
     )  # fmt: skip
     return train, valid
-
-
-def micro_batches(batch_tokens: int, rows: int, sequence_len: int) -> int:
-    """Return how many micro-batches make an update; `ValueError` unless they fit exactly."""
-    at_once = rows * sequence_len * world_size()
-    if batch_tokens % at_once:
-        below = max(1, batch_tokens // at_once) * at_once
-        raise ValueError(
-            f"batch_tokens {batch_tokens:,} is not a multiple of {at_once:,} = device_batch_size "
-            f"{rows} x sequence_len {sequence_len} x {world_size()} processes; take {below:,} or "
-            "another device_batch_size"
-        )
-    return batch_tokens // at_once
 
 
 def updates(job: Job) -> Iterator[list[dict]]:
@@ -303,7 +283,7 @@ def rate_scale(job: Job) -> float:
 def save(model: Decoder, tokenizer: Tokenizer, run: Path) -> None:
     """Write model and tokenizer into the run, on rank 0."""
     if rank() == 0:
-        save_model(model, run / "model")
+        save_model(model, run / "model", tokenizer.sha256)
         tokenizer.save(run / "model")
 
 

@@ -1,6 +1,6 @@
 """What a run of pretraining begins with: fresh weights, or those of a model there is."""
 
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 
 import mlx.core as mx
@@ -14,13 +14,11 @@ from mlx_gpt.plan import WIDTH_PER_LAYER, Plan, config_for
 from mlx_gpt.pretrain_config import PretrainConfig
 from mlx_gpt.tokenizer import Tokenizer
 
-# The setting that decides what a config.json calls so.
-_SETTINGS = {"n_layer": "depth", "n_embd": "width_per_layer", "n_head": "head_dim"}
 _ONLY = "only models of nanochat of July 2026 are pretrained further; `mlx-gpt sft` takes others"
 _FROM_THE_SHAPE = ("depth", "sequence_len", "window_pattern", "head_dim", "n_kv_head")
 
 
-def settings_of(init_from: str) -> dict[str, object]:
+def settings_of(init_from: str) -> dict[str, dict]:
     """Return the settings that a model decides: its tokenizer, and the shape.
 
     Raises `FileNotFoundError` or `ValueError` where there is no model of July 2026.
@@ -36,6 +34,19 @@ def settings_of(init_from: str) -> dict[str, object]:
     width = WIDTH_PER_LAYER if usual else shape.n_embd // depth
     model = dict(zip(_FROM_THE_SHAPE, chosen, strict=True)) | {"width_per_layer": width}
     return {"data": {"tokenizer": str(folder)}, "model": model}
+
+
+def check_shape(config: PretrainConfig, decided: Mapping[str, dict]) -> None:
+    """Raise `SettingsError` where a configuration asks for another shape than `settings_of` says.
+
+    Otherwise what was given would be dropped in silence.
+    """
+    for name, value in decided["model"].items():
+        if (asked := getattr(config.model, name)) != value:
+            raise SettingsError(
+                f"model.{name} is {asked}, but {config.model.init_from} has {value}; leave it out: "
+                "the model brings its own shape"
+            )
 
 
 def build_model(
@@ -71,10 +82,5 @@ def _check_same(
             f"{ours.sha256[:12]}) is not the tokenizer of {source} ({its.vocab_size:,} tokens, "
             f"sha256 {its.sha256[:12]}); leave it out: the model brings its own"
         )
-    asked, there = asdict(plan.config), asdict(model.config)
-    if other := [name for name in asked if asked[name] != there[name]]:
-        name = other[0]
-        raise SettingsError(
-            f"model.{_SETTINGS.get(name, name)} asks for {name} {asked[name]}, and {source} has "
-            f"{there[name]}; leave out what decides the shape: the model brings its own"
-        )
+    if plan.config != model.config:
+        raise SettingsError(f"{source} is a {model.config}, the settings ask for {plan.config}")

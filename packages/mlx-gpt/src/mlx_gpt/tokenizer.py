@@ -15,7 +15,14 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from mlx_gpt._atomic import write_atomic
 from mlx_gpt._suggest import did_you_mean
-from mlx_gpt.tokenizer_files import Vocabulary, layout_sha256, read_layout, write_layout
+from mlx_gpt.tokenizer_files import (
+    Vocabulary,
+    layout_sha256,
+    read_config,
+    read_layout,
+    token_name,
+    write_layout,
+)
 from mlx_gpt.tokenizer_training import (
     SPLIT_PATTERN,
     capped,
@@ -146,7 +153,7 @@ class Tokenizer:
         config = {}
         try:
             if config_path.is_file():
-                config = _checked_config(json.loads(config_path.read_text("utf-8")), config_path)
+                config = read_config(config_path)
             return cls(path.read_text("utf-8"), config, str(path))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path.parent}: not a tokenizer's files: {error}") from error
@@ -206,6 +213,11 @@ class Tokenizer:
         return layout_sha256(self._text)
 
     @property
+    def identity(self) -> dict[str, str | int]:
+        """What a checkpoint keeps of the tokenizer: hash and number of tokens."""
+        return {"sha256": self.sha256, "vocab_size": self.vocab_size}
+
+    @property
     def special_ids(self) -> frozenset[int]:
         """The ids of all special tokens."""
         return frozenset(self._specials.values())
@@ -213,7 +225,7 @@ class Tokenizer:
     @property
     def bos_id(self) -> int:
         """The token that begins each document; `ValueError` where the tokenizer has none."""
-        for name in (_named(self._config.get("bos_token")), *_BOS_NAMES):
+        for name in (token_name(self._config.get("bos_token")), *_BOS_NAMES):
             if name in self._specials:
                 return self._specials[name]
         raise ValueError(
@@ -224,7 +236,7 @@ class Tokenizer:
     @property
     def end_ids(self) -> frozenset[int]:
         """The tokens that end a text or an answer: `<|assistant_end|>`, BOS, and the file's own."""
-        names = ("<|assistant_end|>", _named(self._config.get("eos_token")), *_BOS_NAMES)
+        names = ("<|assistant_end|>", token_name(self._config.get("eos_token")), *_BOS_NAMES)
         return frozenset(self._specials[name] for name in names if name in self._specials)
 
     def token_bytes(self) -> np.ndarray:
@@ -246,22 +258,6 @@ def _check_specials(specials: Sequence[str], ranks: Mapping[bytes, int]) -> None
         raise ValueError(
             f"special tokens must differ from each other and from all tokens, got {list(specials)}"
         )
-
-
-def _checked_config(config: object, path: Path) -> dict:
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} must hold a JSON object, got a {type(config).__name__}")
-    for key in ("bos_token", "eos_token"):
-        token = config.get(key)
-        name = token.get("content") if isinstance(token, dict) else token
-        if not isinstance(name, str | None):
-            raise ValueError(f"{path}: {key} must be text, got {token!r}")
-    return config
-
-
-def _named(token: str | dict | None) -> str | None:
-    """Return the text of a token as a `tokenizer_config.json` writes it."""
-    return token.get("content") if isinstance(token, dict) else token
 
 
 _EncodeBatch = Callable[[Sequence[str], int], list[list[int]]]

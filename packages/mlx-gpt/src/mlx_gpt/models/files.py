@@ -61,8 +61,9 @@ def tokenizer_hash(path: str | Path) -> str | None:
 def save_model(model: Decoder, folder: str | Path, tokenizer_sha256: str | None = None) -> None:
     """Write `config.json` and `model.safetensors`, each in one step; the folder is made if needed.
 
-    The config keeps the hash of the tokenizer whose ids the model was trained on. Weights keep their dtype, and have the names they have in nanochat. mlx-lm reads the folder of
-    a `Nanochat2025`.
+    `tokenizer_sha256` is of the tokenizer whose ids the model was trained on. Weights keep
+    their dtype, and have the names they have in nanochat. mlx-lm reads the folder of a
+    `Nanochat2025`.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
