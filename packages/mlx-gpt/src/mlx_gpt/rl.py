@@ -27,14 +27,21 @@ from mlx_gpt.machine import peak_memory, step_threads
 from mlx_gpt.models.formats import Decoder
 from mlx_gpt.policy_gradient import Answer, Tally, group_of, loss_fn, passes, summary
 from mlx_gpt.pretrain import Report, due, save
-from mlx_gpt.rl_config import AnswerConfig, RlConfig
+from mlx_gpt.rl_config import AnswerConfig, DataConfig, ReportConfig, RlConfig, TrainingConfig
 from mlx_gpt.stopping import stop_requested
 from mlx_gpt.tokenizer import Tokenizer
 from mlx_trainer import TrainStep, rank, world_size
 
 __all__ = [
-    *("AnswerConfig", "DataConfig", "ReportConfig", "RlConfig", "TrainingConfig"),
-    *("Job", "build", "gsm8k_reward", "reinforce"),
+    "AnswerConfig",
+    "DataConfig",
+    "Job",
+    "ReportConfig",
+    "RlConfig",
+    "TrainingConfig",
+    "build",
+    "gsm8k_reward",
+    "reinforce",
 ]
 
 # How good a text is as the answer to a conversation, whose own answer the function may look at.

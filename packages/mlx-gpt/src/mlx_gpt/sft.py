@@ -25,14 +25,19 @@ from mlx_gpt.losses import IGNORE, token_losses
 from mlx_gpt.machine import peak_memory, step_threads
 from mlx_gpt.models.formats import Decoder
 from mlx_gpt.pretrain import Report, due, loss_fn, save
-from mlx_gpt.sft_config import SftConfig, TrainingConfig
+from mlx_gpt.sft_config import DataConfig, ReportConfig, SftConfig, TrainingConfig
 from mlx_gpt.stopping import stop_requested
 from mlx_gpt.tokenizer import Tokenizer
 from mlx_trainer import TrainStep, rank, world_size
 
 __all__ = [
-    *("DataConfig", "ReportConfig", "SftConfig", "TrainingConfig"),
-    *("Job", "build", "finetune", "validation"),
+    "DataConfig",
+    "Job",
+    "ReportConfig",
+    "SftConfig",
+    "TrainingConfig",
+    "build",
+    "finetune",
 ]
 
 # nanochat's, where the base model is not a run that says its own.
