@@ -107,7 +107,7 @@ def test_a_damaged_line_of_the_metrics_is_named(tmp_path, line, problem):
         RunFolder.open(run.path)
     assert str(error.value).startswith(f"{run.path / 'metrics.jsonl'}:2: {problem}")
     (run.path / "metrics.jsonl").write_bytes(b"\xff\n")
-    with pytest.raises(ValueError, match="metrics.jsonl: not UTF-8 text: "):
+    with pytest.raises(ValueError, match=r"metrics\.jsonl: not UTF-8 text: "):
         RunFolder.open(run.path)
 
 
