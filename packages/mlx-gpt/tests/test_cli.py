@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlx_gpt.cli import main
+from mlx_gpt.cli import _in_words, main
 
 
 def fails(capsys, *arguments):
@@ -37,3 +37,8 @@ def test_prompts_that_are_not_text_are_refused(capsys, tmp_path):
     )
     assert code == 1
     assert line.startswith(f"Error: {tmp_path / 'prompts'}: not UTF-8 text: ")
+
+
+def test_a_bare_key_is_a_defect_and_a_sentence_is_not():
+    assert _in_words(KeyError("head")).startswith("KeyError: 'head' (this looks like a defect")
+    assert _in_words(KeyError("no special token '<|x|>'")) == "no special token '<|x|>'"

@@ -16,9 +16,11 @@ import yaml
 from mlx.utils import tree_flatten
 
 from mlx_gpt import pretrain as pretraining
+from mlx_gpt.batch_sizes import fit_batch, micro_batches
 from mlx_gpt.cli import main
+from mlx_gpt.going_on import extend
 from mlx_gpt.models.files import load_model
-from mlx_gpt.pretrain import build, micro_batches, pretrain
+from mlx_gpt.pretrain import build, pretrain
 from mlx_gpt.pretrain_config import (
     DataConfig,
     ModelConfig,
@@ -28,8 +30,9 @@ from mlx_gpt.pretrain_config import (
 )
 from mlx_gpt.pretrain_data import count_tokens, streams
 from mlx_gpt.text_files import split_text
+from mlx_gpt.tokenizer import Tokenizer
 from mlx_shards import write_shards
-from mlx_trainer import Checkpoints, RunFolder
+from mlx_trainer import Checkpoints, RunFolder, load_config
 
 SMALL = ["--depth", "2", "--sequence-len", "32", "--device-batch-size", "4",
          "--batch-tokens", "256", "--threads", "1", "--set", "model.width_per_layer=16",
@@ -142,7 +145,7 @@ def test_a_killed_run_resumes_from_its_last_checkpoint(data, tmp_path, start):
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     settings = (tmp_path / "run" / "config.yaml").read_text().replace("steps: 400", "steps: 12")
-    RunFolder.open(tmp_path / "run").change_config(yaml.safe_load(settings))
+    RunFolder.open(tmp_path / "run").replace_config(yaml.safe_load(settings))
     latest = int(checkpoints.latest().name.removeprefix("step-"))
     made = command(data, tmp_path / "run", "--resume")
     done = subprocess.run(made, capture_output=True, text=True)
@@ -294,11 +297,19 @@ def test_wrong_usage_is_one_line(data, tmp_path, capsys):
     for arguments, code, message in (
         (["--depth", "0"], 2, "0 is not in the range x>=1"),
         (["--set", "training.step=3"], 2, "training.step: unknown key; did you mean 'steps'?"),
-        (["--batch-tokens", "100"], 1, "batch_tokens 100 is not a multiple of 128"),
+        (["--set", "training.learning_rate=nan"], 2,
+         "training.learning_rate must be above 0, up to 1e9, got nan"),
+        (["--set", "training.rate_scale=-1"], 2, "training.rate_scale must be above 0"),
+        (["--set", "training.device_batch_size=0"], 2,
+         "training.device_batch_size must be at least 1, got 0"),
+        (["--set", "training.warmdown_ratio=3"], 2, "training.warmdown_ratio must be from 0 to 1"),
+        (["--set", f"training.seed={2**80}"], 2, "training.seed must be 0 or more, below 2^63"),
+        (["--tokens-per-parameter", "nan"], 2, "nan is no finite number"),
+        (["--batch-tokens", "100"], 2, "batch_tokens 100 is not a multiple of 128"),
         (["--data", str(tmp_path / "nothing")], 1, "nothing: no such file or folder"),
         (["--data", one], 1, f"{one} is one shard, and the last one validates"),
         (["--resume"], 1, "is not a run: it has no run.json"),
-    ):
+    ):  # fmt: skip
         steps = [] if arguments == ["--resume"] else ["--steps", "1"]
         made = command(data, tmp_path / "run", *steps, *arguments)
         with pytest.raises(SystemExit) as stopped:
@@ -325,3 +336,132 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(data, tmp_path):
     done = subprocess.run(made, capture_output=True, text=True)
     assert "7,680 = 30 steps of 256" in done.stdout
     assert not (tmp_path / "run").exists()
+
+
+def models(*folders):
+    return [dict(mx.load(str(folder / "model" / "model.safetensors"))) for folder in folders]
+
+
+def the_same(left, right):
+    return left.keys() == right.keys() and all(mx.array_equal(left[k], right[k]) for k in left)
+
+
+def trained(data, output, *more):
+    made = command(data, output, *more)
+    done = subprocess.run(made, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def test_a_finished_run_goes_on_for_more_steps_and_equals_one_long_run(data, tmp_path):
+    constant = ["--schedule", "constant"]
+    trained(data, tmp_path / "long", "--steps", "7", *constant)
+    trained(data, tmp_path / "short", "--steps", "4", *constant)
+    said = trained(data, tmp_path / "short", "--resume", "--steps", "7")
+    assert ("after update 4 it goes on for 7 steps instead of 4: equal to one run of 7 steps, bit "
+            "for bit") in said  # fmt: skip
+    assert the_same(*models(tmp_path / "long", tmp_path / "short"))
+    states = [
+        Checkpoints(tmp_path / name / "checkpoints").latest() / "optimizer.safetensors"
+        for name in ("long", "short")
+    ]
+    assert the_same(*(dict(mx.load(str(file))) for file in states))
+    assert "steps: 7" in (tmp_path / "short" / "config.yaml").read_text()
+    lines = RunFolder.open(tmp_path / "short").metrics()
+    assert [each["updates"] for each in lines if each["event"] == "update"] == list(range(1, 8))
+    assert [each["updates"] for each in lines if each["event"] == "end"] == [7]
+    [extended] = [each for each in lines if each["event"] == "extended"]
+    expected = {"updates": 4, "from_steps": 4, "steps": 7, "decay_differs_from": None}
+    assert extended | expected | {"rates_differ_from": None} == extended
+
+
+@pytest.mark.parametrize(("done", "decay", "rates"), [(1, None, None), (4, 2, None), (9, 2, 6)])
+def test_nanochats_schedule_differs_where_the_event_says(config, done, decay, rates, tmp_path):
+    """With 10 steps rates fall after the fifth update; with 20 of them later."""
+    training = replace(config.training, warmup_steps=1, warmdown_ratio=0.6)
+    jobs = [build(replace(config, training=replace(training, steps=steps))) for steps in (10, 20)]
+    RunFolder.create(tmp_path / "run", jobs[0].config)
+    found = extend(tmp_path / "run", jobs[1].config, [10], done)
+    assert (found["decay_differs_from"], found["rates_differ_from"]) == (decay, rates)
+    optimizers = [job.step.optimizer for job in jobs]
+    for name, function in (("decay_differs", lambda each: each.muon.weight_decay),
+                           ("rates_differ", lambda each: each.schedule)):  # fmt: skip
+        pairs = [[float(function(each)(mx.array(i))) for each in optimizers] for i in range(done)]
+        differing = [i + 1 for i, (left, right) in enumerate(pairs) if left != right]
+        assert (differing or [None])[0] == found[f"{name}_from"], name
+
+
+def test_more_steps_must_be_more(data, tmp_path, capsys):
+    trained(data, tmp_path / "run", "--steps", "2")
+    with pytest.raises(SystemExit) as stopped:
+        main(command(data, tmp_path / "run", "--resume", "--steps", "2")[3:])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "Error: --steps 2 with --resume: the run has 2 already; give more of them, or leave "
+        "--steps out"
+    )
+
+
+def test_a_run_begins_with_a_model_and_its_tokenizer(data, tmp_path, texts, capsys):
+    trained(data, tmp_path / "base", "--steps", "2")
+    write_shards([text.upper() for text in texts], tmp_path / "other", 20_000, group=32)
+    begin = ["--init-from", str(tmp_path / "base"), "--output", str(tmp_path / "next"),
+             "--data", str(tmp_path / "other"), "--steps", "3"]  # fmt: skip
+    made = [sys.executable, "-m", "mlx_gpt.cli", "train", *begin]
+    small = ["--device-batch-size", "4", "--batch-tokens", "256", "--threads", "1"]
+    done = subprocess.run([*made, *small], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    before = load_model(tmp_path / "base" / "model").config
+    assert load_model(tmp_path / "next" / "model").config == before
+    job = build(load_config(PretrainConfig, file=tmp_path / "next" / "config.yaml"))
+    assert the_same(dict(tree_flatten(job.model.parameters())), dict(
+        tree_flatten(load_model(tmp_path / "base", training=True).parameters())))  # fmt: skip
+    assert int(job.step.optimizer.state["step"]) == 0
+    trained(data, tmp_path / "next", "--resume", "--steps", "4")
+    Tokenizer.train([text.upper() for text in texts], 384).save(tmp_path / "tokenizer")
+    for wrong, message in (
+        (["--depth", "3"], f"model.depth is 3, but {tmp_path / 'base'} has 2; leave it out"),
+        (["--sequence-len", "16"], "model.sequence_len is 16, but"),
+        (["--tokenizer", str(tmp_path / "tokenizer")], "is not the tokenizer of"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main(["train", *begin, *small, *wrong, "--overwrite"])
+        assert stopped.value.code == 2
+        assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_resumed_run_refuses_another_tokenizer(config, tmp_path, texts):
+    run_in_process(config, tmp_path / "run", stop_after=5)
+    Tokenizer.train([text.upper() for text in texts], 384).save(tmp_path / "other")
+    other = replace(config, data=replace(config.data, tokenizer=str(tmp_path / "other")))
+    with pytest.raises(ValueError, match="is not the one that the model was trained with"):
+        run_in_process(other, tmp_path / "run", resume=True)
+
+
+def test_training_that_diverged_says_in_which_update_and_what_to_try(data, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(command(data, tmp_path / "run", "--steps", "9", "--set", "training.rate_scale=1e9",
+                     "--set", "training.warmup_steps=0")[3:])  # fmt: skip
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert stopped.value.code == 1
+    assert line.startswith("Error: training diverged in update ")
+    assert line.endswith("as with --set training.rate_scale=2.5e+08 (it was 1e+09)")
+    assert not (tmp_path / "run" / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ((None, None, 2048, 2**19), (2**19, 32)),  # nanochat's own
+        ((16_384, None, 2048, 2**19), (16_384, 8)),
+        ((None, 24, 2048, 2**19), (540_672, 24)),
+        ((None, None, 1000, 2**19), (512_000, 32)),
+        ((None, None, 2048, 10_000), (10_240, 5)),
+        ((None, None, 256, 8192), (8192, 32)),  # of a speedrun
+        ((None, None, 512, 8192), (8192, 16)),
+    ],
+)
+def test_a_batch_is_found_for_what_was_given(given, expected):
+    batch, rows = fit_batch(*given)
+    assert (batch, rows) == expected
+    assert micro_batches(batch, rows, given[2]) * rows * given[2] == batch

@@ -275,8 +275,6 @@ def test_the_summary_is_a_mean_over_answers(groups):
         ({"questions": 9},
          "there are 8 questions, fewer than the 9 of an update (answers.questions)"),
         ({"samples": 1}, "answers.samples must be at least 2, as answers are compared, got 1"),
-        ({"samples": 3},
-         "answers.samples 3 is not a multiple of training.device_batch_size 2"),
     ],
 )  # fmt: skip
 def test_settings_that_do_not_fit_are_refused(config, answers, message):
@@ -288,7 +286,7 @@ def test_settings_that_do_not_fit_are_refused(config, answers, message):
 
 @pytest.mark.parametrize(
     "name",
-    ["answers.questions", "answers.batch_size", "training.device_batch_size",
+    ["answers.samples", "answers.batch_size", "training.device_batch_size",
      "report.evaluation_questions", "report.evaluation_samples"],
 )  # fmt: skip
 def test_a_size_of_0_is_refused_by_its_name(config, name):
@@ -341,10 +339,13 @@ def test_the_command_trains_and_evaluates(base, tmp_path):
         capture_output=True, text=True,
         env=os.environ | {"MLX_DISABLE_COMPILE": "1"},
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "4 questions, 2 rounds of 2 with 2 answers each" in done.stderr
+    assert done.returncode == 1, done.stderr
+    assert "4 questions, 2 rounds of 2 with 2 answers each, learned from 2 at once" in done.stderr
     assert "step 2: pass@1 0.0000  pass@2 0.0000" in done.stderr
-    assert load_model(tmp_path / "run" / "model")
+    assert "round 2: 0 of 8 answers so far rewarded, 0 of 4 questions learned from" in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert "none of the 8 answers of 2 rounds was rewarded, so nothing was learned" in last
+    assert not (tmp_path / "run" / "model").exists()
     lines = RunFolder.open(tmp_path / "run").metrics()
     assert of("evaluate", lines, "updates") == [0, 2]
 
@@ -361,3 +362,25 @@ def test_wrong_usage_is_told_before_anything_is_loaded(arguments, message):
     result = CliRunner().invoke(rl_command, arguments)
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+def test_rounds_without_any_reward_stop_early_and_are_an_error(config, tmp_path):
+    training = replace(config.training, epochs=8, unrewarded_rounds=3)
+    events = []
+    job = build(replace(config, training=training), lambda conversation, text: 0.0, QUESTIONS)
+    with pytest.raises(ValueError, match=r"^none of the 48 answers of 3 rounds was rewarded"):
+        reinforce(job, tmp_path / "run", events.append)
+    assert job.rounds == 16
+    assert of("tally", events, "rewarded") == [0]
+    assert not (tmp_path / "run" / "model").exists()
+    with pytest.raises(ValueError, match=r"^none of the 64 answers of 4 rounds was rewarded"):
+        run(job.config, tmp_path / "run", lambda conversation, text: 0.0, resume=True)
+
+
+@pytest.mark.parametrize(("samples", "most", "rows"), [(4, 8, 4), (6, 4, 3), (7, 4, 1), (16, 8, 8)])
+def test_a_pass_has_as_many_answers_as_divide_them(config, samples, most, rows):
+    answers = replace(config.answers, samples=samples, questions=0)
+    training = replace(config.training, device_batch_size=most)
+    job = build(replace(config, answers=answers, training=training), count_of_e, QUESTIONS)
+    assert job.rows == rows
+    assert job.config.answers.questions == 8  # all there are

@@ -205,11 +205,11 @@ def test_questions_longer_than_a_row_are_left_out_and_counted(config, tmp_path):
     assert events[-1]["without_target"] == 2 * 3
     assert of("update", events, "progress")[-1] == 1.0
     none = write(tmp_path / "none.jsonl", long)
-    with pytest.raises(ValueError, match="no conversation has an answer") as error:
+    with pytest.raises(ValueError, match="can be learned from") as error:
         build(replace(config, data=DataConfig([none])))
     assert str(error.value) == (
-        f"{none}: no conversation has an answer within the first 65 tokens; use a larger "
-        "sequence_len"
+        f"{none}: none of the 1 conversations can be learned from: 1 have no answer within the "
+        "first 65 tokens, 0 are longer than a row and dropped; use a larger sequence_len"
     )
 
 

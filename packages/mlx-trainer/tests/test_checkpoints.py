@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten, tree_map
 
-from mlx_trainer import AdamW, CheckpointError, Checkpoints, TrainStep
+from mlx_trainer import AdamW, CheckpointError, Checkpoints, TrainingError, TrainStep
 
 
 @pytest.fixture
@@ -172,7 +172,10 @@ def test_one_changed_byte_is_an_error(tmp_path, make_step, make_batch, name):
     path.write_bytes(content)
     with pytest.raises(CheckpointError) as error:
         Checkpoints(tmp_path).load(step)
-    assert str(error.value) == f"{path} is damaged: its checksum is not the one in state.json"
+    assert str(error.value) == (
+        f"{path} is damaged: its checksum is not the one in state.json; there is no other one, so "
+        "the run has to begin again"
+    )
 
 
 def test_missing_files_and_other_formats_are_errors(tmp_path, make_step, make_batch):
@@ -185,8 +188,66 @@ def test_missing_files_and_other_formats_are_errors(tmp_path, make_step, make_ba
         Checkpoints(tmp_path).load(step)
     assert str(error.value) == f"{folder} has format 9, this version reads format 1"
     (folder / "state.json").unlink()
-    with pytest.raises(CheckpointError, match=r"state\.json cannot be read"):
+    with pytest.raises(CheckpointError, match=f"latest names '{folder.name}', which is no check"):
         Checkpoints(tmp_path).load(step)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("[]", "holds no JSON object"),
+        ('{"format": 1}', "is damaged: updates is missing or wrong"),
+        ('{"format": 1, "updates": 1, "checksums": []}', "is damaged: checksums is missing or"),
+        ("{", "cannot be read: "),
+    ],
+)
+def test_a_damaged_state_names_the_older_checkpoint(
+    tmp_path, make_step, make_batch, content, problem
+):
+    step, checkpoints = make_step(), Checkpoints(tmp_path, keep=2)
+    for _ in range(2):
+        step([make_batch(4)], 0.1)
+        folder = checkpoints.save(step, {})
+    (folder / "state.json").write_text(content)
+    with pytest.raises(CheckpointError) as error:
+        checkpoints.load(step)
+    assert f"{folder / 'state.json'} {problem}" in str(error.value)
+    way_out = f"; to go on from an older one, write step-00000001 into {tmp_path / 'latest'}"
+    assert str(error.value).endswith(way_out)
+    (tmp_path / "latest").write_text("step-00000001")
+    assert checkpoints.load(step) == {}
+    assert step.updates == 1
+
+
+@pytest.mark.parametrize("pointer", [b"", b"step-9", b"\xff\xfe"])
+def test_a_damaged_pointer_names_a_checkpoint_to_take(tmp_path, make_step, make_batch, pointer):
+    step = make_step()
+    step([make_batch(4)], 0.1)
+    Checkpoints(tmp_path).save(step, {})
+    (tmp_path / "latest").write_bytes(pointer)
+    with pytest.raises(CheckpointError, match=r"which is no checkpoint; .* write step-00000001"):
+        Checkpoints(tmp_path).latest()
+
+
+def test_the_position_is_read_without_loading(tmp_path, make_step, make_batch):
+    step, checkpoints = make_step(), Checkpoints(tmp_path)
+    assert checkpoints.position() is None
+    step([make_batch(4)], 0.1)
+    checkpoints.save(step, {"row": 3})
+    assert checkpoints.position() == {"row": 3}
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path, make_step, make_batch):
+    step, checkpoints = make_step(), Checkpoints(tmp_path)
+    step([make_batch(4)], 0.1)
+    good = checkpoints.save(step, {})
+    step.model.layers[1].weight = step.model.layers[1].weight * mx.array(float("inf"))
+    step.updates = 2
+    with pytest.raises(
+        TrainingError, match=r"^update 2 left 1 of \d+ weights with values that are"
+    ):
+        checkpoints.save(step, {})
+    assert checkpoints.latest() == good
 
 
 def test_another_model_is_an_error_that_lists_what_differs(tmp_path, make_step, make_batch):

@@ -218,7 +218,7 @@ def test_resume_refuses_a_changed_setting_but_not_a_moved_input(tmp_path):
         f"{path} was changed since the run began: data.folds was 5, and is 3; undo that, or start "
         "another run"
     )
-    run.change_config({"data": {"train": "moved.csv", "folds": 3}})
+    run.replace_config({"data": {"train": "moved.csv", "folds": 3}})
     RunFolder.resume(run.path, inputs={"data.train": moved}).close()
 
 
@@ -235,3 +235,24 @@ def test_a_damaged_marker_is_named_and_nothing_touched(tmp_path):
         with pytest.raises(ValueError, match=r"run.json is damaged or of a newer version \(this"):
             use(tmp_path)
     assert (tmp_path / "config.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [(b"{bad", "not JSON: "), (b"[1]", "not a JSON object, but [1]")],
+)
+def test_a_damaged_line_of_the_metrics_is_named(tmp_path, line, problem):
+    run = RunFolder.create(tmp_path / "run", {})
+    (run.path / "metrics.jsonl").write_bytes(b'{"updates": 1}\n' + line + b"\n")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl:2: ") as error:
+        RunFolder.open(run.path).metrics()
+    assert str(error.value).startswith(f"{run.path / 'metrics.jsonl'}:2: {problem}")
+    (run.path / "metrics.jsonl").write_bytes(b"\xff\n")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl: not UTF-8 text: "):
+        RunFolder.open(run.path).metrics()
+
+
+def test_the_configuration_can_be_replaced(tmp_path):
+    run = RunFolder.create(tmp_path / "run", {"steps": 6})
+    run.replace_config({"steps": 12})
+    assert (run.path / "config.yaml").read_text() == "steps: 12\n"

@@ -195,7 +195,7 @@ def test_a_loss_that_is_not_finite_names_the_update(make_network, make_batch, lo
     with pytest.raises(TrainingError) as error:
         step([bad], 0.1)
     assert str(error.value) == (
-        "update 1: loss nan, gradient norm nan; the weights are spoilt. Go back to a checkpoint, "
+        "update 2: loss nan, gradient norm nan; the weights are spoilt. Go back to a checkpoint, "
         "then lower the learning rate"
     )
 
@@ -206,7 +206,7 @@ def test_an_update_without_weight_is_refused(make_network, make_batch, loss_fn, 
     with pytest.raises(
         ValueError,
         match=exactly(
-            "update 0: the total weight of all micro-batches is 0, so there is no mean loss; "
+            "update 1: the total weight of all micro-batches is 0, so there is no mean loss; "
             "leave out updates without a valid example"
         ),
     ):

@@ -33,7 +33,23 @@ _TROUBLES = {
 }
 
 
+class _Commands(click.Group):
+    """The commands, whose errors in settings are wrong usage and end with 2, as in flags."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except ValueError as error:
+            from mlx_gpt.limits import SettingsError
+            from mlx_trainer import ConfigError
+
+            if isinstance(error, ConfigError | SettingsError):
+                raise click.UsageError(str(error)) from error
+            raise
+
+
 @click.group(
+    cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Add --debug to any command to see the traceback of an error.",
 )
@@ -68,8 +84,8 @@ def _in_words(error: Exception) -> str:
         text = f"{error.filename}: {error.strerror}"
     elif isinstance(error, ValueError | OSError | FloatingPointError | ShardError):
         text = str(error)
-    elif isinstance(error, KeyError) and error.args:
-        text = str(error.args[0])
+    elif isinstance(error, KeyError) and error.args and " " in str(error.args[0]):
+        text = str(error.args[0])  # our own are sentences; that of a dict is a bare key
     elif known := next((each for each in _TROUBLES if str(error).startswith(each)), None):
         text = f"{_TROUBLES[known]} ({error})"
     else:

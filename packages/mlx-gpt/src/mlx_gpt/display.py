@@ -3,6 +3,7 @@
 import re
 import sys
 
+from mlx_gpt.going_on import in_words
 from mlx_trainer import Progress, RunFolder, rank
 
 # The newest loss counts a tenth, as in nanochat.
@@ -79,6 +80,9 @@ class Display:
     def _sample(self, event: dict) -> None:
         for prompt, text in event["samples"]:
             self.say(f"  {prompt} | {printable(' '.join(text.split()))}")
+
+    def _extended(self, event: dict) -> None:
+        self.say(in_words(event))
 
     def _end(self, event: dict) -> None:
         self.close()

@@ -3,12 +3,13 @@
 The recipe is nanochat's, and so for models with its parameter names.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
+import yaml
 from mlx.utils import tree_unflatten
 
 from mlx_gpt.loading import load
@@ -16,7 +17,9 @@ from mlx_gpt.models.formats import Decoder
 from mlx_gpt.tokenizer import Tokenizer
 from mlx_muon import AdamWRule, Muon, Rule, nanochat
 from mlx_muon.rules import Value
-from mlx_trainer import Checkpoints, world_size
+from mlx_trainer import CheckpointError, Checkpoints, world_size
+
+_WITHOUT = "training.keep_optimizer_state=false begins without momentum"
 
 
 def load_base(
@@ -69,13 +72,42 @@ def _relative(rule: Rule, scale: float) -> AdamWRule:
     return replace(rule, learning_rate=None, relative_rate=scale * rule.learning_rate)
 
 
+def base_settings(run: Path, names: Sequence[str]) -> dict[str, float]:
+    """Return those training settings that the run which made a model has, by name.
+
+    There are none for a model folder that is no run. Raises `ValueError` with the file for one that
+    is damaged.
+    """
+    file = run / "config.yaml"
+    if not file.is_file():
+        return {}
+    try:
+        content = yaml.safe_load(file.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file}: not YAML: {error}") from error
+    training = content.get("training") if isinstance(content, dict) else None
+    if not isinstance(training, dict):
+        raise ValueError(
+            f"{file}: not the configuration of a run of mlx-gpt (it has no training); give the "
+            f"model folder itself, {run / 'model'}, for a model without its settings"
+        )
+    found = {name: training[name] for name in names if training.get(name)}
+    for name, value in found.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise ValueError(f"{file}: training.{name} must be a number above 0, got {value!r}")
+    return found
+
+
 def take_over_momentum(optimizer: Muon, model: nn.Module, run: str | Path) -> bool:
     """Give the optimizer the momenta of a run's last checkpoint; False if the run has none.
 
     The count of updates, which schedules read, begins at 0 all the same. Raises `ValueError` where
     a momentum does not fit its parameter.
     """
-    checkpoint = Checkpoints(Path(run) / "checkpoints").latest()
+    try:
+        checkpoint = Checkpoints(Path(run) / "checkpoints").verified()
+    except CheckpointError as error:
+        raise ValueError(f"{str(error).partition('; ')[0]}; {_WITHOUT}") from error
     if checkpoint is None:
         return False
     file = checkpoint / "optimizer.safetensors"
@@ -84,7 +116,5 @@ def take_over_momentum(optimizer: Muon, model: nn.Module, run: str | Path) -> bo
     try:
         optimizer.init(model.trainable_parameters())
     except ValueError as error:
-        raise ValueError(
-            f"{file}: {error}; training.keep_optimizer_state=false begins without momentum"
-        ) from error
+        raise ValueError(f"{file}: {error}; {_WITHOUT}") from error
     return True

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from mlx_gpt import rl, sft
 from mlx_gpt.display import Display
+from mlx_gpt.going_on import divergence_explained
 from mlx_gpt.machine import prepare_machine
 from mlx_gpt.runs import opened, paths_explained
 
@@ -41,6 +42,12 @@ class RewardBar(Display):
             shown = {"reward": event["reward"], "tokens/s": event["tokens_per_second"]}
             self._bar.advance(1, **shown)
 
+    def _tally(self, event: dict) -> None:
+        self.say(
+            f"round {event['updates']:,}: {event['rewarded']:,} of {event['answers']:,} answers so "
+            f"far rewarded, {event['learned']:,} of {event['questions']:,} questions learned from"
+        )
+
 
 def run_finetuning(
     config: sft.SftConfig, output: Path, resume: bool = False, overwrite: bool = False
@@ -61,7 +68,8 @@ def run_finetuning(
             f"{training.sequence_len:,} tokens, {training.batch_tokens:,} tokens an update, "
             f"momentum {'of the base run' if job.kept_momentum else 'from 0'}"
         )
-        sft.finetune(job, output, display, resume)
+        with divergence_explained(output, "training.initial_rate", training.initial_rate):
+            sft.finetune(job, output, display, resume)
         _say_what_next(display, output)
 
 
@@ -75,12 +83,15 @@ def run_reinforcement(
     prepare_machine(job.step.threads)
     with opened(output, job.config, resume, overwrite) as run, RewardBar(run, "rl") as display:
         display.say(f"mlx-fastcpu: {machine}")
-        answers = job.config.answers
+        answers, training = job.config.answers, job.config.training
+        unasked = len(job.train) * training.epochs - job.rounds * answers.questions
         display.say(
             f"{len(job.train):,} questions, {job.rounds:,} rounds of {answers.questions} with "
-            f"{answers.samples} answers each"
+            f"{answers.samples} answers each, learned from {job.rows} at once"
+            + (f"; {unasked:,} that make no whole round are left out" if unasked else "")
         )
-        rl.reinforce(job, output, display, resume)
+        with divergence_explained(output, "training.initial_rate", training.initial_rate):
+            rl.reinforce(job, output, display, resume)
         _say_what_next(display, output)
 
 

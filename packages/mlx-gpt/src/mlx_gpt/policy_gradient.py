@@ -4,7 +4,7 @@ REINFORCE (Williams 1992): the gradient of a token's log-probability, times the 
 answer, which is its reward minus the mean of its group.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -17,6 +17,37 @@ from mlx_gpt.models.formats import Decoder
 
 # Sequences are padded to a multiple of this, so that few shapes are compiled.
 LENGTH_STEP = 64
+
+
+@dataclass
+class Tally:
+    """What came of all rounds so far, on all ranks."""
+
+    rounds: int = 0
+    answers: int = 0
+    rewarded: int = 0  # answers with a reward above 0
+    questions: int = 0
+    learned: int = 0  # questions whose answers differ in their rewards
+
+    def add(self, found: Mapping[str, float]) -> None:
+        """Count a round by its `summary`."""
+        self.rounds += 1
+        for name in ("answers", "rewarded", "questions", "learned"):
+            setattr(self, name, getattr(self, name) + int(found[name]))
+
+    def hopeless(self, rounds: int) -> bool:
+        """Return whether so many rounds went by without a single reward; 0 is never."""
+        return 0 < rounds <= self.rounds and not self.rewarded
+
+    def check(self) -> None:
+        """Raise `ValueError` where no answer ever had a reward: nothing was learned then."""
+        if self.answers and not self.rewarded:
+            raise ValueError(
+                f"none of the {self.answers:,} answers of {self.rounds:,} rounds was rewarded, so "
+                "nothing was learned and no model is written: fine-tune the model longer on such "
+                "problems (mlx-gpt sft --data gsm8k:FILE) until mlx-gpt eval --gsm8k finds some "
+                "right answers, or give --samples and --max-tokens more room"
+            )
 
 
 @dataclass(frozen=True)
@@ -81,15 +112,17 @@ def loss_fn(model: Decoder, batch: dict[str, mx.array]) -> tuple[mx.array, mx.ar
 
 
 def summary(groups: list[list[Answer]]) -> dict[str, float]:
-    """Return means over the answers of all ranks, and the share of questions learned from."""
+    """Return means and counts over the answers of all ranks, and what part of them taught."""
     answers = [each for group in groups for each in group]
     sums = np.array([
         sum(each.reward for each in answers),
+        sum(each.reward > 0 for each in answers),
         sum(len(each.completion.ids) for each in answers),
         sum(any(each.advantage for each in group) for group in groups),
         len(answers),
         len(groups),
     ], np.float64)  # fmt: skip
-    reward, tokens, taught, count, questions = sum_over_ranks(sums).tolist()
+    reward, rewarded, tokens, taught, count, questions = sum_over_ranks(sums).tolist()
     return {"reward": reward / count, "answer_tokens": tokens / count,
-            "questions_learned": taught / questions, "tokens": tokens}  # fmt: skip
+            "questions_learned": taught / questions, "tokens": tokens, "answers": count,
+            "rewarded": rewarded, "questions": questions, "learned": taught}  # fmt: skip

@@ -1,37 +1,34 @@
 """Pretraining: build, loop, save. The loop is `pretrain`, and fits one screen."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import mlx.core as mx
 
+from mlx_gpt.batch_sizes import fit_batch, micro_batches, plan_of
 from mlx_gpt.engine import Engine, Request, Sampling
 from mlx_gpt.evaluate.bits_per_byte import bits_per_byte
 from mlx_gpt.evaluate.core import evaluate_core_task
 from mlx_gpt.evaluate.core_bundle import CoreTask, read_core_tasks
 from mlx_gpt.evaluate.results import mean_centered
+from mlx_gpt.going_on import begin, drop_what_follows, extend
+from mlx_gpt.limits import check_ranges
 from mlx_gpt.losses import IGNORE, loss_sum
-from mlx_gpt.machine import default_dtype, peak_memory, step_threads
+from mlx_gpt.machine import peak_memory, step_threads
 from mlx_gpt.models.files import save_manifest, save_model
 from mlx_gpt.models.formats import Decoder
 from mlx_gpt.models.nanochat import Nanochat
-from mlx_gpt.plan import Plan, make_plan
+from mlx_gpt.plan import Plan
 from mlx_gpt.pretrain_config import PretrainConfig, TrainingConfig
 from mlx_gpt.pretrain_data import Usage, count_tokens, streams
+from mlx_gpt.starting import build_model
 from mlx_gpt.tokenizer import Tokenizer
 from mlx_muon import nanochat
 from mlx_shards import TokenStream
-from mlx_trainer import (
-    Checkpoints,
-    RunFolder,
-    Stopped,
-    TrainStep,
-    rank,
-    stop_requested,
-    world_size,
-)
+from mlx_trainer import Stopped, TrainStep, rank, stop_requested, world_size
 
 # nanochat's; of a shard that is shorter, everything is read.
 MOST_EVALUATION_TOKENS = 80 * 2**19
@@ -62,24 +59,23 @@ class Job:
 Report = Callable[[dict], None]
 
 
-def pretrain(job: Job, folder: Path, report: Report, resume: bool = False) -> None:
+def pretrain(
+    job: Job, folder: Path, report: Report, resume: bool = False, planned: Sequence[int] = ()
+) -> None:
     """Train, and leave the model in the run's `folder`; `report` is given a dict for each event.
 
-    Under `mlx.launch` rank 0 writes. With `resume` the last checkpoint goes on, bit for bit.
+    Under `mlx.launch` rank 0 writes. With `resume` the last checkpoint goes on, bit for bit;
+    `planned` are the fewer steps that the run was to have before, where it goes on for more.
     """
-    step, settings = job.step, job.config.report
-    checkpoints = Checkpoints(
-        folder / "checkpoints",
-        settings.keep_checkpoints,
-        settings.checkpoint_every,
-        settings.checkpoint_seconds,
-    )
-    seconds = 0.0
-    if resume and (position := checkpoints.load(step)):
-        job.train.load_state(position["data"])  # type: ignore[arg-type]
-        seconds = float(position["seconds"])  # type: ignore[arg-type]
-    if rank() == 0:
-        RunFolder(folder).truncate_after(step.updates or -1)  # at 0 all is logged again
+    step, settings, seconds = job.step, job.config.report, 0.0
+    keys = ("data", "seconds")
+    checkpoints, position = begin(folder, settings, step, job.tokenizer, keys, resume)
+    if position:
+        job.train.load_state(position["data"])
+        seconds = float(position["seconds"])
+    drop_what_follows(folder, step.updates)
+    if planned:
+        report(extend(folder, job.config, planned, step.updates))
     report({"event": "start", "updates": step.updates, "steps": job.plan.steps})
     if step.updates == 0:
         report(evaluate(job))
@@ -105,7 +101,8 @@ def pretrain(job: Job, folder: Path, report: Report, resume: bool = False) -> No
                 report(sample(job))
             stop = 0 if last else stopping()
             if last or stop or checkpoints.due(step.updates):
-                checkpoints.save(step, {"data": job.train.state(), "seconds": seconds})
+                position = {"data": job.train.state(), "seconds": seconds}
+                checkpoints.save(step, position | {"tokenizer": job.tokenizer.identity})
             if stop:
                 save(job.model, job.tokenizer, folder)
                 raise Stopped(stop, f"a checkpoint of update {step.updates} is in {folder}")
@@ -114,13 +111,22 @@ def pretrain(job: Job, folder: Path, report: Report, resume: bool = False) -> No
     report({"event": "end", "updates": step.updates, "seconds": seconds})
 
 
-def build(config: PretrainConfig) -> Job:
-    """Make model, optimizer, step and streams; raises `ValueError` where they do not fit."""
+def build(config: PretrainConfig, resume: bool = False) -> Job:
+    """Make model, optimizer, step and streams; raises `ValueError` where they do not fit.
+
+    With `resume` the weights to begin with are not read: a checkpoint has others.
+    """
+    check_ranges(config)
     tokenizer = Tokenizer.load(config.data.tokenizer)
     plan = plan_of(config, tokenizer.vocab_size)
-    rows = config.training.device_batch_size
-    accumulation = micro_batches(plan.batch_tokens, rows, config.model.sequence_len)
-    training = replace(config.training, steps=plan.steps, batch_tokens=plan.batch_tokens)
+    length = config.model.sequence_len
+    batch, rows = fit_batch(
+        plan.batch_tokens, config.training.device_batch_size, length, plan.batch_tokens
+    )
+    training = replace(
+        config.training, steps=plan.steps, batch_tokens=batch, device_batch_size=rows
+    )
+    accumulation = micro_batches(batch, rows, length)
     config = replace(config, training=training)
     report = config.report
     core = read_core_tasks(Path(report.core), report.core_max_per_task) if report.core else []
@@ -129,53 +135,32 @@ def build(config: PretrainConfig) -> Job:
     held_out = count_tokens(valid)
     once, _ = streams(config, tokenizer, epochs=1)
     notes += [f"an epoch of training {count_tokens(once)}", f"validation {held_out}"]
-    model = build_model(plan, config)
+    model = build_model(plan, config, tokenizer, resume)
     step = build_step(model, plan, training, rows)
     return Job(config, plan, tokenizer, step, train, valid, accumulation, core, held_out, notes)
-
-
-def plan_of(config: PretrainConfig, vocab_size: int) -> Plan:
-    """Return the plan that a configuration asks for."""
-    model, training = config.model, config.training
-    return make_plan(
-        model.depth,
-        vocab_size,
-        model.sequence_len,
-        model.window_pattern,
-        model.width_per_layer,
-        model.head_dim,
-        model.n_kv_head,
-        training.tokens_per_parameter,
-        training.batch_tokens,
-        training.steps,
-    )
-
-
-def build_model(plan: Plan, config: PretrainConfig) -> Nanochat:
-    """Return the model with fresh weights, which depend on the seed alone."""
-    named = {"float32": mx.float32, "bfloat16": mx.bfloat16, "auto": default_dtype()}
-    model = Nanochat(plan.config, named[config.model.dtype], config.model.checkpoint_blocks)
-    model.initialize(mx.random.key(config.training.seed))
-    mx.eval(model.parameters())
-    return model
 
 
 def build_step(model: Nanochat, plan: Plan, training: TrainingConfig, rows: int) -> TrainStep:
     """Return the update of nanochat's recipe: Muon for the blocks, AdamW in groups for the rest."""
     threads = step_threads(training.threads, rows)
-    optimizer = nanochat(
+    constant = training.schedule == "constant"
+    recipe = partial(
+        nanochat,
         plan.config.n_embd,
         plan.steps,
         # Rates grow with the root of this number, which does nothing else.
-        batch_tokens=round(plan.batch_tokens * training.rate_scale**2),
+        batch_tokens=max(1, round(plan.batch_tokens * training.rate_scale**2)),
         learning_rate=training.learning_rate,
         weight_decay=plan.weight_decay,
         warmup_steps=training.warmup_steps,
-        warmdown_ratio=training.warmdown_ratio,
+        warmdown_ratio=0.0 if constant else training.warmdown_ratio,
         final_rate=training.final_rate,
         two_streams=threads > 1 or None,
         distributed=mx.distributed.init() if world_size() > 1 else None,
     )
+    optimizer = recipe()
+    if constant:
+        optimizer = recipe(muon=replace(optimizer.muon, weight_decay=plan.weight_decay))
     return TrainStep(model, optimizer, loss_fn, max_grad_norm=None, threads=threads)
 
 
@@ -184,19 +169,6 @@ def loss_fn(model, batch: dict[str, mx.array]) -> tuple[mx.array, mx.array]:
     hidden, targets = model.hidden_states(batch["inputs"]), batch["targets"]
     loss = loss_sum(hidden, model.head_weight, targets, cap=model.logit_cap)
     return loss, (targets != IGNORE).sum()
-
-
-def micro_batches(batch_tokens: int, rows: int, sequence_len: int) -> int:
-    """Return how many micro-batches make an update; `ValueError` unless they fit exactly."""
-    at_once = rows * sequence_len * world_size()
-    if batch_tokens % at_once:
-        below = max(1, batch_tokens // at_once) * at_once
-        raise ValueError(
-            f"batch_tokens {batch_tokens:,} is not a multiple of {at_once:,} = device_batch_size "
-            f"{rows} x sequence_len {sequence_len} x {world_size()} processes; take {below:,} or "
-            "another device_batch_size"
-        )
-    return batch_tokens // at_once
 
 
 def updates(job: Job) -> Iterator[list[dict]]:
@@ -277,7 +249,7 @@ def rate_scale(job: Job) -> float:
 def save(model: Decoder, tokenizer: Tokenizer, run: Path) -> None:
     """Write model and tokenizer into the run, on rank 0."""
     if rank() == 0:
-        save_model(model, run / "model")
+        save_model(model, run / "model", tokenizer.sha256)
         tokenizer.save(run / "model")
         save_manifest(run / "model")
 

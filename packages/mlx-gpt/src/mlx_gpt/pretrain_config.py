@@ -33,6 +33,7 @@ class ModelConfig:
     n_kv_head: int | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: float32 on a CPU
     checkpoint_blocks: bool = False
+    init_from: str | None = None  # folder of a model to begin with
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,13 @@ class TrainingConfig:
     steps: int | None = None
     tokens_per_parameter: float = 12.0
     batch_tokens: int | None = None  # of one update of all processes
-    device_batch_size: int = 32  # rows of a micro-batch of one process
+    device_batch_size: int | None = None  # rows of a micro-batch of one process, else at most 32
     learning_rate: float = 0.02  # of the matrices in blocks, before what follows
     rate_scale: float = 1.0  # on top of what the batch does to all rates (but those of the smear)
     warmup_steps: int = 40
+    # nanochat's rates and decay fall towards the last step. With constant ones, a run that goes on
+    # for more steps equals one that was meant to.
+    schedule: Literal["nanochat", "constant"] = "nanochat"
     warmdown_ratio: float = 0.65
     final_rate: float = 0.05
     threads: int = 0  # on a CPU; 0: as many as cores

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mlx_gpt.batch_sizes import MOST_ROWS
 from mlx_gpt.documents import find_text
 from mlx_gpt.pretrain_config import PretrainConfig
 from mlx_gpt.tokenizer import Tokenizer
@@ -59,7 +60,7 @@ def streams(
 
     `note` is told of files that are left out.
     """
-    data, rows = config.data, config.training.device_batch_size
+    data, rows = config.data, config.training.device_batch_size or MOST_ROWS
     shards = find_text(data.train, data.numbers, data.column, note)
     held: list[Shard] = find_text(data.valid, None, data.column, note) if data.valid else []
     if not held and len(shards) == 1:

@@ -10,104 +10,48 @@ alone would move every matrix by a full step. The loop is `reinforce`.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from operator import attrgetter
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
+from mlx_gpt.batch_sizes import largest_divisor
 from mlx_gpt.conversation import Conversation, render_for_completion
 from mlx_gpt.engine import Completion, Engine, Request, Sampling
 from mlx_gpt.evaluate.gsm8k import is_correct, pass_at_k, read_problems, solution_of
 from mlx_gpt.evaluate.ranks import sum_over_ranks
 from mlx_gpt.finetuning import load_base, optimizer_for
+from mlx_gpt.going_on import begin, drop_what_follows
+from mlx_gpt.limits import SettingsError, check_ranges
 from mlx_gpt.machine import peak_memory, step_threads
 from mlx_gpt.models.formats import Decoder
-from mlx_gpt.policy_gradient import Answer, group_of, loss_fn, passes, summary
+from mlx_gpt.policy_gradient import Answer, Tally, group_of, loss_fn, passes, summary
 from mlx_gpt.pretrain import Report, due, save
+from mlx_gpt.rl_config import AnswerConfig, DataConfig, ReportConfig, RlConfig, TrainingConfig
 from mlx_gpt.tokenizer import Tokenizer
-from mlx_trainer import (
-    Checkpoints,
-    RunFolder,
-    Stopped,
-    TrainStep,
-    rank,
-    stop_requested,
-    world_size,
-)
+from mlx_trainer import Stopped, TrainStep, rank, stop_requested, world_size
+
+__all__ = [
+    "AnswerConfig",
+    "DataConfig",
+    "Job",
+    "ReportConfig",
+    "RlConfig",
+    "TrainingConfig",
+    "build",
+    "gsm8k_reward",
+    "reinforce",
+]
 
 # How good a text is as the answer to a conversation, whose own answer the function may look at.
 Reward = Callable[[Conversation, str], float]
 
 MOMENTUM = 0.95
+USUAL_QUESTIONS = 16  # of a round, where there are as many
 # nanochat's rates here, relative to those of pretraining: 0.2, 0.1 and 0.004.
 RATE_SCALES = {"wte": 2 / 3, "value_embeds": 2 / 3, "lm_head": 1 / 2}
-# What must be at least 1.
-_SIZES = (
-    *("answers.questions", "answers.max_tokens", "answers.batch_size"),
-    *("training.device_batch_size", "training.epochs"),
-    *("report.evaluation_questions", "report.evaluation_samples"),
-)
 # What answers are drawn for, so that seeds differ.
 _TRAIN, _VALID = 0, 1
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Problems with solutions that end in `#### number`, as `gsm8k.read_problems` reads them."""
-
-    train: str
-    valid: str | None = None
-
-
-@dataclass(frozen=True)
-class AnswerConfig:
-    """How answers are drawn."""
-
-    questions: int = 16  # an update, of all processes
-    samples: int = 16  # a question
-    max_tokens: int = 256
-    temperature: float = 1.0
-    top_k: int = 50
-    batch_size: int = 64  # answers drawn at once by one process
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """How long and how fast."""
-
-    epochs: int = 1
-    device_batch_size: int = 8  # answers of a pass
-    learning_rate: float = 0.02  # of the matrices; all others keep their ratio to it
-    initial_rate: float = 0.05  # share of the rates to begin with; it falls to 0
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: float32 on a CPU
-    checkpoint_blocks: bool = False
-    threads: int = 0  # on a CPU; 0: as many as cores
-    seed: int = 0  # of the answers
-
-
-@dataclass(frozen=True)
-class ReportConfig:
-    """How often to look, and to save; 0 is never (but at the end)."""
-
-    evaluate_every: int = 60
-    evaluation_questions: int = 400
-    evaluation_samples: int = 8
-    checkpoint_every: int = 60
-    checkpoint_seconds: float = 600.0
-    keep_checkpoints: int = 1
-
-
-@dataclass(frozen=True)
-class RlConfig:
-    """A run of reinforcement learning, as its config.yaml has it; `model` is a folder."""
-
-    model: str
-    data: DataConfig
-    answers: AnswerConfig = field(default_factory=AnswerConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    report: ReportConfig = field(default_factory=ReportConfig)
 
 
 @dataclass
@@ -132,6 +76,12 @@ class Job:
         return self.step.optimizer.base_rate  # type: ignore[attr-defined]
 
     @property
+    def rows(self) -> int:
+        """Answers to one question that a pass learns from: as many as divide them, up to most."""
+        answers, training = self.config.answers, self.config.training
+        return largest_divisor(answers.samples, training.device_batch_size)
+
+    @property
     def rounds(self) -> int:
         """How often questions are asked, and learned from."""
         return len(self.train) // self.config.answers.questions * self.config.training.epochs
@@ -144,17 +94,13 @@ def reinforce(job: Job, folder: Path, report: Report, resume: bool = False) -> N
     Under `mlx.launch` rank 0 writes. With `resume` the last checkpoint goes on, bit for bit.
     """
     step, settings = job.step, job.config.report
-    checkpoints = Checkpoints(
-        folder / "checkpoints",
-        settings.keep_checkpoints,
-        settings.checkpoint_every,
-        settings.checkpoint_seconds,
-    )
-    done, seconds = 0, 0.0
-    if resume and (position := checkpoints.load(step)):
-        done, seconds = int(position["rounds"]), float(position["seconds"])  # type: ignore[arg-type]
-    if rank() == 0:
-        RunFolder(folder).truncate_after(done or -1)  # at 0 all is logged again
+    done, seconds, tally = 0, 0.0, Tally()
+    keys = ("rounds", "seconds")
+    checkpoints, position = begin(folder, settings, step, job.tokenizer, keys, resume)
+    if position:
+        done, seconds = int(position["rounds"]), float(position["seconds"])
+        tally = Tally(**position.get("tally", {}))
+    drop_what_follows(folder, done)
     report({"event": "start", "updates": done, "steps": job.rounds})
     if job.valid and done == 0:
         report(evaluate(job, done))
@@ -173,15 +119,22 @@ def reinforce(job: Job, folder: Path, report: Report, resume: bool = False) -> N
                 "tokens_per_second": found["tokens"] / taken, "rate_scale": scale,
                 "seconds": seconds, "peak_memory": peak_memory(),
             })  # fmt: skip
-            last = done == job.rounds
+            tally.add(found)
+            last = done == job.rounds or tally.hopeless(job.config.training.unrewarded_rounds)
+            if last or due(settings.evaluate_every, done):
+                report({"event": "tally", "updates": done, **vars(tally)})
             if job.valid and (last or due(settings.evaluate_every, done)):
                 report(evaluate(job, done))
             stop = 0 if last else stopping()
             if last or stop or checkpoints.due(done):
-                checkpoints.save(step, {"rounds": done, "seconds": seconds})
+                position = {"rounds": done, "seconds": seconds, "tally": vars(tally)}
+                checkpoints.save(step, position | {"tokenizer": job.tokenizer.identity})
             if stop:
                 save(job.model, job.tokenizer, folder)
                 raise Stopped(stop, f"a checkpoint of update {done} is in {folder}")
+            if last:
+                break
+    tally.check()
     save(job.model, job.tokenizer, folder)
     report({"event": "end", "updates": done, "seconds": seconds})
 
@@ -203,41 +156,42 @@ def build(
     one of its own. Raises `ValueError` where the settings do not fit.
     """
     training, data = config.training, config.data
+    check_ranges(config)
     _check(config)
     model, tokenizer = load_base(config.model, training.dtype, training.checkpoint_blocks)
-    threads = step_threads(training.threads, training.device_batch_size)
+    rows = largest_divisor(config.answers.samples, training.device_batch_size)
+    threads = step_threads(training.threads, rows)
     optimizer = optimizer_for(model, 2**19, training.learning_rate, MOMENTUM, RATE_SCALES, threads)
     step = TrainStep(model, optimizer, loss_fn, max_grad_norm=None, threads=threads)  # type: ignore[arg-type]
     step.prepare()  # what a checkpoint saves must be there before the first round that teaches
     train = read_problems(Path(data.train)) if train is None else train
     if valid is None:
         valid = read_problems(Path(data.valid)) if data.valid else ()
-    if len(train) < config.answers.questions:
-        raise ValueError(
-            f"there are {len(train)} questions, fewer than the {config.answers.questions} of an "
-            "update (answers.questions)"
-        )
+    config = replace(config, answers=_with_questions(config.answers, len(train)))
     return Job(config, tokenizer, step, train, valid, reward)
 
 
 def _check(config: RlConfig) -> None:
-    answers, rows = config.answers, config.training.device_batch_size
-    for name in _SIZES:
-        if (value := attrgetter(name)(config)) < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    answers = config.answers
     if answers.samples < 2:
-        raise ValueError(
+        raise SettingsError(
             f"answers.samples must be at least 2, as answers are compared, got {answers.samples}"
         )
-    if answers.samples % rows:
-        raise ValueError(
-            f"answers.samples {answers.samples} is not a multiple of training.device_batch_size "
-            f"{rows}"
-        )
     if answers.questions % world_size():
-        raise ValueError(
+        raise SettingsError(
             f"answers.questions {answers.questions} is not a multiple of {world_size()} processes"
         )
+
+
+def _with_questions(answers: AnswerConfig, there_are: int) -> AnswerConfig:
+    """Return the settings with a number of questions an update, all of them if they are few."""
+    count = answers.questions or min(USUAL_QUESTIONS, there_are) // world_size() * world_size()
+    if not 0 < count <= there_are:
+        raise SettingsError(
+            f"there are {there_are} questions, fewer than the {count or world_size()} of an update "
+            "(answers.questions)"
+        )
+    return replace(answers, questions=count)
 
 
 def questions_of(job: Job, done: int) -> list[int]:
@@ -280,7 +234,7 @@ def draw(
 
 def learn(job: Job, groups: list[list[Answer]], scale: float) -> float:
     """Make the answers with an advantage likelier; return the loss, 0 if nothing was learned."""
-    batches = passes(groups, job.config.training.device_batch_size, job.tokenizer.bos_id)
+    batches = passes(groups, job.rows, job.tokenizer.bos_id)
     if not sum_over_ranks(np.array([any(each["weights"].any() for each in batches)])):
         return 0.0
     loss, _ = job.step(batches, scale * job.rate)

@@ -9,12 +9,15 @@ from typing import Any, TypeVar
 
 from mlx_gpt.data.mixture import Source
 from mlx_gpt.display import Display
-from mlx_gpt.machine import prepare_machine, step_threads
+from mlx_gpt.going_on import divergence_explained, extended
+from mlx_gpt.limits import check_ranges
+from mlx_gpt.machine import prepare_machine
 from mlx_gpt.models.files import MODEL_FILES, model_folder
 from mlx_gpt.pretrain import build, pretrain
 from mlx_gpt.pretrain_config import PretrainConfig
 from mlx_trainer import (
     CHECKPOINT_FILES,
+    ConfigError,
     RunFolder,
     RunKind,
     lasting_output,
@@ -36,19 +39,33 @@ KIND = RunKind(
 
 
 def run_pretraining(
-    config: PretrainConfig, output: Path, resume: bool = False, overwrite: bool = False
+    config: PretrainConfig,
+    output: Path,
+    resume: bool = False,
+    overwrite: bool = False,
+    steps: int | None = None,
 ) -> None:
-    """Make the machine fast, build, make or open the run folder, and train."""
-    threads = step_threads(config.training.threads, config.training.device_batch_size)
-    machine = prepare_machine(threads)
+    """Make the machine fast, build, make or open the run folder, and train.
+
+    With `resume`, `steps` are more of them than the run's `config` has.
+    """
+    machine = prepare_machine()
+    planned = [config.training.steps] if steps and config.training.steps else []
     with paths_explained(output, resume):
-        job = build(config)
+        job = build(extended(config, steps) if steps else config, resume)
+    prepare_machine(job.step.threads)
     with opened(output, job.config, resume, overwrite) as run, Display(run) as display:
         display.say(f"mlx-fastcpu: {machine}")
         display.say(job.plan.table())
         for note in job.notes:
             display.say(note)
-        pretrain(job, output, display, resume)
+        training = job.config.training
+        display.say(f"{'an update':18} {job.accumulation} x {training.device_batch_size} rows")
+        if planned and run:
+            events = [line for line in run.metrics() if line["event"] == "extended"]
+            planned = [*(event["from_steps"] for event in events), *planned]
+        with divergence_explained(output, "training.rate_scale", training.rate_scale):
+            pretrain(job, output, display, resume, planned)
         display.say(f"model: {output / 'model'}")
         display.say(f'next: mlx-gpt sample --model {output} --prompt "Once upon a time"')
 
@@ -60,16 +77,24 @@ def resolve(
     overrides: Sequence[str],
     output: Path | None,
     resume: bool = False,
+    base: Mapping[str, object] | None = None,
 ) -> T:
-    """Return the configuration: the run's own, or that of file, flags and overrides in this order.
+    """Return the configuration: the run's own, or base, file, flags and overrides in this order.
 
-    `flags` are by dotted key.
+    `flags` are by dotted key. Raises `ConfigError` or `SettingsError` for wrong ones.
     """
     if resume:
         assert output is not None
-        return load_config(kind, file=RunFolder.open(output, KIND).path / "config.yaml")
+        file = str(RunFolder.open(output, KIND).path / "config.yaml")
+        try:
+            return load_config(kind, file=file)
+        except ConfigError as error:  # a damaged file is no wrong usage
+            text = str(error)
+            raise ValueError(text if text.startswith(file) else f"{file}: {text}") from None
     given = [f"{key}={_text(value)}" for key, value in flags.items()]
-    return load_config(kind, file=file, overrides=[*given, *overrides])
+    config = load_config(kind, base=base, file=file, overrides=[*given, *overrides])
+    check_ranges(config)
+    return config
 
 
 @contextmanager
@@ -101,6 +126,8 @@ def inputs_of(config: Any) -> dict[str, str | Path]:
     """
     base = getattr(config, "model", None)
     found: dict[str, str | Path] = {"model": model_folder(base)} if isinstance(base, str) else {}
+    if first := getattr(base, "init_from", None):
+        found["model.init_from"] = model_folder(first)
     data = getattr(config, "data", None)
     for name in ("train", "valid", "tokenizer"):
         value = getattr(data, name, None)

@@ -7,33 +7,37 @@ targets, where nanochat averages the means of unequal micro-batches, 0 / 0 among
 
 import math
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import mlx.core as mx
 import numpy as np
-import yaml
 
+from mlx_gpt.batch_sizes import fit_batch
 from mlx_gpt.conversation import Conversation, render_conversation, render_for_completion
 from mlx_gpt.data import Batch, PackedBatches, read_mixture
 from mlx_gpt.engine import Engine, Request, Sampling
 from mlx_gpt.evaluate.ranks import sum_over_ranks
-from mlx_gpt.finetuning import load_base, optimizer_for, take_over_momentum
+from mlx_gpt.finetuning import base_settings, load_base, optimizer_for, take_over_momentum
+from mlx_gpt.going_on import begin, drop_what_follows
+from mlx_gpt.limits import SettingsError, check_ranges
 from mlx_gpt.losses import IGNORE, token_losses
 from mlx_gpt.machine import peak_memory, step_threads
 from mlx_gpt.models.formats import Decoder
-from mlx_gpt.pretrain import Report, due, loss_fn, micro_batches, save
+from mlx_gpt.pretrain import Report, due, loss_fn, save
+from mlx_gpt.sft_config import DataConfig, ReportConfig, SftConfig, TrainingConfig
 from mlx_gpt.tokenizer import Tokenizer
-from mlx_trainer import (
-    Checkpoints,
-    RunFolder,
-    Stopped,
-    TrainStep,
-    rank,
-    stop_requested,
-    world_size,
-)
+from mlx_trainer import Stopped, TrainStep, rank, stop_requested, world_size
+
+__all__ = [
+    "DataConfig",
+    "Job",
+    "ReportConfig",
+    "SftConfig",
+    "TrainingConfig",
+    "build",
+    "finetune",
+]
 
 # nanochat's, where the base model is not a run that says its own.
 DEFAULTS = {
@@ -42,66 +46,6 @@ DEFAULTS = {
     "learning_rate": 0.02,
     "rate_scale": 1.0,
 }
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Conversations: `[gsm8k:]path[:repeat]`, as `mlx_gpt.data.Source.parse` reads it."""
-
-    train: list[str]
-    valid: list[str] = field(default_factory=list)
-    oversize: Literal["truncate", "drop"] = "truncate"  # conversations longer than a row
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """How long and how fast; sizes and rates of 0 are those of the base model's training."""
-
-    epochs: int = 1
-    sequence_len: int = 0
-    batch_tokens: int = 0  # of one update of all processes
-    device_batch_size: int = 0  # rows of a micro-batch of one process
-    learning_rate: float = 0.0  # of the matrices; all others keep their ratio to it
-    rate_scale: float = 0.0  # on top of what the batch does to all rates (but those of the smear)
-    initial_rate: float = 0.8  # share of the base model's rates to begin with
-    warmdown_ratio: float = 0.5
-    final_rate: float = 0.0
-    keep_optimizer_state: bool = True  # of the base run's last checkpoint, if it has one
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: float32 on a CPU
-    checkpoint_blocks: bool = False
-    threads: int = 0  # on a CPU; 0: as many as cores
-    seed: int = 0  # of the order
-
-
-@dataclass(frozen=True)
-class ReportConfig:
-    """How often to look, and to save; 0 is never (but at the end)."""
-
-    evaluate_every: int = 200
-    sample_every: int = 200
-    sample_tokens: int = 64
-    prompts: list[str] = field(
-        default_factory=lambda: [
-            "Hello! Who are you?",
-            "What is the capital of France?",
-            "Why is the sky blue?",
-            "Tell me a short story about a dog.",
-            "What is 12 * 7?",
-        ]
-    )
-    checkpoint_every: int = 0
-    checkpoint_seconds: float = 600.0
-    keep_checkpoints: int = 1
-
-
-@dataclass(frozen=True)
-class SftConfig:
-    """A run of fine-tuning, as its config.yaml has it; `model` is a model or run folder."""
-
-    model: str
-    data: DataConfig
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    report: ReportConfig = field(default_factory=ReportConfig)
 
 
 @dataclass
@@ -131,19 +75,13 @@ def finetune(job: Job, folder: Path, report: Report, resume: bool = False) -> No
 
     Under `mlx.launch` rank 0 writes. With `resume` the last checkpoint goes on, bit for bit.
     """
-    step, data, settings = job.step, job.train, job.config.report
-    checkpoints = Checkpoints(
-        folder / "checkpoints",
-        settings.keep_checkpoints,
-        settings.checkpoint_every,
-        settings.checkpoint_seconds,
-    )
-    seconds = 0.0
-    if resume and (position := checkpoints.load(step)):
-        data.load_state(position["data"])  # type: ignore[arg-type]
-        seconds = float(position["seconds"])  # type: ignore[arg-type]
-    if rank() == 0:
-        RunFolder(folder).truncate_after(step.updates or -1)  # at 0 all is logged again
+    step, data, settings, seconds = job.step, job.train, job.config.report, 0.0
+    keys = ("data", "seconds")
+    checkpoints, position = begin(folder, settings, step, job.tokenizer, keys, resume)
+    if position:
+        data.load_state(position["data"])
+        seconds = float(position["seconds"])
+    drop_what_follows(folder, step.updates)
     report({"event": "start", "updates": step.updates, "steps": data.total, "used": data.used})
     if job.valid and step.updates == 0:
         report(evaluate(job))
@@ -168,7 +106,8 @@ def finetune(job: Job, folder: Path, report: Report, resume: bool = False) -> No
                 report(sample(job))
             stop = 0 if last else stopping()
             if last or stop or checkpoints.due(step.updates):
-                checkpoints.save(step, {"data": data.state(), "seconds": seconds})
+                position = {"data": data.state(), "seconds": seconds}
+                checkpoints.save(step, position | {"tokenizer": job.tokenizer.identity})
             if stop:
                 save(job.model, job.tokenizer, folder)
                 raise Stopped(stop, f"a checkpoint of update {step.updates} is in {folder}")
@@ -179,13 +118,14 @@ def finetune(job: Job, folder: Path, report: Report, resume: bool = False) -> No
 
 def build(config: SftConfig) -> Job:
     """Load the model and the data; `ValueError` where they, or the settings, do not fit."""
+    check_ranges(config)
     training = config.training
     model, tokenizer = load_base(config.model, training.dtype, training.checkpoint_blocks)
     training = inherited(training, Path(config.model), model.config.sequence_len)
     config = replace(config, training=training)
     threads = step_threads(training.threads, training.device_batch_size)
     # Rates grow with the root of this number, which does nothing else.
-    batch = round(training.batch_tokens * training.rate_scale**2)
+    batch = max(1, round(training.batch_tokens * training.rate_scale**2))
     optimizer = optimizer_for(model, batch, training.learning_rate, muon_momentum, threads=threads)
     kept = training.keep_optimizer_state and take_over_momentum(optimizer, model, config.model)
     step = TrainStep(model, optimizer, loss_fn, max_grad_norm=None, threads=threads)  # type: ignore[arg-type]
@@ -198,16 +138,22 @@ def inherited(training: TrainingConfig, model: Path, sequence_len: int) -> Train
 
     `sequence_len` is the model's, and the most there can be.
     """
-    file = model / "config.yaml"
-    base = yaml.safe_load(file.read_text("utf-8"))["training"] if file.is_file() else {}
     fallback = DEFAULTS | {"sequence_len": sequence_len}
-    found = {name: getattr(training, name) or base.get(name) or fallback[name] for name in fallback}
+    base = fallback | base_settings(model, list(fallback))
+    found = {name: getattr(training, name) or base[name] for name in fallback}
     if found["sequence_len"] > sequence_len:
-        raise ValueError(
+        raise SettingsError(
             f"training.sequence_len: got {found['sequence_len']}, more than the {sequence_len} "
             "tokens that the model was made for"
         )
-    micro_batches(found["batch_tokens"], found["device_batch_size"], found["sequence_len"])
+    # What is inherited gives way to what is given, where the two do not fit together.
+    found["batch_tokens"], found["device_batch_size"] = fit_batch(
+        training.batch_tokens or None,
+        training.device_batch_size or None,
+        int(found["sequence_len"]),
+        int(base["batch_tokens"]),
+        int(base["device_batch_size"]),
+    )
     return replace(training, **found)
 
 
@@ -224,9 +170,12 @@ def packed(config: SftConfig, tokenizer: Tokenizer) -> tuple[PackedBatches, Pack
         batches = PackedBatches(conversations, render, length, rows, tokenizer.bos_id,
                                 oversize=data.oversize, **options)  # fmt: skip
         if batches.used == len(conversations):  # before the first batch
+            counts = batches.counts
             raise ValueError(
-                f"{', '.join(files)}: no conversation has an answer within the first "
-                f"{length + 1} tokens; use a larger sequence_len"
+                f"{', '.join(files)}: none of the {len(conversations):,} conversations can be "
+                f"learned from: {counts.without_target:,} have no answer within the first "
+                f"{length + 1} tokens, {counts.dropped:,} are longer than a row and dropped; use a "
+                "larger sequence_len"
             )
         return batches
 

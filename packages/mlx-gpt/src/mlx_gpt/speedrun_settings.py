@@ -92,9 +92,9 @@ def _change(config: SpeedrunConfig, folder: Path, other: list[str]) -> None:
 
 def check_files(config: SpeedrunConfig) -> None:
     """Raise an error where batch, texts, conversations or questions cannot be used."""
+    from mlx_gpt.batch_sizes import micro_batches
     from mlx_gpt.data import read_mixture
     from mlx_gpt.evaluate.core_bundle import read_core_tasks
-    from mlx_gpt.pretrain import micro_batches
 
     micro_batches(config.batch_tokens, config.device_batch_size, config.sequence_len)
     find_files(config.text)

@@ -7,14 +7,23 @@ mlx-lm read what is saved here, and the files of GPT-2, Llama 3 and other byte-l
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from mlx_gpt._atomic import write_atomic
 from mlx_gpt._suggest import did_you_mean
-from mlx_gpt.tokenizer_files import Vocabulary, read_layout, write_layout
+from mlx_gpt.tokenizer_files import (
+    Vocabulary,
+    layout_sha256,
+    read_config,
+    read_layout,
+    token_name,
+    write_layout,
+)
 from mlx_gpt.tokenizer_training import (
     SPLIT_PATTERN,
     capped,
@@ -144,7 +153,7 @@ class Tokenizer:
         config = {}
         try:
             if config_path.is_file():
-                config = json.loads(config_path.read_text("utf-8"))
+                config = read_config(config_path)
             return cls(path.read_text("utf-8"), config, str(path))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path.parent}: not a tokenizer's files: {error}") from error
@@ -198,6 +207,16 @@ class Tokenizer:
             raise KeyError(f"no special token {name!r} in this tokenizer{hint}")
         return self._specials[name]
 
+    @cached_property
+    def sha256(self) -> str:
+        """The hash of `tokenizer.json`; a model keeps that of the tokenizer it was trained with."""
+        return layout_sha256(self._text)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the tokenizer: hash and number of tokens."""
+        return {"sha256": self.sha256, "vocab_size": self.vocab_size}
+
     @property
     def special_ids(self) -> frozenset[int]:
         """The ids of all special tokens."""
@@ -206,7 +225,7 @@ class Tokenizer:
     @property
     def bos_id(self) -> int:
         """The token that begins each document; `ValueError` where the tokenizer has none."""
-        for name in (_named(self._config.get("bos_token")), *_BOS_NAMES):
+        for name in (token_name(self._config.get("bos_token")), *_BOS_NAMES):
             if name in self._specials:
                 return self._specials[name]
         raise ValueError(
@@ -217,7 +236,7 @@ class Tokenizer:
     @property
     def end_ids(self) -> frozenset[int]:
         """The tokens that end a text or an answer: `<|assistant_end|>`, BOS, and the file's own."""
-        names = ("<|assistant_end|>", _named(self._config.get("eos_token")), *_BOS_NAMES)
+        names = ("<|assistant_end|>", token_name(self._config.get("eos_token")), *_BOS_NAMES)
         return frozenset(self._specials[name] for name in names if name in self._specials)
 
     def token_bytes(self) -> np.ndarray:
@@ -239,11 +258,6 @@ def _check_specials(specials: Sequence[str], ranks: Mapping[bytes, int]) -> None
         raise ValueError(
             f"special tokens must differ from each other and from all tokens, got {list(specials)}"
         )
-
-
-def _named(token: str | dict | None) -> str | None:
-    """Return the text of a token as a `tokenizer_config.json` writes it."""
-    return token.get("content") if isinstance(token, dict) else token
 
 
 _EncodeBatch = Callable[[Sequence[str], int], list[list[int]]]

@@ -4,9 +4,11 @@ The file spells a token with one character a byte, GPT-2's byte alphabet, so tha
 text. This module turns that into bytes and back, and finds out whether tiktoken can do the work.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 GPT2_PATTERN = (
     r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # of ByteLevel
@@ -112,6 +114,28 @@ def read_layout(text: str, source: str) -> Vocabulary:
         )
     tokens |= {number: content.encode() for content, number in (specials | plain).items()}
     return Vocabulary(tokens, specials, ranks, pattern if ranks else None)
+
+
+def read_config(path: Path) -> dict:
+    """Return the content of a `tokenizer_config.json`; `ValueError` for one that is damaged."""
+    config = json.loads(path.read_text("utf-8"))
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} must hold a JSON object, got a {type(config).__name__}")
+    for key in ("bos_token", "eos_token"):
+        if not isinstance(token_name(config.get(key)), str | None):
+            raise ValueError(f"{path}: {key} must be text, got {config[key]!r}")
+    return config
+
+
+def token_name(token: str | dict | None) -> str | None:
+    """Return the text of a token as a `tokenizer_config.json` writes it."""
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def layout_sha256(text: str) -> str:
+    """Return the hash of what a `tokenizer.json` says, whatever its spaces and order of keys."""
+    plain = json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(plain.encode()).hexdigest()
 
 
 def spell(token: bytes) -> str:

@@ -21,8 +21,6 @@ PRESETS = {
     "thorough": "ModernBERT-base, 5 folds, 3 seeds, 4 views of each row averaged: for a GPU",
 }
 
-# More threads than any batch has rows to share; thousands exhaust the process.
-MAX_THREADS = 256
 # scikit-learn takes seeds below 2**32, and those of seeds and folds are counted up from this one.
 MAX_SEED = 2**31
 
@@ -177,8 +175,6 @@ class TrainingSettings:
         _above_zero(self, "learning_rate", "muon_rate", "layer_decay", "max_grad_norm")
         _share(self, "layer_decay", "warmup")
         _share(self, "label_smoothing", below_one=True)
-        if self.threads > MAX_THREADS:
-            raise ValueError(f"threads must be at most {MAX_THREADS}, got {self.threads}")
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from mlx_trainer import distributed
 from mlx_trainer._atomic import write_atomic
 from mlx_trainer.owned import delete_owned
 from mlx_trainer.random_keys import random_key, set_random_key
-from mlx_trainer.step import TrainStep
+from mlx_trainer.step import TrainingError, TrainStep
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
@@ -39,6 +39,7 @@ CHECKPOINT_FILES = (
       for hidden in ("", ".")
       for name in ("model.safetensors", "optimizer.safetensors", "state.json")),
 )  # fmt: skip
+_STATE = {"updates": int, "checksums": dict, "random_keys": list, "position": dict}
 
 
 class CheckpointError(ValueError):
@@ -82,13 +83,39 @@ class Checkpoints:
         """Write model, optimizer, random state and `position`; return the checkpoint's folder.
 
         `position` is whatever the loop needs to go on where it was: JSON, given back by `load`.
+        Raises `TrainingError` where a weight is not finite: the last good checkpoint stays.
         """
+        _check_finite(step)
         keys = distributed.gather_keys(random_key())
         if distributed.rank() == 0:
             self._write(step, {"random_keys": keys, "position": dict(position)})
         distributed.wait_for_all()
         self._saved_at = time.monotonic()
         return self._target()
+
+    def position(self) -> dict[str, Json] | None:
+        """Return the `position` of the last checkpoint without loading it, None before the first.
+
+        Raises `CheckpointError` where it cannot be read.
+        """
+        source = self.latest()
+        return _read_state(source)["position"] if source else None
+
+    def verified(self) -> Path | None:
+        """Return the folder of the last checkpoint, whose files have their checksums, or None.
+
+        Raises `CheckpointError` for one that is damaged.
+        """
+        source = self.latest()
+        if source is None:
+            return None
+        for name, checksum in _read_state(source)["checksums"].items():
+            if not (source / name).is_file() or _checksum(source / name) != checksum:
+                raise CheckpointError(
+                    f"{source / name} is damaged: its checksum is not the one in state.json"
+                    f"{_way_out(source)}"
+                )
+        return source
 
     def load(self, step: TrainStep) -> dict[str, Json] | None:
         """Put the last checkpoint into `step`; return its `position`, or None if there is none.
@@ -97,15 +124,10 @@ class Checkpoints:
         `CheckpointError` for damaged files, and for parameters that are missing, unexpected or of
         another shape.
         """
-        source = self.latest()
+        source = self.verified()
         if source is None:
             return None
         state = _read_state(source)
-        for name, checksum in state["checksums"].items():
-            if not (source / name).is_file() or _checksum(source / name) != checksum:
-                raise CheckpointError(
-                    f"{source / name} is damaged: its checksum is not the one in state.json"
-                )
         keys = state["random_keys"]
         if len(keys) != distributed.world_size():
             raise CheckpointError(
@@ -137,7 +159,13 @@ class Checkpoints:
         )
 
     def _target(self) -> Path:
-        return self.folder / (self.folder / _POINTER).read_text(encoding="utf-8").strip()
+        pointer = self.folder / _POINTER
+        name = pointer.read_bytes().decode("utf-8", "replace").strip()
+        if not name or not (self.folder / name / "state.json").is_file():
+            raise CheckpointError(
+                f"{pointer} names {name[:40]!r}, which is no checkpoint{_way_out(pointer)}"
+            )
+        return self.folder / name
 
     def _write(self, step: TrainStep, state: dict) -> None:
         target = self.folder / f"step-{step.updates:08d}"
@@ -208,12 +236,42 @@ def _read_state(source: Path) -> dict:
     try:
         state = json.loads((source / "state.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{source / 'state.json'} cannot be read: {error}") from error
+        raise CheckpointError(
+            f"{source / 'state.json'} cannot be read: {error}{_way_out(source)}"
+        ) from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{source / 'state.json'} holds no JSON object{_way_out(source)}")
     if state.get("format") != _FORMAT:
         raise CheckpointError(
             f"{source} has format {state.get('format')}, this version reads format {_FORMAT}"
         )
+    wrong = [name for name, kind in _STATE.items() if not isinstance(state.get(name), kind)]
+    if wrong:
+        raise CheckpointError(
+            f"{source / 'state.json'} is damaged: {wrong[0]} is missing or wrong{_way_out(source)}"
+        )
     return state
+
+
+def _way_out(damaged: Path) -> str:
+    """Return how to go on without a checkpoint, in words to end a message with."""
+    whole = {path.parent for path in damaged.parent.glob("step-*/state.json")} - {damaged}
+    if not whole:
+        return "; there is no other one, so the run has to begin again"
+    older = max(whole).name
+    return f"; to go on from an older one, write {older} into {damaged.parent / _POINTER}"
+
+
+def _check_finite(step: TrainStep) -> None:
+    flat = dict(tree_flatten(step.model.parameters()))
+    finite = [mx.isfinite(array).all() for array in flat.values()]
+    mx.eval(finite)
+    spoilt = [name for name, each in zip(flat, finite, strict=True) if not each]
+    if spoilt:
+        raise TrainingError(
+            f"update {step.updates} left {len(spoilt)} of {len(flat)} weights with values that are "
+            f"not finite, {spoilt[0]} first; lower the learning rate"
+        )
 
 
 def _read_arrays(path: Path) -> dict[str, mx.array]:

@@ -12,7 +12,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,7 +91,7 @@ class RunFolder:
                 key: {"path": str(each), "sha256": fingerprint(each)}
                 for key, each in inputs.items()
             }
-            run._write_marker(config, prints)
+            run._write_marker(config, prints, kind.tool)
             run._write(CONFIG, dump_config(config))  # from here on it can be resumed
             run._write("env.json", json.dumps(describe_environment(), indent=2) + "\n")
         except BaseException:
@@ -136,7 +136,6 @@ class RunFolder:
             raise FileNotFoundError(f"{run.path} is not a run: it has no {lacking}")
         if kind and marker["tool"] != kind.tool:
             raise FileNotFoundError(f"{run.path} is a run of {marker['tool']}, not {kind.tool}")
-        run.kind = kind or RunKind(marker["tool"])
         return run
 
     def __enter__(self) -> "RunFolder":
@@ -160,9 +159,11 @@ class RunFolder:
             file.write(line + "\n")
 
     def metrics(self) -> list[dict]:
-        """Return the logged lines; one that is still being written, or was cut off, is left out."""
-        path = self.path / METRICS
-        return [json.loads(line) for line in _whole_lines(path)] if path.exists() else []
+        """Return the logged lines; one that is still being written, or was cut off, is left out.
+
+        Raises `ValueError` with the number of a line that is damaged.
+        """
+        return [entry for _, entry in _entries(self.path / METRICS)]
 
     def truncate_after(self, updates: int, **where: object) -> None:
         """Drop the lines whose "updates" is above `updates`: the resumed run will log them again.
@@ -176,10 +177,12 @@ class RunFolder:
 
         self._keep_lines(wanted)
 
-    def change_config(self, config: object) -> None:
+    def replace_config(self, config: object) -> None:
         """Replace the configuration, of a run that goes on with other settings on purpose."""
-        marker = self._marker() or {}
-        self._write_marker(config, marker.get("inputs", {}))
+        marker = self._marker()
+        if marker is None:
+            raise FileNotFoundError(f"{self.path} is not a run: it has no {MARKER}")
+        self._write_marker(config, marker["inputs"], marker["tool"])
         self._write(CONFIG, dump_config(config))
 
     def _take_lock(self) -> None:
@@ -265,26 +268,35 @@ class RunFolder:
             "was touched"
         )
 
-    def _write_marker(self, config: object, inputs: Mapping[str, object]) -> None:
+    def _write_marker(self, config: object, inputs: Mapping[str, object], tool: str) -> None:
         plain = _without(yaml.safe_load(dump_config(config)), inputs)
-        values = {"tool": self.kind.tool, "format": _FORMAT, "inputs": inputs, "config": plain}
+        values = {"tool": tool, "format": _FORMAT, "inputs": inputs, "config": plain}
         self._write(MARKER, json.dumps(values, indent=1) + "\n")
 
     def _keep_lines(self, wanted: Callable[[dict], bool]) -> None:
         path = self.path / METRICS
-        if path.exists():
-            kept = [line for line in _whole_lines(path) if wanted(json.loads(line))]
-            text = "".join(line + "\n" for line in kept)
-            if text != path.read_text("utf-8"):
-                self._write(METRICS, text)
+        text = "".join(line + "\n" for line, entry in _entries(path) if wanted(entry))
+        if path.exists() and text != path.read_text("utf-8"):
+            self._write(METRICS, text)
 
     def _write(self, name: str, text: str) -> None:
         write_atomic(self.path / name, lambda path: path.write_text(text, encoding="utf-8"))
 
 
-def _whole_lines(path: Path) -> list[str]:
-    text = path.read_text("utf-8")
-    return text[: text.rfind("\n") + 1].split("\n")[:-1]
+def _entries(path: Path) -> Iterator[tuple[str, dict]]:
+    """Yield the whole lines of a log and what they hold."""
+    try:
+        text = path.read_text("utf-8") if path.exists() else ""
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text: {error}") from None
+    for number, line in enumerate(text[: text.rfind("\n") + 1].split("\n")[:-1], 1):
+        try:
+            entry = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path}:{number}: not JSON: {error}") from None
+        if not isinstance(entry, dict):
+            raise ValueError(f"{path}:{number}: not a JSON object, but {line.strip():.40}")
+        yield line, entry
 
 
 def _without(config: Mapping | None, keys: Mapping[str, object], prefix: str = "") -> dict:

@@ -161,13 +161,13 @@ class TrainStep:
     def _check(self, loss: mx.array, weight: mx.array, norm: mx.array) -> None:
         if float(weight) == 0:
             raise ValueError(
-                f"update {self.updates}: the total weight of all micro-batches is 0, so there is "
-                "no mean loss; leave out updates without a valid example"
+                f"update {self.updates + 1}: the total weight of all micro-batches is 0, so there "
+                "is no mean loss; leave out updates without a valid example"
             )
         if not (math.isfinite(float(loss)) and math.isfinite(float(norm))):
             raise TrainingError(
-                f"update {self.updates}: loss {float(loss)}, gradient norm {float(norm)}; the "
-                "weights are spoilt. Go back to a checkpoint, then lower the learning rate"
+                f"update {self.updates + 1}: loss {float(loss)}, gradient norm {float(norm)}; "
+                "the weights are spoilt. Go back to a checkpoint, then lower the learning rate"
             )
 
     def _update_or_give_up_compiling(

@@ -5,6 +5,8 @@ from typing import Any
 
 import click
 
+from mlx_gpt.commands.options import Finite, check_resume
+
 FILE = click.Path(exists=True, dir_okay=False)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 POSITIVE = click.IntRange(1)
@@ -47,13 +49,13 @@ _KEYS = {
 @click.option("--valid", type=FILE, help="Held questions, for pass@k.")
 @click.option("--output", type=FOLDER, required=True, help="Run folder to write.")
 @click.option("--epochs", type=POSITIVE, help="[default: 1]")
-@click.option("--questions", type=POSITIVE, help="In a round.  [default: 16]")
+@click.option("--questions", type=POSITIVE, help="In a round.  [default: 16, or all]")
 @click.option("--samples", type=POSITIVE, help="Answers to a question.  [default: 16]")
 @click.option("--max-tokens", type=POSITIVE, help="Of an answer.  [default: 256]")
-@click.option("--temperature", type=click.FloatRange(0, min_open=True), help="[default: 1]")
+@click.option("--temperature", type=Finite(0, min_open=True), help="[default: 1]")
 @click.option("--top-k", type=click.IntRange(0), help="Tokens drawn from; 0: all.  [default: 50]")
 @click.option("--device-batch-size", type=POSITIVE,
-              help="Answers learned from at once.  [default: 8]")  # fmt: skip
+              help="At most so many answers learned from at once.  [default: 8]")  # fmt: skip
 @click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16"]),
               help="[default: float32 on a CPU, bfloat16 elsewhere]")  # fmt: skip
 @click.option("--checkpoint-blocks", is_flag=True, default=None,
@@ -70,8 +72,7 @@ def rl(output: Path, config: str | None, overrides: tuple[str, ...], resume: boo
        overwrite: bool, **options: Any) -> None:  # fmt: skip
     """Reinforce right answers to GSM8K questions."""
     flags = {_KEYS[name]: value for name, value in options.items() if value is not None}
-    if resume and (flags or config or overrides or overwrite):
-        raise click.UsageError("--resume takes everything from --output; leave the rest out")
+    check_resume(resume, flags, config or overrides or overwrite)
     for name in ("model", "data"):
         if not (options[name] or resume or config):
             raise click.UsageError(f"Missing option '--{name}'.")

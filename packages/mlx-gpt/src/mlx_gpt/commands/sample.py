@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from mlx_gpt.commands.options import Finite
+
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 EPILOG = """\b
@@ -21,14 +23,14 @@ EPILOG = """\b
               help="Continuations of each prompt.")  # fmt: skip
 @click.option("--max-tokens", default=128, show_default=True, type=click.IntRange(1),
               help="Most tokens of a continuation.")  # fmt: skip
-@click.option("--temperature", default=1.0, show_default=True, type=click.FloatRange(0),
+@click.option("--temperature", default=1.0, show_default=True, type=Finite(0),
               help="0 takes the likeliest token.")  # fmt: skip
 @click.option("--top-k", default=50, show_default=True, type=click.IntRange(0),
               help="Draw from so many of the likeliest tokens; 0: all.")  # fmt: skip
 @click.option("--top-p", default=1.0, show_default=True,
-              type=click.FloatRange(0, 1, min_open=True),
+              type=Finite(0, 1, min_open=True),
               help="Draw from the fewest tokens with this share of the probability.")  # fmt: skip
-@click.option("--min-p", default=0.0, show_default=True, type=click.FloatRange(0, 1),
+@click.option("--min-p", default=0.0, show_default=True, type=Finite(0, 1),
               help="Draw from tokens at least this share as likely as the likeliest.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), help="Draw the same again.")
 @click.option("--stop", multiple=True, help="End before this text; may be given again.")

@@ -5,6 +5,8 @@ from typing import Any
 
 import click
 
+from mlx_gpt.commands.options import check_resume
+
 FOLDER = click.Path(file_okay=False, path_type=Path)
 POSITIVE = click.IntRange(1)
 
@@ -77,8 +79,7 @@ def sft(output: Path, config: str | None, overrides: tuple[str, ...], resume: bo
         overwrite: bool, **options: Any) -> None:  # fmt: skip
     """Fine-tune a model on conversations, so that it answers."""
     flags = {_KEYS[name]: value for name, value in options.items() if value not in (None, ())}
-    if resume and (flags or config or overrides or overwrite):
-        raise click.UsageError("--resume takes everything from --output; leave the rest out")
+    check_resume(resume, flags, config or overrides or overwrite)
     for name in ("model", "data"):
         if not (options[name] or resume or config):
             raise click.UsageError(f"Missing option '--{name}'.")

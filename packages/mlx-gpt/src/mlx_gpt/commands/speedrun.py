@@ -39,11 +39,20 @@ Stopped? Start it again with the same options: it goes on where it was.
 @click.option("--seed", type=click.IntRange(0), help="[default: 0]")
 def speedrun(text: tuple[str, ...], output: Path, **options: Any) -> None:
     """Go the whole path: text, tokenizer, pretraining, chat fine-tuning, evaluation, report."""
+    from mlx_gpt.batch_sizes import fit_batch
     from mlx_gpt.machine import prepare_machine
     from mlx_gpt.speedrun import speedrun as run
     from mlx_gpt.speedrun_settings import SpeedrunConfig
 
     given = {name: value for name, value in options.items() if value not in (None, ())}
     lists = {name: list(value) for name, value in given.items() if isinstance(value, tuple)}
+    usual = SpeedrunConfig()
+    given["batch_tokens"], given["device_batch_size"] = fit_batch(
+        options["batch_tokens"],
+        options["device_batch_size"],
+        options["sequence_len"] or usual.sequence_len,
+        usual.batch_tokens,
+        usual.device_batch_size,
+    )
     prepare_machine()
     run(SpeedrunConfig(list(text), **{**given, **lists}), output, click.echo)

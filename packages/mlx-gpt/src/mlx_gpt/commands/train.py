@@ -1,9 +1,12 @@
 """`mlx-gpt train`."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
+
+from mlx_gpt.commands.options import Finite, check_resume
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 POSITIVE = click.IntRange(1)
@@ -21,12 +24,18 @@ On a laptop or a few CPU cores:
 Two processes that share each batch:
   mlx.launch -n 2 -- mlx-gpt train ...
 
+\b
+More steps for a run, finished or not; other text for a model, with its tokenizer:
+  mlx-gpt train --resume --output runs/d4 --steps 1000
+  mlx-gpt train --init-from runs/d4 --data other/ --output runs/d4-other --steps 500
+
 Settings: --config FILE, then flags, then --set; later ones win. A wrong key is an error.
 """
 
 # Where the settings of the flags are in the configuration.
 _KEYS = {
     "data": "data.train",
+    "init_from": "model.init_from",
     "numbers": "data.numbers",
     "valid": "data.valid",
     "oversize": "data.oversize",
@@ -39,6 +48,7 @@ _KEYS = {
     "batch_tokens": "training.batch_tokens",
     "device_batch_size": "training.device_batch_size",
     "steps": "training.steps",
+    "schedule": "training.schedule",
     "tokens_per_parameter": "training.tokens_per_parameter",
     "seed": "training.seed",
     "threads": "training.threads",
@@ -78,15 +88,22 @@ class Numbers(click.ParamType):
               "drop them.  [default: split]")  # fmt: skip
 @click.option("--tokenizer", type=click.Path(exists=True), help="Folder of `mlx-gpt tokenizer`.")
 @click.option("--output", type=FOLDER, help="Run folder to write.")
+@click.option("--init-from", metavar="MODEL", help="Model or run folder to begin with: its "
+              "weights, shape and tokenizer.  [default: fresh weights]")  # fmt: skip
 @click.option("--depth", type=POSITIVE, help="Layers; sets everything else.  [default: 12]")
 @click.option("--sequence-len", type=POSITIVE, help="Tokens a row.  [default: 2048]")
 @click.option("--window-pattern", help="S and L for each layer, repeated.  [default: SSSL]")
 @click.option("--batch-tokens", type=POSITIVE, help="Tokens an update.  [default: by depth]")
 @click.option("--device-batch-size", type=POSITIVE,
-              help="Rows at once; less needs less memory.  [default: 32]")  # fmt: skip
-@click.option("--steps", type=POSITIVE, help="Updates.  [default: by --tokens-per-parameter]")
-@click.option("--tokens-per-parameter", type=click.FloatRange(0, min_open=True),
+              help="Rows at once; less needs less memory.  "
+                   "[default: what fits, up to 32]")  # fmt: skip
+@click.option("--steps", type=POSITIVE, help="Updates; with --resume more of them.  "
+              "[default: by --tokens-per-parameter]")  # fmt: skip
+@click.option("--tokens-per-parameter", type=Finite(0, min_open=True),
               help="[default: 12]")  # fmt: skip
+@click.option("--schedule", type=click.Choice(["nanochat", "constant"]), help="Whether rates and "
+              "decay fall towards the end; constant ones let a run go on for more steps as if it "
+              "had been meant to.  [default: nanochat]")  # fmt: skip
 @click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16"]),
               help="[default: float32 on a CPU, bfloat16 elsewhere]")  # fmt: skip
 @click.option("--checkpoint-blocks", is_flag=True, default=None,
@@ -111,20 +128,27 @@ def train(output: Path | None, config: str | None, overrides: tuple[str, ...], r
     flags = {_KEYS[name]: value for name, value in options.items() if value is not None}
     if output is None and not dry_run:
         raise click.UsageError("Missing option '--output'.")
-    if resume and (flags or config or overrides or overwrite):
-        raise click.UsageError("--resume takes everything from --output; leave the rest out")
+    check_resume(resume, flags, config or overrides or overwrite, ("training.steps",))
     for name in ("data", "tokenizer"):
-        if not (options[name] or resume or config):
+        given = options[name] or (name == "tokenizer" and options["init_from"])
+        if not (given or resume or config):
             raise click.UsageError(f"Missing option '--{name}'.")
-    from mlx_gpt.pretrain import plan_of
+    from mlx_gpt.batch_sizes import plan_of
     from mlx_gpt.pretrain_config import PretrainConfig
     from mlx_gpt.runs import resolve, run_pretraining
+    from mlx_gpt.starting import check_shape, settings_of
 
-    chosen = resolve(PretrainConfig, flags, config, overrides, output, resume)
+    chosen_by = partial(resolve, PretrainConfig, flags, config, overrides, output, resume)
+    chosen = chosen_by(base={"data": {"tokenizer": ""}})
+    if not resume:
+        decided = settings_of(chosen.model.init_from) if chosen.model.init_from else None
+        chosen = chosen_by(base=decided)
+        if decided:
+            check_shape(chosen, decided)
     if dry_run:
         from mlx_gpt.tokenizer import Tokenizer
 
         click.echo(plan_of(chosen, Tokenizer.load(chosen.data.tokenizer).vocab_size).table())
         return
     assert output is not None
-    run_pretraining(chosen, output, resume, overwrite)
+    run_pretraining(chosen, output, resume, overwrite, options["steps"] if resume else None)

@@ -42,7 +42,7 @@ def convert_nanochat(
         raise ValueError(
             f"{tokenizer} has {converted.vocab_size} tokens, but the model of {checkpoint} {size}"
         )
-    save_model(model, output)
+    save_model(model, output, converted.sha256 if converted else None)
     if converted:
         converted.save(output)
     save_manifest(Path(output))

@@ -18,10 +18,13 @@ from mlx_gpt.models.formats import (
     new_model,
     parameters,
 )
+from mlx_gpt.models.nanochat import NanochatConfig
+from mlx_gpt.models.nanochat_2025 import Nanochat2025Config
 from mlx_trainer import check_manifest, write_manifest
 from mlx_trainer.inputs import MANIFEST
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+TOKENIZER_HASH = "tokenizer_sha256"  # its key in the config
 _INDEX = "model.safetensors.index.json"  # of weights in several files
 # All that is written into a model folder, by whomever; the manifest names what is there.
 MODEL_FILES = (MANIFEST, CONFIG, WEIGHTS, "tokenizer.json", "tokenizer_config.json")
@@ -45,11 +48,26 @@ def model_folder(path: str | Path) -> Path:
     )
 
 
-def save_model(model: Decoder, folder: str | Path) -> None:
+def config_of(path: str | Path) -> NanochatConfig | Nanochat2025Config:
+    """Return the configuration of the model in a model or run folder; errors as in `load_model`."""
+    return _unfilled(model_folder(path), mx.float32).config
+
+
+def tokenizer_hash(path: str | Path) -> str | None:
+    """Return the `Tokenizer.sha256` that a model folder was saved with, None if it has none."""
+    folder = model_folder(path)
+    found = _read_json(folder / CONFIG).get(TOKENIZER_HASH)
+    if found is not None and not isinstance(found, str):
+        raise ValueError(f"{folder / CONFIG}: {TOKENIZER_HASH} must be text, got {found!r}")
+    return found
+
+
+def save_model(model: Decoder, folder: str | Path, tokenizer_sha256: str | None = None) -> None:
     """Write `config.json` and `model.safetensors`, each in one step; the folder is made if needed.
 
-    Weights keep their dtype, and have the names they have in nanochat. mlx-lm reads the folder of
-    a `Nanochat2025`.
+    `tokenizer_sha256` is of the tokenizer whose ids the model was trained on. Weights keep
+    their dtype, and have the names they have in nanochat. mlx-lm reads the folder of a
+    `Nanochat2025`.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,6 +75,8 @@ def save_model(model: Decoder, folder: str | Path) -> None:
     names = file_names(model)
     weights = {names[name]: array for name, array in parameters(model).items()}
     config = describe(model) | {"dtype": str(_widest(weights)).removeprefix("mlx.core.")}
+    if tokenizer_sha256:
+        config[TOKENIZER_HASH] = tokenizer_sha256
     text = json.dumps(config, indent=2) + "\n"
     target = folder / CONFIG
     if target.is_file() and target.read_text(encoding="utf-8") != text:
@@ -88,14 +108,11 @@ def load_model(path: str | Path, dtype: mx.Dtype | None = None, training: bool =
     folder = model_folder(path)
     if (folder / MANIFEST).exists():  # there is none in a folder of others
         check_manifest(folder)
-    config = _read_json(folder / CONFIG)
     tensors = as_nanochat_names(_read_tensors(folder))
     activations = dtype or _widest(tensors)
-    try:
-        model = new_model(config, activations)
-    except ValueError as error:
-        raise ValueError(f"{folder / CONFIG}: {error}") from None
+    model = _unfilled(folder, activations)
     fill(model, tensors, str(folder))
+    check_finite(model, str(folder))
     if dtype is not None or training:
         _cast(model, activations, training)
     mx.eval(model.parameters())
@@ -127,6 +144,27 @@ def fill(model: Decoder, tensors: Mapping[str, mx.array], source: str) -> None:
         listed = "; ".join(f"{what}: {_list(each)}" for what, each in problems.items() if each)
         raise ValueError(f"{source}: the tensors are not those of the config; {listed}")
     model.update(tree_unflatten([(name, tensors[names[name]]) for name in names]))
+
+
+def check_finite(model: Decoder, source: str) -> None:
+    """Raise `ValueError` unless all weights are finite numbers; `source` is what errors name."""
+    finite = {name: mx.isfinite(array).all() for name, array in parameters(model).items()}
+    mx.eval(finite)
+    spoilt = sorted(name for name, each in finite.items() if not each)
+    if spoilt:
+        raise ValueError(
+            f"{source}: weights that are not finite numbers, as after training that diverged: "
+            f"{_list(spoilt)}"
+        )
+
+
+def _unfilled(folder: Path, dtype: mx.Dtype) -> Decoder:
+    """Return the model that the config describes, its weights yet to be filled in."""
+    config = _read_json(folder / CONFIG)
+    try:
+        return new_model(config, dtype)
+    except ValueError as error:
+        raise ValueError(f"{folder / CONFIG}: {error}") from None
 
 
 def _cast(model: Decoder, dtype: mx.Dtype, training: bool) -> None:

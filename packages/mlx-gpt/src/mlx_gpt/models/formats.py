@@ -29,7 +29,7 @@ IGNORED_KEYS = frozenset(
     [
         *("architectures", "auto_map", "dtype", "torch_dtype", "transformers_version"),
         *("bos_token_id", "eos_token_id", "pad_token_id", "use_cache"),
-        *("attention_dropout", "initializer_range"),
+        *("attention_dropout", "initializer_range", "tokenizer_sha256"),
     ]
 )
 
