@@ -43,6 +43,7 @@ def speedrun(text: tuple[str, ...], output: Path, **options: Any) -> None:
     from mlx_gpt.machine import prepare_machine
     from mlx_gpt.speedrun import speedrun as run
     from mlx_gpt.speedrun_settings import SpeedrunConfig
+    from mlx_trainer import lasting_output
 
     given = {name: value for name, value in options.items() if value not in (None, ())}
     lists = {name: list(value) for name, value in given.items() if isinstance(value, tuple)}
@@ -55,4 +56,5 @@ def speedrun(text: tuple[str, ...], output: Path, **options: Any) -> None:
         usual.device_batch_size,
     )
     prepare_machine()
-    run(SpeedrunConfig(list(text), **{**given, **lists}), output, click.echo)
+    with lasting_output():
+        run(SpeedrunConfig(list(text), **{**given, **lists}), output, click.echo)
