@@ -9,15 +9,15 @@ metrics.jsonl   one JSON object a line, appended while training
 import contextlib
 import fcntl
 import json
-import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
+from mlx_trainer import run_log
 from mlx_trainer._atomic import write_atomic
 from mlx_trainer.checkpoints import CHECKPOINT_FILES
 from mlx_trainer.config import dump_config
@@ -117,7 +117,7 @@ class RunFolder:
         try:
             sweep(run.path, run._patterns())
             run._compare(inputs or {})
-            run._keep_lines(lambda entry: True)
+            run_log.keep(run.path / METRICS, lambda entry: True)
         except BaseException:
             run.close()
             raise
@@ -154,16 +154,14 @@ class RunFolder:
 
     def log(self, entry: Mapping[str, object]) -> None:
         """Append a line to `metrics.jsonl` and the time in Unix seconds; NaN becomes null."""
-        line = json.dumps(_finite({**entry, "time": time.time()}), allow_nan=False)
-        with (self.path / METRICS).open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        run_log.append(self.path / METRICS, {**entry, "time": time.time()})
 
     def metrics(self) -> list[dict]:
         """Return the logged lines; one that is still being written, or was cut off, is left out.
 
         Raises `ValueError` with the number of a line that is damaged.
         """
-        return [entry for _, entry in _entries(self.path / METRICS)]
+        return run_log.read(self.path / METRICS)
 
     def truncate_after(self, updates: int, **where: object) -> None:
         """Drop the lines whose "updates" is above `updates`: the resumed run will log them again.
@@ -175,7 +173,7 @@ class RunFolder:
             other = any(entry.get(key) != value for key, value in where.items())
             return other or entry.get("updates", 0) <= updates
 
-        self._keep_lines(wanted)
+        run_log.keep(self.path / METRICS, wanted)
 
     def replace_config(self, config: object) -> None:
         """Replace the configuration, of a run that goes on with other settings on purpose."""
@@ -273,30 +271,8 @@ class RunFolder:
         values = {"tool": tool, "format": _FORMAT, "inputs": inputs, "config": plain}
         self._write(MARKER, json.dumps(values, indent=1) + "\n")
 
-    def _keep_lines(self, wanted: Callable[[dict], bool]) -> None:
-        path = self.path / METRICS
-        text = "".join(line + "\n" for line, entry in _entries(path) if wanted(entry))
-        if path.exists() and text != path.read_text("utf-8"):
-            self._write(METRICS, text)
-
     def _write(self, name: str, text: str) -> None:
         write_atomic(self.path / name, lambda path: path.write_text(text, encoding="utf-8"))
-
-
-def _entries(path: Path) -> Iterator[tuple[str, dict]]:
-    """Yield the whole lines of a log and what they hold."""
-    try:
-        text = path.read_text("utf-8") if path.exists() else ""
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text: {error}") from None
-    for number, line in enumerate(text[: text.rfind("\n") + 1].split("\n")[:-1], 1):
-        try:
-            entry = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{path}:{number}: not JSON: {error}") from None
-        if not isinstance(entry, dict):
-            raise ValueError(f"{path}:{number}: not a JSON object, but {line.strip():.40}")
-        yield line, entry
 
 
 def _without(config: Mapping | None, keys: Mapping[str, object], prefix: str = "") -> dict:
@@ -309,14 +285,3 @@ def _without(config: Mapping | None, keys: Mapping[str, object], prefix: str = "
         elif key not in keys:
             flat[key] = json.loads(json.dumps(value, default=str))
     return flat
-
-
-def _finite(value: object) -> object:
-    """Replace NaN and infinities, which JSON does not have, by None."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    return value
