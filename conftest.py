@@ -29,8 +29,10 @@ pytest_collect_file = Sybil(
 
 CHILD_SECONDS = 1800
 
-# As in a foreground shell: one in the background makes what it starts, and so on, ignore SIGINT.
+# As in a foreground shell: one in the background makes what it starts, and so on, ignore SIGINT,
+# and nohup SIGHUP.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")

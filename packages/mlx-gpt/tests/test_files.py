@@ -285,7 +285,7 @@ def test_a_config_that_makes_no_model_is_refused(folder, text, message):
 
 @pytest.mark.parametrize(
     ("value", "problem"),
-    [(2.5, "n_layer: must be a whole number, got 2.5"), (0, "n_layer must be at least 1, got 0")],
+    [(2.5, "n_layer: must be a whole number, got 2.5"), (0, "n_layer: must be at least 1, got 0")],
 )
 def test_an_impossible_size_is_refused(folder, value, problem):
     path = folder / "config.json"

@@ -150,14 +150,14 @@ def test_weights_begin_as_in_nanochat():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"hidden_size": 0}, "intermediate_size must be four times hidden_size, got 64 and 0"),
+        ({"hidden_size": 0}, "intermediate_size: must be four times hidden_size, got 64 and 0"),
         ({"num_hidden_layers": 0}, "n_layer must be at least 1, got 0"),
         ({"num_key_value_heads": 3}, "n_head must be a multiple of n_kv_head, got 4 and 3"),
         (
             {"intermediate_size": 60},
-            "intermediate_size must be four times hidden_size, got 60 and 16",
+            "intermediate_size: must be four times hidden_size, got 60 and 16",
         ),
-        ({"final_logit_softcapping": 30.0}, "final_logit_softcapping must be 15.0, got 30.0"),
+        ({"final_logit_softcapping": 30.0}, "final_logit_softcapping: must be 15.0, got 30.0"),
         (
             {"hidden_act": "gelu"},
             "hidden_act: unknown value 'gelu'; did you mean 'relu2'?; valid: relu2",
