@@ -298,7 +298,7 @@ def test_wrong_usage_is_one_line(data, tmp_path, capsys):
         (["--depth", "0"], 2, "0 is not in the range x>=1"),
         (["--set", "training.step=3"], 2, "training.step: unknown key; did you mean 'steps'?"),
         (["--set", "training.learning_rate=nan"], 2,
-         "training.learning_rate must be above 0, up to 1e9, got nan"),
+         "training.learning_rate: must be a finite number, got nan"),
         (["--set", "training.rate_scale=-1"], 2, "training.rate_scale must be above 0"),
         (["--set", "training.device_batch_size=0"], 2,
          "training.device_batch_size must be at least 1, got 0"),
