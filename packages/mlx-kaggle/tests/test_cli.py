@@ -98,7 +98,7 @@ def test_one_column_a_class_in_the_order_of_the_sample_whatever_the_names(
     train["kind"][7] = ""
     train["kind"][8] = "once"
     train = write_csv("train.csv", train)
-    test = write_csv("test.csv", {"Id": [90, 91, 92], "size": [0.1, 1.1, 2.1]})
+    test = write_csv("test.csv", {"Id": [90, 91, 92], "size": [0.105, 1.105, 2.105]})
     columns = {f"p_{name}": [0.25] * 3 for name in ("two\nlines", "once", "[/b]", "$10_$20")}
     write_csv("sample_submission.csv", {"Id": [92, 90, 91], **columns})
     done = run_cli(

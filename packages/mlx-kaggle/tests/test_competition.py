@@ -11,6 +11,7 @@ from mlx_kaggle.errors import DataError
 from mlx_kaggle.folds import split_rows
 from mlx_kaggle.job import prepare_job, score_table
 from mlx_kaggle.submission import check_submission, submission_columns
+from mlx_kaggle.targets import Target
 from mlx_kaggle.task import infer_task
 
 
@@ -175,6 +176,10 @@ def test_classes_with_few_rows_train_and_the_single_row_never_validates(write_cs
             assert np.isfinite(np.concatenate(predictions)).all()
         scores = score_table(job, {name: np.concatenate(each) for name, each in found.items()})
         assert np.isfinite([value for each in scores.values() for value in each.values()]).all()
+        area = Target(job.competition).score(
+            job.encoded[job.scored_rows], np.concatenate(found["majority"]), "roc_auc"
+        )
+        assert 0 <= area <= 1
     assert sorted(np.concatenate([val for _, val in job.splits])) == list(range(58))
     assert "class 'rare' has 3 rows, fewer than 5 folds: some folds do not validate it" in job.notes
 

@@ -17,15 +17,22 @@ from mlx_tabtext import Table, is_missing
 
 # HistGradientBoosting takes categories as codes below this; rarer ones share the last code.
 MAX_CATEGORIES = 250
+ITERATIONS = 100
 
 
 def baseline_predictions(
-    competition: Competition, table: Table, encoded: np.ndarray, splits: Sequence[Split], seed: int
+    competition: Competition,
+    table: Table,
+    encoded: np.ndarray,
+    splits: Sequence[Split],
+    seed: int,
+    iterations: int = ITERATIONS,
 ) -> dict[str, list[np.ndarray]]:
     """Predictions of each baseline for the validation rows of each split.
 
     "majority" (or "mean"), "HistGradientBoosting" on numeric and categorical columns, and "linear
-    model" on these and the words of text columns: the one our own models start from.
+    model" on these and the words of text columns: the one our own models start from. `iterations`
+    are those of the gradient boosting.
     """
     target = Target(competition)
     constant = "mean" if competition.task == "regression" else "majority"
@@ -43,7 +50,7 @@ def baseline_predictions(
 
         keep(constant, _constant(competition, y, len(val_rows)))
         if _has_trees_input(competition):
-            keep("HistGradientBoosting", _trees(competition, train, val, y, seed))
+            keep("HistGradientBoosting", _trees(competition, train, val, y, seed, iterations))
         keep("linear model", _linear(competition, train, val, y, seed))
     return found
 
@@ -56,11 +63,17 @@ def _constant(competition: Competition, y: np.ndarray, rows: int) -> np.ndarray:
 
 
 def _trees(
-    competition: Competition, train: Table, val: Table, y: np.ndarray, seed: int
+    competition: Competition,
+    train: Table,
+    val: Table,
+    y: np.ndarray,
+    seed: int,
+    iterations: int,
 ) -> np.ndarray:
     x_train, x_val, categorical = _matrices(competition, train, val)
     # scikit-learn's annotation says str, its documentation array-like of bool.
     options: dict[str, Any] = {"categorical_features": categorical, "random_state": seed}
+    options["max_iter"] = iterations
     if competition.task == "regression":
         return HistGradientBoostingRegressor(**options).fit(x_train, y).predict(x_val)
     counts = np.bincount(y)

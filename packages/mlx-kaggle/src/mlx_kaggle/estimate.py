@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from mlx_kaggle import STARTED, plots
-from mlx_kaggle.baseline import baseline_predictions
+from mlx_kaggle.baseline import ITERATIONS, baseline_predictions
 from mlx_kaggle.batches import training_updates
 from mlx_kaggle.experiment import Experiment, predict_member
 from mlx_kaggle.job import Job, members
@@ -123,19 +123,23 @@ def _time_reading(job: Job, experiment: Experiment, rows: int) -> float:
 
 
 def _time_baselines(job: Job, rows: int) -> float:
-    """Seconds of the baselines on one split of `rows` rows."""
+    """Seconds of the baselines on one split of `rows` rows; trees are alike, so few are grown."""
 
-    def fit(count: int) -> float:
+    def fit(count: int, iterations: int) -> float:
         some = _some(np.concatenate(job.splits[0]), count)
         split = (np.arange(len(some) * 4 // 5), np.arange(len(some) * 4 // 5, len(some)))
+        table, encoded = take(job.table, some), job.encoded[some]
         return _timed(
-            lambda: baseline_predictions(
-                job.competition, take(job.table, some), job.encoded[some], [split], 0
-            )
+            lambda: baseline_predictions(job.competition, table, encoded, [split], 0, iterations)
         )[0]
 
+    fit(64, 1)  # starts the threads
     few, many = (min(count, rows) for count in BASELINE_ROWS)
-    return _line(few, fit(few), many, fit(many) if many > few else 0.0, rows)
+    times = []
+    for count in (few, many):
+        one, several = fit(count, 1), fit(count, TIMED)
+        times.append(one + max(several - one, 0.0) * (ITERATIONS - 1) / (TIMED - 1))
+    return _line(few, times[0], many, times[1], rows)
 
 
 def _line(few: int, short: float, many: int, long: float, rows: int) -> float:

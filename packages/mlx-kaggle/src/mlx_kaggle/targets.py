@@ -72,8 +72,17 @@ class Target:
     def score(
         self, encoded: np.ndarray, prediction: np.ndarray, metric: str | None = None
     ) -> float:
-        """The metric of `prediction` against encoded cells."""
+        """The metric of `prediction` against encoded cells.
+
+        The area under the curve is the mean over the classes that occur: a single row of a class
+        never validates, and would leave no score at all.
+        """
         chosen = get_metric(metric or self.competition.metric)
+        present = np.unique(encoded)
+        if chosen.name == "roc_auc" and 1 < len(present) < prediction.shape[1]:
+            prediction = prediction[:, present]
+            prediction = prediction / np.maximum(prediction.sum(1, keepdims=True), 1e-300)
+            encoded = np.searchsorted(present, encoded)
         if chosen.needs == "label":
             return chosen(encoded, prediction.argmax(1))
         return chosen(encoded, prediction)

@@ -11,12 +11,11 @@ _SUM_TOLERANCE = 1e-2
 def roc_auc(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> float:
     """Area under the ROC curve, ties counting half; for K > 2 the mean over one-versus-rest.
 
-    The mean is over the classes that occur in the truth; NaN when only one does. For two classes
-    any score will do.
+    NaN when a class has no row or no other class has one. For two classes any score will do.
     """
     if predicted.ndim == 1 or predicted.shape[1] == 2:
         return _binary_auc(truth == 1, _positive_score(predicted), weights)
-    columns = np.unique(truth)
+    columns = range(predicted.shape[1])
     areas = [_binary_auc(truth == column, predicted[:, column], weights) for column in columns]
     return float(np.mean(areas))
 
