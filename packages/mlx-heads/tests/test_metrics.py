@@ -101,16 +101,6 @@ def test_an_average_of_probabilities_that_rounds_beyond_one_is_accepted():
     assert get_metric("brier")([1], [1 + 1e-15]) == pytest.approx(0, abs=1e-12)
 
 
-def test_a_class_that_does_not_occur_has_no_area():
-    scores = np.array([[0.7, 0.1, 0.2], [0.2, 0.2, 0.6], [0.5, 0.2, 0.3], [0.3, 0.1, 0.6]])
-    first, last = (
-        get_metric("roc_auc")([row == number for row in (0, 2, 0, 2)], scores[:, number])
-        for number in (0, 2)
-    )
-    assert get_metric("roc_auc")([0, 2, 0, 2], scores) == pytest.approx((first + last) / 2)
-    assert math.isnan(get_metric("roc_auc")([2, 2], scores[:2]))
-
-
 def test_undefined_scores_are_nan():
     assert math.isnan(get_metric("roc_auc")([1, 1], [0.2, 0.4]))
     assert math.isnan(get_metric("r2")([1.0], [1.0]))

@@ -15,6 +15,7 @@ import pytest
 from mlx_kaggle.config import resolve_config
 from mlx_kaggle.demo import write_demo_data
 from mlx_kaggle.errors import DataError, RunError
+from mlx_kaggle.model import REQUIRED
 from mlx_kaggle.runs import create_run, predict_run, resume_run, train_run
 from mlx_trainer import ChangedFileError, write_manifest
 
@@ -165,11 +166,32 @@ def test_predict_refuses_a_flipped_bit(run, name):
     assert not Path("out.csv").exists()
 
 
+@pytest.mark.parametrize("name", ["competition.json", "train_rows.npy"])
+def test_predict_refuses_a_changed_file_of_the_run(run, name):
+    data = (run / name).read_bytes()
+    (run / name).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(ChangedFileError, match=f"{run / name} is damaged or was changed"):
+        predict(run)
+
+
+def test_predict_refuses_a_configuration_that_asks_for_fewer_models(run):
+    path = run / "config.yaml"
+    path.write_text(path.read_text().replace("folds: 2", "folds: 0"))
+    with pytest.raises(ChangedFileError, match="folds was 2, and is 0"):
+        predict(run)
+
+
+def test_predict_refuses_an_emptied_manifest(run):
+    write_manifest(run / MEMBER, [])
+    with pytest.raises(ChangedFileError, match=r"does not name encoder/config\.json"):
+        predict(run)
+
+
 def test_a_prediction_that_is_not_finite_names_model_and_row(run):
     path = run / MEMBER / "head.safetensors"
     weights = {name: array * float("nan") for name, array in mx.load(str(path)).items()}
     mx.save_safetensors(str(path), weights)
-    write_manifest(run / MEMBER, ["head.safetensors"])
+    write_manifest(run / MEMBER, REQUIRED)
     with pytest.raises(RunError) as error:
         predict(run)
     assert str(error.value) == (
@@ -191,6 +213,8 @@ def test_a_submission_is_written_through_a_link_and_never_over_an_input(run):
         with pytest.raises(RunError, match="is read by this command or its run"):
             predict(run, path.name)
         assert path.read_text() == before
+    with pytest.raises(RunError, match=r"run/config.yaml: lies in the run run; choose an --output"):
+        predict(run, "run/config.yaml")
 
 
 def test_an_output_that_cannot_be_written_is_found_before_predicting(run):
@@ -206,6 +230,9 @@ def test_the_demo_writes_over_no_table_of_others(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["train.csv"]
     write_demo_data(tmp_path / "demo")
     write_demo_data(tmp_path / "demo")
+    (tmp_path / "mine" / "run").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"run: is not the demo's, so it is kept"):
+        write_demo_data(tmp_path / "mine")
 
 
 @pytest.fixture
@@ -242,7 +269,7 @@ def test_a_signal_leaves_a_checkpoint_and_says_so(train, number):
     assert process.returncode == 128 + number, errors
     updates = int((CHECKPOINTS / "latest").read_text().split("-")[1])
     assert errors.splitlines()[-1] == (
-        f"Interrupted. A training run continues with --resume. ({signal.Signals(number).name}; a "
+        f"Interrupted; --resume continues the run. ({signal.Signals(number).name}; a "
         f"checkpoint of update {updates} is in {CHECKPOINTS})"
     )
 

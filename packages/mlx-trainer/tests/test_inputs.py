@@ -52,8 +52,16 @@ def test_a_manifest_finds_what_is_lost_or_flipped(tmp_path):
     assert str(error.value) == f"{weights} is missing; {tmp_path / 'manifest.json'} names it"
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"sha256": 3}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"sha256": 3}', '{"sha256": {}}'])
 def test_a_damaged_manifest_is_named(tmp_path, text):
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(ChangedFileError, match=r"manifest.json is damaged: "):
         check_manifest(tmp_path)
+
+
+def test_a_manifest_must_name_what_is_required(tmp_path):
+    (tmp_path / "a").touch()
+    write_manifest(tmp_path, ["a"])
+    check_manifest(tmp_path, ["a"])
+    with pytest.raises(ChangedFileError, match=r"manifest.json is damaged: it does not name b$"):
+        check_manifest(tmp_path, ["a", "b"])

@@ -112,3 +112,13 @@ def test_what_a_killed_write_left_beside_the_output_is_swept(tmp_path):
         path.touch()
     check_output(tmp_path / "submission.csv")
     assert sorted(tmp_path.iterdir()) == sorted([alive, other])
+
+
+def test_a_link_to_itself_or_into_no_folder_is_found_before_the_work(tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(OSError, match="Too many levels of symbolic links"):
+        check_output(tmp_path / "loop")
+    (tmp_path / "link").symlink_to(tmp_path / "no" / "file")
+    with pytest.raises(OSError, match=f"No such file or directory: '{tmp_path / 'link'}'"):
+        check_output(tmp_path / "link")
+    assert not (tmp_path / "no").exists()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mlx_trainer import CHECKPOINT_FILES, ChangedFileError, RunFolder, RunKind
+from mlx_trainer.run import PLAIN
 
 
 @dataclass(frozen=True)
@@ -226,6 +227,17 @@ def test_a_name_that_is_too_long_is_refused_at_the_start(tmp_path):
     deep = RunKind("tool", ("/".join(["x" * 200] * 21),))
     with pytest.raises(OSError, match="File name too long"):
         RunFolder.create(tmp_path / "run", {}, kind=deep)
+
+
+def test_a_configuration_that_was_changed_or_emptied_is_not_read_either(tmp_path):
+    RunFolder.create(tmp_path, {"folds": 3}).close()
+    for text in ("folds: 2\n", ""):
+        (tmp_path / "config.yaml").write_text(text)
+        with pytest.raises(ChangedFileError, match="folds was 3, and is"):
+            RunFolder.open(tmp_path, PLAIN)
+    (tmp_path / "config.yaml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ChangedFileError, match=r"config.yaml is damaged: "):
+        RunFolder.open(tmp_path, PLAIN)
 
 
 def test_a_damaged_marker_is_named_and_nothing_touched(tmp_path):

@@ -15,7 +15,7 @@ def write_atomic(path: str | Path, write: Callable[[Path], object]) -> None:
     """
     path = Path(path)
     through = path.is_relative_to("/dev") or (path.exists() and not path.is_file())
-    target = path if through else path.resolve()
+    target = path if through else Path(os.path.realpath(path))
     folder = Path(tempfile.gettempdir()) if through else target.parent
     temporary = folder / f".{target.stem}.{os.getpid()}{target.suffix}"
     try:

@@ -41,7 +41,8 @@ for command in (demo, train, predict, evaluate, info):
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line; exit 0 when done, 2 for wrong usage, 1 for a failure."""
     given = sys.argv[1:] if arguments is None else arguments
-    run(cli, given, _in_words, "Interrupted. A training run continues with --resume.")
+    way_on = "; --resume continues the run" if given[:1] == ["train"] else ""
+    run(cli, given, _in_words, f"Interrupted{way_on}.")
 
 
 def _in_words(error: Exception) -> str:

@@ -27,7 +27,11 @@ from mlx_kaggle.report import write_report
 from mlx_kaggle.submission import write_submission
 from mlx_kaggle.targets import Target
 from mlx_kaggle.task import take
-from mlx_trainer import Checkpoints, RunFolder, check_manifest, dump_config
+from mlx_trainer import Checkpoints, RunFolder, check_manifest, dump_config, write_manifest
+from mlx_trainer.inputs import MANIFEST
+
+# What is written beside the models, but for the report; a manifest that comes last names it.
+RUN_FILES = ("competition.json", "train_rows.npy", "validation.csv", "summary.json")
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -35,6 +39,7 @@ Report = Callable[[dict[str, Any]], None]
 def run_job(job: Job, run: RunFolder, report: Report, resume: bool = False) -> Results:
     """Train what is not trained yet, score, and write predictions and scores into `run`."""
     started = time.monotonic()
+    (run.path / MANIFEST).unlink(missing_ok=True)  # until all is there again
     _save_json(run.path / "competition.json", job.competition.to_dict())
     prints = row_hashes(job.table, feature_names(job.competition))
     write_atomic(run.path / "train_rows.npy", lambda path: np.save(path, prints))
@@ -51,7 +56,7 @@ def run_job(job: Job, run: RunFolder, report: Report, resume: bool = False) -> R
     for number, (name, fold, seed) in enumerate(names):
         report({"event": "member", "name": name, "number": number, "of": len(names)})
         folder = run.path / "members" / name
-        if (folder / "manifest.json").is_file():
+        if (folder / MANIFEST).is_file():
             check_manifest(folder)
         else:
             _train(job, fold, seed, folder, run, report, resume)
@@ -124,6 +129,7 @@ def _save_results(run: RunFolder, results: Results) -> None:
     }
     _save_json(run.path / "summary.json", summary)
     write_report(run.path / "report.html", results, dump_config(job.config))
+    write_manifest(run.path, RUN_FILES)
 
 
 def _save_json(path: Path, values: Any) -> None:

@@ -43,6 +43,9 @@ def write_demo_data(folder: Path) -> dict[str, Path]:
     for path, text in texts.items():
         if path.exists() and path.read_text("utf-8") != text:
             raise DataError(f"{path}: is not the demo's, so it is kept; choose another --output")
+    for path in (folder / "run", folder / "submission.csv"):
+        if path.exists() and not (folder / "train.csv").exists():
+            raise DataError(f"{path}: is not the demo's, so it is kept; choose another --output")
     folder.mkdir(parents=True, exist_ok=True)
     for path, text in texts.items():
         write_atomic(path, lambda temporary, text=text: temporary.write_text(text, "utf-8"))

@@ -47,6 +47,7 @@ MEMBER_FILES = (
     "history.json",
     "validation.npy",
 )
+REQUIRED = ("member.json", "head.safetensors", "encoder/config.json", "encoder/model.safetensors")
 
 
 class TextModel(nn.Module):
@@ -126,7 +127,7 @@ class Member:
         """
         if not (folder / "manifest.json").is_file():
             raise RunError(f"{folder}: no manifest.json; this model was not trained to the end")
-        check_manifest(folder)
+        check_manifest(folder, REQUIRED)
         values = json.loads((folder / "member.json").read_text("utf-8"))
         encoder, tokenizer = load(folder / "encoder")
         head = make_head(values["head"])

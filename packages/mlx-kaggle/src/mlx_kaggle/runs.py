@@ -19,7 +19,7 @@ from mlx_kaggle.checks import (
 )
 from mlx_kaggle.competition import Competition, find_beside_train, row_count
 from mlx_kaggle.config import RunConfig
-from mlx_kaggle.crossval import run_job
+from mlx_kaggle.crossval import RUN_FILES, run_job
 from mlx_kaggle.display import Display
 from mlx_kaggle.errors import DataError, RunError
 from mlx_kaggle.estimate import estimate_run
@@ -43,19 +43,17 @@ from mlx_trainer import (
     Progress,
     RunFolder,
     RunKind,
+    check_manifest,
     check_output,
     lasting_output,
     load_config,
 )
+from mlx_trainer.inputs import MANIFEST
 
 KIND = RunKind(
     "mlx-kaggle",
     (
-        "competition.json",
-        "train_rows.npy",
-        "validation.csv",
-        "summary.json",
-        "report.html",
+        *(MANIFEST, *RUN_FILES, "report.html"),
         *(
             f"members/fold-[0-9]*-seed-[0-9]*/{name}"
             for name in (*MEMBER_FILES, *(f"checkpoints/{each}" for each in CHECKPOINT_FILES))
@@ -125,6 +123,8 @@ def predict_run(
     """Predict, write and check a submission; return the lines to print."""
     prepare_machine()
     competition, config = _open(folder)
+    if output.resolve().is_relative_to(folder.resolve()):
+        raise RunError(f"{output}: lies in the run {folder}; choose an --output outside of it")
     read = [test, sample_submission, *inputs_of(config).values()]
     if output.exists() and any(each and Path(each).samefile(output) for each in read):
         raise RunError(f"{output}: is read by this command or its run; choose another --output")
@@ -179,18 +179,19 @@ def evaluate_run(
 
 def _open(folder: Path) -> tuple[Competition, RunConfig]:
     _, config = open_run(folder)
-    path = folder / "competition.json"
-    if not path.is_file() or not (folder / "summary.json").is_file():
+    if not (folder / MANIFEST).is_file():
         raise RunError(
             f"{folder}: this run is not finished; continue it: train --resume --output {folder}"
         )
+    check_manifest(folder, RUN_FILES)
     for member in member_folders(folder, config):
-        if not (member / "manifest.json").is_file():
+        if not (member / MANIFEST).is_file():
             raise RunError(
                 f"{member}: this model is not there, or not trained to the end; bring it back, or "
                 f"train it: train --resume --output {folder}"
             )
-    return Competition.from_dict(json.loads(path.read_text("utf-8"))), config
+    competition = json.loads((folder / "competition.json").read_text("utf-8"))
+    return Competition.from_dict(competition), config
 
 
 def member_folders(folder: Path, config: RunConfig) -> list[Path]:

@@ -12,6 +12,7 @@ from mlx_trainer.config import ConfigError, dump_config, load_config
 from mlx_trainer.distributed import rank, wait_for_all, world_size
 from mlx_trainer.environment import describe_environment
 from mlx_trainer.inputs import ChangedFileError, check_manifest, fingerprint, write_manifest
+from mlx_trainer.locks import FolderLock
 from mlx_trainer.loop import Evaluation, FitResult, fit
 from mlx_trainer.norms import global_norm, safe_sum
 from mlx_trainer.output import check_output, lasting_output
@@ -31,6 +32,7 @@ __all__ = [
     "ConfigError",
     "Evaluation",
     "FitResult",
+    "FolderLock",
     "Group",
     "Groups",
     "Plan",

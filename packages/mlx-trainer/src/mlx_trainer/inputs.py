@@ -62,16 +62,20 @@ def write_manifest(folder: str | Path, files: Iterable[str]) -> None:
     write_atomic(folder / MANIFEST, lambda path: path.write_text(text, "utf-8"))
 
 
-def check_manifest(folder: str | Path) -> None:
+def check_manifest(folder: str | Path, required: Iterable[str] = ()) -> None:
     """Raise `ChangedFileError` unless every file is as `write_manifest` found it.
 
-    Raises `FileNotFoundError` if there is no manifest. Files that it does not name are not looked
-    at.
+    The `required` files must be among them; others are not looked at. Raises `FileNotFoundError` if
+    there is no manifest.
     """
     path = Path(folder) / MANIFEST
     try:
         values = json.loads(path.read_text("utf-8"))
         sums = {str(name): str(value) for name, value in values["sha256"].items()}
+        if values["format"] != _FORMAT:
+            raise ValueError(f"its format is {values['format']}, not {_FORMAT}")
+        if lacking := sorted(set(required) - sums.keys()):
+            raise ValueError(f"it does not name {lacking[0]}")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ChangedFileError(f"{path} is damaged: {error}") from None
     for name, checksum in sums.items():

@@ -76,11 +76,14 @@ def check_output(path: str | Path) -> None:
         if not os.access(path, os.W_OK):
             raise PermissionError(f"{path} cannot be written")
         return
-    target = path.resolve()
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target = Path(os.path.realpath(path))
+    if not path.is_symlink():  # what a link names is not ours to make
+        target.parent.mkdir(parents=True, exist_ok=True)
     sweep(target.parent, [target.name.replace("[", "[[]")])
     probe = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
     try:
+        if target.is_symlink():  # a link to itself
+            target.stat()
         probe.touch()
         probe.unlink()
     except OSError as error:

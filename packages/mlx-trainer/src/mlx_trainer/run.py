@@ -7,9 +7,7 @@ metrics.jsonl   one JSON object a line, appended while training
 """
 
 import contextlib
-import fcntl
 import json
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from mlx_trainer.checkpoints import CHECKPOINT_FILES
 from mlx_trainer.config import dump_config
 from mlx_trainer.environment import describe_environment
 from mlx_trainer.inputs import ChangedFileError, changed_file, fingerprint
+from mlx_trainer.locks import FolderLock
 from mlx_trainer.owned import delete_owned, sweep
 
 MARKER, CONFIG, METRICS = "run.json", "config.yaml", "metrics.jsonl"
@@ -53,13 +52,12 @@ class RunFolder:
     of a `with` block or the end of the process.
     """
 
-    _lock: int | None = None
-
     def __init__(self, path: str | Path, kind: RunKind = PLAIN):
         self.path = Path(path)
         self.kind = kind
         self.kept: list[Path] = []
         """Files of others in the folder of a run that was replaced: they are still there."""
+        self._lock: FolderLock | None = None
 
     @classmethod
     def create(
@@ -84,7 +82,7 @@ class RunFolder:
         run.path.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
             (run.path / max(run._patterns(), key=len)).lstat()  # a name too long is one now
-        run._take_lock()
+        run._lock = FolderLock(run.path)
         try:
             run._make_room(overwrite, inputs)
             prints = {
@@ -113,10 +111,10 @@ class RunFolder:
         it, and `BlockingIOError` where another process writes.
         """
         run = cls.open(path, kind)
-        run._take_lock()
+        run._lock = FolderLock(run.path)
         try:
             sweep(run.path, run._patterns())
-            run._compare(inputs or {})
+            run._check_inputs(inputs or {})
             run_log.keep(run.path / METRICS, lambda entry: True)
         except BaseException:
             run.close()
@@ -127,7 +125,8 @@ class RunFolder:
     def open(cls, path: str | Path, kind: RunKind | None = None) -> "RunFolder":
         """Open an existing run to read it; nothing is changed and nothing locked.
 
-        Raises `FileNotFoundError` where there is no run, or, with `kind`, one of another tool.
+        Raises `FileNotFoundError` where there is no run, or, with `kind`, one of another tool, and
+        `ChangedFileError` for a configuration that was changed, but for paths of inputs.
         """
         run = cls(path, kind or PLAIN)
         marker = run._marker()
@@ -136,6 +135,7 @@ class RunFolder:
             raise FileNotFoundError(f"{run.path} is not a run: it has no {lacking}")
         if kind and marker["tool"] != kind.tool:
             raise FileNotFoundError(f"{run.path} is a run of {marker['tool']}, not {kind.tool}")
+        run._check_config(marker["inputs"])
         return run
 
     def __enter__(self) -> "RunFolder":
@@ -146,11 +146,8 @@ class RunFolder:
 
     def close(self) -> None:
         """Let other processes write."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
-
-    __del__ = close
+        if self._lock:
+            self._lock.close()
 
     def log(self, entry: Mapping[str, object]) -> None:
         """Append a line to `metrics.jsonl` and the time in Unix seconds; NaN becomes null."""
@@ -182,17 +179,6 @@ class RunFolder:
             raise FileNotFoundError(f"{self.path} is not a run: it has no {MARKER}")
         self._write_marker(config, marker["inputs"], marker["tool"])
         self._write(CONFIG, dump_config(config))
-
-    def _take_lock(self) -> None:
-        descriptor = os.open(self.path, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise BlockingIOError(f"{self.path}: another process is training in it") from None
-        except OSError:
-            pass  # a file system without locks
-        self._lock = descriptor
 
     def _make_room(self, overwrite: bool, inputs: Mapping[str, str | Path]) -> None:
         """Delete the run that is to be replaced, or what a killed start left; refuse all else."""
@@ -227,17 +213,22 @@ class RunFolder:
     def _patterns(self) -> tuple[str, ...]:
         return (*_OWN, *self.kind.files)
 
-    def _compare(self, inputs: Mapping[str, str | Path]) -> None:
-        marker = self._marker() or {}
-        known = marker["inputs"]
-        text = (self.path / CONFIG).read_text("utf-8")
-        before, now = marker["config"], _without(yaml.safe_load(text), {**known, **inputs})
+    def _check_config(self, inputs: Mapping[str, object]) -> None:
+        """Raise `ChangedFileError` where a setting, but for the paths of inputs, was changed."""
+        path, before = self.path / CONFIG, (self._marker() or {})["config"]
+        try:
+            now = _without(yaml.safe_load(path.read_text("utf-8")), inputs)
+        except (ValueError, AttributeError, yaml.YAMLError) as error:
+            raise ChangedFileError(f"{path} is damaged: {error}") from None
         for key in sorted(before.keys() | now.keys()):
             if key not in inputs and before.get(key, ...) != now.get(key, ...):
                 raise ChangedFileError(
-                    f"{self.path / CONFIG} was changed since the run began: {key} was "
-                    f"{before.get(key)!r}, and is {now.get(key)!r}; undo that, or start another run"
+                    f"{path} was changed since the run began: {key} was {before.get(key)!r}, and "
+                    f"is {now.get(key)!r}; undo that, or start another run"
                 )
+
+    def _check_inputs(self, inputs: Mapping[str, str | Path]) -> None:
+        known = (self._marker() or {})["inputs"]
         for key in sorted(known.keys() | inputs.keys()):
             if key not in inputs:
                 changed = known[key]["path"]

@@ -107,7 +107,7 @@ def load_model(path: str | Path, dtype: mx.Dtype | None = None, training: bool =
     """
     folder = model_folder(path)
     if (folder / MANIFEST).exists():  # there is none in a folder of others
-        check_manifest(folder)
+        check_manifest(folder, (CONFIG, WEIGHTS))
     tensors = as_nanochat_names(_read_tensors(folder))
     activations = dtype or _widest(tensors)
     model = _unfilled(folder, activations)

@@ -20,6 +20,9 @@ def predict(folder: Path, test: str, output: Path, sample_submission: str | None
             probabilities: bool, allow_leak: bool) -> None:  # fmt: skip
     """Predict a test table with every model of a run, and write a checked submission."""
     from mlx_kaggle.runs import predict_run
+    from mlx_trainer import lasting_output
 
-    for line in predict_run(folder, test, output, sample_submission, probabilities, allow_leak):
-        click.echo(line)
+    with lasting_output():
+        lines = predict_run(folder, test, output, sample_submission, probabilities, allow_leak)
+        for line in lines:
+            click.echo(line)
