@@ -199,3 +199,35 @@ def test_an_epoch_reads_long_documents_to_their_end_and_a_twentieth_is_held_out(
     trained = read_files(local_shards(tmp_path / "data" / "train"))
     there = sum(len(ids) + 1 for ids in tokenizer.encode_batch(list(trained)))
     assert 0.95 * there < read <= there
+
+
+def test_a_speedrun_deletes_nothing_of_others_and_reads_nothing_inside_of_itself(sources, tmp_path):
+    folder = tmp_path / "run"
+    check_settings(asked(sources), folder)
+    prepare_text(asked(sources), folder, print)
+    theirs = [folder / name for name in ("thesis.docx", "data/mine.txt", "tokenizer/notes.md")]
+    for path in theirs:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    check_settings(asked(sources, seed=7), folder)
+    assert not list((folder / "data").glob("*/shard_*"))
+    assert [path.read_text() for path in theirs] == ["mine"] * 3
+    with pytest.raises(ValueError, match=r"mine\.txt lies in .*run, where files are replaced"):
+        check_settings(asked(sources, text=[str(folder / "data" / "mine.txt")]), folder)
+    assert theirs[1].read_text() == "mine"
+
+
+def test_a_text_that_changed_is_read_again(sources, tmp_path):
+    text = tmp_path / "own.txt"
+    text.write_text("One line of text. " * 200)
+    config, folder = asked(sources, text=[str(text)]), tmp_path / "run"
+    check_settings(config, folder)
+    prepare_text(config, folder, print)
+    text.write_text("Another line of text. " * 200)
+    check_settings(config, folder)
+    prepare_text(config, folder, print)
+    assert "Another" in next(iter(read_files(local_shards(folder / "data" / "train"))))
+    (folder / "pretrain").mkdir()
+    text.write_text("A third line of text. " * 200)
+    with pytest.raises(ValueError, match="was begun with another text"):
+        check_settings(config, folder)

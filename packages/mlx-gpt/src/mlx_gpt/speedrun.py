@@ -15,7 +15,6 @@ again.
 import json
 import math
 import random
-import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -24,11 +23,18 @@ from mlx_gpt import pretrain_config as base
 from mlx_gpt.compression import measure, report
 from mlx_gpt.display import duration, printable
 from mlx_gpt.documents import find_files, hold_out, read_files
-from mlx_gpt.speedrun_settings import SpeedrunConfig, check_settings, write_text
+from mlx_gpt.speedrun_settings import (
+    DATA_FILES,
+    SpeedrunConfig,
+    check_files,
+    check_settings,
+    write_text,
+)
 from mlx_gpt.tokenizer import Tokenizer
 from mlx_gpt.tokenizer_training import whole_characters
 from mlx_shards import Shard, local_shards, write_shards
-from mlx_trainer import RunFolder, world_size
+from mlx_trainer import FolderLock, RunFolder, world_size
+from mlx_trainer.owned import delete_owned
 
 _FEWEST_CHARS = 1000  # of a text, and even that teaches next to nothing
 _HELD_CONVERSATIONS = 20  # one of so many
@@ -40,8 +46,16 @@ def speedrun(config: SpeedrunConfig, folder: Path, say: Say) -> None:
     """Do all that is not done yet; lines for the reader go to `say`."""
     if world_size() > 1:
         raise ValueError("a speedrun is one process; `mlx-gpt train` and `sft` can share work")
+    if not folder.exists():
+        check_files(config)  # before anything is written
+    folder.mkdir(parents=True, exist_ok=True)
+    with FolderLock(folder):
+        check_settings(config, folder)
+        _run_stages(config, folder, say)
+
+
+def _run_stages(config: SpeedrunConfig, folder: Path, say: Say) -> None:
     began = time.monotonic()
-    check_settings(config, folder)
     stages = (
         ("text", prepare_text),
         ("tokenizer", train_tokenizer),
@@ -64,7 +78,7 @@ def prepare_text(config: SpeedrunConfig, folder: Path, say: Say) -> None:
     data = folder / "data"
     if (data / "train" / "manifest.json").exists():
         return
-    shutil.rmtree(data, ignore_errors=True)  # shards of a start that was cut off
+    delete_owned(folder, DATA_FILES)  # shards of a start that was cut off
     if config.text:
         shards = find_files(config.text, note=lambda line: say(f"  {line}"))
         files = [(shard.name, whole_texts(shard, say)) for shard in shards]

@@ -1,17 +1,26 @@
 """What a speedrun is asked for: written down by the first start, the same for those after it."""
 
-import shutil
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlx_gpt._atomic import write_atomic
 from mlx_gpt.documents import find_files
-from mlx_trainer import dump_config, load_config
+from mlx_trainer import dump_config, fingerprint, load_config
+from mlx_trainer.owned import delete_owned
 
-# The settings of each stage in order, and what it leaves that can be made again in no time.
+# The shards that a speedrun writes, as glob patterns.
+DATA_FILES = tuple(
+    f"data/{part}/{name}"
+    for part in ("train", "valid")
+    for name in ("shard_*.parquet", "manifest.json")
+)
+# The settings of each stage in order, and the files it leaves that can be made again in no time.
 _STAGES = {
-    "data": (("text", "seed"), ("data", "conversations.jsonl")),
-    "tokenizer": (("vocab_size",), ("tokenizer",)),
+    "data": (("text", "seed"), (*DATA_FILES, "conversations.jsonl")),
+    "tokenizer": (
+        ("vocab_size",), ("tokenizer/tokenizer*.json",)
+    ),
     "pretrain": (
         ("depth", "sequence_len", "batch_tokens", "device_batch_size", "steps", "rate_scale"), ()
     ),
@@ -50,21 +59,35 @@ class SpeedrunConfig:
 def check_settings(config: SpeedrunConfig, folder: Path) -> None:
     """Write the settings, or compare them with those that the folder was begun with.
 
-    What no model was trained with may change. What would stop a later stage is found here, before
-    anything is computed.
+    What no model was trained with may change, and so may the texts. What would stop a later stage
+    is found here, before anything is computed.
     """
-    file = folder / "speedrun.yaml"
+    file, read = folder / "speedrun.yaml", folder / "inputs.json"
+    inputs = {name: [Path(each) for each in getattr(config, name)]
+              for name in ("text", "conversations")}  # fmt: skip
+    for path in (*inputs["text"], *inputs["conversations"]):
+        if path.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(
+                f"{path} lies in {folder}, where files are replaced; move it out of it"
+            )
     if file.exists():
         begun = load_config(SpeedrunConfig, file=file)
         other = [name for name, value in vars(config).items() if value != getattr(begun, name)]
+        before = json.loads(read.read_text("utf-8")) if read.exists() else {}
+        for name, paths in inputs.items():
+            now = [fingerprint(path) for path in paths]
+            if name not in other and before.get(name, now) != now:
+                other.append(name)
         if other:
             _change(config, folder, other)
-        return
-    check_files(config)
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is not empty and no speedrun; choose another --output")
-    write_text(file, dump_config(config))
+    else:
+        check_files(config)
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise FileExistsError(f"{folder} is not empty and no speedrun; choose another --output")
+        write_text(file, dump_config(config))
+    prints = {name: [fingerprint(path) for path in paths] for name, paths in inputs.items()}
+    write_text(read, json.dumps(prints, indent=1) + "\n")
 
 
 def _change(config: SpeedrunConfig, folder: Path, other: list[str]) -> None:
@@ -82,11 +105,7 @@ def _change(config: SpeedrunConfig, folder: Path, other: list[str]) -> None:
             f"to go on, or another --output, or remove {' and '.join(begun)} to train anew"
         )
     check_files(config)
-    for made in (folder / each for name in affected for each in _STAGES[name][1]):
-        if made.is_dir():
-            shutil.rmtree(made)
-        else:
-            made.unlink(missing_ok=True)
+    delete_owned(folder, [pattern for name in affected for pattern in _STAGES[name][1]])
     write_text(file, dump_config(config))
 
 
