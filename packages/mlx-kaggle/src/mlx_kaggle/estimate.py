@@ -25,6 +25,8 @@ T = TypeVar("T")
 ROWS, BASELINE_ROWS, PREDICTED_ROWS = 4000, (500, 1500), (64, 320)
 # Updates are timed for so long, but some of them in any case (seconds, updates).
 TIMED_SECONDS, TIMED = 1.5, 4
+# Iterations of the gradient boosting; fewer would make much of a moment of other load.
+GROWN = 11
 # Figures of a report, of which one is timed.
 FIGURES = 6
 
@@ -137,8 +139,8 @@ def _time_baselines(job: Job, rows: int) -> float:
     few, many = (min(count, rows) for count in BASELINE_ROWS)
     times = []
     for count in (few, many):
-        one, several = fit(count, 1), fit(count, TIMED)
-        times.append(one + max(several - one, 0.0) * (ITERATIONS - 1) / (TIMED - 1))
+        one, several = fit(count, 1), fit(count, GROWN)
+        times.append(one + max(several - one, 0.0) * (ITERATIONS - 1) / (GROWN - 1))
     return _line(few, times[0], many, times[1], rows)
 
 
