@@ -55,7 +55,7 @@ def test_a_diverged_training_names_model_epoch_and_remedy(prepare, tmp_path):
     with pytest.raises(RunError) as caught:
         experiment.train_model(None, folder, lambda event: None, resume=False)
     assert str(caught.value) == (
-        "fold-0-seed-0, epoch 1, update 1: loss nan, gradient norm nan: the training diverged; "
+        "fold-0-seed-0, epoch 1, update 2: loss nan, gradient norm nan: the training diverged; "
         "train again with a lower rate: --overwrite --set training.learning_rate=1e+29 (it was "
         "1e+30)"
     )
