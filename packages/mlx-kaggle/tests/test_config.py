@@ -120,7 +120,6 @@ def test_a_wrong_file_gets_one_line(text, message, tmp_path):
         ("training.label_smoothing=1", "must be at least 0 and below 1, got 1.0"),
         ("training.patience=-1", "must be at least 0, got -1"),
         ("training.seeds=0", "must be at least 1, got 0"),
-        ("training.threads=10000", "must be at most 256, got 10000"),
         ("training.checkpoint_seconds=-1", "must be at least 0, got -1.0"),
     ],
 )
