@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -58,12 +59,13 @@ def test_what_expands_a_thousandfold_comes_in_chunks_within_the_bound(server, tm
 @pytest.mark.parametrize("fault", [("truncate", 3000), ("reset", 3000), ("stall", 3000)], ids=str)
 @pytest.mark.parametrize("lengths", [True, False])
 def test_an_encoded_body_that_is_cut_is_fetched_anew_and_never_joined(
-    server, cache, fault, lengths
+    server, tmp_path, quick, fault, lengths
 ):
     server.lengths = lengths
     shard = encoded(server, "a.jsonl", gzip.compress(LINES), "gzip")
     server.fault("a.jsonl", fault)
-    assert fetched(cache, shard) == LINES
+    http = replace(quick, timeout=0.5) if fault[0] == "stall" else quick
+    assert fetched(Cache(tmp_path, "1MB", http=http), shard) == LINES
     assert server.requests_of("a.jsonl") == [None, None]
 
 
