@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from gpt.settings import Settings
-from mlx_gpt.pretrain_config import DataConfig, ModelConfig, PretrainConfig, TrainingConfig
-from mlx_gpt.pretrain_data import streams
+from mlx_gpt.data.streams import streams
 from mlx_gpt.tokenizer import Tokenizer
+from mlx_gpt.training.pretrain_config import DataConfig, ModelConfig, PretrainConfig, TrainingConfig
 from mlx_shards import TokenStream, local_shards, split_last
 
 HELD_OUT = 4  # batches

@@ -9,13 +9,13 @@ from mlx.utils import tree_map
 from gpt.implementation import Generate, Training
 from gpt.settings import ACCUMULATION, UPDATED, UPDATED_ROWS, Settings, Size
 from mlx_gpt.engine import Engine, Request, Sampling
-from mlx_gpt.losses import token_losses
 from mlx_gpt.machine import prepare_machine, step_threads
 from mlx_gpt.models.nanochat import Nanochat, NanochatConfig
-from mlx_gpt.plan import make_plan
-from mlx_gpt.pretrain import build_step
-from mlx_gpt.pretrain_config import TrainingConfig
 from mlx_gpt.tokenizer import Tokenizer
+from mlx_gpt.training.losses import token_losses
+from mlx_gpt.training.plan import make_plan
+from mlx_gpt.training.pretrain import build_step
+from mlx_gpt.training.pretrain_config import TrainingConfig
 from mlx_trainer import TrainStep
 
 

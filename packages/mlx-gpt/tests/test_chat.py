@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from mlx_gpt.cache import Cache
-from mlx_gpt.chat.session import ChatSession
-from mlx_gpt.chat.terminal import COMMANDS, ChatTerminal
 from mlx_gpt.commands.chat import chat
 from mlx_gpt.commands.sample import sample
-from mlx_gpt.conversation import render_conversation, render_for_completion
+from mlx_gpt.commands.terminal import COMMANDS, ChatTerminal
+from mlx_gpt.data.conversation import render_conversation, render_for_completion
 from mlx_gpt.engine import Engine, Request, Sampling
+from mlx_gpt.engine.cache import Cache
+from mlx_gpt.engine.session import ChatSession
 from mlx_gpt.models.files import save_model
 from mlx_gpt.models.nanochat import Nanochat, NanochatConfig
 from mlx_gpt.tokenizer import Tokenizer

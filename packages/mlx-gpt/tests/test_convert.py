@@ -12,12 +12,12 @@ import tiktoken
 from click.testing import CliRunner
 
 from mlx_gpt.commands.convert import convert
-from mlx_gpt.conversion.checkpoints import convert_nanochat, model_from_tensors, nanochat_model
-from mlx_gpt.conversion.torch_files import read_torch_file
+from mlx_gpt.models.convert import convert_nanochat, model_from_tensors, nanochat_model
 from mlx_gpt.models.files import load_model
 from mlx_gpt.models.nanochat import Nanochat
 from mlx_gpt.models.nanochat_2025 import Nanochat2025
-from mlx_gpt.tokenizer import SPECIALS, SPLIT_PATTERN, Tokenizer
+from mlx_gpt.models.torch_files import read_torch_file
+from mlx_gpt.tokenizer.tokenizer import SPECIALS, SPLIT_PATTERN, Tokenizer
 
 FIXTURES = Path(__file__).parent / "fixtures"
 NEWER, OLDER = FIXTURES / "nanochat", FIXTURES / "nanochat_2025"

@@ -3,10 +3,10 @@
 import os
 import sys
 
-from mlx_gpt.display import Display, duration, printable
+from mlx_gpt.report.display import Display, duration, printable
 
 SHOW = """
-from mlx_gpt.display import Display
+from mlx_gpt.report.display import Display
 with Display(None) as display:
     display({"event": "start", "updates": 0, "steps": 3})
     display({"event": "evaluate", "updates": 0, "loss": 1.5, "evaluation_seconds": 0.1})

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlx.utils import tree_map
 
-from mlx_gpt.conversion.torch_files import read_torch_file
 from mlx_gpt.models.files import load_model, model_folder, save_manifest, save_model
 from mlx_gpt.models.formats import parameters
 from mlx_gpt.models.nanochat import Nanochat, NanochatConfig
 from mlx_gpt.models.nanochat_2025 import Nanochat2025, Nanochat2025Config
+from mlx_gpt.models.torch_files import read_torch_file
 from mlx_trainer import ChangedFileError
 
 FIXTURES = Path(__file__).parent / "fixtures"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_gpt.conversation import render_for_completion
+from mlx_gpt.data.conversation import render_for_completion
 from mlx_gpt.engine import Completion, Engine
 from mlx_gpt.evaluate.chat_core import evaluate_gsm8k
 from mlx_gpt.evaluate.gsm8k import (

@@ -5,10 +5,10 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from mlx_gpt.limits import LIMITS
-from mlx_gpt.pretrain_config import PretrainConfig
-from mlx_gpt.rl_config import RlConfig
-from mlx_gpt.sft_config import SftConfig
+from mlx_gpt.training.limits import LIMITS
+from mlx_gpt.training.pretrain_config import PretrainConfig
+from mlx_gpt.training.rl_config import RlConfig
+from mlx_gpt.training.sft_config import SftConfig
 
 
 def numbers(kind):

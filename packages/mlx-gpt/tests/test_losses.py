@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_gpt import losses
-from mlx_gpt.losses import loss_sum, token_losses
+from mlx_gpt.training import losses
+from mlx_gpt.training.losses import loss_sum, token_losses
 
 VOCABULARY, DIMS = 37, 8
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten, tree_map
 
-from mlx_gpt.conversion.checkpoints import nanochat_model
-from mlx_gpt.losses import loss_sum, token_losses
+from mlx_gpt.models.convert import nanochat_model
 from mlx_gpt.models.formats import file_names, parameters
 from mlx_gpt.models.nanochat import Nanochat, NanochatConfig
+from mlx_gpt.training.losses import loss_sum, token_losses
 
 FIXTURE = Path(__file__).parent / "fixtures/nanochat"
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten, tree_map
 
-from mlx_gpt.conversion.checkpoints import nanochat_model
-from mlx_gpt.losses import loss_sum
+from mlx_gpt.models.convert import nanochat_model
 from mlx_gpt.models.files import load_model, save_model
 from mlx_gpt.models.formats import parameters
 from mlx_gpt.models.nanochat_2025 import Nanochat2025, Nanochat2025Config
+from mlx_gpt.training.losses import loss_sum
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

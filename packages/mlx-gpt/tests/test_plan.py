@@ -5,7 +5,7 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mlx_gpt.models.nanochat import Nanochat
-from mlx_gpt.plan import config_for, count_parameters, make_plan
+from mlx_gpt.training.plan import config_for, count_parameters, make_plan
 
 # depth: width, heads, total and scaling parameters (millions), tokens (billions), batch, steps,
 # scale of rates by batch and by width, weight decay; computed from nanochat's rules.

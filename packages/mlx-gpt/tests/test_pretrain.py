@@ -15,22 +15,22 @@ import pytest
 import yaml
 from mlx.utils import tree_flatten
 
-from mlx_gpt import pretrain as pretraining
-from mlx_gpt.batch_sizes import fit_batch, micro_batches
 from mlx_gpt.cli import main
-from mlx_gpt.going_on import extend
+from mlx_gpt.data.streams import count_tokens, streams
+from mlx_gpt.data.text_files import split_text
 from mlx_gpt.models.files import load_model
-from mlx_gpt.pretrain import build, pretrain
-from mlx_gpt.pretrain_config import (
+from mlx_gpt.tokenizer import Tokenizer
+from mlx_gpt.training import pretrain as pretraining
+from mlx_gpt.training.batch_sizes import fit_batch, micro_batches
+from mlx_gpt.training.going_on import extend
+from mlx_gpt.training.pretrain import build, pretrain
+from mlx_gpt.training.pretrain_config import (
     DataConfig,
     ModelConfig,
     PretrainConfig,
     ReportConfig,
     TrainingConfig,
 )
-from mlx_gpt.pretrain_data import count_tokens, streams
-from mlx_gpt.text_files import split_text
-from mlx_gpt.tokenizer import Tokenizer
 from mlx_shards import write_shards
 from mlx_trainer import Checkpoints, RunFolder, load_config
 

@@ -3,7 +3,7 @@
 import abc
 import inspect
 
-from mlx_gpt.python_docs import conversations, documented, documents
+from mlx_gpt.data.python_docs import conversations, documented, documents
 
 MODULE = '''"""A module that is documented at some length here."""
 

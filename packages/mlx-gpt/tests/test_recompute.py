@@ -3,7 +3,7 @@ import mlx.nn as nn
 import pytest
 
 from mlx_gpt.models.nanochat import Nanochat, NanochatConfig
-from mlx_gpt.recompute import recomputed
+from mlx_gpt.models.recompute import recomputed
 
 
 class Scaled(nn.Module):

@@ -11,13 +11,13 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlx_gpt import pretrain_config as pretrain
-from mlx_gpt import rl, sft
 from mlx_gpt.commands.report import report as command
-from mlx_gpt.plan import make_plan
-from mlx_gpt.report_card import curves, make_report, numbers, write_report_card
-from mlx_gpt.report_card.markdown import page
-from mlx_gpt.report_card.runs import read_events, read_runs
+from mlx_gpt.report import curves, make_report, numbers, write_report_card
+from mlx_gpt.report.markdown import page
+from mlx_gpt.report.runs import read_events, read_runs
+from mlx_gpt.training import pretrain_config as pretrain
+from mlx_gpt.training import rl, sft
+from mlx_gpt.training.plan import make_plan
 from mlx_trainer import RunFolder
 
 NOW = datetime(2026, 11, 21, 21, 30, tzinfo=UTC)

@@ -14,15 +14,15 @@ import pytest
 from click.testing import CliRunner
 from mlx.utils import tree_flatten, tree_map
 
-from mlx_gpt import rl
 from mlx_gpt.commands.rl import rl as rl_command
 from mlx_gpt.engine import Completion
 from mlx_gpt.evaluate.gsm8k import problem
-from mlx_gpt.finetuning import optimizer_for
-from mlx_gpt.losses import IGNORE
 from mlx_gpt.models.files import load_model, save_model
-from mlx_gpt.policy_gradient import arrays_of, group_of, loss_fn, passes, summary
-from mlx_gpt.rl import (
+from mlx_gpt.training import rl
+from mlx_gpt.training.finetuning import optimizer_for
+from mlx_gpt.training.losses import IGNORE
+from mlx_gpt.training.policy_gradient import arrays_of, group_of, loss_fn, passes, summary
+from mlx_gpt.training.rl import (
     AnswerConfig,
     DataConfig,
     ReportConfig,
@@ -299,10 +299,10 @@ def test_a_size_of_0_is_refused_by_its_name(config, name):
 RING = """
 import sys
 from pathlib import Path
-from mlx_gpt.rl import *
+from mlx_gpt.training.rl import *
 from mlx_gpt.evaluate.gsm8k import problem
-from mlx_gpt.display import Display
-from mlx_gpt.runs import opened
+from mlx_gpt.report.display import Display
+from mlx_gpt.training.runs import opened
 
 base, folder = sys.argv[1:]
 config = RlConfig(

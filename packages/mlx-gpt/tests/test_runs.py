@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from mlx_gpt import sft
-from mlx_gpt.pretrain import save
-from mlx_gpt.pretrain_config import DataConfig, PretrainConfig
-from mlx_gpt.runs import KIND, inputs_of, opened, paths_explained
+from mlx_gpt.training import sft
+from mlx_gpt.training.pretrain import save
+from mlx_gpt.training.pretrain_config import DataConfig, PretrainConfig
+from mlx_gpt.training.runs import KIND, inputs_of, opened, paths_explained
 from mlx_trainer import ChangedFileError, RunFolder
 
 

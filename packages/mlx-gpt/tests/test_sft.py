@@ -12,16 +12,23 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten, tree_map
 
-from mlx_gpt import sft
-from mlx_gpt.conversation import render_conversation
+from mlx_gpt.data.conversation import render_conversation
 from mlx_gpt.evaluate.bits_per_byte import bits_per_byte
-from mlx_gpt.finetuning import optimizer_for
-from mlx_gpt.losses import IGNORE
 from mlx_gpt.models.files import load_model, save_model
 from mlx_gpt.models.nanochat import Nanochat, NanochatConfig
-from mlx_gpt.pretrain import loss_fn
-from mlx_gpt.sft import DataConfig, ReportConfig, SftConfig, TrainingConfig, build, finetune
 from mlx_gpt.tokenizer import Tokenizer
+from mlx_gpt.training import sft
+from mlx_gpt.training.finetuning import optimizer_for
+from mlx_gpt.training.losses import IGNORE
+from mlx_gpt.training.pretrain import loss_fn
+from mlx_gpt.training.sft import (
+    DataConfig,
+    ReportConfig,
+    SftConfig,
+    TrainingConfig,
+    build,
+    finetune,
+)
 from mlx_muon import nanochat
 from mlx_trainer import Checkpoints, RunFolder, TrainStep
 

@@ -10,12 +10,12 @@ from dataclasses import replace
 
 import pytest
 
-from mlx_gpt.documents import read_files
+from mlx_gpt.data.documents import read_files
 from mlx_gpt.engine import Engine, Request, Sampling
 from mlx_gpt.models.files import load_model, model_folder
-from mlx_gpt.speedrun import prepare_text, speedrun, steps_of_one_epoch
-from mlx_gpt.speedrun_settings import SpeedrunConfig, check_settings
 from mlx_gpt.tokenizer import Tokenizer
+from mlx_gpt.training.speedrun import prepare_text, speedrun, steps_of_one_epoch
+from mlx_gpt.training.speedrun_settings import SpeedrunConfig, check_settings
 from mlx_shards import local_shards
 from mlx_trainer import RunFolder, load_config
 

@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_gpt.conversation import render_for_completion
+from mlx_gpt.data.conversation import render_for_completion
 from mlx_gpt.evaluate.chat_core import choose_letters, evaluate_choice_task
 from mlx_gpt.evaluate.results import TaskResult
 from mlx_gpt.evaluate.tasks import (

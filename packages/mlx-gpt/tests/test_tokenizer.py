@@ -22,9 +22,9 @@ from tokenizers import (
 )
 from tokenizers import Tokenizer as HuggingFace
 
-from mlx_gpt.conversion.tokenizers import convert_nanochat_tokenizer
-from mlx_gpt.tokenizer import SPECIALS, SPLIT_PATTERN, Tokenizer
-from mlx_gpt.tokenizer_files import ALPHABET, spell
+from mlx_gpt.tokenizer.convert import convert_nanochat_tokenizer
+from mlx_gpt.tokenizer.files import ALPHABET, spell
+from mlx_gpt.tokenizer.tokenizer import SPECIALS, SPLIT_PATTERN, Tokenizer
 
 LLAMA3_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"

@@ -7,8 +7,8 @@ import tiktoken
 from click.testing import CliRunner, Result
 
 from mlx_gpt.commands.tokenizer import tokenizer as command
-from mlx_gpt.compression import measure, reference, report, table
-from mlx_gpt.tokenizer import SPECIALS, SPLIT_PATTERN, Tokenizer
+from mlx_gpt.tokenizer.compression import measure, reference, report, table
+from mlx_gpt.tokenizer.tokenizer import SPECIALS, SPLIT_PATTERN, Tokenizer
 
 # Compression
 

@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 
-from mlx_kaggle.baseline import baseline_predictions
-from mlx_kaggle.checks import check_columns, check_overlap, row_hashes
-from mlx_kaggle.competition import read_tables, understand
 from mlx_kaggle.config import DataSettings, resolve_config
 from mlx_kaggle.errors import DataError
-from mlx_kaggle.folds import split_rows
 from mlx_kaggle.job import prepare_job, score_table
-from mlx_kaggle.submission import check_submission, submission_columns
-from mlx_kaggle.targets import Target
-from mlx_kaggle.task import infer_task
+from mlx_kaggle.members.baseline import baseline_predictions
+from mlx_kaggle.tables.checks import check_columns, check_overlap, row_hashes
+from mlx_kaggle.tables.competition import read_tables, understand
+from mlx_kaggle.tables.folds import split_rows
+from mlx_kaggle.tables.submission import check_submission, submission_columns
+from mlx_kaggle.tables.targets import Target
+from mlx_kaggle.tables.task import infer_task
 
 
 def read(path: str, target: str, **settings):

@@ -6,10 +6,10 @@ import pytest
 
 from mlx_kaggle.config import resolve_config
 from mlx_kaggle.errors import RunError
-from mlx_kaggle.experiment import Experiment, predict_member
 from mlx_kaggle.job import prepare_job, score_table
-from mlx_kaggle.model import Member, freeze
-from mlx_kaggle.texts import drop_tokens
+from mlx_kaggle.members.experiment import Experiment, predict_member
+from mlx_kaggle.members.model import Member, freeze
+from mlx_kaggle.members.texts import drop_tokens
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_freezing_leaves_the_layers_it_says(part, trained, tiny_modernbert):
 
 
 def test_baselines_are_scored_on_the_rows_of_the_model(prepare):
-    from mlx_kaggle.baseline import baseline_predictions
+    from mlx_kaggle.members.baseline import baseline_predictions
 
     job, _ = prepare(80)
     found = baseline_predictions(job.competition, job.table, job.encoded, job.splits, seed=0)

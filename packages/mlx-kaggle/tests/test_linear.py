@@ -5,11 +5,11 @@ import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from mlx_kaggle.competition import Tables, understand
 from mlx_kaggle.config import DataSettings
-from mlx_kaggle.folds import split_rows
-from mlx_kaggle.linear import ABSENT, LOGISTIC_ALPHA, _solve, fit_linear
-from mlx_kaggle.words import MIN_ROWS, WordFeatures
+from mlx_kaggle.members.linear import ABSENT, LOGISTIC_ALPHA, _solve, fit_linear
+from mlx_kaggle.tables.competition import Tables, understand
+from mlx_kaggle.tables.folds import split_rows
+from mlx_kaggle.tables.words import MIN_ROWS, WordFeatures
 from mlx_tabtext import infer_schema
 
 TEXTS = [

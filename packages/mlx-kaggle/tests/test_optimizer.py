@@ -8,8 +8,8 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mlx_encoders import BertConfig, ModernBertConfig, build_model, load_model
 from mlx_heads import ClassificationHead
 from mlx_kaggle.config import resolve_config
-from mlx_kaggle.model import TextModel
-from mlx_kaggle.optimizer import make_optimizer, optimizer_table, parameter_groups
+from mlx_kaggle.members.model import TextModel
+from mlx_kaggle.members.optimizer import make_optimizer, optimizer_table, parameter_groups
 from mlx_muon import MuonRule
 
 SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -126,7 +126,7 @@ def test_rates_and_decay_are_those_of_the_groups_of_adamw(kind):
 
 
 def test_a_pretrained_folder_with_frozen_layers_is_assigned_too(tiny_modernbert):
-    from mlx_kaggle.model import freeze
+    from mlx_kaggle.members.model import freeze
 
     encoder, _ = load_model(tiny_modernbert)
     freeze(encoder, "half")

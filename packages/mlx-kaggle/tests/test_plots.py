@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
-from mlx_kaggle import plots
+from mlx_kaggle.report import plots
 
 NAMES = [
     "$10_$20",

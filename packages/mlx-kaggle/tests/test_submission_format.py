@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from mlx_kaggle.competition import Competition, read_tables, understand
 from mlx_kaggle.config import DataSettings
 from mlx_kaggle.errors import DataError
-from mlx_kaggle.submission import asked_of, known_format, submission_columns
-from mlx_kaggle.submission_format import Asked, find_spelling, place_rows, read_format
+from mlx_kaggle.tables.competition import Competition, read_tables, understand
+from mlx_kaggle.tables.submission import asked_of, known_format, submission_columns
+from mlx_kaggle.tables.submission_format import Asked, find_spelling, place_rows, read_format
 
 THREE = ("C", "CL", "D")
 

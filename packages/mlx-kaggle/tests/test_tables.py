@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlx_kaggle.checks import check_columns, row_hashes
-from mlx_kaggle.competition import find_beside_train, read_tables, understand
 from mlx_kaggle.config import DataSettings, resolve_config
-from mlx_kaggle.display import count_kinds, shorten
 from mlx_kaggle.errors import DataError
-from mlx_kaggle.features import HeadFeatures
-from mlx_kaggle.targets import Target
-from mlx_kaggle.texts import fit_text
+from mlx_kaggle.members.texts import fit_text
+from mlx_kaggle.report.display import count_kinds, shorten
+from mlx_kaggle.tables.checks import check_columns, row_hashes
+from mlx_kaggle.tables.competition import find_beside_train, read_tables, understand
+from mlx_kaggle.tables.features import HeadFeatures
+from mlx_kaggle.tables.targets import Target
 from mlx_tabtext import Column, as_table, infer_schema
 
 

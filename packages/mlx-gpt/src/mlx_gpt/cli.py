@@ -40,7 +40,7 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except ValueError as error:
-            from mlx_gpt.limits import SettingsError
+            from mlx_gpt.training.limits import SettingsError
             from mlx_trainer import ConfigError
 
             if isinstance(error, ConfigError | SettingsError):

@@ -18,15 +18,15 @@ from typing import Any
 import numpy as np
 
 from mlx_kaggle._atomic import write_atomic
-from mlx_kaggle.baseline import baseline_predictions
-from mlx_kaggle.checks import check_finite, feature_names, row_hashes
-from mlx_kaggle.experiment import Experiment, predict_member
 from mlx_kaggle.job import Job, Results, members, score_table
-from mlx_kaggle.optimizer import optimizer_table
-from mlx_kaggle.report import write_report
-from mlx_kaggle.submission import write_submission
-from mlx_kaggle.targets import Target
-from mlx_kaggle.task import take
+from mlx_kaggle.members.baseline import baseline_predictions
+from mlx_kaggle.members.experiment import Experiment, predict_member
+from mlx_kaggle.members.optimizer import optimizer_table
+from mlx_kaggle.report.page import write_report
+from mlx_kaggle.tables.checks import check_finite, feature_names, row_hashes
+from mlx_kaggle.tables.submission import write_submission
+from mlx_kaggle.tables.targets import Target
+from mlx_kaggle.tables.task import take
 from mlx_trainer import Checkpoints, RunFolder, check_manifest, dump_config, write_manifest
 from mlx_trainer.inputs import MANIFEST
 

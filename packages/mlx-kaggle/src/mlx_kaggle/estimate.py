@@ -12,13 +12,14 @@ from typing import TypeVar
 
 import numpy as np
 
-from mlx_kaggle import STARTED, plots
-from mlx_kaggle.baseline import ITERATIONS, baseline_predictions
-from mlx_kaggle.batches import training_updates
-from mlx_kaggle.experiment import Experiment, predict_member
+from mlx_kaggle import STARTED
 from mlx_kaggle.job import Job, members
 from mlx_kaggle.machine import sharing_cores
-from mlx_kaggle.task import take
+from mlx_kaggle.members.baseline import ITERATIONS, baseline_predictions
+from mlx_kaggle.members.batches import training_updates
+from mlx_kaggle.members.experiment import Experiment, predict_member
+from mlx_kaggle.report import plots
+from mlx_kaggle.tables.task import take
 
 T = TypeVar("T")
 # Enough rows for lengths and counts to be typical; more would take longer to time than to tell.

@@ -5,18 +5,24 @@ from typing import Any
 
 import numpy as np
 
-from mlx_kaggle.checks import check_columns, check_ids, check_overlap, feature_names, row_hashes
-from mlx_kaggle.competition import (
+from mlx_kaggle.config import RunConfig
+from mlx_kaggle.errors import DataError
+from mlx_kaggle.tables.checks import (
+    check_columns,
+    check_ids,
+    check_overlap,
+    feature_names,
+    row_hashes,
+)
+from mlx_kaggle.tables.competition import (
     Competition,
     find_beside_train,
     read_tables,
     understand,
 )
-from mlx_kaggle.config import RunConfig
-from mlx_kaggle.errors import DataError
-from mlx_kaggle.folds import Split, rare_classes, split_rows
-from mlx_kaggle.targets import Target, side_metrics
-from mlx_kaggle.task import with_target
+from mlx_kaggle.tables.folds import Split, rare_classes, split_rows
+from mlx_kaggle.tables.targets import Target, side_metrics
+from mlx_kaggle.tables.task import with_target
 from mlx_tabtext import Table
 
 

@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 
 from mlx_encoders import find_folder
-from mlx_kaggle.checks import (
+from mlx_kaggle.config import RunConfig
+from mlx_kaggle.crossval import RUN_FILES, run_job
+from mlx_kaggle.errors import DataError, RunError
+from mlx_kaggle.estimate import estimate_run
+from mlx_kaggle.job import Results, members, prepare_job
+from mlx_kaggle.machine import prepare_machine
+from mlx_kaggle.members.experiment import predict_member
+from mlx_kaggle.members.model import MEMBER_FILES, Member
+from mlx_kaggle.report.display import Display
+from mlx_kaggle.tables.checks import (
     check_columns,
     check_finite,
     check_ids,
@@ -17,26 +26,17 @@ from mlx_kaggle.checks import (
     feature_names,
     row_hashes,
 )
-from mlx_kaggle.competition import Competition, find_beside_train, row_count
-from mlx_kaggle.config import RunConfig
-from mlx_kaggle.crossval import RUN_FILES, run_job
-from mlx_kaggle.display import Display
-from mlx_kaggle.errors import DataError, RunError
-from mlx_kaggle.estimate import estimate_run
-from mlx_kaggle.experiment import predict_member
-from mlx_kaggle.job import Results, members, prepare_job
-from mlx_kaggle.machine import prepare_machine
-from mlx_kaggle.model import MEMBER_FILES, Member
-from mlx_kaggle.submission import (
+from mlx_kaggle.tables.competition import Competition, find_beside_train, row_count
+from mlx_kaggle.tables.submission import (
     asked_of,
     check_submission,
     known_format,
     submission_columns,
     write_submission,
 )
-from mlx_kaggle.submission_format import Format, place_rows, probability_format, read_format
-from mlx_kaggle.targets import Target, side_metrics
-from mlx_kaggle.task import with_target
+from mlx_kaggle.tables.submission_format import Format, place_rows, probability_format, read_format
+from mlx_kaggle.tables.targets import Target, side_metrics
+from mlx_kaggle.tables.task import with_target
 from mlx_tabtext import Table, read_table
 from mlx_trainer import (
     CHECKPOINT_FILES,

@@ -26,7 +26,7 @@ def nanochat(
     CHECKPOINT is a folder such as ~/.cache/nanochat/base_checkpoints/d20. Nothing that the pickles
     name is called, and torch is not needed.
     """
-    from mlx_gpt.conversion.checkpoints import convert_nanochat
+    from mlx_gpt.models.convert import convert_nanochat
 
     model = convert_nanochat(checkpoint, output, step, tokenizer, unsafe)
     click.echo(f"{type(model).__name__} of {model.config.n_layer} layers: {output}")

@@ -27,7 +27,7 @@ def report(runs: Sequence[Path], output: Path | None, as_json: bool) -> None:
         raise click.UsageError("several runs need --output, the folder for their report")
     import json
 
-    from mlx_gpt.report_card import summary_table, write_report_card
+    from mlx_gpt.report import summary_table, write_report_card
 
     folder = output or Path(runs[0])
     found = write_report_card(runs, folder)

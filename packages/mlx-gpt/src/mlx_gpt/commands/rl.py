@@ -76,9 +76,9 @@ def rl(output: Path, config: str | None, overrides: tuple[str, ...], resume: boo
     for name in ("model", "data"):
         if not (options[name] or resume or config):
             raise click.UsageError(f"Missing option '--{name}'.")
-    from mlx_gpt.finetuning_runs import run_reinforcement
-    from mlx_gpt.rl import RlConfig
-    from mlx_gpt.runs import resolve
+    from mlx_gpt.training.finetuning_runs import run_reinforcement
+    from mlx_gpt.training.rl import RlConfig
+    from mlx_gpt.training.runs import resolve
 
     chosen = resolve(RlConfig, flags, config, overrides, output, resume)
     run_reinforcement(chosen, output, resume, overwrite)

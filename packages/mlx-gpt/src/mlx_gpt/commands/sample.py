@@ -44,10 +44,10 @@ def sample(folder: Path, prompt: str, prompts_file: Path | None, samples: int, m
     from mlx_gpt.machine import prepare_machine
 
     prepare_machine()
-    from mlx_gpt.display import printable
     from mlx_gpt.engine import Engine, Sampling
-    from mlx_gpt.loading import load
-    from mlx_gpt.sampling import continuations, read_prompts, show, stream
+    from mlx_gpt.engine.continuations import continuations, read_prompts, show, stream
+    from mlx_gpt.models.loading import load
+    from mlx_gpt.report.display import printable
 
     if prompts_file is not None:
         if prompt:

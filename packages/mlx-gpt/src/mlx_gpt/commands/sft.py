@@ -83,9 +83,9 @@ def sft(output: Path, config: str | None, overrides: tuple[str, ...], resume: bo
     for name in ("model", "data"):
         if not (options[name] or resume or config):
             raise click.UsageError(f"Missing option '--{name}'.")
-    from mlx_gpt.finetuning_runs import run_finetuning
-    from mlx_gpt.runs import resolve
-    from mlx_gpt.sft import SftConfig
+    from mlx_gpt.training.finetuning_runs import run_finetuning
+    from mlx_gpt.training.runs import resolve
+    from mlx_gpt.training.sft import SftConfig
 
     chosen = resolve(SftConfig, flags, config, overrides, output, resume)
     run_finetuning(chosen, output, resume, overwrite)

@@ -39,10 +39,10 @@ Stopped? Start it again with the same options: it goes on where it was.
 @click.option("--seed", type=click.IntRange(0), help="[default: 0]")
 def speedrun(text: tuple[str, ...], output: Path, **options: Any) -> None:
     """Go the whole path: text, tokenizer, pretraining, chat fine-tuning, evaluation, report."""
-    from mlx_gpt.batch_sizes import fit_batch
     from mlx_gpt.machine import prepare_machine
-    from mlx_gpt.speedrun import speedrun as run
-    from mlx_gpt.speedrun_settings import SpeedrunConfig
+    from mlx_gpt.training.batch_sizes import fit_batch
+    from mlx_gpt.training.speedrun import speedrun as run
+    from mlx_gpt.training.speedrun_settings import SpeedrunConfig
     from mlx_trainer import lasting_output
 
     given = {name: value for name, value in options.items() if value not in (None, ())}

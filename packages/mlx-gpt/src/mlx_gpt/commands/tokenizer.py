@@ -74,9 +74,9 @@ def train(
     """Train a tokenizer on local SHARDS: .parquet, .jsonl, .txt or .md; folders or patterns."""
     import time
 
-    from mlx_gpt.compression import measure, table
-    from mlx_gpt.documents import find_files, read_files
-    from mlx_gpt.tokenizer import SPECIALS, SPLIT_PATTERN, Tokenizer
+    from mlx_gpt.data.documents import find_files, read_files
+    from mlx_gpt.tokenizer.compression import measure, table
+    from mlx_gpt.tokenizer.tokenizer import SPECIALS, SPLIT_PATTERN, Tokenizer
     from mlx_shards import split_last
     from mlx_trainer import Progress
 
@@ -135,9 +135,8 @@ def report(
     """
     import json
 
-    from mlx_gpt import compression
-    from mlx_gpt.documents import find_files
-    from mlx_gpt.tokenizer import Tokenizer
+    from mlx_gpt.data.documents import find_files
+    from mlx_gpt.tokenizer import Tokenizer, compression
 
     tokenizers: dict[str, compression.EncodeBatch] = {"this": Tokenizer.load(folder).encode_batch}
     for spec in compare:
@@ -180,7 +179,7 @@ def show(folder: Path, text: str) -> None:
 @click.option("--unsafe", is_flag=True, help="Read the pickle; you trust where it comes from.")
 def convert(source: Path, output: Path, unsafe: bool) -> None:
     """Turn nanochat's tokenizer.pkl (SOURCE or in it) into a tokenizer.json."""
-    from mlx_gpt.conversion.tokenizers import convert_nanochat_tokenizer
+    from mlx_gpt.tokenizer.convert import convert_nanochat_tokenizer
 
     converted = convert_nanochat_tokenizer(source, unsafe)
     converted.save(output)
@@ -193,7 +192,7 @@ def _note(line: str) -> None:
 
 def _documents(shards: "list[Shard]", column: str) -> list[str]:
     """Return the first documents of shards, up to what compression is measured on."""
-    from mlx_gpt.documents import read_files
-    from mlx_gpt.tokenizer_training import capped
+    from mlx_gpt.data.documents import read_files
+    from mlx_gpt.tokenizer.training import capped
 
     return list(capped(read_files(shards, column), _MEASURED_CHARS, _MEASURED_CHARS))

@@ -133,10 +133,10 @@ def train(output: Path | None, config: str | None, overrides: tuple[str, ...], r
         given = options[name] or (name == "tokenizer" and options["init_from"])
         if not (given or resume or config):
             raise click.UsageError(f"Missing option '--{name}'.")
-    from mlx_gpt.batch_sizes import plan_of
-    from mlx_gpt.pretrain_config import PretrainConfig
-    from mlx_gpt.runs import resolve, run_pretraining
-    from mlx_gpt.starting import check_shape, settings_of
+    from mlx_gpt.training.batch_sizes import plan_of
+    from mlx_gpt.training.pretrain_config import PretrainConfig
+    from mlx_gpt.training.runs import resolve, run_pretraining
+    from mlx_gpt.training.starting import check_shape, settings_of
 
     chosen_by = partial(resolve, PretrainConfig, flags, config, overrides, output, resume)
     chosen = chosen_by(base={"data": {"tokenizer": ""}})

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from mlx_gpt.conversation import Conversation, check_conversation
+from mlx_gpt.data.conversation import Conversation, check_conversation
 from mlx_gpt.evaluate.gsm8k import solution_parts
 from mlx_gpt.evaluate.rows import read_rows
 

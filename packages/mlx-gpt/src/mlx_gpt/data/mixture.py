@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mlx_gpt.conversation import Conversation
+from mlx_gpt.data.conversation import Conversation
 from mlx_gpt.data.formats import read_conversations
 
 # A source whose answers hold GSM8K's marks of a calculator.

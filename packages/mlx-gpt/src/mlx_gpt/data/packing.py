@@ -15,9 +15,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from mlx_gpt.conversation import Conversation
+from mlx_gpt.data.conversation import Conversation
 from mlx_gpt.data.mixture import epoch_order
-from mlx_gpt.losses import IGNORE
+from mlx_gpt.training.losses import IGNORE
 
 Render = Callable[[Conversation], tuple[Sequence[int], Sequence[int]]]
 

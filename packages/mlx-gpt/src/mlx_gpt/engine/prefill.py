@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
-from mlx_gpt.cache import Cache
+from mlx_gpt.engine.cache import Cache
 
 if TYPE_CHECKING:
     from mlx_gpt.models.formats import Decoder

@@ -12,8 +12,8 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_gpt.evaluate.ranks import sum_over_ranks
-from mlx_gpt.losses import IGNORE, token_losses
 from mlx_gpt.models.formats import Decoder
+from mlx_gpt.training.losses import IGNORE, token_losses
 
 
 def bits_per_byte(model: Decoder, batches: Iterable[Any], token_bytes: np.ndarray) -> float:

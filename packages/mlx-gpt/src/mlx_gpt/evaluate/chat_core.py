@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_gpt.conversation import render_for_completion
+from mlx_gpt.data.conversation import render_for_completion
 from mlx_gpt.engine import Engine, Request, Sampling
 from mlx_gpt.evaluate.continuations import padded_batches
 from mlx_gpt.evaluate.gsm8k import is_correct, pass_at_k, solution_of

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from mlx_gpt.losses import token_losses
 from mlx_gpt.models.formats import Decoder
+from mlx_gpt.training.losses import token_losses
 
 # Lengths of batches are multiples of this.
 LENGTH_STEP = 64

@@ -22,10 +22,10 @@ from dataclasses import dataclass
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_gpt.attention import windowed_attention
-from mlx_gpt.cache import Cache, LayerCache
+from mlx_gpt.engine.cache import Cache, LayerCache
+from mlx_gpt.models.attention import windowed_attention
 from mlx_gpt.models.nanochat_weights import draw_weights
-from mlx_gpt.recompute import recomputed
+from mlx_gpt.models.recompute import recomputed
 
 ROPE_BASE = 100_000.0
 LOGIT_CAP = 15.0

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_gpt.cache import Cache, LayerCache, attention_mask
+from mlx_gpt.engine.cache import Cache, LayerCache, attention_mask
 from mlx_gpt.models.nanochat import LOGIT_CAP, MLP, NORM_EPS, Linear, check_sizes
-from mlx_gpt.recompute import recomputed
+from mlx_gpt.models.recompute import recomputed
 
 # The window of layers that attend to everything.
 NO_WINDOW = 1 << 30

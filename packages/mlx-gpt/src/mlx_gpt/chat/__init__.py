@@ -1,1 +1,0 @@
-"""A conversation with a model: its state, and the terminal around it."""

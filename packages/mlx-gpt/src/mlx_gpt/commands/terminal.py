@@ -1,0 +1,263 @@
+"""The chat in a terminal: lines in, answers out as they come, commands that begin with a slash."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TextIO
+
+from mlx_gpt._atomic import write_atomic
+from mlx_gpt._suggest import did_you_mean
+from mlx_gpt.engine import Piece
+from mlx_gpt.engine.session import ChatSession
+from mlx_gpt.report.display import printable
+
+GREETING = "Say something, or /help. Ctrl-C stops an answer, Ctrl-D leaves."
+_HISTORY_LINES = 1000
+_SHOWN = {
+    "<|python_start|>": "[python: ",
+    "<|python_end|>": "]",
+    "<|output_start|>": "[result: ",
+    "<|output_end|>": "]",
+}
+_MARKER = re.compile("|".join(map(re.escape, _SHOWN)))
+
+
+class ChatTerminal:
+    """Reads with `read(prompt)`, which raises `EOFError` at the end, and writes answers to `out`.
+
+    In a terminal (`interactive`) there are prompts and notes between the answers; otherwise an
+    answer a line is all there is on `out`, and the notes go to `notes`.
+    """
+
+    def __init__(
+        self,
+        session: ChatSession,
+        read: Callable[[str], str],
+        out: TextIO,
+        notes: TextIO,
+        interactive: bool,
+    ):
+        self.session = session
+        self._read = read
+        self._out = out
+        self._notes = notes
+        self._interactive = interactive
+        self._warned = False
+        self._left = False
+
+    def run(self) -> None:
+        """Take lines until there are no more, or /quit."""
+        if self._interactive:
+            self.note(GREETING)
+        while not self._left:
+            try:
+                line = self._read("\n> " if self._interactive else "").strip()
+            except EOFError:
+                return
+            except KeyboardInterrupt:
+                if not self._interactive:
+                    raise
+                self.note("\nCtrl-D or /quit leaves.")
+                continue
+            if line.startswith("/") and not line.startswith("//"):
+                self._command(line)
+            elif line:
+                self.say(line.removeprefix("/") if line.startswith("//") else line)
+
+    def say(self, text: str) -> None:
+        """Ask the model and show its answer."""
+        self._show(self.session.ask(text))
+
+    def note(self, text: str) -> None:
+        """Write a line that is not from the model."""
+        print(text, file=self._notes, flush=True)
+
+    def _show(self, pieces: Generator[Piece, None, None]) -> None:
+        with _interrupts(self._interactive) as interrupted:
+            try:
+                for piece in pieces:
+                    self._out.write(self._shown(piece.text))
+                    self._out.flush()
+                    if interrupted():
+                        break
+            except KeyboardInterrupt:
+                if not self._interactive:
+                    raise
+            finally:
+                pieces.close()
+        self._out.write("\n")
+        self._out.flush()
+        if self._interactive and self.session.finish_reason == "length":
+            self.note(f"[cut at {self.session.max_tokens} tokens: /set max_tokens NUMBER]")
+        self._warn_of_length()
+
+    def _shown(self, text: str) -> str:
+        text = _MARKER.sub(lambda found: _SHOWN[found[0]], text)
+        return printable(text) if self._interactive else text
+
+    def _warn_of_length(self) -> None:
+        trained = self.session.engine.model.config.sequence_len
+        tokens = len(self.session.ids)
+        if tokens > trained and not self._warned:
+            self._warned = True
+            self.note(
+                f"[the conversation has {tokens} tokens, the model was trained on {trained} at a "
+                "time: answers may get worse; /clear begins a new one]"
+            )
+
+    def _command(self, line: str) -> None:
+        name, _, rest = line[1:].partition(" ")
+        command = COMMANDS.get(name)
+        if command is None:
+            self.note(f"unknown command /{name}{did_you_mean(name, COMMANDS)}")
+            return
+        try:
+            command(self, rest.strip())
+        except (ValueError, OSError) as error:
+            self.note(f"/{name}: {error}")
+
+    def help(self, rest: str) -> None:
+        """/help: show this."""
+        self.note("\n".join(str(command.__doc__) for command in COMMANDS.values()))
+        self.note("A line that begins with // is said with one slash.")
+
+    def clear(self, rest: str) -> None:
+        """/clear: begin a new conversation."""
+        self.session.clear()
+        self._warned = False
+        self.note("A new conversation.")
+
+    def undo(self, rest: str) -> None:
+        """/undo: take back your last message and its answer."""
+        self.note(f"Taken back: {self.session.undo()}")
+
+    def retry(self, rest: str) -> None:
+        """/retry: answer your last message again."""
+        self._show(self.session.retry())
+
+    def save(self, rest: str) -> None:
+        """/save FILE: write the conversation as a line of JSON, as `mlx-gpt sft` reads it."""
+        line = json.dumps(self.session.conversation(), ensure_ascii=False) + "\n"
+        write_atomic(_path(rest), lambda path: path.write_text(line, encoding="utf-8"))
+        self.note(f"Saved {len(self.session.turns)} turns to {_path(rest)}.")
+
+    def load(self, rest: str) -> None:
+        """/load FILE: go on from a saved conversation."""
+        try:
+            self.session.load(json.loads(_path(rest).read_text(encoding="utf-8")))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{rest} is not one conversation in JSON: {error}") from None
+        self.note(f"{len(self.session.turns)} turns, {len(self.session.ids)} tokens.")
+
+    def set(self, rest: str) -> None:
+        """/set NAME VALUE: change a setting; /set alone shows them all."""
+        session = self.session
+        settings = asdict(session.sampling) | {"max_tokens": session.max_tokens}
+        name, _, value = rest.partition(" ")
+        if name and name not in settings:
+            raise ValueError(f"no setting {name!r}{did_you_mean(name, settings)}")
+        if name:
+            number = _number(name, value.strip())
+            if name != "max_tokens":
+                session.sampling = replace(session.sampling, **{name: number})
+            elif number is None or number < 1:
+                raise ValueError(f"max_tokens must be 1 or more, got {number}")
+            else:
+                session.max_tokens = int(number)
+            settings[name] = number
+        self.note("  ".join(f"{name} {value}" for name, value in settings.items()))
+
+    def stats(self, rest: str) -> None:
+        """/stats: show how long the conversation is and how fast the last answer came."""
+        session, speed = self.session, self.session.speed
+        self.note(
+            f"{len(session.turns)} turns, {len(session.ids)} tokens of "
+            f"{session.engine.model.config.sequence_len}, "
+            f"{session.cache_bytes / 2**20:.1f} MiB of keys and values\n"
+            f"last answer: {speed.tokens} tokens, the first after {speed.first_seconds:.2f} s, "
+            f"then {speed.tokens_per_second:.1f} tokens/s"
+        )
+
+    def quit(self, rest: str) -> None:
+        """/quit: leave."""
+        self._left = True
+
+
+COMMANDS: dict[str, Callable[[ChatTerminal, str], None]] = {
+    "help": ChatTerminal.help,
+    "clear": ChatTerminal.clear,
+    "undo": ChatTerminal.undo,
+    "retry": ChatTerminal.retry,
+    "save": ChatTerminal.save,
+    "load": ChatTerminal.load,
+    "set": ChatTerminal.set,
+    "stats": ChatTerminal.stats,
+    "quit": ChatTerminal.quit,
+}
+
+
+@contextmanager
+def line_history(path: Path) -> Iterator[None]:
+    """Let `input` edit lines and remember them in a file that only its owner reads."""
+    try:
+        import readline
+    except ImportError:  # as on Windows
+        yield
+        return
+    with suppress(OSError):
+        readline.read_history_file(path)
+    try:
+        yield
+    finally:
+        readline.set_history_length(_HISTORY_LINES)
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(mode=0o600)
+            readline.write_history_file(path)
+
+
+@contextmanager
+def _interrupts(wanted: bool) -> Iterator[Callable[[], bool]]:
+    """Yield a function that says whether Ctrl-C was pressed; a second one interrupts at once.
+
+    Between two tokens the model's memory is whole, and the next turn goes on from it.
+    """
+    asked = threading.Event()
+    if not wanted or threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+
+    def ask(number: int, frame: object) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise ValueError("name a file")
+    return Path(text).expanduser()
+
+
+def _number(name: str, text: str) -> float | int | None:
+    whole = name in ("top_k", "max_tokens", "seed")
+    if name == "seed" and text == "none":
+        return None
+    try:
+        return int(text) if whole else float(text)
+    except ValueError:
+        kind = "whole number" if whole else "number"
+        raise ValueError(f"{name} must be a {kind}, got {text!r}") from None

@@ -1,1 +1,0 @@
-"""Read what nanochat wrote, checkpoints and tokenizer, both pickles, without running them."""

@@ -1,0 +1,5 @@
+"""Text to token ids and back: nanochat's byte-pair tokenizer, its files and its training."""
+
+from mlx_gpt.tokenizer.tokenizer import Tokenizer
+
+__all__ = ["Tokenizer"]

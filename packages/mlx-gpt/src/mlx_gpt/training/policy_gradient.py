@@ -1,0 +1,128 @@
+"""The policy gradient of groups of answers to the same question, as arrays and a loss.
+
+REINFORCE (Williams 1992): the gradient of a token's log-probability, times the advantage of its
+answer, which is its reward minus the mean of its group.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_gpt.engine import Completion
+from mlx_gpt.evaluate.ranks import sum_over_ranks
+from mlx_gpt.models.formats import Decoder
+from mlx_gpt.training.losses import IGNORE, loss_sum
+
+# Sequences are padded to a multiple of this, so that few shapes are compiled.
+LENGTH_STEP = 64
+
+
+@dataclass
+class Tally:
+    """What came of all rounds so far, on all ranks."""
+
+    rounds: int = 0
+    answers: int = 0
+    rewarded: int = 0  # answers with a reward above 0
+    questions: int = 0
+    learned: int = 0  # questions whose answers differ in their rewards
+
+    def add(self, found: Mapping[str, float]) -> None:
+        """Count a round by its `summary`."""
+        self.rounds += 1
+        for name in ("answers", "rewarded", "questions", "learned"):
+            setattr(self, name, getattr(self, name) + int(found[name]))
+
+    def hopeless(self, rounds: int) -> bool:
+        """Return whether so many rounds went by without a single reward; 0 is never."""
+        return 0 < rounds <= self.rounds and not self.rewarded
+
+    def check(self) -> None:
+        """Raise `ValueError` where no answer ever had a reward: nothing was learned then."""
+        if self.answers and not self.rewarded:
+            raise ValueError(
+                f"none of the {self.answers:,} answers of {self.rounds:,} rounds was rewarded, so "
+                "nothing was learned and no model is written: fine-tune the model longer on such "
+                "problems (mlx-gpt sft --data gsm8k:FILE) until mlx-gpt eval --gsm8k finds some "
+                "right answers, or give --samples and --max-tokens more room"
+            )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A prompt and what the model made of it; `advantage` is relative to the group's mean."""
+
+    prompt: list[int]
+    completion: Completion
+    reward: float
+    advantage: float
+
+
+def group_of(
+    prompt: list[int], completions: Sequence[Completion], rewards: Sequence[float]
+) -> list[Answer]:
+    """Return the answers to one prompt with their advantages, which sum to 0."""
+    # The mean of equal numbers may be another one.
+    mean = rewards[0] if len(set(rewards)) == 1 else sum(rewards) / len(rewards)
+    return [
+        Answer(prompt, completion, reward, reward - mean)
+        for completion, reward in zip(completions, rewards, strict=True)
+    ]
+
+
+def passes(groups: list[list[Answer]], rows: int, padding: int) -> list[dict[str, np.ndarray]]:
+    """Return the micro-batches of an update, of `rows` answers to one question each.
+
+    The loss of a pass is the mean over its drawn tokens, that of the update the mean over passes.
+    Passes without any advantage only count in the latter and need not be computed.
+    """
+    found = [
+        arrays_of(group[begin : begin + rows], padding)
+        for group in groups
+        for begin in range(0, len(group), rows)
+    ]
+    kept = [each for each in found if each["weights"].any()] or found[:1]
+    share = len(found) / len(kept)
+    return [each | {"share": np.full(rows, share / rows, np.float32)} for each in kept]
+
+
+def arrays_of(answers: list[Answer], padding: int) -> dict[str, np.ndarray]:
+    """Return inputs, targets and weights (B, T): those of drawn tokens are advantage / count."""
+    rows = [[*each.prompt, *each.completion.ids] for each in answers]
+    length = -(-max(map(len, rows)) // LENGTH_STEP) * LENGTH_STEP
+    ids = np.full((len(rows), length + 1), padding, np.int32)
+    targets = np.full(ids.shape, IGNORE, np.int32)
+    for i, (each, row) in enumerate(zip(answers, rows, strict=True)):
+        ids[i, : len(row)] = row
+        drawn = np.where(each.completion.mask, each.completion.ids, IGNORE)
+        targets[i, len(each.prompt) : len(row)] = drawn
+    targets = targets[:, 1:]
+    advantages = np.array([each.advantage for each in answers])[:, None]
+    weights = advantages * (targets != IGNORE) / max(1, (targets != IGNORE).sum())
+    return {"inputs": ids[:, :-1], "targets": targets, "weights": weights.astype(np.float32)}
+
+
+def loss_fn(model: Decoder, batch: dict[str, mx.array]) -> tuple[mx.array, mx.array]:
+    """Return minus the sum of weight times log-probability, and what a pass counts."""
+    hidden = model.hidden_states(batch["inputs"])
+    loss = loss_sum(hidden, model.head_weight, batch["targets"], batch["weights"], model.logit_cap)
+    return loss, batch["share"].sum()
+
+
+def summary(groups: list[list[Answer]]) -> dict[str, float]:
+    """Return means and counts over the answers of all ranks, and what part of them taught."""
+    answers = [each for group in groups for each in group]
+    sums = np.array([
+        sum(each.reward for each in answers),
+        sum(each.reward > 0 for each in answers),
+        sum(len(each.completion.ids) for each in answers),
+        sum(any(each.advantage for each in group) for group in groups),
+        len(answers),
+        len(groups),
+    ], np.float64)  # fmt: skip
+    reward, rewarded, tokens, taught, count, questions = sum_over_ranks(sums).tolist()
+    return {"reward": reward / count, "answer_tokens": tokens / count,
+            "questions_learned": taught / questions, "tokens": tokens, "answers": count,
+            "rewarded": rewarded, "questions": questions, "learned": taught}  # fmt: skip

@@ -1,0 +1,261 @@
+"""One model: fit the text on the training rows, build encoder and head, train, predict."""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from mlx_heads import (
+    ClassificationHead,
+    TargetScaler,
+    binary_cross_entropy,
+    cross_entropy,
+    get_metric,
+    mean_squared_error,
+)
+from mlx_kaggle.config import RunConfig
+from mlx_kaggle.errors import RunError
+from mlx_kaggle.machine import sharing_cores, step_threads
+from mlx_kaggle.members.batches import Rows, pad_batch, prediction_batches, training_updates
+from mlx_kaggle.members.linear import fit_linear
+from mlx_kaggle.members.model import (
+    Member,
+    TextModel,
+    head_arguments,
+    make_encoder,
+    make_head,
+    make_model,
+)
+from mlx_kaggle.members.optimizer import make_optimizer
+from mlx_kaggle.members.texts import augmentation_of, drop_tokens, fit_text
+from mlx_kaggle.tables.competition import Competition
+from mlx_kaggle.tables.targets import Target
+from mlx_tabtext import Table
+from mlx_trainer import (
+    Checkpoints,
+    Evaluation,
+    FitResult,
+    TrainingError,
+    TrainStep,
+    fit,
+    stop_requested,
+    warmup_cosine,
+)
+
+Report = Callable[[dict[str, Any]], None]
+LossFunction = Callable[[nn.Module, dict[str, mx.array]], tuple[mx.array, mx.array]]
+
+
+@dataclass
+class Experiment:
+    """Everything fitted on the training rows of one fold, ready to train."""
+
+    config: RunConfig
+    competition: Competition
+    train: Table
+    encoded: np.ndarray
+    seed: int
+    member: Member
+    head_arguments: dict[str, Any]
+    targets: np.ndarray
+    linear: np.ndarray | None
+    """What the linear model says of each training row without having seen it."""
+
+    @classmethod
+    def prepare(
+        cls, config: RunConfig, competition: Competition, train: Table, seed: int
+    ) -> "Experiment":
+        """Fit text, tokenizer, features and target scaling on `train`; build the model."""
+        target = Target(competition, config.data.train)
+        encoded = target.encode(train[competition.target])
+        scaler = target.fit_scaler(encoded) if competition.task == "regression" else None
+        tokenizer, text = fit_text(config, competition, train, encoded)
+        targets = training_targets(competition, encoded, scaler)
+        linear, held_out = fit_linear(
+            competition,
+            train,
+            targets,
+            numeric_features=config.head.numeric_features,
+            words=config.head.words,
+            seed=seed,
+        )
+        mx.random.seed(seed)
+        encoder = make_encoder(config, tokenizer, seed)
+        arguments = head_arguments(
+            config,
+            competition.task,
+            len(competition.classes),
+            encoder.config.hidden_size,
+            linear.features.count if linear and linear.features else 0,
+            seed,
+        )
+        model = make_model(encoder, make_head(arguments))
+        mx.eval(model.parameters())
+        member = Member(model, tokenizer, text, linear, scaler)
+        return cls(config, competition, train, encoded, seed, member, arguments, targets, held_out)
+
+    def updates_per_epoch(self) -> int:
+        """Optimizer updates in one pass over the training rows."""
+        return -(-len(self.encoded) // self.config.training.batch_size)
+
+    def rows(self, epoch: int) -> Rows:
+        """The training rows as token ids; spoken anew each epoch when augmentation is on."""
+        member, settings = self.member, self.config.text
+        seed = self.seed * 100_003 + epoch
+        augmentation = augmentation_of(self.config)
+        if augmentation is None:
+            texts = member.text.transform(self.train)
+        else:
+            texts = member.text.augment(self.train, seed=seed, augmentation=augmentation)
+        ids = member.tokenizer.encode(texts, max_length=settings.max_tokens)
+        if settings.drop_token:
+            ids = drop_tokens(ids, member.tokenizer, settings.drop_token, seed)
+        return Rows(ids, self._features, self.linear, self.targets)
+
+    @property
+    def _features(self) -> np.ndarray | None:
+        return self.member.features.transform(self.train) if self.member.features else None
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[list[dict[str, np.ndarray]]]:
+        """Updates of one epoch from update `start` on, each a list of padded micro-batches."""
+        training, pad = self.config.training, self.member.tokenizer.pad_token_id
+        rows = self.rows(epoch)
+        plan = training_updates(
+            rows, training.batch_size, training.micro_batch_tokens, self.seed, epoch
+        )
+        for update in plan[start:]:
+            yield [pad_batch(rows, planned, pad) for planned in update]
+
+    def step(self) -> TrainStep:
+        """The compiled update of this model."""
+        return TrainStep(
+            self.member.model,
+            make_optimizer(self.config, self.member.model),
+            loss_function(self.config, self.competition),
+            max_grad_norm=self.config.training.max_grad_norm,
+            threads=step_threads(self.config.training.threads),
+        )
+
+    def train_model(
+        self,
+        validation: Table | None,
+        folder: Path,
+        report: Report,
+        resume: bool,
+    ) -> FitResult:
+        """Train with checkpoints in `folder`; score the validation rows after each epoch."""
+        training = self.config.training
+        mx.random.seed(self.seed)
+        step = self.step()
+        with closing(step), sharing_cores(step.threads), stop_requested() as stopping:
+            try:
+                return fit(
+                    step,
+                    self.batches,
+                    self.updates_per_epoch(),
+                    epochs=training.epochs,
+                    learning_rate=training.learning_rate,
+                    schedule=warmup_cosine(training.warmup),
+                    evaluation=self._evaluation(validation) if validation else None,
+                    checkpoints=Checkpoints(folder, seconds=training.checkpoint_seconds),
+                    resume=resume,
+                    report=report,
+                    stopping=stopping,
+                )
+            except TrainingError as error:
+                epoch = (step.updates - 1) // self.updates_per_epoch() + 1
+                raise RunError(
+                    f"{folder.parent.name}, epoch {epoch}, {str(error).partition(';')[0]}: the "
+                    f"training diverged; train again with a lower rate: --overwrite --set "
+                    f"training.learning_rate={training.learning_rate / 10:.2g} (it was "
+                    f"{training.learning_rate:.2g})"
+                ) from error
+
+    def _evaluation(self, validation: Table) -> Evaluation:
+        competition = self.competition
+        target = Target(competition)
+        truth = target.encode(validation[competition.target])
+
+        def evaluate(model: nn.Module, epoch: int) -> dict[str, float]:
+            prediction = predict_member(self.member, competition, validation, self.config, views=1)
+            return {competition.metric: target.score(truth, prediction)}
+
+        return Evaluation(
+            evaluate,
+            monitor=competition.metric,
+            greater_is_better=get_metric(competition.metric).greater_is_better,
+            patience=self.config.training.patience,
+            restore_best=self.config.training.patience > 0,
+        )
+
+
+def training_targets(
+    competition: Competition, encoded: np.ndarray, scaler: TargetScaler | None
+) -> np.ndarray:
+    """Targets in the dtype of the loss: float32 for one output, int32 class numbers otherwise."""
+    if scaler is not None:
+        return scaler.transform(encoded).astype(np.float32)
+    return encoded.astype(np.float32 if competition.task == "binary" else np.int32)
+
+
+def loss_function(config: RunConfig, competition: Competition) -> LossFunction:
+    """`loss(model, batch) -> (sum of losses, sum of weights)` for the trainer."""
+    smoothing = config.training.label_smoothing
+
+    def loss(model: nn.Module, batch: dict[str, mx.array]) -> tuple[mx.array, mx.array]:
+        assert isinstance(model, TextModel)
+        inputs = {name: batch[name] for name in batch if name not in ("targets", "weights")}
+        outputs = model(**inputs)
+        if competition.task == "regression":
+            losses = mean_squared_error(outputs, batch["targets"])
+        elif competition.task == "binary":
+            losses = binary_cross_entropy(outputs, batch["targets"], label_smoothing=smoothing)
+        else:
+            losses = cross_entropy(outputs, batch["targets"], label_smoothing=smoothing)
+        return (losses * batch["weights"]).sum(), batch["weights"].sum()
+
+    return loss
+
+
+def predict_member(
+    member: Member, competition: Competition, table: Table, config: RunConfig, views: int
+) -> np.ndarray:
+    """Class probabilities (N, K), or values (N,) in the target's unit, averaged over views."""
+    target = Target(competition)
+    features = member.features.transform(table) if member.features else None
+    linear = member.linear.outputs(table) if member.linear else None
+    texts = (
+        [member.text.transform(table)]
+        if views == 1
+        else member.text.views(table, count=views, seed=config.seed)
+    )
+    predictions = []
+    for view in texts:
+        ids = member.tokenizer.encode(view, max_length=config.text.max_tokens)
+        outputs = _outputs(member, Rows(ids, features, linear), config.training.micro_batch_tokens)
+        if member.scaler is not None:
+            predictions.append(member.scaler.inverse(outputs))
+        else:
+            assert isinstance(member.model.head, ClassificationHead)
+            predictions.append(np.array(member.model.head.probabilities(mx.array(outputs))))
+    return target.combine(predictions)
+
+
+def _outputs(member: Member, rows: Rows, max_tokens: int) -> np.ndarray:
+    """Raw model outputs in row order."""
+    member.model.eval()
+    found: np.ndarray | None = None
+    forward = mx.compile(lambda arrays: member.model(**arrays), inputs=[member.model.state])
+    with sharing_cores(1):
+        for indices, batch in prediction_batches(rows, member.tokenizer.pad_token_id, max_tokens):
+            arrays = {name: mx.array(array) for name, array in batch.items()}
+            outputs = np.array(forward(arrays), np.float32)[: len(indices)]
+            if found is None:
+                found = np.zeros((len(rows.ids), *outputs.shape[1:]), np.float32)
+            found[indices] = outputs
+    return found if found is not None else np.zeros((0,), np.float32)

@@ -1,0 +1,104 @@
+"""The optimizer of a run: AdamW; or Muon for the matrices inside the encoder, AdamW beside it."""
+
+from collections.abc import Callable
+
+import mlx.core as mx
+from mlx.optimizers import Optimizer
+from mlx.utils import tree_flatten
+
+from mlx_encoders import EncoderModel, layer_index
+from mlx_kaggle.config import RunConfig
+from mlx_kaggle.members.model import TextModel
+from mlx_muon import AdamWRule, Muon, MuonRule
+from mlx_muon import Group as MuonGroup
+from mlx_trainer import AdamW, Group, Groups
+
+BETAS = (0.9, 0.999)
+EPS = 1e-8
+# ModernBERT keeps query, key and value in one matrix, and both halves of its gated network.
+FUSED = {"Wqkv": 3, "Wi": 2}
+
+
+def make_optimizer(config: RunConfig, model: TextModel) -> Optimizer:
+    """Return the optimizer the settings ask for.
+
+    Its `learning_rate` is set before every update; the rates of all groups follow in proportion.
+    """
+    training = config.training
+    if training.optimizer == "adamw":
+        groups = parameter_groups(config, model.encoder)
+        return AdamW(BETAS, EPS, training.weight_decay, groups)
+    # With threads of our own the BLAS has one, see `machine.py`.
+    two_streams = True if training.threads > 1 else None
+    groups = muon_groups(config, model)
+    return Muon(training.learning_rate, groups=groups, two_streams=two_streams)
+
+
+def parameter_groups(config: RunConfig, encoder: EncoderModel) -> Groups:
+    """Rate multiplier and decay of each parameter path of a `TextModel`."""
+    training = config.training
+    depth = encoder.config.num_hidden_layers + 1
+
+    def group(path: str, array: mx.array) -> Group:
+        decay = array.ndim >= 2
+        if not path.startswith("encoder."):
+            return Group(rate=training.head_rate, decay=decay)
+        layer = layer_index(path.removeprefix("encoder."), encoder.config)
+        return Group(rate=training.layer_decay ** (depth - layer), decay=decay)
+
+    return group
+
+
+def optimizer_table(config: RunConfig, model: TextModel) -> str | None:
+    """Return who gets Muon and who AdamW, with which numbers; `None` where all get AdamW."""
+    optimizer = make_optimizer(config, model)
+    return optimizer.explain(model) if isinstance(optimizer, Muon) else None
+
+
+def muon_groups(config: RunConfig, model: TextModel) -> list[MuonGroup]:
+    """Return groups that hold every trained parameter of the model, those of one rule together.
+
+    Rates and decay are those of `parameter_groups` under both rules, but for `muon_rate`: with
+    "moonlight" Muon's updates are as large as AdamW's late ones; AdamW's first are larger.
+    """
+    training, group_of = config.training, parameter_groups(config, model.encoder)
+    found: dict[tuple[str, MuonRule | AdamWRule], set[str]] = {}
+    parameters: dict[str, mx.array] = dict(tree_flatten(model.trainable_parameters()))
+    for path, array in parameters.items():
+        group = group_of(path, array)
+        rate, decay = group.rate, training.weight_decay * group.decay
+        part = part_of(path, array, model.encoder)
+        if part == "matrices":
+            rate *= training.muon_rate
+            rule = MuonRule(
+                relative_rate=rate,
+                weight_decay=decay,
+                scale="moonlight",
+                split=split_of(path, array),
+            )
+        else:
+            rule = AdamWRule(relative_rate=rate, weight_decay=decay, betas=BETAS, eps=EPS)
+        found.setdefault((part, rule), set()).add(path)
+    return [MuonGroup(_among(paths), rule, part) for (part, rule), paths in found.items()]
+
+
+def part_of(path: str, array: mx.array, encoder: EncoderModel) -> str:
+    """Return which part of a `TextModel` a parameter is of; Muon is for the "matrices"."""
+    if not path.startswith("encoder."):
+        return "head"
+    if array.ndim < 2:
+        return "norms and biases"
+    layer = layer_index(path.removeprefix("encoder."), encoder.config)
+    if layer == 0:
+        return "embeddings"
+    return "matrices" if layer <= encoder.config.num_hidden_layers else "pooler"
+
+
+def split_of(path: str, array: mx.array) -> tuple[int, ...] | None:
+    """Return the rows of each matrix in a fused one, `None` for a plain one."""
+    parts = FUSED.get(path.split(".")[-2])
+    return (array.shape[0] // parts,) * parts if parts else None
+
+
+def _among(paths: set[str]) -> Callable[[str, mx.array], bool]:
+    return lambda path, _: path in paths
