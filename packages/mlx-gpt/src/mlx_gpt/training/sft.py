@@ -13,8 +13,9 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from mlx_gpt.data import Batch, PackedBatches, read_mixture
 from mlx_gpt.data.conversation import Conversation, render_conversation, render_for_completion
+from mlx_gpt.data.mixture import read_mixture
+from mlx_gpt.data.packing import Batch, PackedBatches
 from mlx_gpt.engine import Engine, Request, Sampling
 from mlx_gpt.evaluate.ranks import sum_over_ranks
 from mlx_gpt.machine import peak_memory, step_threads

@@ -204,7 +204,7 @@ def conversation_files(config: SpeedrunConfig, folder: Path) -> list[str]:
 
 def split_conversations(files: list[str], folder: Path, seed: int) -> tuple[Path, Path]:
     """Write the conversations as two files, the smaller one for validation; return them."""
-    from mlx_gpt.data import read_mixture
+    from mlx_gpt.data.mixture import read_mixture
 
     paths = folder / "sft-train.jsonl", folder / "sft-valid.jsonl"
     if not all(path.exists() for path in paths):
