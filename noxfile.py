@@ -79,6 +79,19 @@ def tests(session: nox.Session, package: str) -> None:
     session.run("pytest", f"packages/{package}", *session.posargs)
 
 
+@nox.session(venv_backend="venv")
+@each_package
+def install(session: nox.Session, package: str) -> None:
+    """Install one package with pip by the line of its README, in an empty environment."""
+    readme = (ROOT / "packages" / package / "README.md").read_text()
+    if not (block := re.search(r"^```sh\n(pip install [^`]+)```$", readme, re.MULTILINE)):
+        session.error(f"packages/{package}/README.md has no ```sh block that begins pip install")
+    session.run("sh", "-c", block[1], external=True, silent=True)
+    session.run("python", "-I", "-c", f"import {package.replace('-', '_')}")
+    for command in PROJECTS[package].get("scripts", {}):
+        session.run(command, "--help", silent=True)
+
+
 @nox.session(name="docs-examples")
 def docs_examples(session: nox.Session) -> None:
     """Run every Python block of every README where all packages are installed."""
