@@ -94,10 +94,10 @@ def install(session: nox.Session, package: str) -> None:
 
 @nox.session(name="docs-examples")
 def docs_examples(session: nox.Session) -> None:
-    """Run every Python block of every README where all packages are installed."""
+    """Run every example, and every Python block of every README, with all packages installed."""
     session.install("--group", "test", *ALL_PATHS)
     readmes = [path / "README.md" for path in (ROOT, *map(Path, ALL_PATHS))]
-    session.run("pytest", *map(str, readmes), *session.posargs)
+    session.run("pytest", "examples", *map(str, readmes), *session.posargs)
 
 
 @nox.session
