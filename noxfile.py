@@ -101,6 +101,17 @@ def docs_examples(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation site into build/site; reading it needs no server and no network."""
+    session.install("--group", "docs", *ALL_PATHS)
+    session.run("python", "tools/make_site.py")
+    session.run("zensical", "build", "--strict", "--clean")
+    for page in (ROOT / "build/site").rglob("*.html"):
+        if loaded := re.search(r"<(?:script|img|link) [^>]*https?://[^ >]*", page.read_text()):
+            session.error(f"{page} loads something from elsewhere: {loaded[0]}")
+
+
+@nox.session
 def build(session: nox.Session) -> None:
     """Build every package and check the metadata and contents of its wheel."""
     session.install("uv>=0.8", "twine>=6.1")

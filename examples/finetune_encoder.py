@@ -20,9 +20,7 @@ from mlx_trainer import AdamW, TrainStep, fit
 random = np.random.default_rng(0)
 frame = pd.DataFrame({"dish": random.choice(["soup", "cake", "stew", "pie"], 600)})
 frame["price"] = random.uniform(2, 9, 600).round(1)
-frame["sweet"] = np.where(random.random(600) < 0.95, frame.dish.isin(["cake", "pie"]), 0).astype(
-    int
-)
+frame["sweet"] = (frame.dish.isin(["cake", "pie"]) & (random.random(600) < 0.95)).astype(int)
 train, test = frame[:480], frame[480:]
 
 table = as_table(train)
