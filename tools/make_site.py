@@ -44,7 +44,9 @@ def main(root: Path, out: Path) -> None:
         (out / path).write_text(text)
     for path in root.glob("docs/**/*.*"):
         if path.suffix in (".png", ".svg", ".txt", ".css", ".js"):
-            shutil.copy(path, out / path.relative_to(root))
+            target = out / path.relative_to(root)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
 
 
 def copied_pages(root: Path) -> list[str]:

@@ -167,3 +167,12 @@ def test_no_package_names_an_address_of_its_own():
     """They would differ from the one setting that `release.py urls` reads."""
     for path in ROOT.glob("packages/*/pyproject.toml"):
         assert "urls" not in tomllib.loads(path.read_text())["project"], path
+
+
+@pytest.mark.parametrize("document", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_every_path_that_a_guide_names_exists(document):
+    named = re.findall(
+        r"`((?:packages|tools|docs|benchmarks|examples)/[^`\s]*)`", (ROOT / document).read_text()
+    )
+    assert len(named) > 1
+    assert [path for path in named if not (ROOT / path).exists()] == []
