@@ -61,7 +61,7 @@ def example_pages(root: Path) -> Iterator[tuple[str, str]]:
         if path.name.startswith("test_"):
             continue
         text = path.read_text()
-        docstring = ast.get_docstring(ast.parse(text))
+        docstring = (ast.get_docstring(ast.parse(text), clean=False) or "").strip()
         code = text.split('"""', 2)[2].strip()
         page = f"# {path.name}\n\n{docstring}\n\n```python\n{code}\n```\n"
         yield path.relative_to(root).with_suffix(".md").as_posix(), page
