@@ -22,6 +22,7 @@ import click
 ROOT = Path(__file__).parents[1]
 APPLICATIONS = ("mlx-gpt", "mlx-kaggle")
 COPIED = ("README.md", "CONTRIBUTING.md", "packages/*/README.md", "packages/*/CHANGELOG.md")
+CODE = re.compile(r"(^```.*?^```$|`[^`\n]*`)", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(!?)\[([^\]]*)\]\((?!https?:|#)([^)\s]+)\)")
 
 
@@ -87,7 +88,9 @@ def with_links(page: str, pages: dict[str, str], root: Path, repository: str) ->
             return match[0]
         return f"[{text}]({repository}/blob/main/{path})" if repository else text
 
-    return LINK.sub(rewrite, pages[page])
+    parts = CODE.split(pages[page])
+    parts[::2] = [LINK.sub(rewrite, text) for text in parts[::2]]
+    return "".join(parts)
 
 
 def package_pages(root: Path, name: str) -> Iterator[tuple[str, str]]:

@@ -76,6 +76,12 @@ def test_a_link_that_leads_nowhere_is_an_error(root):
         make(root)
 
 
+def test_code_has_no_links(root):
+    text = "`[a](b)`\n\n```python\nrun[0](1)\n```\n"
+    (root / "README.md").write_text(text)
+    assert make(root)["README.md"] == text
+
+
 def test_the_reference_names_what_a_package_exports_where_it_is_defined(root):
     page = make(root)["packages/mlx-a/api.md"]
     assert page == (
