@@ -67,7 +67,7 @@ def imports(session: nox.Session) -> None:
 @nox.session
 def tools(session: nox.Session) -> None:
     """Test the scripts in tools/."""
-    session.install("pytest>=8.4")
+    session.install("click>=8.5", "pytest>=8.4")
     session.run("pytest", "--noconftest", "tools/tests", *session.posargs)
 
 
@@ -79,12 +79,36 @@ def tests(session: nox.Session, package: str) -> None:
     session.run("pytest", f"packages/{package}", *session.posargs)
 
 
+@nox.session(venv_backend="venv", default=False)
+@each_package
+def install(session: nox.Session, package: str) -> None:
+    """Install one package with pip by the line of its README, in an empty environment."""
+    readme = (ROOT / "packages" / package / "README.md").read_text()
+    if not (block := re.search(r"^```sh\n(pip install [^`]+)```$", readme, re.MULTILINE)):
+        session.error(f"packages/{package}/README.md has no ```sh block that begins pip install")
+    session.run("sh", "-c", block[1], external=True, silent=True)
+    session.run("python", "-I", "-c", f"import {package.replace('-', '_')}")
+    for command in PROJECTS[package].get("scripts", {}):
+        session.run(command, "--help", silent=True)
+
+
 @nox.session(name="docs-examples")
 def docs_examples(session: nox.Session) -> None:
-    """Run every Python block of every README where all packages are installed."""
+    """Run every example, and every Python block of every README, with all packages installed."""
     session.install("--group", "test", *ALL_PATHS)
     readmes = [path / "README.md" for path in (ROOT, *map(Path, ALL_PATHS))]
-    session.run("pytest", *map(str, readmes), *session.posargs)
+    session.run("pytest", "examples", *map(str, readmes), *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation site into build/site; reading it needs no server and no network."""
+    session.install("--group", "docs", *ALL_PATHS)
+    session.run("python", "tools/make_site.py")
+    session.run("zensical", "build", "--strict", "--clean")
+    for page in (ROOT / "build/site").rglob("*.html"):
+        if loaded := re.search(r"<(?:script|img|link) [^>]*https?://[^ >]*", page.read_text()):
+            session.error(f"{page} loads something from elsewhere: {loaded[0]}")
 
 
 @nox.session

@@ -2,11 +2,16 @@
 
 import re
 import runpy
+import shutil
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 TOOLS = Path(__file__).parents[1]
+ROOT = TOOLS.parent
 REQUIREMENTS = {"app": {"leaf", "middle"}, "middle": {"leaf"}, "leaf": set(), "other": set()}
 
 
@@ -25,7 +30,18 @@ def add_package(root, name, dependencies=(), version="0.1.0"):
     (folder / "CHANGELOG.md").write_text(f"# Changelog\n\n## [{version}] - 2026-11-21\n")
     (folder / "LICENSE").write_text("MIT")
     (root / "LICENSE").write_text("MIT")
+    set_repository(root, "https://example.org/owner/packages/")
     return source
+
+
+def set_repository(root, address):
+    (root / "pyproject.toml").write_text(f'[tool.release]\nrepository = "{address}"\n')
+
+
+def run_release(root, *arguments):
+    (root / "tools").mkdir(exist_ok=True)
+    script = shutil.copy(TOOLS / "release.py", root / "tools")
+    return subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True)
 
 
 @pytest.mark.parametrize(
@@ -104,3 +120,59 @@ def test_a_release_without_a_dated_changelog_section_is_refused(tmp_path):
     (tmp_path / "packages/mlx-a/CHANGELOG.md").write_text("## [Unreleased]\n## [0.1.0]\n")
     with pytest.raises(ValueError, match=r"CHANGELOG\.md has no dated \[0\.1\.0\]"):
         tool("release")["check_tag"]("mlx-a-v0.1.0", tmp_path)
+
+
+def test_the_addresses_of_a_package_follow_from_the_setting(tmp_path):
+    add_package(tmp_path, "mlx-a")
+    path = tmp_path / "packages/mlx-a/pyproject.toml"
+    path.write_text(path.read_text() + "\n[tool.other]\nx = 1\n\n")
+    before = tomllib.loads(path.read_text())
+    done = run_release(tmp_path, "urls", "mlx-a")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert path.read_text().endswith(f"x = 1\n\n{done.stdout}")
+    after = tomllib.loads(path.read_text())
+    assert after["project"].pop("urls") == {
+        "Source": "https://example.org/owner/packages",
+        "Changelog": "https://example.org/owner/packages/blob/main/packages/mlx-a/CHANGELOG.md",
+    }
+    assert after == before
+
+    again = run_release(tmp_path, "urls", "mlx-a")
+    assert again.returncode == 1
+    assert again.stderr == "packages/mlx-a/pyproject.toml already has [project.urls]\n"
+
+
+@pytest.mark.parametrize("command", [("check", "mlx-a-v0.1.0"), ("urls", "mlx-a")])
+@pytest.mark.parametrize("address", ["", "github.com/owner/packages"])
+def test_a_release_without_a_public_address_names_the_setting(tmp_path, address, command):
+    add_package(tmp_path, "mlx-a")
+    before = (tmp_path / "packages/mlx-a/pyproject.toml").read_text()
+    set_repository(tmp_path, address)
+    done = run_release(tmp_path, *command)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "pyproject.toml: set [tool.release] repository to the public address of this repository, "
+        f"https://HOST/OWNER/NAME, got '{address}'\n"
+    )
+    assert (tmp_path / "packages/mlx-a/pyproject.toml").read_text() == before
+
+
+def test_a_checked_tag_prints_its_package(tmp_path):
+    add_package(tmp_path, "mlx-a", version="1.2.0")
+    done = run_release(tmp_path, "check", "mlx-a-v1.2.0")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "mlx-a\n", "")
+
+
+def test_no_package_names_an_address_of_its_own():
+    """They would differ from the one setting that `release.py urls` reads."""
+    for path in ROOT.glob("packages/*/pyproject.toml"):
+        assert "urls" not in tomllib.loads(path.read_text())["project"], path
+
+
+@pytest.mark.parametrize("document", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_every_path_that_a_guide_names_exists(document):
+    named = re.findall(
+        r"`((?:packages|tools|docs|benchmarks|examples)/[^`\s]*)`", (ROOT / document).read_text()
+    )
+    assert len(named) > 1
+    assert [path for path in named if not (ROOT / path).exists()] == []
