@@ -1,4 +1,4 @@
-"""Turn plain values into the type a dataclass field declares, or say exactly what is wrong."""
+"""Convert plain values to the types that dataclass fields declare, with exact errors."""
 
 import contextlib
 import dataclasses
@@ -15,7 +15,7 @@ from mlx_trainer.settings import range_problem, setting_of
 
 
 class Mismatch(Exception):
-    """A value does not fit its field: the dotted key, and the problem in words."""
+    """A value does not fit its field: the dotted key, and the problem."""
 
     def __init__(self, path: str, problem: str):
         super().__init__(f"{path}: {problem}")
@@ -24,7 +24,7 @@ class Mismatch(Exception):
 
 
 class CliText(str):
-    """Text typed as an override: its type is decided by the field it is for."""
+    """Text typed as an override: its field decides its type."""
 
 
 def build(cls: type, values: Mapping, path: str):
@@ -53,7 +53,7 @@ def build(cls: type, values: Mapping, path: str):
 
 
 def coerce(kind: object, value: object, path: str, finite: bool = True):
-    """Return `value` as the annotation `kind` wants it; raises `Mismatch`.
+    """Return `value` converted to the annotation `kind`; raises `Mismatch`.
 
     `finite` refuses an infinite number; NaN is refused always.
     """

@@ -1,4 +1,4 @@
-"""What is done to whole folders: lock one, and delete files of ours and nothing else."""
+"""Lock a folder, delete the files in it that match patterns, force writes to disk."""
 
 import contextlib
 import fcntl
@@ -8,10 +8,10 @@ from pathlib import Path, PurePath
 
 
 class FolderLock:
-    """Keeps other processes out of a folder until it is closed; a dead process holds none.
+    """An exclusive lock of a folder, held until `close`; the end of a process releases its locks.
 
-    Raises `BlockingIOError` where another one holds it. A file system without locks keeps nobody
-    out.
+    Raises `BlockingIOError` while another process holds it. On a file system without locks it
+    locks nothing.
     """
 
     def __init__(self, folder: Path):
@@ -31,7 +31,7 @@ class FolderLock:
         self.close()
 
     def close(self) -> None:
-        """Let others in."""
+        """Release the lock."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -40,7 +40,7 @@ class FolderLock:
 
 
 def owned_files(folder: Path, patterns: Iterable[str]) -> Iterator[Path]:
-    """Yield the files, and links, that match one of the glob patterns."""
+    """Yield the files and links that match one of the glob patterns."""
     for pattern in dict.fromkeys(patterns):
         for path in folder.glob(pattern):
             if path.is_symlink() or not path.is_dir():
@@ -48,18 +48,18 @@ def owned_files(folder: Path, patterns: Iterable[str]) -> Iterator[Path]:
 
 
 def delete_owned(folder: Path, patterns: Iterable[str], last: str = "") -> None:
-    """Delete the files that match, `last` at the end, and the folders below that are empty then."""
+    """Delete the files that match, `last` after the others, and the subfolders left empty."""
     owned = sorted(set(owned_files(folder, patterns)), key=lambda path: path == folder / last)
     for path in owned:
         path.unlink()
     for parent in sorted({each for path in owned for each in path.parents}, reverse=True):
         if parent != folder and parent.is_relative_to(folder):
-            with contextlib.suppress(OSError):  # one that holds something of others stays
+            with contextlib.suppress(OSError):  # a folder with other files stays
                 parent.rmdir()
 
 
 def sweep(folder: Path, patterns: Iterable[str]) -> None:
-    """Delete the temporary files that killed processes left of files that match."""
+    """Delete temporary files of killed writes of the files that match."""
     for pattern in dict.fromkeys(patterns):
         final = PurePath(pattern)
         stem, suffix = final.stem, final.suffix

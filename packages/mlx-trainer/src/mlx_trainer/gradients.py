@@ -70,7 +70,7 @@ def _add(total: mx.array, gradient: mx.array) -> mx.array:
 
 
 def safe_sum(x: mx.array) -> mx.array:
-    """Return the sum of all elements as a float32 scalar, with partial sums on every backend.
+    """Return the sum of all elements as a float32 scalar, by partial sums on every backend.
 
     For n elements the longest chain of additions is about sqrt(n), or the longest axis where no
     axis exceeds 8192: a transposed view, as matrix gradients often are, is then summed without a

@@ -1,4 +1,4 @@
-"""Progress on a terminal as a bar, elsewhere as a plain line now and then; never on stdout."""
+"""Progress on standard error: a bar on a terminal, elsewhere a plain line now and then."""
 
 import sys
 import time
@@ -7,13 +7,13 @@ from typing import Self, TextIO
 
 from mlx_trainer.distributed import rank
 
-# Without a terminal: a line at every tenth of the work, and at least so often (seconds).
+# Without a terminal: a line at every tenth of the work, and after so many seconds of silence.
 _SHARES = 10
 _SILENCE = 30.0
 
 
 class Progress:
-    """How far `total` units of work have come; use it in a `with` block.
+    """The progress of `total` units of work; use it in a `with` block.
 
     On a terminal a bar of the extra `progress` (rich) with rate and time left; without a terminal,
     or without rich, plain lines. `stream` is standard error by default.
@@ -52,7 +52,7 @@ class Progress:
             self._print("")
 
     def advance(self, amount: int = 1, **values: float) -> None:
-        """Count `amount` units more as done and show the newest `values`, such as `loss=0.3`."""
+        """Count `amount` more units as done; show the newest `values`, such as `loss=0.3`."""
         self.completed += amount
         shown = "  ".join(f"{name} {_short(value)}" for name, value in values.items())
         if self._bar:
