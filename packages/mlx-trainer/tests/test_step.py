@@ -258,7 +258,7 @@ import logging, sys
 import mlx.core as mx
 import mlx.nn as nn
 from mlx_trainer import AdamW, TrainStep
-logging.basicConfig(stream=sys.stdout, format="%(levelname)s %(message).64s")
+logging.basicConfig(stream=sys.stdout, format="%(levelname)s %(message).62s")
 mx.set_default_device(mx.cpu)
 mx.random.seed(0)
 model = nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Dropout(0.5), nn.Linear(4, 1))
