@@ -191,7 +191,7 @@ def test_checkpoints_of_another_run_are_not_overwritten_or_misread(
     latest = checkpoints.latest()
     with pytest.raises(
         ValueError,
-        match=exactly(f"{latest} exists; pass resume=True to go on from it, or another folder"),
+        match=exactly(f"{latest} exists; pass resume=True to continue, or another folder"),
     ):
         fit(step, batches, 4, epochs=1, learning_rate=1e-2, checkpoints=checkpoints)
     again = {"epochs": 1, "learning_rate": 1e-2, "checkpoints": checkpoints, "resume": True}

@@ -34,7 +34,7 @@ def test_a_run_that_was_killed_while_it_was_made_can_be_opened(tmp_path, monkeyp
     def killed():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mlx_trainer.run.describe_environment", killed)
+    monkeypatch.setattr("mlx_trainer.run_files.describe_environment", killed)
     with pytest.raises(KeyboardInterrupt):
         RunFolder.create(tmp_path / "run", Config())
     assert RunFolder.open(tmp_path / "run").metrics() == []
@@ -189,8 +189,8 @@ def test_resume_refuses_a_changed_input_and_names_it(tmp_path):
         return str(error.value)
 
     table.write_text("a,b\n2,1\n")
-    ending = f"is not what it was when the run in {tmp_path / 'run'} began; bring the old one " \
-        "back, or start another run"  # fmt: skip
+    ending = f"is not what it was when the run in {tmp_path / 'run'} began; restore the old " \
+        "file, or start another run"  # fmt: skip
     assert refusal() == f"{table} (data.train) {ending}"
     table.write_text("a,b\n1,2\n")
     (encoder / "config.json").write_text('{"hidden_size": 8}')

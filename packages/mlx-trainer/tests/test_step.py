@@ -195,7 +195,7 @@ def test_a_loss_that_is_not_finite_names_the_update(make_network, make_batch, lo
     with pytest.raises(TrainingError) as error:
         step([bad], 0.1)
     assert str(error.value) == (
-        "update 2: loss nan, gradient norm nan; the weights are spoilt. Go back to a checkpoint, "
+        "update 2: loss nan, gradient norm nan; the weights are unusable. Load a checkpoint, "
         "then lower the learning rate"
     )
 
@@ -258,7 +258,7 @@ import logging, sys
 import mlx.core as mx
 import mlx.nn as nn
 from mlx_trainer import AdamW, TrainStep
-logging.basicConfig(stream=sys.stdout, format="%(levelname)s %(message).60s")
+logging.basicConfig(stream=sys.stdout, format="%(levelname)s %(message).62s")
 mx.set_default_device(mx.cpu)
 mx.random.seed(0)
 model = nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Dropout(0.5), nn.Linear(4, 1))
@@ -286,5 +286,5 @@ def test_a_broken_compiler_is_one_warning_and_the_same_training(tmp_path, thread
         ).stdout.splitlines()
 
     warning, losses = run(broken)
-    assert warning == "WARNING mx.compile does not work here, training goes on uncompiled ("
+    assert warning == "WARNING mx.compile does not work here, training continues uncompiled ("
     assert [losses] == run({"MLX_DISABLE_COMPILE": "1"})

@@ -25,8 +25,14 @@ from mlx_kaggle.report.page import write_report
 from mlx_kaggle.tables.competition import Target
 from mlx_kaggle.tables.files import take, write_csv
 from mlx_kaggle.tables.splits import row_hashes
-from mlx_trainer import Checkpoints, RunFolder, check_manifest, dump_config, write_manifest
-from mlx_trainer.inputs import MANIFEST
+from mlx_trainer import (
+    MANIFEST,
+    Checkpoints,
+    RunFolder,
+    check_manifest,
+    dump_config,
+    write_manifest,
+)
 
 # The files beside the members that the manifest of the run names: all but the report.
 RUN_FILES = ("competition.json", "train_rows.npy", "validation.csv", "summary.json")

@@ -1,4 +1,4 @@
-"""Plan which examples go together: little padding, few shapes, every example exactly once."""
+"""Plan which examples share a batch: little padding, few shapes, every example exactly once."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import numpy as np
 
 BUCKETS = (16, 24, 32, 48, 64, 96, 128, 192, 256)
 
-# Examples are sorted by length within so many updates: near lengths meet, the order stays random.
+# Examples are sorted by length within so many updates: batches stay random.
 _UPDATES_PER_SORT = 50
 
 

@@ -8,7 +8,6 @@ folder/best.safetensors             parameters of the best evaluation
 """
 
 import json
-import os
 import re
 import shutil
 import time
@@ -22,7 +21,7 @@ from mlx.utils import tree_flatten, tree_map_with_path, tree_unflatten
 
 from mlx_trainer import distributed
 from mlx_trainer._atomic import write_atomic
-from mlx_trainer.owned import delete_owned
+from mlx_trainer.folders import delete_owned, sync
 from mlx_trainer.random_keys import random_key, set_random_key
 from mlx_trainer.step import TrainingError, TrainStep
 
@@ -31,7 +30,7 @@ Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 _FORMAT = 1
 _POINTER = "latest"
 _STEP = re.compile(r"\.?step-\d{8,}(-again)?")
-# All that is ever written below the folder, as glob patterns.
+# Glob patterns of all files that are written below the folder.
 CHECKPOINT_FILES = (
     _POINTER,
     "best.safetensors",
@@ -58,9 +57,8 @@ class Checkpoints:
         if keep < 1:
             raise ValueError(f"Checkpoints: keep must be at least 1, got {keep}")
         if every < 0 or seconds < 0:
-            raise ValueError(
-                f"Checkpoints: every and seconds must not be negative, got {every} and {seconds}"
-            )
+            got = f"got {every} and {seconds}"
+            raise ValueError(f"Checkpoints: every and seconds must not be negative, {got}")
         self.folder = Path(folder)
         self.keep = keep
         self.every = every
@@ -72,7 +70,7 @@ class Checkpoints:
         return self._target() if (self.folder / _POINTER).exists() else None
 
     def due(self, updates: int) -> bool:
-        """Return whether a checkpoint should be written after so many updates."""
+        """Return whether to write a checkpoint after so many updates."""
         if self.every and updates % self.every == 0:
             return True
         if not self.seconds:
@@ -82,8 +80,8 @@ class Checkpoints:
     def save(self, step: TrainStep, position: Mapping[str, Json]) -> Path:
         """Write model, optimizer, random state and `position`; return the checkpoint's folder.
 
-        `position` is whatever the loop needs to go on where it was: JSON, given back by `load`.
-        Raises `TrainingError` where a weight is not finite: the last good checkpoint stays.
+        `position` is what the loop needs to continue: JSON, which `load` returns. Raises
+        `TrainingError` if a weight is not finite; the last good checkpoint stays.
         """
         _check_finite(step)
         keys = distributed.gather_keys(random_key())
@@ -96,18 +94,17 @@ class Checkpoints:
     def position(self) -> dict[str, Json] | None:
         """Return the `position` of the last checkpoint without loading it, None before the first.
 
-        Raises `CheckpointError` where it cannot be read.
+        Raises `CheckpointError` if it cannot be read.
         """
         source = self.latest()
         return _read_state(source)["position"] if source else None
 
     def verified(self) -> Path | None:
-        """Return the folder of the last checkpoint, whose files have their checksums, or None.
+        """Return the folder of the last checkpoint after checking its checksums, or None.
 
-        Raises `CheckpointError` for one that is damaged.
+        Raises `CheckpointError` for a damaged one.
         """
-        source = self.latest()
-        if source is None:
+        if (source := self.latest()) is None:
             return None
         for name, checksum in _read_state(source)["checksums"].items():
             if not (source / name).is_file() or _checksum(source / name) != checksum:
@@ -118,14 +115,12 @@ class Checkpoints:
         return source
 
     def load(self, step: TrainStep) -> dict[str, Json] | None:
-        """Put the last checkpoint into `step`; return its `position`, or None if there is none.
+        """Load the last checkpoint into `step`; return its `position`, None before the first.
 
         Restores parameters, optimizer state, random state and `step.updates`. Raises
-        `CheckpointError` for damaged files, and for parameters that are missing, unexpected or of
-        another shape.
+        `CheckpointError` for damaged files, and for missing, unexpected or mis-shaped parameters.
         """
-        source = self.verified()
-        if source is None:
+        if (source := self.verified()) is None:
             return None
         state = _read_state(source)
         keys = state["random_keys"]
@@ -149,14 +144,13 @@ class Checkpoints:
         distributed.wait_for_all()
 
     def load_best(self, model: nn.Module) -> None:
-        """Put the parameters written by `save_best` into `model`."""
+        """Load the parameters written by `save_best` into `model`."""
         load_parameters(model, self.folder / "best.safetensors")
 
     def delete(self) -> None:
-        """Delete all checkpoints, and the folder unless it holds something else."""
-        delete_owned(
-            self.folder.parent, [f"{self.folder.name}/{each}" for each in CHECKPOINT_FILES]
-        )
+        """Delete all checkpoints, and the folder if it is then empty."""
+        patterns = [f"{self.folder.name}/{each}" for each in CHECKPOINT_FILES]
+        delete_owned(self.folder.parent, patterns)
 
     def _target(self) -> Path:
         pointer = self.folder / _POINTER
@@ -186,17 +180,17 @@ class Checkpoints:
             state = {"format": _FORMAT, "updates": step.updates, "checksums": checksums, **state}
             text = json.dumps(state)
             write_atomic(partial / "state.json", lambda path: path.write_text(text, "utf-8"))
-            _sync(partial)
+            sync(partial)
         except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)  # a full disk needs the room
+            shutil.rmtree(partial, ignore_errors=True)  # frees a full disk
             raise
         shutil.rmtree(target, ignore_errors=True)  # left by a run killed before the pointer moved
         partial.rename(target)
-        _sync(self.folder)
+        sync(self.folder)
         write_atomic(
             self.folder / _POINTER, lambda path: path.write_text(target.name, encoding="utf-8")
         )
-        _sync(self.folder)  # the pointer is on disk before what it pointed to goes
+        sync(self.folder)  # the pointer is on disk before its old target is deleted
         self._delete_old(target)
 
     def _delete_old(self, newest: Path) -> None:
@@ -213,7 +207,7 @@ def _save_arrays(path: Path, tree: object) -> None:
 
 
 def load_parameters(model: nn.Module, path: Path) -> None:
-    """Put a safetensors file into `model`; its names, shapes and dtypes must be the model's."""
+    """Load a safetensors file into `model`; names, shapes and dtypes must match."""
     loaded = _read_arrays(path)
     _compare(dict(tree_flatten(model.parameters())), loaded, path)
     model.update(tree_unflatten(list(loaded.items())))
@@ -224,7 +218,7 @@ def _load_optimizer(step: TrainStep, path: Path) -> None:
     loaded = _read_arrays(path)
     state = step.optimizer.state
     expected = dict(tree_flatten(state))
-    # A checkpoint without rates of groups is of an older version: they were the settings' then.
+    # Checkpoints of older versions lack the rates of groups: these were settings then.
     loaded = {name: each for name, each in expected.items() if name.startswith("rates.")} | loaded
     _compare(expected, loaded, path)
     step.optimizer.state = tree_map_with_path(lambda name, _: loaded[name], state)
@@ -254,7 +248,7 @@ def _read_state(source: Path) -> dict:
 
 
 def _way_out(damaged: Path) -> str:
-    """Return how to go on without a checkpoint, in words to end a message with."""
+    """Return the end of a message: how to continue without a damaged checkpoint."""
     whole = {path.parent for path in damaged.parent.glob("step-*/state.json")} - {damaged}
     if not whole:
         return "; there is no other one, so the run has to begin again"
@@ -304,12 +298,3 @@ def _checksum(path: Path) -> int:
         while chunk := file.read(1 << 20):
             checksum = zlib.crc32(chunk, checksum)
     return checksum
-
-
-def _sync(path: Path) -> None:
-    """Force a file or folder to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Turn plain values into the type a dataclass field declares, or say exactly what is wrong."""
+"""Convert plain values to the types that dataclass fields declare, with exact errors."""
 
 import contextlib
 import dataclasses
@@ -11,10 +11,11 @@ from pathlib import Path
 import yaml
 
 from mlx_trainer._suggest import did_you_mean
+from mlx_trainer.settings import range_problem, setting_of
 
 
 class Mismatch(Exception):
-    """A value does not fit its field: the dotted key, and the problem in words."""
+    """A value does not fit its field: the dotted key, and the problem."""
 
     def __init__(self, path: str, problem: str):
         super().__init__(f"{path}: {problem}")
@@ -23,7 +24,7 @@ class Mismatch(Exception):
 
 
 class CliText(str):
-    """Text typed as an override: its type is decided by the field it is for."""
+    """Text typed as an override: its field decides its type."""
 
 
 def build(cls: type, values: Mapping, path: str):
@@ -36,8 +37,10 @@ def build(cls: type, values: Mapping, path: str):
     arguments = {}
     for name, field in fields.items():
         if name in values:
-            finite = not field.metadata.get("infinite")
-            arguments[name] = coerce(hints[name], values[name], _join(path, name), finite)
+            about, key = setting_of(field), _join(path, name)
+            arguments[name] = coerce(hints[name], values[name], key, not (about and about.infinite))
+            if about and (problem := range_problem(arguments[name], about)):
+                raise Mismatch(key, problem)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise Mismatch(_join(path, name), "required, but not given")
     try:
@@ -50,7 +53,7 @@ def build(cls: type, values: Mapping, path: str):
 
 
 def coerce(kind: object, value: object, path: str, finite: bool = True):
-    """Return `value` as the annotation `kind` wants it; raises `Mismatch`.
+    """Return `value` converted to the annotation `kind`; raises `Mismatch`.
 
     `finite` refuses an infinite number; NaN is refused always.
     """

@@ -1,4 +1,4 @@
-"""The few questions a data-parallel loop asks; all answers are trivial in a single process."""
+"""What a data-parallel loop needs to know; trivial in a single process."""
 
 import mlx.core as mx
 
@@ -14,7 +14,7 @@ def world_size() -> int:
 
 
 def wait_for_all() -> None:
-    """Return when every process has come here."""
+    """Return once every process has called this."""
     if world_size() > 1:
         mx.eval(mx.distributed.all_sum(mx.array(1.0), stream=mx.cpu))
 

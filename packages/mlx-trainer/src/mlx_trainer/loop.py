@@ -24,10 +24,11 @@ Report = Callable[[dict[str, object]], object]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How to judge a model: `evaluate(model, epoch)` returns metrics by name, one of which decides.
+    """How to choose the best epoch: `evaluate(model, epoch)` returns metrics by name.
 
-    Called in evaluation mode after every `every` epochs and after the last. `patience` evaluations
-    in a row without a better `monitor` end the training, 0 never does; a NaN is never better.
+    It is called in evaluation mode after every `every` epochs and after the last. After `patience`
+    evaluations in a row without a better `monitor` training ends early; 0 turns that off. NaN is
+    never better.
     """
 
     evaluate: Callable[[nn.Module, int], dict[str, float]]
@@ -51,7 +52,7 @@ class FitResult:
 
 @dataclass
 class _Position:
-    """Where the loop is: all that a resumed run needs besides the arrays."""
+    """The position of the loop: all that a resumed run needs besides the arrays."""
 
     updates_per_epoch: int
     epoch: int = 0
@@ -86,12 +87,12 @@ def fit(
     given a dict for each event ("resume", "update", "evaluation", "checkpoint", "end") on rank
     zero.
 
-    With `checkpoints` the state is saved at the end of every epoch and whenever one is due. A run
-    that was killed and goes on with `resume=True` ends with the weights of a run that was not, bit
-    for bit, if the model, the data and `evaluate` depend on nothing but their arguments and MLX's
-    random state. `stopping` is the function of `stop_requested`: where it returns a signal's
-    number, the state is saved and `Stopped` raised. "examples_per_second" in reports is the total
-    weight of an update per second.
+    With `checkpoints` the state is saved at the end of every epoch and whenever one is due. A
+    killed run that continues with `resume=True` ends with the same weights as an uninterrupted one,
+    bit for bit, if model, data and `evaluate` depend only on their arguments and MLX's random
+    state. `stopping` is the function of `stop_requested`: once it returns a signal, the state is
+    saved and `Stopped` raised. "examples_per_second" in reports is the weight of an update per
+    second.
     """
     schedule = schedule or warmup_cosine(0.1)
     report = report if report and distributed.rank() == 0 else _ignore
@@ -112,14 +113,14 @@ def fit(
             if within and checkpoints and (stop or checkpoints.due(step.updates)):
                 _save(step, checkpoints, position, report)
             if stop:
-                raise Stopped(stop, _where(step, checkpoints))
+                raise Stopped(stop, _describe_checkpoint(step, checkpoints))
             started = time.perf_counter()
         _end_epoch(step, evaluation, position, epochs, best, report)
         if checkpoints:
             _save(step, checkpoints, position, report)
         stop = stopping() if stopping else 0
         if stop and position.epoch < epochs:
-            raise Stopped(stop, _where(step, checkpoints))
+            raise Stopped(stop, _describe_checkpoint(step, checkpoints))
     if evaluation and evaluation.restore_best and position.best_epoch is not None:
         best.restore()
     result = FitResult(
@@ -146,12 +147,12 @@ def _start(
         raise ValueError("resume=True needs checkpoints")
     found = checkpoints.latest() if checkpoints else None
     if found and not resume:
-        raise ValueError(f"{found} exists; pass resume=True to go on from it, or another folder")
+        raise ValueError(f"{found} exists; pass resume=True to continue, or another folder")
     position = _Position(updates_per_epoch)
     if checkpoints and found:
         position = _load_position(step, checkpoints, found, updates_per_epoch)
     if resume:
-        # Reported without a checkpoint too: lines that the killed run logged are then void as well.
+        # Reported without a checkpoint too: the lines that the killed run logged are void then.
         report({"event": "resume", "epoch": position.epoch, "updates": step.updates})
     return position
 
@@ -173,7 +174,7 @@ def _load_position(
 
 
 def _updates(batches: Batches, position: _Position) -> Iterator[Sequence[Batch]]:
-    """Yield the rest of the epoch's updates; raise if there are not as many as promised."""
+    """Yield the rest of the epoch's updates; raise unless there are `updates_per_epoch`."""
     expected = position.updates_per_epoch - position.update
     count = 0
     for update in batches(position.epoch, position.update):
@@ -215,7 +216,7 @@ def _end_epoch(
     best: "_Best",
     report: Report,
 ) -> None:
-    """Evaluate if it is time, keep the best weights, decide about stopping, turn the page."""
+    """Evaluate if due, keep the best weights, decide on early stopping, move to the next epoch."""
     epoch = position.epoch
     entry: dict = {"epoch": epoch, "train_loss": position.loss_sum / position.weight_sum}
     if evaluation and ((epoch + 1) % evaluation.every == 0 or epoch + 1 == epochs):
@@ -253,7 +254,7 @@ def _is_better(score: float, best: float | None, greater_is_better: bool) -> boo
     return best is None or (score > best if greater_is_better else score < best)
 
 
-def _where(step: TrainStep, checkpoints: Checkpoints | None) -> str:
+def _describe_checkpoint(step: TrainStep, checkpoints: Checkpoints | None) -> str:
     if not checkpoints:
         return f"after update {step.updates}"
     return f"a checkpoint of update {step.updates} is in {checkpoints.folder}"
@@ -265,7 +266,7 @@ def _save(step: TrainStep, checkpoints: Checkpoints, position: _Position, report
 
 
 class _Best:
-    """The best weights so far: beside the checkpoints, which a resumed run finds, or in memory."""
+    """The best weights so far: beside the checkpoints for a resumed run, or in memory."""
 
     def __init__(self, model: nn.Module, checkpoints: Checkpoints | None):
         self.model = model

@@ -1,4 +1,4 @@
-"""Output that long work survives: streams that close, files that cannot be written."""
+"""Protect long work from its outputs: streams that close, files that cannot be written."""
 
 import contextlib
 import os
@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from mlx_trainer.owned import sweep
+from mlx_trainer.folders import sweep
 
 
 class _Lasting:
-    """A text stream that goes on, into nothing, when what it writes to is closed or full."""
+    """A text stream that discards its text once its target is closed or full."""
 
     def __init__(self, stream: TextIO):
         self.stream = stream
@@ -36,7 +36,7 @@ class _Lasting:
 
     def _give_up(self, error: OSError) -> None:
         self.failure = self.failure or error
-        # The descriptor itself, so that what is buffered does not fail again when Python ends.
+        # Replaces the descriptor itself, so that buffered text does not fail again at exit.
         with contextlib.suppress(OSError, ValueError):
             nothing = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nothing, self.stream.fileno())
@@ -45,9 +45,9 @@ class _Lasting:
 
 @contextmanager
 def lasting_output() -> Iterator[None]:
-    """Let work go on whose standard output or error is closed (`| head`) or full; say so at last.
+    """Continue when standard output or error is closed (`| head`) or full; report it at the end.
 
-    Whatever the stream no longer takes is lost: for work that also writes it to files.
+    The text that such a stream no longer takes is lost: use it for work that also writes files.
     """
     before = sys.stdout, sys.stderr
     streams = [_Lasting(each) for each in before]
@@ -65,9 +65,9 @@ def lasting_output() -> Iterator[None]:
 
 
 def check_output(path: str | Path) -> None:
-    """Make the folder of a file that is to be written, and raise `OSError` if it cannot be.
+    """Make the folder of a file to be written later; raise `OSError` if it cannot be written.
 
-    Call it before the work. What killed writes of the same file left beside it is deleted.
+    Deletes temporary files that killed writes of the same file left beside it.
     """
     path = Path(path)
     if path.is_dir():
@@ -77,7 +77,7 @@ def check_output(path: str | Path) -> None:
             raise PermissionError(f"{path} cannot be written")
         return
     target = Path(os.path.realpath(path))
-    if not path.is_symlink():  # what a link names is not ours to make
+    if not path.is_symlink():  # never make the target folder of a link
         target.parent.mkdir(parents=True, exist_ok=True)
     sweep(target.parent, [target.name.replace("[", "[[]")])
     probe = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")

@@ -1,17 +1,19 @@
-"""Progress on a terminal as a bar, elsewhere as a plain line now and then; never on stdout."""
+"""Progress on standard error: a bar on a terminal, elsewhere a plain line now and then."""
 
 import sys
 import time
 from types import TracebackType
-from typing import TextIO
+from typing import Self, TextIO
 
-# Without a terminal: a line at every tenth of the work, and at least so often (seconds).
+from mlx_trainer.distributed import rank
+
+# Without a terminal: a line at every tenth of the work, and after so many seconds of silence.
 _SHARES = 10
 _SILENCE = 30.0
 
 
 class Progress:
-    """How far `total` units of work have come; use it in a `with` block.
+    """The progress of `total` units of work; use it in a `with` block.
 
     On a terminal a bar of the extra `progress` (rich) with rate and time left; without a terminal,
     or without rich, plain lines. `stream` is standard error by default.
@@ -50,7 +52,7 @@ class Progress:
             self._print("")
 
     def advance(self, amount: int = 1, **values: float) -> None:
-        """Count `amount` units more as done and show the newest `values`, such as `loss=0.3`."""
+        """Count `amount` more units as done; show the newest `values`, such as `loss=0.3`."""
         self.completed += amount
         shown = "  ".join(f"{name} {_short(value)}" for name, value in values.items())
         if self._bar:
@@ -70,6 +72,49 @@ class Progress:
         left = f"  {(self.total - self.completed) / rate:.0f} s left" if rate else ""
         line = f"{self.description} {self.completed}/{self.total}  {rate:.3g}/s{left}  {shown}"
         print(line.strip(), file=self.stream, flush=True)
+
+
+class Display:
+    """Lines and one bar on standard error, of rank zero only; use it in a `with` block."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+        self._is_quiet = rank() != 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def say(self, line: str) -> None:
+        """Print a line, above the bar if there is one."""
+        if not self._is_quiet:
+            # Not `click.echo`: it bypasses the stderr that rich replaces, and breaks the bar.
+            print(line, file=sys.stderr, flush=True)
+
+    def start(self, total: int, description: str, completed: int = 0) -> None:
+        """Show a bar of `total` units of work, in place of the one before."""
+        self.close()
+        if not self._is_quiet:
+            self._bar = Progress(total, description, completed=completed)
+            self._bar.__enter__()
+
+    @property
+    def completed(self) -> int:
+        """The units of work done according to the bar, 0 without one."""
+        return self._bar.completed if self._bar else 0
+
+    def advance(self, amount: int = 1, **values: float) -> None:
+        """Move the bar, and show the newest `values`, such as `loss=0.3`."""
+        if self._bar:
+            self._bar.advance(amount, **values)
+
+    def close(self) -> None:
+        """End the bar."""
+        if self._bar:
+            self._bar.__exit__(None, None, None)
+            self._bar = None
 
 
 def _short(value: float) -> str:

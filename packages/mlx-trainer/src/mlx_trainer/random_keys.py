@@ -1,4 +1,4 @@
-"""MLX's global random state, from which dropout draws, as plain integers to save and hand on."""
+"""MLX's global random state, which dropout uses, as plain integers to save and pass on."""
 
 import mlx.core as mx
 import numpy as np
@@ -19,7 +19,7 @@ def set_random_key(key: Key) -> None:
 
 
 def split_random_key(count: int) -> list[Key]:
-    """Return `count` keys drawn from this thread's random state, which moves on once."""
+    """Return `count` keys split from this thread's random state, which advances once."""
     rows = np.array(mx.random.split(random_state(), count + 1))
     following, *keys = [(int(high), int(low)) for high, low in rows]
     set_random_key(following)
@@ -27,5 +27,5 @@ def split_random_key(count: int) -> list[Key]:
 
 
 def random_state() -> mx.array:
-    """Return the key as the array that it is, maybe not evaluated yet."""
+    """Return the key as an array, possibly not evaluated yet."""
     return mx.random.state[0]  # type: ignore[index]

@@ -1,6 +1,6 @@
-"""The run folder: what was asked for, where it ran, what was measured.
+"""The run folder: its configuration, its environment and its measurements.
 
-run.json        the marker: which tool made the run, and the fingerprints of its inputs
+run.json        the marker: the tool that made the run, and the fingerprints of its inputs
 config.yaml     the resolved configuration
 env.json        Python, platform, package versions, device, commit
 metrics.jsonl   one JSON object a line, appended while training
@@ -15,27 +15,25 @@ from pathlib import Path
 
 import yaml
 
-from mlx_trainer import run_log
+from mlx_trainer import run_files
 from mlx_trainer._atomic import write_atomic
 from mlx_trainer.checkpoints import CHECKPOINT_FILES
+from mlx_trainer.checksums import ChangedFileError, changed_file, fingerprint
 from mlx_trainer.config import dump_config
-from mlx_trainer.environment import describe_environment
-from mlx_trainer.inputs import ChangedFileError, changed_file, fingerprint
-from mlx_trainer.locks import FolderLock
-from mlx_trainer.owned import delete_owned, sweep
+from mlx_trainer.folders import FolderLock, delete_owned, sweep
 
 MARKER, CONFIG, METRICS = "run.json", "config.yaml", "metrics.jsonl"
 _FORMAT = 1
 _OWN = (MARKER, CONFIG, "env.json", METRICS)
-# What file managers and notebooks leave in any folder: it neither fills a folder nor is it ours.
+# Left in any folder by file managers and notebooks: a folder with nothing else counts as empty.
 _IGNORED = (".DS_Store", ".ipynb_checkpoints", "Thumbs.db", "desktop.ini")
 
 
 @dataclass(frozen=True)
 class RunKind:
-    """Which tool makes a run, and all that it writes there, as glob patterns below the folder.
+    """The tool that makes a run, and glob patterns of all files that it writes below the folder.
 
-    Only files that match are ever deleted, when a run is replaced.
+    Replacing a run deletes the files that match, and no others.
     """
 
     tool: str
@@ -48,15 +46,15 @@ PLAIN = RunKind("mlx-trainer", tuple(f"checkpoints/{name}" for name in CHECKPOIN
 class RunFolder:
     """The folder of one run: `create` or `resume` it to write, `open` it to read.
 
-    A run that is written is locked against other processes until it is closed, by `close`, the end
-    of a `with` block or the end of the process.
+    Writing locks the folder against other processes, until `close`, the end of a `with` block or
+    the end of the process.
     """
 
     def __init__(self, path: str | Path, kind: RunKind = PLAIN):
         self.path = Path(path)
         self.kind = kind
         self.kept: list[Path] = []
-        """Files of others in the folder of a run that was replaced: they are still there."""
+        """Files in the folder of a replaced run that the run did not write: they were kept."""
         self._lock: FolderLock | None = None
 
     @classmethod
@@ -72,26 +70,26 @@ class RunFolder:
         """Make a new run with its resolved `config`, a dataclass or a mapping of plain values.
 
         `inputs` are the files and folders that the run reads, by the dotted key of `config` that
-        names them; `resume` compares them. `overwrite` replaces a run of the same tool: the files
-        of `kind` are deleted, all others stay. Raises `FileExistsError` for a folder that holds
-        something else, a run that is not to be replaced, or one of the inputs, and
-        `BlockingIOError` where another process writes. A start that was killed is no obstacle.
+        names them; `resume` compares them. `overwrite` replaces a run of the same tool: it deletes
+        the files of `kind` and keeps all others. Raises `FileExistsError` for a folder that holds
+        other files, a run without `overwrite`, or one of the inputs, and `BlockingIOError` while
+        another process writes. What a killed start left is cleaned up.
         """
         run = cls(path, kind)
         inputs = inputs or {}
         run.path.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
-            (run.path / max(run._patterns(), key=len)).lstat()  # a name too long is one now
+            (run.path / max(run._patterns(), key=len)).lstat()  # a path too long fails now
         run._lock = FolderLock(run.path)
         try:
-            run._make_room(overwrite, inputs)
+            run._clear(overwrite, inputs)
             prints = {
                 key: {"path": str(each), "sha256": fingerprint(each)}
                 for key, each in inputs.items()
             }
             run._write_marker(config, prints, kind.tool)
-            run._write(CONFIG, dump_config(config))  # from here on it can be resumed
-            run._write("env.json", json.dumps(describe_environment(), indent=2) + "\n")
+            run._write(CONFIG, dump_config(config))  # from now on the run can be resumed
+            run._write("env.json", json.dumps(run_files.describe_environment(), indent=2) + "\n")
         except BaseException:
             run.close()
             raise
@@ -105,17 +103,17 @@ class RunFolder:
         kind: RunKind = PLAIN,
         inputs: Mapping[str, str | Path] | None = None,
     ) -> "RunFolder":
-        """Open a run to go on with it; half a line that a kill left in the metrics is dropped.
+        """Open a run to continue it; a last line of metrics that a kill cut short is dropped.
 
-        Raises `ChangedFileError` where an input or the configuration is not what it was, naming
-        it, and `BlockingIOError` where another process writes.
+        Raises `ChangedFileError`, which names the file or setting, for an input or a configuration
+        that changed, and `BlockingIOError` while another process writes.
         """
         run = cls.open(path, kind)
         run._lock = FolderLock(run.path)
         try:
             sweep(run.path, run._patterns())
             run._check_inputs(inputs or {})
-            run_log.keep(run.path / METRICS, lambda entry: True)
+            run_files.keep(run.path / METRICS, lambda entry: True)
         except BaseException:
             run.close()
             raise
@@ -123,10 +121,10 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | Path, kind: RunKind | None = None) -> "RunFolder":
-        """Open an existing run to read it; nothing is changed and nothing locked.
+        """Open an existing run to read it, without a change or a lock.
 
-        Raises `FileNotFoundError` where there is no run, or, with `kind`, one of another tool, and
-        `ChangedFileError` for a configuration that was changed, but for paths of inputs.
+        Raises `FileNotFoundError` if the folder holds no run, or, with `kind`, a run of another
+        tool, and `ChangedFileError` if a setting changed; paths of inputs may change.
         """
         run = cls(path, kind or PLAIN)
         marker = run._marker()
@@ -145,43 +143,43 @@ class RunFolder:
         self.close()
 
     def close(self) -> None:
-        """Let other processes write."""
+        """Unlock the folder."""
         if self._lock:
             self._lock.close()
 
     def log(self, entry: Mapping[str, object]) -> None:
-        """Append a line to `metrics.jsonl` and the time in Unix seconds; NaN becomes null."""
-        run_log.append(self.path / METRICS, {**entry, "time": time.time()})
+        """Append a line to `metrics.jsonl`, with the time in Unix seconds; NaN becomes null."""
+        run_files.append(self.path / METRICS, {**entry, "time": time.time()})
 
     def metrics(self) -> list[dict]:
-        """Return the logged lines; one that is still being written, or was cut off, is left out.
+        """Return the logged lines, without a last line that is still being written.
 
-        Raises `ValueError` with the number of a line that is damaged.
+        Raises `ValueError` with the number of a damaged line.
         """
-        return run_log.read(self.path / METRICS)
+        return run_files.read(self.path / METRICS)
 
     def truncate_after(self, updates: int, **where: object) -> None:
-        """Drop the lines whose "updates" is above `updates`: the resumed run will log them again.
+        """Drop the lines whose "updates" is above `updates`: the resumed run logs them again.
 
-        `where` limits that to lines with these values: `truncate_after(20, member="fold-1")`.
+        `where` drops only lines with these values: `truncate_after(20, member="fold-1")`.
         """
 
         def wanted(entry: dict) -> bool:
             other = any(entry.get(key) != value for key, value in where.items())
             return other or entry.get("updates", 0) <= updates
 
-        run_log.keep(self.path / METRICS, wanted)
+        run_files.keep(self.path / METRICS, wanted)
 
     def replace_config(self, config: object) -> None:
-        """Replace the configuration, of a run that goes on with other settings on purpose."""
+        """Replace the configuration of a run that continues with other settings on purpose."""
         marker = self._marker()
         if marker is None:
             raise FileNotFoundError(f"{self.path} is not a run: it has no {MARKER}")
         self._write_marker(config, marker["inputs"], marker["tool"])
         self._write(CONFIG, dump_config(config))
 
-    def _make_room(self, overwrite: bool, inputs: Mapping[str, str | Path]) -> None:
-        """Delete the run that is to be replaced, or what a killed start left; refuse all else."""
+    def _clear(self, overwrite: bool, inputs: Mapping[str, str | Path]) -> None:
+        """Delete a run to replace, or what a killed start left; refuse any other content."""
         marker = self._marker()
         sweep(self.path, self._patterns())
         if marker is None:
@@ -206,7 +204,7 @@ class RunFolder:
                     f"{path} is an input and lies in {self.path}, which would be replaced: "
                     "nothing was touched; move it, or choose another folder"
                 )
-        # The marker goes last: a kill in between leaves a run that can be replaced.
+        # The marker is deleted last: a kill in between leaves a run that can be replaced.
         delete_owned(self.path, self._patterns(), last=MARKER)
         self.kept = [each for each in self.path.rglob("*") if not each.is_dir()]
 
@@ -214,7 +212,7 @@ class RunFolder:
         return (*_OWN, *self.kind.files)
 
     def _check_config(self, inputs: Mapping[str, object]) -> None:
-        """Raise `ChangedFileError` where a setting, but for the paths of inputs, was changed."""
+        """Raise `ChangedFileError` if a setting changed; paths of inputs may."""
         path, before = self.path / CONFIG, (self._marker() or {})["config"]
         try:
             now = _without(yaml.safe_load(path.read_text("utf-8")), inputs)
@@ -239,7 +237,7 @@ class RunFolder:
             if changed:
                 raise ChangedFileError(
                     f"{changed} ({key}) is not what it was when the run in {self.path} began; "
-                    "bring the old one back, or start another run"
+                    "restore the old file, or start another run"
                 )
 
     def _marker(self) -> dict | None:
@@ -267,7 +265,7 @@ class RunFolder:
 
 
 def _without(config: Mapping | None, keys: Mapping[str, object], prefix: str = "") -> dict:
-    """Return the settings by dotted key, as JSON gives them back, but for those that `keys` has."""
+    """Return the settings by dotted key, as JSON restores them, without those in `keys`."""
     flat: dict[str, object] = {}
     for name, value in (config or {}).items():
         key = f"{prefix}{name}"

@@ -1,4 +1,4 @@
-"""Stop between two updates, not within one: signals set a flag that the training loop reads."""
+"""Stop training between two updates: a signal sets a flag that the loop reads."""
 
 import signal
 import threading
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from mlx_trainer.distributed import world_size
 
-# Ctrl-C; what `kill`, batch systems and a shutdown send; what a dropped connection sends.
+# Sent by Ctrl-C; by `kill`, batch systems and a shutdown; by a dropped connection.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -21,12 +21,11 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def stop_requested() -> Iterator[Callable[[], int]]:
-    """Yield a function that returns the number of the signal that asks to stop, 0 before one.
+    """Yield a function that returns the number of the signal that arrived, 0 before one.
 
-    A second signal raises `KeyboardInterrupt` at once. Signals that the process was started to
-    ignore, as by `nohup`, stay ignored. Outside of the main thread, which alone gets signals, and
-    with several processes, which would not stop after the same update, nothing changes: the last
-    checkpoint has to do.
+    A second signal raises `KeyboardInterrupt` at once. Ignored signals, as under `nohup`, stay
+    ignored. Signals keep their usual effect outside the main thread, which alone receives them, and
+    under several processes, which would stop after different updates.
     """
     asked = 0
     if threading.current_thread() is not threading.main_thread() or world_size() > 1:

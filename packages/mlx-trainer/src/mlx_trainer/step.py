@@ -1,8 +1,8 @@
 """One optimizer update from one or several micro-batches, compiled, exact under accumulation.
 
-Losses and gradients are added as sums and divided once by the total weight, over micro-batches,
-threads and processes alike. Averaging the means of unequal batches, the usual shortcut, weighs
-examples unequally.
+Losses and gradients are summed over micro-batches, threads and processes, and divided once by the
+total weight. Averaging the means of unequal batches, the usual shortcut, gives examples unequal
+weights.
 """
 
 import logging
@@ -16,8 +16,14 @@ from mlx.optimizers import Optimizer
 from mlx.utils import tree_flatten, tree_map
 
 from mlx_trainer import distributed
-from mlx_trainer.gradients import LossFunction, Sums, accumulate, gradient_function, total
-from mlx_trainer.norms import global_norm
+from mlx_trainer.gradients import (
+    LossFunction,
+    Sums,
+    accumulate,
+    global_norm,
+    gradient_function,
+    total,
+)
 from mlx_trainer.random_keys import random_key, random_state, set_random_key
 from mlx_trainer.threads import GradientThreads, check_threads
 
@@ -27,7 +33,7 @@ Batch = Mapping[str, mx.array | np.ndarray]
 
 
 class TrainingError(FloatingPointError):
-    """The loss or the gradient is not finite; the weights in memory are no longer usable."""
+    """The loss or the gradient is not finite; the weights in memory are unusable."""
 
 
 class TrainStep:
@@ -78,9 +84,9 @@ class TrainStep:
     ) -> tuple[mx.array, mx.array]:
         """Do one update; return (mean loss, norm of the gradient before clipping), both evaluated.
 
-        NumPy arrays in `batches` are converted. Raises `ValueError` when the total weight is 0, and
-        `TrainingError` when loss or gradient are not finite: the weights are then spoilt, go back
-        to a checkpoint.
+        NumPy arrays in `batches` are converted. Raises `ValueError` for a total weight of 0, and
+        `TrainingError` for a loss or gradient that is not finite: load a checkpoint then, the
+        weights are unusable.
         """
         if not batches:
             raise ValueError("an update needs at least one batch, got an empty list")
@@ -88,7 +94,7 @@ class TrainStep:
         untried = self.prepare()
         self.optimizer.learning_rate = mx.array(learning_rate, mx.float32)
         if untried and self.compile:
-            loss, weight, norm = self._update_or_give_up_compiling(arrays)
+            loss, weight, norm = self._update_or_disable_compile(arrays)
         else:
             loss, weight, norm = self._update(arrays)
         self._check(loss, weight, norm)
@@ -97,9 +103,9 @@ class TrainStep:
         return loss, norm
 
     def prepare(self) -> bool:
-        """Make optimizer state and functions for what is trained now; False if they were there.
+        """Make optimizer state and functions for the trainable parameters; False if unchanged.
 
-        Updates call it; call it yourself only to see the optimizer's state before the first update.
+        Updates call it; call it yourself to see the optimizer's state before the first update.
         """
         trainable = self.model.trainable_parameters()
         modes = [module.training for _, module in self.model.named_modules()]
@@ -109,7 +115,7 @@ class TrainStep:
         if not structure[0]:
             raise ValueError("the model has no trainable parameter: everything is frozen")
         if hasattr(self.optimizer, "recognize"):
-            # Before the state is made: a resumed run must come to the same as the first update did.
+            # Before the state is made: a resumed run must get the state of the first update.
             self.optimizer.recognize(self.model)  # type: ignore[attr-defined]
         self.optimizer.init(trainable)
         arguments = self.model, self.loss_fn, self.compile
@@ -119,7 +125,7 @@ class TrainStep:
         else:
             self._gradients = gradient_function(*arguments)
         self._apply = self._apply_sums
-        # A list read anew at every call, so that a replaced optimizer state is seen.
+        # A list that every call fills again, so that a replaced optimizer state is seen.
         self._update_state: list[object] = []
         if self.compile:
             state = self._update_state
@@ -128,7 +134,7 @@ class TrainStep:
         return True
 
     def close(self) -> None:
-        """End the threads, which otherwise end with the step; another update starts new ones."""
+        """End the threads; another update starts new ones."""
         if self._threads:
             self._threads.close()
             self._threads = self._structure = None
@@ -137,14 +143,14 @@ class TrainStep:
         self._update_state[:] = [self.model.state, self.optimizer.state]
         sums = self._threads(batches) if self._threads else [accumulate(self._gradients, batches)]
         if distributed.world_size() > 1:
-            # Means over processes serve as well as sums: their number cancels in sum / weight.
+            # Means over processes serve as sums: their number cancels in sum / weight.
             sums = [nn.average_gradients(total(sums))]
         loss, weight, norm = self._apply(sums)
         mx.eval(self.model.state, self.optimizer.state, random_state(), loss, weight, norm)
         return loss, weight, norm
 
     def _apply_sums(self, sums: list[Sums]) -> tuple[mx.array, mx.array, mx.array]:
-        # Added in here, compiled, gradients of several threads cost no pass over memory more.
+        # Adding gradients of several threads here, compiled, saves a pass over memory.
         loss, weight, gradients = total(sums)
         gradients = tree_map(lambda g: g.astype(mx.float32) / weight, gradients)
         norm = global_norm(gradients)
@@ -167,13 +173,13 @@ class TrainStep:
         if not (math.isfinite(float(loss)) and math.isfinite(float(norm))):
             raise TrainingError(
                 f"update {self.updates + 1}: loss {float(loss)}, gradient norm {float(norm)}; "
-                "the weights are spoilt. Go back to a checkpoint, then lower the learning rate"
+                "the weights are unusable. Load a checkpoint, then lower the learning rate"
             )
 
-    def _update_or_give_up_compiling(
+    def _update_or_disable_compile(
         self, batches: list[dict[str, mx.array]]
     ) -> tuple[mx.array, mx.array, mx.array]:
-        """Update; where the CPU's compiler is broken, put the state back and go on uncompiled."""
+        """Update; if the CPU's compiler is broken, restore the state and continue uncompiled."""
         model = tree_map(lambda parameter: parameter, self.model.parameters())
         optimizer = tree_map(lambda moment: moment, self.optimizer.state)
         key = random_key()
@@ -183,7 +189,7 @@ class TrainStep:
             if "[Compile" not in str(error):
                 raise
             logger.warning(
-                "mx.compile does not work here, training goes on uncompiled (the whole process: "
+                "mx.compile does not work here, training continues uncompiled (the whole process: "
                 "layers of MLX compile too): %s",
                 str(error)[:300],
             )

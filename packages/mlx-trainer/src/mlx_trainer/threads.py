@@ -1,14 +1,18 @@
 """Gradients of one model by several threads of the CPU, each on its own rows.
 
-MLX computes elementwise operations on the CPU in one thread, so that two threads with half a batch
-each are faster than one with all of it. What makes it hard is that in MLX 0.32 streams are local to
-a thread: no thread may touch an array that another has not evaluated yet.
+MLX computes elementwise operations on the CPU in one thread, so two threads with half a batch each
+are faster than one with the whole. In MLX 0.32 streams are local to a thread, so no thread may
+use an array that another thread has not evaluated yet.
 """
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
 from functools import partial
+from queue import SimpleQueue
+from typing import Generic, TypeVar
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -22,17 +26,18 @@ from mlx_trainer.gradients import (
     gradient_function,
 )
 from mlx_trainer.random_keys import Key, set_random_key, split_random_key
-from mlx_trainer.workers import Workers
 
-MOST_THREADS = 8  # also on a CPU of fewer cores, where they do no harm
+MOST_THREADS = 8  # also on a CPU with fewer cores, where they do no harm
 
 Contents = list[tuple[dict | list, object, object]]  # container, key, value
+Job = TypeVar("Job")
+Result = TypeVar("Result")
 
 
 class GradientThreads:
-    """Threads that share the rows of the micro-batches of each update; call it with these.
+    """Threads that share the rows of the micro-batches of an update; call it with these batches.
 
-    Each thread adds its own sums over the micro-batches. They come back unadded, one a thread.
+    Each thread sums over its share of the micro-batches; the sums are returned, one per thread.
     """
 
     def __init__(self, model: nn.Module, loss_fn: LossFunction, compile: bool, threads: int):
@@ -53,7 +58,7 @@ class GradientThreads:
         mx.eval(self.model.state, shares)  # no thread may see what another has yet to evaluate
         # The random state is local to a thread in MLX 0.32 (though mx.random.state is one object),
         # and a new thread's starts from entropy. So each share has a key drawn from the state of
-        # this thread, which is the one that the user seeds and that checkpoints save.
+        # this thread, which the user seeds and checkpoints save.
         keys = split_random_key(len(shares))
         results = self._workers(list(zip(shares, keys, strict=True)))
         _put(results[0][1])
@@ -61,7 +66,7 @@ class GradientThreads:
 
 
 def check_threads(threads: int) -> None:
-    """Raise `ValueError` where a step cannot be computed by so many threads."""
+    """Raise `ValueError` if a step cannot use so many threads."""
     check_thread_count(threads, "threads")
     if threads > 1 and mx.default_device().type != mx.cpu:
         raise ValueError(
@@ -71,7 +76,7 @@ def check_threads(threads: int) -> None:
 
 
 def check_thread_count(threads: int, name: str) -> None:
-    """Raise `ValueError`, which calls them `name`, for more threads than cores, or none."""
+    """Raise `ValueError`, naming the setting `name`, for more threads than cores, or none."""
     most = max(MOST_THREADS, os.cpu_count() or 1)
     if not 1 <= threads <= most:
         raise ValueError(
@@ -100,7 +105,7 @@ def split_rows(batch: Mapping[str, mx.array], parts: int) -> list[Arrays]:
 def _worker(
     model: nn.Module, loss_fn: LossFunction, compile: bool, lock: threading.Lock
 ) -> Callable[[tuple[list[Arrays], Key]], tuple[Sums, Contents]]:
-    """Return what one thread does for an update, with the state that only this thread uses."""
+    """Return the function that one thread computes for an update, with its own state."""
     function = gradient_function(model, loss_fn, compile)
 
     def work(share: tuple[list[Arrays], Key]) -> tuple[Sums, Contents]:
@@ -115,16 +120,16 @@ def _worker(
 
 
 class _SharedModel:
-    """`function(batch)`, which uses `model`, for one of several threads that take turns with it.
+    """A `function` of a batch that uses a `model` which several threads share.
 
-    `nn.value_and_grad` and `mx.compile` put tracers into the model while the graph is made. So
-    graphs are made under `lock`, which costs nothing: Python's own lock lets one thread make a
-    graph at a time anyway. They are evaluated, which takes the time, outside it. A copy of the
-    model for each thread would need no lock, but would miss what bound methods, closures and
-    attributes of other types hold.
+    `nn.value_and_grad` and `mx.compile` put tracers into the model while they build a graph. So
+    graphs are built under `lock`, which costs nothing: Python's own lock lets only one thread build
+    at a time anyway. Evaluation, the slow part, runs outside the lock. A copy of the model per
+    thread would need no lock, but would miss what bound methods, closures and attributes of other
+    types hold.
 
-    The model is left as it was. What the calls change in it (running statistics) is seen by the
-    next call only; after the last, `contents` holds it.
+    The model stays unchanged. Changes by a call (running statistics) are kept in `contents` for
+    the next call of this thread.
     """
 
     def __init__(self, model: nn.Module, function: Gradients, lock: threading.Lock):
@@ -143,7 +148,7 @@ class _SharedModel:
                 self.contents = list(_walk(self._model))
             finally:
                 _put(before)
-            # What the call added to the model is evaluated by the only thread that can do it.
+            # Only this thread can evaluate what the call added to the model.
             mx.eval(self._model.state)
         mx.eval(result, [value for _, _, value in self.contents])
         return result
@@ -156,9 +161,87 @@ def _put(contents: Contents) -> None:
 
 
 def _walk(tree: dict | list | tuple) -> Iterator[tuple[dict | list, object, object]]:
-    """Yield container, key and value of all that the dicts and lists of a module hold."""
+    """Yield container, key and value of every entry in the dicts and lists of a module."""
     for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
         if isinstance(value, (dict, list, tuple)):
             yield from _walk(value)
         if not isinstance(value, (dict, list)) and not isinstance(tree, tuple):
             yield tree, key, value  # a tuple too: mx.compile puts a new one in its place
+
+
+class Workers(Generic[Job, Result]):
+    """Persistent threads: each calls `make` once, and the function it returns with every job.
+
+    The function is made and dropped in its thread: MLX keeps compiled functions by thread and by
+    address, so one released elsewhere leaves an entry that a later function may be mistaken for
+    (MLX issue 3940). `make` must not hold the owner of the workers, or they would never be
+    collected.
+    """
+
+    def __init__(self, count: int, make: Callable[[], Callable[[Job], Result]]):
+        queues: list[SimpleQueue] = [SimpleQueue() for _ in range(count)]
+        # Daemons: the interpreter waits for other threads before it runs exit handlers, and the
+        # exit handler of `finalize` ends these.
+        threads = [
+            threading.Thread(target=_work, args=(queue, make), daemon=True, name="mlx-trainer")
+            for queue in queues
+        ]
+        for thread in threads:
+            thread.start()
+        self._queues = queues
+        self.close = weakref.finalize(self, _end, queues, threads)
+
+    def __call__(self, jobs: Sequence[Job]) -> list[Result]:
+        """Give each job to one worker; return the results in order, or raise the first error."""
+        replies: list[Future] = []
+        try:
+            for queue, job in zip(self._queues, jobs, strict=False):
+                reply: Future = Future()
+                queue.put((job, reply))
+                replies.append(reply)
+            wait(replies)
+        except BaseException:
+            wait(replies)  # the code that catches an interrupt must not race with the workers
+            raise
+        return [reply.result() for reply in replies]
+
+
+def _work(queue: SimpleQueue, make: Callable[[], Callable]) -> None:
+    function = None
+    try:
+        while (task := queue.get()) is not None:
+            job, reply = task
+            try:
+                function = function or _make_with_stream(make)
+                reply.set_result(function(job))
+            except BaseException as error:  # raised again by `reply.result()`
+                reply.set_exception(_with_note(error))
+            del task, job, reply  # an idle worker holds no gradients
+    finally:
+        del function
+        # A stream that lives until the end of the process can abort it with "terminate called
+        # without an active exception".
+        mx.clear_streams()
+
+
+def _make_with_stream(make: Callable[[], Callable]) -> Callable:
+    mx.set_default_device(mx.cpu)
+    mx.set_default_stream(mx.new_stream(mx.cpu))
+    return make()
+
+
+def _with_note(error: BaseException) -> BaseException:
+    if "There is no Stream" in str(error):
+        error.add_note(
+            "With threads > 1, arrays that loss_fn uses besides those of model and batch must be "
+            "evaluated beforehand: mx.eval(...)"
+        )
+    return error
+
+
+def _end(queues: list[SimpleQueue], threads: list[threading.Thread]) -> None:
+    for queue in queues:
+        queue.put(None)
+    for thread in threads:
+        if thread is not threading.current_thread():  # the garbage collector may run here
+            thread.join()

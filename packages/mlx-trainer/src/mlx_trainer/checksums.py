@@ -1,6 +1,6 @@
-"""Fingerprints of the files that a run reads, and manifests of the files that it leaves.
+"""Fingerprints of the files that a run reads, and manifests of the files that it writes.
 
-Both are SHA-256 by file name, so that what changed can be named.
+Both map file names to SHA-256 checksums, so that an error can name the changed file.
 """
 
 import hashlib
@@ -12,21 +12,21 @@ from pathlib import Path
 from mlx_trainer._atomic import write_atomic
 
 MANIFEST = "manifest.json"
-# Of inputs larger than this in all, only the size and some pieces of each file are read.
+# Above this total size of an input, only the size and some pieces of each file are read.
 WHOLE_BELOW = 4 << 30
 _PIECE, _PIECES = 1 << 20, 16
 _FORMAT = 1
 
 
 class ChangedFileError(ValueError):
-    """A file is not what it was when its checksum was taken, or is gone."""
+    """A file is missing or differs from its checksum."""
 
 
 def fingerprint(path: str | Path) -> dict[str, str]:
-    """Return a checksum of each file that `path` is or holds, by its name below `path`.
+    """Return the checksum of the file at `path`, or of each file in that folder by relative name.
 
-    Hidden files are left out. Inputs of more than 4 GiB are sampled: the size of each file and 16
-    pieces of 1 MiB. Raises `FileNotFoundError` if there is nothing at `path`.
+    Hidden files are skipped. Inputs above 4 GiB are sampled: the size of each file and 16 pieces of
+    1 MiB. Raises `FileNotFoundError` if nothing is at `path`.
     """
     path = Path(path)
     if path.is_file():
@@ -44,7 +44,7 @@ def fingerprint(path: str | Path) -> dict[str, str]:
 
 
 def changed_file(path: str | Path, before: Mapping[str, str]) -> Path | None:
-    """Return the first file at `path` whose fingerprint is not the one `before`, None if none."""
+    """Return the first file at `path` whose fingerprint differs from `before`, or None."""
     now = fingerprint(path)
     names = sorted(before.keys() | now.keys())
     other = [name for name in names if before.get(name) != now.get(name)]
@@ -54,7 +54,7 @@ def changed_file(path: str | Path, before: Mapping[str, str]) -> Path | None:
 def write_manifest(folder: str | Path, files: Iterable[str]) -> None:
     """Write `manifest.json`: the SHA-256 of `files`, which are paths below `folder`.
 
-    Written last, it says that the files are all there and what they were.
+    Write it last: it proves that all files were written.
     """
     folder = Path(folder)
     sums = {name: _whole(folder / name) for name in sorted(files)}
@@ -63,10 +63,9 @@ def write_manifest(folder: str | Path, files: Iterable[str]) -> None:
 
 
 def check_manifest(folder: str | Path, required: Iterable[str] = ()) -> None:
-    """Raise `ChangedFileError` unless every file is as `write_manifest` found it.
+    """Raise `ChangedFileError` unless every file of the manifest has its checksum.
 
-    The `required` files must be among them; others are not looked at. Raises `FileNotFoundError` if
-    there is no manifest.
+    The manifest must name the `required` files. Raises `FileNotFoundError` without a manifest.
     """
     path = Path(folder) / MANIFEST
     try:

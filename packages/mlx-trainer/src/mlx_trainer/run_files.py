@@ -1,11 +1,40 @@
-"""The log of a run: one JSON object a line, read while it is written, cut back on resume."""
+"""Two files of a run folder: `metrics.jsonl`, one JSON object a line, and `env.json`."""
 
+import contextlib
 import json
 import math
+import os
+import platform
+import subprocess
 from collections.abc import Callable, Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 
+import mlx.core as mx
+
 from mlx_trainer._atomic import write_atomic
+
+
+def describe_environment() -> dict[str, object]:
+    """Return what a result may depend on besides the configuration: versions, device, commit."""
+    packages = {each.metadata["Name"]: each.version for each in metadata.distributions()}
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": str(mx.default_device()),
+        "cpu_count": os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "git_commit": _git_commit(),
+        "packages": dict(sorted(packages.items(), key=lambda item: item[0].lower())),
+    }
+
+
+def _git_commit() -> str | None:
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        command = ["git", "rev-parse", "HEAD"]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        return answer.stdout.strip()
+    return None
 
 
 def append(path: Path, entry: Mapping[str, object]) -> None:
@@ -16,19 +45,19 @@ def append(path: Path, entry: Mapping[str, object]) -> None:
 
 
 def read(path: Path) -> list[dict]:
-    """Return the whole lines; raises `ValueError` with the number of one that is damaged."""
+    """Return the whole lines; raises `ValueError` with the number of a damaged one."""
     return [entry for _, entry in _entries(path)]
 
 
 def keep(path: Path, wanted: Callable[[dict], bool]) -> None:
-    """Drop the lines that are not wanted, and half a line at the end."""
+    """Keep the lines that are `wanted`; drop a last line that was cut short."""
     text = "".join(line + "\n" for line, entry in _entries(path) if wanted(entry))
     if path.exists() and text != path.read_text("utf-8"):
         write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _entries(path: Path) -> Iterator[tuple[str, dict]]:
-    """Yield the whole lines of a log and what they hold."""
+    """Yield each whole line of a log, and its entry."""
     try:
         text = path.read_text("utf-8") if path.exists() else ""
     except UnicodeDecodeError as error:
@@ -44,7 +73,7 @@ def _entries(path: Path) -> Iterator[tuple[str, dict]]:
 
 
 def _finite(value: object) -> object:
-    """Replace NaN and infinities, which JSON does not have, by None."""
+    """Replace NaN and infinities, which JSON lacks, by None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

@@ -1,0 +1,88 @@
+"""Lock a folder, delete the files in it that match patterns, force writes to disk."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePath
+
+
+class FolderLock:
+    """An exclusive lock of a folder, held until `close`; the end of a process releases its locks.
+
+    Raises `BlockingIOError` while another process holds it. On a file system without locks it
+    locks nothing.
+    """
+
+    def __init__(self, folder: Path):
+        self._descriptor: int | None = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            raise BlockingIOError(f"{folder}: another process is training in it") from None
+        except OSError:
+            pass
+
+    def __enter__(self) -> "FolderLock":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the lock."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    __del__ = close
+
+
+def owned_files(folder: Path, patterns: Iterable[str]) -> Iterator[Path]:
+    """Yield the files and links that match one of the glob patterns."""
+    for pattern in dict.fromkeys(patterns):
+        for path in folder.glob(pattern):
+            if path.is_symlink() or not path.is_dir():
+                yield path
+
+
+def delete_owned(folder: Path, patterns: Iterable[str], last: str = "") -> None:
+    """Delete the files that match, `last` after the others, and the subfolders left empty."""
+    owned = sorted(set(owned_files(folder, patterns)), key=lambda path: path == folder / last)
+    for path in owned:
+        path.unlink()
+    for parent in sorted({each for path in owned for each in path.parents}, reverse=True):
+        if parent != folder and parent.is_relative_to(folder):
+            with contextlib.suppress(OSError):  # a folder with other files stays
+                parent.rmdir()
+
+
+def sweep(folder: Path, patterns: Iterable[str]) -> None:
+    """Delete temporary files of killed writes of the files that match."""
+    for pattern in dict.fromkeys(patterns):
+        final = PurePath(pattern)
+        stem, suffix = final.stem, final.suffix
+        for path in folder.glob(str(final.with_name(f".{stem}.*{suffix}"))):
+            writer = path.name.removesuffix(suffix).rpartition(".")[2]  # see write_atomic
+            if writer.isdigit() and not _other_process_runs(int(writer)):
+                path.unlink(missing_ok=True)
+
+
+def _other_process_runs(number: int) -> bool:
+    try:
+        os.kill(number, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return number != os.getpid()
+
+
+def sync(path: Path) -> None:
+    """Force a file or folder to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
