@@ -3,21 +3,20 @@
 import numpy as np
 import pytest
 
+from mlx_kaggle import DataError
 from mlx_kaggle.config import DataSettings, resolve_config
-from mlx_kaggle.errors import DataError
-from mlx_kaggle.job import prepare_job, score_table
-from mlx_kaggle.members.baseline import baseline_predictions
-from mlx_kaggle.tables.checks import check_columns, check_overlap, row_hashes
-from mlx_kaggle.tables.competition import read_tables, understand
-from mlx_kaggle.tables.folds import split_rows
+from mlx_kaggle.job import baseline_predictions, prepare_job
+from mlx_kaggle.tables.columns import check_columns
+from mlx_kaggle.tables.competition import Target
+from mlx_kaggle.tables.files import read_tables
+from mlx_kaggle.tables.infer import infer_competition, infer_task
+from mlx_kaggle.tables.splits import check_overlap, row_hashes, split_rows
 from mlx_kaggle.tables.submission import check_submission, submission_columns
-from mlx_kaggle.tables.targets import Target
-from mlx_kaggle.tables.task import infer_task
 
 
 def read(path: str, target: str, **settings):
     data = DataSettings(train=path, target=target, **settings)
-    return understand(data, read_tables(data))
+    return infer_competition(data, read_tables(data))
 
 
 @pytest.mark.parametrize(
@@ -170,14 +169,13 @@ def test_classes_with_few_rows_train_and_the_single_row_never_validates(write_cs
             assert lonely in train
             assert lonely not in val
             assert set(job.encoded[val]) <= set(job.encoded[train])
-        found = baseline_predictions(job.competition, job.table, job.encoded, job.splits, seed=0)
-        for predictions in found.values():
-            assert {each.shape[1] for each in predictions} == {4}
-            assert np.isfinite(np.concatenate(predictions)).all()
-        scores = score_table(job, {name: np.concatenate(each) for name, each in found.items()})
-        assert np.isfinite([value for each in scores.values() for value in each.values()]).all()
+        found = baseline_predictions(job)
+        for prediction in found.values():
+            assert prediction.shape[1] == 4
+            assert np.isfinite(prediction).all()
+            assert np.isfinite(list(job.scores(prediction).values())).all()
         area = Target(job.competition).score(
-            job.encoded[job.scored_rows], np.concatenate(found["majority"]), "roc_auc"
+            job.encoded[job.scored_rows], found["majority"], "roc_auc"
         )
         assert 0 <= area <= 1
     assert sorted(np.concatenate([val for _, val in job.splits])) == list(range(58))

@@ -86,7 +86,7 @@ def test_a_wrong_file_gets_one_line(text, message, tmp_path):
         ("data.separator=;;", "must be one character, got ';;'"),
         ("data.metric=acuracy", "is unknown: 'acuracy'; did you mean 'accuracy'?"),
         ("data.kinds={Age: nummeric}", None),
-        ("text.views=0", "must be at least 1, got 0"),
+        ("text.tta=0", "must be at least 1, got 0"),
         ("text.digits=0", "must be at least 1, got 0"),
         ("text.max_tokens=7", "must be at least 8, got 7"),
         ("text.shuffle_columns=1.1", "must be at least 0 and at most 1, got 1.1"),

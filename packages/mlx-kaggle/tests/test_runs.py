@@ -12,9 +12,9 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
+from mlx_kaggle import DataError, RunError
+from mlx_kaggle.commands.demo import write_demo_data
 from mlx_kaggle.config import resolve_config
-from mlx_kaggle.demo import write_demo_data
-from mlx_kaggle.errors import DataError, RunError
 from mlx_kaggle.members.model import REQUIRED
 from mlx_kaggle.runs import create_run, predict_run, resume_run, train_run
 from mlx_trainer import ChangedFileError, write_manifest

@@ -97,9 +97,7 @@ def _check_tables(config: RunConfig, competition: Competition, tables: Tables) -
     ):
         if table is not None:
             notes += check_columns(competition, table, path)
-            note = check_overlap(
-                train, row_hashes(table, names), path, data.train, data.allow_leak
-            )
+            note = check_overlap(train, row_hashes(table, names), path, data.train, data.allow_leak)
             notes += [note] if note else []
     return notes
 

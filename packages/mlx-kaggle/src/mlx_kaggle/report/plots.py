@@ -112,9 +112,7 @@ def calibration(confidence: np.ndarray, accuracy: np.ndarray, count: np.ndarray)
     filled = count > 0
     left.plot([0, 1], [0, 1], color=GREY, lw=1.5)
     left.plot(confidence[filled], accuracy[filled], "o-", color=BLUE, ms=4)
-    left.set(
-        title="calibration", xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1)
-    )
+    left.set(title="calibration", xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     right.bar(np.linspace(0, 1, len(count), endpoint=False), count, 0.9 / len(count), align="edge")
     right.set(title="rows by confidence", xlabel="confidence", ylabel="rows")
     return figure
