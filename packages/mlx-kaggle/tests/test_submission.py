@@ -163,7 +163,7 @@ def test_an_id_of_another_name_is_found_by_its_cells():
     with pytest.raises(DataError) as caught:
         place_rows(form, columns, "s.csv", {"file": ["a", "c"]}, "test.csv")
     assert str(caught.value) == (
-        "s.csv: its ids, column 'ImageId' (first: 'b'), stand in no column of test.csv (file)"
+        "s.csv: its ids, column 'ImageId' (first: 'b'), are in no column of test.csv (file)"
     )
 
 
@@ -178,7 +178,7 @@ def test_several_id_columns_count_together():
     with pytest.raises(DataError) as caught:
         place_rows(form, columns, "s.csv", test, "test.csv")
     assert str(caught.value) == (
-        "s.csv: 1 of its 3 ids are not in test.csv (first: row 2, '1, 9'); give the two that "
+        "s.csv: 1 of its 3 ids are not in test.csv (first: row 2, '1, 9'); give two files that "
         "belong together"
     )
 

@@ -33,13 +33,13 @@ def read_tables(data: DataSettings) -> Tables:
     found = find_beside_train(data)
     given = (data.test, data.sample_submission)
     notes = tuple(f"found {path}" for path in found.values() if path and path not in given)
-    train, *others = (
+    train, val, test, sample = (
         read_table(path, separator=data.separator) if path else None
         for path in (data.train, data.val, found["test"], found["sample_submission"])
     )
     if not train or not row_count(train):
         raise DataError(f"{data.train}: has a header but no rows")
-    return Tables(train, *others, notes)
+    return Tables(train, val, test, sample, notes)
 
 
 def find_beside_train(data: DataSettings) -> dict[str, str | None]:
