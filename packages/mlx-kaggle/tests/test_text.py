@@ -64,7 +64,7 @@ def test_a_diverged_training_names_model_epoch_and_remedy(prepare, tmp_path):
 def test_a_saved_member_predicts_the_same(prepare, tmp_path):
     job, experiment = prepare()
     member = experiment.member
-    member.save(tmp_path / "member", experiment.head_arguments)
+    member.save(tmp_path / "member")
     again = Member.load(tmp_path / "member")
     ours, theirs = (
         predict_member(each, job.competition, job.table, job.config, tta=2)

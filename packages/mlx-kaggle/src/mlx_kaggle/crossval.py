@@ -102,7 +102,7 @@ def _train(
     check_finite(prediction, folder, job.config.data.val or job.config.data.train)
     _save_array(folder / "validation.npy", prediction)
     _save_json(folder / "history.json", result.history)
-    experiment.member.save(folder, experiment.head_arguments)
+    experiment.member.save(folder)
 
 
 def _save_results(run: RunFolder, results: Results) -> None:

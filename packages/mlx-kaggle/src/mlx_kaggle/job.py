@@ -9,7 +9,7 @@ import numpy as np
 from mlx_kaggle import DataError
 from mlx_kaggle.config import RunConfig
 from mlx_kaggle.members.linear import predict_linear
-from mlx_kaggle.members.trees import ITERATIONS, has_trees_input, predict_trees
+from mlx_kaggle.members.trees import ITERATIONS, predict_trees
 from mlx_kaggle.tables.columns import check_columns
 from mlx_kaggle.tables.competition import Competition, Target
 from mlx_kaggle.tables.files import (
@@ -142,13 +142,13 @@ def baseline_predictions(job: Job, iterations: int = ITERATIONS) -> dict[str, np
         train, val = take(job.table, train_rows), take(job.table, val_rows)
         scaler = target.fit_scaler(job.encoded[train_rows])
         y = job.encoded[train_rows] if scaler is None else scaler.transform(job.encoded[train_rows])
-        constant = "mean" if competition.task == "regression" else "majority"
-        predictions = {constant: target.constant(y, len(val_rows))}
-        if has_trees_input(competition):
-            predictions["HistGradientBoosting"] = predict_trees(
-                competition, train, val, y, seed, iterations
-            )
-        predictions["linear model"] = predict_linear(competition, train, val, y, seed)
+        constant = target.constant(y, len(val_rows))
+        trees = predict_trees(competition, train, val, y, seed, iterations)
+        linear = predict_linear(competition, train, val, y, seed)
+        predictions = {"mean" if competition.task == "regression" else "majority": constant}
+        if trees is not None:
+            predictions["HistGradientBoosting"] = trees
+        predictions["linear model"] = constant if linear is None else linear
         for name, prediction in predictions.items():
             values = prediction if scaler is None else scaler.inverse(prediction)
             found.setdefault(name, []).append(np.asarray(values, np.float64))

@@ -13,8 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from mlx_kaggle.members.features import HeadFeatures, WordFeatures
-from mlx_kaggle.tables.competition import Competition, Target
-from mlx_kaggle.tables.files import row_count
+from mlx_kaggle.tables.competition import Competition
 from mlx_kaggle.tables.splits import Split, split_rows
 from mlx_tabtext import Table
 
@@ -101,11 +100,14 @@ def fit_linear(
 
 def predict_linear(
     competition: Competition, train: Table, val: Table, y: np.ndarray, seed: int
-) -> np.ndarray:
-    """Fit with all features, and predict probabilities (N, classes) or standardized values (N,)."""
+) -> np.ndarray | None:
+    """Fit with all features, and predict probabilities (N, classes) or standardized values (N,).
+
+    `None` without any feature.
+    """
     model, _ = fit_linear(competition, train, y, numeric_features=True, words=True, seed=seed)
     if model is None:
-        return Target(competition).constant(y, row_count(val))
+        return None
     outputs = model.outputs(val)
     if competition.task == "regression":
         return outputs

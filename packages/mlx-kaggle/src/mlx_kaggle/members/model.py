@@ -89,13 +89,14 @@ class Member:
     text: TableText
     linear: LinearModel | None
     scaler: TargetScaler | None
+    head_arguments: dict[str, Any]
 
     @property
     def features(self) -> HeadFeatures | None:
         """The input of the head beside the text."""
         return self.linear.features if self.linear else None
 
-    def save(self, folder: Path, head_arguments: dict[str, Any]) -> None:
+    def save(self, folder: Path) -> None:
         """Write `encoder/` (Hugging Face layout), head, linear model, `member.json`, manifest."""
         folder.mkdir(parents=True, exist_ok=True)
         save(folder / "encoder", self.model.encoder, self.tokenizer)
@@ -105,7 +106,7 @@ class Member:
             arrays = {"weight": mx.array(linear.weight), "bias": mx.array(linear.bias)}
             _save_arrays(folder / "linear.safetensors", arrays)
         values = {
-            "head": head_arguments,
+            "head": self.head_arguments,
             "text": self.text.to_dict(),
             **(linear.to_dict() if linear else {"features": None, "words": None}),
             "scaler": self.scaler.to_dict() if self.scaler else None,
@@ -137,6 +138,7 @@ class Member:
             TableText.from_dict(values["text"], count_tokens=tokenizer.count),
             LinearModel.from_dict(values, folder / "linear.safetensors"),
             TargetScaler.from_dict(values["scaler"]) if values["scaler"] else None,
+            values["head"],
         )
 
 

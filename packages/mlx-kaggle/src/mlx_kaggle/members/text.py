@@ -69,10 +69,8 @@ class Experiment:
     config: RunConfig
     competition: Competition
     train: Table
-    encoded: np.ndarray
     seed: int
     member: Member
-    head_arguments: dict[str, Any]
     targets: np.ndarray
     linear: np.ndarray | None
     """Cross-fitted outputs of the linear model for the training rows."""
@@ -102,14 +100,12 @@ class Experiment:
         arguments = head_arguments(config, competition, encoder.config.hidden_size, count, seed)
         model = make_model(encoder, make_head(arguments))
         mx.eval(model.parameters())
-        member = Member(model, tokenizer, text, linear, scaler)
-        return cls(
-            config, competition, train, encoded, seed, member, arguments, targets, cross_fitted
-        )
+        member = Member(model, tokenizer, text, linear, scaler, arguments)
+        return cls(config, competition, train, seed, member, targets, cross_fitted)
 
     def updates_per_epoch(self) -> int:
         """Optimizer updates in one pass over the training rows."""
-        return -(-len(self.encoded) // self.config.training.batch_size)
+        return -(-len(self.targets) // self.config.training.batch_size)
 
     def rows(self, epoch: int) -> Rows:
         """Return the training rows as token ids, augmented anew for each epoch."""

@@ -22,8 +22,13 @@ def predict_trees(
     y: np.ndarray,
     seed: int,
     iterations: int = ITERATIONS,
-) -> np.ndarray:
-    """Fit on `train`, and predict probabilities (N, classes) or values (N,) for `val`."""
+) -> np.ndarray | None:
+    """Fit on `train`, and predict probabilities (N, classes) or values (N,) for `val`.
+
+    `None` without a column that is more than text.
+    """
+    if all(column.kind == "text" for column in competition.schema.features):
+        return None
     x_train, x_val, categorical = _matrices(competition, train, val)
     # scikit-learn's annotation says str, its documentation array-like of bool.
     options: dict[str, Any] = {"categorical_features": categorical, "random_state": seed}
@@ -39,11 +44,6 @@ def predict_trees(
     probabilities = np.zeros((len(x_val), len(competition.classes)))  # also of absent classes
     probabilities[:, trees.classes_] = trees.predict_proba(x_val)
     return probabilities
-
-
-def has_trees_input(competition: Competition) -> bool:
-    """Whether any feature is more than text."""
-    return any(column.kind != "text" for column in competition.schema.features)
 
 
 def _matrices(
