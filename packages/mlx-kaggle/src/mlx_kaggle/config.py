@@ -32,9 +32,7 @@ class DataSettings:
 
     train: str = setting("", "Training table (see below); required.", flag="--train", path="file")
     target: str = setting("", "Column to predict; required.", flag="--target")
-    val: str | None = setting(
-        None, "Validation table with the target; or --folds.", flag="--val", path="file"
-    )
+    val: str | None = setting(None, "Validation table; or --folds.", flag="--val", path="file")
     test: str | None = setting(
         None,
         "Test table, for the leak check.",
@@ -76,9 +74,8 @@ class DataSettings:
     labels: dict[str, str] = setting({}, "Names of columns in the text, such as Pclass: class.")
     drop: tuple[str, ...] = setting((), "Columns to ignore.")
     allow_leak: bool = setting(
-        False, "Train although validation or test rows are in the training table.",
-        flag="--allow-leak",
-    )  # fmt: skip
+        False, "Train although validation or test rows leak.", flag="--allow-leak"
+    )
 
     def __post_init__(self) -> None:
         if self.separator is not None and len(self.separator) != 1:
@@ -107,9 +104,7 @@ class TextSettings:
     order: Literal["usefulness", "table"] = setting("usefulness", "Order of the columns.")
     max_tokens: int = setting(128, "Token budget of a row, with special tokens.", at_least=8)
     tta: int = setting(
-        1,
-        "Test-time augmentation: predictions of so many texts of a row are averaged.",
-        at_least=1,
+        1, "Test-time augmentation: predictions of so many texts of a row are averaged.", at_least=1
     )
     shuffle_columns: float = setting(
         0.0, "Share of training rows with columns in random order.", at_least=0, at_most=1
@@ -122,8 +117,7 @@ class TextSettings:
     )
     drop_token: float = setting(
         0.0,
-        "Probability that a training token becomes the unknown token: a model that cannot rely on "
-        "one word memorizes fewer rows.",
+        "Probability of a training token to become unknown, against memorizing.",
         at_least=0,
         below=1,
     )
@@ -185,7 +179,10 @@ class HeadSettings:
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """Optimizer, schedule and loop."""
+    """Optimizer, schedule and loop.
+
+    Early stopping chooses the best epoch on the rows that are then scored: the score is too good.
+    """
 
     optimizer: Literal["adamw", "muon"] = setting("adamw", "See below.", flag="--optimizer")
     muon_rate: float = setting(1.0, "Multiplier of the rate of Muon's matrices.", above=0)
@@ -206,10 +203,7 @@ class TrainingSettings:
     )
     label_smoothing: float = setting(0.0, "Label smoothing of classes.", at_least=0, below=1)
     patience: int = setting(
-        0,
-        "Early stopping after so many epochs without a better score, 0 for none. The best epoch is "
-        "chosen on the rows that are then scored, so the score is too good.",
-        at_least=0,
+        0, "Epochs without a better score before early stopping, 0 for none.", at_least=0
     )
     seeds: int = setting(1, "Models of each fold, with different seeds.", at_least=1)
     threads: int = setting(2, "Threads that share the rows of a batch, on a CPU.", at_least=1)
