@@ -147,7 +147,7 @@ def page(results: dict[str, dict]) -> str:
         "",
         "Written by `benchmarks/kaggle.py`. Every model of a row is scored on the same rows, which",
         "none of them was trained on. `-off`: numeric columns reach the model as text only.",
-        "`standard` is the real all-MiniLM-L6-v2. The linear model is the one ours start from.",
+        "`standard` is the real all-MiniLM-L6-v2. Ours learn the residual over the linear model.",
         "Time is the whole training command; expected is what it said at its start.",
         "",
         "| case | rows scored | metric | mlx-kaggle | HistGB | linear model | constant "

@@ -30,7 +30,7 @@ CASES: dict[str, tuple[dict[str, tuple[float, ...]], tuple[str, ...]]] = {
     "ag-news-standard-optimizers": (
         {"adamw": (5e-5, 1.5e-4, 5e-4), "muon": (1, 3, 10, 30)},
         ("--preset", "standard", "--set", "training.epochs=1", "--set", "training.batch_size=32",
-         "--set", "text.views=1"),
+         "--set", "text.tta=1"),
     ),
 }  # fmt: skip
 

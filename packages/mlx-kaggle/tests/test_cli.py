@@ -105,7 +105,7 @@ def test_one_column_a_class_in_the_order_of_the_sample_whatever_the_names(
         *("train", "--train", train, "--target", "kind", "--folds", 2, "--output", "run"),
         *("--set", "training.epochs=1", *tiny_flags),
     )
-    assert "train.csv: left out 1 of 60 rows without a target (first: row 9)" in done.stdout
+    assert "train.csv: dropped 1 of 60 rows without a target (first: row 9)" in done.stdout
     assert "class 'once' has 1 row: it is trained on and never validated" in done.stdout
     assert "could not be drawn" not in done.stderr
     assert ">$10_$20</text>" in (tmp_path / "run" / "report.html").read_text()

@@ -3,21 +3,20 @@
 import numpy as np
 import pytest
 
+from mlx_kaggle import DataError
 from mlx_kaggle.config import DataSettings, resolve_config
-from mlx_kaggle.errors import DataError
-from mlx_kaggle.job import prepare_job, score_table
-from mlx_kaggle.members.baseline import baseline_predictions
-from mlx_kaggle.tables.checks import check_columns, check_overlap, row_hashes
-from mlx_kaggle.tables.competition import read_tables, understand
-from mlx_kaggle.tables.folds import split_rows
+from mlx_kaggle.job import baseline_predictions, prepare_job
+from mlx_kaggle.tables.columns import check_columns
+from mlx_kaggle.tables.competition import Target
+from mlx_kaggle.tables.files import read_tables
+from mlx_kaggle.tables.infer import infer_competition, infer_task
+from mlx_kaggle.tables.splits import check_overlap, row_hashes, split_rows
 from mlx_kaggle.tables.submission import check_submission, submission_columns
-from mlx_kaggle.tables.targets import Target
-from mlx_kaggle.tables.task import infer_task
 
 
 def read(path: str, target: str, **settings):
     data = DataSettings(train=path, target=target, **settings)
-    return understand(data, read_tables(data))
+    return infer_competition(data, read_tables(data))
 
 
 @pytest.mark.parametrize(
@@ -44,14 +43,14 @@ def test_titanic_like_table_is_understood(passengers, write_csv):
     assert kinds["Survived"] == "target"
 
 
-def test_a_copy_of_the_target_is_left_out(passengers, write_csv):
+def test_a_copy_of_the_target_is_dropped(passengers, write_csv):
     table = passengers(60)
     table["Alive"] = ["yes" if each else "no" for each in table["Survived"]]
     table["Age again"] = table["Age"]
     found = read(write_csv("train.csv", table), "Survived")
     assert found.schema["Alive"].kind == "ignored"
     assert found.schema["Age again"].kind == "ignored"
-    assert "column 'Alive' is left out: it says the target 'Survived' again" in found.notes
+    assert "column 'Alive' is dropped: it copies the target 'Survived'" in found.notes
 
 
 def test_another_separator_is_recognized(passengers, write_csv):
@@ -77,7 +76,7 @@ def test_validation_rows_in_train_are_refused(passengers):
     table = passengers(60)
     names = ["Pclass", "Sex", "Age", "Fare"]
     train = row_hashes(table, names)
-    with pytest.raises(DataError, match=r"leak: 20 of 20 rows of val.csv stand in train.csv too"):
+    with pytest.raises(DataError, match=r"leak: 20 of 20 rows of val.csv are also in train.csv"):
         check_overlap(train, train[:20], "val.csv", "train.csv", allow=False)
     note = check_overlap(train, train[:20], "val.csv", "train.csv", allow=True)
     assert note is not None
@@ -137,15 +136,15 @@ def labelled(rows: int, **columns) -> dict[str, list]:
     return {"size": [row * 0.37 % 9 for row in range(rows)], **columns}
 
 
-def test_rows_without_a_target_are_left_out_and_counted(write_csv):
+def test_rows_without_a_target_are_dropped_and_counted(write_csv):
     y = ["a", "b"] * 20
     y[15], y[30] = "", "NA"
     train = write_csv("train.csv", labelled(40, y=y))
     val = write_csv("val.csv", labelled(6, y=["a", "", "b", "a", "", "b"], size=list(range(6))))
     flags = {"data.train": train, "data.target": "y", "data.val": val, "data.allow_leak": True}
     job = prepare_job(resolve_config("quick", flags=flags))
-    assert f"{train}: left out 2 of 40 rows without a target (first: row 17)" in job.notes
-    assert f"{val}: left out 2 of 6 rows without a target (first: row 3)" in job.notes
+    assert f"{train}: dropped 2 of 40 rows without a target (first: row 17)" in job.notes
+    assert f"{val}: dropped 2 of 6 rows without a target (first: row 3)" in job.notes
     assert len(job.encoded) == len(job.table["y"]) == 38 + 4
     assert job.rows[[14, 15, 28, 29, 38, 39]].tolist() == [14, 16, 29, 31, 0, 2]
     assert job.table["y"][15] == "a"
@@ -170,14 +169,13 @@ def test_classes_with_few_rows_train_and_the_single_row_never_validates(write_cs
             assert lonely in train
             assert lonely not in val
             assert set(job.encoded[val]) <= set(job.encoded[train])
-        found = baseline_predictions(job.competition, job.table, job.encoded, job.splits, seed=0)
-        for predictions in found.values():
-            assert {each.shape[1] for each in predictions} == {4}
-            assert np.isfinite(np.concatenate(predictions)).all()
-        scores = score_table(job, {name: np.concatenate(each) for name, each in found.items()})
-        assert np.isfinite([value for each in scores.values() for value in each.values()]).all()
+        found = baseline_predictions(job)
+        for prediction in found.values():
+            assert prediction.shape[1] == 4
+            assert np.isfinite(prediction).all()
+            assert np.isfinite(list(job.scores(prediction).values())).all()
         area = Target(job.competition).score(
-            job.encoded[job.scored_rows], np.concatenate(found["majority"]), "roc_auc"
+            job.encoded[job.scored_rows], found["majority"], "roc_auc"
         )
         assert 0 <= area <= 1
     assert sorted(np.concatenate([val for _, val in job.splits])) == list(range(58))
@@ -216,9 +214,9 @@ def test_numbers_that_could_be_classes_or_amounts_say_so(write_csv):
     found = read(quality, "quality")
     assert (found.task, found.metric) == ("multiclass", "accuracy")
     assert found.notes == (
-        "target 'quality' holds the whole numbers 3 to 9, read as 7 classes, where a near miss "
-        "counts like a far one; if their order matters, add --task regression, or --metric "
-        "quadratic_kappa for ordered classes",
+        "target 'quality' holds the whole numbers 3 to 9, read as 7 unordered classes; if "
+        "their order matters, add --task regression, or --metric quadratic_kappa for ordered "
+        "classes",
     )
     assert read(quality, "quality", metric="mae").task == "regression"
     assert read(quality, "quality", metric="quadratic_kappa").task == "multiclass"
@@ -228,8 +226,8 @@ def test_numbers_that_could_be_classes_or_amounts_say_so(write_csv):
     found = read(ages, "age")
     assert found.task == "regression"
     assert found.notes == (
-        "target 'age' holds 30 different numbers, read as amounts; if they are codes of classes, "
-        "add --task multiclass",
+        "target 'age' holds 30 distinct numbers, read as a regression; if they are codes of "
+        "classes, add --task multiclass",
     )
     assert read(ages, "age", metric="quadratic_kappa").task == "multiclass"
 
@@ -245,14 +243,14 @@ def test_likely_label_columns_are_warned_about(write_csv):
     train = write_csv("train.csv", labelled(40, **LABELS))
     (note,) = read(train, "joy").notes
     assert note == (
-        "2 columns beside 'joy' hold 0 and 1 like it (fear, anger): if they are labels too, nobody "
-        "knows them when predicting and the score is too good; leave them out: --set "
+        "2 columns next to 'joy' also hold 0 and 1 (fear, anger): if they are labels too, they are "
+        "unknown when predicting and the score is too good; drop them: --set "
         '\'data.drop=["fear", "anger"]\''
     )
     assert read(train, "joy", drop=("fear", "anger")).notes == ()
     # A labelled test file proves nothing.
     write_csv("test.csv", labelled(5, **{name: cells[:5] for name, cells in LABELS.items()}))
-    assert "2 columns beside 'joy'" in read(train, "joy").notes[0]
+    assert "2 columns next to 'joy'" in read(train, "joy").notes[0]
 
 
 def test_one_hot_features_beside_the_target_are_none(write_csv):
@@ -263,19 +261,19 @@ def test_one_hot_features_beside_the_target_are_none(write_csv):
     assert not [note for note in read(train, "y").notes if "labels" in note]
 
 
-def test_columns_unknown_when_predicting_are_left_out(write_csv):
+def test_columns_unknown_when_predicting_are_dropped(write_csv):
     train = write_csv("train.csv", {"id": range(40), **labelled(40, **LABELS)})
     test = write_csv("test.csv", {"id": range(40, 45), **labelled(5)})
     found = read(train, "joy")
     assert [column.name for column in found.schema.features] == ["size"]
     assert (
-        f"2 columns are left out (fear, anger): not in {test}, so not known when predicting"
+        f"2 columns are dropped (fear, anger): not in {test}, so not known when predicting"
         in found.notes
     )
     write_csv("test.csv", {"id": range(40, 45), **labelled(5), "fear": [0, 1, 0, 1, 0]})
     found = read(train, "joy")
     assert [column.name for column in found.schema.features] == ["size", "fear"]
-    assert f"column 'anger' is left out: not in {test}, so not known when predicting" in found.notes
+    assert f"column 'anger' is dropped: not in {test}, so not known when predicting" in found.notes
     write_csv("test.csv", {"id": range(40, 45), "other": range(5)})
     with pytest.raises(DataError, match=r"test.csv: has none of the columns to learn from \(size,"):
         read(train, "joy")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mlx_kaggle.tables.features import CLIP, HeadFeatures
+from mlx_kaggle.members.features import CLIP, HeadFeatures
 from mlx_tabtext import infer_schema
 
 TABLE = {

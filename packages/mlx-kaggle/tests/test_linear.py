@@ -6,10 +6,11 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from mlx_kaggle.config import DataSettings
+from mlx_kaggle.members.features import MIN_ROWS, WordFeatures
 from mlx_kaggle.members.linear import ABSENT, LOGISTIC_ALPHA, _solve, fit_linear
-from mlx_kaggle.tables.competition import Tables, understand
-from mlx_kaggle.tables.folds import split_rows
-from mlx_kaggle.tables.words import MIN_ROWS, WordFeatures
+from mlx_kaggle.tables.files import Tables
+from mlx_kaggle.tables.infer import infer_competition
+from mlx_kaggle.tables.splits import split_rows
 from mlx_tabtext import infer_schema
 
 TEXTS = [
@@ -47,7 +48,7 @@ def test_rare_words_and_tables_without_text_give_no_columns(schema):
 
 def understand_table(table, target="Survived", task=None):
     data = DataSettings(train="train.csv", target=target, task=task)
-    return understand(data, Tables(table, None, None, None, ()))
+    return infer_competition(data, Tables(table, None, None, None, ()))
 
 
 @pytest.fixture

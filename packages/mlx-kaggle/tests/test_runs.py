@@ -12,9 +12,9 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
+from mlx_kaggle import DataError, RunError
+from mlx_kaggle.commands.demo import write_demo_data
 from mlx_kaggle.config import resolve_config
-from mlx_kaggle.demo import write_demo_data
-from mlx_kaggle.errors import DataError, RunError
 from mlx_kaggle.members.model import REQUIRED
 from mlx_kaggle.runs import create_run, predict_run, resume_run, train_run
 from mlx_trainer import ChangedFileError, write_manifest
@@ -148,7 +148,7 @@ def test_predict_wants_every_model_and_ignores_foreign_names(run):
     with pytest.raises(RunError) as error:
         predict(run)
     assert str(error.value) == (
-        f"{run / MEMBER}: this model is not there, or not trained to the end; bring it back, or "
+        f"{run / MEMBER}: this model is missing, or its training did not finish; restore it, or "
         f"train it: train --resume --output {run}"
     )
 
@@ -210,10 +210,10 @@ def test_a_submission_is_written_through_a_link_and_never_over_an_input(run):
     assert len(real.read_text().splitlines()) == 13
     for path in map(Path, ("test.csv", "train.csv")):
         before = path.read_text()
-        with pytest.raises(RunError, match="is read by this command or its run"):
+        with pytest.raises(RunError, match="is an input of this command or its run"):
             predict(run, path.name)
         assert path.read_text() == before
-    with pytest.raises(RunError, match=r"run/config.yaml: lies in the run run; choose an --output"):
+    with pytest.raises(RunError, match=r"run/config.yaml: is in the run run; choose an --output"):
         predict(run, "run/config.yaml")
 
 
@@ -225,13 +225,13 @@ def test_an_output_that_cannot_be_written_is_found_before_predicting(run):
 
 def test_the_demo_writes_over_no_table_of_others(tmp_path):
     (tmp_path / "train.csv").write_text("mine")
-    with pytest.raises(DataError, match=r"train.csv: is not the demo's, so it is kept"):
+    with pytest.raises(DataError, match=r"train.csv: is not of the demo, so it is kept"):
         write_demo_data(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["train.csv"]
     write_demo_data(tmp_path / "demo")
     write_demo_data(tmp_path / "demo")
     (tmp_path / "mine" / "run").mkdir(parents=True)
-    with pytest.raises(DataError, match=r"run: is not the demo's, so it is kept"):
+    with pytest.raises(DataError, match=r"run: is not of the demo, so it is kept"):
         write_demo_data(tmp_path / "mine")
 
 

@@ -9,21 +9,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mlx_kaggle import DataError
 from mlx_kaggle.config import DataSettings, resolve_config
-from mlx_kaggle.errors import DataError
-from mlx_kaggle.members.texts import fit_text
-from mlx_kaggle.report.display import count_kinds, shorten
-from mlx_kaggle.tables.checks import check_columns, row_hashes
-from mlx_kaggle.tables.competition import find_beside_train, read_tables, understand
-from mlx_kaggle.tables.features import HeadFeatures
-from mlx_kaggle.tables.targets import Target
+from mlx_kaggle.members.batches import fit_text
+from mlx_kaggle.members.features import HeadFeatures
+from mlx_kaggle.report import count_kinds, shorten
+from mlx_kaggle.tables.columns import check_columns
+from mlx_kaggle.tables.competition import Target
+from mlx_kaggle.tables.files import find_beside_train, read_tables
+from mlx_kaggle.tables.infer import infer_competition
+from mlx_kaggle.tables.splits import row_hashes
 from mlx_tabtext import Column, as_table, infer_schema
 
 
 def understood(path, target: str):
     data = DataSettings(train=str(path), target=target)
     tables = read_tables(data)
-    return understand(data, tables), tables
+    return infer_competition(data, tables), tables
 
 
 def write_parquet(path: Path, columns: dict[str, list]) -> str:
@@ -130,7 +132,7 @@ def test_a_tokenizer_learns_only_what_the_model_can_read(write_csv, tiny):
     schema = infer_schema(table, target="y", kinds={"note": "text"})
     config = resolve_config("quick", flags={"data.target": "y"}, overrides=tiny)
     data = DataSettings(train=write_csv("train.csv", table), target="y", kinds={"note": "text"})
-    competition = understand(data, read_tables(data))
+    competition = infer_competition(data, read_tables(data))
     assert competition.schema == schema
     tokenizer, text = fit_text(config, competition, table, np.array(table["y"]))
     vocabulary = tokenizer.backend.get_vocab()

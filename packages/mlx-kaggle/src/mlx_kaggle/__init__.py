@@ -1,10 +1,17 @@
-"""From a Kaggle CSV to a valid submission: the command line `mlx-kaggle` and what it is made of.
+"""From a Kaggle CSV to a valid submission: the command line `mlx-kaggle` and its parts.
 
-The command line composes mlx-tabtext, mlx-encoders, mlx-heads and mlx-trainer; nothing here is
-imported before a command runs, so that `--help` is quick.
+Nothing heavy is imported before a command runs, so that `--help` is quick.
 """
 
 import time
 
-# When the command began, for how long it takes: what is imported next takes part of that.
+# The start of the command: the imports that follow take part of the time it reports.
 STARTED = time.monotonic()
+
+
+class DataError(ValueError):
+    """The tables do not fit the task: the message names the file, the column and a remedy."""
+
+
+class RunError(ValueError):
+    """A run folder is missing, unfinished, in use, or made from other data."""

@@ -1,28 +1,26 @@
-"""The one configuration object of a run: preset, then file, then flags, then `--set`.
+"""The configuration of a run: preset, then file, then flags, then `--set`; later ones win.
 
-Later layers win; an unknown key in any of them is an error. The resolved object is saved as
-`config.yaml` in the run folder, and a resumed run reads nothing else.
+An unknown key or a value out of range is an error. The result is saved as `config.yaml` in the run
+folder, and a resumed run reads nothing else.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from mlx_kaggle._suggest import did_you_mean
+from mlx_trainer import ConfigError, setting
 
 PRESETS = {
     "quick": "a small encoder trained from scratch on your text: offline, made for CPUs (default)",
     "standard": "fine-tunes a small pretrained encoder (MiniLM), hub id or folder: --encoder PATH",
-    "thorough": "ModernBERT-base, 5 folds, 3 seeds, 4 views of each row averaged: for a GPU",
+    "thorough": "ModernBERT-base, 5 folds, 3 seeds, test-time augmentation of 4 texts: for a GPU",
 }
 
-# scikit-learn takes seeds below 2**32, and those of seeds and folds are counted up from this one.
-MAX_SEED = 2**31
+# scikit-learn takes seeds below 2**32; those of seeds and folds are counted up from this one.
+MAX_SEED = 2**31 - 1
 
 Kind = Literal["numeric", "categorical", "text", "date", "boolean", "ignored"]
 Style = Literal["list", "sentence", "great", "json", "markdown", "template"]
@@ -30,22 +28,54 @@ Style = Literal["list", "sentence", "great", "json", "markdown", "template"]
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Which files, which columns, which metric; `None` means: infer it and show it."""
+    """Files, columns and metric; whatever is not given is inferred and shown."""
 
-    train: str = ""
-    target: str = ""
-    val: str | None = None
-    test: str | None = None
-    sample_submission: str | None = None
-    id_column: str | None = None
-    competition: str | None = None
-    task: Literal["binary", "multiclass", "regression"] | None = None
-    metric: str | None = None
-    separator: str | None = None
-    kinds: dict[str, Kind] = field(default_factory=dict)
-    labels: dict[str, str] = field(default_factory=dict)
-    drop: tuple[str, ...] = ()
-    allow_leak: bool = False
+    train: str = setting("", "Training table (see below); required.", flag="--train", path="file")
+    target: str = setting("", "Column to predict; required.", flag="--target")
+    val: str | None = setting(None, "Validation table; or --folds.", flag="--val", path="file")
+    test: str | None = setting(
+        None,
+        "Test table, for the leak check.",
+        flag="--test",
+        path="file",
+        default_text="found beside --train",
+    )
+    sample_submission: str | None = setting(
+        None,
+        "Submission whose format to follow.",
+        flag="--sample-submission",
+        path="file",
+        default_text="found beside --train",
+    )
+    id_column: str | None = setting(
+        None, "Id column; '' for none.", flag="--id", default_text="inferred"
+    )
+    competition: str | None = setting(
+        None, "Known competition whose column texts are used; by default, by its columns."
+    )
+    task: Literal["binary", "multiclass", "regression"] | None = setting(
+        None, "Kind of the target.", flag="--task", default_text="inferred"
+    )
+    metric: str | None = setting(
+        None,
+        "accuracy, f1, roc_auc, log_loss, rmse, rmsle, mae, r2, ...",
+        flag="--metric",
+        default_text="by competition or task",
+    )
+    separator: str | None = setting(
+        None, "Field separator of CSV files.", flag="--separator", default_text="recognized"
+    )
+    kinds: dict[str, Kind] = setting(
+        {},
+        "Kind of a column: numeric, categorical, text, date, boolean or ignored; repeatable.",
+        flag="--kind",
+        metavar="COLUMN=KIND",
+    )
+    labels: dict[str, str] = setting({}, "Names of columns in the text, such as Pclass: class.")
+    drop: tuple[str, ...] = setting((), "Columns to ignore.")
+    allow_leak: bool = setting(
+        False, "Train although validation or test rows leak.", flag="--allow-leak"
+    )
 
     def __post_init__(self) -> None:
         if self.separator is not None and len(self.separator) != 1:
@@ -60,60 +90,68 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class TextSettings:
-    """How a row is spoken, and how it varies while training.
+    """Serialization of a row as text, and its augmentation while training."""
 
-    `max_tokens` counts the special tokens too. `drop_token` is the chance of each token to be
-    replaced by the unknown token: a model that cannot rely on one word learns fewer rows by heart.
-    """
-
-    style: Style = "list"
-    template: str | None = None
-    missing: Literal["omit", "unknown", "missing"] = "unknown"
-    numbers: Literal["value", "value+word", "word", "value+bin"] = "value"
-    digits: int = 4
-    order: Literal["usefulness", "table"] = "usefulness"
-    max_tokens: int = 128
-    views: int = 1
-    shuffle_columns: float = 0.0
-    drop_column: float = 0.0
-    numeric_jitter: float = 0.0
-    drop_token: float = 0.0
-    styles: tuple[Style, ...] = ()
-
-    def __post_init__(self) -> None:
-        _at_least(self, 1, "digits", "views")
-        _at_least(self, 8, "max_tokens")
-        _at_least(self, 0, "numeric_jitter")
-        _share(self, "shuffle_columns", "drop_column")
-        _share(self, "drop_token", below_one=True)
+    style: Style = setting("list", "Form of the text: 'age: 22; sex: male' is a list.")
+    template: str | None = setting(None, "Text with '{Column}' for the style template.")
+    missing: Literal["omit", "unknown", "missing"] = setting(
+        "unknown", "Omit a missing cell, or write this word."
+    )
+    numbers: Literal["value", "value+word", "word", "value+bin"] = setting(
+        "value", "'22', '22 (low)', 'low' or '22 (q3 of 10)', by quantiles of the training rows."
+    )
+    digits: int = setting(4, "Significant digits of numbers.", at_least=1)
+    order: Literal["usefulness", "table"] = setting("usefulness", "Order of the columns.")
+    max_tokens: int = setting(128, "Token budget of a row, with special tokens.", at_least=8)
+    tta: int = setting(
+        1, "Test-time augmentation: predictions of so many texts of a row are averaged.", at_least=1
+    )
+    shuffle_columns: float = setting(
+        0.0, "Share of training rows with columns in random order.", at_least=0, at_most=1
+    )
+    drop_column: float = setting(
+        0.0, "Dropout probability of a column while training.", at_least=0, at_most=1
+    )
+    numeric_jitter: float = setting(
+        0.0, "Noise on training numbers, in standard deviations.", at_least=0
+    )
+    drop_token: float = setting(
+        0.0,
+        "Probability of a training token to become unknown, against memorizing.",
+        at_least=0,
+        below=1,
+    )
+    styles: tuple[Style, ...] = setting((), "Draw the style of each training row from these.")
 
 
 @dataclass(frozen=True)
 class EncoderSettings:
-    """`path` is a folder, a hub id, or empty for a small encoder from scratch.
+    """The encoder: pretrained, or small and from scratch, shaped by the last six settings."""
 
-    `freeze` "half" keeps the embeddings and the lower half of the layers as they are.
-
-    `dropout` None keeps what the encoder's config says (0.1 from scratch). Attention dropout is
-    off because it rules out fused attention. What follows it shapes the encoder from scratch and
-    is ignored otherwise.
-    """
-
-    path: str = ""
-    freeze: Literal["none", "embeddings", "half", "all"] = "none"
-    dropout: float | None = None
-    attention_dropout: float = 0.0
-    tokenizer: Literal["wordpiece", "bpe"] = "wordpiece"
-    vocab_size: int = 4096
-    hidden_size: int = 128
-    num_hidden_layers: int = 2
-    num_attention_heads: int = 2
-    intermediate_size: int = 384
+    path: str = setting(
+        "",
+        "Folder or hub id of a BERT or ModernBERT; 'scratch' for a small one from scratch.",
+        flag="--encoder",
+        default_text="of the preset",
+        parse=lambda text: "" if text == "scratch" else text,
+    )
+    freeze: Literal["none", "embeddings", "half", "all"] = setting(
+        "none", "Part that is not trained; half is the embeddings and the lower half of the layers."
+    )
+    dropout: float | None = setting(
+        None, "Dropout; by default of the encoder's config, 0.1 from scratch.", at_least=0, below=1
+    )
+    attention_dropout: float = setting(
+        0.0, "Dropout of attention weights; it rules out fused attention.", at_least=0, below=1
+    )
+    tokenizer: Literal["wordpiece", "bpe"] = setting("wordpiece", "Kind of the tokenizer.")
+    vocab_size: int = setting(4096, "Tokens of the vocabulary.", at_least=1)
+    hidden_size: int = setting(128, "Width.", at_least=1)
+    num_hidden_layers: int = setting(2, "Layers.", at_least=1)
+    num_attention_heads: int = setting(2, "Attention heads of a layer.", at_least=1)
+    intermediate_size: int = setting(384, "Width of the feed-forward network.", at_least=1)
 
     def __post_init__(self) -> None:
-        _share(self, "dropout", "attention_dropout", below_one=True)
-        _at_least(self, 1, "vocab_size", "hidden_size", "num_hidden_layers")
-        _at_least(self, 1, "num_attention_heads", "intermediate_size")
         if not self.path and self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size must be a multiple of num_attention_heads "
@@ -123,126 +161,103 @@ class EncoderSettings:
 
 @dataclass(frozen=True)
 class HeadSettings:
-    """Pooling, and what is known of a row beside the pooled text.
+    """The head of the network, and the features of a row beside its text."""
 
-    `numeric_features` are numbers, parts of dates and one-hot categories: they feed the head, and
-    the linear model the network starts from. `words` of the text columns feed the latter alone.
-    """
-
-    pooling: Literal["mean", "cls", "max", "mean+max", "cls+mean"] = "mean"
-    dropout: float = 0.1
-    hidden_size: int = 0
-    numeric_features: bool = True
-    words: bool = True
-    feature_size: int = 64
-
-    def __post_init__(self) -> None:
-        _share(self, "dropout", below_one=True)
-        _at_least(self, 0, "hidden_size")
-        _at_least(self, 1, "feature_size")
+    pooling: Literal["mean", "cls", "max", "mean+max", "cls+mean"] = setting(
+        "mean", "Pooling of the token states."
+    )
+    dropout: float = setting(0.1, "Dropout of the pooled states.", at_least=0, below=1)
+    hidden_size: int = setting(0, "Width of a hidden layer, 0 for none.", at_least=0)
+    numeric_features: bool = setting(
+        True,
+        "Numbers, parts of dates and categories also feed the head and the linear model.",
+        flag="--numeric-features",
+    )
+    words: bool = setting(True, "Words of text columns (tf-idf) feed the linear model.")
+    feature_size: int = setting(64, "Width of the numeric branch.", at_least=1)
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """The loop. `patience` 0 trains all epochs and keeps the last weights.
+    """Optimizer, schedule and loop.
 
-    Choosing the best epoch on the very fold that is then scored makes cross-validation look
-    better than it is, so early stopping is off unless asked for. On a CPU `threads` share the
-    rows of each batch. `optimizer` "muon" is Muon for the matrices inside the encoder and AdamW
-    for all else, with the same rates and decay, but the matrices' rate is `muon_rate` times that.
+    Early stopping chooses the best epoch on the rows that are then scored: the score is too good.
     """
 
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    muon_rate: float = 1.0
-    epochs: int = 10
-    batch_size: int = 32
-    micro_batch_tokens: int = 4096
-    learning_rate: float = 1e-3
-    head_rate: float = 1.0
-    weight_decay: float = 0.01
-    layer_decay: float = 1.0
-    warmup: float = 0.1
-    max_grad_norm: float = field(default=1.0, metadata={"infinite": True})
-    label_smoothing: float = 0.0
-    patience: int = 0
-    seeds: int = 1
-    threads: int = 2
-    checkpoint_seconds: float = 30.0
-
-    def __post_init__(self) -> None:
-        _at_least(self, 1, "epochs", "batch_size", "micro_batch_tokens", "seeds", "threads")
-        _at_least(self, 0, "head_rate", "weight_decay", "patience", "checkpoint_seconds")
-        _above_zero(self, "learning_rate", "muon_rate", "layer_decay", "max_grad_norm")
-        _share(self, "layer_decay", "warmup")
-        _share(self, "label_smoothing", below_one=True)
+    optimizer: Literal["adamw", "muon"] = setting("adamw", "See below.", flag="--optimizer")
+    muon_rate: float = setting(1.0, "Multiplier of the rate of Muon's matrices.", above=0)
+    epochs: int = setting(10, "Passes over the training rows.", at_least=1)
+    batch_size: int = setting(32, "Rows of an update.", at_least=1)
+    micro_batch_tokens: int = setting(
+        4096, "Tokens of a micro-batch, which bounds memory.", at_least=1
+    )
+    learning_rate: float = setting(1e-3, "Peak learning rate.", above=0)
+    head_rate: float = setting(1.0, "Multiplier of the rate of the head.", at_least=0)
+    weight_decay: float = setting(0.01, "Decoupled weight decay of matrices.", at_least=0)
+    layer_decay: float = setting(
+        1.0, "Multiplier of the rate from each layer to the one below.", above=0, at_most=1
+    )
+    warmup: float = setting(0.1, "Share of the updates with a rising rate.", at_least=0, at_most=1)
+    max_grad_norm: float = setting(
+        1.0, "Gradients are clipped to this norm; .inf for none.", above=0, infinite=True
+    )
+    label_smoothing: float = setting(0.0, "Label smoothing of classes.", at_least=0, below=1)
+    patience: int = setting(
+        0, "Epochs without a better score before early stopping, 0 for none.", at_least=0
+    )
+    seeds: int = setting(1, "Models of each fold, with different seeds.", at_least=1)
+    threads: int = setting(2, "Threads that share the rows of a batch, on a CPU.", at_least=1)
+    checkpoint_seconds: float = setting(30.0, "Seconds between checkpoints.", at_least=0)
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything that decides a run."""
+    """Everything that determines a run."""
 
-    preset: str = "quick"
-    folds: int = 0
-    val_fraction: float = 0.2
-    seed: int = 0
+    preset: str = setting("quick", "Base of the other settings.")
+    folds: int = setting(
+        0,
+        "Folds of the cross-validation.",
+        flag="--folds",
+        at_least=2,
+        or_zero=True,
+        default_text="hold out 20 %",
+    )
+    val_fraction: float = setting(
+        0.2, "Share of the rows to hold out without folds.", above=0, below=1
+    )
+    seed: int = setting(
+        0, "Seed of folds, weights and order.", flag="--seed", at_least=0, at_most=MAX_SEED
+    )
     data: DataSettings = field(default_factory=DataSettings)
     text: TextSettings = field(default_factory=TextSettings)
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
     head: HeadSettings = field(default_factory=HeadSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
 
-    def __post_init__(self) -> None:
-        if self.folds < 0 or self.folds == 1:
-            raise ValueError(f"folds must be 2 or more, or 0 to hold out rows, got {self.folds}")
-        if not 0 < self.val_fraction < 1:
-            raise ValueError(f"val_fraction must be above 0 and below 1, got {self.val_fraction}")
-        if not 0 <= self.seed < MAX_SEED:
-            raise ValueError(f"seed must be from 0 to {MAX_SEED - 1}, got {self.seed}")
-
-
-def _at_least(settings: object, least: int, *names: str) -> None:
-    for name in names:
-        if getattr(settings, name) < least:
-            raise ValueError(f"{name} must be at least {least}, got {getattr(settings, name)}")
-
-
-def _above_zero(settings: object, *names: str) -> None:
-    for name in names:
-        if not getattr(settings, name) > 0:
-            raise ValueError(f"{name} must be above 0, got {getattr(settings, name)}")
-
-
-def _share(settings: object, *names: str, below_one: bool = False) -> None:
-    for name in names:
-        value = getattr(settings, name)
-        if value is not None and not (0 <= value < 1 or (value == 1 and not below_one)):
-            most = "below 1" if below_one else "at most 1"
-            raise ValueError(f"{name} must be at least 0 and {most}, got {value}")
-
 
 def resolve_config(
     preset: str | None = None,
     file: str | Path | None = None,
-    flags: Mapping[str, Any] | None = None,
+    flags: Mapping[str, object] | None = None,
     overrides: Sequence[str] = (),
 ) -> RunConfig:
     """Merge the four layers into one `RunConfig`.
 
-    `flags` maps dotted keys to values (`{"data.train": "train.csv"}`); `None` values are skipped.
-    Raises `ConfigError` for an unknown key or a value of the wrong type, naming key and file.
+    `flags` maps dotted keys to values (`{"data.train": "train.csv"}`). Raises `ConfigError` for an
+    unknown key or a wrong value, with the key and its source.
     """
-    from mlx_trainer import ConfigError, load_config
+    import yaml  # not at the top: `--help` does without
+
+    from mlx_trainer import load_config
     from mlx_trainer.threads import check_thread_count
 
-    name = preset or (_preset_of(file) if file else None) or "quick"
+    name = preset or _preset_of(file) or "quick"
     if name not in PRESETS:
         raise ConfigError(f"unknown preset {name!r}{did_you_mean(name, PRESETS)}")
-    given = {"preset": name, **{k: v for k, v in (flags or {}).items() if v is not None}}
-    # JSON is YAML, and keeps the types of the flags.
-    from_flags = [f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in given.items()]
-    config = load_config(
-        RunConfig, base=_preset_values(name), file=file, overrides=[*from_flags, *overrides]
-    )
+    text = resources.files("mlx_kaggle").joinpath("presets", f"{name}.yaml").read_text("utf-8")
+    flags = {"preset": name, **(flags or {})}
+    config = load_config(RunConfig, yaml.safe_load(text), file, overrides, flags)
     try:
         check_thread_count(config.training.threads, "training.threads")
     except ValueError as error:
@@ -250,15 +265,12 @@ def resolve_config(
     return config
 
 
-def _preset_values(name: str) -> dict[str, Any]:
-    text = resources.files("mlx_kaggle").joinpath("presets", f"{name}.yaml").read_text("utf-8")
-    return yaml.safe_load(text)
+def _preset_of(file: str | Path | None) -> str | None:
+    """Return the preset that a file names; `load_config` reports any other mistake in the file."""
+    import yaml
 
-
-def _preset_of(file: str | Path) -> str | None:
-    """The preset a file names; whatever else is wrong in it, `load_config` tells with its line."""
     try:
-        values = yaml.safe_load(Path(file).read_text("utf-8"))
+        values: Any = yaml.safe_load(Path(file).read_text("utf-8")) if file else None
     except (OSError, ValueError, yaml.YAMLError):
         return None
     return str(values["preset"]) if isinstance(values, dict) and "preset" in values else None

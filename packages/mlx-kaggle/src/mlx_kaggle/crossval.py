@@ -1,11 +1,11 @@
 """Train every fold and seed, score rows that were not trained on, and write the run folder.
 
-run.json config.yaml env.json           what was asked and read, where it ran,
-metrics.jsonl                           what happened
-competition.json train_rows.npy         what the tables say; fingerprints for the leak guard
-members/fold-0-seed-0/                  one model: encoder/, head.safetensors, member.json, and
-                                        with Muon optimizer.txt: which parameters it trained;
-                                        manifest.json comes last and says that it is whole
+run.json config.yaml env.json           inputs, settings, machine
+metrics.jsonl                           events of the training
+competition.json train_rows.npy         the competition; row hashes for the leak check
+members/fold-0-seed-0/                  one model: encoder/, head.safetensors, member.json,
+                                        with Muon optimizer.txt: the parameters of each rule;
+                                        manifest.json is written last and marks it as complete
 validation.csv summary.json report.html predictions for rows not trained on, and their scores
 """
 
@@ -18,15 +18,13 @@ from typing import Any
 import numpy as np
 
 from mlx_kaggle._atomic import write_atomic
-from mlx_kaggle.job import Job, Results, members, score_table
-from mlx_kaggle.members.baseline import baseline_predictions
-from mlx_kaggle.members.experiment import Experiment, predict_member
+from mlx_kaggle.job import Job, Results, baseline_predictions, members
 from mlx_kaggle.members.optimizer import optimizer_table
+from mlx_kaggle.members.text import Experiment, check_finite, predict_member
 from mlx_kaggle.report.page import write_report
-from mlx_kaggle.tables.checks import check_finite, feature_names, row_hashes
-from mlx_kaggle.tables.submission import write_submission
-from mlx_kaggle.tables.targets import Target
-from mlx_kaggle.tables.task import take
+from mlx_kaggle.tables.competition import Target
+from mlx_kaggle.tables.files import take, write_csv
+from mlx_kaggle.tables.splits import row_hashes
 from mlx_trainer import (
     MANIFEST,
     Checkpoints,
@@ -36,7 +34,7 @@ from mlx_trainer import (
     write_manifest,
 )
 
-# What is written beside the models, but for the report; a manifest that comes last names it.
+# The files beside the members that the manifest of the run names: all but the report.
 RUN_FILES = ("competition.json", "train_rows.npy", "validation.csv", "summary.json")
 
 Report = Callable[[dict[str, Any]], None]
@@ -45,15 +43,11 @@ Report = Callable[[dict[str, Any]], None]
 def run_job(job: Job, run: RunFolder, report: Report, resume: bool = False) -> Results:
     """Train what is not trained yet, score, and write predictions and scores into `run`."""
     started = time.monotonic()
-    (run.path / MANIFEST).unlink(missing_ok=True)  # until all is there again
+    (run.path / MANIFEST).unlink(missing_ok=True)  # until the run is complete again
     _save_json(run.path / "competition.json", job.competition.to_dict())
-    prints = row_hashes(job.table, feature_names(job.competition))
-    write_atomic(run.path / "train_rows.npy", lambda path: np.save(path, prints))
-    baselines = baseline_predictions(
-        job.competition, job.table, job.encoded, job.splits, job.config.seed
-    )
-    scores = score_table(job, {name: np.concatenate(found) for name, found in baselines.items()})
-    report({"event": "baselines", "scores": scores})
+    _save_array(run.path / "train_rows.npy", row_hashes(job.table, job.competition.feature_names))
+    baselines = {name: job.scores(found) for name, found in baseline_predictions(job).items()}
+    report({"event": "baselines", "scores": baselines})
 
     target = Target(job.competition)
     names = members(job.config)
@@ -69,12 +63,12 @@ def run_job(job: Job, run: RunFolder, report: Report, resume: bool = False) -> R
         Checkpoints(folder / "checkpoints").delete()
         by_fold[fold].append(np.load(folder / "validation.npy", allow_pickle=False))
         histories[name] = json.loads((folder / "history.json").read_text("utf-8"))
-        done = target.score(job.encoded[job.splits[fold][1]], by_fold[fold][-1])
-        report({"event": "member_end", "name": name, "score": done})
+        score = target.score(job.encoded[job.splits[fold][1]], by_fold[fold][-1])
+        report({"event": "member_end", "name": name, "score": score})
 
     folds = [target.combine(found) for found in by_fold]
     prediction = np.concatenate(folds)
-    scores = {**score_table(job, {"mlx-kaggle": prediction}), **scores}
+    scores = {"mlx-kaggle": job.scores(prediction), **baselines}
     fold_scores = [
         target.score(job.encoded[rows], each)
         for (_, rows), each in zip(job.splits, folds, strict=True)
@@ -103,12 +97,12 @@ def _train(
     if table := optimizer_table(job.config, experiment.member.model):
         write_atomic(folder / "optimizer.txt", lambda path: path.write_text(table + "\n", "utf-8"))
     result = experiment.train_model(val, folder / "checkpoints", log, resume)
-    views = job.config.text.views
-    prediction = predict_member(experiment.member, job.competition, val, job.config, views)
+    tta = job.config.text.tta
+    prediction = predict_member(experiment.member, job.competition, val, job.config, tta)
     check_finite(prediction, folder, job.config.data.val or job.config.data.train)
-    write_atomic(folder / "validation.npy", lambda path: np.save(path, prediction))
+    _save_array(folder / "validation.npy", prediction)
     _save_json(folder / "history.json", result.history)
-    experiment.member.save(folder, experiment.head_arguments)
+    experiment.member.save(folder)
 
 
 def _save_results(run: RunFolder, results: Results) -> None:
@@ -125,7 +119,7 @@ def _save_results(run: RunFolder, results: Results) -> None:
         columns["prediction"] = Target(competition).labels(results.prediction)
         for number, label in enumerate(competition.classes):
             columns[f"probability {label}"] = [float(v) for v in results.prediction[:, number]]
-    write_submission(run.path / "validation.csv", columns)
+    write_csv(run.path / "validation.csv", columns)
     summary = {
         "metric": competition.metric,
         "score": results.score,
@@ -141,3 +135,7 @@ def _save_results(run: RunFolder, results: Results) -> None:
 def _save_json(path: Path, values: Any) -> None:
     text = json.dumps(values, indent=1, ensure_ascii=False)
     write_atomic(path, lambda temporary: temporary.write_text(text, "utf-8"))
+
+
+def _save_array(path: Path, values: np.ndarray) -> None:
+    write_atomic(path, lambda temporary: np.save(temporary, values))

@@ -1,53 +1,56 @@
-"""One run's input and outcome: the tables understood, checked and split; what was found."""
+"""The input and outcome of a run: tables read, inferred, checked and split; models, baselines."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from mlx_kaggle import DataError
 from mlx_kaggle.config import RunConfig
-from mlx_kaggle.errors import DataError
-from mlx_kaggle.tables.checks import (
-    check_columns,
-    check_ids,
-    check_overlap,
-    feature_names,
-    row_hashes,
-)
-from mlx_kaggle.tables.competition import (
-    Competition,
+from mlx_kaggle.members.linear import predict_linear
+from mlx_kaggle.members.trees import ITERATIONS, predict_trees
+from mlx_kaggle.tables.columns import check_columns
+from mlx_kaggle.tables.competition import Competition, Target
+from mlx_kaggle.tables.files import (
+    Tables,
+    drop_unlabelled,
     find_beside_train,
+    index_ids,
     read_tables,
-    understand,
+    take,
 )
-from mlx_kaggle.tables.folds import Split, rare_classes, split_rows
-from mlx_kaggle.tables.targets import Target, side_metrics
-from mlx_kaggle.tables.task import with_target
+from mlx_kaggle.tables.infer import infer_competition
+from mlx_kaggle.tables.splits import Split, check_overlap, rare_classes, row_hashes, split_rows
 from mlx_tabtext import Table
 
 
 @dataclass
 class Job:
-    """The tables read, understood, checked and split."""
+    """A competition, its rows with a target, and their splits."""
 
     config: RunConfig
     competition: Competition
     table: Table
     encoded: np.ndarray
-    splits: list[Split]
+    splits: Sequence[Split]
     notes: list[str]
     rows: np.ndarray
-    """The position of each row in its file: rows without a target are left out of the table."""
+    """Positions in the files of the rows of `table`, which has no rows without a target."""
 
     @property
     def scored_rows(self) -> np.ndarray:
-        """Row positions that some fold validates, in fold order."""
+        """The row positions that some fold validates, in fold order."""
         return np.concatenate([val for _, val in self.splits])
+
+    def scores(self, prediction: np.ndarray) -> dict[str, float]:
+        """Return every metric of a prediction of the scored rows."""
+        return Target(self.competition).scores(self.encoded[self.scored_rows], prediction)
 
 
 @dataclass
 class Results:
-    """What a finished run found, as the report and the command line show it."""
+    """The outcome of a finished run, as the report and the command line show it."""
 
     job: Job
     prediction: np.ndarray
@@ -58,55 +61,67 @@ class Results:
 
     @property
     def score(self) -> float:
-        """The competition's metric over all scored rows."""
+        """The metric of the competition over all scored rows."""
         return self.scores["mlx-kaggle"][self.job.competition.metric]
 
 
 def prepare_job(config: RunConfig) -> Job:
-    """Read, understand and check the tables; raises `DataError` with one line otherwise."""
+    """Read, infer, check and split the tables. Raises `DataError` if they do not fit."""
     data = config.data
     tables = read_tables(data)
-    competition = understand(data, tables)
-    notes = [*tables.notes, *competition.notes]
-    names = feature_names(competition)
-    train_rows = row_hashes(tables.train, names)
-    if competition.id_column:
-        check_ids(tables.train[competition.id_column], data.train, competition.id_column)
-    test_file = find_beside_train(data)["test"]
-    for table, path in ((tables.val, data.val), (tables.test, test_file)):
-        if table is None:
-            continue
-        notes += check_columns(competition, table, str(path))
-        others = row_hashes(table, names)
-        notes += filter(
-            None, [check_overlap(train_rows, others, str(path), data.train, data.allow_leak)]
-        )
-    train, rows, _ = with_target(tables.train, data.target, data.train)
-    encoded = Target(competition, data.train).encode(train[data.target], rows)
-    if tables.val is None:
-        splits = split_rows(
+    competition = infer_competition(data, tables)
+    notes = [*tables.notes, *competition.notes, *_check_tables(config, competition, tables)]
+    table, rows, _ = drop_unlabelled(tables.train, data.target, data.train)
+    encoded = Target(competition, data.train).encode(table[data.target], rows)
+    job = Job(config, competition, table, encoded, [], notes, rows)
+    if tables.val is not None:
+        _add_validation(job, tables.val, str(data.val))
+    else:
+        job.splits = split_rows(
             encoded, competition.task, config.folds, config.val_fraction, config.seed
         )
         if competition.classes:
             notes += rare_classes(encoded, competition.classes, config.folds)
-        return Job(config, competition, train, encoded, splits, notes, rows)
-    if config.folds:
+    return job
+
+
+def _check_tables(config: RunConfig, competition: Competition, tables: Tables) -> list[str]:
+    """Check ids, and columns and leaks of validation and test table; return notes."""
+    data, names, notes = config.data, competition.feature_names, []
+    train = row_hashes(tables.train, names)
+    if competition.id_column:
+        index_ids([tables.train[competition.id_column]], [competition.id_column], data.train)
+    for table, path in (
+        (tables.val, str(data.val)),
+        (tables.test, str(find_beside_train(data)["test"])),
+    ):
+        if table is not None:
+            notes += check_columns(competition, table, path)
+            note = check_overlap(train, row_hashes(table, names), path, data.train, data.allow_leak)
+            notes += [note] if note else []
+    return notes
+
+
+def _add_validation(job: Job, val: Table, file: str) -> None:
+    """Append the rows of a validation table, and validate on them."""
+    target = job.competition.target
+    if job.config.folds:
         raise DataError("give --val or --folds, not both: folds validate on the training rows")
-    if data.target not in tables.val:
-        raise DataError(f"{data.val}: no target column {data.target!r}; validation needs answers")
-    val, val_rows, left_out = with_target(tables.val, data.target, str(data.val))
-    notes += left_out
-    val_encoded = Target(competition, str(data.val)).encode(val[data.target], val_rows)
-    # Columns that no model reads may be missing from it.
-    nothing = [None] * len(val_rows)
-    table = {name: [*cells, *val.get(name, nothing)] for name, cells in train.items()}
-    split = (np.arange(len(rows)), np.arange(len(rows), len(rows) + len(val_rows)))
-    encoded, rows = np.append(encoded, val_encoded), np.append(rows, val_rows)
-    return Job(config, competition, table, encoded, [split], notes, rows)
+    if target not in val:
+        raise DataError(f"{file}: no target column {target!r}; validation needs answers")
+    val, rows, notes = drop_unlabelled(val, target, file)
+    encoded = Target(job.competition, file).encode(val[target], rows)
+    count = len(job.rows)
+    job.notes += notes
+    # It may lack columns that no model reads.
+    nothing = [None] * len(rows)
+    job.table = {name: [*cells, *val.get(name, nothing)] for name, cells in job.table.items()}
+    job.splits = [(np.arange(count), np.arange(count, count + len(rows)))]
+    job.encoded, job.rows = np.append(job.encoded, encoded), np.append(job.rows, rows)
 
 
 def members(config: RunConfig) -> list[tuple[str, int, int]]:
-    """(name, fold, seed) of every model of the run; without folds there is one split."""
+    """Return (name, fold, seed) of every model of a run; without folds there is one split."""
     return [
         (f"fold-{fold}-seed-{seed}", fold, config.seed + 1000 * seed + fold)
         for fold in range(config.folds or 1)
@@ -114,11 +129,27 @@ def members(config: RunConfig) -> list[tuple[str, int, int]]:
     ]
 
 
-def score_table(job: Job, predictions: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
-    """Every metric of every prediction of the scored rows."""
-    target, truth = Target(job.competition), job.encoded[job.scored_rows]
-    names = [job.competition.metric, *side_metrics(job.competition)]
-    return {
-        model: {name: target.score(truth, prediction, name) for name in names}
-        for model, prediction in predictions.items()
-    }
+def baseline_predictions(job: Job, iterations: int = ITERATIONS) -> dict[str, np.ndarray]:
+    """Predict the scored rows with simple models, so that nobody is fooled by a score alone.
+
+    "majority" (or "mean"), "HistGradientBoosting" on numeric and categorical columns, and "linear
+    model" on these and on the words of text columns. `iterations` are those of the boosting.
+    """
+    competition, seed = job.competition, job.config.seed
+    target = Target(competition)
+    found: dict[str, list[np.ndarray]] = {}
+    for train_rows, val_rows in job.splits:
+        train, val = take(job.table, train_rows), take(job.table, val_rows)
+        scaler = target.fit_scaler(job.encoded[train_rows])
+        y = job.encoded[train_rows] if scaler is None else scaler.transform(job.encoded[train_rows])
+        constant = target.constant(y, len(val_rows))
+        trees = predict_trees(competition, train, val, y, seed, iterations)
+        linear = predict_linear(competition, train, val, y, seed)
+        predictions = {"mean" if competition.task == "regression" else "majority": constant}
+        if trees is not None:
+            predictions["HistGradientBoosting"] = trees
+        predictions["linear model"] = constant if linear is None else linear
+        for name, prediction in predictions.items():
+            values = prediction if scaler is None else scaler.inverse(prediction)
+            found.setdefault(name, []).append(np.asarray(values, np.float64))
+    return {name: np.concatenate(each) for name, each in found.items()}

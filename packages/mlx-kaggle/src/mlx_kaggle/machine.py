@@ -1,34 +1,19 @@
-"""The machine as `mlx-kaggle info` shows it, and its activation for the other commands."""
+"""Activate mlx-fastcpu, and share the cores between threads of training and of BLAS."""
 
-import os
-import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from importlib.metadata import version
-from typing import Any
 
-PACKAGES = (
-    "mlx",
-    "mlx-kaggle",
-    "mlx-tabtext",
-    "mlx-encoders",
-    "mlx-heads",
-    "mlx-muon",
-    "mlx-trainer",
-    "mlx-fastcpu",
-    "numpy",
-    "scikit-learn",
-    "tokenizers",
-)
-# Enough to reuse every buffer of a step, little enough that the whole run stays under 4 GB.
+import mlx.core as mx
+
+import mlx_fastcpu
+
+# Bytes: enough to reuse every buffer of a step, few enough for a run of less than 4 GB.
 CACHE_LIMIT = 1 << 30
 
 
 def prepare_machine() -> str:
-    """Make MLX fast on a Linux CPU (a no-op elsewhere); return what was done, in one line."""
-    import mlx_fastcpu
-
+    """Make MLX fast on a Linux CPU (a no-op elsewhere); return its state in one line."""
     status = mlx_fastcpu.activate(cache_limit=CACHE_LIMIT, compiler_flags="native")
     _blas_threads()
     return str(status)
@@ -36,11 +21,9 @@ def prepare_machine() -> str:
 
 @contextmanager
 def sharing_cores(threads: int) -> Iterator[None]:
-    """While this many threads of ours compute, BLAS uses its share of the cores in each."""
-    import mlx_fastcpu
-
+    """Give BLAS its share of the cores while this many threads of ours compute."""
     all_threads, before = _blas_threads(), mlx_fastcpu.activate().threads
-    if all_threads is None or before is None:  # on a GPU or a Mac there is nothing to share
+    if all_threads is None or before is None:  # no BLAS of ours, as on a GPU or a Mac
         yield
         return
     mlx_fastcpu.activate(threads=max(1, all_threads // threads))
@@ -52,34 +35,10 @@ def sharing_cores(threads: int) -> Iterator[None]:
 
 @cache
 def _blas_threads() -> int | None:
-    """Threads of the BLAS before anything here changed them, `None` where we have no BLAS."""
-    import mlx_fastcpu
-
+    """Return the threads of BLAS before any change, `None` without a BLAS of ours."""
     return mlx_fastcpu.activate().threads
 
 
 def step_threads(wanted: int) -> int:
-    """Threads for one training step: those wanted on a CPU, one elsewhere."""
-    import mlx.core as mx
-
+    """Return the threads of a training step: as wanted on a CPU, one elsewhere."""
     return wanted if mx.default_device() == mx.cpu and hasattr(mx, "clear_streams") else 1
-
-
-def machine_info() -> dict[str, Any]:
-    """Versions, device, BLAS, presets and metrics."""
-    fast = prepare_machine()
-    import mlx.core as mx
-
-    from mlx_heads import METRICS
-    from mlx_kaggle.config import PRESETS
-
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
-        "device": str(mx.default_device()),
-        "fastcpu": fast,
-        "packages": {name: version(name) for name in PACKAGES},
-        "presets": dict(PRESETS),
-        "metrics": ", ".join(METRICS),
-    }

@@ -1,42 +1,42 @@
-"""What the commands do with a run folder: create, resume, predict with it, score with it."""
+"""Run folders: create, resume and train a run, predict with it, evaluate it."""
 
 import json
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mlx_encoders import find_folder
+from mlx_kaggle import DataError, RunError
 from mlx_kaggle.config import RunConfig
 from mlx_kaggle.crossval import RUN_FILES, run_job
-from mlx_kaggle.errors import DataError, RunError
 from mlx_kaggle.estimate import estimate_run
 from mlx_kaggle.job import Results, members, prepare_job
 from mlx_kaggle.machine import prepare_machine
-from mlx_kaggle.members.experiment import predict_member
 from mlx_kaggle.members.model import MEMBER_FILES, Member
+from mlx_kaggle.members.text import check_finite, predict_member
 from mlx_kaggle.report.display import Display
-from mlx_kaggle.tables.checks import (
-    check_columns,
-    check_finite,
-    check_ids,
-    check_overlap,
-    feature_names,
-    row_hashes,
+from mlx_kaggle.tables.columns import check_columns
+from mlx_kaggle.tables.competition import Competition, Format, Target
+from mlx_kaggle.tables.files import (
+    drop_unlabelled,
+    find_beside_train,
+    index_ids,
+    row_count,
+    write_csv,
 )
-from mlx_kaggle.tables.competition import Competition, find_beside_train, row_count
+from mlx_kaggle.tables.splits import check_overlap, row_hashes
 from mlx_kaggle.tables.submission import (
-    asked_of,
     check_submission,
     known_format,
+    place_rows,
+    probability_format,
+    read_format,
     submission_columns,
-    write_submission,
 )
-from mlx_kaggle.tables.submission_format import Format, place_rows, probability_format, read_format
-from mlx_kaggle.tables.targets import Target, side_metrics
-from mlx_kaggle.tables.task import with_target
 from mlx_tabtext import Table, read_table
 from mlx_trainer import (
     CHECKPOINT_FILES,
@@ -63,24 +63,24 @@ KIND = RunKind(
 
 
 def create_run(folder: Path, config: RunConfig, overwrite: bool) -> RunFolder:
-    """Make the run folder, or say how to go on when one is there."""
+    """Create the folder of a run; an existing run is an error unless `overwrite`."""
     return RunFolder.create(folder, config, overwrite, kind=KIND, inputs=inputs_of(config))
 
 
 def resume_run(folder: Path) -> tuple[RunFolder, RunConfig]:
-    """A run folder to go on with, and its configuration; its inputs must be what they were."""
-    _, config = open_run(folder)
+    """Open a run to continue it; changed inputs are an error."""
+    config = read_config(folder)
     return RunFolder.resume(folder, kind=KIND, inputs=inputs_of(config)), config
 
 
-def open_run(folder: Path) -> tuple[RunFolder, RunConfig]:
-    """A run folder to read, and the configuration it was made with."""
-    run = RunFolder.open(folder, KIND)
-    return run, load_config(RunConfig, file=folder / "config.yaml")
+def read_config(folder: Path) -> RunConfig:
+    """Return the configuration of a run."""
+    RunFolder.open(folder, KIND)
+    return load_config(RunConfig, file=folder / "config.yaml")
 
 
 def inputs_of(config: RunConfig) -> dict[str, str | Path]:
-    """The files and folders that a run reads, by the keys of the configuration."""
+    """Return the files and folders that a run reads, by configuration key."""
     data, found = config.data, find_beside_train(config.data)
     named = {"data.train": data.train, "data.val": data.val}
     named |= {f"data.{name}": path for name, path in found.items()}
@@ -96,20 +96,74 @@ def train_run(
     resume: bool = False,
     as_json: bool = False,
 ) -> Results | None:
-    """Show what was understood and how long it will take, then train; `None`: only show."""
-    with lasting_output(), Display(quiet_results=as_json) as display, ExitStack() as stack:
+    """Show the inferred tables and the expected time, then train, unless `make_run` is `None`."""
+    with lasting_output(), Display(as_json) as display, ExitStack() as stack:
         display.machine(prepare_machine())
         job = prepare_job(config)
         display.job(job)
         run = stack.enter_context(make_run()) if make_run else None
         if run and run.kept:
-            display.note(f"{run.path}: kept {len(run.kept)} files that are not a run's")
+            display.note(f"{run.path}: kept {len(run.kept)} files that no run wrote")
         display.estimate(estimate_run(job))
         if run is None:
             return None
         results = run_job(job, run, display.report, resume)
         display.results(results, run.path)
     return results
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run whose models are all trained."""
+
+    folder: Path
+    config: RunConfig
+    competition: Competition
+
+    @classmethod
+    def open(cls, folder: Path) -> "FinishedRun":
+        """Read a run; raise `RunError` if it is not finished, `ChangedFileError` if damaged."""
+        config = read_config(folder)
+        remedy = f"train --resume --output {folder}"
+        if not (folder / MANIFEST).is_file():
+            raise RunError(f"{folder}: this run is not finished; continue it: {remedy}")
+        check_manifest(folder, RUN_FILES)
+        competition = json.loads((folder / "competition.json").read_text("utf-8"))
+        run = cls(folder, config, Competition.from_dict(competition))
+        for member in run.member_folders:
+            if not (member / MANIFEST).is_file():
+                raise RunError(
+                    f"{member}: this model is missing, or its training did not finish; restore it, "
+                    f"or train it: {remedy}"
+                )
+        return run
+
+    @property
+    def member_folders(self) -> list[Path]:
+        """The folder of every model of the configuration."""
+        return [self.folder / "members" / name for name, _, _ in members(self.config)]
+
+    def read(self, file: str, allow_leak: bool) -> tuple[Table, list[str]]:
+        """Read a table, check its columns and for a leak; return it with notes."""
+        table = read_table(file, separator=self.config.data.separator)
+        notes = check_columns(self.competition, table, file)
+        train = np.load(self.folder / "train_rows.npy", allow_pickle=False)
+        rows = row_hashes(table, self.competition.feature_names)
+        leak = check_overlap(train, rows, file, self.config.data.train, allow_leak)
+        return table, [*notes, *([leak] if leak else [])]
+
+    def predict(self, table: Table, file: str) -> np.ndarray:
+        """Return the mean prediction of all models."""
+        predictions = []
+        # One model in memory at a time; progress after each, as large tables take minutes.
+        with Progress(len(self.member_folders), "predicting with model") as progress:
+            for folder in self.member_folders:
+                member, tta = Member.load(folder), self.config.text.tta
+                prediction = predict_member(member, self.competition, table, self.config, tta)
+                check_finite(prediction, folder, file)
+                predictions.append(prediction)
+                progress.advance()
+        return Target(self.competition).combine(predictions)
 
 
 def predict_run(
@@ -122,112 +176,44 @@ def predict_run(
 ) -> list[str]:
     """Predict, write and check a submission; return the lines to print."""
     prepare_machine()
-    competition, config = _open(folder)
-    if output.resolve().is_relative_to(folder.resolve()):
-        raise RunError(f"{output}: lies in the run {folder}; choose an --output outside of it")
-    read = [test, sample_submission, *inputs_of(config).values()]
-    if output.exists() and any(each and Path(each).samefile(output) for each in read):
-        raise RunError(f"{output}: is read by this command or its run; choose another --output")
-    check_output(output)
-    table = read_table(test, separator=config.data.separator)
-    notes = check_columns(competition, table, test)
+    run = FinishedRun.open(folder)
+    competition = run.competition
+    _check_output(output, run, test, sample_submission)
+    table, notes = run.read(test, allow_leak)
     if competition.target in table:
-        notes.append(f"{test}: holds the target {competition.target!r}; it is not used to predict")
-    notes += _leak(folder, competition, config, table, test, allow_leak)
-    file, sample = sample_submission, None
-    check = "not checked: no sample submission known; give --sample-submission FILE"
+        notes.append(f"{test}: has the target {competition.target!r}; it is not used to predict")
+    file = sample_submission
     if file is None and competition.submission_columns:
-        file = _known_sample(config)
+        found = find_beside_train(run.config.data)["sample_submission"]
+        file = found if found and Path(found).is_file() else None
     if file is None:
-        form = known_format(competition, probabilities)
+        sample, form = None, known_format(competition, probabilities)
         ids, rows = _ids(form, table, test), np.arange(row_count(table))
     else:
-        sample, asked = read_table(file, separator=config.data.separator), asked_of(competition)
-        form = read_format(sample, file, asked, table)
-        if probabilities and probability_format(form, asked).columns != form.columns:
+        sample = read_table(file, separator=run.config.data.separator)
+        form = read_format(sample, file, competition, table)
+        if probabilities and probability_format(form, competition).columns != form.columns:
             raise DataError(f"{file}: has one column of labels; leave out --probabilities")
-        form = probability_format(form, asked) if probabilities else form
+        form = probability_format(form, competition) if probabilities else form
         ids, rows, more = place_rows(form, sample, file, table, test)
         notes += more
-    prediction = _predict(folder, competition, config, table, test)
+    prediction = run.predict(table, test)
     columns = submission_columns(competition, ids, prediction[rows], probabilities, form)
+    check = "not checked: no sample submission known; give --sample-submission FILE"
     if file and sample:
         check = "checked: " + check_submission(columns, sample, str(output), file, form.ids)
-    write_submission(output, columns)
+    write_csv(output, columns)
     return [*notes, f"wrote {output}: {len(rows)} rows, columns {', '.join(columns)}", check]
 
 
-def evaluate_run(
-    folder: Path, data: str, allow_leak: bool = False
-) -> tuple[dict[str, float], list[str]]:
-    """Every metric of the run's task on labelled rows, and notes."""
-    prepare_machine()
-    competition, config = _open(folder)
-    table = read_table(data, separator=config.data.separator)
-    notes = check_columns(competition, table, data)
-    if competition.target not in table:
-        raise DataError(f"{data}: no target column {competition.target!r} to compare with")
-    notes += _leak(folder, competition, config, table, data, allow_leak)
-    table, rows, left_out = with_target(table, competition.target, data)
-    notes += left_out
-    target = Target(competition, data)
-    truth = target.encode(table[competition.target], rows)
-    prediction = _predict(folder, competition, config, table, data)
-    names = [competition.metric, *side_metrics(competition)]
-    return {name: target.score(truth, prediction, name) for name in names}, notes
-
-
-def _open(folder: Path) -> tuple[Competition, RunConfig]:
-    _, config = open_run(folder)
-    if not (folder / MANIFEST).is_file():
-        raise RunError(
-            f"{folder}: this run is not finished; continue it: train --resume --output {folder}"
-        )
-    check_manifest(folder, RUN_FILES)
-    for member in member_folders(folder, config):
-        if not (member / MANIFEST).is_file():
-            raise RunError(
-                f"{member}: this model is not there, or not trained to the end; bring it back, or "
-                f"train it: train --resume --output {folder}"
-            )
-    competition = json.loads((folder / "competition.json").read_text("utf-8"))
-    return Competition.from_dict(competition), config
-
-
-def member_folders(folder: Path, config: RunConfig) -> list[Path]:
-    """The folder of every model that the configuration asks for."""
-    return [folder / "members" / name for name, _, _ in members(config)]
-
-
-def _predict(
-    folder: Path, competition: Competition, config: RunConfig, table: Table, file: str
-) -> np.ndarray:
-    folders = member_folders(folder, config)
-    predictions = []
-    # One model in memory at a time, and a sign of life for each: large tables take minutes.
-    with Progress(len(folders), "predicting with model") as progress:
-        for each in folders:
-            member = Member.load(each)
-            views = config.text.views
-            prediction = predict_member(member, competition, table, config, views)
-            check_finite(prediction, each, file)
-            predictions.append(prediction)
-            progress.advance()
-    return Target(competition).combine(predictions)
-
-
-def _leak(
-    folder: Path,
-    competition: Competition,
-    config: RunConfig,
-    table: Table,
-    file: str,
-    allow: bool,
-) -> list[str]:
-    train = np.load(folder / "train_rows.npy", allow_pickle=False)
-    rows = row_hashes(table, feature_names(competition))
-    note = check_overlap(train, rows, file, config.data.train, allow)
-    return [note] if note else []
+def _check_output(output: Path, run: FinishedRun, *read: str | None) -> None:
+    """Refuse an output inside the run, over an input, or that cannot be written."""
+    if output.resolve().is_relative_to(run.folder.resolve()):
+        raise RunError(f"{output}: is in the run {run.folder}; choose an --output outside of it")
+    inputs = [*read, *inputs_of(run.config).values()]
+    if output.exists() and any(each and Path(each).samefile(output) for each in inputs):
+        raise RunError(f"{output}: is an input of this command or its run; choose another --output")
+    check_output(output)
 
 
 def _ids(form: Format, table: Table, file: str) -> dict[str, list[Any]]:
@@ -235,10 +221,21 @@ def _ids(form: Format, table: Table, file: str) -> dict[str, list[Any]]:
         if name not in table:
             raise DataError(f"{file}: no id column {name!r}, which the submission needs")
     if len(form.ids) == 1:
-        check_ids(table[form.ids[0]], file, form.ids[0])
+        index_ids([table[form.ids[0]]], form.ids, file)
     return {name: table[name] for name in form.ids}
 
 
-def _known_sample(config: RunConfig) -> str | None:
-    path = find_beside_train(config.data).get("sample_submission")
-    return path if path and Path(path).is_file() else None
+def evaluate_run(
+    folder: Path, data: str, allow_leak: bool = False
+) -> tuple[dict[str, float], list[str]]:
+    """Return every metric of the task on labelled rows, and notes."""
+    prepare_machine()
+    run = FinishedRun.open(folder)
+    target = Target(run.competition, data)
+    name = run.competition.target
+    table, notes = run.read(data, allow_leak)
+    if name not in table:
+        raise DataError(f"{data}: no target column {name!r} to compare with")
+    table, rows, more = drop_unlabelled(table, name, data)
+    truth = target.encode(table[name], rows)
+    return target.scores(truth, run.predict(table, data)), notes + more

@@ -1,1 +1,1 @@
-"""One file per command; each imports click at its top and its work when it runs."""
+"""The commands; each imports its work when it runs, so that `--help` is quick."""

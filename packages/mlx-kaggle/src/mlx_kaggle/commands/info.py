@@ -1,24 +1,50 @@
 """`mlx-kaggle info`."""
 
 import json
+import os
+import platform
+from importlib.metadata import version
+from typing import Any
 
 import click
+
+from mlx_kaggle.config import PRESETS
+
+PACKAGES = ("mlx", "mlx-kaggle", "mlx-tabtext", "mlx-encoders", "mlx-heads", "mlx-muon",
+            "mlx-trainer", "mlx-fastcpu", "numpy", "scikit-learn", "tokenizers")  # fmt: skip
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def info(as_json: bool) -> None:
     """Show versions, device, BLAS, presets and metrics."""
-    from mlx_kaggle.machine import machine_info
-
-    found = machine_info()
+    values = machine_info()
     if as_json:
-        click.echo(json.dumps(found))
+        click.echo(json.dumps(values))
         return
-    for name, value in found.items():
+    for name, value in values.items():
         if isinstance(value, dict):
             click.echo(f"{name}:")
             for key, text in value.items():
                 click.echo(f"  {key:<14} {text}")
         else:
             click.echo(f"{name:<16} {value}")
+
+
+def machine_info() -> dict[str, Any]:
+    """Return versions, device, BLAS, presets and metrics."""
+    import mlx.core as mx
+
+    from mlx_heads import METRICS
+    from mlx_kaggle.machine import prepare_machine
+
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "device": str(mx.default_device()),
+        "fastcpu": prepare_machine(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "presets": PRESETS,
+        "metrics": ", ".join(METRICS),
+    }

@@ -1,21 +1,24 @@
-"""`mlx-kaggle predict`."""
+"""`mlx-kaggle predict` and `mlx-kaggle evaluate`: use a run on other tables."""
 
+import json
 from pathlib import Path
 
 import click
 
+FILE = click.Path(exists=True, dir_okay=False)
+RUN = click.option("--run", "folder", required=True, help="Run folder written by train.",
+                   type=click.Path(exists=True, file_okay=False, path_type=Path))  # fmt: skip
+
 
 @click.command()
-@click.option("--run", "folder", type=click.Path(exists=True, file_okay=False, path_type=Path),
-              required=True, help="Run folder written by train.")  # fmt: skip
-@click.option("--test", type=click.Path(exists=True, dir_okay=False), required=True,
-              help="Table to predict.")  # fmt: skip
+@RUN
+@click.option("--test", type=FILE, required=True, help="Table to predict.")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), required=True,
               help="Submission CSV to write.")  # fmt: skip
-@click.option("--sample-submission", type=click.Path(exists=True, dir_okay=False),
-              help="Check against this file.  [default: the one the run knows]")  # fmt: skip
+@click.option("--sample-submission", type=FILE,
+              help="Submission whose format to follow.  [default: that of the run]")  # fmt: skip
 @click.option("--probabilities", is_flag=True, help="Write probabilities instead of classes.")
-@click.option("--allow-leak", is_flag=True, help="Predict although the test is the training file.")
+@click.option("--allow-leak", is_flag=True, help="Predict although rows were trained on.")
 def predict(folder: Path, test: str, output: Path, sample_submission: str | None,
             probabilities: bool, allow_leak: bool) -> None:  # fmt: skip
     """Predict a test table with every model of a run, and write a checked submission."""
@@ -26,3 +29,22 @@ def predict(folder: Path, test: str, output: Path, sample_submission: str | None
         lines = predict_run(folder, test, output, sample_submission, probabilities, allow_leak)
         for line in lines:
             click.echo(line)
+
+
+@click.command()
+@RUN
+@click.option("--data", type=FILE, required=True, help="Table with the target column.")
+@click.option("--allow-leak", is_flag=True, help="Score although rows were trained on.")
+@click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON.")
+def evaluate(folder: Path, data: str, allow_leak: bool, as_json: bool) -> None:
+    """Score a run on labelled rows that it was not trained on."""
+    from mlx_kaggle.runs import evaluate_run
+
+    scores, notes = evaluate_run(folder, data, allow_leak)
+    for note in notes:
+        click.echo(note, err=True)
+    if as_json:
+        click.echo(json.dumps(scores))
+        return
+    for name, value in scores.items():
+        click.echo(f"{name:>12}  {value:.5g}")

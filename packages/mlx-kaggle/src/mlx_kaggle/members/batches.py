@@ -1,18 +1,93 @@
-"""Rows to padded batches: NumPy only, few shapes, deterministic by (seed, epoch)."""
+"""Rows of a table to texts, token ids and padded batches; random only by (seed, epoch)."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from mlx_encoders import Tokenizer, find_folder, train_tokenizer
+from mlx_kaggle.config import RunConfig
+from mlx_kaggle.tables.competition import Competition
+from mlx_tabtext import Augmentation, Table, TableText, TextConfig
 from mlx_trainer import PlannedBatch, plan_batches
 
+# Padded lengths: few, so that few shapes are compiled.
 BUCKETS = (16, 24, 32, 48, 64, 80, 96, 128, 160, 192, 256, 384, 512, 768, 1024, 2048, 4096, 8192)
+# Training a tokenizer takes quadratic time in the length of a word; WordPiece reads none over 100.
+_LONG_WORD = re.compile(r"\S{200}")
+
+
+def fit_text(
+    config: RunConfig, competition: Competition, train: Table, encoded: np.ndarray
+) -> tuple[Tokenizer, TableText]:
+    """Fit the serializer within the token budget; load the tokenizer, or train it on the texts."""
+    settings = config.text
+    template = settings.template or (competition.template if settings.style == "template" else None)
+    text = TableText(
+        competition.schema,
+        TextConfig(
+            style=settings.style,
+            template=template,
+            missing=settings.missing,
+            numbers=settings.numbers,
+            digits=settings.digits,
+            order=settings.order,
+        ),
+    )
+    # A token is at most a word, so the model reads at most this many words of a row. A tokenizer
+    # trained on the rest of long rows would waste its vocabulary.
+    text.fit(train, target=encoded, count_tokens=_count_words, max_tokens=settings.max_tokens)
+    if config.encoder.path:
+        tokenizer = Tokenizer.from_folder(find_folder(config.encoder.path))
+    else:
+        texts = [_LONG_WORD.sub(r"\g<0> ", each) for each in text.transform(train)]
+        tokenizer = train_tokenizer(
+            texts, kind=config.encoder.tokenizer, vocab_size=config.encoder.vocab_size
+        )
+    budget = settings.max_tokens - tokenizer.num_special_tokens
+    fitted = {**text.to_dict(), "max_tokens": budget}
+    text = TableText.from_dict(fitted, count_tokens=tokenizer.count)
+    text.transform(train)  # fills its report of the rows that the budget shortens
+    return tokenizer, text
+
+
+def _count_words(texts: list[str]) -> list[int]:
+    return [len(text.split()) for text in texts]
+
+
+def augmentation_of(config: RunConfig) -> Augmentation | None:
+    """Return the augmentation of training texts, `None` without any."""
+    settings = config.text
+    augmentation = Augmentation(
+        shuffle_columns=settings.shuffle_columns,
+        drop_column=settings.drop_column,
+        numeric_jitter=settings.numeric_jitter,
+        styles=settings.styles,
+    )
+    changes = (settings.shuffle_columns, settings.drop_column, settings.numeric_jitter)
+    return augmentation if any(changes) or settings.styles else None
+
+
+def drop_tokens(
+    ids: list[list[int]], tokenizer: Tokenizer, share: float, seed: int
+) -> list[list[int]]:
+    """Replace a share of the tokens, but never the first and last, by the unknown token."""
+    unknown = tokenizer.backend.token_to_id(str(tokenizer.settings.get("unk_token")))
+    if unknown is None:
+        unknown = tokenizer.pad_token_id
+    generator = np.random.default_rng(seed)
+    dropped = []
+    for row in ids:
+        replaced = generator.random(len(row)) < share
+        replaced[[0, -1]] = False
+        dropped.append(np.where(replaced, unknown, row).tolist())
+    return dropped
 
 
 @dataclass
 class Rows:
-    """Token ids of each row, and what goes beside them."""
+    """Token ids of each row, and its other inputs and target, (N, ...)."""
 
     ids: list[list[int]]
     features: np.ndarray | None = None
@@ -21,13 +96,12 @@ class Rows:
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each row, special tokens included."""
+        """Tokens of each row, with special tokens."""
         return [len(row) for row in self.ids]
 
 
 def pad_batch(rows: Rows, planned: PlannedBatch, pad_token_id: int) -> dict[str, np.ndarray]:
-    """Pad to `planned.rows` by `planned.length`; rows added to fill the shape weigh nothing."""
-    count = len(planned.indices)
+    """Pad to `planned.rows` by `planned.length`; the rows added have weight 0."""
     input_ids = np.full((planned.rows, planned.length), pad_token_id, np.int32)
     mask = np.zeros((planned.rows, planned.length), bool)
     for row, index in enumerate(planned.indices):
@@ -35,12 +109,13 @@ def pad_batch(rows: Rows, planned: PlannedBatch, pad_token_id: int) -> dict[str,
         input_ids[row, : len(ids)] = ids
         mask[row, : len(ids)] = True
     batch = {"input_ids": input_ids, "attention_mask": mask}
-    if rows.features is not None:
-        batch["features"] = _filled(rows.features, planned, count)
-    if rows.linear is not None:
-        batch["linear"] = _filled(rows.linear, planned, count)
+    count = len(planned.indices)
+    for name in ("features", "linear", "targets"):
+        values = getattr(rows, name)
+        if values is not None:
+            batch[name] = np.zeros((planned.rows, *values.shape[1:]), values.dtype)
+            batch[name][:count] = values[planned.indices]
     if rows.targets is not None:
-        batch["targets"] = _filled(rows.targets, planned, count)
         batch["weights"] = (np.arange(planned.rows) < count).astype(np.float32)
     return batch
 
@@ -48,7 +123,7 @@ def pad_batch(rows: Rows, planned: PlannedBatch, pad_token_id: int) -> dict[str,
 def training_updates(
     rows: Rows, batch_size: int, max_tokens: int, seed: int, epoch: int
 ) -> list[list[PlannedBatch]]:
-    """The plan of one epoch: updates of `batch_size` rows, each in one or more micro-batches."""
+    """Plan one epoch: updates of `batch_size` rows, each of one or more micro-batches."""
     return plan_batches(
         rows.lengths,
         batch_size=batch_size,
@@ -62,16 +137,10 @@ def training_updates(
 def prediction_batches(
     rows: Rows, pad_token_id: int, max_tokens: int
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-    """Every row once, longest neighbours together; yields (row positions, batch)."""
+    """Yield (row positions, batch) for every row once, rows of similar length together."""
     plan = plan_batches(
         rows.lengths, batch_size=64, buckets=BUCKETS, max_tokens=max_tokens, shuffle=False
     )
     for update in plan:
         for planned in update:
             yield planned.indices, pad_batch(rows, planned, pad_token_id)
-
-
-def _filled(values: np.ndarray, planned: PlannedBatch, count: int) -> np.ndarray:
-    filled = np.zeros((planned.rows, *values.shape[1:]), values.dtype)
-    filled[:count] = values[planned.indices]
-    return filled

@@ -1,26 +1,29 @@
-"""The linear model a network starts from, so that it only has to learn what is left over."""
+"""The linear model of a row: a network learns its residual, so it only has to learn the rest."""
 
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import mlx.core as mx
 import numpy as np
 from scipy.sparse import csr_array, hstack
+from scipy.special import softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 
+from mlx_kaggle.members.features import HeadFeatures, WordFeatures
 from mlx_kaggle.tables.competition import Competition
-from mlx_kaggle.tables.features import HeadFeatures
-from mlx_kaggle.tables.folds import Split, split_rows
-from mlx_kaggle.tables.words import WordFeatures
+from mlx_kaggle.tables.splits import Split, split_rows
 from mlx_tabtext import Table
 
-# Weights of the squared norm. The best over held-out rows is kept for a regression; for classes
-# their log loss would choose a larger one than accuracy does (on titanic and nlp-disaster).
+# Penalties on the squared norm. A regression keeps the best one on held-out rows. For classes, log
+# loss would choose a larger one than accuracy does (on titanic and nlp-disaster).
 RIDGE_ALPHAS = (1.0, 10.0, 100.0)
 LOGISTIC_ALPHA = 0.5
-# A class without training rows gets this logit: about one in a thousand.
+# The logit of a class without training rows: about one in a thousand.
 ABSENT = -7.0
-# Two folds are enough for the choice, and for honest outputs, where rows abound.
+# Folds of the cross-fitting; two are enough for many rows.
 FOLDS, FOLDS_OF_MANY, MANY_ROWS = 5, 2, 20_000
 
 
@@ -37,8 +40,28 @@ class LinearModel:
     bias: np.ndarray
 
     def outputs(self, table: Table) -> np.ndarray:
-        """Logits (N,) or (N, classes), or standardized values (N,), float32."""
+        """Return logits (N,) or (N, classes), or standardized values (N,), float32."""
         return _apply(_matrix(self.features, self.words, table), self.weight, self.bias)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON form of the fitted features, without the weights."""
+        fitted = {"features": self.features, "words": self.words}
+        return {name: each.to_dict() if each else None for name, each in fitted.items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], weights: Path) -> "LinearModel | None":
+        """Rebuild from `to_dict` and a file of weights; `None` without any feature."""
+        features, words = values["features"], values["words"]
+        if features is None and words is None:
+            return None
+        arrays = mx.load(str(weights))
+        assert isinstance(arrays, dict)
+        return cls(
+            HeadFeatures.from_dict(features) if features else None,
+            WordFeatures.from_dict(words) if words else None,
+            np.array(arrays["weight"]),
+            np.array(arrays["bias"]),
+        )
 
 
 def fit_linear(
@@ -50,12 +73,12 @@ def fit_linear(
     words: bool,
     seed: int,
 ) -> tuple[LinearModel | None, np.ndarray | None]:
-    """Fit on `train`; also return the outputs for its rows, each by a model that has not seen it.
+    """Fit on `train`; also return the cross-fitted outputs of its rows.
 
-    A network trained beside the fitted model itself would find the training rows explained better
-    than any new row will be; the outputs for the only row of a class are 0, they say nothing.
-    `targets` are class numbers or standardized values (N,). Both results are `None` when the rows
-    hold none of what is asked for.
+    Each output comes from a model that has not seen the row: the fitted model explains its own rows
+    better than new ones, and a network would train on a residual that is too small. The output of
+    the only row of a class is 0. `targets` are class indices or standardized values (N,). Both
+    results are `None` without any feature.
     """
     features = HeadFeatures.fit(competition.schema, train) if numeric_features else None
     features = features if features and features.count else None
@@ -75,12 +98,30 @@ def fit_linear(
     return LinearModel(features, vocabulary, weight, bias), tried[best]
 
 
+def predict_linear(
+    competition: Competition, train: Table, val: Table, y: np.ndarray, seed: int
+) -> np.ndarray | None:
+    """Fit with all features, and predict probabilities (N, classes) or standardized values (N,).
+
+    `None` without any feature.
+    """
+    model, _ = fit_linear(competition, train, y, numeric_features=True, words=True, seed=seed)
+    if model is None:
+        return None
+    outputs = model.outputs(val)
+    if competition.task == "regression":
+        return outputs
+    if outputs.ndim == 1:
+        outputs = np.stack([np.zeros_like(outputs), outputs], 1)
+    return softmax(outputs, axis=1)
+
+
 def _splits(competition: Competition, targets: np.ndarray, seed: int) -> list[Split]:
-    several = len(targets)
+    shared = len(targets)
     if competition.task != "regression":
         counts = np.bincount(targets)
-        several = int(counts[counts > 1].sum())
-    folds = min(FOLDS if len(targets) < MANY_ROWS else FOLDS_OF_MANY, several)
+        shared = int(counts[counts > 1].sum())
+    folds = min(FOLDS if len(targets) < MANY_ROWS else FOLDS_OF_MANY, shared)
     return split_rows(targets, competition.task, folds, 0.0, seed) if folds > 1 else []
 
 
@@ -102,7 +143,7 @@ def _held_out(
 def _solve(
     matrix: csr_array, targets: np.ndarray, classes: int, alpha: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Weight (features, outputs) and bias (outputs,); `classes` 0 is a regression."""
+    """Return weight (features, outputs) and bias (outputs,); 0 classes are a regression."""
     if not classes:
         ridge = Ridge(alpha=alpha).fit(matrix, targets)
         return np.array([ridge.coef_], np.float32).T, np.array([ridge.intercept_], np.float32)
@@ -114,10 +155,10 @@ def _solve(
         bias[present] = 0
     else:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # a start need not be exact
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the network learns the rest
             logistic = LogisticRegression(C=1 / alpha, max_iter=200).fit(matrix, targets)
         coefficients, intercept = logistic.coef_, logistic.intercept_
-        if len(present) == 2:  # one logit, the second class's: half for it, half against the first
+        if len(present) == 2:  # one logit of the second class: split it between both
             coefficients, intercept = (
                 np.concatenate([-each, each]) / 2 for each in (coefficients, intercept)
             )

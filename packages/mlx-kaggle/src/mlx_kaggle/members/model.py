@@ -1,4 +1,4 @@
-"""An encoder and a head as one module, and the folder it is saved in."""
+"""The text model, an encoder with a head, and the folder of a trained member."""
 
 import json
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
+from mlx.utils import tree_flatten
 
 from mlx_encoders import (
     BertConfig,
@@ -21,18 +21,18 @@ from mlx_encoders import (
 )
 from mlx_fastcpu import patch_nn
 from mlx_heads import ClassificationHead, RegressionHead, TargetScaler
+from mlx_kaggle import RunError
 from mlx_kaggle._atomic import write_atomic
-from mlx_kaggle.config import RunConfig
-from mlx_kaggle.errors import RunError
+from mlx_kaggle.config import EncoderSettings, RunConfig
+from mlx_kaggle.members.features import HeadFeatures
 from mlx_kaggle.members.linear import LinearModel
-from mlx_kaggle.tables.features import HeadFeatures
-from mlx_kaggle.tables.words import WordFeatures
+from mlx_kaggle.tables.competition import Competition
 from mlx_tabtext import TableText
 from mlx_trainer import check_manifest, write_manifest
 
 Head = ClassificationHead | RegressionHead
 
-# All that is written into the folder of one model, by whomever; the manifest names what is there.
+# Every file of a member's folder; the manifest names those that exist.
 MEMBER_FILES = (
     "manifest.json",
     "member.json",
@@ -51,7 +51,7 @@ REQUIRED = ("member.json", "head.safetensors", "encoder/config.json", "encoder/m
 
 
 class TextModel(nn.Module):
-    """Encoder and head: what they give is added to the output of a linear model of the row."""
+    """Encoder and head, which learn the residual over a linear model of the row."""
 
     def __init__(self, encoder: EncoderModel, head: Head):
         super().__init__()
@@ -65,9 +65,10 @@ class TextModel(nn.Module):
         features: mx.array | None = None,
         linear: mx.array | None = None,
     ) -> mx.array:
-        """Return (B,) for binary and regression, (B, classes) for multiclass.
+        """Return logits (B,) of two classes, (B, classes) of more, or values (B,).
 
-        `input_ids` and `attention_mask` are (B, L), `features` (B, F), `linear` as the result.
+        `input_ids` and `attention_mask` are (B, L), `features` (B, F). `linear`, the output of the
+        linear model, has the shape of the result.
         """
         hidden = self.encoder(input_ids, attention_mask)
         outputs = self.head(hidden, attention_mask, features)
@@ -75,58 +76,54 @@ class TextModel(nn.Module):
 
 
 def make_model(encoder: EncoderModel, head: Head) -> TextModel:
-    """An encoder and a head as one model, whose layers on a CPU are those of mlx-fastcpu."""
+    """Join encoder and head; on a CPU, use the layers of mlx-fastcpu."""
     return patch_nn(TextModel(encoder, head))
 
 
 @dataclass
 class Member:
-    """One trained model with everything needed to predict from a table."""
+    """A model with all that predicting from a table needs."""
 
     model: TextModel
     tokenizer: Tokenizer
     text: TableText
     linear: LinearModel | None
     scaler: TargetScaler | None
+    head_arguments: dict[str, Any]
 
     @property
     def features(self) -> HeadFeatures | None:
-        """What feeds the head beside the text."""
+        """The input of the head beside the text."""
         return self.linear.features if self.linear else None
 
-    def save(self, folder: Path, head_arguments: dict[str, Any]) -> None:
+    def save(self, folder: Path) -> None:
         """Write `encoder/` (Hugging Face layout), head, linear model, `member.json`, manifest."""
-        from mlx.utils import tree_flatten
-
         folder.mkdir(parents=True, exist_ok=True)
         save(folder / "encoder", self.model.encoder, self.tokenizer)
         _save_arrays(folder / "head.safetensors", dict(tree_flatten(self.model.head.parameters())))
-        words = None
-        if self.linear:
-            words = self.linear.words
-            arrays = {"weight": mx.array(self.linear.weight), "bias": mx.array(self.linear.bias)}
+        linear = self.linear
+        if linear:
+            arrays = {"weight": mx.array(linear.weight), "bias": mx.array(linear.bias)}
             _save_arrays(folder / "linear.safetensors", arrays)
         values = {
-            "head": head_arguments,
+            "head": self.head_arguments,
             "text": self.text.to_dict(),
-            "features": self.features.to_dict() if self.features else None,
-            "words": words.to_dict() if words else None,
+            **(linear.to_dict() if linear else {"features": None, "words": None}),
             "scaler": self.scaler.to_dict() if self.scaler else None,
         }
         text = json.dumps(values, indent=1, ensure_ascii=False)
         write_atomic(folder / "member.json", lambda path: path.write_text(text, "utf-8"))
-        # Last: it is what says that this model is whole.
+        # Last, as it marks the member as complete.
         write_manifest(folder, (name for name in MEMBER_FILES[1:] if (folder / name).is_file()))
 
     @classmethod
     def load(cls, folder: Path) -> "Member":
         """Read what `save` wrote.
 
-        Raises `RunError` when the model was not saved to the end, `ChangedFileError` when a file is
-        not what it was then.
+        Raises `RunError` when the training did not finish, `ChangedFileError` when a file changed.
         """
         if not (folder / "manifest.json").is_file():
-            raise RunError(f"{folder}: no manifest.json; this model was not trained to the end")
+            raise RunError(f"{folder}: no manifest.json; the training of this model did not finish")
         check_manifest(folder, REQUIRED)
         values = json.loads((folder / "member.json").read_text("utf-8"))
         encoder, tokenizer = load(folder / "encoder")
@@ -139,23 +136,10 @@ class Member:
             model,
             tokenizer,
             TableText.from_dict(values["text"], count_tokens=tokenizer.count),
-            _load_linear(folder, values),
+            LinearModel.from_dict(values, folder / "linear.safetensors"),
             TargetScaler.from_dict(values["scaler"]) if values["scaler"] else None,
+            values["head"],
         )
-
-
-def _load_linear(folder: Path, values: dict[str, Any]) -> LinearModel | None:
-    features, words = values["features"], values["words"]
-    if features is None and words is None:
-        return None
-    arrays = mx.load(str(folder / "linear.safetensors"))
-    assert isinstance(arrays, dict)
-    return LinearModel(
-        HeadFeatures.from_dict(features) if features else None,
-        WordFeatures.from_dict(words) if words else None,
-        np.array(arrays["weight"]),
-        np.array(arrays["bias"]),
-    )
 
 
 def _save_arrays(path: Path, arrays: dict[str, mx.array]) -> None:
@@ -163,36 +147,36 @@ def _save_arrays(path: Path, arrays: dict[str, mx.array]) -> None:
 
 
 def make_encoder(config: RunConfig, tokenizer: Tokenizer, seed: int) -> EncoderModel:
-    """A pretrained encoder with the dropout and freezing asked for, or a small fresh one."""
+    """Load a pretrained encoder, or make a small one from scratch; freeze as configured."""
     settings = config.encoder
     if settings.path:
         encoder, _ = load_model(
             settings.path, dropout=settings.dropout, attention_dropout=settings.attention_dropout
         )
     else:
-        dropout = 0.1 if settings.dropout is None else settings.dropout
-        encoder = build_model(
-            BertConfig(
-                vocab_size=tokenizer.vocab_size,
-                hidden_size=settings.hidden_size,
-                num_hidden_layers=settings.num_hidden_layers,
-                num_attention_heads=settings.num_attention_heads,
-                intermediate_size=settings.intermediate_size,
-                max_position_embeddings=max(config.text.max_tokens, 16),
-                type_vocab_size=1,
-                hidden_dropout_prob=dropout,
-                attention_probs_dropout_prob=settings.attention_dropout,
-                pad_token_id=tokenizer.pad_token_id,
-                add_pooling_layer=False,
-            ),
-            seed=seed,
-        )
+        encoder = build_model(_bert_config(settings, config.text.max_tokens, tokenizer), seed=seed)
     freeze(encoder, settings.freeze)
     return encoder
 
 
+def _bert_config(settings: EncoderSettings, max_tokens: int, tokenizer: Tokenizer) -> BertConfig:
+    return BertConfig(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=settings.hidden_size,
+        num_hidden_layers=settings.num_hidden_layers,
+        num_attention_heads=settings.num_attention_heads,
+        intermediate_size=settings.intermediate_size,
+        max_position_embeddings=max(max_tokens, 16),
+        type_vocab_size=1,
+        hidden_dropout_prob=0.1 if settings.dropout is None else settings.dropout,
+        attention_probs_dropout_prob=settings.attention_dropout,
+        pad_token_id=tokenizer.pad_token_id,
+        add_pooling_layer=False,
+    )
+
+
 def freeze(encoder: EncoderModel, part: str) -> None:
-    """Take "embeddings", the lower "half" or "all" of an encoder out of training; "none": nothing.
+    """Freeze the "embeddings", the lower "half", "all" or "none" of an encoder.
 
     Gradients stop at the lowest trained layer, so frozen lower layers also save time.
     """
@@ -207,25 +191,26 @@ def freeze(encoder: EncoderModel, part: str) -> None:
 
 
 def head_arguments(
-    config: RunConfig, task: str, classes: int, hidden_size: int, features: int, seed: int
+    config: RunConfig, competition: Competition, hidden_size: int, num_features: int, seed: int
 ) -> dict[str, Any]:
-    """Constructor arguments of the head, JSON-ready, kept in `member.json`."""
+    """Return the constructor arguments of the head, as JSON for `member.json`."""
     settings = config.head
+    regression = competition.task == "regression"
     return {
-        "kind": "regression" if task == "regression" else "classification",
+        "kind": "regression" if regression else "classification",
         "hidden_size": hidden_size,
-        **({} if task == "regression" else {"num_classes": classes}),
+        **({} if regression else {"num_classes": len(competition.classes)}),
         "pooling": settings.pooling,
         "dropout": settings.dropout,
         "hidden_layer_size": settings.hidden_size,
-        "num_features": features,
+        "num_features": num_features,
         "feature_size": settings.feature_size,
         "seed": seed,
     }
 
 
 def make_head(arguments: dict[str, Any]) -> Head:
-    """Build the head `head_arguments` describes."""
+    """Build the head from `head_arguments`."""
     arguments = dict(arguments)
     kind = arguments.pop("kind")
     return (RegressionHead if kind == "regression" else ClassificationHead)(**arguments)

@@ -1,4 +1,4 @@
-"""The optimizer of a run: AdamW; or Muon for the matrices inside the encoder, AdamW beside it."""
+"""The optimizer of a run: AdamW, or Muon for the matrices inside the encoder with AdamW."""
 
 from collections.abc import Callable
 
@@ -20,22 +20,22 @@ FUSED = {"Wqkv": 3, "Wi": 2}
 
 
 def make_optimizer(config: RunConfig, model: TextModel) -> Optimizer:
-    """Return the optimizer the settings ask for.
+    """Return the configured optimizer.
 
-    Its `learning_rate` is set before every update; the rates of all groups follow in proportion.
+    Its `learning_rate` is set before every update; the rates of all groups are multiples of it.
     """
     training = config.training
     if training.optimizer == "adamw":
         groups = parameter_groups(config, model.encoder)
         return AdamW(BETAS, EPS, training.weight_decay, groups)
-    # With threads of our own the BLAS has one, see `machine.py`.
+    # BLAS has one thread beside threads of our own, see `machine.py`.
     two_streams = True if training.threads > 1 else None
     groups = muon_groups(config, model)
     return Muon(training.learning_rate, groups=groups, two_streams=two_streams)
 
 
 def parameter_groups(config: RunConfig, encoder: EncoderModel) -> Groups:
-    """Rate multiplier and decay of each parameter path of a `TextModel`."""
+    """Return the function from a parameter of a `TextModel` to its rate multiplier and decay."""
     training = config.training
     depth = encoder.config.num_hidden_layers + 1
 
@@ -50,16 +50,16 @@ def parameter_groups(config: RunConfig, encoder: EncoderModel) -> Groups:
 
 
 def optimizer_table(config: RunConfig, model: TextModel) -> str | None:
-    """Return who gets Muon and who AdamW, with which numbers; `None` where all get AdamW."""
+    """Return a table of the rule and numbers of each parameter; `None` for AdamW alone."""
     optimizer = make_optimizer(config, model)
     return optimizer.explain(model) if isinstance(optimizer, Muon) else None
 
 
 def muon_groups(config: RunConfig, model: TextModel) -> list[MuonGroup]:
-    """Return groups that hold every trained parameter of the model, those of one rule together.
+    """Return one group of parameters for each rule, which together hold all trained ones.
 
-    Rates and decay are those of `parameter_groups` under both rules, but for `muon_rate`: with
-    "moonlight" Muon's updates are as large as AdamW's late ones; AdamW's first are larger.
+    Rates and decay are those of `parameter_groups`, times `muon_rate` for Muon: with "moonlight"
+    its updates are as large as AdamW's late ones; AdamW's first are larger.
     """
     training, group_of = config.training, parameter_groups(config, model.encoder)
     found: dict[tuple[str, MuonRule | AdamWRule], set[str]] = {}
@@ -83,7 +83,7 @@ def muon_groups(config: RunConfig, model: TextModel) -> list[MuonGroup]:
 
 
 def part_of(path: str, array: mx.array, encoder: EncoderModel) -> str:
-    """Return which part of a `TextModel` a parameter is of; Muon is for the "matrices"."""
+    """Return the part of a `TextModel` that has a parameter; Muon is for the "matrices"."""
     if not path.startswith("encoder."):
         return "head"
     if array.ndim < 2:

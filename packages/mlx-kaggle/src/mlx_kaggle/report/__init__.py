@@ -1,1 +1,44 @@
-"""What a run shows: its page, its figures, and the terminal."""
+"""The report page of a run and its display in a terminal; here, the texts that both show."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from mlx_tabtext import Column
+
+LONGEST_NAME = 40
+
+
+def duration(seconds: float) -> str:
+    """`95` as "1 min 35 s"."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{max(seconds, 1)} s"
+    hours, minutes = divmod(seconds // 60, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds % 60} s"
+
+
+def shorten(text: str, length: int = LONGEST_NAME) -> str:
+    """Cut a longer text, with the number of characters cut."""
+    if len(text) <= length:
+        return text
+    return f"{text[:length]}... ({len(text) - length:,} more characters)"
+
+
+def describe_columns(columns: Sequence[Column], shown: int) -> tuple[list[tuple[str, ...]], str]:
+    """Return name, kind, label and reason of the first columns, and a count of the others."""
+    rows = [(shorten(c.name), c.kind, shorten(c.label), c.reason) for c in columns[:shown]]
+    rest = columns[shown:]
+    more = f"... and {count_kinds(rest)}; all in competition.json of the run folder"
+    return rows, more if rest else ""
+
+
+def count_kinds(columns: Sequence[Column]) -> str:
+    """`1,962 more columns: 1,900 numeric, 62 categorical`."""
+    kinds = Counter(column.kind for column in columns).most_common()
+    counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds)
+    return f"{len(columns):,} more column{'s' if len(columns) > 1 else ''}: {counts}"
+
+
+def format_score(value: float) -> str:
+    """Four decimals, or none for large values."""
+    return f"{value:.4f}" if abs(value) < 1000 else f"{value:.0f}"

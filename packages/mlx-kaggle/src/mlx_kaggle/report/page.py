@@ -1,4 +1,4 @@
-"""`report.html`: one file that opens offline and holds everything worth looking at."""
+"""`report.html`: scores, curves, errors and settings of a run in one file that opens offline."""
 
 from importlib import resources
 from pathlib import Path
@@ -9,11 +9,9 @@ import numpy as np
 
 from mlx_heads import calibration_curve, confusion_matrix, expected_calibration_error
 from mlx_kaggle._atomic import write_atomic
-from mlx_kaggle.estimate import duration
 from mlx_kaggle.job import Results
-from mlx_kaggle.report import plots
-from mlx_kaggle.report.display import LONGEST_NAME, count_kinds, shorten
-from mlx_kaggle.tables.task import take
+from mlx_kaggle.report import describe_columns, duration, plots, shorten
+from mlx_kaggle.tables.files import take
 from mlx_tabtext import TableText, TextConfig
 
 WRONG_ROWS = 12
@@ -24,11 +22,11 @@ LONGEST_TEXT = 2000
 def write_report(path: Path, results: Results, config: str) -> None:
     """Render the report of a finished run."""
     job, competition = results.job, results.job.competition
-    columns = competition.schema.columns
+    columns, more_columns = describe_columns(competition.schema.columns, COLUMNS_SHOWN)
     metrics = list(results.scores["mlx-kaggle"])
     folds = results.fold_scores
     spread = f"{len(folds)} folds: {min(folds):.4g} to {max(folds):.4g}" if len(folds) > 1 else ""
-    text = _text(results)
+    text = _fit_text(results)
     page = {
         "title": f"{competition.target}: {Path(job.config.data.train).name}",
         "subtitle": f"{competition.task}, {len(job.scored_rows)} rows scored that were not "
@@ -50,11 +48,8 @@ def write_report(path: Path, results: Results, config: str) -> None:
             for each in text.transform(take(job.table, job.scored_rows[:3]))
         ],
         "text_report": str(text.report),
-        "columns": [
-            (shorten(c.name, LONGEST_NAME), c.kind, shorten(c.label, LONGEST_NAME), c.reason)
-            for c in columns[:COLUMNS_SHOWN]
-        ],
-        "more_columns": count_kinds(columns[COLUMNS_SHOWN:]) if columns[COLUMNS_SHOWN:] else "",
+        "columns": columns,
+        "more_columns": more_columns,
         "notes": job.notes[:NOTES_SHOWN],
         "more_notes": max(len(job.notes) - NOTES_SHOWN, 0),
         "config": config,
@@ -63,36 +58,34 @@ def write_report(path: Path, results: Results, config: str) -> None:
     source = resources.files("mlx_kaggle.report").joinpath("report.html.jinja").read_text("utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     html = environment.from_string(source).render(page)
-    # A file name may hold bytes that are no text.
+    # Names of files may hold bytes that are no text.
     write_atomic(path, lambda temporary: temporary.write_text(html, "utf-8", "backslashreplace"))
 
 
 def wrong_rows(results: Results, text: TableText) -> list[dict[str, Any]]:
-    """The rows whose prediction was furthest from the truth, worst first."""
+    """Return the rows with the largest errors, the largest first."""
     job, prediction = results.job, results.prediction
     competition, truth = job.competition, job.encoded[job.scored_rows]
     if competition.task == "regression":
-        if competition.log_target:
-            wrong = np.abs(np.log1p(prediction) - np.log1p(truth))
-        else:
-            wrong = np.abs(prediction - truth)
+        scale = np.log1p if competition.log_target else np.asarray
+        error = np.abs(scale(prediction) - scale(truth))
     else:
-        wrong = 1 - prediction[np.arange(len(truth)), truth]
-    worst = np.argsort(-wrong, kind="stable")[:WRONG_ROWS]
+        error = 1 - prediction[np.arange(len(truth)), truth]
+    worst = np.argsort(-error, kind="stable")[:WRONG_ROWS]
     rows = job.scored_rows[worst]
     texts = text.transform(take(job.table, rows))
     return [
         {
             "row": int(job.rows[row]) + 2,
             "truth": job.table[competition.target][row],
-            "prediction": _said(results, int(place)),
-            "text": shorten(words, LONGEST_TEXT),
+            "prediction": _describe_prediction(results, int(place)),
+            "text": shorten(serialized, LONGEST_TEXT),
         }
-        for row, place, words in zip(rows, worst, texts, strict=True)
+        for row, place, serialized in zip(rows, worst, texts, strict=True)
     ]
 
 
-def _said(results: Results, place: int) -> str:
+def _describe_prediction(results: Results, place: int) -> str:
     competition, prediction = results.job.competition, results.prediction[place]
     if competition.task == "regression":
         return f"{prediction:.4g}" if abs(prediction) < 1e4 else f"{prediction:.0f}"
@@ -117,8 +110,8 @@ def _figures(results: Results) -> dict[str, Any]:
     }
 
 
-def _text(results: Results) -> TableText:
-    """The serializer as the first fold fitted it, without the token budget, to show whole rows."""
+def _fit_text(results: Results) -> TableText:
+    """Fit the serializer of the first fold without the token budget, to show whole rows."""
     job, settings = results.job, results.job.config.text
     rows = job.splits[0][0]
     config = TextConfig(style="list", missing=settings.missing, numbers=settings.numbers)

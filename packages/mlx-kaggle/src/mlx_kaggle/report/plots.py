@@ -1,7 +1,7 @@
-"""The report's figures as inline SVG.
+"""The figures of the report as inline SVG.
 
-Names of classes and models are the user's: they are drawn as they are spelled, never read as
-mathematics, and a figure that cannot be drawn becomes a line that says so.
+Names of classes and models are drawn as they are spelled, never parsed as mathematics. A figure
+that cannot be drawn becomes a line with the reason.
 """
 
 import io
@@ -18,18 +18,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 P = ParamSpec("P")
-# Texts stay texts: the browser has the letters that matplotlib's font lacks.
+# Keep text as text: the browser has the letters that matplotlib's font lacks.
 STYLE: Any = {"text.parse_math": False, "text.usetex": False, "svg.fonttype": "none"}
 LONGEST_LABEL = 32
 INK, BLUE, ORANGE, GREY = "#24292f", "#2f6fb0", "#d9822b", "#c9ced6"
 MAX_CLASSES_SHOWN = 20
 
-
 _log = logging.getLogger(__name__)
 
 
 def _figure_of(draw: Callable[P, Figure]) -> Callable[P, str]:
-    """Make `draw` return SVG, or a paragraph with the reason where drawing fails."""
+    """Make `draw` return SVG, or a paragraph with the reason if drawing fails."""
 
     @wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> str:
@@ -37,7 +36,7 @@ def _figure_of(draw: Callable[P, Figure]) -> Callable[P, str]:
             with matplotlib.rc_context(STYLE), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Glyph .* missing from")
                 return _svg(draw(*args, **kwargs))
-        except Exception as error:  # whatever it is, it comes after hours of training
+        except Exception as error:  # a figure must not end a run after hours of training
             name = draw.__name__.replace("_", " ")  # type: ignore[attr-defined]
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             line = f"the figure {name!r} could not be drawn ({reason})"
@@ -49,7 +48,7 @@ def _figure_of(draw: Callable[P, Figure]) -> Callable[P, str]:
 
 @_figure_of
 def training_curves(histories: dict[str, list[dict]], metric: str) -> Figure:
-    """Training loss by epoch, and the validation metric by epoch, one line a model."""
+    """Training loss and validation metric by epoch, one line a model."""
     figure, (left, right) = _figure(2, 3.0)
     for name, history in histories.items():
         epochs = [entry["epoch"] + 1 for entry in history]
@@ -93,7 +92,7 @@ def residuals(truth: np.ndarray, prediction: np.ndarray, log: bool) -> Figure:
     if log and low > 0:
         left.set(xscale="log", yscale="log")
         subs = (1, 2, 5) if high < 100 * low else (1,)
-        for axis in (left.xaxis, left.yaxis):  # the usual labels of powers are mathematics
+        for axis in (left.xaxis, left.yaxis):  # the default labels of powers are mathematics
             axis.set_major_locator(LogLocator(subs=subs))
             axis.set_major_formatter(EngFormatter(sep=""))
             axis.set_minor_formatter(NullFormatter())
@@ -108,14 +107,12 @@ def residuals(truth: np.ndarray, prediction: np.ndarray, log: bool) -> Figure:
 
 @_figure_of
 def calibration(confidence: np.ndarray, accuracy: np.ndarray, count: np.ndarray) -> Figure:
-    """How often the model is right when it says it is sure: the diagonal is honest."""
+    """Accuracy by confidence, which is the diagonal of a calibrated model; rows by confidence."""
     figure, (left, right) = _figure(2, 3.2)
     filled = count > 0
     left.plot([0, 1], [0, 1], color=GREY, lw=1.5)
     left.plot(confidence[filled], accuracy[filled], "o-", color=BLUE, ms=4)
-    left.set(
-        title="calibration", xlabel="confidence", ylabel="share right", xlim=(0, 1), ylim=(0, 1)
-    )
+    left.set(title="calibration", xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     right.bar(np.linspace(0, 1, len(count), endpoint=False), count, 0.9 / len(count), align="edge")
     right.set(title="rows by confidence", xlabel="confidence", ylabel="rows")
     return figure
@@ -123,7 +120,7 @@ def calibration(confidence: np.ndarray, accuracy: np.ndarray, count: np.ndarray)
 
 @_figure_of
 def score_bars(scores: dict[str, float], metric: str) -> Figure:
-    """Our score beside the baselines."""
+    """The score of the model and of the baselines."""
     figure = Figure(figsize=(7.2, 0.6 + 0.42 * len(scores)), layout="constrained")
     axes = figure.subplots()
     names = list(scores)[::-1]
@@ -151,11 +148,11 @@ def _plain(axes) -> None:
 
 
 def _label(name: object) -> str:
-    """One line of printable characters, short enough to leave room for the figure."""
-    words = " ".join("".join(c if c.isprintable() else " " for c in str(name)).split())
-    if len(words) > LONGEST_LABEL:
-        words = f"{words[: LONGEST_LABEL // 2]}…{words[1 - LONGEST_LABEL // 2 :]}"
-    return words or "(blank)"
+    """Return one line of printable characters, short enough to leave room for the figure."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in str(name)).split())
+    if len(line) > LONGEST_LABEL:
+        line = f"{line[: LONGEST_LABEL // 2]}…{line[1 - LONGEST_LABEL // 2 :]}"
+    return line or "(blank)"
 
 
 def _svg(figure: Figure) -> str:

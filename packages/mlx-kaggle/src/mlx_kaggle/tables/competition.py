@@ -1,46 +1,64 @@
-"""What the tables say: target, id, task, metric, column kinds and the submission's format."""
+"""A competition as inferred from its tables: target, columns, metric, submission format."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import product
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 
-from mlx_heads import DEFAULT_METRIC, get_metric
-from mlx_kaggle._suggest import did_you_mean
-from mlx_kaggle.config import DataSettings
-from mlx_kaggle.errors import DataError
-from mlx_kaggle.tables.label_columns import leave_out_unknown, likely_labels
-from mlx_kaggle.tables.submission_format import Asked, Format, place_rows, read_format
-from mlx_kaggle.tables.task import find_classes, infer_task, other_readings, with_target
-from mlx_tabtext import (
-    TABLE_ENDINGS,
-    CompetitionTexts,
-    Schema,
-    Table,
-    competition_texts,
-    guess_competition,
-    infer_schema,
-    read_table,
-)
+from mlx_heads import TargetScaler, get_metric
+from mlx_kaggle import DataError
+from mlx_tabtext import Schema, parse_number
 
-# The metric each known competition is scored by (reference: the competitions' own pages).
-COMPETITION_METRICS = {
-    "titanic": "accuracy",
-    "house-prices": "rmse_log",
-    "nlp-disaster": "f1",
-    "spaceship-titanic": "accuracy",
+Rows = Sequence[int] | np.ndarray | None
+
+METRICS_OF_TASK = {
+    "binary": ["accuracy", "f1", "roc_auc", "log_loss"],
+    "multiclass": ["accuracy", "f1_macro", "log_loss"],
+    "regression": ["rmse", "mae", "r2"],
 }
-# Metrics of the logarithm: training on log1p(y) makes the squared loss agree with them.
-LOG_METRICS = ("rmsle", "rmse_log")
-SUBMISSION_NAMES = ("sample_submission", "gender_submission", "sampleSubmission")
+
+
+@dataclass(frozen=True)
+class Format:
+    """The columns of a submission in order, and the content of those that are no ids.
+
+    "label": the class, spelled as `spelling` says. "probability": of the second class. "classes":
+    one probability a column, of `classes` in turn. "value": the predicted number.
+    """
+
+    columns: tuple[str, ...]
+    ids: tuple[str, ...]
+    content: Literal["label", "probability", "classes", "value"]
+    classes: tuple[str, ...] = ()
+    spelling: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def predictions(self) -> list[str]:
+        """The columns that are no ids."""
+        return [name for name in self.columns if name not in self.ids]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Format":
+        """Rebuild from `dataclasses.asdict`, also after JSON."""
+        return cls(**_with_tuples(values, "columns", "ids", "classes"))
+
+    def __str__(self) -> str:
+        names = self.predictions
+        what = {
+            "label": f"the class in {names[0]!r}",
+            "probability": f"the probability of {''.join(self.classes[-1:])!r} in {names[0]!r}",
+            "value": f"the number in {names[0]!r}",
+            "classes": f"probabilities in {list_names(names)}, of the classes "
+            f"{list_names(self.classes)}",
+        }[self.content]
+        ids = f"ids in {', '.join(map(repr, self.ids))}, " if self.ids else ""
+        return ids + what
 
 
 @dataclass(frozen=True)
 class Competition:
-    """The job as understood: shown to the user, saved in the run, needed again to predict."""
+    """What was inferred from the tables: shown to the user, saved in the run, used to predict."""
 
     schema: Schema
     target: str
@@ -48,12 +66,23 @@ class Competition:
     metric: str
     classes: tuple[str, ...]
     id_column: str | None
-    log_target: bool
-    template: str | None
-    submission_columns: tuple[str, ...]
-    notes: tuple[str, ...]
+    log_target: bool = False
+    template: str | None = None
+    submission_columns: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     submission: Format | None = None
-    """What the sample submission asks for; `None` without one, and in runs of earlier versions."""
+    """Format of the sample submission; `None` without one, and in runs of earlier versions."""
+
+    @property
+    def feature_names(self) -> list[str]:
+        """The columns a model may learn from."""
+        return [column.name for column in self.schema.features]
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metric of the competition, then the others of its task."""
+        others = METRICS_OF_TASK[self.task]
+        return [self.metric, *(name for name in others if name != self.metric)]
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON form."""
@@ -62,192 +91,127 @@ class Competition:
         return {**values, "schema": self.schema.to_dict(), "submission": form}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Competition":
+    def from_dict(cls, values: Mapping[str, Any]) -> "Competition":
         """Rebuild from `to_dict`."""
-        lists: dict[str, Any] = {
-            key: tuple(values[key]) for key in ("classes", "submission_columns", "notes")
-        }
+        values = _with_tuples(values, "classes", "submission_columns", "notes")
         form = values.get("submission")
-        lists["submission"] = Format.from_dict(form) if form else None
-        return cls(**{**values, **lists, "schema": Schema.from_dict(values["schema"])})
+        values["submission"] = Format.from_dict(form) if form else None
+        return cls(**{**values, "schema": Schema.from_dict(values["schema"])})
 
 
 @dataclass(frozen=True)
-class Tables:
-    """The files of one competition, read."""
+class Target:
+    """Encodes the target; combines and scores predictions.
 
-    train: Table
-    val: Table | None
-    test: Table | None
-    sample_submission: Table | None
-    notes: tuple[str, ...]
-
-
-def read_tables(data: DataSettings) -> Tables:
-    """Read the files named, and the test table and sample submission lying beside `train`."""
-    found = find_beside_train(data)
-    given = (data.test, data.sample_submission)
-    notes = [f"found {path}" for path in found.values() if path and path not in given]
-
-    def read(path: str | None) -> Table | None:
-        return read_table(path, separator=data.separator) if path else None
-
-    train = read_table(data.train, separator=data.separator)
-    if not row_count(train):
-        raise DataError(f"{data.train}: has a header but no rows")
-    return Tables(
-        train,
-        read(data.val),
-        read(found["test"]),
-        read(found["sample_submission"]),
-        tuple(notes),
-    )
-
-
-def find_beside_train(data: DataSettings) -> dict[str, str | None]:
-    """Paths of the test file and the sample submission: as given, or lying beside `train`.
-
-    A file that ends as the training file does is found before one of another kind.
+    A prediction is (N, classes) probabilities or (N,) values. `source` names the file in errors.
     """
-    folder = Path(data.train).parent
-    return {
-        "test": data.test or _beside(folder, ("test",), data),
-        "sample_submission": data.sample_submission or _beside(folder, SUBMISSION_NAMES, data),
-    }
+
+    competition: Competition
+    source: str = "the table"
+
+    def encode(self, cells: Sequence[Any], rows: Rows = None) -> np.ndarray:
+        """Return class indices (int64) or values (float64).
+
+        `rows` are the positions of the cells in their file, for errors, when rows were dropped.
+        """
+        competition = self.competition
+        if competition.task == "regression":
+            values = [self._value(cell, at, rows) for at, cell in enumerate(cells)]
+            return np.array(values, np.float64)
+        index = {normalize_label(label): code for code, label in enumerate(competition.classes)}
+        index |= {label: code for code, label in enumerate(competition.classes)}
+        codes = [self._code(cell, at, rows, index) for at, cell in enumerate(cells)]
+        return np.array(codes, np.int64)
+
+    def _code(self, cell: Any, at: int, rows: Rows, index: dict[str, int]) -> int:
+        label = str(cell).strip()
+        code = index.get(label, index.get(normalize_label(label)))
+        if code is None:
+            raise DataError(
+                f"{self._place(at, rows)}: class {label!r} of {self.competition.target!r} does not "
+                f"occur in the training data ({', '.join(self.competition.classes[:8])})"
+            )
+        return code
+
+    def _value(self, cell: Any, at: int, rows: Rows) -> float:
+        name = self.competition.target
+        written = self.competition.schema[name].number_format
+        value = parse_number(cell, written)
+        if value is None:
+            how = f" written as {written}, as in the training data" if written else ""
+            raise DataError(f"{self._place(at, rows)}: {name} is {cell!r}, not a number{how}")
+        return value
+
+    def _place(self, at: int, rows: Rows) -> str:
+        return f"{self.source}, row {(at if rows is None else rows[at]) + 2}"
+
+    def fit_scaler(self, values: np.ndarray) -> TargetScaler | None:
+        """Standardize a regression target, or its logarithm for a metric of logarithms."""
+        if self.competition.task != "regression":
+            return None
+        return TargetScaler.fit(values, "log1p" if self.competition.log_target else "standard")
+
+    def constant(self, encoded: np.ndarray, rows: int) -> np.ndarray:
+        """Predict the share of each class, or the mean, for every row."""
+        if self.competition.task == "regression":
+            return np.full(rows, encoded.mean())
+        shares = np.bincount(encoded, minlength=len(self.competition.classes)) / len(encoded)
+        return np.tile(shares, (rows, 1))
+
+    def combine(self, predictions: Sequence[np.ndarray]) -> np.ndarray:
+        """Average predictions, in log space for a metric of logarithms."""
+        stacked = np.stack([np.asarray(each, np.float64) for each in predictions])
+        if self.competition.log_target:
+            return np.expm1(np.log1p(stacked).mean(0))
+        return stacked.mean(0)
+
+    def score(
+        self, encoded: np.ndarray, prediction: np.ndarray, metric: str | None = None
+    ) -> float:
+        """Return the metric of `prediction` against encoded cells.
+
+        The area under the curve is the mean over the classes that occur: the only row of a class
+        never validates, and would leave no score at all.
+        """
+        chosen = get_metric(metric or self.competition.metric)
+        present = np.unique(encoded)
+        if chosen.name == "roc_auc" and 1 < len(present) < prediction.shape[1]:
+            prediction = prediction[:, present]
+            prediction = prediction / np.maximum(prediction.sum(1, keepdims=True), 1e-300)
+            encoded = np.searchsorted(present, encoded)
+        if chosen.needs == "label":
+            return chosen(encoded, prediction.argmax(1))
+        return chosen(encoded, prediction)
+
+    def scores(self, encoded: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
+        """Return every metric of the task."""
+        names = self.competition.metrics
+        return {name: self.score(encoded, prediction, name) for name in names}
+
+    def labels(self, prediction: np.ndarray) -> list[str]:
+        """Return the most probable class of each row, as the training file spells it."""
+        return [self.competition.classes[code] for code in prediction.argmax(1)]
 
 
-def understand(data: DataSettings, tables: Tables) -> Competition:
-    """Infer what is not given. Raises `DataError` naming the file and column otherwise."""
-    sample, test = tables.sample_submission, tables.test
-    _require_columns(data, tables.train)
-    train, _, notes = with_target(tables.train, data.target, data.train)
-    if len({str(cell) for cell in train[data.target]}) == 1:
-        only = train[data.target][0]
-        raise DataError(f"{data.train}: target {data.target!r} is {only!r} in every row")
-    known = data.competition or guess_competition(list(train))
-    texts = competition_texts(known) if known else None
-    id_column = data.id_column
-    if id_column is None and sample:
-        first = next(iter(sample))
-        if first in train and first != data.target and len(set(train[first])) == row_count(train):
-            id_column = first
-    kinds: dict[str, Any] = {**_known(texts, "kinds", train), **data.kinds}
-    kinds |= dict.fromkeys(data.drop, "ignored")
-    schema = infer_schema(
-        train,
-        target=data.target,
-        id_column=id_column,
-        kinds=kinds,
-        labels={**_known(texts, "labels", train), **data.labels},
-        words=_known(texts, "words", train),
-    )
-    if known is not None:
-        notes.append(f"column names look like the {known} competition")
-    files = find_beside_train(data)
-    schema = leave_out_unknown(schema, test, sample, str(files["test"]), notes)
-    schema = _drop_target_copies(schema, train, notes)
-    notes += likely_labels(schema, train, test)
-    if not schema.features:
-        raise DataError(f"{data.train}: no column left to learn from besides {data.target!r}")
-    metric = data.metric or COMPETITION_METRICS.get(known or "")
-    task = data.task or infer_task(train[data.target], data, metric)
-    if not data.task and not metric:
-        notes += other_readings(train[data.target], task, data.target)
-    metric = metric or DEFAULT_METRIC[task]
-    _check_metric(metric, task)
-    classes = () if task == "regression" else find_classes(train[data.target])
-    if task == "binary" and len(classes) != 2:
-        raise DataError(f"task is binary, but {data.target!r} has {len(classes)} values: {classes}")
-    form, sample_file = None, str(files["sample_submission"])
-    if sample and data.sample_submission is None and _of_another_target(sample, train, data.target):
-        notes.append(f"{sample_file} is not used: it asks for other columns of {data.train}")
-        sample = None
-    if sample:
-        asked = Asked(data.target, task, metric, classes, schema.id)
-        form = read_format(sample, sample_file, asked, test, train)
-        notes.append(f"submission: {form}")
-        if test is not None:
-            notes += place_rows(form, sample, sample_file, test, str(files["test"]))[2]
-    return Competition(
-        schema=schema,
-        target=data.target,
-        task=task,
-        metric=metric,
-        classes=classes,
-        id_column=schema.id,
-        log_target=task == "regression" and metric in LOG_METRICS,
-        template=texts.template if texts else None,
-        submission_columns=tuple(sample) if sample else (),
-        notes=tuple(notes),
-        submission=form,
-    )
+def normalize_label(label: str) -> str:
+    """Return one spelling for equal labels: `1` for `1.0`, `true` for `TRUE`."""
+    number = as_number(label)
+    return label.strip().casefold() if number is None else f"{number:.15g}"
 
 
-def _of_another_target(sample: Table, train: Table, target: str) -> bool:
-    return target not in sample and all(name in train for name in sample)
+def as_number(value: Any) -> float | None:
+    """Convert to a float, or to `None`."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
 
 
-def _known(texts: CompetitionTexts | None, what: str, train: Table) -> dict[str, Any]:
-    values = getattr(texts, what) if texts else {}
-    return {name: value for name, value in values.items() if name in train}
+def list_names(names: Sequence[str], shown: int = 12) -> str:
+    """Join the first names, and count the others."""
+    more = f", ... {len(names) - shown} more" if len(names) > shown else ""
+    return (", ".join(names[:shown]) or "none") + more
 
 
-def row_count(table: Table) -> int:
-    """Rows of a table."""
-    return len(next(iter(table.values()), []))
-
-
-def _beside(folder: Path, names: Sequence[str], data: DataSettings) -> str | None:
-    mine = {Path(data.train).resolve(), Path(data.val).resolve() if data.val else None}
-    train = Path(data.train).name.lower()
-    endings = sorted(TABLE_ENDINGS, key=lambda ending: -len(ending) * train.endswith(ending))
-    for name, ending in product(names, endings):
-        path = folder / (name + ending)
-        if path.is_file() and path.resolve() not in mine:
-            return str(path)
-    return None
-
-
-def _require_columns(data: DataSettings, train: Table) -> None:
-    if not data.target:
-        raise DataError(f"no target given; name the column to predict: --target {'|'.join(train)}")
-    if data.target not in train:
-        hint = did_you_mean(data.target, train)
-        raise DataError(f"{data.train}: no column {data.target!r} for the target{hint}")
-
-
-def _drop_target_copies(schema: Schema, train: Table, notes: list[str]) -> Schema:
-    """Ignore a feature that says the target again, or repeats an earlier feature, cell by cell."""
-    columns, target = [], str(schema.target)
-    codes = {name: _pattern(train[name]) for name in train}
-    seen: dict[tuple[str, ...] | bytes, str] = {}
-    for column in schema.columns:
-        reason, code = None, codes[column.name]
-        if column.name != target and column.kind not in ("id", "ignored"):
-            if code == codes[target]:
-                reason = f"says the target {target!r} again"
-            elif code in seen:
-                reason = f"repeats column {seen[code]!r}"
-            seen.setdefault(code, column.name)
-        if reason:
-            notes.append(f"column {column.name!r} is left out: it {reason}")
-            column = replace(column, kind="ignored", reason=reason)
-        columns.append(column)
-    return replace(schema, columns=tuple(columns))
-
-
-def _pattern(cells: Sequence[Any]) -> tuple[str, ...] | bytes:
-    """Equal for columns that are equal; where values repeat, also up to renaming them.
-
-    Columns of unique cells are all renamings of each other, which says nothing.
-    """
-    numbers: dict[Any, int] = {}
-    codes = np.array([numbers.setdefault(cell, len(numbers)) for cell in cells], "u4")
-    return codes.tobytes() if 2 * len(numbers) <= len(cells) else tuple(map(str, cells))
-
-
-def _check_metric(name: str, task: str) -> None:
-    metric = get_metric(name)
-    if task not in metric.tasks:
-        tasks = ", ".join(metric.tasks)
-        raise DataError(f"metric {name!r} is for {tasks}, but the task is {task}")
+def _with_tuples(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {**values, **{name: tuple(values[name]) for name in names}}

@@ -1,46 +1,170 @@
-"""Write a submission and check it against the competition's sample."""
+"""A submission: the format that a sample asks for, its rows, and the check against the sample."""
 
-import csv
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
 
-from mlx_kaggle._atomic import write_atomic
-from mlx_kaggle.errors import DataError
-from mlx_kaggle.tables.competition import Competition, row_count
-from mlx_kaggle.tables.submission_format import (
-    Asked,
+from mlx_heads import get_metric
+from mlx_kaggle import DataError
+from mlx_kaggle.tables.competition import (
+    Competition,
     Format,
-    default_format,
-    probability_format,
-    read_format,
+    Target,
+    as_number,
+    list_names,
+    normalize_label,
 )
-from mlx_kaggle.tables.targets import Target
+from mlx_kaggle.tables.files import index_ids, row_count
 from mlx_tabtext import Table, is_missing
+
+# Pairs of labels with one meaning; a sample takes the first pair that holds its cells.
+PAIRS = ("false true", "False True", "FALSE TRUE", "no yes", "No Yes", "NO YES", "n y", "N Y",
+         "f t", "F T", "0 1", "0.0 1.0")  # fmt: skip
+
+
+def read_format(
+    sample: Table,
+    file: str,
+    competition: Competition,
+    test: Table | None,
+    train: Table | None = None,
+) -> Format:
+    """Infer the format from the columns and cells of a sample submission.
+
+    Raises `DataError` when they do not fit the competition.
+    """
+    columns = tuple(sample)
+    ids = _id_columns(columns, competition, test if test is not None else train)
+    names = [name for name in columns if name not in ids]
+    one = len(names) == 1
+    if competition.task == "regression":
+        if one:
+            return Format(columns, ids, "value")
+        raise DataError(
+            f"{file}: one number is predicted, {competition.target!r}, but besides the ids "
+            f"({list_names(ids)}) it has {len(names)} columns: {list_names(names)}"
+        )
+    if one:
+        return _one_column(columns, ids, sample[names[0]], file, competition)
+    matched = _match(names, competition.classes)
+    if matched:
+        return Format(columns, ids, "classes", matched)
+    raise DataError(
+        f"{file}: its columns besides the ids ({list_names(ids)}) are neither one prediction nor "
+        f"one column a class: {list_names(names)}; the {len(competition.classes)} classes of "
+        f"{competition.target!r}: {list_names(competition.classes)}"
+    )
+
+
+def probability_format(form: Format, competition: Competition) -> Format:
+    """Replace labels by probabilities."""
+    if form.content != "label":
+        return form
+    if len(competition.classes) == 2:
+        return Format(form.columns, form.ids, "probability", competition.classes)
+    return Format((*form.ids, *competition.classes), form.ids, "classes", competition.classes)
 
 
 def known_format(competition: Competition, probabilities: bool = False) -> Format:
-    """The format of the sample the run knows, or the usual one."""
-    asked = asked_of(competition)
+    """Return the format of the sample seen in training.
+
+    Without a sample: id and labels, or probabilities if the metric needs them.
+    """
     form = competition.submission
     if form is None and competition.submission_columns:  # a run of an earlier version
         sample: Table = {name: [] for name in competition.submission_columns}
-        form = read_format(sample, "the sample submission", asked, None)
-    form = form or default_format(asked)
-    return probability_format(form, asked) if probabilities else form
+        form = read_format(sample, "the sample submission", competition, None)
+    if form is None:
+        ids = (competition.id_column,) if competition.id_column else ()
+        content = "value" if competition.task == "regression" else "label"
+        form = Format((*ids, competition.target), ids, content)
+        probabilities = probabilities or get_metric(competition.metric).needs == "probability"
+    return probability_format(form, competition) if probabilities else form
 
 
-def asked_of(competition: Competition) -> Asked:
-    """What is predicted, as far as the format of a submission depends on it."""
-    return Asked(
-        competition.target,
-        competition.task,
-        competition.metric,
-        competition.classes,
-        competition.id_column,
-    )
+def _id_columns(
+    columns: Sequence[str], competition: Competition, known: Table | None
+) -> tuple[str, ...]:
+    """Return the leading columns that the test table (or train) has, but at least the first."""
+    there = set(known or ()) | {competition.id_column}
+    ids = tuple(takewhile(lambda name: name in there and name != competition.target, columns))
+    ids = ids[:-1] if len(ids) == len(columns) else ids
+    return ids or (columns[:1] if len(columns) > 1 else ())  # type: ignore[return-value]
+
+
+def _one_column(
+    columns: tuple[str, ...],
+    ids: tuple[str, ...],
+    cells: Sequence[Any],
+    file: str,
+    competition: Competition,
+) -> Format:
+    """Tell a label from a probability by the cells; the metric decides about 0 and 1."""
+    (name,) = [each for each in columns if each not in ids]
+    classes = competition.classes
+    values = {str(cell).strip() for cell in cells if not is_missing(cell)}
+    numbers = [as_number(value) for value in values]
+    shares = all(number is not None and 0 <= number <= 1 for number in numbers)
+    between = shares and any(number not in (0, 1) for number in numbers)
+    wanted = get_metric(competition.metric).needs == "probability"
+    spelling = None if between else find_spelling(values, classes)
+    if len(classes) == 2 and shares and (between or wanted):
+        return Format(columns, ids, "probability", classes)
+    if spelling is None:
+        wrong = sorted(values - {normalize_label(each) for each in classes})
+        raise DataError(
+            f"{file}: column {name!r} holds {list_names(wrong)}, which is no class of "
+            f"{competition.target!r} ({list_names(classes)})"
+        )
+    return Format(columns, ids, "label", classes, spelling)
+
+
+def find_spelling(values: set[str], classes: Sequence[str]) -> dict[str, str] | None:
+    """Return how a sample with these `values` spells the classes, `None` if they are no classes."""
+    for spell in _spellings(classes):
+        spelled = {label: spell(label) for label in classes}
+        if values <= set(spelled.values()) and len(set(spelled.values())) == len(classes):
+            return spelled
+    return None
+
+
+def _spellings(classes: Sequence[str]) -> Iterator[Callable[[str], str]]:
+    yield str
+    if all(as_number(label) is not None for label in classes):
+        yield lambda label: f"{float(label):.15g}"
+        yield lambda label: f"{float(label):.1f}"
+    yield from (str.upper, str.lower, str.capitalize, str.title)
+    plain = [normalize_label(label) for label in classes]
+    if any(sorted(plain) == sorted(map(normalize_label, pair.split())) for pair in PAIRS):
+        first = {normalize_label(pair.split()[0]) for pair in PAIRS}
+        for pair in PAIRS:
+            no, yes = pair.split()
+            yield lambda label, no=no, yes=yes: no if normalize_label(label) in first else yes
+
+
+def _match(names: Sequence[str], classes: Sequence[str]) -> tuple[str, ...] | None:
+    """Return the class of each column, by name without the prefix and suffix of all columns.
+
+    `None` unless each class has exactly one column.
+    """
+    if len(names) != len(classes) or len(set(names)) != len(names):
+        return None
+    prefix, suffix = _shared(names), _shared([name[::-1] for name in names])
+    for spell in (str, normalize_label):
+        spelled = {spell(label): label for label in classes}
+        for start in range(prefix + 1):
+            for stop in range(suffix + 1):
+                cut = [spell(name[start : len(name) - stop]) for name in names]
+                if len(spelled) == len(set(cut)) and set(cut) == set(spelled):
+                    return tuple(spelled[each] for each in cut)
+    return None
+
+
+def _shared(names: Sequence[str]) -> int:
+    """Return the length of the common prefix."""
+    return sum(1 for _ in takewhile(lambda each: len(set(each)) == 1, zip(*names, strict=False)))
 
 
 def submission_columns(
@@ -50,11 +174,11 @@ def submission_columns(
     probabilities: bool,
     form: Format | None = None,
 ) -> dict[str, list[Any]]:
-    """Columns of the submission: those of the sample where the run knows one.
+    """Return the columns of a submission, by default in the format seen in training.
 
-    `ids` are the cells of the id column, or of each where there are several. `prediction` has their
-    rows. Without a sample, classes are spelled as in training, and probabilities are given when
-    asked for or needed by the metric: the positive class of a binary task, else one column a class.
+    `ids` are the cells of the id column, or of each of several; `prediction` has the same rows.
+    Without a sample, classes are spelled as in training. `probabilities`, or a metric of them,
+    replace the classes: the second class of a binary task, else one column a class.
     """
     form = form or known_format(competition, probabilities)
     given = ids if isinstance(ids, Mapping) else dict.fromkeys(form.ids[:1], ids)
@@ -73,25 +197,63 @@ def submission_columns(
     return {name: columns[name] for name in form.columns}
 
 
-def write_submission(path: Path, columns: dict[str, list[Any]]) -> None:
-    """Write a CSV with LF line ends, atomically."""
+def place_rows(
+    form: Format, sample: Table, file: str, test: Table, test_file: str
+) -> tuple[dict[str, list[Any]], np.ndarray, list[str]]:
+    """Return the ids of the sample, the position in `test` of each of its rows, and notes.
 
-    def write(temporary: Path) -> None:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(columns)
-            writer.writerows(zip(*columns.values(), strict=True))
+    Raises `DataError` when ids repeat, or when the test table lacks an id of the sample.
+    """
+    if not form.ids:
+        rows, wanted = row_count(test), row_count(sample)
+        if rows != wanted:
+            raise DataError(f"{test_file}: {rows} rows; {file}, which has no ids, has {wanted}")
+        return {}, np.arange(rows), []
+    wanted = index_ids([_stripped(sample[name]) for name in form.ids], form.ids, file)
+    sources = [_source(name, sample[name], file, test, test_file, form) for name in form.ids]
+    found = index_ids([_stripped(test[name]) for name in sources], sources, test_file)
+    missing = [key for key in wanted if key not in found]
+    if missing:
+        raise DataError(
+            f"{file}: {len(missing)} of its {len(wanted)} ids are not in {test_file} (first: row "
+            f"{wanted[missing[0]] + 2}, {', '.join(missing[0])!r}); give two files that belong "
+            f"together"
+        )
+    extra = len(found) - len(wanted)
+    first = next((key for key in found if key not in wanted), ())
+    notes = [f"{extra} of {len(found)} rows of {test_file} are not in {file} and not written "
+             f"(first: {', '.join(first)!r})"] if extra else []  # fmt: skip
+    ids = {name: list(sample[name]) for name in form.ids}
+    return ids, np.array([found[key] for key in wanted]), notes
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, write)
+
+def _source(
+    name: str, ids: Sequence[Any], file: str, test: Table, test_file: str, form: Format
+) -> str:
+    """Return the test column with the ids of a sample column: by name, else by cells."""
+    if name in test:
+        return name
+    wanted = _stripped(ids)
+    for other, cells in test.items():
+        if other not in form.ids and set(wanted) <= set(_stripped(cells)):
+            return other
+    first = wanted[0] if wanted else ""
+    raise DataError(
+        f"{file}: its ids, column {name!r} (first: {first!r}), are in no column of {test_file} "
+        f"({list_names(list(test))})"
+    )
+
+
+def _stripped(cells: Sequence[Any]) -> list[str]:
+    return [str(cell).strip() for cell in cells]
 
 
 def check_submission(
     submission: Table, sample: Table, file: str, sample_file: str, ids: Sequence[str] | None = None
 ) -> str:
-    """Compare columns, row count, ids and cells; return one line saying what was checked.
+    """Compare columns, row count, ids and cells with the sample; return what was checked.
 
-    Raises `DataError` naming the first difference. Rows may stand in another order.
+    Raises `DataError` naming the first difference. Rows may be in another order.
     """
     if list(submission) != list(sample):
         raise DataError(
@@ -110,16 +272,14 @@ def check_submission(
                 f"{file}: id {wrong[0]!r} is not in {sample_file} ({len(wrong)} such ids)"
             )
     for name in [name for name in sample if name not in ids]:
-        numbers = all(_is_number(cell) for cell in sample[name])
+        numbers = all(_is_finite(cell) for cell in sample[name])
         for row, cell in enumerate(submission[name]):
-            if is_missing(cell) or (numbers and not _is_number(cell)):
+            if is_missing(cell) or (numbers and not _is_finite(cell)):
                 kind = "a number" if numbers else "a value"
                 raise DataError(f"{file}, row {row + 2}: {name} is {cell!r}, not {kind}")
     return f"columns, {row_count(sample)} ids and values agree with {sample_file}"
 
 
-def _is_number(cell: Any) -> bool:
-    try:
-        return bool(np.isfinite(float(cell)))
-    except (TypeError, ValueError):
-        return False
+def _is_finite(cell: Any) -> bool:
+    number = as_number(cell)
+    return number is not None and bool(np.isfinite(number))

@@ -1,4 +1,4 @@
-"""One model: fit the text on the training rows, build encoder and head, train, predict."""
+"""The text member: prepare on the training rows, train encoder and head, predict."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -12,16 +12,23 @@ import numpy as np
 
 from mlx_heads import (
     ClassificationHead,
-    TargetScaler,
     binary_cross_entropy,
     cross_entropy,
     get_metric,
     mean_squared_error,
 )
+from mlx_kaggle import RunError
 from mlx_kaggle.config import RunConfig
-from mlx_kaggle.errors import RunError
 from mlx_kaggle.machine import sharing_cores, step_threads
-from mlx_kaggle.members.batches import Rows, pad_batch, prediction_batches, training_updates
+from mlx_kaggle.members.batches import (
+    Rows,
+    augmentation_of,
+    drop_tokens,
+    fit_text,
+    pad_batch,
+    prediction_batches,
+    training_updates,
+)
 from mlx_kaggle.members.linear import fit_linear
 from mlx_kaggle.members.model import (
     Member,
@@ -32,9 +39,7 @@ from mlx_kaggle.members.model import (
     make_model,
 )
 from mlx_kaggle.members.optimizer import make_optimizer
-from mlx_kaggle.members.texts import augmentation_of, drop_tokens, fit_text
-from mlx_kaggle.tables.competition import Competition
-from mlx_kaggle.tables.targets import Target
+from mlx_kaggle.tables.competition import Competition, Target
 from mlx_tabtext import Table
 from mlx_trainer import (
     Checkpoints,
@@ -49,34 +54,39 @@ from mlx_trainer import (
 
 Report = Callable[[dict[str, Any]], None]
 LossFunction = Callable[[nn.Module, dict[str, mx.array]], tuple[mx.array, mx.array]]
+# Of each task; class indices are trained on as int32.
+LOSSES = {
+    "regression": mean_squared_error,
+    "binary": binary_cross_entropy,
+    "multiclass": cross_entropy,
+}
 
 
 @dataclass
 class Experiment:
-    """Everything fitted on the training rows of one fold, ready to train."""
+    """A member fitted to the training rows of one fold, ready to train."""
 
     config: RunConfig
     competition: Competition
     train: Table
-    encoded: np.ndarray
     seed: int
     member: Member
-    head_arguments: dict[str, Any]
     targets: np.ndarray
     linear: np.ndarray | None
-    """What the linear model says of each training row without having seen it."""
+    """Cross-fitted outputs of the linear model for the training rows."""
 
     @classmethod
     def prepare(
         cls, config: RunConfig, competition: Competition, train: Table, seed: int
     ) -> "Experiment":
-        """Fit text, tokenizer, features and target scaling on `train`; build the model."""
+        """Fit tokenizer, serializer, linear model and target scaling; build the model."""
         target = Target(competition, config.data.train)
         encoded = target.encode(train[competition.target])
-        scaler = target.fit_scaler(encoded) if competition.task == "regression" else None
+        scaler = target.fit_scaler(encoded)
         tokenizer, text = fit_text(config, competition, train, encoded)
-        targets = training_targets(competition, encoded, scaler)
-        linear, held_out = fit_linear(
+        values = scaler.transform(encoded) if scaler else encoded
+        targets = values.astype(np.int32 if competition.task == "multiclass" else np.float32)
+        linear, cross_fitted = fit_linear(
             competition,
             train,
             targets,
@@ -86,25 +96,19 @@ class Experiment:
         )
         mx.random.seed(seed)
         encoder = make_encoder(config, tokenizer, seed)
-        arguments = head_arguments(
-            config,
-            competition.task,
-            len(competition.classes),
-            encoder.config.hidden_size,
-            linear.features.count if linear and linear.features else 0,
-            seed,
-        )
+        count = linear.features.count if linear and linear.features else 0
+        arguments = head_arguments(config, competition, encoder.config.hidden_size, count, seed)
         model = make_model(encoder, make_head(arguments))
         mx.eval(model.parameters())
-        member = Member(model, tokenizer, text, linear, scaler)
-        return cls(config, competition, train, encoded, seed, member, arguments, targets, held_out)
+        member = Member(model, tokenizer, text, linear, scaler, arguments)
+        return cls(config, competition, train, seed, member, targets, cross_fitted)
 
     def updates_per_epoch(self) -> int:
         """Optimizer updates in one pass over the training rows."""
-        return -(-len(self.encoded) // self.config.training.batch_size)
+        return -(-len(self.targets) // self.config.training.batch_size)
 
     def rows(self, epoch: int) -> Rows:
-        """The training rows as token ids; spoken anew each epoch when augmentation is on."""
+        """Return the training rows as token ids, augmented anew for each epoch."""
         member, settings = self.member, self.config.text
         seed = self.seed * 100_003 + epoch
         augmentation = augmentation_of(self.config)
@@ -115,14 +119,11 @@ class Experiment:
         ids = member.tokenizer.encode(texts, max_length=settings.max_tokens)
         if settings.drop_token:
             ids = drop_tokens(ids, member.tokenizer, settings.drop_token, seed)
-        return Rows(ids, self._features, self.linear, self.targets)
-
-    @property
-    def _features(self) -> np.ndarray | None:
-        return self.member.features.transform(self.train) if self.member.features else None
+        features = member.features.transform(self.train) if member.features else None
+        return Rows(ids, features, self.linear, self.targets)
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[list[dict[str, np.ndarray]]]:
-        """Updates of one epoch from update `start` on, each a list of padded micro-batches."""
+        """Yield the updates of one epoch from `start` on, each a list of padded micro-batches."""
         training, pad = self.config.training, self.member.tokenizer.pad_token_id
         rows = self.rows(epoch)
         plan = training_updates(
@@ -132,7 +133,7 @@ class Experiment:
             yield [pad_batch(rows, planned, pad) for planned in update]
 
     def step(self) -> TrainStep:
-        """The compiled update of this model."""
+        """Return a compiled training step with a new optimizer."""
         return TrainStep(
             self.member.model,
             make_optimizer(self.config, self.member.model),
@@ -142,11 +143,7 @@ class Experiment:
         )
 
     def train_model(
-        self,
-        validation: Table | None,
-        folder: Path,
-        report: Report,
-        resume: bool,
+        self, validation: Table | None, folder: Path, report: Report, resume: bool
     ) -> FitResult:
         """Train with checkpoints in `folder`; score the validation rows after each epoch."""
         training = self.config.training
@@ -182,7 +179,7 @@ class Experiment:
         truth = target.encode(validation[competition.target])
 
         def evaluate(model: nn.Module, epoch: int) -> dict[str, float]:
-            prediction = predict_member(self.member, competition, validation, self.config, views=1)
+            prediction = predict_member(self.member, competition, validation, self.config, tta=1)
             return {competition.metric: target.score(truth, prediction)}
 
         return Evaluation(
@@ -194,60 +191,61 @@ class Experiment:
         )
 
 
-def training_targets(
-    competition: Competition, encoded: np.ndarray, scaler: TargetScaler | None
-) -> np.ndarray:
-    """Targets in the dtype of the loss: float32 for one output, int32 class numbers otherwise."""
-    if scaler is not None:
-        return scaler.transform(encoded).astype(np.float32)
-    return encoded.astype(np.float32 if competition.task == "binary" else np.int32)
-
-
 def loss_function(config: RunConfig, competition: Competition) -> LossFunction:
-    """`loss(model, batch) -> (sum of losses, sum of weights)` for the trainer."""
-    smoothing = config.training.label_smoothing
+    """Return `loss(model, batch) -> (sum of losses, sum of weights)`."""
+    function = LOSSES[competition.task]
+    options: dict[str, Any] = {}
+    if competition.task != "regression":
+        options["label_smoothing"] = config.training.label_smoothing
 
     def loss(model: nn.Module, batch: dict[str, mx.array]) -> tuple[mx.array, mx.array]:
         assert isinstance(model, TextModel)
         inputs = {name: batch[name] for name in batch if name not in ("targets", "weights")}
-        outputs = model(**inputs)
-        if competition.task == "regression":
-            losses = mean_squared_error(outputs, batch["targets"])
-        elif competition.task == "binary":
-            losses = binary_cross_entropy(outputs, batch["targets"], label_smoothing=smoothing)
-        else:
-            losses = cross_entropy(outputs, batch["targets"], label_smoothing=smoothing)
+        losses = function(model(**inputs), batch["targets"], **options)
         return (losses * batch["weights"]).sum(), batch["weights"].sum()
 
     return loss
 
 
 def predict_member(
-    member: Member, competition: Competition, table: Table, config: RunConfig, views: int
+    member: Member, competition: Competition, table: Table, config: RunConfig, tta: int
 ) -> np.ndarray:
-    """Class probabilities (N, K), or values (N,) in the target's unit, averaged over views."""
-    target = Target(competition)
+    """Return class probabilities (N, classes), or values (N,) in the unit of the target.
+
+    Test-time augmentation averages the predictions of `tta` texts of each row.
+    """
     features = member.features.transform(table) if member.features else None
     linear = member.linear.outputs(table) if member.linear else None
     texts = (
         [member.text.transform(table)]
-        if views == 1
-        else member.text.views(table, count=views, seed=config.seed)
+        if tta == 1
+        else member.text.views(table, count=tta, seed=config.seed)
     )
     predictions = []
-    for view in texts:
-        ids = member.tokenizer.encode(view, max_length=config.text.max_tokens)
+    for text in texts:
+        ids = member.tokenizer.encode(text, max_length=config.text.max_tokens)
         outputs = _outputs(member, Rows(ids, features, linear), config.training.micro_batch_tokens)
         if member.scaler is not None:
             predictions.append(member.scaler.inverse(outputs))
         else:
             assert isinstance(member.model.head, ClassificationHead)
             predictions.append(np.array(member.model.head.probabilities(mx.array(outputs))))
-    return target.combine(predictions)
+    return Target(competition).combine(predictions)
+
+
+def check_finite(prediction: np.ndarray, member: Path, file: str) -> None:
+    """Refuse a prediction, (N,) or (N, classes), that is NaN or infinite."""
+    rows = np.flatnonzero(~np.isfinite(prediction.reshape(len(prediction), -1)).all(1))
+    if len(rows):
+        raise RunError(
+            f"{member}: its prediction of row {rows[0] + 2} of {file} is not a finite number"
+            + (f" ({len(rows)} such rows)" if len(rows) > 1 else "")
+            + "; nothing was written. Train it again, at a lower learning rate if it diverged"
+        )
 
 
 def _outputs(member: Member, rows: Rows, max_tokens: int) -> np.ndarray:
-    """Raw model outputs in row order."""
+    """Return the outputs of the model in row order."""
     member.model.eval()
     found: np.ndarray | None = None
     forward = mx.compile(lambda arrays: member.model(**arrays), inputs=[member.model.state])

@@ -4,12 +4,12 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlx_kaggle import RunError
 from mlx_kaggle.config import resolve_config
-from mlx_kaggle.errors import RunError
-from mlx_kaggle.job import prepare_job, score_table
-from mlx_kaggle.members.experiment import Experiment, predict_member
+from mlx_kaggle.job import baseline_predictions, prepare_job
+from mlx_kaggle.members.batches import drop_tokens
 from mlx_kaggle.members.model import Member, freeze
-from mlx_kaggle.members.texts import drop_tokens
+from mlx_kaggle.members.text import Experiment, predict_member
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def test_a_network_that_says_nothing_leaves_the_linear_model(prepare):
     member = experiment.member
     output = member.model.head.output
     output.weight, output.bias = mx.zeros_like(output.weight), mx.zeros_like(output.bias)
-    prediction = predict_member(member, job.competition, job.table, job.config, views=2)
+    prediction = predict_member(member, job.competition, job.table, job.config, tta=2)
     logits = member.linear.outputs(job.table)
     np.testing.assert_allclose(prediction[:, 1], 1 / (1 + np.exp(-logits)), atol=1e-6)
     batch = next(experiment.batches(0))[0]
@@ -64,10 +64,10 @@ def test_a_diverged_training_names_model_epoch_and_remedy(prepare, tmp_path):
 def test_a_saved_member_predicts_the_same(prepare, tmp_path):
     job, experiment = prepare()
     member = experiment.member
-    member.save(tmp_path / "member", experiment.head_arguments)
+    member.save(tmp_path / "member")
     again = Member.load(tmp_path / "member")
     ours, theirs = (
-        predict_member(each, job.competition, job.table, job.config, views=2)
+        predict_member(each, job.competition, job.table, job.config, tta=2)
         for each in (member, again)
     )
     np.testing.assert_array_equal(ours, theirs)
@@ -77,7 +77,7 @@ def test_prediction_does_not_depend_on_the_rows_beside(prepare):
     job, experiment = prepare()
     few = {name: cells[10:13] for name, cells in job.table.items()}
     whole, part = (
-        predict_member(experiment.member, job.competition, table, job.config, views=1)
+        predict_member(experiment.member, job.competition, table, job.config, tta=1)
         for table in (job.table, few)
     )
     np.testing.assert_allclose(whole[10:13], part, atol=1e-5)  # other padding, other sums
@@ -109,12 +109,11 @@ def test_freezing_leaves_the_layers_it_says(part, trained, tiny_modernbert):
 
 
 def test_baselines_are_scored_on_the_rows_of_the_model(prepare):
-    from mlx_kaggle.members.baseline import baseline_predictions
 
     job, _ = prepare(80)
-    found = baseline_predictions(job.competition, job.table, job.encoded, job.splits, seed=0)
+    found = baseline_predictions(job)
     assert set(found) == {"majority", "HistGradientBoosting", "linear model"}
-    scores = score_table(job, {name: np.concatenate(each) for name, each in found.items()})
+    scores = {name: job.scores(prediction) for name, prediction in found.items()}
     truth = job.encoded[job.scored_rows]
     assert scores["majority"]["accuracy"] == max(truth.mean(), 1 - truth.mean())
     assert scores["HistGradientBoosting"]["accuracy"] > scores["majority"]["accuracy"]

@@ -1,22 +1,28 @@
-"""What of a row feeds the head beside its text: numbers and categories, fitted on train only."""
+"""Features of a row beside its text, fitted on train only: numbers, categories, tf-idf of words."""
 
+import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from mlx_tabtext import Schema, Table, date_values, is_missing, numeric_values
 
-# Beyond this many deviations a value says no more than "extreme", and would swing the head.
+# Standard deviations; a larger value means no more than "extreme", and would dominate the head.
 CLIP = 4.0
-# A category gets a column of its own from this many training rows on, the most frequent first.
-MIN_ROWS, MAX_CATEGORIES = 5, 30
+# Training rows that a category needs for a column of its own, the most frequent first.
+MIN_CATEGORY_ROWS, MAX_CATEGORIES = 5, 30
+# A word of fewer training rows tells more about those rows than about new ones.
+MIN_ROWS, MAX_WORDS = 3, 20_000
+_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
 class Number:
-    """One number a row holds: the value of a column, or a part of its date."""
+    """One number of a row: the value of a column, or a part of its date."""
 
     name: str
     part: str = "value"
@@ -24,14 +30,14 @@ class Number:
     number_format: str | None = None
 
     def values(self, table: Table) -> np.ndarray:
-        """(N,) float64, NaN where there is none."""
+        """Return (N,) float64, NaN where missing."""
         if self.part == "value":
             return numeric_values(table, self.name, number_format=self.number_format)
         return date_values(table, self.name, self.part, date_format=self.date_format)  # type: ignore[arg-type]
 
 
 def numbers_of(schema: Schema) -> list[Number]:
-    """Every number a row of this schema holds."""
+    """Return every number of a row."""
     found = []
     for column in schema.features:
         if column.kind in ("numeric", "boolean"):
@@ -44,7 +50,7 @@ def numbers_of(schema: Schema) -> list[Number]:
 
 @dataclass(frozen=True)
 class Scale:
-    """How one number is standardized, and whether it was ever missing in training."""
+    """Standardization of one number; `missing` if it was ever missing in training."""
 
     number: Number
     log: bool
@@ -55,7 +61,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Categories:
-    """The values of a categorical column that get a 0/1 column each; "" stands for missing."""
+    """The values of a categorical column with a 0/1 column each; "" is a missing cell."""
 
     name: str
     values: tuple[str, ...]
@@ -63,7 +69,7 @@ class Categories:
 
 @dataclass(frozen=True)
 class HeadFeatures:
-    """Standardized numbers (of log1p where skewed), a 0/1 column where any was missing, one-hot."""
+    """Standardized numbers (log1p if skewed), 0/1 if missing, and one-hot categories."""
 
     scales: tuple[Scale, ...]
     categories: tuple[Categories, ...] = ()
@@ -71,8 +77,8 @@ class HeadFeatures:
     @classmethod
     def fit(cls, schema: Schema, table: Table) -> "HeadFeatures":
         """Learn means, deviations and categories from the training rows."""
-        kinds = [column.name for column in schema.features if column.kind == "categorical"]
-        found = [Categories(name, _frequent(table[name])) for name in kinds]
+        names = [column.name for column in schema.features if column.kind == "categorical"]
+        found = [Categories(name, _frequent(table[name])) for name in names]
         categories = tuple(each for each in found if each.values)
         scales = []
         for number in numbers_of(schema):
@@ -93,7 +99,7 @@ class HeadFeatures:
         return numbers + sum(len(each.values) for each in self.categories)
 
     def transform(self, table: Table) -> np.ndarray:
-        """(N, count) float32; a missing number is 0, the training mean; a rare category all 0."""
+        """Return (N, count) float32; a missing number is 0, the mean; a rare category is 0."""
         columns = []
         for scale in self.scales:
             values = scale.number.values(table)
@@ -123,7 +129,7 @@ class HeadFeatures:
 
 def _frequent(cells: list[Any]) -> tuple[str, ...]:
     counts = Counter(_category(cell) for cell in cells).most_common(MAX_CATEGORIES)
-    return tuple(value for value, count in counts if MIN_ROWS <= count < len(cells))
+    return tuple(value for value, count in counts if MIN_CATEGORY_ROWS <= count < len(cells))
 
 
 def _category(cell: Any) -> str:
@@ -133,3 +139,59 @@ def _category(cell: Any) -> str:
 def _skew(values: np.ndarray) -> float:
     centred = values - values.mean()
     return float((centred**3).mean() / (centred**2).mean() ** 1.5)
+
+
+@dataclass(frozen=True)
+class WordFeatures:
+    """tf-idf of the frequent words of all text columns together; each row has length 1, or 0.
+
+    The weight of a word that occurs n times is (1 + ln n) * (1 + ln((1 + rows) / (1 + rows with
+    it))), as in scikit-learn's `TfidfVectorizer(sublinear_tf=True)`.
+    """
+
+    columns: tuple[str, ...]
+    words: tuple[str, ...]
+    weights: tuple[float, ...]
+
+    @classmethod
+    def fit(cls, schema: Schema, table: Table) -> "WordFeatures":
+        """Keep words of at least `MIN_ROWS` training rows, the `MAX_WORDS` most frequent."""
+        columns = tuple(column.name for column in schema.features if column.kind == "text")
+        seen, count = Counter[str](), 0
+        for words in _word_counts(columns, table):
+            seen.update(words.keys())
+            count += 1
+        ranked = sorted(seen, key=lambda word: (-seen[word], word))[:MAX_WORDS]
+        kept = sorted(word for word in ranked if seen[word] >= MIN_ROWS)
+        weights = tuple(float(1 + np.log((1 + count) / (1 + seen[word]))) for word in kept)
+        return cls(columns, tuple(kept), weights)
+
+    def transform(self, table: Table) -> csr_array:
+        """Return (N, len(words)) float32."""
+        position = {word: number for number, word in enumerate(self.words)}
+        starts, indices, values = [0], [], []
+        for words in _word_counts(self.columns, table):
+            found = [(position[word], count) for word, count in words.items() if word in position]
+            row = np.array([(1 + np.log(n)) * self.weights[at] for at, n in found])
+            indices += [at for at, _ in found]
+            values.append(row / max(float(np.linalg.norm(row)), 1e-12))
+            starts.append(len(indices))
+        data = np.concatenate([np.zeros(0), *values]).astype(np.float32)
+        shape = (len(starts) - 1, len(self.words))
+        return csr_array((data, np.array(indices, np.int32), np.array(starts)), shape)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON form."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "WordFeatures":
+        """Rebuild from `to_dict`."""
+        return cls(**{name: tuple(each) for name, each in values.items()})
+
+
+def _word_counts(columns: tuple[str, ...], table: Table) -> Iterator[Counter[str]]:
+    """Yield the words of each row with their counts."""
+    for cells in zip(*(table[name] for name in columns), strict=True):
+        text = " ".join(str(cell) for cell in cells if not is_missing(cell))
+        yield Counter(_WORD.findall(text.lower()))

@@ -5,17 +5,26 @@ import json
 import numpy as np
 import pytest
 
+from mlx_kaggle import DataError
 from mlx_kaggle.config import DataSettings
-from mlx_kaggle.errors import DataError
-from mlx_kaggle.tables.competition import Competition, read_tables, understand
-from mlx_kaggle.tables.submission import asked_of, known_format, submission_columns
-from mlx_kaggle.tables.submission_format import Asked, find_spelling, place_rows, read_format
+from mlx_kaggle.tables.competition import Competition
+from mlx_kaggle.tables.files import read_tables
+from mlx_kaggle.tables.infer import infer_competition
+from mlx_kaggle.tables.submission import (
+    find_spelling,
+    known_format,
+    place_rows,
+    read_format,
+    submission_columns,
+)
+from mlx_tabtext import Schema
 
 THREE = ("C", "CL", "D")
 
 
 def asked(task="binary", metric="accuracy", classes=("0", "1"), target="y"):
-    return Asked(target, task, metric, classes, "Id")
+    """The competition of a target whose submissions have the column Id."""
+    return Competition(Schema(()), target, task, metric, classes, "Id")
 
 
 def sample(**columns):
@@ -154,7 +163,7 @@ def test_an_id_of_another_name_is_found_by_its_cells():
     with pytest.raises(DataError) as caught:
         place_rows(form, columns, "s.csv", {"file": ["a", "c"]}, "test.csv")
     assert str(caught.value) == (
-        "s.csv: its ids, column 'ImageId' (first: 'b'), stand in no column of test.csv (file)"
+        "s.csv: its ids, column 'ImageId' (first: 'b'), are in no column of test.csv (file)"
     )
 
 
@@ -169,7 +178,7 @@ def test_several_id_columns_count_together():
     with pytest.raises(DataError) as caught:
         place_rows(form, columns, "s.csv", test, "test.csv")
     assert str(caught.value) == (
-        "s.csv: 1 of its 3 ids are not in test.csv (first: row 2, '1, 9'); give the two that "
+        "s.csv: 1 of its 3 ids are not in test.csv (first: row 2, '1, 9'); give two files that "
         "belong together"
     )
 
@@ -192,7 +201,7 @@ def three_classes(write_csv):
         "sample_submission.csv", {"Id": [31, 30], **{f"Class_{n}": [0.3] * 2 for n in (2, 0, 1)}}
     )
     data = DataSettings(train=train, target="y")
-    return understand(data, read_tables(data))
+    return infer_competition(data, read_tables(data))
 
 
 def test_a_competition_keeps_its_format_and_old_ones_still_load(three_classes):
@@ -219,4 +228,4 @@ def test_without_a_sample_the_metric_decides(three_classes):
     assert known_format(plain).content == "label"
     scored = replace(plain, metric="log_loss")
     assert known_format(scored).columns == ("Id", "0", "1", "2")
-    assert asked_of(scored).classes == ("0", "1", "2")
+    assert scored.classes == ("0", "1", "2")

@@ -1,0 +1,112 @@
+"""Which rows train and which validate, and the check that no row does both."""
+
+import hashlib
+import warnings
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from sklearn.model_selection import KFold, StratifiedKFold, StratifiedShuffleSplit
+
+from mlx_kaggle import DataError
+from mlx_tabtext import Table
+
+Split = tuple[np.ndarray, np.ndarray]
+# A leak is a larger share of shared rows than this, and than twice the repeats within train.
+LEAK = 0.05
+CLASSES_SHOWN = 8
+
+
+def split_rows(
+    targets: np.ndarray, task: str, folds: int, fraction: float, seed: int
+) -> list[Split]:
+    """Return `folds` splits (train rows, validation rows), or one hold-out split for 0 folds.
+
+    Splits are stratified by class, or by the quantile of a regression target. The only row of a
+    class trains in every split and validates in none.
+    """
+    strata = _quantile_bins(targets) if task == "regression" else np.unique(targets, False, True)[1]
+    counts = np.bincount(strata)
+    single = np.flatnonzero(counts[strata] == 1)
+    shared = np.flatnonzero(counts[strata] > 1)
+    if folds == 1:
+        raise DataError("--folds 1 leaves nothing to train on; give 2 or more, or none to hold out")
+    if max(folds, 2) > len(shared):
+        alone = f", {len(single)} of them the only one of their class" if len(single) else ""
+        raise DataError(
+            f"--folds {folds or 'none'}, but the training file has {len(targets)} rows{alone}"
+        )
+    splits = _split(strata[shared], folds, fraction, seed)
+    return [(np.append(shared[rows], single), shared[held]) for rows, held in splits]
+
+
+def rare_classes(targets: np.ndarray, classes: Sequence[str], folds: int) -> list[str]:
+    """Return notes on the classes that some split does not validate."""
+    notes, counts = [], np.bincount(targets, minlength=len(classes))
+    for name, count in zip(classes, counts, strict=True):
+        if count == 1:
+            notes.append(f"class {name!r} has 1 row: it is trained on and never validated")
+        elif count < folds:
+            notes.append(f"class {name!r} has {count} rows, fewer than {folds} folds: some folds "
+                         f"do not validate it")  # fmt: skip
+    more = len(notes) - CLASSES_SHOWN
+    rest = [f"... and {more} more classes with so few rows"] if more > 0 else []
+    return [*notes[:CLASSES_SHOWN], *rest]
+
+
+def _split(strata: np.ndarray, folds: int, fraction: float, seed: int) -> list[Split]:
+    counts = np.bincount(strata)
+    counts = counts[counts > 0]
+    if folds == 0:
+        held = min(max(int(len(strata) * fraction), len(counts)), len(strata) - len(counts))
+        splitter = StratifiedShuffleSplit(1, test_size=held, random_state=seed)
+        return list(splitter.split(strata, strata))
+    if counts.max() < folds:
+        return list(KFold(folds, shuffle=True, random_state=seed).split(strata))
+    with warnings.catch_warnings():  # about small classes, which `rare_classes` reports
+        warnings.simplefilter("ignore", UserWarning)
+        splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
+        return list(splitter.split(strata, strata))
+
+
+def _quantile_bins(values: np.ndarray) -> np.ndarray:
+    bins = int(np.clip(len(values) // 20, 2, 10))
+    edges = np.unique(np.quantile(values, np.linspace(0, 1, bins + 1)[1:-1]))
+    codes = np.searchsorted(edges, values, side="right")
+    # Ties can leave a bin with one row, which cannot be divided: join it to its neighbour.
+    counts = np.bincount(codes)
+    codes[np.isin(codes, np.flatnonzero(counts < 2))] = int(counts.argmax())
+    return np.unique(codes, return_inverse=True)[1]
+
+
+def row_hashes(table: Table, columns: Iterable[str]) -> np.ndarray:
+    """Hash each row over `columns`: (N,) uint64."""
+    chosen = [table[name] for name in columns if name in table]
+    digests = [
+        hashlib.blake2b("\x1f".join(map(str, row)).encode("utf-8", "replace"), digest_size=8)
+        for row in zip(*chosen, strict=True)
+    ]
+    return np.array([int.from_bytes(each.digest(), "little") for each in digests], np.uint64)
+
+
+def check_overlap(
+    train: np.ndarray, other: np.ndarray, file: str, train_file: str, allow: bool
+) -> str | None:
+    """Compare row hashes: return a note for a few shared rows, refuse many.
+
+    Raises `DataError` for a leak: more than 5 % of the rows of `file` are in the training file,
+    and more than twice the share of rows that the training file repeats itself.
+    """
+    if not len(other):
+        return None
+    shared = np.isin(other, train)
+    share = float(shared.mean())
+    repeated = 1 - len(np.unique(train)) / max(len(train), 1)
+    what = f"{int(shared.sum())} of {len(other)} rows of {file} are also in {train_file}"
+    if share <= max(LEAK, 2 * repeated):
+        return f"{what} (train repeats {repeated:.1%} of its own rows)" if shared.any() else None
+    if allow:
+        return f"LEAK allowed by --allow-leak: {what}; scores on it mean nothing"
+    raise DataError(
+        f"leak: {what} (first: row {int(shared.argmax()) + 2}), so a score would only measure "
+        f"memory; give other rows, or add --allow-leak"
+    )
