@@ -1,22 +1,22 @@
-"""Guess a schema from a table. Each rule leaves its reason in the column.
+"""Infer a schema from a table.
 
-The rules, first match wins:
+The first rule that matches decides the kind of a column, and its `reason` names the rule:
 
 1. given: `kinds`, `target`, `id_column`
-2. `ignored`: no cell filled, or one value in every row
+2. `ignored`: all cells missing, or one value in every row
 3. `id`: a different value in every row, and a name ending in "id" (or a first column that counts
    0, 1, 2, ... or 1, 2, 3, ...). A second such column is ignored.
-4. `boolean`: booleans, or the words yes/no, true/false; y/n and t/f when both letters occur.
-   Columns of 0 and 1 stay numeric: "sex: yes" would be wrong more often than "alone: 1".
+4. `boolean`: booleans, yes/no, true/false; y/n and t/f if both letters occur. Columns of 0 and 1
+   are numeric: "sex: yes" would be wrong more often than "alone: 1".
 5. `date`: 95 % of the distinct cells fit one date format
 6. `numeric`: 95 % of the filled cells are numbers, none with a leading zero like `007`. Integers
-   with few distinct values (a passenger class) stay numeric too: their order is information. How
-   numbers are written is found for each column (`numbers.py`); where a column leaves open whether
-   `1,234` is 1234 or 1.234, the decimal mark of the other columns decides, and else it is 1234.
-   An infinite number counts as a number, and is read as missing.
-7. `text`: many different values (over half of the rows, and over 20), or values of
-   three words and more that rarely repeat
-8. `categorical`: everything else
+   with few distinct values (a passenger class) are numeric too: their order is information. Each
+   column has its own number format (`numbers.py`). If `1,234` may be 1234 or 1.234, the decimal
+   mark of the other columns decides, or else it is 1234. An infinite number counts as a number
+   here, but is read as missing.
+7. `text`: many different values (over half of the rows, and over 20), or values of three words and
+   more that rarely repeat
+8. `categorical`: all others
 """
 
 import re
@@ -26,18 +26,17 @@ from datetime import date
 
 from mlx_tabtext._suggest import did_you_mean
 from mlx_tabtext.dates import ISO, find_date_format
-from mlx_tabtext.labels import humanize
 from mlx_tabtext.numbers import (
     NUMBER_SHARE,
     choose_format,
     decimal_mark,
     is_infinite,
     number_formats,
+    parse_boolean,
     parse_number,
 )
-from mlx_tabtext.schema import Column, Kind, Schema, check_kind
-from mlx_tabtext.table import Cell, Table, TableError, check_table
-from mlx_tabtext.values import is_missing, one_line, parse_boolean
+from mlx_tabtext.schema import Column, Kind, Schema, check_kind, humanize
+from mlx_tabtext.table import Cell, Table, TableError, check_table, is_missing
 
 _ID_WORDS = ("id", "ids", "uuid", "guid", "index", "idx")
 _ID_NAMES = ("rowid", "userid", "imageid", "customerid", "objectid")
@@ -51,25 +50,25 @@ def infer_schema(
     id_column: str | None = None,
     kinds: Mapping[str, Kind] | None = None,
     labels: Mapping[str, str] | None = None,
-    words: Mapping[str, Mapping[str, str]] | None = None,
+    value_labels: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Schema:
-    """Return the schema of a table; see the module's text for the rules.
+    """Return the schema of a table, by the rules in the docstring of this module.
 
-    `id_column` is found when `None`; `""` means there is none. `labels` are spoken instead of the
-    names, `words` instead of coded cells: `{"Embarked": {"S": "Southampton"}}`. A cell in `words`
-    is never missing, and words under `""` are spoken for the missing cells of that column.
-    Raises `TableError` for unknown names, equal labels, and a table without rows.
+    `id_column=None` finds the id, `""` means no id. In texts, `labels` replace column names and
+    `value_labels` coded cells: `{"Embarked": {"S": "Southampton"}}`. A cell with a value label is
+    not missing; the label of `""` replaces the missing cells of its column. Raises `TableError`
+    for unknown names, equal labels, and a table without rows.
     """
     if check_table(table) == 0:
         raise TableError("no rows to infer column kinds from; the table has a header only")
     targets = [target] if isinstance(target, str) else list(target or ())
-    kinds, labels, words = dict(kinds or {}), dict(labels or {}), dict(words or {})
+    kinds, labels, value_labels = dict(kinds or {}), dict(labels or {}), dict(value_labels or {})
     for what, names in {
         "target": targets,
         "id_column": [id_column] if id_column else [],
         "kinds": kinds,
         "labels": labels,
-        "words": words,
+        "value_labels": value_labels,
     }.items():
         _check_names(what, names, table)
     _check_kinds(kinds)
@@ -78,16 +77,16 @@ def infer_schema(
     given: dict[str, Kind] = {**kinds, **dict.fromkeys(targets, "target")}
     if id_column:
         given[id_column] = "id"
-    spoken = _labels(table, labels)
+    all_labels = _labels(table, labels)
     find_id = id_column is None
     filled_cells = {
-        name: [cell for cell in cells if _is_known(cell, words.get(name, {}))]
+        name: [cell for cell in cells if _is_filled(cell, value_labels.get(name, {}))]
         for name, cells in table.items()
     }
     found = _find_numbers(table, filled_cells, given)
     columns = []
     for name, cells in table.items():
-        known, filled, numbers = dict(words.get(name, {})), filled_cells[name], found[name]
+        coded, filled, numbers = dict(value_labels.get(name, {})), filled_cells[name], found[name]
         date_format = None
         if name in given:
             kind, reason = given[name], "given"
@@ -101,13 +100,15 @@ def infer_schema(
         else:
             kind, reason, date_format = _infer_kind(name, cells, filled, numbers)
         number_format = numbers.chosen if kind in ("numeric", "target") else None
-        columns.append(Column(name, kind, spoken[name], reason, known, date_format, number_format))
+        columns.append(
+            Column(name, kind, all_labels[name], reason, coded, date_format, number_format)
+        )
     return Schema(tuple(columns))
 
 
 @dataclass(frozen=True)
 class _Numbers:
-    """How a column may write its numbers, what was chosen, and how many are infinite."""
+    """The possible number formats of a column, the chosen one, the count of infinite cells."""
 
     possible: tuple[str | None, ...]
     chosen: str | None
@@ -120,7 +121,7 @@ class _Numbers:
         )
 
     def notes(self, filled: Sequence[Cell], *, share: bool = True) -> str:
-        """Say which cells are no numbers, and how unusual ones are read."""
+        """Return the share of numbers, an example of the number format, the infinite cells."""
         notes = []
         numbers = self.count(filled) / max(len(filled), 1)
         if share and numbers < 1:
@@ -159,7 +160,7 @@ def _plainly(value: float) -> str:
 
 
 def _common_decimal(formats: Iterable[tuple[str | None, ...]]) -> str | None:
-    """Return the decimal mark of the columns that leave no doubt about theirs, if it is one."""
+    """Return the decimal mark of the unambiguous columns, if they agree."""
     marks = [{decimal_mark(each) for each in possible} for possible in formats if possible]
     certain = set[str]().union(*(each for each in marks if len(each) == 1))
     return next(iter(certain)) if len(certain) == 1 else None
@@ -186,14 +187,14 @@ def _check_names(what: str, names: Iterable[str], table: Table) -> None:
 
 
 def _labels(table: Table, given: Mapping[str, str]) -> dict[str, str]:
-    """Return a label for each column, all different: JSON keys and reports need that."""
+    """Return a different label for each column, as JSON keys and reports need."""
     labels = dict(given)
     taken: dict[str, str] = {}
     for name, label in given.items():
         if not label.strip():
             raise TableError(f"labels: the label of {name!r} is empty")
         if label in taken:
-            raise TableError(f"labels: {taken[label]!r} and {name!r} are both called {label!r}")
+            raise TableError(f"labels: {taken[label]!r} and {name!r} have the same label {label!r}")
         taken[label] = name
     for name in table:
         if name not in labels:
@@ -211,8 +212,8 @@ def _label_choices(name: str) -> Iterable[str]:
         number += 1
 
 
-def _is_known(cell: Cell, words: Mapping[str, str]) -> bool:
-    return not is_missing(cell) or (isinstance(cell, str) and cell.strip() in words)
+def _is_filled(cell: Cell, value_labels: Mapping[str, str]) -> bool:
+    return not is_missing(cell) or (isinstance(cell, str) and cell.strip() in value_labels)
 
 
 def _looks_like_id(table: Table, name: str) -> bool:
@@ -246,7 +247,7 @@ def _infer_kind(
         return "ignored", "all cells missing", None
     distinct = {str(cell).strip() for cell in filled}
     if len(distinct) == 1 and len(filled) == len(cells) > 1:
-        return "ignored", f"constant: {one_line(str(filled[0]))[:40]!r} in every row", None
+        return "ignored", f"constant: {' '.join(str(filled[0]).split())[:40]!r} in every row", None
     if _is_boolean(filled, distinct):
         return "boolean", f"only {' and '.join(sorted(distinct))}", None
     date_format = _date_format(name, filled)
@@ -258,7 +259,7 @@ def _infer_kind(
         if all(map(is_infinite, filled)):
             return "ignored", "only infinite numbers", None
         return "numeric", f"{_count(distinct)}{numbers.notes(filled)}", None
-    kind, reason = _words_kind(filled, distinct)
+    kind, reason = _text_kind(filled, distinct)
     return kind, reason, None
 
 
@@ -280,7 +281,7 @@ def _date_format(name: str, filled: Sequence[Cell]) -> str | None:
     return find_date_format(texts, allow_compact="date" in humanize(name).split())
 
 
-def _words_kind(filled: Sequence[Cell], distinct: set[str]) -> tuple[Kind, str]:
+def _text_kind(filled: Sequence[Cell], distinct: set[str]) -> tuple[Kind, str]:
     rows = len(filled)
     words = sum(len(str(cell).split()) for cell in filled) / rows
     unique = len(distinct) / rows

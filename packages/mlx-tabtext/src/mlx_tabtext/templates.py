@@ -1,12 +1,16 @@
-"""User templates: `{Name} was {Age} years old. Paid {Fare}.`"""
+"""Templates: `{Name} was {Age} years old. Paid {Fare}.`"""
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from string import Formatter
 
+import numpy as np
+
 from mlx_tabtext._suggest import did_you_mean
-from mlx_tabtext.schema import Schema
+from mlx_tabtext.schema import Column, Schema
+from mlx_tabtext.segments import FormattedTable, Segment
 from mlx_tabtext.table import TableError
 
 _SENTENCE_END = re.compile(r"(?<=[.!?;])\s+|\n")
@@ -14,21 +18,21 @@ _SENTENCE_END = re.compile(r"(?<=[.!?;])\s+|\n")
 
 @dataclass(frozen=True)
 class Sentence:
-    """A stretch of a template up to its sentence end: text, then (column, text) in turn."""
+    """A part of a template up to a sentence end: text, then pairs of (column, text)."""
 
     start: str
     rest: tuple[tuple[str, str], ...]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The columns named, each once."""
+        """The distinct columns."""
         return tuple(dict.fromkeys(name for name, _ in self.rest))
 
-    def fill(self, spoken: Mapping[str, Sequence[str | None]], row: int) -> str | None:
-        """Return the sentence for a row; `None` when a value in it is left out."""
+    def fill(self, values: Mapping[str, Sequence[str | None]], row: int) -> str | None:
+        """Return the sentence for a row; `None` if a value is missing."""
         text = self.start
         for name, literal in self.rest:
-            value = spoken[name][row]
+            value = values[name][row]
             if value is None:
                 return None
             text += value + literal
@@ -38,9 +42,9 @@ class Sentence:
 def parse_template(template: str, schema: Schema) -> tuple[Sentence, ...]:
     """Split a template into its sentences and check its columns against the schema.
 
-    A sentence ends at `.`, `!`, `?` or `;` before white space, and at a line break; it is the
-    unit that is left out for a missing value or for the token budget. `{{` and `}}` are braces.
-    Raises `TableError` for unknown, target, id and ignored columns and for bad syntax.
+    A sentence ends at `.`, `!`, `?` or `;` before white space, and at a line break. A missing
+    value or the token budget drops whole sentences. `{{` and `}}` are braces. Raises `TableError`
+    for unknown, target, id and ignored columns and for invalid syntax.
     """
     try:
         parts = list(Formatter().parse(template))
@@ -63,6 +67,35 @@ def parse_template(template: str, schema: Schema) -> tuple[Sentence, ...]:
     if not any(sentence.rest for sentence in sentences):
         raise TableError(f"template {template!r} names no column; write one as {{Age}}")
     return tuple(sentences)
+
+
+def template_segments(
+    sentences: Sequence[Sentence], columns: Sequence[Column], formatted: FormattedTable, rows: int
+) -> tuple[list[Segment], np.ndarray]:
+    """Return one segment a sentence, most important first, and the order in which to print them.
+
+    A sentence is as important as its best column; one without columns is dropped last.
+    """
+    rank = {column.name: at for at, column in enumerate(columns)}
+    best = [min((rank[name] for name in each.names), default=-1) for each in sentences]
+    by_importance = np.argsort(best, kind="stable")
+    label = {column.name: column.label for column in columns}
+    segments = [
+        Segment(
+            labels=tuple(label[name] for name in sentences[at].names),
+            format=partial(_fill, sentences[at], formatted, rows),
+            present=partial(formatted.present, *sentences[at].names),
+            render=str,
+            truncation="alone",
+        )
+        for at in by_importance
+    ]
+    return segments, np.argsort(by_importance)
+
+
+def _fill(sentence: Sentence, formatted: FormattedTable, rows: int) -> list[str | None]:
+    values = {name: formatted[name] for name in sentence.names}
+    return [sentence.fill(values, row) for row in range(rows)]
 
 
 def _append(
