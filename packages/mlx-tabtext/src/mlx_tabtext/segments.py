@@ -14,7 +14,7 @@ from mlx_tabtext.statistics import NumberStatistics
 from mlx_tabtext.table import Table
 
 Truncation: TypeAlias = Literal["free text", "alone", "never"]
-"""May a value be truncated: to fill the remaining tokens, only if it alone exceeds the limit, never."""
+"""When a value is truncated: to fill the tokens left, only if it alone exceeds the limit, never."""
 
 
 @dataclass

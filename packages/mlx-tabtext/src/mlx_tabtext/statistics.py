@@ -66,7 +66,7 @@ class NumberStatistics:
         return min(max(middle, 0.0), 1.0)
 
     def word(self, value: float) -> str | None:
-        """Return one of `WORDS`, one for each fifth of the training values; `None` for few values."""
+        """Return one of `WORDS`, for fifths of the training values; `None` for few values."""
         if self.few_values:
             return None
         words = YEAR_WORDS if self.years else WORDS

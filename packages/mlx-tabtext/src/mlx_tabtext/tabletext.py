@@ -92,8 +92,8 @@ class TableText:
     ) -> list[str]:
         """Return one randomly changed text a row, for training only.
 
-        Row `i` depends on `seed`, its cells and `first_row + i`. For a chunk of a table, `first_row`
-        is the position of its first row: the texts are then those of the whole table.
+        Row `i` depends on `seed`, its cells and `first_row + i`. For a chunk of a table, give the
+        position of its first row: the texts are then those of the whole table.
         """
         augmentation = augmentation or Augmentation()
         styles = augmentation.styles or (self.config.style,)
