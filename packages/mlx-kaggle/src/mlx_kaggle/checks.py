@@ -8,7 +8,7 @@ import numpy as np
 
 from mlx_kaggle.competition import Competition, row_count
 from mlx_kaggle.errors import DataError, RunError
-from mlx_tabtext import Table, unread_cells
+from mlx_tabtext import Table, find_invalid_cells
 
 # Shared rows beyond this share, and beyond twice what train repeats of itself, are no accident.
 ACCIDENT = 0.05
@@ -77,7 +77,7 @@ def check_columns(competition: Competition, table: Table, file: str) -> list[str
 
 def _unread(competition: Competition, table: Table, file: str) -> list[str]:
     notes = []
-    for name, rows in unread_cells(table, competition.schema).items():
+    for name, rows in find_invalid_cells(table, competition.schema).items():
         column = competition.schema[name]
         kind = "finite number" if column.kind == "numeric" else column.kind
         written = column.number_format or column.date_format

@@ -17,12 +17,12 @@ from mlx_kaggle.submission_format import Asked, Format, place_rows, read_format
 from mlx_kaggle.task import find_classes, infer_task, other_readings, with_target
 from mlx_tabtext import (
     TABLE_ENDINGS,
-    CompetitionTexts,
+    DataDictionary,
     Schema,
     Table,
-    competition_texts,
     guess_competition,
     infer_schema,
+    load_data_dictionary,
     read_table,
 )
 
@@ -125,7 +125,7 @@ def understand(data: DataSettings, tables: Tables) -> Competition:
         only = train[data.target][0]
         raise DataError(f"{data.train}: target {data.target!r} is {only!r} in every row")
     known = data.competition or guess_competition(list(train))
-    texts = competition_texts(known) if known else None
+    texts = load_data_dictionary(known) if known else None
     id_column = data.id_column
     if id_column is None and sample:
         first = next(iter(sample))
@@ -139,7 +139,7 @@ def understand(data: DataSettings, tables: Tables) -> Competition:
         id_column=id_column,
         kinds=kinds,
         labels={**_known(texts, "labels", train), **data.labels},
-        words=_known(texts, "words", train),
+        value_labels=_known(texts, "value_labels", train),
     )
     if known is not None:
         notes.append(f"column names look like the {known} competition")
@@ -187,7 +187,7 @@ def _of_another_target(sample: Table, train: Table, target: str) -> bool:
     return target not in sample and all(name in train for name in sample)
 
 
-def _known(texts: CompetitionTexts | None, what: str, train: Table) -> dict[str, Any]:
+def _known(texts: DataDictionary | None, what: str, train: Table) -> dict[str, Any]:
     values = getattr(texts, what) if texts else {}
     return {name: value for name, value in values.items() if name in train}
 

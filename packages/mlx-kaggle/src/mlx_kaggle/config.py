@@ -71,7 +71,7 @@ class TextSettings:
     missing: Literal["omit", "unknown", "missing"] = "unknown"
     numbers: Literal["value", "value+word", "word", "value+bin"] = "value"
     digits: int = 4
-    order: Literal["usefulness", "table"] = "usefulness"
+    order: Literal["importance", "table"] = "importance"
     max_tokens: int = 128
     views: int = 1
     shuffle_columns: float = 0.0

@@ -232,7 +232,7 @@ def predict_member(
     texts = (
         [member.text.transform(table)]
         if views == 1
-        else member.text.views(table, count=views, seed=config.seed)
+        else member.text.transform_tta(table, count=views, seed=config.seed)
     )
     predictions = []
     for view in texts:
