@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_tabtext import BudgetReport, TableText, TextConfig, infer_schema
-from mlx_tabtext.budget import TokenBudget
-from mlx_tabtext.segments import Segment
+from mlx_tabtext.budget import Segment, TokenBudget
 from mlx_tabtext.serialize import DELIMITERS
 
 STYLES = ("list", "sentence", "great", "json", "markdown")

@@ -12,9 +12,10 @@ from mlx_tabtext.competitions import (
 )
 from mlx_tabtext.dates import date_values
 from mlx_tabtext.files import TABLE_ENDINGS, read_csv, read_table
+from mlx_tabtext.formatting import find_invalid_cells
 from mlx_tabtext.infer import infer_schema
 from mlx_tabtext.numbers import find_number_format, is_infinite, numeric_values, parse_number
-from mlx_tabtext.schema import Column, Schema, find_invalid_cells, humanize
+from mlx_tabtext.schema import Column, Schema, humanize
 from mlx_tabtext.serialize import TextConfig
 from mlx_tabtext.table import MISSING_VALUES, Table, TableError, as_table, is_missing
 from mlx_tabtext.tabletext import TableText

@@ -3,15 +3,18 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from functools import cached_property
+from typing import Literal, TypeAlias
 
 import numpy as np
 
-from mlx_tabtext.segments import Segment, row_pieces
-from mlx_tabtext.serialize import Delimiters
+from mlx_tabtext.serialize import Delimiters, Render
 
 CountTokens: TypeAlias = Callable[[list[str]], Sequence[int]]
 """Number of tokens of each text, special tokens included or not, the same for every text."""
+
+Truncation: TypeAlias = Literal["free text", "alone", "never"]
+"""When a value is truncated: to fill the tokens left, only if it alone exceeds the limit, never."""
 
 _CACHE_LIMIT = 1_000_000  # pieces; about 100 MB
 _FEWEST_TOKENS = 8  # free text is not truncated to fewer
@@ -48,6 +51,32 @@ class BudgetReport:
             dict(Counter(self.columns_dropped) + Counter(other.columns_dropped)),
             self.values_truncated + other.values_truncated,
         )
+
+
+@dataclass
+class Segment:
+    """One column of the table (one sentence of a template) in every row.
+
+    `format` returns the values; a budget that is used up before this segment never calls it.
+    `present` returns where they are not `None`, boolean (rows,).
+    """
+
+    labels: tuple[str, ...]
+    format: Callable[[], list[str | None]]
+    present: Callable[[], np.ndarray]
+    render: Render
+    truncation: Truncation = "never"
+
+    @cached_property
+    def values(self) -> list[str | None]:
+        """One formatted value a row."""
+        return self.format()
+
+    @cached_property
+    def pieces(self) -> list[str | None]:
+        """One piece of text a row, `None` where the row omits or the budget drops it."""
+        rendered = {value: self.render(value) for value in set(self.values) if value is not None}
+        return [None if value is None else rendered[value] for value in self.values]
 
 
 class TokenBudget:
@@ -189,6 +218,11 @@ class TokenBudget:
             left = [any(segment.pieces[row] for segment in segments) for row in rows]
             rows = rows[np.array(left, dtype=bool)]
         return dropped
+
+
+def row_pieces(segments: Sequence[Segment], row: int, order: np.ndarray) -> list[str]:
+    """Return the pieces of one row in the given order of segments, without dropped ones."""
+    return [piece for at in order if (piece := segments[at].pieces[row]) is not None]
 
 
 def _drop(segments: list[Segment], rank_cut: np.ndarray) -> tuple[np.ndarray, Counter[str]]:

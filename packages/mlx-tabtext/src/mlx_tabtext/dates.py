@@ -26,26 +26,11 @@ COMPACT = "%Y%m%d"
 
 # Month first comes before day first: most ambiguous data sets are American.
 FORMATS = (
-    ISO,
-    YEAR_MONTH,
-    "%Y/%m/%d",
-    "%m/%d/%Y",
-    "%d/%m/%Y",
-    "%m/%d/%Y %H:%M",
-    "%d/%m/%Y %H:%M",
-    "%d.%m.%Y",
-    "%d.%m.%Y %H:%M",
-    "%d-%m-%Y",
-    "%m/%d/%y",
-    "%d/%m/%y",
-    "%d %B %Y",
-    "%d %b %Y",
-    "%d-%b-%Y",
-    "%d-%b-%y",
-    "%B %d, %Y",
-    "%b %d, %Y",
-    "%B %Y",
-    "%b %Y",
+    *(ISO, YEAR_MONTH, "%Y/%m/%d"),
+    *("%m/%d/%Y", "%d/%m/%Y", "%m/%d/%Y %H:%M", "%d/%m/%Y %H:%M"),
+    *("%d.%m.%Y", "%d.%m.%Y %H:%M", "%d-%m-%Y", "%m/%d/%y", "%d/%m/%y"),
+    *("%d %B %Y", "%d %b %Y", "%d-%b-%Y", "%d-%b-%y"),
+    *("%B %d, %Y", "%b %d, %Y", "%B %Y", "%b %Y"),
 )
 _MONTH_ONLY = (YEAR_MONTH, "%B %Y", "%b %Y")
 _ISO_SHAPE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?")

@@ -1,27 +1,31 @@
-"""Cells to strings: numbers, truth values, dates, coded values and text."""
+"""Cells to strings: numbers, truth values, dates, coded values and text; and invalid cells."""
 
 import math
 import re
 from collections.abc import Callable, Sequence
 from datetime import date
+from typing import TypeAlias
 
 import numpy as np
 
 from mlx_tabtext.dates import format_date, parse_date
 from mlx_tabtext.numbers import is_empty, parse_boolean, parse_number, plain_number
-from mlx_tabtext.schema import Column
+from mlx_tabtext.schema import Column, Schema
 from mlx_tabtext.serialize import TextConfig
-from mlx_tabtext.statistics import NumberStatistics
-from mlx_tabtext.table import Cell
+from mlx_tabtext.table import Cell, Table, is_missing
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 
 
+Level: TypeAlias = Callable[[float], str | None]
+"""Number to its quantile level (`low`, `q3 of 10`), `None` for none."""
+
+
 def format_column(
-    cells: Sequence[Cell], column: Column, numbers: NumberStatistics | None, config: TextConfig
+    cells: Sequence[Cell], column: Column, level: Level | None, config: TextConfig
 ) -> list[str | None]:
     """Return the string of each cell; `None` where the row omits the column."""
-    format_value = _formatter(column, numbers, config)
+    format_value = _formatter(column, level, config)
     missing = column.value_labels.get("")
     if missing is None and config.missing != "omit":
         missing = config.missing
@@ -41,11 +45,9 @@ def has_value(cells: Sequence[Cell], column: Column, config: TextConfig) -> np.n
     """Return where `format_column` gives a string, boolean (rows,), without formatting."""
     if config.missing != "omit" or "" in column.value_labels:
         return np.ones(len(cells), dtype=bool)
-    return np.array(
-        [not is_empty(cell, column.kind) or _value_label(cell, column) is not None
-         for cell in cells],
-        dtype=bool,
-    )  # fmt: skip
+    kind = column.kind
+    values = [not is_empty(cell, kind) or _value_label(cell, column) is not None for cell in cells]
+    return np.array(values, dtype=bool)
 
 
 def format_number(cell: int | float | str, digits: int) -> str:
@@ -72,9 +74,7 @@ def _value_label(cell: Cell, column: Column) -> str | None:
     return column.value_labels.get(_plain(cell, digits=15))
 
 
-def _formatter(
-    column: Column, numbers: NumberStatistics | None, config: TextConfig
-) -> Callable[[Cell], str]:
+def _formatter(column: Column, level: Level | None, config: TextConfig) -> Callable[[Cell], str]:
     digits, limit = config.digits, config.max_text_words
 
     def format_boolean(cell: Cell) -> str:
@@ -87,7 +87,7 @@ def _formatter(
 
     match column.kind:
         case "numeric":
-            return lambda cell: _format_numeric(cell, column, numbers, config)
+            return lambda cell: _format_numeric(cell, column, level, config)
         case "boolean":
             return format_boolean
         case "date":
@@ -99,21 +99,15 @@ def _formatter(
     return lambda cell: _plain(cell, digits)
 
 
-def _format_numeric(
-    cell: Cell, column: Column, numbers: NumberStatistics | None, config: TextConfig
-) -> str:
+def _format_numeric(cell: Cell, column: Column, level: Level | None, config: TextConfig) -> str:
     plain = plain_number(cell, column.number_format)
     if plain is None:
         return _plain(cell, config.digits)
     text = format_number(int(plain) if isinstance(plain, bool) else plain, config.digits)
-    if config.numbers == "value" or numbers is None:
+    suffix = level(float(plain)) if level else None
+    if suffix is None:
         return text
-    level = (
-        numbers.bin(float(plain)) if config.numbers == "value+bin" else numbers.word(float(plain))
-    )
-    if level is None:
-        return text
-    return level if config.numbers == "word" else f"{text} ({level})"
+    return suffix if config.numbers == "word" else f"{text} ({suffix})"
 
 
 def _plain(cell: Cell, digits: int) -> str:
@@ -127,3 +121,30 @@ def _plain(cell: Cell, digits: int) -> str:
         when = parse_date(cell, None)
         return format_date(when) if when else str(cell)
     return " ".join(str(cell).split())
+
+
+def find_invalid_cells(table: Table, schema: Schema) -> dict[str, list[int]]:
+    """Return the rows (from 0) of filled cells that are not numbers or dates, by input column.
+
+    `numeric_values` and `date_values` give NaN for them, texts show them unchanged. Infinite
+    numbers are among them; texts omit these. Columns that the table lacks are skipped.
+    """
+    found = {}
+    for column in schema.features:
+        if column.kind in ("numeric", "boolean", "date") and column.name in table:
+            rows = [
+                row
+                for row, cell in enumerate(table[column.name])
+                if not is_missing(cell) and not _is_valid(cell, column)
+            ]
+            if rows:
+                found[column.name] = rows
+    return found
+
+
+def _is_valid(cell: Cell, column: Column) -> bool:
+    if isinstance(cell, str) and cell.strip() in column.value_labels:
+        return True
+    if column.kind == "date":
+        return parse_date(cell, column.date_format) is not None
+    return parse_number(cell, column.number_format) is not None or parse_boolean(cell) is not None

@@ -23,6 +23,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from itertools import chain, count
 
 from mlx_tabtext._suggest import did_you_mean
 from mlx_tabtext.dates import ISO, find_date_format
@@ -38,8 +39,10 @@ from mlx_tabtext.numbers import (
 from mlx_tabtext.schema import Column, Kind, Schema, check_kind, humanize
 from mlx_tabtext.table import Cell, Table, TableError, check_table, is_missing
 
-_ID_WORDS = ("id", "ids", "uuid", "guid", "index", "idx")
-_ID_NAMES = ("rowid", "userid", "imageid", "customerid", "objectid")
+_ID_WORDS = (
+    *("id", "ids", "uuid", "guid", "index", "idx"),
+    *("rowid", "userid", "imageid", "customerid", "objectid"),
+)
 _LEADING_ZERO = re.compile(r"[+-]?0[0-9]")
 
 
@@ -63,20 +66,20 @@ def infer_schema(
         raise TableError("no rows to infer column kinds from; the table has a header only")
     targets = [target] if isinstance(target, str) else list(target or ())
     kinds, labels, value_labels = dict(kinds or {}), dict(labels or {}), dict(value_labels or {})
-    for what, names in {
-        "target": targets,
-        "id_column": [id_column] if id_column else [],
-        "kinds": kinds,
-        "labels": labels,
-        "value_labels": value_labels,
-    }.items():
-        _check_names(what, names, table)
-    _check_kinds(kinds)
-    if id_column and id_column in targets:
+    ids = [id_column] if id_column else []
+    arguments = {"target": targets, "id_column": ids, "kinds": kinds, "labels": labels}
+    for argument, names in {**arguments, "value_labels": value_labels}.items():
+        for name in names:
+            if name not in table:
+                hint = did_you_mean(name, table)
+                raise TableError(f"{argument}: no column {name!r} in the table{hint}")
+    for name, kind in kinds.items():
+        check_kind(name, kind)
+        if kind in ("target", "id"):
+            raise TableError(f"column {name!r}: give the {kind} by its own argument, not by kinds")
+    if ids and id_column in targets:
         raise TableError(f"column {id_column!r} is given as both target and id_column")
-    given: dict[str, Kind] = {**kinds, **dict.fromkeys(targets, "target")}
-    if id_column:
-        given[id_column] = "id"
+    given: dict[str, Kind] = kinds | dict.fromkeys(targets, "target") | dict.fromkeys(ids, "id")
     all_labels = _labels(table, labels)
     find_id = id_column is None
     filled_cells = {
@@ -94,7 +97,7 @@ def infer_schema(
                 date_format = _date_format(name, filled) or ISO
             elif kind in ("numeric", "target"):
                 reason += numbers.notes(filled, share=kind == "numeric")
-        elif id_column != "" and _looks_like_id(table, name):
+        elif id_column != "" and _is_id(table, name):
             kind, reason = _id_kind(name, first=find_id)
             find_id = False
         else:
@@ -116,9 +119,7 @@ class _Numbers:
 
     def count(self, filled: Sequence[Cell]) -> int:
         """Return how many cells are numbers, infinite ones included."""
-        return sum(
-            parse_number(cell, self.chosen) is not None or is_infinite(cell) for cell in filled
-        )
+        return sum(parse_number(c, self.chosen) is not None or is_infinite(c) for c in filled)
 
     def notes(self, filled: Sequence[Cell], *, share: bool = True) -> str:
         """Return the share of numbers, an example of the number format, the infinite cells."""
@@ -132,12 +133,11 @@ class _Numbers:
             example = min(read, key=lambda text: (sum(map(str.isalnum, text)) - len(text), text))
             value = parse_number(example, self.chosen) or 0.0
             others = {parse_number(example, name) or 0.0 for name in self.possible} - {value}
-            doubt = f", not as {_plainly(min(others))}" if others else ""
-            notes.append(f"{example!r} is read as {_plainly(value)}{doubt}")
+            doubt = f", not as {min(others):.15g}" if others else ""
+            notes.append(f"{example!r} is read as {value:.15g}{doubt}")
         if self.infinite:
-            many = f"{self.infinite} infinite cells are"
-            cells = "1 infinite cell is" if self.infinite == 1 else many
-            notes.append(f"{cells} read as missing")
+            cells = "cell is" if self.infinite == 1 else "cells are"
+            notes.append(f"{self.infinite} infinite {cells} read as missing")
         return "".join(f", {note}" for note in notes)
 
 
@@ -155,10 +155,6 @@ def _find_numbers(
     }
 
 
-def _plainly(value: float) -> str:
-    return f"{value:.15g}"
-
-
 def _common_decimal(formats: Iterable[tuple[str | None, ...]]) -> str | None:
     """Return the decimal mark of the unambiguous columns, if they agree."""
     marks = [{decimal_mark(each) for each in possible} for possible in formats if possible]
@@ -168,22 +164,9 @@ def _common_decimal(formats: Iterable[tuple[str | None, ...]]) -> str | None:
 
 def _id_kind(name: str, *, first: bool) -> tuple[Kind, str]:
     reason = "first column, counts the rows"
-    if _id_like(name):
+    if _is_id_name(name):
         reason = f"100 % unique, name ends in {humanize(name).split()[-1]!r}"
     return ("id", reason) if first else ("ignored", f"{reason}, but not the id")
-
-
-def _check_kinds(kinds: Mapping[str, Kind]) -> None:
-    for name, kind in kinds.items():
-        check_kind(name, kind)
-        if kind in ("target", "id"):
-            raise TableError(f"column {name!r}: give the {kind} by its own argument, not by kinds")
-
-
-def _check_names(what: str, names: Iterable[str], table: Table) -> None:
-    for name in names:
-        if name not in table:
-            raise TableError(f"{what}: no column {name!r} in the table{did_you_mean(name, table)}")
 
 
 def _labels(table: Table, given: Mapping[str, str]) -> dict[str, str]:
@@ -198,39 +181,30 @@ def _labels(table: Table, given: Mapping[str, str]) -> dict[str, str]:
         taken[label] = name
     for name in table:
         if name not in labels:
-            label = next(each for each in _label_choices(name) if each not in taken)
-            labels[name], taken[label] = label, name
+            label = humanize(name)
+            choices = chain((label, name), (f"{label} {number}" for number in count(2)))
+            labels[name] = next(each for each in choices if each not in taken)
+            taken[labels[name]] = name
     return labels
-
-
-def _label_choices(name: str) -> Iterable[str]:
-    yield humanize(name)
-    yield name
-    number = 2
-    while True:
-        yield f"{humanize(name)} {number}"
-        number += 1
 
 
 def _is_filled(cell: Cell, value_labels: Mapping[str, str]) -> bool:
     return not is_missing(cell) or (isinstance(cell, str) and cell.strip() in value_labels)
 
 
-def _looks_like_id(table: Table, name: str) -> bool:
+def _is_id(table: Table, name: str) -> bool:
     cells = table[name]
     if any(is_missing(cell) or isinstance(cell, date) for cell in cells):
         return False
     if len(set(cells)) < len(cells):
         return False
-    if _id_like(name):
+    if _is_id_name(name):
         return True
-    first = next(iter(table)) == name
-    return first and len(cells) > 1 and _counts_rows(cells)
+    return name == next(iter(table)) and len(cells) > 1 and _counts_rows(cells)
 
 
-def _id_like(name: str) -> bool:
-    words = humanize(name).split()
-    return bool(words) and (words[-1] in _ID_WORDS or words[-1] in _ID_NAMES)
+def _is_id_name(name: str) -> bool:
+    return any(word in _ID_WORDS for word in humanize(name).split()[-1:])
 
 
 def _counts_rows(cells: Sequence[Cell]) -> bool:
@@ -258,9 +232,8 @@ def _infer_kind(
             return "categorical", "codes with leading zeros", None
         if all(map(is_infinite, filled)):
             return "ignored", "only infinite numbers", None
-        return "numeric", f"{_count(distinct)}{numbers.notes(filled)}", None
-    kind, reason = _text_kind(filled, distinct)
-    return kind, reason, None
+        return "numeric", f"{_describe(distinct)}{numbers.notes(filled)}", None
+    return *_text_kind(filled, distinct), None
 
 
 def _is_boolean(filled: Sequence[Cell], distinct: set[str]) -> bool:
@@ -289,8 +262,8 @@ def _text_kind(filled: Sequence[Cell], distinct: set[str]) -> tuple[Kind, str]:
         return "text", f"{words:.0f} words a cell, {unique:.0%} unique"
     if len(distinct) > 20 and unique > 0.5:
         return "text", f"{len(distinct)} distinct short values in {rows} cells"
-    return "categorical", _count(distinct)
+    return "categorical", _describe(distinct)
 
 
-def _count(distinct: set[str]) -> str:
+def _describe(distinct: set[str]) -> str:
     return f"{len(distinct)} distinct value{'s' if len(distinct) > 1 else ''}"

@@ -7,9 +7,7 @@ from functools import cached_property
 from typing import Any, Literal, TypeAlias, get_args
 
 from mlx_tabtext._suggest import did_you_mean
-from mlx_tabtext.dates import parse_date
-from mlx_tabtext.numbers import parse_boolean, parse_number
-from mlx_tabtext.table import Cell, Table, TableError, is_missing
+from mlx_tabtext.table import TableError
 
 Kind: TypeAlias = Literal[
     "numeric", "categorical", "text", "date", "boolean", "id", "target", "ignored"
@@ -106,30 +104,3 @@ def humanize(name: str) -> str:
     """
     words = _SEPARATORS.sub(" ", _WORD_START.sub(" ", name)).strip().lower()
     return words if any(character.isalnum() for character in words) else name
-
-
-def find_invalid_cells(table: Table, schema: Schema) -> dict[str, list[int]]:
-    """Return the rows (from 0) of filled cells that are not numbers or dates, by input column.
-
-    `numeric_values` and `date_values` give NaN for them, texts show them unchanged. Infinite
-    numbers are among them; texts omit these. Columns that the table lacks are skipped.
-    """
-    found = {}
-    for column in schema.features:
-        if column.kind in ("numeric", "boolean", "date") and column.name in table:
-            rows = [
-                row
-                for row, cell in enumerate(table[column.name])
-                if not is_missing(cell) and not _is_valid(cell, column)
-            ]
-            if rows:
-                found[column.name] = rows
-    return found
-
-
-def _is_valid(cell: Cell, column: Column) -> bool:
-    if isinstance(cell, str) and cell.strip() in column.value_labels:
-        return True
-    if column.kind == "date":
-        return parse_date(cell, column.date_format) is not None
-    return parse_number(cell, column.number_format) is not None or parse_boolean(cell) is not None

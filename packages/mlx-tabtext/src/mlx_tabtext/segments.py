@@ -1,51 +1,17 @@
-"""Segments: the units of text that are printed, dropped and truncated as one."""
+"""Rows as segments: one for each column, or for each sentence of a template."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import Literal, TypeAlias
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
-from mlx_tabtext.formatting import format_column, has_value
+from mlx_tabtext.budget import Segment, Truncation
+from mlx_tabtext.formatting import Level, format_column, has_value
 from mlx_tabtext.schema import Column
-from mlx_tabtext.serialize import Render, TextConfig, piece_renderer
+from mlx_tabtext.serialize import TextConfig, piece_renderer
 from mlx_tabtext.statistics import NumberStatistics
 from mlx_tabtext.table import Table
-
-Truncation: TypeAlias = Literal["free text", "alone", "never"]
-"""When a value is truncated: to fill the tokens left, only if it alone exceeds the limit, never."""
-
-
-@dataclass
-class Segment:
-    """One column of the table (one sentence of a template) in every row.
-
-    `format` returns the values; a budget that is used up before this segment never calls it.
-    `present` returns where they are not `None`, boolean (rows,).
-    """
-
-    labels: tuple[str, ...]
-    format: Callable[[], list[str | None]]
-    present: Callable[[], np.ndarray]
-    render: Render
-    truncation: Truncation = "never"
-
-    @cached_property
-    def values(self) -> list[str | None]:
-        """One formatted value a row."""
-        return self.format()
-
-    @cached_property
-    def pieces(self) -> list[str | None]:
-        """One piece of text a row, `None` where the row omits or the budget drops it."""
-        rendered = {value: self.render(value) for value in set(self.values) if value is not None}
-        return [None if value is None else rendered[value] for value in self.values]
-
-
-def row_pieces(segments: Sequence[Segment], row: int, order: np.ndarray) -> list[str]:
-    """Return the pieces of one row in the given order of segments, without dropped ones."""
-    return [piece for at in order if (piece := segments[at].pieces[row]) is not None]
+from mlx_tabtext.templates import Sentence
 
 
 class FormattedTable:
@@ -69,12 +35,18 @@ class FormattedTable:
     def __getitem__(self, name: str) -> list[str | None]:
         if name not in self._values:
             at, column = self._columns[name]
-            values = format_column(self._table[name], column, self._numbers.get(name), self._config)
+            values = format_column(self._table[name], column, self._level(name), self._config)
             if self._dropped is not None:
                 drop = self._dropped[:, at]
                 values = [None if out else v for out, v in zip(drop, values, strict=True)]
             self._values[name] = values
         return self._values[name]
+
+    def _level(self, name: str) -> Level | None:
+        statistics, numbers = self._numbers.get(name), self._config.numbers
+        if statistics is None or numbers == "value":
+            return None
+        return statistics.bin if numbers == "value+bin" else statistics.word
 
     def present(self, *names: str) -> np.ndarray:
         """Return the rows that have a value in all these columns, boolean."""
@@ -108,3 +80,32 @@ def _truncation(column: Column, free_text: Collection[str]) -> Truncation:
     if column.name in free_text:
         return "free text"
     return "alone" if column.kind in ("text", "categorical") else "never"
+
+
+def template_segments(
+    sentences: Sequence[Sentence], columns: Sequence[Column], formatted: FormattedTable, rows: int
+) -> tuple[list[Segment], np.ndarray]:
+    """Return one segment a sentence, most important first, and the order in which to print them.
+
+    A sentence is as important as its best column; one without columns is dropped last.
+    """
+    rank = {column.name: at for at, column in enumerate(columns)}
+    best = [min((rank[name] for name in each.names), default=-1) for each in sentences]
+    by_importance = np.argsort(best, kind="stable")
+    label = {column.name: column.label for column in columns}
+    segments = [
+        Segment(
+            labels=tuple(label[name] for name in sentences[at].names),
+            format=partial(_fill, sentences[at], formatted, rows),
+            present=partial(formatted.present, *sentences[at].names),
+            render=str,
+            truncation="alone",
+        )
+        for at in by_importance
+    ]
+    return segments, np.argsort(by_importance)
+
+
+def _fill(sentence: Sentence, formatted: FormattedTable, rows: int) -> list[str | None]:
+    values = {name: formatted[name] for name in sentence.names}
+    return [sentence.fill(values, row) for row in range(rows)]

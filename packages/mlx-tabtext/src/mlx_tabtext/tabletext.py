@@ -8,14 +8,14 @@ import numpy as np
 
 from mlx_tabtext._suggest import did_you_mean
 from mlx_tabtext.augment import Augmentation, draw, jitter, limit_dropout
-from mlx_tabtext.budget import BudgetReport, CountTokens, TokenBudget
+from mlx_tabtext.budget import BudgetReport, CountTokens, TokenBudget, row_pieces
 from mlx_tabtext.importance import encode_targets
 from mlx_tabtext.schema import Column, Schema
-from mlx_tabtext.segments import FormattedTable, column_segments, row_pieces
+from mlx_tabtext.segments import FormattedTable, column_segments, template_segments
 from mlx_tabtext.serialize import DELIMITERS, TextConfig
 from mlx_tabtext.statistics import Statistics
 from mlx_tabtext.table import Table, TableError, check_table
-from mlx_tabtext.templates import Sentence, parse_template, template_segments
+from mlx_tabtext.templates import Sentence, parse_template
 
 _FORMAT = 2
 

@@ -3,14 +3,10 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from string import Formatter
 
-import numpy as np
-
 from mlx_tabtext._suggest import did_you_mean
-from mlx_tabtext.schema import Column, Schema
-from mlx_tabtext.segments import FormattedTable, Segment
+from mlx_tabtext.schema import Schema
 from mlx_tabtext.table import TableError
 
 _SENTENCE_END = re.compile(r"(?<=[.!?;])\s+|\n")
@@ -67,35 +63,6 @@ def parse_template(template: str, schema: Schema) -> tuple[Sentence, ...]:
     if not any(sentence.rest for sentence in sentences):
         raise TableError(f"template {template!r} names no column; write one as {{Age}}")
     return tuple(sentences)
-
-
-def template_segments(
-    sentences: Sequence[Sentence], columns: Sequence[Column], formatted: FormattedTable, rows: int
-) -> tuple[list[Segment], np.ndarray]:
-    """Return one segment a sentence, most important first, and the order in which to print them.
-
-    A sentence is as important as its best column; one without columns is dropped last.
-    """
-    rank = {column.name: at for at, column in enumerate(columns)}
-    best = [min((rank[name] for name in each.names), default=-1) for each in sentences]
-    by_importance = np.argsort(best, kind="stable")
-    label = {column.name: column.label for column in columns}
-    segments = [
-        Segment(
-            labels=tuple(label[name] for name in sentences[at].names),
-            format=partial(_fill, sentences[at], formatted, rows),
-            present=partial(formatted.present, *sentences[at].names),
-            render=str,
-            truncation="alone",
-        )
-        for at in by_importance
-    ]
-    return segments, np.argsort(by_importance)
-
-
-def _fill(sentence: Sentence, formatted: FormattedTable, rows: int) -> list[str | None]:
-    values = {name: formatted[name] for name in sentence.names}
-    return [sentence.fill(values, row) for row in range(rows)]
 
 
 def _append(

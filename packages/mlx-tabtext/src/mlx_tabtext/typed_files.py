@@ -4,7 +4,8 @@ import io
 import json
 import logging
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from itertools import compress, zip_longest
 from typing import Any
 
 from mlx_tabtext.delimited import column_names, decode
@@ -60,20 +61,17 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _table_of_rows(label: str, rows: Iterable[tuple[str, Any]]) -> Table:
-    found = list(_objects(label, rows))
-    names = list(dict.fromkeys(name for row in found for name in row))
-    if not names:
-        raise TableError(f"{label}: no columns; each row is an object of column names and cells")
-    return _table_of_columns(label, {name: [row.get(name) for row in found] for name in names})
-
-
-def _objects(label: str, rows: Iterable[tuple[str, Any]]) -> Iterator[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
     for where, row in rows:
         if not isinstance(row, dict):
             raise TableError(
                 f"{label}: {where}: {type(row).__name__}, not an object of column names and cells"
             )
-        yield row
+        found.append(row)
+    names = list(dict.fromkeys(name for row in found for name in row))
+    if not names:
+        raise TableError(f"{label}: no columns; each row is an object of column names and cells")
+    return _table_of_columns(label, {name: [row.get(name) for row in found] for name in names})
 
 
 def parse_parquet(label: str, raw: bytes) -> Table:
@@ -123,22 +121,20 @@ def parse_workbook(label: str, raw: bytes) -> Table:
     if not rows:
         raise TableError(f"{label}: the first sheet is empty; it should start with column names")
     (first, header), *body = rows
-    width = max(at for _, cells in rows for at, cell in enumerate(cells, start=1) if _filled(cell))
     wide = max((at for at, cell in enumerate(header, start=1) if _filled(cell)), default=0)
     for row, cells in body:
         used = max(at for at, cell in enumerate(cells, start=1) if _filled(cell))
-        if used > wide and width > wide:
+        if used > wide:
             raise TableError(
                 f"{label}: row {row}: {used} cells where the header in row {first} has {wide} "
                 "columns; name every column in the first row"
             )
     names = column_names(label, first, ["" if n is None else str(n) for n in header[:wide]])
-    cells = [[*cells, *[None] * wide][:wide] for _, cells in body]
-    return _table_of_columns(
-        label,
-        {name: [row[at] if _filled(row[at]) else None for row in cells]
-         for at, name in enumerate(names)},
-    )  # fmt: skip
+    columns = {name: [] for name in names}
+    for _, cells in body:
+        for column, cell in zip_longest(columns.values(), cells[:wide]):
+            column.append(cell if _filled(cell) else None)
+    return _table_of_columns(label, columns)
 
 
 def _first_sheet(label: str, book: Any) -> list[tuple]:
@@ -173,12 +169,8 @@ def _table_of_columns(label: str, columns: dict[str, list]) -> Table:
         for at in nested:
             cells[at] = json.dumps(cells[at], ensure_ascii=False, default=str)
         if nested:
-            _log.warning(
-                "%s: column %r: lists or objects in %d cells, read as JSON text",
-                label,
-                name,
-                len(nested),
-            )
+            found = f"lists or objects in {len(nested)} cells"
+            _log.warning("%s: column %r: %s, read as JSON text", label, name, found)
     try:
         return {
             name: _whole([plain_cell(cell, name, row) for row, cell in enumerate(cells, start=1)])
@@ -190,10 +182,8 @@ def _table_of_columns(label: str, columns: dict[str, list]) -> Table:
 
 def _whole(cells: list) -> list:
     """Return integers if all floats are whole: files store integers with gaps as floats."""
-    floats = [cell for cell in cells if isinstance(cell, float) and abs(cell) != float("inf")]
+    finite = [isinstance(cell, float) and abs(cell) != float("inf") for cell in cells]
+    floats = compress(cells, finite)
     if not all(each.is_integer() and abs(each) <= _LARGEST_WHOLE for each in floats):
         return cells
-    return [
-        int(cell) if isinstance(cell, float) and abs(cell) != float("inf") else cell
-        for cell in cells
-    ]
+    return [int(cell) if convert else cell for cell, convert in zip(cells, finite, strict=True)]
