@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_tabtext import BudgetReport, TableText, TextConfig, infer_schema
-from mlx_tabtext.budget import Slot, TokenBudget
-from mlx_tabtext.serialize import FRAMES
+from mlx_tabtext.budget import Segment, TokenBudget
+from mlx_tabtext.serialize import DELIMITERS
 
 STYLES = ("list", "sentence", "great", "json", "markdown")
 TABLE = {
@@ -42,17 +42,17 @@ def with_specials(texts):
     style=st.sampled_from(STYLES),
     count=st.sampled_from([words_of, characters_of, with_specials]),
     missing=st.sampled_from(["omit", "unknown"]),
-    order=st.sampled_from(["usefulness", "table"]),
+    order=st.sampled_from(["importance", "table"]),
 )
 def test_every_text_is_within_any_budget(limit, style, count, missing, order):
     text = fitted(limit, count, style=style, missing=missing, order=order)
     assert max(count(text.transform(TABLE))) <= limit
     assert max(count(text.augment(TABLE, seed=limit))) <= limit
-    for view in text.views(TABLE, count=3):
-        assert max(count(view)) <= limit
+    for texts in text.transform_tta(TABLE, count=3):
+        assert max(count(texts)) <= limit
 
 
-def test_the_least_useful_columns_go_first_and_are_counted():
+def test_the_least_important_columns_are_dropped_first_and_counted():
     table = {
         "noise": ["x y", "z"] * 4,
         "half": ["p", "q", "p", "q", "p", "q", "q", "p"],
@@ -62,9 +62,9 @@ def test_the_least_useful_columns_go_first_and_are_counted():
     schema = infer_schema(table, labels={"noise": "Noise of all"})
     text = TableText(schema, TextConfig(order="table"))
     text.fit(table, target, count_tokens=words_of, max_tokens=8)
-    dropped = text.fitted.order[-1]
+    dropped = text.statistics.ranking[-1]
     kept = [name for name in table if name != dropped]
-    assert text.fitted.order[0] == "good"
+    assert text.statistics.ranking[0] == "good"
     for row, line in enumerate(text.transform(table)):
         pieces = {name: f"{schema[name].label}: {table[name][row]}" for name in table}
         if len(" ".join(pieces.values()).split()) <= 8:
@@ -82,8 +82,8 @@ def test_report_counts_and_reads_as_one_line():
     report = text.report
     assert report == BudgetReport(12, 12, {"noise": 9, "good": 8}, 11)
     assert str(report) == (
-        "12 of 12 rows shortened to the token budget; columns dropped: noise 9, good 8; long texts "
-        "cut: 11"
+        "12 of 12 rows shortened to the token budget; columns dropped: noise 9, good 8; values "
+        "truncated: 11"
     )
     free = fitted(500, words_of)
     free.transform(TABLE)
@@ -104,7 +104,7 @@ def test_a_word_beyond_the_budget_is_cut_at_a_character():
     text = TableText(infer_schema(table, kinds={"text": "text"}))
     text.fit(table, count_tokens=characters_of, max_tokens=10)
     assert text.transform(table) == ["x" * 8, "a b"]  # and two for a separator
-    assert text.report.texts_shortened == 1
+    assert text.report.values_truncated == 1
 
 
 SENTENCES = [
@@ -168,18 +168,22 @@ def test_impossible_budgets_and_counters_are_named():
         fitted(2, lambda texts: [])
 
 
-def test_columns_beyond_the_budget_are_counted_but_never_spoken(count_words):
-    def speak():
+def test_columns_beyond_the_budget_are_counted_but_never_formatted(count_words):
+    def format_values():
         raise AssertionError("the budget was used up before this column")
 
-    first = Slot(("a",), lambda: ["one two", "three four"], lambda: np.ones(2, bool), str)
-    last = Slot(("z",), speak, lambda: np.array([True, False]), str)
-    full = Slot(("m",), lambda: ["five"] * 2, lambda: np.ones(2, bool), str)
-    slots = [first, full, last]
+    first = Segment(("a",), lambda: ["one two", "three four"], lambda: np.ones(2, bool), str)
+    last = Segment(("z",), format_values, lambda: np.array([True, False]), str)
+    full = Segment(("m",), lambda: ["five"] * 2, lambda: np.ones(2, bool), str)
+    segments = [first, full, last]
     budget = TokenBudget(count_words, 2)
-    report = budget.trim(slots, FRAMES["list"], np.tile(np.arange(3), (2, 1)))
+    report = budget.trim(segments, DELIMITERS["list"], np.tile(np.arange(3), (2, 1)))
     assert (report.rows_shortened, report.columns_dropped) == (2, {"m": 2, "z": 1})
-    assert [slot.pieces for slot in slots] == [["one two", "three four"], [None] * 2, [None] * 2]
+    assert [segment.pieces for segment in segments] == [
+        ["one two", "three four"],
+        [None] * 2,
+        [None] * 2,
+    ]
 
 
 def test_a_huge_cell_is_cut_without_counting_it_again_and_again():

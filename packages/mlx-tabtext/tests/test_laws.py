@@ -15,7 +15,7 @@ from mlx_tabtext import (
     is_missing,
     numeric_values,
 )
-from mlx_tabtext.quantiles import NumberScale
+from mlx_tabtext.statistics import NumberStatistics
 
 SCHEMA = Schema(
     (
@@ -67,7 +67,7 @@ def test_values_are_recovered_from_json(rows, missing):
                 label: "unknown" if empty[label] else value for label, value in expected.items()
             }
         found = json.loads(line)
-        if isinstance(expected.get("n"), float):  # 17 digits, but of the number as spoken
+        if isinstance(expected.get("n"), float):  # 17 digits, but of the number as formatted
             assert found.pop("n") == pytest.approx(expected.pop("n"), rel=1e-15)
         assert found == expected
 
@@ -81,14 +81,14 @@ def test_values_without_separators_are_recovered_from_lists(rows):
     text = fit(table, missing="unknown")
     for row, line in zip(rows, text.transform(table), strict=True):
         found = dict(piece.split(": ", 1) for piece in line.split("; "))
-        assert list(found) == [SCHEMA[name].label for name in text.fitted.order]
+        assert list(found) == [SCHEMA[name].label for name in text.statistics.ranking]
         assert found["flag"] == ("yes" if row[3] else "no")
         for label, cell in (('a "label"', row[1]), ("note", row[2])):
             assert found[label] == ("unknown" if is_missing(cell) else " ".join(cell.split()))
 
 
 @given(rows, st.data())
-def test_a_row_reads_the_same_in_any_table(rows, data):
+def test_a_row_has_the_same_text_in_any_table(rows, data):
     table = table_of(rows)
     text = fit(table, numbers="value+word")
     whole = text.transform(table)
@@ -136,7 +136,7 @@ def test_augmentation_depends_on_seed_and_position_only(rows, seed, cut):
     assert start == whole
 
 
-@given(rows, st.integers(0, 2**32), st.sampled_from(["usefulness", "table"]))
+@given(rows, st.integers(0, 2**32), st.sampled_from(["importance", "table"]))
 def test_no_augmentation_is_transform(rows, seed, order):
     table = table_of(rows)
     text = fit(table, order=order)
@@ -145,27 +145,27 @@ def test_no_augmentation_is_transform(rows, seed, order):
 
 
 @given(rows, st.integers(0, 99))
-def test_views_are_permutations_of_the_pieces(rows, seed):
+def test_time_augmentation_permutes_the_pieces(rows, seed):
     table = table_of(rows)
     text = fit(table, style="markdown")
-    views = text.views(table, count=4, seed=seed)
-    assert views[0] == text.transform(table)
-    for view in views:
-        for first, line in zip(views[0], view, strict=True):
+    lists = text.transform_tta(table, count=4, seed=seed)
+    assert lists[0] == text.transform(table)
+    for texts in lists:
+        for first, line in zip(lists[0], texts, strict=True):
             assert Counter(line.split("\n")) == Counter(first.split("\n"))
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=13, max_size=60, unique=True), st.data())
 def test_higher_numbers_never_get_lower_words(values, data):
-    scale = NumberScale.fit(numeric_values({"x": values}, "x"))
+    statistics = NumberStatistics.fit(numeric_values({"x": values}, "x"))
     probes = sorted(data.draw(st.lists(st.floats(-2e6, 2e6), min_size=2, max_size=20)))
-    positions = [scale.position(probe) for probe in probes]
-    assert positions == sorted(positions)
-    assert scale.position(min(values)) == 0.0
-    assert scale.position(max(values)) == 1.0
+    ranks = [statistics.rank(probe) for probe in probes]
+    assert ranks == sorted(ranks)
+    assert statistics.rank(min(values)) == 0.0
+    assert statistics.rank(max(values)) == 1.0
 
 
-def test_styles_mix_and_prose_is_never_dropped():
+def test_styles_mix_and_free_text_is_never_dropped():
     table = {
         "n": list(range(40)),
         "word": ["a", "b"] * 20,
@@ -210,6 +210,6 @@ def test_bad_augmentations_are_named():
     with pytest.raises(ValueError, match=r"^seed and first_row must be 0 or more, not -1 and 0$"):
         fit(table).augment(table, seed=-1)
     with pytest.raises(ValueError, match=r"^count must be at least 1, not 0$"):
-        fit(table).views(table, count=0)
+        fit(table).transform_tta(table, count=0)
     with pytest.raises(TableError, match=r"^no rows to fit on; the table has a header only$"):
         fit({name: [] for name in table})

@@ -11,12 +11,12 @@ from mlx_tabtext import (
     Schema,
     TableText,
     TextConfig,
+    find_invalid_cells,
     find_number_format,
     infer_schema,
     is_infinite,
     numeric_values,
     parse_number,
-    unread_cells,
 )
 from mlx_tabtext.numbers import MARKS
 
@@ -136,8 +136,8 @@ def test_the_rule_of_the_training_column_reads_other_tables_and_counts_the_rest(
     rule = schema["x"].number_format
     expected = [3.5, math.nan, 1234, math.nan, math.nan, math.nan, 7]
     np.testing.assert_array_equal(numeric_values(test, "x", number_format=rule), expected)
-    assert unread_cells(test, schema) == {"x": [1, 4, 5], "when": [2]}
-    assert unread_cells({"first": ["a"]}, schema) == {}
+    assert find_invalid_cells(test, schema) == {"x": [1, 4, 5], "when": [2]}
+    assert find_invalid_cells({"first": ["a"]}, schema) == {}
 
 
 def test_a_given_numeric_column_and_a_target_have_a_format_too():
@@ -163,7 +163,7 @@ def test_no_infinite_number_reaches_a_number_or_a_text(cell):
     assert infer_schema({"a": [cell, cell, "-inf"], "b": [1, 2, 2]})["a"].kind == "ignored"
 
 
-def test_texts_say_the_number_and_schemas_keep_the_format():
+def test_texts_have_the_number_and_schemas_the_format():
     table = {"first": list("ab") * 20, "x": [f"$1,{each}.50" for each in range(200, 240)]}
     schema = infer_schema(table)
     assert Schema.from_dict(json.loads(json.dumps(schema.to_dict()))) == schema
@@ -176,6 +176,6 @@ def test_texts_say_the_number_and_schemas_keep_the_format():
 
 
 def test_schemas_saved_before_there_were_formats_are_read():
-    old = {"name": "x", "kind": "numeric", "label": "x", "reason": "", "words": {},
+    old = {"name": "x", "kind": "numeric", "label": "x", "reason": "", "value_labels": {},
            "date_format": None}  # fmt: skip
     assert Schema.from_dict({"columns": [old]})["x"] == Column("x", "numeric", "x")

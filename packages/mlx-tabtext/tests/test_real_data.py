@@ -1,9 +1,9 @@
 from mlx_tabtext import (
     TableText,
     TextConfig,
-    competition_texts,
     guess_competition,
     infer_schema,
+    load_data_dictionary,
     read_csv,
 )
 
@@ -11,9 +11,11 @@ from mlx_tabtext import (
 def fit(folder, count_words, name, train, target, **options):
     table = read_csv(folder / name / train)
     known = guess_competition(table)
-    texts = competition_texts(known) if known else None
-    words = {"labels": texts.labels, "words": texts.words, "kinds": texts.kinds} if texts else {}
-    schema = infer_schema(table, target=target, **words)
+    names = {}
+    if known:
+        found = load_data_dictionary(known)
+        names = {"labels": found.labels, "value_labels": found.value_labels, "kinds": found.kinds}
+    schema = infer_schema(table, target=target, **names)
     text = TableText(schema, TextConfig(**options))
     return table, text.fit(table, count_tokens=count_words, max_tokens=64)
 
@@ -28,7 +30,7 @@ def test_titanic(data_folder, count_words):
         **dict.fromkeys(["Name", "Ticket", "Cabin"], "text"),
         **dict.fromkeys(["Sex", "Embarked"], "categorical"),
     }
-    assert set(text.fitted.order[:4]) == {"Name", "Sex", "Fare", "Pclass"}
+    assert set(text.statistics.ranking[:4]) == {"Name", "Sex", "Fare", "Pclass"}
     test = read_csv(data_folder / "titanic" / "test.csv")
     assert len(text.transform(test)) == 418
     assert text.transform(table)[0].startswith(
@@ -39,7 +41,7 @@ def test_titanic(data_folder, count_words):
 def test_house_prices_fit_any_row_into_64_words(data_folder, count_words):
     table, text = fit(data_folder, count_words, "house-prices", "train.csv", "SalePrice")
     assert len(text.columns) == 79
-    assert text.fitted.order[0] == "OverallQual"
+    assert text.statistics.ranking[0] == "OverallQual"
     lines = text.transform(table)
     assert max(count_words(lines)) <= 64
     assert lines[0].startswith("overall quality: 7 (good); neighborhood: College Creek")
@@ -47,7 +49,7 @@ def test_house_prices_fit_any_row_into_64_words(data_folder, count_words):
 
 def test_disaster_tweets_keep_the_tweet_first(data_folder, count_words):
     table, text = fit(data_folder, count_words, "nlp-disaster", "train.csv", "target")
-    assert text.fitted.order[0] == "text"
+    assert text.statistics.ranking[0] == "text"
     assert len(text.transform(table)) == 7613
     assert text.transform(table)[0].startswith("tweet: Our Deeds are the Reason")
 
@@ -56,4 +58,4 @@ def test_the_missing_marks_of_adult_are_left_out(data_folder, count_words):
     table, text = fit(data_folder, count_words, "adult", "train.csv", "income")
     assert "?" in table["occupation"]
     assert not any("?" in line for line in text.transform(table))
-    assert text.fitted.order[0] in ("relationship", "marital-status")
+    assert text.statistics.ranking[0] in ("relationship", "marital-status")

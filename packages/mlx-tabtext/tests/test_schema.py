@@ -61,14 +61,14 @@ def test_inference_does_not_depend_on_row_order():
     assert kind_and_reason(cells) == kind_and_reason(cells[::-1])
 
 
-def test_given_kinds_labels_and_words_win():
+def test_given_kinds_labels_and_value_labels_win():
     table = {"Sex": ["m", "f"], "Flag": [0, 1], "y1": [1, 2], "y2": [3, 4], "Alley": ["NA", "NA"]}
     schema = infer_schema(
         table,
         target=["y1", "y2"],
         kinds={"Flag": "boolean"},
         labels={"Sex": "gender"},
-        words={"Alley": {"NA": "no alley"}},
+        value_labels={"Alley": {"NA": "no alley"}},
     )
     assert schema.targets == ("y1", "y2")
     assert schema.target == "y1"
@@ -85,7 +85,7 @@ def test_labels_stay_different():
 
 
 def test_schema_survives_json(passengers):
-    schema = infer_schema(passengers, target="Survived", words={"Sex": {"male": "man"}})
+    schema = infer_schema(passengers, target="Survived", value_labels={"Sex": {"male": "man"}})
     assert Schema.from_dict(json.loads(json.dumps(schema.to_dict()))) == schema
 
 
@@ -110,7 +110,7 @@ def test_schema_survives_json(passengers):
             "column 'Age': unknown kind 'numerical'; did you mean 'numeric'?",
         ),
         ({"kinds": {"Age": "id"}}, "column 'Age': give the id by its own argument, not by kinds"),
-        ({"labels": {"Age": "a", "Sex": "a"}}, "labels: 'Age' and 'Sex' are both called 'a'"),
+        ({"labels": {"Age": "a", "Sex": "a"}}, "labels: 'Age' and 'Sex' have the same label 'a'"),
         (
             {"target": "Age", "id_column": "Age"},
             "column 'Age' is given as both target and id_column",

@@ -78,12 +78,12 @@ def test_each_style_reads_as_agreed(text_of, passengers, style):
 
 
 @pytest.mark.parametrize("word", ["unknown", "missing"])
-def test_missing_cells_can_be_said(text_of, passengers, word):
+def test_missing_cells_can_be_written(text_of, passengers, word):
     text = text_of(missing=word, include=("Age", "Cabin"))
     assert text.transform(passengers)[2] == f"age: {word}; cabin: {word}"
 
 
-def test_id_target_and_ignored_columns_are_never_said(text_of, passengers):
+def test_id_target_and_ignored_columns_are_never_in_a_text(text_of, passengers):
     for line in text_of(missing="unknown").transform(passengers):
         assert "passenger" not in line
         assert "survived" not in line
@@ -102,10 +102,10 @@ def test_no_rows_give_no_texts(text_of, passengers):
     text = text_of()
     assert text.transform(empty) == []
     assert text.augment(empty, seed=0) == []
-    assert text.views(empty, count=2) == [[], []]
+    assert text.transform_tta(empty, count=2) == [[], []]
 
 
-def test_a_single_text_column_is_said_without_its_label():
+def test_a_single_text_column_has_no_label():
     table = {"id": [1, 2], "text": ["it rains in Oslo", "the sun is out today"], "y": [0, 1]}
     schema = infer_schema(table, target="y")
     for style in ("list", "sentence", "great"):
@@ -116,14 +116,14 @@ def test_a_single_text_column_is_said_without_its_label():
     )
 
 
-def test_words_replace_codes_also_as_numbers_and_nulls():
+def test_value_labels_replace_codes_also_as_numbers_and_nulls():
     table = {"port": ["S", "C", "NA"], "class": [1.0, 3.0, 2.0], "pool": [None, "Ex", None]}
-    words = {
+    value_labels = {
         "port": {"S": "Southampton", "NA": "none"},
         "class": {"1": "first", "3": "third"},
         "pool": {"Ex": "excellent", "": "no pool"},
     }
-    text = TableText(infer_schema(table, words=words)).fit(table)
+    text = TableText(infer_schema(table, value_labels=value_labels)).fit(table)
     assert text.transform(table) == [
         "port: Southampton; class: first; pool: no pool",
         "port: C; class: third; pool: excellent",
@@ -131,7 +131,7 @@ def test_words_replace_codes_also_as_numbers_and_nulls():
     ]
 
 
-def test_unseen_kinds_of_cells_are_said_as_they_are():
+def test_cells_of_another_kind_are_unchanged():
     schema = Schema(
         (
             Column("n", "numeric", "n"),
@@ -208,11 +208,11 @@ def test_bad_templates_are_named(text_of, template, message):
         ({"include": ["Agee"]}, "include: no input column 'Agee'; did you mean 'Age'?"),
         (
             {"include": ["Age"], "exclude": ["Age"]},
-            "no input column is left; check include, exclude and the column kinds",
+            "no input column remains; check include, exclude and the column kinds",
         ),
         (
             {"style": "template", "template": "{Age}", "exclude": ["Age"]},
-            "the template names 'Age', which include or exclude leaves out",
+            "the template names 'Age', which include or exclude removes",
         ),
     ],
 )

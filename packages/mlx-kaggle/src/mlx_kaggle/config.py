@@ -101,7 +101,7 @@ class TextSettings:
         "value", "'22', '22 (low)', 'low' or '22 (q3 of 10)', by quantiles of the training rows."
     )
     digits: int = setting(4, "Significant digits of numbers.", at_least=1)
-    order: Literal["usefulness", "table"] = setting("usefulness", "Order of the columns.")
+    order: Literal["importance", "table"] = setting("importance", "Order of the columns.")
     max_tokens: int = setting(128, "Token budget of a row, with special tokens.", at_least=8)
     tta: int = setting(
         1, "Test-time augmentation: predictions of so many texts of a row are averaged.", at_least=1

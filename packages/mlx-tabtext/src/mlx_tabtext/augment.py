@@ -1,4 +1,4 @@
-"""Training-time changes of rows that leave their meaning, and so their label, alone."""
+"""Augmentation of training rows: column order, column dropout, numeric jitter, styles."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,23 +6,23 @@ from typing import get_args
 
 import numpy as np
 
-from mlx_tabtext.config import Style, check_choice
-from mlx_tabtext.numbers import parse_number
-from mlx_tabtext.quantiles import NumberScale
+from mlx_tabtext.formatting import format_number
+from mlx_tabtext.numbers import is_empty, parse_number
 from mlx_tabtext.schema import Column
+from mlx_tabtext.serialize import Style, check_choice
+from mlx_tabtext.statistics import NumberStatistics
 from mlx_tabtext.table import Cell, Table
-from mlx_tabtext.values import is_empty, speak_number
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How rows are varied, each row by its own draw.
+    """Random changes, drawn independently for each row.
 
-    `shuffle_columns`: share of the rows whose columns come in random order. `drop_column`: chance
-    of each column to be left out; long texts never are, and one column always remains.
-    `numeric_jitter`: noise on numbers in standard deviations of the training rows (0.02 is a
-    sensible size), within their range; columns of few distinct values are left alone. `styles`:
-    one is drawn for each row; empty for the configured one.
+    `shuffle_columns`: probability of a random column order. `drop_column`: dropout probability of
+    each column; free text is never dropped, and one column always remains. `numeric_jitter`:
+    standard deviation of Gaussian noise, in those of the training rows (0.02 is sensible); values
+    stay in the training range, and columns of few distinct values do not change. `styles`: one is
+    drawn for each row; empty for the configured one.
     """
 
     shuffle_columns: float = 1.0
@@ -44,22 +44,17 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Draws:
-    """The random numbers of every row, drawn before they are needed.
+    """Random numbers of all rows. Row `i` depends on the seed and on `first_row + i` only."""
 
-    `order` (rows, columns) are sort keys, `shuffled` (rows,) says where they apply, `drop`
-    (rows, columns) is uniform in [0, 1), `noise` (rows, columns) standard normal, `style` (rows,)
-    uniform in [0, 1). Row `i` depends on the seed and on `first_row + i` only.
-    """
-
-    order: np.ndarray
-    shuffled: np.ndarray
-    drop: np.ndarray
-    noise: np.ndarray
-    style: np.ndarray
+    order: np.ndarray  # (rows, columns), sort keys
+    shuffled: np.ndarray  # (rows,), boolean: where the sort keys apply
+    drop: np.ndarray  # (rows, columns), uniform in [0, 1)
+    noise: np.ndarray  # (rows, columns), standard normal
+    style: np.ndarray  # (rows,), uniform in [0, 1)
 
 
 def draw(rows: int, columns: int, seed: int, first_row: int, shuffle: float) -> Draws:
-    """Draw for each row from a generator of its own, so that chunks of a table agree with it."""
+    """Draw for each row from its own generator, so that chunks of a table agree with the whole."""
     if seed < 0 or first_row < 0:
         raise ValueError(f"seed and first_row must be 0 or more, not {seed} and {first_row}")
     uniform = np.empty((rows, 2 * columns + 2))
@@ -80,48 +75,45 @@ def draw(rows: int, columns: int, seed: int, first_row: int, shuffle: float) -> 
 def jitter(
     table: Table,
     columns: Sequence[Column],
-    scales: Mapping[str, NumberScale],
+    statistics: Mapping[str, NumberStatistics],
     noise: np.ndarray,
     size: float,
 ) -> Table:
     """Return the table with noise on its numbers; `noise` is (rows, columns).
 
-    A number keeps its decimals, so that 22 does not become 22.3718, and its training range.
+    A number keeps its number of decimals (22 does not become 22.3718) and the training range.
     """
     changed = dict(table)
     for at, column in enumerate(columns):
-        scale = scales.get(column.name)
-        if scale is None or scale.few_values or size == 0:
+        numbers = statistics.get(column.name)
+        if numbers is None or numbers.few_values or size == 0:
             continue
         changed[column.name] = [
-            _jittered(cell, column, scale, size * float(noise[row, at]))
+            _jitter_cell(cell, column, numbers, size * float(noise[row, at]))
             for row, cell in enumerate(table[column.name])
         ]
     return changed
 
 
-def _jittered(cell: Cell, column: Column, scale: NumberScale, noise: float) -> Cell:
+def _jitter_cell(cell: Cell, column: Column, numbers: NumberStatistics, noise: float) -> Cell:
     number = parse_number(cell, column.number_format)
-    if number is None or (column.words and str(cell).strip() in column.words):
+    if number is None or (str(cell).strip() in column.value_labels):
         return cell
-    low, high = min(scale.quantiles[0], number), max(scale.quantiles[-1], number)
-    moved = min(max(number + noise * scale.deviation, low), high)
-    _, _, decimals = speak_number(number, 15).partition(".")
+    low, high = min(numbers.quantiles[0], number), max(numbers.quantiles[-1], number)
+    moved = min(max(number + noise * numbers.deviation, low), high)
+    _, _, decimals = format_number(number, 15).partition(".")
     return round(moved, len(decimals))
 
 
-def left_out(
-    table: Table,
-    columns: Sequence[Column],
-    prose: Collection[str],
-    drop: np.ndarray,
+def limit_dropout(
+    table: Table, columns: Sequence[Column], free_text: Collection[str], drop: np.ndarray
 ) -> np.ndarray:
-    """Return which cells to leave out, (rows, columns) boolean, from those drawn in `drop`.
+    """Return which cells to drop, (rows, columns) boolean, fewer than those drawn in `drop`.
 
-    Prose stays, and so does the first filled column of a row that would lose everything.
-    `columns` come most useful first.
+    Free text stays, and so does the most important value of a row that would lose all. `columns`
+    are most important first.
     """
-    drop = drop & np.array([column.name not in prose for column in columns])
+    drop = drop & np.array([column.name not in free_text for column in columns])
     filled = np.array(
         [[not is_empty(cell, each.kind) for cell in table[each.name]] for each in columns],
         dtype=bool,

@@ -1,4 +1,4 @@
-"""Fit rows into a token limit by leaving out whole columns, the least useful first."""
+"""Token budget: drop whole columns, the least important first, until each text fits."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -8,27 +8,30 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from mlx_tabtext.serialize import Build, Frame
+from mlx_tabtext.serialize import Delimiters, Render
 
 CountTokens: TypeAlias = Callable[[list[str]], Sequence[int]]
 """Number of tokens of each text, special tokens included or not, the same for every text."""
 
+Truncation: TypeAlias = Literal["free text", "alone", "never"]
+"""When a value is truncated: to fill the tokens left, only if it alone exceeds the limit, never."""
+
 _CACHE_LIMIT = 1_000_000  # pieces; about 100 MB
-_FEWEST_TOKENS = 8  # of a long text worth keeping
+_FEWEST_TOKENS = 8  # free text is not truncated to fewer
 
 
 @dataclass(frozen=True)
 class BudgetReport:
-    """What the token budget did to the texts of one call; all zero without a budget.
+    """What the token budget changed in one call; zero without a budget.
 
-    `columns_dropped` counts by label. `texts_shortened` counts values cut at a word boundary,
-    which happens to long free text only. A row may count in both.
+    `rows_shortened` have a dropped column or a truncated value, or both. `columns_dropped` counts
+    by label.
     """
 
     rows: int = 0
     rows_shortened: int = 0
     columns_dropped: dict[str, int] = field(default_factory=dict)
-    texts_shortened: int = 0
+    values_truncated: int = 0
 
     def __str__(self) -> str:
         if not self.rows_shortened:
@@ -38,7 +41,7 @@ class BudgetReport:
         more = f" and {len(ordered) - 5} more" if len(ordered) > 5 else ""
         return (
             f"{self.rows_shortened} of {self.rows} rows shortened to the token budget; columns "
-            f"dropped: {dropped or 'none'}{more}; long texts cut: {self.texts_shortened}"
+            f"dropped: {dropped or 'none'}{more}; values truncated: {self.values_truncated}"
         )
 
     def __add__(self, other: "BudgetReport") -> "BudgetReport":
@@ -46,45 +49,43 @@ class BudgetReport:
             self.rows + other.rows,
             self.rows_shortened + other.rows_shortened,
             dict(Counter(self.columns_dropped) + Counter(other.columns_dropped)),
-            self.texts_shortened + other.texts_shortened,
+            self.values_truncated + other.values_truncated,
         )
 
 
 @dataclass
-class Slot:
+class Segment:
     """One column of the table (one sentence of a template) in every row.
 
-    `speak` returns the values; a budget that is used up before this slot never calls it. `present`
-    returns where they are not `None`. `pieces` holds `build(value)`, or `None` where the row
-    leaves it out. `shorten`: values may be cut to fill the room left (`prose`), only when one
-    alone is over the limit (`alone`), or never.
+    `format` returns the values; a budget that is used up before this segment never calls it.
+    `present` returns where they are not `None`, boolean (rows,).
     """
 
     labels: tuple[str, ...]
-    speak: Callable[[], list[str | None]]
+    format: Callable[[], list[str | None]]
     present: Callable[[], np.ndarray]
-    build: Build
-    shorten: Literal["prose", "alone", "never"] = "never"
+    render: Render
+    truncation: Truncation = "never"
 
     @cached_property
     def values(self) -> list[str | None]:
-        """One value a row."""
-        return self.speak()
+        """One formatted value a row."""
+        return self.format()
 
     @cached_property
     def pieces(self) -> list[str | None]:
-        """One piece of text a row; the budget sets dropped ones to `None`."""
-        built = {value: self.build(value) for value in set(self.values) if value is not None}
-        return [None if value is None else built[value] for value in self.values]
+        """One piece of text a row, `None` where the row omits or the budget drops it."""
+        rendered = {value: self.render(value) for value in set(self.values) if value is not None}
+        return [None if value is None else rendered[value] for value in self.values]
 
 
 class TokenBudget:
-    """A token limit and the function that counts.
+    """A token limit and a token counter.
 
-    Each piece is counted as it stands inside a text, ` age: 22;`, and the counts are summed. That
-    is exact, but for the two ends of the text, for tokenizers that split at white space first:
-    WordPiece and byte-level BPE. Texts that come within a quarter of the limit are counted again
-    as a whole, and lose a further column if over.
+    The cost of a text is the sum over its pieces, each with its delimiters: ` age: 22;`. That is
+    exact, except at both ends of the text, for tokenizers that split at white space first
+    (WordPiece, byte-level BPE). Texts over three quarters of the limit are counted again as a
+    whole, and lose further columns if over.
     """
 
     def __init__(self, count_tokens: CountTokens, max_tokens: int) -> None:
@@ -98,7 +99,7 @@ class TokenBudget:
             )
 
     def count(self, texts: Sequence[str]) -> np.ndarray:
-        """Return the tokens of each text, counting each distinct text once, in one batch."""
+        """Return the tokens of each text. Each distinct text is counted once, all in one batch."""
         if len(self._cache) > _CACHE_LIMIT:
             self._cache.clear()
         new = list({text: None for text in texts if text not in self._cache})
@@ -112,80 +113,87 @@ class TokenBudget:
             self._cache.update(zip(new, counts, strict=True))
         return np.array([self._cache[text] for text in texts], dtype=np.int64)
 
-    def trim(self, slots: list[Slot], frame: Frame, orders: np.ndarray) -> BudgetReport:
-        """Drop and shorten `pieces` of `slots`, given most useful first, until each row fits.
+    def trim(
+        self, segments: list[Segment], delimiters: Delimiters, orders: np.ndarray
+    ) -> BudgetReport:
+        """Drop and truncate `pieces` of `segments`, given most important first, in place.
 
-        `orders` (rows, slots) is the order in which a row's pieces are printed.
+        `orders` (rows, segments) is the order in which the pieces of a row are printed.
         """
         rows = len(orders)
-        rank_cut = np.full(rows, len(slots))  # pieces from this rank on are dropped
-        shortened = np.zeros(rows, dtype=bool)
-        used = np.full(rows, self.count([frame.opening + frame.closing])[0])
-        for rank, slot in enumerate(slots):
-            open_rows = rank_cut == len(slots)
+        rank_cut = np.full(rows, len(segments))  # pieces from this rank on are dropped
+        truncated = np.zeros(rows, dtype=bool)
+        used = np.full(rows, self.count([delimiters.prefix + delimiters.suffix])[0])
+        for rank, segment in enumerate(segments):
+            open_rows = rank_cut == len(segments)
             if not open_rows.any():
                 break
-            costs = self._costs(slot, frame)
+            costs = self._costs(segment, delimiters)
             over = np.flatnonzero(open_rows & (used + costs > self.max_tokens))
             rank_cut[over] = rank
-            cut = [int(row) for row in over if self._may_shorten(slot, costs[row], used[row])]
-            for row in self._shorten(slot, cut, self.max_tokens - used[cut], frame):
+            cut = [int(row) for row in over if self._may_truncate(segment, costs[row], used[row])]
+            for row in self._truncate(segment, cut, self.max_tokens - used[cut], delimiters):
                 rank_cut[row] = rank + 1
-                shortened[row] = True
+                truncated[row] = True
             used += np.where(open_rows, costs, 0)
-        dropped, labels = _drop(slots, rank_cut)
+        dropped, labels = _drop(segments, rank_cut)
         near = np.flatnonzero(used > 0.75 * self.max_tokens)
-        for row, slot in self._recheck(slots, frame, orders, near):
+        for row, segment in self._recheck(segments, delimiters, orders, near):
             dropped[row] = True
-            labels.update(slot.labels)
-        changed = int((dropped | shortened).sum())
-        return BudgetReport(rows, changed, dict(labels), int(shortened.sum()))
+            labels.update(segment.labels)
+        changed = int((dropped | truncated).sum())
+        return BudgetReport(rows, changed, dict(labels), int(truncated.sum()))
 
-    def _costs(self, slot: Slot, frame: Frame) -> np.ndarray:
-        present = [row for row, piece in enumerate(slot.pieces) if piece is not None]
-        texts = [frame.inside(slot.pieces[row] or "") for row in present]
-        costs = np.zeros(len(slot.pieces), dtype=np.int64)
+    def _costs(self, segment: Segment, delimiters: Delimiters) -> np.ndarray:
+        present = [row for row, piece in enumerate(segment.pieces) if piece is not None]
+        texts = [delimiters.in_context(segment.pieces[row] or "") for row in present]
+        costs = np.zeros(len(segment.pieces), dtype=np.int64)
         costs[present] = np.maximum(self.count(texts) - self._empty, 0)
         return costs
 
-    def _may_shorten(self, slot: Slot, cost: int, used: int) -> bool:
+    def _may_truncate(self, segment: Segment, cost: int, used: int) -> bool:
         alone = cost > self.max_tokens - self._empty
-        if slot.shorten == "never" or (slot.shorten == "alone" and not alone):
+        if segment.truncation == "never" or (segment.truncation == "alone" and not alone):
             return False
         return used == self._empty or self.max_tokens - used >= _FEWEST_TOKENS
 
-    def _shorten(
-        self, slot: Slot, rows: Sequence[int], rooms: np.ndarray, frame: Frame
+    def _truncate(
+        self, segment: Segment, rows: Sequence[int], rooms: np.ndarray, delimiters: Delimiters
     ) -> set[int]:
-        """Cut the values of `rows` to the most words that fit; return the rows where any did.
+        """Truncate the values of `rows` to the most words that fit; return the rows where any fit.
 
-        All rows are searched in step, so that each step is one batch of the tokenizer. A value
-        whose first word is too long by itself is cut at a character.
+        If not even the first word fits, the value is truncated at a character.
         """
         done: set[int] = set()
         for parts, glue in ((str.split, " "), (list, "")):
             rest = [at for at, row in enumerate(rows) if row not in done]
             if not rest:
                 break
-            units = [parts(slot.values[rows[at]] or "") for at in rest]
-            keep = self._longest(slot, units, glue, rooms[rest], frame)
+            units = [parts(segment.values[rows[at]] or "") for at in rest]
+            keep = self._longest(segment, units, glue, rooms[rest], delimiters)
             for at, words, count in zip(rest, units, keep, strict=True):
                 if count:
-                    slot.pieces[rows[at]] = slot.build(glue.join(words[:count]))
+                    segment.pieces[rows[at]] = segment.render(glue.join(words[:count]))
                     done.add(rows[at])
         return done
 
     def _longest(
-        self, slot: Slot, units: list[list[str]], glue: str, rooms: np.ndarray, frame: Frame
+        self,
+        segment: Segment,
+        units: list[list[str]],
+        glue: str,
+        rooms: np.ndarray,
+        delimiters: Delimiters,
     ) -> np.ndarray:
+        """Return how many units of each value fit: binary search, one tokenizer batch a step."""
         low = np.zeros(len(units), dtype=np.int64)  # this many fit
         high = np.array([len(words) for words in units])  # no more than this many can
-        step = 16  # then doubled: what fits of a text of megabytes is a small part of it
+        step = 16  # doubled each time: only a small part of a text of megabytes fits
         while (low < high).any():
             middle = np.minimum((low + high + 1) // 2, low + step)
             step *= 2
             texts = [
-                frame.inside(slot.build(glue.join(words[:count])))
+                delimiters.in_context(segment.render(glue.join(words[:count])))
                 for words, count in zip(units, middle, strict=True)
             ]
             fits = self.count(texts) - self._empty <= rooms
@@ -193,41 +201,43 @@ class TokenBudget:
         return low
 
     def _recheck(
-        self, slots: list[Slot], frame: Frame, orders: np.ndarray, rows: np.ndarray
-    ) -> list[tuple[int, Slot]]:
-        """Count whole texts of `rows` and drop the least useful piece of those still over."""
+        self, segments: list[Segment], delimiters: Delimiters, orders: np.ndarray, rows: np.ndarray
+    ) -> list[tuple[int, Segment]]:
+        """Count whole texts of `rows`; drop the least important piece while over the limit."""
         dropped = []
         while len(rows):
-            texts = [frame.join(row_pieces(slots, row, orders[row])) for row in rows]
+            texts = [delimiters.join(row_pieces(segments, row, orders[row])) for row in rows]
             rows = rows[self.count(texts) > self.max_tokens]
             for row in rows:
-                last = next((slot for slot in reversed(slots) if slot.pieces[row]), None)
+                last = next(
+                    (segment for segment in reversed(segments) if segment.pieces[row]), None
+                )
                 if last is not None:
                     last.pieces[row] = None
                     dropped.append((int(row), last))
-            left = [any(slot.pieces[row] for slot in slots) for row in rows]
+            left = [any(segment.pieces[row] for segment in segments) for row in rows]
             rows = rows[np.array(left, dtype=bool)]
         return dropped
 
 
-def row_pieces(slots: Sequence[Slot], row: int, order: np.ndarray) -> list[str]:
-    """Return the pieces of one row that are not left out, in the given order of slots."""
-    return [piece for at in order if (piece := slots[at].pieces[row]) is not None]
+def row_pieces(segments: Sequence[Segment], row: int, order: np.ndarray) -> list[str]:
+    """Return the pieces of one row in the given order of segments, without dropped ones."""
+    return [piece for at in order if (piece := segments[at].pieces[row]) is not None]
 
 
-def _drop(slots: list[Slot], rank_cut: np.ndarray) -> tuple[np.ndarray, Counter[str]]:
-    """Drop each row's pieces from its rank on; return which rows lost any, and counts by label."""
+def _drop(segments: list[Segment], rank_cut: np.ndarray) -> tuple[np.ndarray, Counter[str]]:
+    """Drop the pieces of each row from its rank on; return the rows that lost any, label counts."""
     dropped, labels = np.zeros(len(rank_cut), dtype=bool), Counter[str]()
-    for rank, slot in enumerate(slots):
+    for rank, segment in enumerate(segments):
         late = rank_cut <= rank
         if not late.any():
             continue
-        cut = late & slot.present()
+        cut = late & segment.present()
         dropped |= cut
         if cut.any():
-            labels.update(dict.fromkeys(slot.labels, int(cut.sum())))
+            labels.update(dict.fromkeys(segment.labels, int(cut.sum())))
         if late.all():
-            slot.pieces = [None] * len(late)
+            segment.pieces = [None] * len(late)
         for row in np.flatnonzero(cut):
-            slot.pieces[row] = None
+            segment.pieces[row] = None
     return dropped, labels

@@ -1,4 +1,4 @@
-"""Dates: which format a column is written in, and how a date is spoken."""
+"""Dates: find the format of a column, parse, format, and convert to numbers."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -9,12 +9,11 @@ import numpy as np
 
 from mlx_tabtext._suggest import did_you_mean
 from mlx_tabtext.numbers import parse_number
-from mlx_tabtext.table import Cell, Table, column_cells
-from mlx_tabtext.values import is_missing
+from mlx_tabtext.table import Cell, Table, column_cells, is_missing
 
 DatePart: TypeAlias = Literal["year", "month", "weekday", "days"]
 
-# Own tables: strftime's %B and %A follow the machine's locale.
+# strftime's %B and %A would follow the machine's locale.
 MONTHS = [
     *("January", "February", "March", "April", "May", "June"),
     *("July", "August", "September", "October", "November", "December"),
@@ -25,28 +24,13 @@ ISO = "iso"
 YEAR_MONTH = "%Y-%m"
 COMPACT = "%Y%m%d"
 
-# Month first wins over day first where a column fits both, as most American data sets need.
+# Month first comes before day first: most ambiguous data sets are American.
 FORMATS = (
-    ISO,
-    YEAR_MONTH,
-    "%Y/%m/%d",
-    "%m/%d/%Y",
-    "%d/%m/%Y",
-    "%m/%d/%Y %H:%M",
-    "%d/%m/%Y %H:%M",
-    "%d.%m.%Y",
-    "%d.%m.%Y %H:%M",
-    "%d-%m-%Y",
-    "%m/%d/%y",
-    "%d/%m/%y",
-    "%d %B %Y",
-    "%d %b %Y",
-    "%d-%b-%Y",
-    "%d-%b-%y",
-    "%B %d, %Y",
-    "%b %d, %Y",
-    "%B %Y",
-    "%b %Y",
+    *(ISO, YEAR_MONTH, "%Y/%m/%d"),
+    *("%m/%d/%Y", "%d/%m/%Y", "%m/%d/%Y %H:%M", "%d/%m/%Y %H:%M"),
+    *("%d.%m.%Y", "%d.%m.%Y %H:%M", "%d-%m-%Y", "%m/%d/%y", "%d/%m/%y"),
+    *("%d %B %Y", "%d %b %Y", "%d-%b-%Y", "%d-%b-%y"),
+    *("%B %d, %Y", "%b %d, %Y", "%B %Y", "%b %Y"),
 )
 _MONTH_ONLY = (YEAR_MONTH, "%B %Y", "%b %Y")
 _ISO_SHAPE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?")
@@ -55,11 +39,11 @@ _ISO_SHAPE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?")
 def find_date_format(cells: Iterable[str], *, allow_compact: bool = False) -> str | None:
     """Return the first of `FORMATS` that reads 95 % of the distinct texts, or `None`.
 
-    `allow_compact` also tries `20120314`, which is otherwise taken for a number.
+    `allow_compact` also tries `20120314`, otherwise a number.
     """
     distinct = set(cells)
     allowed_failures = len(distinct) // 20
-    # Only the compact format has no mark between its digits; wide tables are mostly numbers.
+    # Only the compact format looks like a number; this skips 20 attempts for numeric columns.
     numbers = sum(parse_number(cell) is not None for cell in distinct)
     if numbers > allowed_failures and not allow_compact:
         return None
@@ -75,7 +59,7 @@ def find_date_format(cells: Iterable[str], *, allow_compact: bool = False) -> st
 
 
 def parse_date(cell: Cell, date_format: str | None) -> datetime | None:
-    """Return the date in `cell`, or `None` where it holds none in this format."""
+    """Return the date in `cell`, or `None` if it has no date in this format."""
     if isinstance(cell, datetime):
         return cell.replace(tzinfo=None)
     if isinstance(cell, date):
@@ -97,30 +81,30 @@ def parse_date(cell: Cell, date_format: str | None) -> datetime | None:
         return None
 
 
-def speak_date(when: datetime, date_format: str | None = ISO) -> str:
-    """Return `14 March 2012, Wednesday`, with `, 13:05` unless at midnight.
+def format_date(when: datetime, date_format: str | None = ISO) -> str:
+    """Return `14 March 2012, Wednesday`, with `, 13:05` unless at midnight, without a time zone.
 
-    A column of months is spoken as `March 2012`. The time zone is not spoken.
+    A column of months gives `March 2012`.
     """
     month = f"{MONTHS[when.month - 1]} {when.year}"
     if date_format in _MONTH_ONLY:
         return month
-    spoken = f"{when.day} {month}, {WEEKDAYS[when.weekday()]}"
+    day = f"{when.day} {month}, {WEEKDAYS[when.weekday()]}"
     if when.second:
-        return f"{spoken}, {when:%H:%M:%S}"
+        return f"{day}, {when:%H:%M:%S}"
     if when.hour or when.minute:
-        return f"{spoken}, {when:%H:%M}"
-    return spoken
+        return f"{day}, {when:%H:%M}"
+    return day
 
 
 def date_values(
     table: Table, name: str, part: DatePart = "days", *, date_format: str | None = None
 ) -> np.ndarray:
-    """Return one part of a date column as float64, NaN where a cell holds no date.
+    """Return one part of a date column as float64, NaN where a cell is not a date.
 
-    `year`, `month` (1 to 12), `weekday` (Monday is 0), or `days` since 1 January 1970 (with the
-    time of day as a fraction). Pass `date_format=schema[name].date_format` for tables other than
-    the one the schema came from; without it the format is found in these cells.
+    `year`, `month` (1 to 12), `weekday` (Monday is 0), or `days` since 1 January 1970 (the time of
+    day as a fraction). Pass `date_format=schema[name].date_format`; without it, the format is
+    found in these cells and may differ from the training table's.
     """
     cells = column_cells(table, name)
     if part not in _PARTS:
@@ -136,13 +120,9 @@ def date_values(
     return values
 
 
-def _days(when: datetime) -> float:
-    return (when - datetime(1970, 1, 1)).total_seconds() / 86400
-
-
 _PARTS: dict[str, Callable[[datetime], float]] = {
     "year": lambda when: when.year,
     "month": lambda when: when.month,
     "weekday": lambda when: when.weekday(),
-    "days": _days,
+    "days": lambda when: (when - datetime(1970, 1, 1)).total_seconds() / 86400,
 }

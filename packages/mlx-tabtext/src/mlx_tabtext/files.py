@@ -1,17 +1,17 @@
-"""Tables from files of any kind: the ending decides, and contradicting content is an error."""
+"""Tables from files: the ending decides the format, and contradicting content is an error."""
 
 import gzip
 import io
+import json
 import zipfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path, PurePosixPath
+from typing import NoReturn
 
-from mlx_tabtext.content import refuse
-from mlx_tabtext.read import parse_csv, read_bytes
-from mlx_tabtext.records import parse_json, parse_json_lines, table_of_columns
+from mlx_tabtext._suggest import did_you_mean
+from mlx_tabtext.delimited import parse_csv
 from mlx_tabtext.table import Table, TableError
-from mlx_tabtext.workbook import parse_workbook
+from mlx_tabtext.typed_files import parse_json, parse_json_lines, parse_parquet, parse_workbook
 
 TABLE_ENDINGS = (
     *(".csv", ".csv.gz", ".csv.zip", ".zip", ".tsv", ".tsv.gz", ".parquet"),
@@ -19,33 +19,89 @@ TABLE_ENDINGS = (
 )
 """Endings of the files that `read_table` reads; any other is read as delimited text."""
 
+_PARSERS = {  # by ending: the parser, what the file should be, what its content may look like
+    ".parquet": (parse_parquet, "a parquet file", ("a parquet file",)),
+    ".jsonl": (parse_json_lines, "a JSON file", ("JSON", None)),
+    ".ndjson": (parse_json_lines, "a JSON file", ("JSON", None)),
+    ".json": (parse_json, "a JSON file", ("JSON", None)),
+    ".xlsx": (parse_workbook, "an Excel workbook", ("an Excel workbook",)),
+}
+
+_FIRST_BYTES = {  # what the file is, and what to do
+    b"PK\x03\x04": ("a zip archive", "unpack or convert it first"),
+    b"\x1f\x8b": ("a gzip file", "rename it so that it ends in .gz"),
+    b"PAR1": ("a parquet file", "rename it so that it ends in .parquet"),
+    b"ARROW1": ("an Arrow file", "save it as parquet or CSV"),
+    b"BZh": ("a bzip2 file", "unpack it first"),
+    b"\xfd7zXZ": ("an xz file", "unpack it first"),
+    b"\x28\xb5\x2f\xfd": ("a zstd file", "unpack it first"),
+    b"7z\xbc\xaf\x27\x1c": ("a 7z archive", "unpack it first"),
+    b"Rar!": ("a rar archive", "unpack it first"),
+    b"\xd0\xcf\x11\xe0": ("an old Excel file", "save it as .xlsx or CSV"),
+    b"%PDF": ("a PDF", "give a table"),
+    b"SQLite format 3": ("an SQLite database", "save one of its tables as CSV"),
+    b"\x89HDF": ("an HDF5 file", "save it as parquet or CSV"),
+    b"version https://git-lfs": ("a Git LFS pointer", "fetch the file itself: git lfs pull"),
+}
+_HTML = (b"<!doctype html", b"<html", b"<head", b"<body")
+
 
 def read_table(path: str | Path, *, separator: str | None = None) -> Table:
-    """Read a table from a file, by its ending.
+    """Read a table from a file. The ending decides the format.
 
-    `.csv`, `.tsv` and unknown endings: see `read_csv`, also for `separator`, which other files
-    ignore. `.jsonl`, `.ndjson`, `.json`: one object a line (`.json` also an array of objects); a
-    key that a row lacks is a missing cell. `.parquet`: needs pyarrow (the extra `parquet`).
-    `.xlsx`: needs openpyxl (the extra `xlsx`), reads the first sheet. `.gz` of any of these, and
-    `.zip` with one of them in it.
+    `.csv`, `.tsv` and unknown endings: see `read_csv`; `separator` is for these only. `.jsonl`,
+    `.ndjson`, `.json`: one object a line (`.json` also an array of objects); a missing key is a
+    missing cell. `.parquet`: needs pyarrow (the extra `parquet`). `.xlsx`: needs openpyxl (the
+    extra `xlsx`), reads the first sheet. Also `.gz` of these, and `.zip` of one of these.
 
-    Cells of typed files keep their type, but columns of whole numbers are integers however they
-    were stored, and lists and objects become JSON text, with a logged warning. Raises
-    `TableError` with file, row and column, also for content that contradicts the ending.
+    Typed cells keep their type, except: float columns of whole numbers become integers, lists and
+    objects become JSON text with a logged warning. Raises `TableError` with file, row and column,
+    also for content that contradicts the ending.
     """
     path = Path(path)
-    label, name, raw = _unpack(str(path), path.name.lower(), read_bytes(path))
+    label, name, raw = _unpack(str(path), path.name.lower(), _read_bytes(path))
     ending = PurePosixPath(name).suffix
-    reader = _READERS.get(ending)
-    if reader is not None:
-        return reader(label, raw)
+    if ending in _PARSERS:
+        parse, wanted, accepted = _PARSERS[ending]
+        found = _recognize(raw)
+        if (found[0] if found else None) not in accepted:
+            _refuse(label, raw, wanted)
+        return parse(label, raw)
     if ending == ".tsv" and separator is None and b"\t" in raw.partition(b"\n")[0]:
         separator = "\t"
+    return _parse_csv(label, raw, separator)
+
+
+def read_csv(path: str | Path, *, separator: str | None = None) -> Table:
+    """Read a CSV file with a header line. Cells are text, or `None` where empty.
+
+    The default `separator` is the best of comma, semicolon, tab and `|`. The encoding is UTF-8,
+    UTF-16 with a byte order mark, or else Windows-1252 with a logged warning. Quoted cells may
+    hold line breaks; blank lines are skipped; an empty column name becomes `Unnamed: 3` (position
+    from 0, as in pandas). A header alone gives zero rows. Raises `TableError` with the line number.
+    """
+    path = Path(path)
+    return _parse_csv(str(path), _read_bytes(path), separator)
+
+
+def _parse_csv(label: str, raw: bytes, separator: str | None) -> Table:
+    if _recognize(raw) is not None:
+        _refuse(label, raw, "a CSV file")
     return parse_csv(label, raw, separator=separator)
 
 
+def _read_bytes(path: Path) -> bytes:
+    if path.is_dir():
+        raise TableError(f"{path}: a directory; give the CSV file in it")
+    if not path.exists():
+        beside = sorted(each.name for each in path.parent.glob("*.*") if each.is_file())
+        hint = did_you_mean(path.name, beside) if beside else "; check the path"
+        raise TableError(f"{path}: no such file{hint}")
+    return path.read_bytes()
+
+
 def _unpack(label: str, name: str, raw: bytes) -> tuple[str, str, bytes]:
-    """Return the label for messages, the name and the content of the file in a .gz or .zip."""
+    """Return label for messages, name and content, unpacked from a .gz or .zip."""
     if name.endswith(".gz"):
         return label, name.removesuffix(".gz"), _gunzip(label, raw)
     if name.endswith(".zip"):
@@ -56,7 +112,7 @@ def _unpack(label: str, name: str, raw: bytes) -> tuple[str, str, bytes]:
 
 def _gunzip(label: str, raw: bytes) -> bytes:
     if not raw.startswith(b"\x1f\x8b"):
-        refuse(label, raw, "a gzip file")
+        _refuse(label, raw, "a gzip file")
     try:
         return gzip.decompress(raw)
     except (EOFError, OSError, zlib.error) as error:
@@ -65,11 +121,11 @@ def _gunzip(label: str, raw: bytes) -> bytes:
 
 def _unzip(label: str, raw: bytes) -> tuple[str, bytes]:
     if not raw.startswith(b"PK"):
-        refuse(label, raw, "a zip archive")
+        _refuse(label, raw, "a zip archive")
     try:
         with zipfile.ZipFile(io.BytesIO(raw)) as archive:
             if "xl/workbook.xml" in archive.namelist():
-                refuse(label, raw, "a zip archive with a table in it")
+                _refuse(label, raw, "a zip archive with a table in it")
             member = _only_table(label, [each for each in archive.namelist() if each[-1] != "/"])
             return member, archive.read(member)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
@@ -78,11 +134,11 @@ def _unzip(label: str, raw: bytes) -> tuple[str, bytes]:
 
 
 def _only_table(label: str, members: list[str]) -> str:
-    """Return the one table among the files of an archive; files that systems leave do not count."""
+    """Return the one table in an archive; hidden and macOS resource files do not count."""
     names = [
         name for name in members if "__MACOSX" not in name and PurePosixPath(name).name[0] != "."
     ]
-    tables = [name for name in names if name.lower().endswith((".csv", ".tsv", *_READERS))]
+    tables = [name for name in names if name.lower().endswith((".csv", ".tsv", *_PARSERS))]
     if len(tables) == 1:
         return tables[0]
     shown = tables or names
@@ -92,32 +148,40 @@ def _only_table(label: str, members: list[str]) -> str:
     raise TableError(f"{label}: holds {what}{listed}; unpack it, then give the one table to read")
 
 
-def _parse_parquet(label: str, raw: bytes) -> Table:
-    if not raw.startswith(b"PAR1"):
-        refuse(label, raw, "a parquet file")
-    try:
-        import pyarrow
-        from pyarrow.parquet import read_table as read_parquet
-    except ImportError:
-        raise TableError(
-            f"{label}: a parquet file needs pyarrow; pip install 'mlx-tabtext[parquet]'"
-        ) from None
-    try:
-        frame = read_parquet(pyarrow.BufferReader(raw))
-        columns = {name: frame[at].to_pylist() for at, name in enumerate(frame.column_names)}
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:80]
-        raise TableError(f"{label}: damaged parquet file ({reason})") from None
-    if len(columns) < len(frame.column_names):
-        twice = max(frame.column_names, key=frame.column_names.count)
-        raise TableError(f"{label}: column name {twice!r} occurs twice; rename one")
-    return table_of_columns(label, columns)
+def _refuse(label: str, raw: bytes, wanted: str) -> NoReturn:
+    if not raw:
+        raise TableError(f"{label}: the file is empty; it should be {wanted}")
+    what, remedy = _recognize(raw) or _unknown(raw)
+    raise TableError(f"{label}: {what}, not {wanted}; {remedy}")
 
 
-_READERS: dict[str, Callable[[str, bytes], Table]] = {
-    ".parquet": _parse_parquet,
-    ".jsonl": parse_json_lines,
-    ".ndjson": parse_json_lines,
-    ".json": parse_json,
-    ".xlsx": parse_workbook,
-}
+def _recognize(raw: bytes) -> tuple[str, str] | None:
+    """Return what the content is and what to do, or `None` if it may be delimited text."""
+    for start, found in _FIRST_BYTES.items():
+        if raw.startswith(start):
+            if start == b"PK\x03\x04" and b"xl/" in raw:
+                return "an Excel workbook", "rename it so that it ends in .xlsx"
+            return found
+    head = raw[:1000].removeprefix(b"\xef\xbb\xbf").lstrip()
+    if head.lower().startswith(_HTML):
+        return "an HTML page", "download it again: it may be a login or error page"
+    if head.startswith((b"{", b"[")) and _is_json(raw):
+        return "JSON", "rename it so that it ends in .jsonl or .json"
+    return None
+
+
+def _is_json(raw: bytes) -> bool:
+    """Return whether this is one JSON object a line, or an array of objects."""
+    text = raw.decode("utf-8-sig", "replace").lstrip()
+    first = text if text.startswith("[") else text.partition("\n")[0]
+    try:
+        found = json.loads(first)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found[0] if isinstance(found, list) and found else found, dict)
+
+
+def _unknown(raw: bytes) -> tuple[str, str]:
+    if b"\0" in raw[:10_000]:
+        return "unknown data", "check how it was made, or download it again"
+    return "text", "rename it so that it ends in .csv if it is delimited text"

@@ -1,46 +1,48 @@
-"""Guess a schema from a table. Each rule leaves its reason in the column.
+"""Infer a schema from a table.
 
-The rules, first match wins:
+The first rule that matches decides the kind of a column, and its `reason` names the rule:
 
 1. given: `kinds`, `target`, `id_column`
-2. `ignored`: no cell filled, or one value in every row
+2. `ignored`: all cells missing, or one value in every row
 3. `id`: a different value in every row, and a name ending in "id" (or a first column that counts
    0, 1, 2, ... or 1, 2, 3, ...). A second such column is ignored.
-4. `boolean`: booleans, or the words yes/no, true/false; y/n and t/f when both letters occur.
-   Columns of 0 and 1 stay numeric: "sex: yes" would be wrong more often than "alone: 1".
+4. `boolean`: booleans, yes/no, true/false; y/n and t/f if both letters occur. Columns of 0 and 1
+   are numeric: "sex: yes" would be wrong more often than "alone: 1".
 5. `date`: 95 % of the distinct cells fit one date format
 6. `numeric`: 95 % of the filled cells are numbers, none with a leading zero like `007`. Integers
-   with few distinct values (a passenger class) stay numeric too: their order is information. How
-   numbers are written is found for each column (`numbers.py`); where a column leaves open whether
-   `1,234` is 1234 or 1.234, the decimal mark of the other columns decides, and else it is 1234.
-   An infinite number counts as a number, and is read as missing.
-7. `text`: many different values (over half of the rows, and over 20), or values of
-   three words and more that rarely repeat
-8. `categorical`: everything else
+   with few distinct values (a passenger class) are numeric too: their order is information. Each
+   column has its own number format (`numbers.py`). If `1,234` may be 1234 or 1.234, the decimal
+   mark of the other columns decides, or else it is 1234. An infinite number counts as a number
+   here, but is read as missing.
+7. `text`: many different values (over half of the rows, and over 20), or values of three words and
+   more that rarely repeat
+8. `categorical`: all others
 """
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from itertools import chain, count
 
 from mlx_tabtext._suggest import did_you_mean
 from mlx_tabtext.dates import ISO, find_date_format
-from mlx_tabtext.labels import humanize
 from mlx_tabtext.numbers import (
     NUMBER_SHARE,
     choose_format,
     decimal_mark,
     is_infinite,
     number_formats,
+    parse_boolean,
     parse_number,
 )
-from mlx_tabtext.schema import Column, Kind, Schema, check_kind
-from mlx_tabtext.table import Cell, Table, TableError, check_table
-from mlx_tabtext.values import is_missing, one_line, parse_boolean
+from mlx_tabtext.schema import Column, Kind, Schema, check_kind, humanize
+from mlx_tabtext.table import Cell, Table, TableError, check_table, is_missing
 
-_ID_WORDS = ("id", "ids", "uuid", "guid", "index", "idx")
-_ID_NAMES = ("rowid", "userid", "imageid", "customerid", "objectid")
+_ID_WORDS = (
+    *("id", "ids", "uuid", "guid", "index", "idx"),
+    *("rowid", "userid", "imageid", "customerid", "objectid"),
+)
 _LEADING_ZERO = re.compile(r"[+-]?0[0-9]")
 
 
@@ -51,43 +53,43 @@ def infer_schema(
     id_column: str | None = None,
     kinds: Mapping[str, Kind] | None = None,
     labels: Mapping[str, str] | None = None,
-    words: Mapping[str, Mapping[str, str]] | None = None,
+    value_labels: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Schema:
-    """Return the schema of a table; see the module's text for the rules.
+    """Return the schema of a table, by the rules in the docstring of this module.
 
-    `id_column` is found when `None`; `""` means there is none. `labels` are spoken instead of the
-    names, `words` instead of coded cells: `{"Embarked": {"S": "Southampton"}}`. A cell in `words`
-    is never missing, and words under `""` are spoken for the missing cells of that column.
-    Raises `TableError` for unknown names, equal labels, and a table without rows.
+    `id_column=None` finds the id, `""` means no id. In texts, `labels` replace column names and
+    `value_labels` coded cells: `{"Embarked": {"S": "Southampton"}}`. A cell with a value label is
+    not missing; the label of `""` replaces the missing cells of its column. Raises `TableError`
+    for unknown names, equal labels, and a table without rows.
     """
     if check_table(table) == 0:
         raise TableError("no rows to infer column kinds from; the table has a header only")
     targets = [target] if isinstance(target, str) else list(target or ())
-    kinds, labels, words = dict(kinds or {}), dict(labels or {}), dict(words or {})
-    for what, names in {
-        "target": targets,
-        "id_column": [id_column] if id_column else [],
-        "kinds": kinds,
-        "labels": labels,
-        "words": words,
-    }.items():
-        _check_names(what, names, table)
-    _check_kinds(kinds)
-    if id_column and id_column in targets:
+    kinds, labels, value_labels = dict(kinds or {}), dict(labels or {}), dict(value_labels or {})
+    ids = [id_column] if id_column else []
+    arguments = {"target": targets, "id_column": ids, "kinds": kinds, "labels": labels}
+    for argument, names in {**arguments, "value_labels": value_labels}.items():
+        for name in names:
+            if name not in table:
+                hint = did_you_mean(name, table)
+                raise TableError(f"{argument}: no column {name!r} in the table{hint}")
+    for name, kind in kinds.items():
+        check_kind(name, kind)
+        if kind in ("target", "id"):
+            raise TableError(f"column {name!r}: give the {kind} by its own argument, not by kinds")
+    if ids and id_column in targets:
         raise TableError(f"column {id_column!r} is given as both target and id_column")
-    given: dict[str, Kind] = {**kinds, **dict.fromkeys(targets, "target")}
-    if id_column:
-        given[id_column] = "id"
-    spoken = _labels(table, labels)
+    given: dict[str, Kind] = kinds | dict.fromkeys(targets, "target") | dict.fromkeys(ids, "id")
+    all_labels = _labels(table, labels)
     find_id = id_column is None
     filled_cells = {
-        name: [cell for cell in cells if _is_known(cell, words.get(name, {}))]
+        name: [cell for cell in cells if _is_filled(cell, value_labels.get(name, {}))]
         for name, cells in table.items()
     }
     found = _find_numbers(table, filled_cells, given)
     columns = []
     for name, cells in table.items():
-        known, filled, numbers = dict(words.get(name, {})), filled_cells[name], found[name]
+        coded, filled, numbers = dict(value_labels.get(name, {})), filled_cells[name], found[name]
         date_format = None
         if name in given:
             kind, reason = given[name], "given"
@@ -95,19 +97,21 @@ def infer_schema(
                 date_format = _date_format(name, filled) or ISO
             elif kind in ("numeric", "target"):
                 reason += numbers.notes(filled, share=kind == "numeric")
-        elif id_column != "" and _looks_like_id(table, name):
+        elif id_column != "" and _is_id(table, name):
             kind, reason = _id_kind(name, first=find_id)
             find_id = False
         else:
             kind, reason, date_format = _infer_kind(name, cells, filled, numbers)
         number_format = numbers.chosen if kind in ("numeric", "target") else None
-        columns.append(Column(name, kind, spoken[name], reason, known, date_format, number_format))
+        columns.append(
+            Column(name, kind, all_labels[name], reason, coded, date_format, number_format)
+        )
     return Schema(tuple(columns))
 
 
 @dataclass(frozen=True)
 class _Numbers:
-    """How a column may write its numbers, what was chosen, and how many are infinite."""
+    """The possible number formats of a column, the chosen one, the count of infinite cells."""
 
     possible: tuple[str | None, ...]
     chosen: str | None
@@ -115,12 +119,10 @@ class _Numbers:
 
     def count(self, filled: Sequence[Cell]) -> int:
         """Return how many cells are numbers, infinite ones included."""
-        return sum(
-            parse_number(cell, self.chosen) is not None or is_infinite(cell) for cell in filled
-        )
+        return sum(parse_number(c, self.chosen) is not None or is_infinite(c) for c in filled)
 
     def notes(self, filled: Sequence[Cell], *, share: bool = True) -> str:
-        """Say which cells are no numbers, and how unusual ones are read."""
+        """Return the share of numbers, an example of the number format, the infinite cells."""
         notes = []
         numbers = self.count(filled) / max(len(filled), 1)
         if share and numbers < 1:
@@ -131,12 +133,11 @@ class _Numbers:
             example = min(read, key=lambda text: (sum(map(str.isalnum, text)) - len(text), text))
             value = parse_number(example, self.chosen) or 0.0
             others = {parse_number(example, name) or 0.0 for name in self.possible} - {value}
-            doubt = f", not as {_plainly(min(others))}" if others else ""
-            notes.append(f"{example!r} is read as {_plainly(value)}{doubt}")
+            doubt = f", not as {min(others):.15g}" if others else ""
+            notes.append(f"{example!r} is read as {value:.15g}{doubt}")
         if self.infinite:
-            many = f"{self.infinite} infinite cells are"
-            cells = "1 infinite cell is" if self.infinite == 1 else many
-            notes.append(f"{cells} read as missing")
+            cells = "cell is" if self.infinite == 1 else "cells are"
+            notes.append(f"{self.infinite} infinite {cells} read as missing")
         return "".join(f", {note}" for note in notes)
 
 
@@ -154,12 +155,8 @@ def _find_numbers(
     }
 
 
-def _plainly(value: float) -> str:
-    return f"{value:.15g}"
-
-
 def _common_decimal(formats: Iterable[tuple[str | None, ...]]) -> str | None:
-    """Return the decimal mark of the columns that leave no doubt about theirs, if it is one."""
+    """Return the decimal mark of the unambiguous columns, if they agree."""
     marks = [{decimal_mark(each) for each in possible} for possible in formats if possible]
     certain = set[str]().union(*(each for each in marks if len(each) == 1))
     return next(iter(certain)) if len(certain) == 1 else None
@@ -167,69 +164,47 @@ def _common_decimal(formats: Iterable[tuple[str | None, ...]]) -> str | None:
 
 def _id_kind(name: str, *, first: bool) -> tuple[Kind, str]:
     reason = "first column, counts the rows"
-    if _id_like(name):
+    if _is_id_name(name):
         reason = f"100 % unique, name ends in {humanize(name).split()[-1]!r}"
     return ("id", reason) if first else ("ignored", f"{reason}, but not the id")
 
 
-def _check_kinds(kinds: Mapping[str, Kind]) -> None:
-    for name, kind in kinds.items():
-        check_kind(name, kind)
-        if kind in ("target", "id"):
-            raise TableError(f"column {name!r}: give the {kind} by its own argument, not by kinds")
-
-
-def _check_names(what: str, names: Iterable[str], table: Table) -> None:
-    for name in names:
-        if name not in table:
-            raise TableError(f"{what}: no column {name!r} in the table{did_you_mean(name, table)}")
-
-
 def _labels(table: Table, given: Mapping[str, str]) -> dict[str, str]:
-    """Return a label for each column, all different: JSON keys and reports need that."""
+    """Return a different label for each column, as JSON keys and reports need."""
     labels = dict(given)
     taken: dict[str, str] = {}
     for name, label in given.items():
         if not label.strip():
             raise TableError(f"labels: the label of {name!r} is empty")
         if label in taken:
-            raise TableError(f"labels: {taken[label]!r} and {name!r} are both called {label!r}")
+            raise TableError(f"labels: {taken[label]!r} and {name!r} have the same label {label!r}")
         taken[label] = name
     for name in table:
         if name not in labels:
-            label = next(each for each in _label_choices(name) if each not in taken)
-            labels[name], taken[label] = label, name
+            label = humanize(name)
+            choices = chain((label, name), (f"{label} {number}" for number in count(2)))
+            labels[name] = next(each for each in choices if each not in taken)
+            taken[labels[name]] = name
     return labels
 
 
-def _label_choices(name: str) -> Iterable[str]:
-    yield humanize(name)
-    yield name
-    number = 2
-    while True:
-        yield f"{humanize(name)} {number}"
-        number += 1
+def _is_filled(cell: Cell, value_labels: Mapping[str, str]) -> bool:
+    return not is_missing(cell) or (isinstance(cell, str) and cell.strip() in value_labels)
 
 
-def _is_known(cell: Cell, words: Mapping[str, str]) -> bool:
-    return not is_missing(cell) or (isinstance(cell, str) and cell.strip() in words)
-
-
-def _looks_like_id(table: Table, name: str) -> bool:
+def _is_id(table: Table, name: str) -> bool:
     cells = table[name]
     if any(is_missing(cell) or isinstance(cell, date) for cell in cells):
         return False
     if len(set(cells)) < len(cells):
         return False
-    if _id_like(name):
+    if _is_id_name(name):
         return True
-    first = next(iter(table)) == name
-    return first and len(cells) > 1 and _counts_rows(cells)
+    return name == next(iter(table)) and len(cells) > 1 and _counts_rows(cells)
 
 
-def _id_like(name: str) -> bool:
-    words = humanize(name).split()
-    return bool(words) and (words[-1] in _ID_WORDS or words[-1] in _ID_NAMES)
+def _is_id_name(name: str) -> bool:
+    return any(word in _ID_WORDS for word in humanize(name).split()[-1:])
 
 
 def _counts_rows(cells: Sequence[Cell]) -> bool:
@@ -246,7 +221,7 @@ def _infer_kind(
         return "ignored", "all cells missing", None
     distinct = {str(cell).strip() for cell in filled}
     if len(distinct) == 1 and len(filled) == len(cells) > 1:
-        return "ignored", f"constant: {one_line(str(filled[0]))[:40]!r} in every row", None
+        return "ignored", f"constant: {' '.join(str(filled[0]).split())[:40]!r} in every row", None
     if _is_boolean(filled, distinct):
         return "boolean", f"only {' and '.join(sorted(distinct))}", None
     date_format = _date_format(name, filled)
@@ -257,9 +232,8 @@ def _infer_kind(
             return "categorical", "codes with leading zeros", None
         if all(map(is_infinite, filled)):
             return "ignored", "only infinite numbers", None
-        return "numeric", f"{_count(distinct)}{numbers.notes(filled)}", None
-    kind, reason = _words_kind(filled, distinct)
-    return kind, reason, None
+        return "numeric", f"{_describe(distinct)}{numbers.notes(filled)}", None
+    return *_text_kind(filled, distinct), None
 
 
 def _is_boolean(filled: Sequence[Cell], distinct: set[str]) -> bool:
@@ -280,7 +254,7 @@ def _date_format(name: str, filled: Sequence[Cell]) -> str | None:
     return find_date_format(texts, allow_compact="date" in humanize(name).split())
 
 
-def _words_kind(filled: Sequence[Cell], distinct: set[str]) -> tuple[Kind, str]:
+def _text_kind(filled: Sequence[Cell], distinct: set[str]) -> tuple[Kind, str]:
     rows = len(filled)
     words = sum(len(str(cell).split()) for cell in filled) / rows
     unique = len(distinct) / rows
@@ -288,8 +262,8 @@ def _words_kind(filled: Sequence[Cell], distinct: set[str]) -> tuple[Kind, str]:
         return "text", f"{words:.0f} words a cell, {unique:.0%} unique"
     if len(distinct) > 20 and unique > 0.5:
         return "text", f"{len(distinct)} distinct short values in {rows} cells"
-    return "categorical", _count(distinct)
+    return "categorical", _describe(distinct)
 
 
-def _count(distinct: set[str]) -> str:
+def _describe(distinct: set[str]) -> str:
     return f"{len(distinct)} distinct value{'s' if len(distinct) > 1 else ''}"

@@ -1,8 +1,8 @@
 """Numbers as people write them: `1234.5`, `$1,234.50`, `45%`, `1.234,5`, `1 234`, `(12)`.
 
-How a column writes its numbers is one text, its number format, such as `$1,234.5%`: an optional
-currency, one of `MARKS`, an optional `%`. `None` is the plain format of `float()`. Every format
-but the plain one also reads `(12)` as -12 and the sign U+2212. A percentage is its number: 45.
+The number format of a column is a text such as `$1,234.5%`: an optional currency, one of `MARKS`,
+an optional `%`. `None` is the plain format of `float()`. Every other format also reads `(12)` as
+-12 and the sign U+2212. `45%` is 45.
 """
 
 import math
@@ -11,7 +11,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-from mlx_tabtext.table import Cell
+import numpy as np
+
+from mlx_tabtext.table import Cell, Table, column_cells, is_missing
 
 PLAIN = "1234.5"
 MARKS = {
@@ -24,8 +26,11 @@ MARKS = {
 }
 """Thousands and decimal mark of each format, the likeliest first."""
 
+TRUE_VALUES = ("yes", "true", "y", "t")
+FALSE_VALUES = ("no", "false", "n", "f")
+
 NUMBER_SHARE = 0.95  # of the filled cells must be numbers
-_LONGEST = 60  # characters: the marks are searched in short cells only
+_LONGEST = 60  # characters; longer cells are not searched for marks
 # No underscores (float() takes them), no hexadecimal.
 _PLAIN = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _INFINITE = re.compile(r"[+-]?(inf(inity)?|∞)", re.IGNORECASE)
@@ -33,7 +38,7 @@ _BLANK = "[ \u00a0\u2009\u202f]"
 _CURRENCY = re.compile(
     "US[$]|R[$]|[$\u00a2-\u00a5\u20a0-\u20cf]|AUD|CAD|CHF|CNY|EUR|GBP|INR|JPY|SEK|USD|kr|zł"
 )
-_MARKED = re.compile(rf"(?:[-+−0-9.,'’%()]|{_BLANK}|[eE][+-]?[0-9]|{_CURRENCY.pattern})+")
+_NUMBER_LIKE = re.compile(rf"(?:[-+−0-9.,'’%()]|{_BLANK}|[eE][+-]?[0-9]|{_CURRENCY.pattern})+")
 _POINT_GROUPS = re.compile(r"[+-]?[1-9][0-9]{0,2}(\.[0-9]{3})+")
 
 
@@ -61,11 +66,39 @@ def plain_number(cell: Cell, number_format: str | None = None) -> str | int | fl
 def parse_number(cell: Cell, number_format: str | None = None) -> float | None:
     """Return the finite number in a cell, or `None`. Booleans are 0 and 1.
 
-    Without a format text counts as a number in the forms `12`, `-1.5`, `.5` and `1e-3`. What
-    `1,234` is depends on its column: `find_number_format` tells.
+    The plain format reads `12`, `-1.5`, `.5` and `1e-3`. `find_number_format` decides from the
+    whole column whether `1,234` is 1234 or 1.234.
     """
     number = _to_float(plain_number(cell, number_format))
     return number if number is not None and math.isfinite(number) else None
+
+
+def parse_boolean(cell: Cell) -> bool | None:
+    """Return the truth value of a boolean, of 0 and 1, and of yes/no, true/false, y/n, t/f."""
+    if isinstance(cell, str):
+        text = cell.strip().casefold()
+        if text in TRUE_VALUES:
+            return True
+        if text in FALSE_VALUES:
+            return False
+    number = parse_number(cell)
+    return bool(number) if number in (0.0, 1.0) else None
+
+
+def numeric_values(table: Table, name: str, *, number_format: str | None = None) -> np.ndarray:
+    """Return a column as float64, NaN where a cell is missing, infinite or not a number.
+
+    Pass `number_format=schema[name].number_format`; the default is the plain format. Truth values
+    are 1 and 0.
+    """
+    values = np.full(len(column_cells(table, name)), math.nan)
+    for row, cell in enumerate(table[name]):
+        number = parse_number(cell, number_format)
+        if number is None:
+            number = parse_boolean(cell)
+        if number is not None:
+            values[row] = number
+    return values
 
 
 def is_infinite(cell: Cell) -> bool:
@@ -76,25 +109,30 @@ def is_infinite(cell: Cell) -> bool:
     return number is not None and math.isinf(number)
 
 
-def find_number_format(cells: Iterable[Cell], *, decimal: str | None = None) -> str | None:
-    """Return the format that reads the most of a column's filled cells; `None` is the plain one.
+def is_empty(cell: Cell, kind: str) -> bool:
+    """Return whether a cell is missing, or an infinite number in a numeric column."""
+    return is_missing(cell) or (kind == "numeric" and is_infinite(cell))
 
-    Where `1,234` could be thousands or decimals in every cell of the column, `decimal` (`","` or
-    `"."`) decides, and else the likelier one of `MARKS`.
+
+def find_number_format(cells: Iterable[Cell], *, decimal: str | None = None) -> str | None:
+    """Return the format that reads the most filled cells of a column; `None` is the plain one.
+
+    If every `1,234` of the column could be thousands or decimals, `decimal` (`","` or `"."`)
+    decides, or else the order of `MARKS`.
     """
     return choose_format(number_formats(cells), decimal)
 
 
 def number_formats(cells: Iterable[Cell], *, share: float = NUMBER_SHARE) -> tuple[str | None, ...]:
-    """Return all formats that read the most of the filled cells of a column, likeliest first.
+    """Return all formats that read the most filled cells of a column, likeliest first.
 
-    Empty where no mark needs a rule: digits only, or less than `share` of the cells are numbers.
-    Empty also for numbers in several currencies, for codes (digits in groups, as many in every
-    cell, as phone numbers have) and where every cell stands in parentheses.
+    Empty for digits only, and if less than `share` of the cells are numbers. Empty also for several
+    currencies, for codes (groups of digits of one total length, like phone numbers), and if every
+    cell is in parentheses.
     """
     counts = Counter(each.strip() for each in cells if isinstance(each, str))
     counts = Counter({text: n for text, n in counts.items() if not _INFINITE.fullmatch(text)})
-    like = [text for text in counts if len(text) <= _LONGEST and _MARKED.fullmatch(text)]
+    like = [text for text in counts if len(text) <= _LONGEST and _NUMBER_LIKE.fullmatch(text)]
     if not like or sum(counts[text] for text in like) < share * counts.total():
         return ()
     plain = [text for text in like if _PLAIN.fullmatch(text)]

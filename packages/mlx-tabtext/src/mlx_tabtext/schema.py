@@ -1,5 +1,6 @@
-"""What each column of a table is: its kind, its spoken label, and why."""
+"""The schema of a table: kind, label and formats of each column."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -14,28 +15,37 @@ Kind: TypeAlias = Literal[
 KINDS: tuple[str, ...] = get_args(Kind)
 NOT_INPUT = ("id", "target", "ignored")
 
+_WORD_START = re.compile(
+    r"(?<=[a-z]{2})(?=[A-Z])"  # SibSp, but not pH
+    r"|(?<=[a-z])(?=[A-Z][a-z])"  # nRooms
+    r"|(?<=[A-Z])(?=[A-Z][a-z])"  # MSZoning
+    r"|(?<=[A-Za-z]{3})(?=[0-9])"  # Condition1, but not x1 or co2
+    r"|(?<=[0-9])(?=[A-Z])"  # 3Ssn, but not 1st
+)
+_SEPARATORS = re.compile(r"[\s_.\-/]+")
+
 
 @dataclass(frozen=True)
 class Column:
     """One column.
 
-    `reason` says in a few words why it has its kind. `words` are spoken in place of coded cells
-    (`{"S": "Southampton"}`). `date_format` is `"iso"` or a `strptime` format, `number_format` how
-    numbers are written, as `$1,234.5` (`None`: plain); a target of numbers has one too.
+    `label` replaces the name in texts, and `value_labels` coded cells (`{"S": "Southampton"}`).
+    `reason` explains the kind. `date_format` is `"iso"` or a `strptime` format. `number_format` is
+    `None` (plain) or for example `$1,234.5`; numeric targets have one too.
     """
 
     name: str
     kind: Kind
     label: str
     reason: str = ""
-    words: Mapping[str, str] = field(default_factory=dict)
+    value_labels: Mapping[str, str] = field(default_factory=dict)
     date_format: str | None = None
     number_format: str | None = None
 
 
 @dataclass(frozen=True)
 class Schema:
-    """All columns of a table, in its order. Iterate `columns`, or look one up: `schema["Age"]`."""
+    """All columns of a table, in its order; `schema["Age"]` is one."""
 
     columns: tuple[Column, ...]
 
@@ -82,6 +92,15 @@ class Schema:
 
 
 def check_kind(name: str, kind: str) -> None:
-    """Raise `TableError` for a kind there is not."""
+    """Raise `TableError` for an unknown kind."""
     if kind not in KINDS:
         raise TableError(f"column {name!r}: unknown kind {kind!r}{did_you_mean(kind, KINDS)}")
+
+
+def humanize(name: str) -> str:
+    """Return `SibSp` as `sib sp`, `bill_length_mm` as `bill length mm`, `1stFlrSF` as `1st flr sf`.
+
+    A name without letters or digits stays as it is.
+    """
+    words = _SEPARATORS.sub(" ", _WORD_START.sub(" ", name)).strip().lower()
+    return words if any(character.isalnum() for character in words) else name

@@ -1,4 +1,4 @@
-"""The table every function here takes: a dict of columns, each a list of plain cells."""
+"""Tables: a dict of columns, each a list of plain Python cells."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,17 +16,23 @@ Cell: TypeAlias = str | int | float | bool | date | None
 Table: TypeAlias = dict[str, list]
 """Column name to cells, all columns of one length."""
 
+MISSING_VALUES = ("", "na", "n/a", "#n/a", "nan", "<na>", "nat", "null", "?")
+"""Texts that mean an empty cell, in any case.
+
+`None` is not one of them, because data sets use it as a category ("no masonry veneer"). For a
+column where `NA` is a category: `infer_schema(value_labels={"Alley": {"NA": "no alley"}})`.
+"""
+
 
 class TableError(ValueError):
-    """A table, or a file that should hold one, that cannot be used. The message is one line."""
+    """An invalid table or file. The message is one line."""
 
 
 def as_table(data: object) -> Table:
     """Return a table from a data frame (pandas, polars, pyarrow), dict rows or a dict of columns.
 
-    Cells become plain Python values; NaN, NaT and null become `None`. Dict rows may lack keys:
-    the cell is then `None`. Frames are read through narwhals, so none of those libraries is
-    needed unless its frame is given.
+    Cells become plain Python values; NaN, NaT and null become `None`. A key that a dict row lacks
+    is a `None` cell. narwhals reads the frames, so none of these libraries is required.
     """
     if isinstance(data, Mapping):
         columns = _columns_of_mapping(data)
@@ -42,8 +48,17 @@ def as_table(data: object) -> Table:
     return table
 
 
+def is_missing(cell: Cell) -> bool:
+    """Return whether a cell is empty: `None`, NaN, infinite, or one of `MISSING_VALUES`."""
+    if cell is None:
+        return True
+    if isinstance(cell, str):
+        return cell.strip().casefold() in MISSING_VALUES
+    return isinstance(cell, float) and not math.isfinite(cell)
+
+
 def check_table(table: Table) -> int:
-    """Return the number of rows, or say why this is no table."""
+    """Return the number of rows; `TableError` if this is no table."""
     if not isinstance(table, dict):
         raise TableError(
             f"a table is a dict of column name to list of cells, not {type(table).__name__}; "
@@ -62,7 +77,7 @@ def check_table(table: Table) -> int:
 
 
 def column_cells(table: Table, name: str) -> list[Cell]:
-    """Return one column, or name the nearest one there is."""
+    """Return one column; `TableError` with the nearest name if it is not in the table."""
     if name not in table:
         raise TableError(f"no column {name!r} in the table{did_you_mean(name, table)}")
     return table[name]

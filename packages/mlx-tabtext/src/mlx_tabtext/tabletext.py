@@ -1,4 +1,4 @@
-"""Rows to texts: fitted on the training rows, then the same for every table."""
+"""Rows to texts: fit on the training rows, then transform any table."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -7,25 +7,24 @@ from typing import Any
 import numpy as np
 
 from mlx_tabtext._suggest import did_you_mean
-from mlx_tabtext.augment import Augmentation, draw, jitter, left_out
+from mlx_tabtext.augment import Augmentation, draw, jitter, limit_dropout
 from mlx_tabtext.budget import BudgetReport, CountTokens, TokenBudget, row_pieces
-from mlx_tabtext.config import TextConfig
-from mlx_tabtext.fitted import Fitted
+from mlx_tabtext.importance import encode_targets
 from mlx_tabtext.schema import Column, Schema
-from mlx_tabtext.serialize import FRAMES
-from mlx_tabtext.slots import Spoken, column_slots, template_slots
+from mlx_tabtext.segments import FormattedTable, column_segments, template_segments
+from mlx_tabtext.serialize import DELIMITERS, TextConfig
+from mlx_tabtext.statistics import Statistics
 from mlx_tabtext.table import Table, TableError, check_table
 from mlx_tabtext.templates import Sentence, parse_template
-from mlx_tabtext.usefulness import target_codes
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 class TableText:
-    """Turn table rows into texts for a text encoder.
+    """Serialize table rows for a text encoder.
 
-    `fit` on training rows, then `transform` any table with the same columns. `report` tells what
-    the token budget did in the last `transform`, `augment` or `views`.
+    `fit` on training rows, then `transform` any table with the same columns. `report` is the
+    `BudgetReport` of the last `transform`, `augment` or `transform_tta`.
     """
 
     def __init__(self, schema: Schema, config: TextConfig | None = None) -> None:
@@ -37,15 +36,15 @@ class TableText:
             self._template = parse_template(self.config.template, schema)
             self.columns = _named_columns(self._template, self.columns)
         self.report = BudgetReport()
-        self._fitted: Fitted | None = None
+        self._statistics: Statistics | None = None
         self._budget: TokenBudget | None = None
 
     @property
-    def fitted(self) -> Fitted:
+    def statistics(self) -> Statistics:
         """What `fit` learned; `ValueError` before it."""
-        if self._fitted is None:
+        if self._statistics is None:
             raise ValueError("this TableText is not fitted; call fit(training_table) first")
-        return self._fitted
+        return self._statistics
 
     def fit(
         self,
@@ -55,12 +54,11 @@ class TableText:
         count_tokens: CountTokens | None = None,
         max_tokens: int | None = None,
     ) -> "TableText":
-        """Learn quantiles, deviations and the usefulness order from training rows.
+        """Learn the column ranking and the statistics of numbers from training rows.
 
-        `target`: one number or label a row (or a row of them), for the usefulness of each column;
-        taken from the schema's target columns in `table` when not given. Without either, columns
-        rank as in the table, prose first. `max_tokens` limits each text as counted by
-        `count_tokens(texts)`.
+        `target`, (rows,) or (rows, targets), is for column importance; the default is the target
+        columns of the schema in `table`. Without a target the ranking is the table order, free
+        text first. `max_tokens` limits each text as counted by `count_tokens(texts)`.
         """
         rows = check_table(table)
         if rows == 0:
@@ -70,17 +68,17 @@ class TableText:
         self._check_columns(table)
         if target is None and self.schema.targets and all(t in table for t in self.schema.targets):
             target = np.array([table[name] for name in self.schema.targets], dtype=object).T
-        codes = None if target is None else target_codes(target, rows)
-        self._fitted = Fitted.learn(table, self.columns, codes)
+        codes = None if target is None else encode_targets(target, rows)
+        self._statistics = Statistics.learn(table, self.columns, codes)
         self._budget = None
         if count_tokens is not None and max_tokens is not None:
             self._budget = TokenBudget(count_tokens, max_tokens)
         return self
 
     def transform(self, table: Table) -> list[str]:
-        """Return one text a row. The same row gives the same text in any table."""
+        """Return one text a row. A row has the same text in any table."""
         rows = check_table(table)
-        orders = np.tile(self._printed(), (rows, 1))
+        orders = np.tile(self._print_order(), (rows, 1))
         texts, self.report = self._texts(table, self.config.style, orders)
         return texts
 
@@ -92,10 +90,10 @@ class TableText:
         augmentation: Augmentation | None = None,
         first_row: int = 0,
     ) -> list[str]:
-        """Return one varied text a row, for training only.
+        """Return one randomly changed text a row, for training only.
 
-        Row `i` depends on `seed`, its cells and `first_row + i`: give the position of a chunk's
-        first row as `first_row` to get the texts of the whole table.
+        Row `i` depends on `seed`, its cells and `first_row + i`. For a chunk of a table, give the
+        position of its first row: the texts are then those of the whole table.
         """
         augmentation = augmentation or Augmentation()
         styles = augmentation.styles or (self.config.style,)
@@ -103,35 +101,36 @@ class TableText:
             raise ValueError("styles has 'template', but this TableText has no template")
         rows, columns = check_table(table), self._ranked()
         self._check_columns(table)
-        fitted = self.fitted
+        statistics = self.statistics
         draws = draw(rows, len(columns), seed, first_row, augmentation.shuffle_columns)
-        table = jitter(table, columns, fitted.scales, draws.noise, augmentation.numeric_jitter)
-        hidden = left_out(table, columns, fitted.prose, draws.drop < augmentation.drop_column)
+        table = jitter(table, columns, statistics.numbers, draws.noise, augmentation.numeric_jitter)
+        drawn = draws.drop < augmentation.drop_column
+        dropped = limit_dropout(table, columns, statistics.free_text, drawn)
         orders = np.argsort(draws.order, axis=1)
-        orders[~draws.shuffled] = self._printed()
+        orders[~draws.shuffled] = self._print_order()
         chosen = (draws.style * len(styles)).astype(int)
         texts, self.report = [""] * rows, BudgetReport()
         for number, style in enumerate(styles):
             mine = np.flatnonzero(chosen == number)
             part = {c.name: [table[c.name][row] for row in mine] for c in columns}
-            spoken, report = self._texts(part, style, orders[mine], hidden[mine])
+            styled, report = self._texts(part, style, orders[mine], dropped[mine])
             self.report += report
-            for row, text in zip(mine, spoken, strict=True):
+            for row, text in zip(mine, styled, strict=True):
                 texts[row] = text
         return texts
 
-    def views(self, table: Table, *, count: int, seed: int = 0) -> list[list[str]]:
-        """Return `count` lists of texts to average predictions over.
+    def transform_tta(self, table: Table, *, count: int, seed: int = 0) -> list[list[str]]:
+        """Return `count` lists of texts for test-time augmentation: average their predictions.
 
-        The first is `transform(table)`, the others have the columns in another order, the same
-        one for every row. Templates have one order only, so all their views are equal.
+        The first is `transform(table)`. The others have random column orders, each one for all
+        rows. Templates have a fixed order, so all their lists are equal.
         """
         if count < 1:
             raise ValueError(f"count must be at least 1, not {count}")
         rows, generator = check_table(table), np.random.default_rng(seed)
         lists, total = [], BudgetReport()
-        for view in range(count):
-            order = self._printed() if view == 0 else generator.permutation(len(self.columns))
+        for number in range(count):
+            order = generator.permutation(len(self.columns)) if number else self._print_order()
             texts, report = self._texts(table, self.config.style, np.tile(order, (rows, 1)))
             lists.append(texts)
             total += report
@@ -139,12 +138,12 @@ class TableText:
         return lists
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON form of everything but the token counter."""
+        """Return a JSON form of all but the token counter."""
         return {
             "format": _FORMAT,
             "schema": self.schema.to_dict(),
             "config": self.config.to_dict(),
-            "fitted": asdict(self.fitted),
+            "statistics": asdict(self.statistics),
             "max_tokens": self._budget.max_tokens if self._budget else None,
         }
 
@@ -156,7 +155,7 @@ class TableText:
         if values.get("format") != _FORMAT:
             raise ValueError(f"TableText format {values.get('format')!r} is not {_FORMAT}")
         text = cls(Schema.from_dict(values["schema"]), TextConfig.from_dict(values["config"]))
-        text._fitted = Fitted.from_dict(values["fitted"])
+        text._statistics = Statistics.from_dict(values["statistics"])
         if values["max_tokens"] is not None:
             if count_tokens is None:
                 raise ValueError(
@@ -167,33 +166,33 @@ class TableText:
         return text
 
     def _ranked(self) -> list[Column]:
-        """The columns, most useful first."""
-        return [self.schema[name] for name in self.fitted.order]
+        """The columns, most important first."""
+        return [self.schema[name] for name in self.statistics.ranking]
 
-    def _printed(self) -> np.ndarray:
-        """The order of the text, as positions in `_ranked()`."""
-        if self.config.order == "usefulness":
+    def _print_order(self) -> np.ndarray:
+        """The column order of the text, as positions in `_ranked()`."""
+        if self.config.order == "importance":
             return np.arange(len(self.columns))
         place = {column.name: at for at, column in enumerate(self.columns)}
-        return np.argsort([place[name] for name in self.fitted.order])
+        return np.argsort([place[name] for name in self.statistics.ranking])
 
     def _texts(
-        self, table: Table, style: str, orders: np.ndarray, hidden: np.ndarray | None = None
+        self, table: Table, style: str, orders: np.ndarray, dropped: np.ndarray | None = None
     ) -> tuple[list[str], BudgetReport]:
-        """Return the texts in one style; `orders` and `hidden` are (rows, columns by rank)."""
+        """Return the texts in one style; `orders` and `dropped` are (rows, columns by rank)."""
         self._check_columns(table)
-        columns, fitted = self._ranked(), self.fitted
-        spoken = Spoken(table, columns, fitted.scales, self.config, hidden)
+        columns, statistics = self._ranked(), self.statistics
+        formatted = FormattedTable(table, columns, statistics.numbers, self.config, dropped)
         if style == "template":
-            slots, order = template_slots(self._template, columns, spoken, len(orders))
+            segments, order = template_segments(self._template, columns, formatted, len(orders))
             orders = np.tile(order, (len(orders), 1))
         else:
-            slots = column_slots(style, columns, spoken, fitted.prose)
-        frame, report = FRAMES[style], BudgetReport(rows=len(orders))
+            segments = column_segments(style, columns, formatted, statistics.free_text)
+        delimiters, report = DELIMITERS[style], BudgetReport(rows=len(orders))
         if self._budget is not None and len(orders):
-            report = self._budget.trim(slots, frame, orders)
-        texts = [frame.join(row_pieces(slots, row, order)) for row, order in enumerate(orders)]
-        return texts, report
+            report = self._budget.trim(segments, delimiters, orders)
+        pieces = (row_pieces(segments, row, order) for row, order in enumerate(orders))
+        return [delimiters.join(each) for each in pieces], report
 
     def _check_columns(self, table: Table) -> None:
         missing = [column.name for column in self.columns if column.name not in table]
@@ -218,7 +217,7 @@ def _used_columns(schema: Schema, config: TextConfig) -> tuple[Column, ...]:
         c for c in features.values() if c.name in chosen and c.name not in config.exclude
     )
     if not columns:
-        raise TableError("no input column is left; check include, exclude and the column kinds")
+        raise TableError("no input column remains; check include, exclude and the column kinds")
     return columns
 
 
@@ -228,5 +227,5 @@ def _named_columns(
     named = {name for sentence in template for name in sentence.names}
     left = named - {column.name for column in columns}
     if left:
-        raise TableError(f"the template names {min(left)!r}, which include or exclude leaves out")
+        raise TableError(f"the template names {min(left)!r}, which include or exclude removes")
     return tuple(column for column in columns if column.name in named)

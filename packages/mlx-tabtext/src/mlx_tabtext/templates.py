@@ -1,4 +1,4 @@
-"""User templates: `{Name} was {Age} years old. Paid {Fare}.`"""
+"""Templates: `{Name} was {Age} years old. Paid {Fare}.`"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -14,21 +14,21 @@ _SENTENCE_END = re.compile(r"(?<=[.!?;])\s+|\n")
 
 @dataclass(frozen=True)
 class Sentence:
-    """A stretch of a template up to its sentence end: text, then (column, text) in turn."""
+    """A part of a template up to a sentence end: text, then pairs of (column, text)."""
 
     start: str
     rest: tuple[tuple[str, str], ...]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The columns named, each once."""
+        """The distinct columns."""
         return tuple(dict.fromkeys(name for name, _ in self.rest))
 
-    def fill(self, spoken: Mapping[str, Sequence[str | None]], row: int) -> str | None:
-        """Return the sentence for a row; `None` when a value in it is left out."""
+    def fill(self, values: Mapping[str, Sequence[str | None]], row: int) -> str | None:
+        """Return the sentence for a row; `None` if a value is missing."""
         text = self.start
         for name, literal in self.rest:
-            value = spoken[name][row]
+            value = values[name][row]
             if value is None:
                 return None
             text += value + literal
@@ -38,9 +38,9 @@ class Sentence:
 def parse_template(template: str, schema: Schema) -> tuple[Sentence, ...]:
     """Split a template into its sentences and check its columns against the schema.
 
-    A sentence ends at `.`, `!`, `?` or `;` before white space, and at a line break; it is the
-    unit that is left out for a missing value or for the token budget. `{{` and `}}` are braces.
-    Raises `TableError` for unknown, target, id and ignored columns and for bad syntax.
+    A sentence ends at `.`, `!`, `?` or `;` before white space, and at a line break. A missing
+    value or the token budget drops whole sentences. `{{` and `}}` are braces. Raises `TableError`
+    for unknown, target, id and ignored columns and for invalid syntax.
     """
     try:
         parts = list(Formatter().parse(template))

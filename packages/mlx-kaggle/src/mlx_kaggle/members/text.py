@@ -219,7 +219,7 @@ def predict_member(
     texts = (
         [member.text.transform(table)]
         if tta == 1
-        else member.text.views(table, count=tta, seed=config.seed)
+        else member.text.transform_tta(table, count=tta, seed=config.seed)
     )
     predictions = []
     for text in texts:

@@ -10,7 +10,7 @@ import numpy as np
 from mlx_kaggle import DataError
 from mlx_kaggle.tables.competition import Competition, as_number, list_names, normalize_label
 from mlx_kaggle.tables.files import row_count
-from mlx_tabtext import Schema, Table, is_missing, unread_cells
+from mlx_tabtext import Schema, Table, find_invalid_cells, is_missing
 
 NAMES_SHOWN = 5
 
@@ -154,7 +154,7 @@ def check_columns(competition: Competition, table: Table, file: str) -> list[str
 
 def _unreadable_cells(competition: Competition, table: Table, file: str) -> list[str]:
     notes = []
-    for name, rows in unread_cells(table, competition.schema).items():
+    for name, rows in find_invalid_cells(table, competition.schema).items():
         column = competition.schema[name]
         kind = "finite number" if column.kind == "numeric" else column.kind
         written = column.number_format or column.date_format

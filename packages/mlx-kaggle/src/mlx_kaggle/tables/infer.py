@@ -16,12 +16,12 @@ from mlx_kaggle.tables.submission import place_rows, read_format
 from mlx_tabtext import (
     Schema,
     Table,
-    competition_texts,
     find_number_format,
     guess_competition,
     infer_schema,
     is_infinite,
     is_missing,
+    load_data_dictionary,
     parse_number,
 )
 
@@ -79,7 +79,7 @@ def infer_competition(data: DataSettings, tables: Tables) -> Competition:
         classes=classes,
         id_column=schema.id,
         log_target=task == "regression" and metric in LOG_METRICS,
-        template=competition_texts(known).template if known else None,
+        template=load_data_dictionary(known).template if known else None,
     )
     competition = _with_submission(competition, data, replace(tables, train=train), notes)
     return replace(competition, notes=tuple(notes))
@@ -96,7 +96,7 @@ def _check_target(data: DataSettings, train: Table) -> None:
 def _infer_schema(
     data: DataSettings, train: Table, sample: Table | None, known: str | None
 ) -> Schema:
-    texts = competition_texts(known) if known else None
+    texts = load_data_dictionary(known) if known else None
 
     def of_known(what: str) -> dict[str, Any]:
         values = getattr(texts, what) if texts else {}
@@ -115,7 +115,7 @@ def _infer_schema(
         id_column=id_column,
         kinds=kinds,
         labels={**of_known("labels"), **data.labels},
-        words=of_known("words"),
+        value_labels=of_known("value_labels"),
     )
 
 

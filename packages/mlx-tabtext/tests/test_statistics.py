@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlx_tabtext import TableText, TextConfig, infer_schema, numeric_values
-from mlx_tabtext.quantiles import WORDS, NumberScale
+from mlx_tabtext.statistics import WORDS, NumberStatistics
 
 REFERENCE = json.loads((Path(__file__).parent / "fixtures" / "reference.json").read_text())
 
@@ -17,29 +17,29 @@ def words_for(train: list, cells: list, numbers: str = "word") -> list[str]:
     return [line.removeprefix("x: ") for line in text.transform({"x": cells})]
 
 
-def test_usefulness_agrees_with_scikit_learn():
+def test_importance_agrees_with_scikit_learn():
     table = {name: REFERENCE[name] for name in ("number", "category")}
     text = TableText(infer_schema(table)).fit(table, REFERENCE["label"])
     # decile edges of ties may differ by one row of 400 between pandas and here
-    assert text.fitted.usefulness == pytest.approx(REFERENCE["scores"], abs=0.01)
+    assert text.statistics.importance == pytest.approx(REFERENCE["scores"], abs=0.01)
 
 
 @pytest.mark.parametrize(("part", "parts"), [("fifths", 5), ("tenths", 10)])
 def test_quantile_bins_agree_with_pandas(part, parts):
     values = numeric_values({"x": REFERENCE["number"]}, "x")
     known = values[~np.isnan(values)]
-    scale = NumberScale.fit(known)
+    statistics = NumberStatistics.fit(known)
     if parts == 5:
-        found = [WORDS.index(scale.word(value)) for value in known]
+        found = [WORDS.index(statistics.word(value)) for value in known]
     else:
-        found = [int(scale.bin(value).split()[0][1:]) - 1 for value in known]
+        found = [int(statistics.bin(value).split()[0][1:]) - 1 for value in known]
     # one of ~360 values may stand on an edge itself, where the two differ in which side it is of
     different = np.flatnonzero(np.array(found) != np.array(REFERENCE[part]))
     assert len(different) <= parts
     assert all(abs(found[at] - REFERENCE[part][at]) == 1 for at in different)
 
 
-def test_shared_values_take_the_middle_and_the_extremes_the_ends():
+def test_frequent_values_have_the_middle_rank_and_the_extremes_the_ends():
     train = [0.0] * 90 + [float(each) for each in range(1, 21)]
     assert words_for(train, [0, 7, 20, 99, -5]) == [
         "very low",
@@ -73,7 +73,7 @@ def test_years_are_early_or_late():
     ]
 
 
-def test_order_puts_short_prose_first_then_the_most_useful():
+def test_ranking_has_short_free_text_first_then_the_most_important():
     random = np.random.default_rng(0)
     y = random.integers(0, 2, 200)
     table = {
@@ -85,14 +85,14 @@ def test_order_puts_short_prose_first_then_the_most_useful():
         "strong": np.where(random.random(200) < 0.95, y, 1 - y).tolist(),
     }
     text = TableText(infer_schema(table)).fit(table, y)
-    assert text.fitted.prose == ("title", "body")
-    assert text.fitted.order[:4] == ("title", "body", "strong", "weak")
+    assert text.statistics.free_text == ("title", "body")
+    assert text.statistics.ranking[:4] == ("title", "body", "strong", "weak")
     # bias correction: unique codes and noise tell nothing, however many values they have
-    assert text.fitted.usefulness["ticket"] == pytest.approx(0, abs=0.02)
-    assert text.fitted.usefulness["noise"] == pytest.approx(0, abs=0.05)
+    assert text.statistics.importance["ticket"] == pytest.approx(0, abs=0.02)
+    assert text.statistics.importance["noise"] == pytest.approx(0, abs=0.05)
     several = TableText(infer_schema(table)).fit(table, np.stack([y, y], 1))
-    assert several.fitted.order == text.fitted.order
-    assert TableText(infer_schema(table)).fit(table).fitted.order == (
+    assert several.statistics.ranking == text.statistics.ranking
+    assert TableText(infer_schema(table)).fit(table).statistics.ranking == (
         *("title", "body", "noise", "ticket", "weak", "strong"),
     )
 
@@ -102,4 +102,4 @@ def test_a_column_that_is_the_target_is_logged(caplog):
     table = {"code": [ord(each) for each in y], "x": [1, 2, 3, 4] * 30, "y": y}
     with caplog.at_level(logging.WARNING):
         TableText(infer_schema(table, target="y")).fit(table)
-    assert caplog.messages == ["column 'code' alone tells the target: a leak?"]
+    assert caplog.messages == ["column 'code' alone predicts the target: is it a leak?"]

@@ -1,13 +1,10 @@
-"""CSV files to tables, with the file and row in every error."""
+"""Delimited text (CSV, TSV) to tables, with the row in every error."""
 
 import csv
 import io
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 
-from mlx_tabtext._suggest import did_you_mean
-from mlx_tabtext.content import recognize, refuse
 from mlx_tabtext.table import Table, TableError
 
 SEPARATORS = (",", ";", "\t", "|")
@@ -18,23 +15,8 @@ _LONGEST_CELL = 2**31 - 1  # csv's own limit of 131072 characters is shorter tha
 _log = logging.getLogger(__name__)
 
 
-def read_csv(path: str | Path, *, separator: str | None = None) -> Table:
-    """Read a CSV file with a header line. Cells are text, or `None` where empty.
-
-    `separator` is found among `SEPARATORS` when not given. The encoding is UTF-8 (with or without
-    byte order mark), UTF-16 with its mark, or else Windows-1252 with a logged warning. Quoted
-    cells may hold line breaks; blank lines are skipped; a nameless column becomes `Unnamed: 3`
-    (its position from 0, as pandas does). A file with a header only gives zero rows.
-    Raises `TableError` with the row as a text editor counts it.
-    """
-    path = Path(path)
-    return parse_csv(str(path), read_bytes(path), separator=separator)
-
-
 def parse_csv(label: str, raw: bytes, *, separator: str | None = None) -> Table:
-    """Read the content of a CSV file, as `read_csv` does; `label` names it in errors."""
-    if recognize(raw) is not None:
-        refuse(label, raw, "a CSV file")
+    """Parse the content of a file, as `read_csv` describes; `label` names it in errors."""
     text = decode(label, raw)
     if not text.strip():
         raise TableError(f"{label}: the file is empty; a CSV file starts with a line of names")
@@ -57,19 +39,8 @@ def parse_csv(label: str, raw: bytes, *, separator: str | None = None) -> Table:
     return dict(zip(names, columns, strict=True))
 
 
-def read_bytes(path: Path) -> bytes:
-    """Return the content of a file; `TableError` names the nearest table if there is none."""
-    if path.is_dir():
-        raise TableError(f"{path}: a directory; give the CSV file in it")
-    if not path.exists():
-        beside = sorted(each.name for each in path.parent.glob("*.*") if each.is_file())
-        hint = did_you_mean(path.name, beside) if beside else "; check the path"
-        raise TableError(f"{path}: no such file{hint}")
-    return path.read_bytes()
-
-
 def decode(label: str, raw: bytes) -> str:
-    """Return text in UTF-8, UTF-16 with its mark, or Windows-1252 with a logged warning."""
+    """Decode UTF-8, UTF-16 with a byte order mark, or Windows-1252 with a logged warning."""
     try:
         if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
             text = raw.decode("utf-16")
@@ -97,7 +68,7 @@ def _decode_windows(label: str, raw: bytes, error: UnicodeDecodeError) -> str:
 
 
 def _records(label: str, text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield (row of its first line, cells) of each record that is not a blank line."""
+    """Yield (number of its first line, cells) of each record, without blank lines."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     old_limit = csv.field_size_limit(_LONGEST_CELL)
     row = 1
@@ -117,9 +88,9 @@ def _records(label: str, text: str, separator: str) -> Iterator[tuple[int, list[
 
 
 def _find_separator(text: str) -> str:
-    """Return the separator that splits the first records into most cells, all the same number.
+    """Return the separator with the most cells a record, the same number in each record.
 
-    Falls back to the one that splits the header most, and to a comma for a single column.
+    Fallbacks: the one with the most cells in the header, a comma for a single column.
     """
     best = (False, 1, ",")
     for separator in SEPARATORS:
@@ -147,7 +118,7 @@ def _sample_widths(text: str, separator: str) -> list[int]:
 
 
 def column_names(label: str, row: int, header: list[str]) -> list[str]:
-    """Return the header's names, nameless ones as `Unnamed: 3`; equal ones are an error."""
+    """Return the names in a header, empty ones as `Unnamed: 3`; duplicates are an error."""
     names = [name.strip() or f"Unnamed: {position}" for position, name in enumerate(header)]
     first_at: dict[str, int] = {}
     for position, name in enumerate(names, start=1):

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_tabtext import MISSING_WORDS, date_values, humanize, is_missing, numeric_values
-from mlx_tabtext.dates import find_date_format, parse_date, speak_date
-from mlx_tabtext.values import speak_number
+from mlx_tabtext import MISSING_VALUES, date_values, humanize, is_missing, numeric_values
+from mlx_tabtext.dates import find_date_format, format_date, parse_date
+from mlx_tabtext.formatting import format_number
 
 
 @pytest.mark.parametrize(
-    ("number", "spoken"),
+    ("number", "expected"),
     [
         (22, "22"),
         (22.0, "22"),
@@ -31,20 +31,20 @@ from mlx_tabtext.values import speak_number
         (12345678901234567890, "12345678901234567890"),
     ],
 )
-def test_numbers_are_spoken_as_plain_digits(number, spoken):
-    assert speak_number(number, 4) == spoken
+def test_numbers_are_formatted_as_plain_digits(number, expected):
+    assert format_number(number, 4) == expected
 
 
 @given(st.floats(1e-8, 1e14) | st.floats(-1e14, -1e-8), st.integers(1, 15))
-def test_spoken_numbers_are_right_to_their_digits(number, digits):
-    spoken = speak_number(number, digits)
-    assert "e" not in spoken
+def test_formatted_numbers_are_right_to_their_digits(number, digits):
+    expected = format_number(number, digits)
+    assert "e" not in expected
     # half a unit in the last of `digits` places, at most 5 * 10**-digits of the number
-    assert float(spoken) == pytest.approx(number, rel=5.001 * 10**-digits, abs=0)
+    assert float(expected) == pytest.approx(number, rel=5.001 * 10**-digits, abs=0)
 
 
-def test_missing_words_are_missing_and_none_is_a_category():
-    assert all(is_missing(word.upper()) and is_missing(f" {word} ") for word in MISSING_WORDS)
+def test_missing_values_are_missing_and_none_is_a_category():
+    assert all(is_missing(word.upper()) and is_missing(f" {word} ") for word in MISSING_VALUES)
     assert all(is_missing(cell) for cell in (None, math.nan, math.inf, -math.inf))
     assert not any(is_missing(cell) for cell in ("None", "no", 0, False, 0.0, "nano", date.max))
 
@@ -56,7 +56,7 @@ def test_numeric_values_are_nan_where_there_is_no_number():
 
 
 @pytest.mark.parametrize(
-    ("text", "spoken"),
+    ("text", "expected"),
     [
         ("2012-03-14", "14 March 2012, Wednesday"),
         ("2012-03-14T13:05:00Z", "14 March 2012, Wednesday, 13:05"),
@@ -71,9 +71,9 @@ def test_numeric_values_are_nan_where_there_is_no_number():
         ("2012-03", "March 2012"),
     ],
 )
-def test_common_dates_are_spoken(text, spoken):
+def test_common_dates_are_formatted(text, expected):
     date_format = find_date_format([text])
-    assert speak_date(parse_date(text, date_format), date_format) == spoken
+    assert format_date(parse_date(text, date_format), date_format) == expected
 
 
 @pytest.mark.parametrize("text", ["2012-13-45", "tomorrow", "12", "1.5", "2012", "10-K", "3/4"])

@@ -1,10 +1,10 @@
-"""How much each column tells about the target, from the training rows alone.
+"""Column importance: normalized mutual information with the target, from the training rows.
 
-The score is mutual information divided by the target's entropy: 0 tells nothing, 1 everything.
-Numbers and dates are cut at their deciles, values seen fewer than five times share one code, and
-missing is a value of its own. From each estimate its bias under independence is subtracted,
-`(values - 1) (classes - 1) / (2 rows)` (Miller and Madow, 1955), or columns of many values would
-always win. A text column scores as its most telling single word, or as being filled at all.
+Mutual information is divided by the entropy of the target: 0 is independent, 1 determines it.
+Numbers and dates are binned by deciles, values seen fewer than five times share one code, and
+missing is a value. The bias under independence, `(values - 1) (classes - 1) / (2 rows)` (Miller and
+Madow, 1955), is subtracted: it favours columns of many values. The score of a text column is that
+of its best single word, or of being filled.
 """
 
 import re
@@ -14,45 +14,44 @@ from collections.abc import Sequence
 import numpy as np
 
 from mlx_tabtext.dates import date_values
-from mlx_tabtext.numbers import find_number_format
+from mlx_tabtext.numbers import find_number_format, numeric_values
 from mlx_tabtext.schema import Column
-from mlx_tabtext.table import Cell, Table
-from mlx_tabtext.values import is_missing, numeric_values
+from mlx_tabtext.table import Cell, Table, is_missing
 
 _BINS = 10
-_RARE = 5  # rows; in tables under 80 rows less, one in twenty and one more
+_RARE = 5  # rows; in tables under 80 rows 1 + rows / 20
 _WORDS = 200
 _WORD = re.compile(r"\w+")
 
 
-def column_score(table: Table, column: Column, targets: Sequence[np.ndarray]) -> float:
+def score_column(table: Table, column: Column, targets: Sequence[np.ndarray]) -> float:
     """Return the mean score of a column over the targets, each an array of class codes."""
     if column.kind == "text":
         cells = table[column.name]
         filled = np.array([not is_missing(cell) for cell in cells], dtype=np.int64)
-        present = [filled, *word_presence(cells)]
+        present = [filled, *_word_presence(cells)]
         each = [max(_score(codes, y) for codes in present) for y in targets]
     else:
-        codes = column_codes(table, column)
+        codes = _column_codes(table, column)
         each = [_score(codes, y) for y in targets]
     return float(np.mean(each))
 
 
-def target_codes(targets: object, rows: int) -> list[np.ndarray]:
+def encode_targets(targets: object, rows: int) -> list[np.ndarray]:
     """Return one array of class codes for each target column.
 
-    `targets` holds one number or label a row, or one row of them (multi-label, multi-target).
-    Numbers with more than 20 distinct values are cut at their deciles.
+    `targets` is (rows,), or (rows, targets) for several. Numbers with more than 20 distinct values
+    are binned by deciles.
     """
     array = np.asarray(targets)
     if array.dtype == object:
         array = array.astype(str)
     if array.ndim not in (1, 2) or len(array) != rows:
         raise ValueError(f"targets have shape {array.shape}; need ({rows},) or ({rows}, targets)")
-    return [_codes_of_target(column) for column in array.reshape(rows, -1).T]
+    return [_encode_target(column) for column in array.reshape(rows, -1).T]
 
 
-def _codes_of_target(values: np.ndarray) -> np.ndarray:
+def _encode_target(values: np.ndarray) -> np.ndarray:
     if values.dtype.kind not in "biuf":
         texts = [str(each) for each in values]
         form = find_number_format(texts)
@@ -64,8 +63,8 @@ def _codes_of_target(values: np.ndarray) -> np.ndarray:
     return codes
 
 
-def column_codes(table: Table, column: Column) -> np.ndarray:
-    """Return one small integer a row; missing and rare values have codes of their own."""
+def _column_codes(table: Table, column: Column) -> np.ndarray:
+    """Return one small integer a row; missing values share a code, rare ones another."""
     if column.kind in ("numeric", "boolean"):
         values = numeric_values(table, column.name, number_format=column.number_format)
         return _decile_codes(values)
@@ -74,8 +73,8 @@ def column_codes(table: Table, column: Column) -> np.ndarray:
     return _category_codes(table[column.name])
 
 
-def word_presence(cells: Sequence[Cell]) -> list[np.ndarray]:
-    """Return a 0/1 array a row for each of the most frequent words of a text column."""
+def _word_presence(cells: Sequence[Cell]) -> list[np.ndarray]:
+    """Return a 0/1 array over the rows for each of the most frequent words of a text column."""
     documents = [set(_WORD.findall(str(cell).lower())) if cell else set() for cell in cells]
     counts = Counter(word for words in documents for word in words)
     frequent = sorted(counts, key=lambda word: (-counts[word], word))[:_WORDS]
