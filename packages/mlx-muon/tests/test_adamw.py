@@ -109,7 +109,7 @@ def test_each_group_has_betas_eps_rate_and_decay_of_its_own(gaussian, gradients_
 
 @pytest.mark.parametrize("large", [1e19, 3e19, -3e38])
 @pytest.mark.parametrize("state_dtype", [mx.float32, mx.bfloat16])
-def test_one_gradient_whose_square_is_no_float32_is_forgotten(large, state_dtype):
+def test_a_gradient_whose_square_overflows_is_forgotten(large, state_dtype):
     rule = AdamWRule(0.1, eps=0.0)
     optimizer = Muon(groups=[Group("*", rule)], state_dtype=state_dtype)
     parameters = {"bias": mx.zeros(2)}
@@ -127,7 +127,7 @@ def test_one_gradient_whose_square_is_no_float32_is_forgotten(large, state_dtype
 
 
 @pytest.mark.parametrize("bad", [float("inf"), float("-inf"), float("nan")])
-def test_what_is_no_number_reaches_the_weights(bad):
+def test_nan_and_infinity_reach_the_weights(bad):
     after = alone(AdamWRule(0.1)).apply_gradients({"w": mx.array([bad, 1.0])}, {"w": mx.zeros(2)})
     assert not mx.isfinite(after["w"])[0]
     assert mx.isfinite(after["w"])[1]
@@ -153,6 +153,6 @@ def test_what_is_no_number_reaches_the_weights(bad):
         ),
     ],
 )
-def test_what_cannot_work_is_refused(arguments, message, exactly):
+def test_invalid_arguments_are_refused(arguments, message, exactly):
     with pytest.raises(ValueError, match=exactly(message)):
         AdamWRule(**arguments)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_muon.sharing import owners
+from mlx_muon.distributed import assign_owners
 
 SCRIPT = Path(__file__).with_name("distributed_run.py")
 NO_RING = 77  # the script's exit code
@@ -45,7 +45,7 @@ def test_two_processes_equal_one_bit_for_bit(tmp_path, start, free_ports):
     processes=st.integers(1, 5),
 )
 def test_every_matrix_has_one_owner_and_all_have_about_equal_work(shapes, processes):
-    found = owners(shapes, processes)
+    found = assign_owners(shapes, processes)
     assert [len(each) for each in found] == [count for count, _, _ in shapes]
     loads, largest = [0] * processes, 0
     for (_, rows, columns), each in zip(shapes, found, strict=True):

@@ -25,7 +25,7 @@ class Model(nn.Module):
         self.lm_head = nn.Linear(8, 50, bias=False)
 
 
-def test_the_table_says_who_is_optimized_how():
+def test_the_table_shows_the_rule_of_each_parameter():
     expected = """\
 embedding: AdamW, rate 0.0003, betas 0.9, 0.95, decay 0.1; 400 numbers
      1 x embed_tokens.weight 50x8: an Embedding
@@ -116,7 +116,7 @@ def test_a_group_that_matches_nothing_is_pointed_out():
     )
 
 
-def test_the_rates_shown_are_those_in_force():
+def test_the_rates_shown_are_current():
     groups = [
         Group("*.qkv.*", MuonRule(relative_rate=0.5), "attention"),
         Group(lambda path, array: path == "scale", AdamWRule(0.3), "scale"),

@@ -19,9 +19,7 @@ def reloaded(state, folder):
 
 
 @pytest.mark.parametrize("schedule", [None, lambda step: mx.array(0.5)])
-def test_rates_of_a_state_come_before_those_of_the_optimizer_it_is_loaded_into(
-    schedule, gaussian, train, tmp_path
-):
+def test_loaded_rates_replace_those_of_the_optimizer(schedule, gaussian, train, tmp_path):
     def make(rate, adamw_rate):
         return keller(rate, adamw=AdamWRule(adamw_rate, eps=1e-10), schedule=schedule)
 
@@ -41,7 +39,7 @@ def test_rates_of_a_state_come_before_those_of_the_optimizer_it_is_loaded_into(
     assert float(other.rate_of(other.adamw)) == pytest.approx(3e-4 * factor)
 
 
-def test_rates_that_a_state_lacks_are_those_of_the_rules():
+def test_rates_missing_in_a_state_come_from_the_rules():
     optimizer = keller()
     optimizer.state = {name: optimizer.state[name] for name in ("step", "learning_rate")}
     optimizer.init({"w": mx.ones((2, 2))})
@@ -52,15 +50,14 @@ def test_a_rate_that_no_rule_has_is_refused(exactly):
     optimizer = Muon()
     optimizer.state = keller().state
     message = (
-        "the optimizer's state does not fit: it has a rate of its own for 'adamw' (0.0003), and no "
-        "rule here has that; make the optimizer with the same groups, or leave the rate out of the "
-        "state"
+        "the optimizer's state does not fit: it has a learning rate for 'adamw' (0.0003), which no "
+        "rule here has; make the optimizer with the same groups, or remove the rate from the state"
     )
     with pytest.raises(ValueError, match=exactly(message)):
         optimizer.init({"w": mx.ones((2, 2))})
 
 
-def test_a_loaded_state_says_what_names_do_not(gaussian, tmp_path):
+def test_loaded_state_determines_kinds_that_names_do_not(gaussian, tmp_path):
     """Of the tree of parameters alone, the last layer and the table would get Muon."""
 
     class Classifier(nn.Module):

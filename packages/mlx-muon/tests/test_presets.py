@@ -243,7 +243,7 @@ def test_one_gradient_of_any_finite_size_leaves_state_and_weights_finite(name, l
     [(Muon, 0.02), (MuonRule, 0.02), (AdamWRule, 0.02), (keller, 0.02), (moonlight, 0.02),
      (normuon, 0.02), (adamuon, 0.02), (lambda *each: nanochat(768, *each), 10)],
 )  # fmt: skip
-def test_only_the_rate_comes_without_its_name(make, rate):
+def test_all_arguments_but_the_rate_are_keyword_only(make, rate):
     # mlx.optimizers.Muon takes momentum next, AdamW betas: here it would be the decay.
     make(rate)
     with pytest.raises(TypeError, match="positional argument"):

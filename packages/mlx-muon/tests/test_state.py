@@ -239,7 +239,7 @@ def test_state_of_other_rules_or_shapes_is_refused(before, after, shape, message
         train(other, {"w": mx.ones(shape)}, 0, 1)
 
 
-def test_mantissas_that_nobody_would_use_are_refused(exactly, train):
+def test_unused_mantissas_are_refused(exactly, train):
     weight = {"w": mx.ones((2, 2), mx.bfloat16)}
     trained, other = Muon(keep_mantissa=True), Muon()
     train(trained, weight, 0, 1)
@@ -256,8 +256,8 @@ def test_state_of_another_optimizer_is_refused():
     optimizer = Muon()
     optimizer.state = {"step": mx.array(3), "learning_rate": mx.array(0.1), "w": {"v": mx.ones(2)}}
     message = (
-        "the state has w, which is not of this optimizer; take over that of another one by "
-        "load_mlx_state"
+        "the state has w, which this optimizer does not use; import the state of another "
+        "optimizer by load_mlx_state"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         optimizer.init({"w": mx.ones(2)})

@@ -187,7 +187,7 @@ def test_each_parameter_has_its_reason():
         ),
     ],
 )  # fmt: skip
-def test_the_last_layer_is_looked_for_in_sequences_but_not_in_blocks(make, expected):
+def test_the_last_layer_is_searched_in_sequences_but_not_in_blocks(make, expected):
     assert muon_paths(make()) == expected
 
 
@@ -216,7 +216,7 @@ class Encoder(nn.Module):
         self.pooler = nn.Linear(WIDTH, WIDTH)
 
 
-def test_of_an_encoder_with_a_task_head_the_inside_gets_muon():
+def test_the_inside_of_an_encoder_with_a_task_head_gets_muon():
     model = nn.Module()
     model.encoder = Encoder()
     model.task = nn.Linear(WIDTH, 2)

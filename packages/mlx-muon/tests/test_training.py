@@ -131,7 +131,7 @@ def test_init_is_optional_and_updates_may_be_applied_by_hand(network):
         assert mx.array_equal(found[1][path], array), path
 
 
-def test_what_is_no_matrix_is_refused_at_the_first_update(exactly):
+def test_a_muon_rule_for_a_vector_is_refused_at_the_first_update(exactly):
     model = nn.Linear(2, 2)
     optimizer = Muon(groups=[Group("*", MuonRule(), "everything")])
     message = (

@@ -1,4 +1,4 @@
-"""The table that says who is optimized how."""
+"""The table of the rule and rate of each parameter."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -6,9 +6,8 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from mlx_muon.matching import Assignment, Group
-from mlx_muon.muon_step import Number
-from mlx_muon.rules import AdamWRule, Rule, Value
+from mlx_muon.groups import Assignment, Group
+from mlx_muon.rules import AdamWRule, Number, Rule, Value
 
 SCALE_TEXTS = {
     "keller": "x sqrt(max(1, rows / columns))",
@@ -20,7 +19,7 @@ SCALE_TEXTS = {
 
 
 class Rates(NamedTuple):
-    """The rates of an optimizer: before its schedule, which multiplies only numbers, and now."""
+    """The learning rates of an optimizer; its schedule multiplies only those that are numbers."""
 
     learning_rate: Value
     is_scheduled: bool
@@ -34,7 +33,7 @@ def explain(
     all_groups: Sequence[Group],
     assigned: Sequence[tuple[str, mx.array, Assignment]],
 ) -> str:
-    """Return a heading for each group and rule, and below it a line for parameters alike."""
+    """Return a heading for each group and rule, with a line for each set of similar parameters."""
     groups: dict[tuple[str, int], list[tuple[str, mx.array, Assignment]]] = {}
     for each in assigned:
         groups.setdefault((each[2].group, id(each[2].rule)), []).append(each)
@@ -43,9 +42,8 @@ def explain(
         count = sum(array.size for _, array, _ in members)
         rule = members[0][2].rule
         decays = getattr(rule, "decay_vectors", True) or any(a.ndim >= 2 for _, a, _ in members)
-        lines.append(
-            f"{name}: {_describe(rates, weight_decay, rule, decays)}; {_plural(count, 'number')}"
-        )
+        rule_text = _describe(rates, weight_decay, rule, decays)
+        lines.append(f"{name}: {rule_text}; {count:,} number{'s' if count != 1 else ''}")
         lines.extend(_member_lines(members))
     used = {(assignment.group, id(assignment.rule)) for _, _, assignment in assigned}
     unused = [each.name for each in all_groups if (each.name, id(each.rule)) not in used]
@@ -89,8 +87,8 @@ def _rate_text(rates: Rates, rule: Rule) -> str:
 def _member_lines(members: Sequence[tuple[str, mx.array, Assignment]]) -> list[str]:
     alike: dict[tuple, list[str]] = {}
     for path, array, assignment in members:
-        blocks = assignment.blocks
-        shapes = tuple(blocks.shapes) if blocks else ()
+        matrices = assignment.matrices
+        shapes = tuple(matrices.shapes) if matrices else ()
         pattern = re.sub(r"(?<=\.)\d+(?=\.)", "*", path)
         alike.setdefault((pattern, array.shape, shapes, assignment.why), []).append(path)
     lines = []
@@ -104,7 +102,7 @@ def _member_lines(members: Sequence[tuple[str, mx.array, Assignment]]) -> list[s
 
 
 def _hint(path: str, shapes: tuple[tuple[int, int, int], ...]) -> str:
-    """Point out what looks like a fused projection that is treated as one matrix."""
+    """Suggest `split` for what looks like a fused projection treated as one matrix."""
     fused = re.search(r"qkv|c_attn|in_proj|gate_up", path.lower())
     if not fused or len(shapes) != 1 or shapes[0][1] <= shapes[0][2]:
         return ""
@@ -115,7 +113,3 @@ def _hint(path: str, shapes: tuple[tuple[int, int, int], ...]) -> str:
 
 def _text(value: Value) -> str:
     return "scheduled" if callable(value) else f"{value:g}"
-
-
-def _plural(count: int, word: str) -> str:
-    return f"{count:,} {word}{'s' if count != 1 else ''}"
