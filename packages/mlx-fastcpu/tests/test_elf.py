@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_fastcpu.elf import (
+from mlx_fastcpu.slots import (
     DYNAMIC_ENTRY,
     HEADER,
     PROGRAM_HEADER,
@@ -66,7 +66,7 @@ def test_other_relocations_and_functions_of_its_own_are_no_import_slots():
     assert import_slots(own, lambda name: True) == {"puts": [0x5008]}
 
 
-def test_the_load_bias_is_the_way_from_the_files_addresses_to_memory():
+def test_the_load_bias_converts_addresses_of_the_file_to_memory():
     assert load_bias(make_elf(), 0x7F0000010000, 0x1000) == 0x7F0000000000
 
 
@@ -87,7 +87,7 @@ def test_an_unknown_layout_is_refused_with_its_reason(data, message):
 
 @settings(max_examples=300)
 @given(st.data())
-def test_a_damaged_file_is_read_or_refused_but_nothing_else_happens(data):
+def test_a_damaged_file_is_read_or_refused_without_other_errors(data):
     library = bytearray(make_elf())
     for _ in range(data.draw(st.integers(1, 4))):
         position = data.draw(st.integers(0, len(library) - 8))

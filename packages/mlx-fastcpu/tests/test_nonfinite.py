@@ -59,7 +59,7 @@ print(json.dumps(found))
     assert {name: kinds for name, kinds in found.items() if kinds != ["nan"]} == {}
 
 
-def test_the_other_matrices_of_a_batch_stay_what_they_were_bit_by_bit(values_of):
+def test_the_other_matrices_of_a_batch_do_not_change(values_of):
     found = values_of(
         START
         + f"""
@@ -130,7 +130,7 @@ print(json.dumps([
     assert found[2] == [[4], [1, 4, 1]]
 
 
-def test_what_lapack_does_not_support_is_refused_as_by_mlx(values_of):
+def test_dtypes_that_lapack_does_not_support_raise_as_in_mlx(values_of):
     found = values_of(
         START
         + """
