@@ -1,4 +1,4 @@
-"""One label a row: binary or multiclass."""
+"""Binary and multiclass classification: one label per row."""
 
 import mlx.core as mx
 
@@ -9,9 +9,9 @@ from mlx_heads.pooling import Pooling
 class ClassificationHead(PooledHead):
     """Hidden states to logits: one logit for two classes, `num_classes` logits for more.
 
-    Train two classes with `binary_cross_entropy`, more with `cross_entropy`. `num_features` columns
-    enter through a `NumericBranch` of `feature_size` and a linear skip; `hidden_layer_size` adds a
-    GELU layer on the pooled text (0: none).
+    Train two classes with `binary_cross_entropy`, more with `cross_entropy`. `num_features` numeric
+    columns are added through a `NumericBranch` of `feature_size` and a linear skip connection.
+    `hidden_layer_size` adds a GELU layer on the pooled text (0: none).
     """
 
     def __init__(
@@ -46,13 +46,13 @@ class ClassificationHead(PooledHead):
         """Return logits: (B,) of class 1 when binary, else (B, num_classes).
 
         `hidden` is (B, L, hidden_size), `attention_mask` boolean (B, L), `features`
-        (B, num_features), required when the head was made with any.
+        (B, num_features), required if the head has any.
         """
-        logits = self.outputs(hidden, attention_mask, features)
+        logits = self.compute_outputs(hidden, attention_mask, features)
         return logits[:, 0] if self.num_classes == 2 else logits
 
     def probabilities(self, logits: mx.array) -> mx.array:
-        """Return (B, num_classes) float32 probabilities; rows sum to one, also when binary."""
+        """Return (B, num_classes) float32 probabilities; rows sum to one."""
         logits = logits.astype(mx.float32)
         if self.num_classes == 2:
             _check_logits(logits, logits.ndim == 1, "(B,)")

@@ -1,23 +1,24 @@
-"""What classification and regression share: pooled text and numeric features to outputs."""
+"""The common part of heads on pooled text and numeric features."""
+
+import math
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_heads.numeric import NumericBranch, uniform_linear
 from mlx_heads.pooling import Pooling, check_pooling, pool, pooled_size
 
-# Standard deviation of the output weights (that of BERT's classifier): the first loss is close to
-# that of a constant guess, and the first gradients into a pretrained encoder are small.
+# Standard deviation of the output weights, as in BERT's classifier: the first loss is near that of
+# a constant prediction, and the first gradients into a pretrained encoder are small.
 OUTPUT_SCALE = 0.02
 
 
 class PooledHead(nn.Module):
-    """Pool, drop out, an optional hidden layer, numeric features alongside, one linear output.
+    """Pooling, dropout, an optional hidden layer, numeric features and a linear output.
 
-    Wide and deep: the features reach the output through a `NumericBranch`, joined to the text, and
-    through a linear skip that starts at zero, so a linear model of the numbers is one of the
-    functions the head can learn. Output weights start at N(0, 0.02), its bias at zero. All initial
-    weights depend on `seed` alone; dropout draws from `mx.random.state`.
+    Wide and deep: the features reach the output through a `NumericBranch` concatenated to the text,
+    and through a linear skip connection initialized to zero, so that the head can learn a linear
+    model of the numbers. Output weights are initialized to N(0, 0.02), the bias to zero. Initial
+    weights depend on `seed` alone; dropout uses `mx.random.state`.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class PooledHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
         width = pooled_size(hidden_size, pooling)
         if hidden_layer_size:
-            self.hidden_layer = uniform_linear(width, hidden_layer_size, keys[0])
+            self.hidden_layer = _uniform_linear(width, hidden_layer_size, keys[0])
             width = hidden_layer_size
         if num_features:
             self.numeric = NumericBranch(num_features, feature_size, dropout=dropout, seed=seed + 1)
@@ -53,7 +54,7 @@ class PooledHead(nn.Module):
         self.output.weight = OUTPUT_SCALE * mx.random.normal((outputs, width), key=keys[1])
         self.output.bias = mx.zeros((outputs,))
 
-    def outputs(
+    def compute_outputs(
         self, hidden: mx.array, attention_mask: mx.array, features: mx.array | None
     ) -> mx.array:
         """Return (B, outputs) from hidden (B, L, D), a boolean mask (B, L), features (B, F)."""
@@ -69,12 +70,12 @@ class PooledHead(nn.Module):
     def _check_inputs(self, hidden: mx.array, features: mx.array | None) -> None:
         if hidden.shape[-1] != self.hidden_size:
             raise ValueError(
-                f"this head was made for hidden_size={self.hidden_size}, "
+                f"this head has hidden_size={self.hidden_size}, "
                 f"got hidden states of shape {hidden.shape}"
             )
         if features is None and self.num_features:
             raise ValueError(
-                f"this head was made with num_features={self.num_features}: "
+                f"this head has num_features={self.num_features}: "
                 f"pass features of shape (B, {self.num_features})"
             )
         if features is not None and features.shape != (len(hidden), self.num_features):
@@ -82,6 +83,34 @@ class PooledHead(nn.Module):
                 f"features must have shape (B, num_features) = "
                 f"({len(hidden)}, {self.num_features}), got {features.shape}"
             )
+
+
+class NumericBranch(nn.Module):
+    """Standardized numbers (B, num_features) to (B, size): linear, SiLU, dropout, linear.
+
+    Without LayerNorm, which over a few columns would remove the scale that has the information.
+    Impute missing values first; a NaN feature gives a NaN output.
+    """
+
+    def __init__(self, num_features: int, size: int = 64, *, dropout: float = 0.1, seed: int = 0):
+        super().__init__()
+        keys = mx.random.split(mx.random.key(seed), 2)
+        self.input = _uniform_linear(num_features, size, keys[0])
+        self.dropout = nn.Dropout(dropout)
+        self.output = _uniform_linear(size, size, keys[1])
+
+    def __call__(self, features: mx.array) -> mx.array:
+        """Return (B, size)."""
+        return self.output(self.dropout(nn.silu(self.input(features))))
+
+
+def _uniform_linear(inputs: int, outputs: int, key: mx.array) -> nn.Linear:
+    """Return a linear layer with weights uniform in +-1/sqrt(inputs) and zero bias."""
+    layer = nn.Linear(inputs, outputs)
+    bound = 1.0 / math.sqrt(inputs)
+    layer.weight = mx.random.uniform(-bound, bound, (outputs, inputs), key=key)
+    layer.bias = mx.zeros((outputs,))
+    return layer
 
 
 def _check_sizes(

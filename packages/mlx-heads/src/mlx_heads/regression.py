@@ -1,4 +1,4 @@
-"""Numbers to predict, one or several a row."""
+"""Regression: one or several numbers per row."""
 
 import mlx.core as mx
 
@@ -7,11 +7,11 @@ from mlx_heads.pooling import Pooling
 
 
 class RegressionHead(PooledHead):
-    """Hidden states to values, on the scale `TargetScaler` trains on (zero mean, unit variance).
+    """Hidden states to values on the scale of `TargetScaler` (zero mean, unit variance).
 
-    Train with `mean_squared_error` or `huber`. `num_features` columns enter through a
-    `NumericBranch` of `feature_size` and a linear skip; `hidden_layer_size` adds a GELU layer on
-    the pooled text (0: none).
+    Train with `mean_squared_error` or `huber`. `num_features` numeric columns are added through a
+    `NumericBranch` of `feature_size` and a linear skip connection. `hidden_layer_size` adds a GELU
+    layer on the pooled text (0: none).
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class RegressionHead(PooledHead):
         """Return values: (B,) for one output, else (B, num_outputs).
 
         `hidden` is (B, L, hidden_size), `attention_mask` boolean (B, L), `features`
-        (B, num_features), required when the head was made with any.
+        (B, num_features), required if the head has any.
         """
-        values = self.outputs(hidden, attention_mask, features)
+        values = self.compute_outputs(hidden, attention_mask, features)
         return values[:, 0] if self.num_outputs == 1 else values
