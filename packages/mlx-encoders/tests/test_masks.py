@@ -89,7 +89,7 @@ def test_the_window_includes_both_ends():
     assert (found == expected).all()
 
 
-def test_every_query_sees_a_key_even_where_all_in_reach_is_padding():
+def test_every_query_attends_to_a_key_even_if_the_whole_window_is_padding():
     # The CPU kernel gives finite numbers for an empty row; others may not, so there is none.
     valid = mx.array([[True] + [False] * 8, [False] * 9])
     assert bool(padding_mask(valid).any(axis=-1).all())
@@ -103,7 +103,7 @@ def test_a_window_that_covers_all_is_the_padding_mask():
     assert window_mask(None, 4, 3) is None
 
 
-def test_only_global_layers_carry_a_change_past_the_window():
+def test_only_global_layers_propagate_a_change_past_the_window():
     config = ModernBertConfig(
         vocab_size=30,
         hidden_size=16,

@@ -115,7 +115,7 @@ def test_the_pooled_output_equals_that_of_transformers(name, fixtures, read_case
     assert np.abs(np.array(pooled - case["pooled"])).max() < TOLERANCE
 
 
-def test_attention_dropout_path_equals_the_fused_one_when_nothing_is_dropped(
+def test_the_attention_dropout_path_equals_the_fused_one_at_probability_zero(
     fixtures, read_case, monkeypatch
 ):
     case = read_case(fixtures / "modernbert" / "left_padding.safetensors")
