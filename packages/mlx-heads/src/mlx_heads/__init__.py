@@ -5,7 +5,6 @@ metrics, calibration and thresholds, for any encoder whose hidden states are (B,
 """
 
 from mlx_heads.calibration import calibration_curve, expected_calibration_error
-from mlx_heads.classification import ClassificationHead
 from mlx_heads.losses import (
     binary_cross_entropy,
     cross_entropy,
@@ -14,9 +13,8 @@ from mlx_heads.losses import (
     weighted_sum,
 )
 from mlx_heads.metrics import DEFAULT_METRIC, METRICS, Metric, confusion_matrix, get_metric
-from mlx_heads.pooled_head import NumericBranch
+from mlx_heads.pooled_heads import ClassificationHead, NumericBranch, RegressionHead
 from mlx_heads.pooling import Pooling, pool, pooled_size
-from mlx_heads.regression import RegressionHead
 from mlx_heads.target_scaler import TargetScaler, TargetTransform
 from mlx_heads.thresholds import ThresholdMetric, best_threshold
 
