@@ -144,8 +144,8 @@ def test_each_parameter_has_its_reason():
     assert reasons(Mixer(), optimizer) == {
         "patches.weight": "a matrix inside the model",
         "patches.bias": "fewer than two axes",
-        "cls_token": "named like one",
-        "pos_enc": "named like one",
+        "cls_token": "its name",
+        "pos_enc": "its name",
         "blocks.*.token_mixing.weight": "matches *.token_mixing.weight",
         "blocks.*.token_mixing.bias": "fewer than two axes",
         "blocks.*.position_wise_ffn.layers.*.weight": "a matrix inside the model",

@@ -43,12 +43,12 @@ def explain(
         rule = members[0][2].rule
         decays = getattr(rule, "decay_vectors", True) or any(a.ndim >= 2 for _, a, _ in members)
         rule_text = _describe(rates, weight_decay, rule, decays)
-        lines.append(f"{name}: {rule_text}; {count:,} number{'s' if count != 1 else ''}")
+        lines.append(f"{name}: {rule_text}; {count:,} parameter{'s' if count != 1 else ''}")
         lines.extend(_member_lines(members))
     used = {(assignment.group, id(assignment.rule)) for _, _, assignment in assigned}
     unused = [each.name for each in all_groups if (each.name, id(each.rule)) not in used]
     lines.extend(
-        f"{name}: matches no trained parameter, or only those of groups before it"
+        f"{name}: matches no trainable parameter, or only those of earlier groups"
         for name in unused
     )
     return "\n".join(lines)
@@ -65,11 +65,11 @@ def _describe(rates: Rates, weight_decay: Value, rule: Rule, decays: bool) -> st
         texts[0] += f" {SCALE_TEXTS[rule.scale]}"
     texts.append(f"momentum {_text(rule.momentum)}{' (Nesterov)' if rule.nesterov else ''}")
     texts.append(f"{'cautious ' if rule.cautious else ''}decay {_text(decay)}")
-    texts.append(rule.method if isinstance(rule.method, str) else "own coefficients")
+    texts.append(rule.method if isinstance(rule.method, str) else "custom coefficients")
     switches = ("sign", "equalize_rows", "renormalize")
     texts.extend(switch.replace("_", " ") for switch in switches if getattr(rule, switch))
     if rule.variance != "none":
-        texts.append(f"variance of {rule.variance}, beta2 {_text(rule.beta2)}")
+        texts.append(f"variance {rule.variance}, beta2 {_text(rule.beta2)}")
     return "Muon, " + ", ".join(texts)
 
 
@@ -108,7 +108,7 @@ def _hint(path: str, shapes: tuple[tuple[int, int, int], ...]) -> str:
         return ""
     width = shapes[0][2]
     parts = f"({width}, {width}, {width})" if shapes[0][1] == 3 * width else "its parts' rows"
-    return f" (fused? then give it split={parts})"
+    return f" (fused? then set split={parts})"
 
 
 def _text(value: Value) -> str:

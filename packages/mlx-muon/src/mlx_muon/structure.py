@@ -70,15 +70,15 @@ def kind_by_name(path: str, array: mx.array) -> tuple[str, str]:
     if array.ndim < 2 or not array.size:
         return "norm or bias", "no entries" if array.ndim >= 2 else "fewer than two axes"
     if {*_words(module), *_words(name)} & NORMS_AND_BIASES:
-        return "norm or bias", "named like one"
+        return "norm or bias", "its name"
     # Stacks of matrices are inside the model, whatever their names (MLA has an `embed_q`).
     if (array.ndim != 3 or 1 in array.shape) and _names_embedding(parts):
-        return "embedding", "named like one"
+        return "embedding", "its name"
     # The first part names a head of several layers, or the "output" of Llama's checkpoints; BERT
     # has layers of that name inside.
     is_head = module in HEADS or parts[0] in ROOT_HEADS
     if is_head or any(each.endswith("_head") for each in (module, parts[0])):
-        return "head", "named like one"
+        return "head", "its name"
     return "matrix", "a matrix inside the model"
 
 
@@ -110,7 +110,7 @@ def _structure_of_tree(
             kind, _ = kinds.get(path) or kind_by_name(path, arrays[path])
             is_matrix = "momentum" in names
             if is_matrix != (kind == "matrix"):
-                kinds[path] = ("matrix" if is_matrix else "other", "as in the state loaded")
+                kinds[path] = ("matrix" if is_matrix else "other", "as in the loaded state")
     return Structure(kinds)
 
 
