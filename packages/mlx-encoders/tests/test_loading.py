@@ -34,7 +34,7 @@ def folder(fixtures, tmp_path) -> Path:
 
 @pytest.fixture
 def rewrite(folder):
-    """Change the tensors of `folder` with a function of the dict of arrays."""
+    """Change the tensors of `folder` by a function of the dict of arrays."""
 
     def apply(change) -> None:
         path = folder / "model.safetensors"

@@ -10,7 +10,7 @@ from mlx_encoders.attention import padding_mask, window_mask
 # Float32 sums in another order; hidden states are of order 1.
 TOLERANCE = 1e-5
 
-# The function-scoped fixture is a frozen config: nothing of it changes between examples.
+# The function-scoped fixture is a frozen config, so examples cannot change it.
 relaxed = settings(
     max_examples=15,
     deadline=None,
@@ -90,7 +90,7 @@ def test_the_window_includes_both_ends():
 
 
 def test_every_query_attends_to_a_key_even_if_the_whole_window_is_padding():
-    # The CPU kernel gives finite numbers for an empty row; others may not, so there is none.
+    # The CPU kernel returns finite numbers for an empty row; others may not, so no row is empty.
     valid = mx.array([[True] + [False] * 8, [False] * 9])
     assert bool(padding_mask(valid).any(axis=-1).all())
     assert bool(window_mask(valid, 9, 2).any(axis=-1).all())
@@ -118,7 +118,7 @@ def test_only_global_layers_propagate_a_change_past_the_window():
     changed = ids.copy()
     changed[0, 0] = 6
     difference = np.abs(np.array(model(ids) - model(changed)))[0].max(axis=-1)
-    # Two layers with a reach of 4 carry the change of token 0 to token 8 and no further.
+    # Two layers with a reach of 4 propagate a change of token 0 to token 8 and no further.
     assert (difference[:9] > 0).all()
     assert (difference[9:] == 0).all()
 

@@ -17,11 +17,11 @@ from mlx_fastcpu.slots import (
 )
 
 X86_64, AARCH64 = 62, 183
-ADDRESS = 0x10000  # where the file asks to be loaded
+ADDRESS = 0x10000  # the load address in the file
 
 
 def make_elf(machine=X86_64, kind=7, names=("cblas_sgemm", "puts"), defined=()):
-    """A library with one slot a name, at 0x5000, 0x5008...; laid out as the specification says."""
+    """A library with one slot per name, at 0x5000, 0x5008..., laid out by the specification."""
     program_headers = HEADER.size
     strings = program_headers + 2 * PROGRAM_HEADER.size
     string_table = b"\0" + b"".join(name.encode() + b"\0" for name in names)

@@ -1,4 +1,4 @@
-"""LAPACK never sees NaN or infinity, where it aborts, hangs or makes numbers of them."""
+"""LAPACK, which aborts, hangs or returns finite numbers on NaN and infinity, never gets them."""
 
 import sys
 
@@ -6,7 +6,7 @@ import pytest
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nothing is activated elsewhere")
 
-# For each function: what it reads of a matrix, and whether it takes complex ones.
+# For each function: the part of a matrix that it reads, and whether it supports complex ones.
 FUNCTIONS = {
     "eig": ("whole", True),
     "eigvals": ("whole", True),
@@ -28,7 +28,7 @@ START = """
 import json, mlx_fastcpu
 import mlx.core as mx, numpy as np
 mlx_fastcpu.activate()
-def kinds(found):  # of each result: what its numbers are
+def kinds(found):  # of the numbers in each result
     found = [found] if isinstance(found, mx.array) else found
     masks = [np.array(mx.isnan(each)) for each in found if mx.issubdtype(each.dtype, mx.inexact)]
     return sorted({"nan" if m.all() else "some" if m.any() else "none" for m in masks})

@@ -17,7 +17,7 @@ def normal(*shape: int, scale: float = 1.0) -> mx.array:
 
 
 def gradients(function, arrays):
-    """Gradient of a sum with random weights, so that no two outputs count alike."""
+    """Gradient of a sum with random weights, so that outputs are distinguished."""
 
     def loss(*arrays):
         found = function(*arrays)

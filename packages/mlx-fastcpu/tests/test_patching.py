@@ -15,7 +15,7 @@ mx.set_default_device(mx.cpu)
 
 
 class Block(nn.Module):
-    """A little of everything: every layer that has a fast formulation."""
+    """A model with every layer that has a fast formulation."""
 
     def __init__(self, size: int = 32, vocabulary: int = 48):
         super().__init__()

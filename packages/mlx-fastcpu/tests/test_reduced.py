@@ -1,4 +1,4 @@
-"""Speed is not asserted: the machine may be busy. What decides on it is set so that it passes."""
+"""Speed is not asserted, as the machine may be busy; the required speed-up is set to 0."""
 
 import ctypes
 import shutil
@@ -38,7 +38,7 @@ def address_of(function):
 
 
 class Products:
-    """The compiled product, called without MLX, and the float32 one it falls back to."""
+    """The compiled product, called without MLX, and its float32 fallback."""
 
     def __init__(self):
         self.library = blas.load_library(blas.find_library(None))
@@ -86,7 +86,7 @@ def call(product, a, b, c, *, ta=False, tb=False, alpha=1.0, beta=0.0, order=ROW
         *(m, n, k, alpha, pointers[0], steps[0], pointers[1], steps[1]),
         *(beta, pointers[2], steps[2]),
     )
-    assert np.isnan(wide[2][:, n:]).all()  # what lies between the rows of C is untouched
+    assert np.isnan(wide[2][:, n:]).all()  # the gaps between the rows of C do not change
     return wide[2][:, :n]
 
 
@@ -186,7 +186,7 @@ def test_mkl_multiplies_the_same_rounded_inputs(products, ta, tb):
     assert products.fallen_back == 0
 
 
-# In a process of its own: a fast decision, made for the reduced product.
+# Runs in a process of its own, with one small measurement and no required speed-up.
 START = """
 import json, mlx.core as mx, mlx.nn as nn, numpy as np
 import mlx_fastcpu

@@ -52,7 +52,7 @@ def test_probabilities_are_rows_that_sum_to_one(classes, size, seed):
     assert rows.min() >= 0
     np.testing.assert_allclose(rows.sum(1), 1.0, atol=1e-6)  # float32 rounding of up to 5 terms
     chosen = np.array(logits) > 0 if classes == 2 else np.array(logits).argmax(1)
-    # Logits apart by less than float32 resolves give equal probabilities, hence no argmax.
+    # Logits closer than float32's resolution give equal probabilities, hence no unique argmax.
     assert np.array_equal(rows[np.arange(7), chosen.astype(int)], rows.max(1))
 
 

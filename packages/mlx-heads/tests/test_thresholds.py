@@ -37,7 +37,7 @@ def test_the_threshold_is_halfway_between_the_neighbours():
 
 
 def test_of_equally_good_thresholds_the_one_nearest_to_a_half_is_chosen():
-    # Accuracy 3/4 both at 0.15 (one false alarm) and at 0.55 (one miss).
+    # Accuracy 3/4 both at 0.15 (one false positive) and at 0.55 (one false negative).
     assert best_threshold([0, 1, 0, 1], [0.1, 0.2, 0.5, 0.6], "accuracy") == pytest.approx(0.55)
 
 

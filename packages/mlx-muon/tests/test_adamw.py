@@ -114,14 +114,14 @@ def test_a_gradient_whose_square_overflows_is_forgotten(large, state_dtype):
     optimizer = Muon(groups=[Group("*", rule)], state_dtype=state_dtype)
     parameters = {"bias": mx.zeros(2)}
     parameters = optimizer.apply_gradients({"bias": mx.array([large, 1.0])}, parameters)
-    # The first update is the rate, whatever the size; and the other entry is not touched.
+    # The first update has the size of the rate; the other entry does not change.
     np.testing.assert_allclose(parameters["bias"], [-0.1 * np.sign(large), -0.1], rtol=1e-2)
     for _ in range(1900):
         parameters = optimizer.apply_gradients({"bias": mx.ones(2)}, parameters)
         mx.eval(parameters, optimizer.state)
     before = parameters["bias"]
     after = optimizer.apply_gradients({"bias": mx.ones(2)}, parameters)["bias"]
-    # A running mean in bfloat16 stops 5 % below what it goes to.
+    # A running mean in bfloat16 stops 5 % below its limit.
     rounding = 1e-2 if state_dtype == mx.float32 else 6e-2
     np.testing.assert_allclose(before - after, 0.1, rtol=rounding)
 

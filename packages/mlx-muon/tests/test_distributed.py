@@ -16,7 +16,7 @@ NO_RING = 77  # the script's exit code
 
 
 def test_two_processes_equal_one_bit_for_bit(tmp_path, start, free_ports):
-    # What `mlx.launch -n 2 --backend ring` does, with ports that are free.
+    # As `mlx.launch -n 2 --backend ring`, with free ports.
     hosts = tmp_path / "hosts.json"
     hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in free_ports(2)]))
     ranks = [{"MLX_HOSTFILE": str(hosts), "MLX_RANK": rank} for rank in ("0", "1")]
@@ -52,5 +52,5 @@ def test_every_matrix_has_one_owner_and_all_have_about_equal_work(shapes, proces
         for owner in each:
             loads[owner] += rows * columns * min(rows, columns)
             largest = max(largest, rows * columns * min(rows, columns))
-    # Nobody had least when given a matrix that makes the difference larger than the matrix.
+    # A matrix goes to the rank with the least work, so loads differ by at most one matrix.
     assert max(loads) - min(loads) <= largest

@@ -49,7 +49,7 @@ def test_name_and_shape_determine_the_kind(path, shape, kind):
 
 
 class Model(nn.Module):
-    """An embedding whose name does not say so, a matrix, and an output layer."""
+    """An embedding with an unusual name, a matrix, and an output layer."""
 
     def __init__(self):
         super().__init__()
@@ -188,7 +188,7 @@ def test_the_first_group_that_matches_decides():
     assert group_of(optimizer, "layers.0.mlp.weight", 4, 8) == "MuonRule"
     assert group_of(optimizer, "layers.0.mlp.weight", 8, 4) == "layers.*"
     assert group_of(optimizer, "other.weight", 8, 4) == "matrix"
-    # Patterns are for the whole path, and for upper and lower case as they are.
+    # Patterns match the whole path and are case-sensitive.
     assert group_of(optimizer, "Layers.0.weight", 8, 8) == "matrix"
     assert group_of(optimizer, "my.layers.0.weight", 8, 8) == "matrix"
 

@@ -1,4 +1,4 @@
-"""What a loaded state decides: rates, and who gets Muon where only names could tell."""
+"""A loaded state determines the rates, and kinds of parameters that names alone do not."""
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -58,7 +58,7 @@ def test_a_rate_that_no_rule_has_is_refused(exactly):
 
 
 def test_loaded_state_determines_kinds_that_names_do_not(gaussian, tmp_path):
-    """Of the tree of parameters alone, the last layer and the table would get Muon."""
+    """From the tree of parameters alone, the last layer and the table would get Muon."""
 
     class Classifier(nn.Module):
         def __init__(self):
@@ -72,7 +72,7 @@ def test_loaded_state_determines_kinds_that_names_do_not(gaussian, tmp_path):
 
     models = [Classifier(), Classifier()]
     models[1].update(models[0].parameters())
-    # What names say is overruled in both directions.
+    # The state overrules names in both directions.
     group = Group("head.weight", MuonRule())
     optimizers = [Muon(0.1, groups=[group]), Muon(0.1, groups=[group])]
     for index in range(2):

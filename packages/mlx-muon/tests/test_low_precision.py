@@ -82,7 +82,7 @@ def test_half_precision_weights_are_rounded_once_an_update(name, dtype, gaussian
         for path, array in weights.items():
             assert array.dtype == dtype
             assert mx.array_equal(array, exact[path].astype(dtype)), (path, step)
-        # The state is that of float32 training as well.
+        # The state has the dtypes of float32 training.
         assert half.state["parameters"]["tall"]["momentum"].dtype == mx.float32
 
 
@@ -141,7 +141,7 @@ def test_state_of_half_precision_takes_half_the_memory_and_trains_alike(rule):
 
 
 def test_state_in_float16_is_refused():
-    # Its squares of gradients of 256 would be infinite, for ever.
+    # Squares of gradients of 256 would be infinite in it.
     message = "^Muon: state_dtype must be float32 or bfloat16, got mlx.core.float16$"
     with pytest.raises(ValueError, match=message):
         Muon(state_dtype=mx.float16)
@@ -174,7 +174,7 @@ def test_an_assigned_weight_drops_the_bits_of_the_old_one(gaussian, train):
     ("before", "after"), [(b, a) for b in DTYPES for a in DTYPES if b != a], ids=str
 )
 def test_mantissas_follow_the_dtype_of_the_weights(before, after, compile, gaussian):
-    """After a change of dtype training is that of an optimizer which never knew the other."""
+    """After a change of dtype, training equals that of an optimizer with the new dtype only."""
     model = nn.Linear(4, 4, bias=False)
     model.update({"weight": gaussian(4, 4).astype(before)})
     optimizer = Muon(0.1, keep_mantissa=True, state_dtype=mx.float32)

@@ -45,8 +45,8 @@ def three(gaussian):
 def test_a_convolution_is_a_linear_layer_of_its_flattened_weight(
     shape, rule, trained, gaussian, three
 ):
-    # In MLX's layout (outputs, kernel, ..., inputs); others take the factor of the rate from the
-    # last two axes, which makes it up to 5 times too small.
+    # In MLX's layout (outputs, kernel, ..., inputs). A scale from the last two axes would be up to
+    # 5 times too small.
     weight, gradients = gaussian(*shape), three(*shape)
     found = trained(rule, "conv1.weight", weight, gradients)
     flat = [each.reshape(shape[0], -1) for each in gradients]

@@ -12,7 +12,7 @@ def flat(tree):
     return dict(tree_flatten(tree))
 
 
-# By its place it would be the output layer.
+# Its position makes it look like the output layer.
 INNER = Group("layers.1.weight", MuonRule())
 
 

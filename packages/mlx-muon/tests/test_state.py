@@ -151,7 +151,7 @@ def test_a_layer_unfrozen_late_starts_like_a_new_one(gaussian):
 
 
 def test_a_layer_unfrozen_late_gets_a_new_trace_by_init(make_step):
-    # Nothing else tells mx.compile that a model was unfrozen.
+    # mx.compile does not notice otherwise that a model was unfrozen.
     optimizer = keller()
     model, step, traces = make_step(optimizer, compiled=True, frozen=["layers.2"])
     before = flat(model.parameters())

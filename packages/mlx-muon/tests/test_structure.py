@@ -1,4 +1,4 @@
-"""Which parameters of common architectures get Muon, and what `explain` says of it."""
+"""Which parameters of common architectures get Muon, and the reasons that `explain` gives."""
 
 import re
 
@@ -24,7 +24,7 @@ def muon_paths(model, parameters=None):
 
 
 def reasons(model, optimizer=None):
-    """Return why, by path, as `explain` says it."""
+    """Return the reasons of `explain` by path."""
     lines = (optimizer or Muon()).explain(model).splitlines()
     found = [re.fullmatch(r" +\d+ x (\S+) [^:]+: (.+)", line) for line in lines]
     return {each[1]: each[2] for each in found if each}
@@ -76,7 +76,7 @@ def test_a_table_of_positions_says_nothing_of_layers_of_its_size(layers):
 def test_a_vocabulary_as_large_as_the_model_is_wide_says_nothing():
     model = TransformerLM("zzz", vocabulary=WIDTH)
     model.projection = nn.Linear(WIDTH, WIDTH)
-    # The last Linear is square, as those in attention: no output either.
+    # The last Linear is square like those in attention, so it is no output.
     assert muon_paths(model) == INNER | {"zzz.weight", "projection.weight"}
 
 
@@ -134,7 +134,7 @@ def test_names_that_only_begin_like_tables_are_matrices(is_tree):
              "positional_gate"]  # fmt: skip
     expected = {f"blocks.{index}.{name}.weight" for index in range(2) for name in inner}
     expected.add("patches.weight")
-    if is_tree:  # which layer is the last one, a tree does not say
+    if is_tree:  # a tree does not show which layer is the last one
         expected.add("fc.weight")
     assert muon_paths(model, model.trainable_parameters() if is_tree else None) == expected
 

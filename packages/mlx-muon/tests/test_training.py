@@ -1,4 +1,4 @@
-"""The optimizer where `mlx.optimizers.AdamW` would be: models, trees, frozen layers, loops."""
+"""The optimizer as a replacement of AdamW: models, trees, frozen layers, loops."""
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -18,7 +18,7 @@ PRESETS = {
 
 
 class Network(nn.Module):
-    """All that a model may hold: a list with empty entries, a dict with digits, a scalar."""
+    """Unusual contents of a model: a list with empty entries, a dict with digits, a scalar."""
 
     def __init__(self):
         super().__init__()
@@ -49,7 +49,7 @@ def network(gaussian):
 
 
 def loss_fn(network, x):
-    """The loss of saying the next number of a cycle."""
+    """The loss of predicting the next number of a cycle."""
     return nn.losses.cross_entropy(network(x), (x + 1) % 7).mean()
 
 
