@@ -64,8 +64,8 @@ print(ours, mx.allclose(nn.gelu(x), wanted, atol=1e-6).item())
 """
 
 
-def test_run_uses_the_fast_layers_unless_own_layers_is_given(python, tmp_path):
+def test_run_uses_the_fast_layers_unless_mlx_layers_is_given(python, tmp_path):
     (tmp_path / "script.py").write_text(LAYERS)
-    for options, ours in (([], sys.platform == "linux"), (["--own-layers"], False)):
+    for options, ours in (([], sys.platform == "linux"), (["--mlx-layers"], False)):
         done = python("-m", "mlx_fastcpu", "run", *options, "script.py")
         assert done.stdout == f"{ours} True\n"

@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> None:
     run_parser = commands.add_parser("run", help="run a Python script with a fast MLX")
     run_parser.add_argument("--native", action="store_true",
                             help="compile MLX's kernels for this CPU's vector units")  # fmt: skip
-    run_parser.add_argument("--own-layers", action="store_true",
+    run_parser.add_argument("--mlx-layers", action="store_true",
                             help="keep MLX's own layers (GELU, ...)")  # fmt: skip
     run_parser.add_argument("script", help="path of the script")
     run_parser.add_argument("arguments", nargs=argparse.REMAINDER, help="passed to the script")
@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> None:
         show(info(), as_json=options.json)
     else:
         flags = "native" if options.native else None
-        run(options.script, options.arguments, flags, not options.own_layers)
+        run(options.script, options.arguments, flags, not options.mlx_layers)
 
 
 def show(values: dict[str, object], as_json: bool) -> None:

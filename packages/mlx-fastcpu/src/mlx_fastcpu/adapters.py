@@ -17,16 +17,6 @@ _FLOATS = (mx.float32, mx.float16, mx.bfloat16)
 _LEAST_ROWS = 4
 
 
-def layer_norm(x: mx.array, weight: Any, bias: Any, eps: float) -> Found:
-    """As `mx.fast.layer_norm`."""
-    return ops.layer_norm(x, weight, bias, eps) if _is_covered(x) else NotImplemented
-
-
-def rms_norm(x: mx.array, weight: Any, eps: float) -> Found:
-    """As `mx.fast.rms_norm`."""
-    return ops.rms_norm(x, weight, eps) if _is_covered(x) else NotImplemented
-
-
 def rope(x: mx.array, dims: int, *, traditional: bool, **options: Any) -> Found:
     """As `mx.fast.rope`, without the traditional order of pairs."""
     if traditional or not _is_covered(x):
@@ -79,7 +69,7 @@ def quantized_matmul(
     mode: str = "affine",
 ) -> Found:
     """As `mx.quantized_matmul`, for `_LEAST_ROWS` rows or more."""
-    if w.ndim > 2 or _rows(x) < _LEAST_ROWS or not _is_covered(x):
+    if w.ndim > 2 or x.size // x.shape[-1] < _LEAST_ROWS or not _is_covered(x):
         return NotImplemented
     options = {"group_size": group_size, "bits": bits, "mode": mode}
     return ops.quantized_linear(x, w, scales, biases, transpose=transpose, **options)
@@ -148,16 +138,11 @@ def _is_last(axis: Any, x: mx.array) -> bool:
     return axis in (-1, x.ndim - 1) or (isinstance(axis, list | tuple) and list(axis) == [-1])
 
 
-def _rows(x: mx.array) -> int:
-    return x.size // x.shape[-1]
+def _if_covered(function: Callable[..., mx.array]) -> Callable[..., Found]:
+    def adapter(x: mx.array, *arguments: Any, **options: Any) -> Found:
+        return function(x, *arguments, **options) if _is_covered(x) else NotImplemented
 
-
-def _for_floats(function: Callable[[mx.array], mx.array]) -> Callable[[mx.array], Found]:
-    return lambda x: function(x) if _is_covered(x) else NotImplemented
-
-
-def _softmax_activation(x: mx.array, axis: Any = -1) -> Found:
-    return softmax(x, axis)
+    return adapter
 
 
 def _log_softmax_activation(x: mx.array, axis: Any = -1) -> Found:
@@ -165,14 +150,17 @@ def _log_softmax_activation(x: mx.array, axis: Any = -1) -> Found:
     return NotImplemented if found is NotImplemented else x - found
 
 
+layer_norm = _if_covered(ops.layer_norm)
+rms_norm = _if_covered(ops.rms_norm)
+
 ACTIVATIONS: dict[str, Callable[..., Found]] = {
-    "gelu": _for_floats(ops.gelu),
-    "gelu_approx": _for_floats(ops.gelu_tanh),
-    "silu": _for_floats(ops.silu),
-    "sigmoid": _for_floats(ops.sigmoid),
-    "relu2": _for_floats(ops.relu_squared),
+    "gelu": _if_covered(ops.gelu),
+    "gelu_approx": _if_covered(ops.gelu_tanh),
+    "silu": _if_covered(ops.silu),
+    "sigmoid": _if_covered(ops.sigmoid),
+    "relu2": _if_covered(ops.relu_squared),
     # MLX compiles these with `shapeless=True`, which custom gradients do not support.
-    "softmax": _softmax_activation,
+    "softmax": lambda x, axis=-1: softmax(x, axis),
     "log_softmax": _log_softmax_activation,
 }
 """The functions of `mlx.nn`, by name."""
