@@ -6,7 +6,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_muon import AdamWRule, Muon, nanochat
 
@@ -108,6 +108,18 @@ def scheduled():
         return nanochat(6, 100, groups=[], adamw=adamw)
 
     return make
+
+
+@pytest.fixture
+def save_and_load(tmp_path):
+    """Return a function that writes a tree of arrays to a file and reads it again."""
+
+    def reload(tree: object) -> object:
+        path = str(tmp_path / "arrays.safetensors")
+        mx.save_safetensors(path, dict(tree_flatten(tree)))
+        return tree_unflatten(list(mx.load(path).items()))
+
+    return reload
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
-from mlx.utils import tree_flatten, tree_unflatten
+from mlx.utils import tree_flatten
 
 from mlx_muon import AdamWRule, Group, Muon, MuonRule, keller
 
@@ -12,14 +12,8 @@ def flat(tree):
     return dict(tree_flatten(tree))
 
 
-def reloaded(state, folder):
-    path = str(folder / "state.safetensors")
-    mx.save_safetensors(path, flat(state))
-    return tree_unflatten(list(mx.load(path).items()))
-
-
 @pytest.mark.parametrize("schedule", [None, lambda step: mx.array(0.5)])
-def test_loaded_rates_replace_those_of_the_optimizer(schedule, gaussian, train, tmp_path):
+def test_loaded_rates_replace_those_of_the_optimizer(schedule, gaussian, train, save_and_load):
     def make(rate, adamw_rate):
         return keller(rate, adamw=AdamWRule(adamw_rate, eps=1e-10), schedule=schedule)
 
@@ -27,7 +21,7 @@ def test_loaded_rates_replace_those_of_the_optimizer(schedule, gaussian, train, 
     expected = train(make(0.02, 3e-4), start, 0, 4)
     saved, other = make(0.02, 3e-4), make(0.002, 7e-4)
     half = train(saved, start, 0, 2)
-    other.state = reloaded(saved.state, tmp_path)
+    other.state = save_and_load(saved.state)
     assert "rate 0.02 " in other.explain(start)
     assert "AdamW, rate 0.0003" in other.explain(start)
     found = train(other, half, 2, 4)
@@ -57,7 +51,7 @@ def test_a_rate_that_no_rule_has_is_refused(exactly):
         optimizer.init({"w": mx.ones((2, 2))})
 
 
-def test_loaded_state_determines_kinds_that_names_do_not(gaussian, tmp_path):
+def test_loaded_state_determines_kinds_that_names_do_not(gaussian, save_and_load):
     """From the tree of parameters alone, the last layer and the table would get Muon."""
 
     class Classifier(nn.Module):
@@ -80,7 +74,7 @@ def test_loaded_state_determines_kinds_that_names_do_not(gaussian, tmp_path):
             loss_fn = nn.value_and_grad(model, lambda model: mx.square(model(mx.arange(5))).sum())
             if index == 1 and optimizer is optimizers[1]:
                 loaded = Muon(0.1)
-                loaded.state = reloaded(optimizer.state, tmp_path)
+                loaded.state = save_and_load(optimizer.state)
                 loaded.init(model.trainable_parameters())
                 optimizer = loaded
             optimizer.update(model, loss_fn(model)[1])
