@@ -2,12 +2,11 @@
 
 import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import mlx.core as mx
 
 from mlx_muon.groups import Assignment, Group
-from mlx_muon.rules import AdamWRule, Number, Rule, Value
+from mlx_muon.rules import AdamWRule, Rule, Value
 
 SCALE_TEXTS = {
     "keller": "x sqrt(max(1, rows / columns))",
@@ -18,17 +17,8 @@ SCALE_TEXTS = {
 }
 
 
-class Rates(NamedTuple):
-    """The learning rates of an optimizer; its schedule multiplies only those that are numbers."""
-
-    learning_rate: Value
-    is_scheduled: bool
-    before_schedule: Callable[[Rule], Number]
-    now: Callable[[Rule], Number]
-
-
 def explain(
-    rates: Rates,
+    describe_rate: Callable[[Rule], str],
     weight_decay: Value,
     all_groups: Sequence[Group],
     assigned: Sequence[tuple[str, mx.array, Assignment]],
@@ -42,7 +32,7 @@ def explain(
         count = sum(array.size for _, array, _ in members)
         rule = members[0][2].rule
         decays = getattr(rule, "decay_vectors", True) or any(a.ndim >= 2 for _, a, _ in members)
-        rule_text = _describe(rates, weight_decay, rule, decays)
+        rule_text = _describe(describe_rate(rule), weight_decay, rule, decays)
         lines.append(f"{name}: {rule_text}; {count:,} parameter{'s' if count != 1 else ''}")
         lines.extend(_member_lines(members))
     used = {(assignment.group, id(assignment.rule)) for _, _, assignment in assigned}
@@ -54,9 +44,9 @@ def explain(
     return "\n".join(lines)
 
 
-def _describe(rates: Rates, weight_decay: Value, rule: Rule, decays: bool) -> str:
+def _describe(rate: str, weight_decay: Value, rule: Rule, decays: bool) -> str:
     decay = weight_decay if rule.weight_decay is None else rule.weight_decay
-    texts = [f"rate {_rate_text(rates, rule)}"]
+    texts = [f"rate {rate}"]
     if isinstance(rule, AdamWRule):
         texts.append(f"betas {', '.join(_text(beta) for beta in rule.betas)}")
         texts.append(f"decay {_text(decay)}" if decays else "no decay")
@@ -71,17 +61,6 @@ def _describe(rates: Rates, weight_decay: Value, rule: Rule, decays: bool) -> st
     if rule.variance != "none":
         texts.append(f"variance {rule.variance}, beta2 {_text(rule.beta2)}")
     return "Muon, " + ", ".join(texts)
-
-
-def _rate_text(rates: Rates, rule: Rule) -> str:
-    own = rule.learning_rate
-    is_function = callable(rates.learning_rate if own is None else own)
-    text = "scheduled" if is_function else f"{float(rates.before_schedule(rule)):g}"
-    if rates.is_scheduled and not is_function:
-        text += " x schedule"
-    if rates.is_scheduled or is_function:
-        text += f" (now {float(rates.now(rule)):g})"
-    return text
 
 
 def _member_lines(members: Sequence[tuple[str, mx.array, Assignment]]) -> list[str]:

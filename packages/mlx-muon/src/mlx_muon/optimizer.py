@@ -17,18 +17,10 @@ from mlx.optimizers import Optimizer
 from mlx.utils import tree_map, tree_map_with_path
 
 from mlx_muon.batches import Numbers, Parameter, batch_bytes, update_matrices
-from mlx_muon.explain import Rates, explain
+from mlx_muon.explain import explain
 from mlx_muon.groups import Assignment, Group, assign
 from mlx_muon.rules import AdamWRule, MuonRule, Number, Rule, Value, value_at
-from mlx_muon.state import (
-    at_path,
-    by_path,
-    check_fit,
-    merge_rates,
-    name_rates,
-    new_state,
-    to_tree,
-)
+from mlx_muon.state import at_path, by_path, check_fit, merge_rates, name_rates, new_state, to_tree
 from mlx_muon.structure import Structure, structure_of, trainable_floats
 from mlx_muon.updates import adamw_step, split_float32, to_float32
 
@@ -79,13 +71,12 @@ class Muon(Optimizer):
                 raise TypeError(f"Muon: {name} must be {kind.__name__}, got {rule!r}")
         if not isinstance(groups, Sequence) or not all(isinstance(g, Group) for g in groups):
             raise TypeError(f"Muon: groups must be a list of Group, got {groups!r}")
-        for name, value in (("learning_rate", learning_rate), ("weight_decay", weight_decay)):
+        numbers = {"learning_rate": learning_rate, "weight_decay": weight_decay}
+        for name, value in (numbers | {"max_batch_bytes": max_batch_bytes or 0}).items():
             if not callable(value) and not value >= 0:
                 raise ValueError(f"Muon: {name} must not be negative, got {value}")
         if schedule is not None and callable(learning_rate):
             raise ValueError("Muon: give a schedule, or a learning_rate that is one, not both")
-        if max_batch_bytes is not None and max_batch_bytes < 0:
-            raise ValueError(f"Muon: max_batch_bytes must not be negative, got {max_batch_bytes}")
         if state_dtype not in (mx.float32, mx.bfloat16):
             # Squares of gradients of 256 are infinite in float16.
             raise ValueError(f"Muon: state_dtype must be float32 or bfloat16, got {state_dtype}")
@@ -206,9 +197,8 @@ class Muon(Optimizer):
             return weight
 
         tree_map_with_path(collect, gradients, parameters)
-        updated = list(found.values())
+        updated, size = list(found.values()), self.max_batch_bytes
         self._update_by_adamw(updated)
-        size = self.max_batch_bytes
         size = batch_bytes(self.two_streams) if size is None else size
         update_matrices(updated, self._numbers, size, self.two_streams, self.distributed)
         self.state["step"] = self.step + 1
@@ -217,16 +207,14 @@ class Muon(Optimizer):
 
     def _update_by_adamw(self, parameters: list[Parameter]) -> None:
         for each in parameters:
-            rule = each.assignment.rule
-            if not isinstance(rule, AdamWRule):
-                continue
-            decays = each.weight.ndim >= 2 or rule.decay_vectors
-            decay = self.decay_of(rule) if decays else 0.0
-            beta1, beta2 = (value_at(beta, self.step) for beta in rule.betas)
-            state, rate = each.state, self.rate_of(rule)
-            each.weight = adamw_step(
-                each.gradient, each.weight, state, (beta1, beta2), rule.eps, rate, decay
-            )
+            rule, state = each.assignment.rule, each.state
+            if isinstance(rule, AdamWRule):
+                decays = each.weight.ndim >= 2 or rule.decay_vectors
+                rate, decay = self.rate_of(rule), self.decay_of(rule) if decays else 0.0
+                beta1, beta2 = (value_at(beta, self.step) for beta in rule.betas)
+                each.weight = adamw_step(
+                    each.gradient, each.weight, state, (beta1, beta2), rule.eps, rate, decay
+                )
 
     def _numbers(self, rule: MuonRule) -> Numbers:
         momentum, beta2 = value_at(rule.momentum, self.step), value_at(rule.beta2, self.step)
@@ -285,10 +273,16 @@ class Muon(Optimizer):
         for path, array in trainable_floats(parameters).items():
             known = path not in self._unused and self._assignments.get(path)
             found.append((path, array, known or self._assign(path, array, structure)))
-        rates = Rates(
-            self.base_rate, self.schedule is not None, self._unscheduled_rate, self.rate_of
-        )
-        return explain(rates, self.weight_decay, self.groups, found)
+        return explain(self._describe_rate, self.weight_decay, self.groups, found)
+
+    def _describe_rate(self, rule: Rule) -> str:
+        own = self.base_rate if rule.learning_rate is None else rule.learning_rate
+        text = "scheduled" if callable(own) else f"{float(self._unscheduled_rate(rule)):g}"
+        if self.schedule is not None and not callable(own):  # a schedule multiplies numbers only
+            text += " x schedule"
+        if self.schedule is not None or callable(own):
+            text += f" (now {float(self.rate_of(rule)):g})"
+        return text
 
     def __deepcopy__(self, memo: dict) -> "Muon":
         """Copy the state; rules are immutable, and their dtypes cannot be copied."""
