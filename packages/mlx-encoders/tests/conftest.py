@@ -20,7 +20,7 @@ def read_case() -> Callable[[Path], dict[str, mx.array]]:
 
 @pytest.fixture(params=["bert", "modernbert"])
 def tiny_config(request: pytest.FixtureRequest) -> BertConfig | ModernBertConfig:
-    """Two or four layers of 16 dimensions, dropout off unless a test sets it."""
+    """Two or four layers of 16 dimensions, without dropout unless a test sets it."""
     if request.param == "bert":
         return BertConfig(
             vocab_size=30,

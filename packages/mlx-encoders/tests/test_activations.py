@@ -5,7 +5,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from mlx_encoders.activations import get_activation
+from mlx_encoders.config import get_activation
 
 X = np.linspace(-12, 12, 4801).astype(np.float32)
 WIDE = X.astype(np.float64)
@@ -28,7 +28,7 @@ def test_config_names_select_their_function(name, expected):
     np.testing.assert_allclose(found, expected, rtol=0, atol=3e-6)
 
 
-def test_a_function_put_in_place_of_mlx_own_reaches_models_already_made(monkeypatch):
+def test_a_patched_mlx_function_affects_existing_models(monkeypatch):
     activation = get_activation("gelu")
     monkeypatch.setattr(nn, "gelu", lambda x: 7 * x)
     assert activation(mx.array(2.0)).item() == 14

@@ -79,7 +79,7 @@ def test_the_seed_alone_decides_the_weights(tiny_config):
     assert any((a != b).any() for a, b in zip(weights(1), weights(2), strict=True))
 
 
-def test_bert_starts_normal_with_an_empty_padding_row():
+def test_bert_is_initialized_normal_with_a_zero_padding_row():
     config = BertConfig(400, 64, 1, 4, 256, initializer_range=0.03, pad_token_id=7)
     model = build_model(config)
     embedding = np.array(model.embeddings.word_embeddings.weight)
@@ -91,7 +91,7 @@ def test_bert_starts_normal_with_an_empty_padding_row():
     assert (np.array(model.embeddings.LayerNorm.weight) == 1).all()
 
 
-def test_modernbert_starts_truncated_and_narrower_into_the_residual_stream():
+def test_modernbert_is_initialized_truncated_and_narrower_into_the_residual_stream():
     config = ModernBertConfig(400, 64, 128, 8, 4)
     model = build_model(config)
     spread = 0.8796 * 0.02  # standard deviation of a normal cut at two of its own
@@ -151,7 +151,7 @@ def test_dropped_attention_weights_average_to_the_plain_result():
     assert np.abs(np.array(average - expected)).max() < 0.04
 
 
-def test_training_with_dropout_learns_which_token_is_there(tiny_config):
+def test_training_with_dropout_learns_which_token_occurs(tiny_config):
     rng = np.random.default_rng(0)
     ids = mx.array(rng.integers(3, 9, (32, 12)))
     target = (ids == 5).any(axis=1).astype(mx.float32)
@@ -173,7 +173,7 @@ def test_training_with_dropout_learns_which_token_is_there(tiny_config):
     assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
 
 
-def test_token_types_move_bert_and_are_refused_by_modernbert(tiny_config, ids):
+def test_token_types_change_bert_and_are_refused_by_modernbert(tiny_config, ids):
     model = build_model(tiny_config)
     types = np.ones_like(ids)
     if isinstance(tiny_config, ModernBertConfig):

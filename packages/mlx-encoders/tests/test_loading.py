@@ -34,7 +34,7 @@ def folder(fixtures, tmp_path) -> Path:
 
 @pytest.fixture
 def rewrite(folder):
-    """Change the tensors of `folder` with a function of the dict of arrays."""
+    """Change the tensors of `folder` by a function of the dict of arrays."""
 
     def apply(change) -> None:
         path = folder / "model.safetensors"
@@ -85,7 +85,7 @@ def test_save_writes_a_folder_that_load_reads_with_its_tokenizer(tmp_path):
     ]
 
 
-def test_load_converts_to_the_asked_dtype(folder):
+def test_load_converts_to_the_given_dtype(folder):
     model, _ = load_model(folder, dtype=mx.bfloat16)
     assert {array.dtype for array in weights(model).values()} == {mx.bfloat16}
 
@@ -98,7 +98,7 @@ def test_load_converts_to_the_asked_dtype(folder):
         lambda name: "bert." + name.replace("LayerNorm.bias", "LayerNorm.beta"),
     ],
 )
-def test_older_and_task_spellings_of_names_load(fixtures, folder, rewrite, rename):
+def test_names_of_older_and_of_task_checkpoints_load(fixtures, folder, rewrite, rename):
     rewrite(lambda tensors: {rename(name): array for name, array in tensors.items()})
     model, report = load_model(folder)
     assert_same_weights(model, load_model(fixtures / "bert")[0])
@@ -144,7 +144,7 @@ def test_task_heads_and_stored_buffers_are_dropped_and_listed(folder, rewrite):
     assert report.missing == report.unexpected == ()
 
 
-def test_a_checkpoint_without_pooler_gives_a_model_without_and_says_so(folder, rewrite):
+def test_a_checkpoint_without_pooler_gives_a_model_without_and_reports_it(folder, rewrite):
     rewrite(lambda tensors: {k: v for k, v in tensors.items() if k not in POOLER})
     model, report = load_model(folder)
     assert report == LoadReport(missing=POOLER)
@@ -236,8 +236,10 @@ def test_a_tokenizer_larger_than_the_model_is_refused(folder):
         ("add_cross_attention", True),
     ],
 )
-def test_a_bert_config_it_cannot_honour_is_refused_by_key_and_value(key, value):
-    with pytest.raises(ValueError, match=rf"config has {key}={value!r}, which this package cannot"):
+def test_an_unsupported_bert_config_is_refused_with_key_and_value(key, value):
+    with pytest.raises(
+        ValueError, match=rf"config has {key}={value!r}, which this package does not"
+    ):
         BertConfig.from_dict({key: value})
 
 
@@ -253,12 +255,12 @@ def test_a_bert_config_it_cannot_honour_is_refused_by_key_and_value(key, value):
         ({"global_attn_every_n_layers": 0}, "global_attn_every_n_layers must be at least 1, got 0"),
     ],
 )
-def test_a_modernbert_config_it_cannot_honour_is_refused(values, message):
+def test_an_unsupported_modernbert_config_is_refused(values, message):
     with pytest.raises(ValueError, match=message):
         ModernBertConfig.from_dict(values)
 
 
-def test_both_dialects_of_a_modernbert_config_mean_the_same():
+def test_both_formats_of_a_modernbert_config_are_equivalent():
     old = {
         "num_hidden_layers": 5,
         "global_attn_every_n_layers": 2,
@@ -293,7 +295,7 @@ def test_a_missing_folder_is_named(name):
         load_model(name)
 
 
-def test_a_folder_without_weights_or_config_says_which_file(tmp_path):
+def test_a_folder_without_weights_or_config_is_refused_with_the_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
         load_config(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"has no model\.safetensors; pickled weights"):
@@ -308,7 +310,7 @@ def offline_cache(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.mark.usefixtures("offline_cache")
-def test_an_unreachable_hub_id_gives_one_clear_error():
+def test_an_unreachable_hub_id_gives_one_error():
     with pytest.raises(
         FileNotFoundError, match="'some-org/some-bert' is no local folder, and no hub"
     ):
@@ -357,7 +359,7 @@ def test_a_damaged_file_is_one_line_with_its_path(whole_folder, name, damage):
     ("name", "text", "message"),
     [
         ("config.json", "[1]",
-         "{path} must hold a JSON object, got list; copy or download the file again"),
+         "{path} must have a JSON object, got list; copy or download the file again"),
         ("config.json", '{"model_type": "bert", "hidden_size": "x"}',
          "{path}: config has hidden_size='x', which must be of type int"),
         ("config.json", '{"model_type": "modernbert", "norm_eps": null}',
@@ -375,7 +377,7 @@ def test_a_damaged_file_is_one_line_with_its_path(whole_folder, name, damage):
          "{path}: the special token '[CLS]' is not in the vocabulary; copy or download it again"),
     ],
 )  # fmt: skip
-def test_a_file_that_says_nonsense_is_named(whole_folder, name, text, message):
+def test_a_file_with_invalid_content_is_named(whole_folder, name, text, message):
     if name == "vocab.txt":
         (whole_folder / "tokenizer.json").unlink()
         (whole_folder / "tokenizer_config.json").unlink()

@@ -10,7 +10,7 @@ from mlx_encoders.attention import padding_mask, window_mask
 # Float32 sums in another order; hidden states are of order 1.
 TOLERANCE = 1e-5
 
-# The function-scoped fixture is a frozen config: nothing of it changes between examples.
+# The function-scoped fixture is a frozen config, so examples cannot change it.
 relaxed = settings(
     max_examples=15,
     deadline=None,
@@ -89,8 +89,8 @@ def test_the_window_includes_both_ends():
     assert (found == expected).all()
 
 
-def test_every_query_sees_a_key_even_where_all_in_reach_is_padding():
-    # The CPU kernel gives finite numbers for an empty row; others may not, so there is none.
+def test_every_query_attends_to_a_key_even_if_the_whole_window_is_padding():
+    # The CPU kernel returns finite numbers for an empty row; others may not, so no row is empty.
     valid = mx.array([[True] + [False] * 8, [False] * 9])
     assert bool(padding_mask(valid).any(axis=-1).all())
     assert bool(window_mask(valid, 9, 2).any(axis=-1).all())
@@ -103,7 +103,7 @@ def test_a_window_that_covers_all_is_the_padding_mask():
     assert window_mask(None, 4, 3) is None
 
 
-def test_only_global_layers_carry_a_change_past_the_window():
+def test_only_global_layers_propagate_a_change_past_the_window():
     config = ModernBertConfig(
         vocab_size=30,
         hidden_size=16,
@@ -118,7 +118,7 @@ def test_only_global_layers_carry_a_change_past_the_window():
     changed = ids.copy()
     changed[0, 0] = 6
     difference = np.abs(np.array(model(ids) - model(changed)))[0].max(axis=-1)
-    # Two layers with a reach of 4 carry the change of token 0 to token 8 and no further.
+    # Two layers with a reach of 4 propagate a change of token 0 to token 8 and no further.
     assert (difference[:9] > 0).all()
     assert (difference[9:] == 0).all()
 

@@ -32,7 +32,7 @@ CASES = [
 
 @pytest.fixture
 def model_folder(fixtures, tmp_path):
-    """The folder of a fixture model; the old dialect shares the weights of the new one."""
+    """The folder of a fixture model; the old config format shares the weights of the new one."""
 
     def find(name: str) -> Path:
         if name != "modernbert_old_dialect":
@@ -110,12 +110,12 @@ def test_parameter_gradients_equal_those_of_transformers(name, compiled, fixture
 def test_the_pooled_output_equals_that_of_transformers(name, fixtures, read_case):
     case = read_case(fixtures / "bert" / f"{name}.safetensors")
     model, _ = load_model(fixtures / "bert")
-    # With left padding the first token is padding, which transformers lets see the valid keys too.
+    # With left padding the first token is padding; in transformers too it attends to valid keys.
     pooled = model.pooled(model(**arguments(case)))
     assert np.abs(np.array(pooled - case["pooled"])).max() < TOLERANCE
 
 
-def test_attention_dropout_path_equals_the_fused_one_when_nothing_is_dropped(
+def test_the_attention_dropout_path_equals_the_fused_one_at_probability_zero(
     fixtures, read_case, monkeypatch
 ):
     case = read_case(fixtures / "modernbert" / "left_padding.safetensors")

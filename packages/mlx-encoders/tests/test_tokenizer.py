@@ -28,7 +28,7 @@ def test_special_tokens_have_the_first_ids(tokenizer):
     assert tokenizer.vocab_size == len(tokenizer.backend.get_vocab()) <= 400
 
 
-def test_encode_frames_and_truncates_but_does_not_pad(tokenizer):
+def test_encode_adds_special_tokens_and_truncates_but_does_not_pad(tokenizer):
     whole, cut = tokenizer.encode(TEXTS[:1])[0], tokenizer.encode(TEXTS[:1], max_length=6)[0]
     assert whole[0] == 2
     assert whole[-1] == 3
@@ -43,13 +43,13 @@ def test_count_is_the_untruncated_length_without_special_tokens(tokenizer):
     assert tokenizer.count(TEXTS) == [len(row) - 2 for row in whole]
 
 
-def test_numbers_are_spelled_by_digits(tokenizer):
+def test_numbers_are_tokenized_by_digits(tokenizer):
     words = [token.lstrip("Ġ#") for token in tokenizer.backend.get_vocab()]
     assert not [word for word in words if len(word) > 1 and any(c.isdigit() for c in word)]
     assert tokenizer.backend.encode("(7.25)", add_special_tokens=False).tokens == [*"(7.25)"]
 
 
-def test_lowercase_is_a_choice():
+def test_lowercase_is_an_option():
     for kind in ("wordpiece", "bpe"):
         folded = train_tokenizer(TEXTS, kind=kind, vocab_size=400)
         kept = train_tokenizer(TEXTS, kind=kind, vocab_size=400, lowercase=False)
@@ -135,7 +135,7 @@ def test_pad_rounds_up_and_masks_the_padding(tokenizer):
         (
             lambda t: t.encode(["a"], max_length=2),
             ValueError,
-            "room beside 2 special tokens, got 2",
+            "must exceed the 2 special tokens, got 2",
         ),
         (lambda t: t.pad([]), ValueError, "at least one sequence"),
         (
@@ -173,7 +173,7 @@ def test_save_then_load_restores_the_tokenizer(tokenizer, tmp_path):
     assert loaded.model_max_length is None
 
 
-def test_stored_truncation_and_padding_are_switched_off(tmp_path):
+def test_stored_truncation_and_padding_are_disabled(tmp_path):
     tokenizer = train_tokenizer(TEXTS, vocab_size=200)
     expected = tokenizer.encode(TEXTS[:1], max_length=None)
     tokenizer.backend.enable_padding(length=100)

@@ -56,7 +56,7 @@ def test_mlx_computes_right_whatever_is_imported_first(values_of, order):
 
 
 @linux
-def test_the_status_says_what_was_done(values_of):
+def test_the_status_reports_library_threads_and_speed(values_of):
     status, line = values_of("""
 import json, mlx_fastcpu
 from dataclasses import asdict
@@ -73,7 +73,7 @@ print(json.dumps([asdict(status), str(status)]))
 
 
 @linux
-def test_a_second_call_changes_only_what_it_names(values_of):
+def test_a_second_call_changes_only_what_its_arguments_name(values_of):
     first, second, third, fourth = values_of("""
 import json, mlx_fastcpu
 from dataclasses import asdict
@@ -122,7 +122,7 @@ print(json.dumps([[astuple(each) for each in found], [depth(mx.linalg.inv), dept
         (__file__, f"cannot load {__file__}: "),
     ],
 )
-def test_a_library_that_cannot_serve_leaves_mlx_as_it_was(values_of, library, reason):
+def test_an_unusable_library_changes_nothing(values_of, library, reason):
     refused, kept, errors = values_of(f"""
 import json, mlx.core as mx, mlx_fastcpu
 from dataclasses import asdict
@@ -149,7 +149,7 @@ print(json.dumps([refused, kept, errors()]))
         ("cblas_cgemm", "matrix product in mlx.core.complex64"),
     ],
 )
-def test_a_library_with_a_wrong_result_is_taken_out_again(values_of, replaced, computation):
+def test_a_library_with_a_wrong_result_is_removed_again(values_of, replaced, computation):
     message, restored, errors = values_of(f"""
 import json, mlx.core as mx
 from mlx_fastcpu import blas, slots
@@ -169,24 +169,24 @@ print(json.dumps([message, slots.read_slots(found) == before, errors()]))
 
 
 @linux
-def test_a_library_with_64_bit_integers_is_told_from_one_with_32(values_of):
+def test_a_library_with_64_bit_integers_is_distinguished_from_one_with_32(values_of):
     pytest.importorskip("scipy_openblas32")
     right, wrong = values_of("""
 import ctypes, json
-from mlx_fastcpu import blas, verify
+from mlx_fastcpu import blas
 path = blas.find_library(None)
 sgetrf = ctypes.CDLL(path).scipy_sgetrf_
 def ilp64(m, n, matrix, lda, pivots, info):  # what a 64-bit library would leave in `pivots`
     sgetrf(m, n, matrix, lda, pivots, info)
     narrow = ctypes.cast(pivots, ctypes.POINTER(ctypes.c_int32))
     narrow[0], narrow[1], narrow[2], narrow[3], narrow[4] = narrow[0], 0, narrow[1], 0, narrow[2]
-print(json.dumps([verify.has_32_bit_integers(each) for each in (sgetrf, ilp64)]))
+print(json.dumps([blas.has_32_bit_integers(each) for each in (sgetrf, ilp64)]))
 """)
     assert (right, wrong) == (True, False)
 
 
 @linux
-def test_a_libmlx_of_unknown_layout_is_left_alone(values_of, tmp_path):
+def test_a_libmlx_of_unknown_layout_is_not_changed(values_of, tmp_path):
     (tmp_path / "libmlx.so").write_bytes(b"\x7fELF\x02\x02" + bytes(200))
     unknown, several = values_of("""
 import json, mmap
@@ -206,7 +206,7 @@ print(json.dumps([unknown, str(mlx_fastcpu.activate().reason)]))
 
 
 @linux
-def test_without_mlx_nothing_is_done_and_the_reason_says_so(values_of):
+def test_without_mlx_nothing_is_done_and_the_reason_is_reported(values_of):
     reason = values_of("""
 import json, sys
 sys.modules["mlx.core"] = None
@@ -216,7 +216,7 @@ print(json.dumps(mlx_fastcpu.activate().reason))
     assert reason.startswith("mlx.core cannot be imported: ")
 
 
-def test_other_platforms_are_left_alone():
+def test_other_platforms_are_not_changed():
     assert refuse_platform("linux") is None
     assert refuse_platform("darwin") == "macOS: MLX already uses Metal and Accelerate"
     assert refuse_platform("win32") == "only Linux is supported, this is win32"

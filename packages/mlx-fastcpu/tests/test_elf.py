@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_fastcpu.elf import (
+from mlx_fastcpu.slots import (
     DYNAMIC_ENTRY,
     HEADER,
     PROGRAM_HEADER,
@@ -17,11 +17,11 @@ from mlx_fastcpu.elf import (
 )
 
 X86_64, AARCH64 = 62, 183
-ADDRESS = 0x10000  # where the file asks to be loaded
+ADDRESS = 0x10000  # the load address in the file
 
 
 def make_elf(machine=X86_64, kind=7, names=("cblas_sgemm", "puts"), defined=()):
-    """A library with one slot a name, at 0x5000, 0x5008...; laid out as the specification says."""
+    """A library with one slot per name, at 0x5000, 0x5008..., laid out by the specification."""
     program_headers = HEADER.size
     strings = program_headers + 2 * PROGRAM_HEADER.size
     string_table = b"\0" + b"".join(name.encode() + b"\0" for name in names)
@@ -66,7 +66,7 @@ def test_other_relocations_and_functions_of_its_own_are_no_import_slots():
     assert import_slots(own, lambda name: True) == {"puts": [0x5008]}
 
 
-def test_the_load_bias_is_the_way_from_the_files_addresses_to_memory():
+def test_the_load_bias_converts_addresses_of_the_file_to_memory():
     assert load_bias(make_elf(), 0x7F0000010000, 0x1000) == 0x7F0000000000
 
 
@@ -87,7 +87,7 @@ def test_an_unknown_layout_is_refused_with_its_reason(data, message):
 
 @settings(max_examples=300)
 @given(st.data())
-def test_a_damaged_file_is_read_or_refused_but_nothing_else_happens(data):
+def test_a_damaged_file_is_read_or_refused_without_other_errors(data):
     library = bytearray(make_elf())
     for _ in range(data.draw(st.integers(1, 4))):
         position = data.draw(st.integers(0, len(library) - 8))

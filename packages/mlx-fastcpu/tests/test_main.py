@@ -25,7 +25,7 @@ def test_run_gives_the_script_its_arguments_folder_and_exit_status(python, tmp_p
     assert active or sys.platform != "linux"
 
 
-def test_run_without_that_script_says_so(python):
+def test_run_without_the_script_reports_that(python):
     done = python("-m", "mlx_fastcpu", "run", "absent.py", check=False)
     assert done.returncode == 1
     assert done.stderr == "python -m mlx_fastcpu run: no such file: absent.py\n"
@@ -64,8 +64,8 @@ print(ours, mx.allclose(nn.gelu(x), wanted, atol=1e-6).item())
 """
 
 
-def test_run_puts_the_fast_layers_in_place_unless_told_otherwise(python, tmp_path):
+def test_run_uses_the_fast_layers_unless_mlx_layers_is_given(python, tmp_path):
     (tmp_path / "script.py").write_text(LAYERS)
-    for options, ours in (([], sys.platform == "linux"), (["--own-layers"], False)):
+    for options, ours in (([], sys.platform == "linux"), (["--mlx-layers"], False)):
         done = python("-m", "mlx_fastcpu", "run", *options, "script.py")
         assert done.stdout == f"{ours} True\n"

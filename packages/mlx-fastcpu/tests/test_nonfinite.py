@@ -1,4 +1,4 @@
-"""LAPACK never sees NaN or infinity, where it aborts, hangs or makes numbers of them."""
+"""LAPACK, which aborts, hangs or returns finite numbers on NaN and infinity, never gets them."""
 
 import sys
 
@@ -6,7 +6,7 @@ import pytest
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nothing is activated elsewhere")
 
-# For each function: what it reads of a matrix, and whether it takes complex ones.
+# For each function: the part of a matrix that it reads, and whether it supports complex ones.
 FUNCTIONS = {
     "eig": ("whole", True),
     "eigvals": ("whole", True),
@@ -28,7 +28,7 @@ START = """
 import json, mlx_fastcpu
 import mlx.core as mx, numpy as np
 mlx_fastcpu.activate()
-def kinds(found):  # of each result: what its numbers are
+def kinds(found):  # of the numbers in each result
     found = [found] if isinstance(found, mx.array) else found
     masks = [np.array(mx.isnan(each)) for each in found if mx.issubdtype(each.dtype, mx.inexact)]
     return sorted({"nan" if m.all() else "some" if m.any() else "none" for m in masks})
@@ -59,7 +59,7 @@ print(json.dumps(found))
     assert {name: kinds for name, kinds in found.items() if kinds != ["nan"]} == {}
 
 
-def test_the_other_matrices_of_a_batch_stay_what_they_were_bit_by_bit(values_of):
+def test_the_other_matrices_of_a_batch_do_not_change(values_of):
     found = values_of(
         START
         + f"""
@@ -130,7 +130,7 @@ print(json.dumps([
     assert found[2] == [[4], [1, 4, 1]]
 
 
-def test_what_lapack_does_not_support_is_refused_as_by_mlx(values_of):
+def test_dtypes_that_lapack_does_not_support_raise_as_in_mlx(values_of):
     found = values_of(
         START
         + """

@@ -17,7 +17,7 @@ def normal(*shape: int, scale: float = 1.0) -> mx.array:
 
 
 def gradients(function, arrays):
-    """Gradient of a sum with random weights, so that no two outputs count alike."""
+    """Gradient of a sum with random weights, so that outputs are distinguished."""
 
     def loss(*arrays):
         found = function(*arrays)
@@ -55,7 +55,7 @@ ACTIVATIONS = {
 
 
 @pytest.mark.parametrize("function", ACTIVATIONS, ids=lambda function: function.__name__)
-def test_activations_keep_the_error_they_state_against_float64(function):
+def test_activations_are_within_their_stated_errors_of_float64(function):
     value, slope, error = ACTIVATIONS[function]
     x = mx.array(X)
     np.testing.assert_allclose(function(x), value, rtol=0, atol=error)
@@ -229,7 +229,7 @@ def test_rope(options, size):
 
 
 @pytest.mark.parametrize("shape", [(2**25,), (30522, 64), (0,), (1,), (127,), (129,), ()])
-def test_sums_stay_right_for_large_arrays(shape):
+def test_sums_stay_accurate_for_large_arrays(shape):
     x = mx.full(shape, 0.1)
     exact = float(np.float32(0.1)) * math.prod(shape)
     assert float(ops.safe_sum(x)) == pytest.approx(exact, rel=1e-5)

@@ -1,4 +1,4 @@
-"""Models compute with the fast formulations where they are asked to, and nowhere else."""
+"""Models compute with the fast formulations where that is enabled, and nowhere else."""
 
 import threading
 from functools import partial
@@ -15,7 +15,7 @@ mx.set_default_device(mx.cpu)
 
 
 class Block(nn.Module):
-    """A little of everything: every layer that has a fast formulation."""
+    """A model with every layer that has a fast formulation."""
 
     def __init__(self, size: int = 32, vocabulary: int = 48):
         super().__init__()
@@ -93,7 +93,7 @@ def test_patching_keeps_the_class_the_parameters_and_the_other_models(model, bat
     np.testing.assert_array_equal(other(ids, targets), before)
 
 
-def test_unpatching_gives_back_mlx_own_numbers(model, batch):
+def test_unpatching_restores_mlx_own_numbers(model, batch):
     before = np.array(model(*batch))
     fast = np.array(patch_nn(model)(*batch))
     np.testing.assert_array_equal(unpatch_nn(model)(*batch), before)
@@ -101,24 +101,24 @@ def test_unpatching_gives_back_mlx_own_numbers(model, batch):
     np.testing.assert_allclose(fast, before, rtol=1e-6)
 
 
-def test_the_block_ends_with_an_exception_and_concerns_its_own_thread():
+def test_the_block_ends_with_an_exception_and_affects_its_own_thread_only():
     found = []
 
     def fail():
         with fast_ops():
-            thread = threading.Thread(target=lambda: found.append(patching._wanted()))
+            thread = threading.Thread(target=lambda: found.append(patching._is_enabled()))
             thread.start()
             thread.join()
-            found.append(patching._wanted())
+            found.append(patching._is_enabled())
             raise KeyError
 
     with pytest.raises(KeyError):
         fail()
     assert found == [False, True]
-    assert not patching._wanted()
+    assert not patching._is_enabled()
 
 
-def test_what_no_formulation_covers_stays_mlx_own():
+def test_cases_that_ops_do_not_cover_use_mlx_own():
     x, q = mx.random.normal((4, 8)), mx.random.normal((1, 2, 5, 8))
     sinks = mx.random.normal((2,))
     cases = [
@@ -182,7 +182,7 @@ def test_a_quantized_model_trains_its_inputs_alike_compiled_and_not():
     np.testing.assert_allclose(step(x), plain, atol=1e-3)
 
 
-def test_everywhere_is_for_programs(values_of):
+def test_patch_everywhere_affects_the_whole_process(values_of):
     code = """
     import json, mlx.core as mx, mlx.nn as nn, numpy as np
     from mlx_fastcpu.patching import patch_everywhere, unpatch_nn

@@ -1,4 +1,4 @@
-"""Speed is not asserted: the machine may be busy. What decides on it is set so that it passes."""
+"""Speed is not asserted, as the machine may be busy; the required speed-up is set to 0."""
 
 import ctypes
 import shutil
@@ -38,7 +38,7 @@ def address_of(function):
 
 
 class Products:
-    """The compiled product, called without MLX, and the float32 one it falls back to."""
+    """The compiled product, called without MLX, and its float32 fallback."""
 
     def __init__(self):
         self.library = blas.load_library(blas.find_library(None))
@@ -86,7 +86,7 @@ def call(product, a, b, c, *, ta=False, tb=False, alpha=1.0, beta=0.0, order=ROW
         *(m, n, k, alpha, pointers[0], steps[0], pointers[1], steps[1]),
         *(beta, pointers[2], steps[2]),
     )
-    assert np.isnan(wide[2][:, n:]).all()  # what lies between the rows of C is untouched
+    assert np.isnan(wide[2][:, n:]).all()  # the gaps between the rows of C do not change
     return wide[2][:, :n]
 
 
@@ -163,7 +163,7 @@ def test_nan_and_infinity_come_out_where_they_do_in_float32(products, ta, tb):
         ((128, 128, 128), {"order": COLUMN_MAJOR, "beta": 1.0}),
     ],
 )
-def test_what_is_not_reduced_is_the_float32_product_bit_by_bit(products, shape, options):
+def test_products_that_are_not_reduced_equal_float32_bit_for_bit(products, shape, options):
     a, b, c = matrices(*shape)
     got = call(products.reduced, a, b, c, **options)
     assert products.fallen_back == 1
@@ -186,7 +186,7 @@ def test_mkl_multiplies_the_same_rounded_inputs(products, ta, tb):
     assert products.fallen_back == 0
 
 
-# In a process of its own: a fast decision, made for the reduced product.
+# Runs in a process of its own, with one small measurement and no required speed-up.
 START = """
 import json, mlx.core as mx, mlx.nn as nn, numpy as np
 import mlx_fastcpu
@@ -223,7 +223,7 @@ print(json.dumps([str(status), str(again), error, same(enabled, before), after])
 
 
 @able
-def test_the_context_manager_leaves_what_it_found(values_of):
+def test_the_context_manager_restores_the_earlier_state(values_of):
     assert values_of(f"""{START}
 steps = []
 with reduced.matmul() as status:
@@ -243,7 +243,7 @@ print(json.dumps(steps))
 
 
 @able
-def test_another_library_ends_the_reduction_and_is_left_alone_by_disable(values_of):
+def test_another_library_ends_the_reduction_and_disable_keeps_it(values_of):
     assert values_of(f"""{START}
 reduced.enable()
 mlx_fastcpu.activate(mlx_fastcpu.activate().library)
@@ -279,7 +279,7 @@ print(json.dumps([[loss, reduced_loss], errors]))
 
 
 @able
-def test_a_gain_too_small_is_declined_with_its_numbers(values_of):
+def test_a_small_speedup_is_declined_with_its_measurements(values_of):
     status, unchanged = values_of(f"""{START}
 reduced.LEAST_SPEEDUP = 1000
 status = reduced.enable()
@@ -303,12 +303,12 @@ print(json.dumps([str(status), all(same(products(), before))]))
         (
             "folder = pathlib.Path('mlx-fastcpu').absolute(); folder.mkdir(); folder.chmod(0o777);"
             "os.environ['XDG_CACHE_HOME'] = str(folder.parent)",
-            "mlx-fastcpu is not only ours to write to",
+            "mlx-fastcpu is not private to this user",
         ),
     ],
     ids=["no-compiler", "compiler-fails", "no-folder", "folder-of-all"],
 )
-def test_a_machine_that_cannot_compile_is_left_as_it_is(values_of, prepare, reason):
+def test_a_machine_that_cannot_compile_is_not_changed(values_of, prepare, reason):
     status, unchanged = values_of(f"""{START}
 import os, pathlib
 {prepare}

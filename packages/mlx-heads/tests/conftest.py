@@ -22,5 +22,5 @@ def reference_scores():
 
 @pytest.fixture(scope="session")
 def reference_calibration():
-    """A calibration curve of scikit-learn over 10 bins, empty ones left out."""
+    """A calibration curve of scikit-learn over 10 bins, without empty ones."""
     return json.loads((FIXTURES / "calibration.json").read_text())

@@ -18,7 +18,7 @@ def test_the_curve_equals_scikit_learn_with_empty_bins_as_nan(reference_calibrat
 
 def test_the_error_is_the_mean_gap_over_bins_by_rows():
     said, right = [0.9, 0.9, 0.9, 0.9, 0.6], [1, 1, 1, 0, 1]
-    # Four rows said 0.9 and are right 3 times of 4; one said 0.6 and is right.
+    # Four rows have 0.9 and 3 of them are correct; one has 0.6 and is correct.
     assert expected_calibration_error(said, right) == pytest.approx(0.8 * 0.15 + 0.2 * 0.4)
     assert expected_calibration_error([1.0, 1.0], [True, True]) == 0.0
 

@@ -52,7 +52,7 @@ def test_probabilities_are_rows_that_sum_to_one(classes, size, seed):
     assert rows.min() >= 0
     np.testing.assert_allclose(rows.sum(1), 1.0, atol=1e-6)  # float32 rounding of up to 5 terms
     chosen = np.array(logits) > 0 if classes == 2 else np.array(logits).argmax(1)
-    # Logits apart by less than float32 resolves give equal probabilities, hence no argmax.
+    # Logits closer than float32's resolution give equal probabilities, hence no unique argmax.
     assert np.array_equal(rows[np.arange(7), chosen.astype(int)], rows.max(1))
 
 
@@ -89,7 +89,7 @@ def test_trainable_parameters_are_the_layers_and_nothing_else():
     }
 
 
-def test_the_first_loss_is_close_to_that_of_a_constant_guess():
+def test_the_first_loss_is_close_to_that_of_a_constant_prediction():
     hidden, mask, features = some_inputs(rows=200, num_features=3)
     head = ClassificationHead(8, 5, num_features=3).eval()
     loss = cross_entropy(head(hidden, mask, features), mx.arange(200) % 5).mean()
@@ -151,7 +151,7 @@ def test_a_batch_of_padding_gives_finite_outputs_and_gradients():
     assert all(bool(mx.isfinite(each).all()) for _, each in tree_flatten(gradients))
 
 
-def test_dropout_works_in_training_only():
+def test_dropout_applies_in_training_only():
     hidden, mask, _ = some_inputs()
     head = ClassificationHead(8, 2, dropout=0.5)
     assert not mx.array_equal(head(hidden, mask), head(hidden, mask))
@@ -210,10 +210,10 @@ def test_numeric_branch_works_alone():
     assert NumericBranch(3, 5, dropout=0.0, seed=1)(features).shape == (6, 5)
 
 
-def test_features_are_asked_for_and_checked():
+def test_features_are_required_and_checked():
     hidden, mask, features = some_inputs()
     head = ClassificationHead(8, 2, num_features=3)
-    message = r"^this head was made with num_features=3: pass features of shape \(B, 3\)$"
+    message = r"^this head has num_features=3: pass features of shape \(B, 3\)$"
     with pytest.raises(ValueError, match=message):
         head(hidden, mask)
     message = r"^features must have shape \(B, num_features\) = \(6, 3\), got \(6, 2\)$"
@@ -226,7 +226,7 @@ def test_features_are_asked_for_and_checked():
 
 def test_hidden_states_of_another_width_are_refused():
     hidden, mask, _ = some_inputs()
-    message = r"^this head was made for hidden_size=16, got hidden states of shape \(6, 5, 8\)$"
+    message = r"^this head has hidden_size=16, got hidden states of shape \(6, 5, 8\)$"
     with pytest.raises(ValueError, match=message):
         RegressionHead(16)(hidden, mask)
 

@@ -42,7 +42,7 @@ def random_rows(metric, random, rows):
 @pytest.mark.parametrize("name", METRICS)
 @settings(max_examples=25, deadline=None)
 @given(st.integers(2, 12), st.integers(0, 2**16))
-def test_whole_weights_count_as_repeated_rows_in_any_order(name, rows, seed):
+def test_integer_weights_equal_repeated_rows_in_any_order(name, rows, seed):
     random = np.random.default_rng(seed)
     metric = get_metric(name)
     truth, predicted = random_rows(metric, random, rows)
@@ -110,7 +110,7 @@ def test_undefined_scores_are_nan():
     assert math.isnan(get_metric("quadratic_kappa")([3, 3, 0], [3, 3, 1], [0.1, 0.7, 0.0]))
 
 
-def test_a_truth_that_weights_make_constant_counts_as_constant():
+def test_a_truth_that_is_constant_where_weights_are_positive_is_constant():
     r2 = get_metric("r2")
     assert r2([0.1, 0.1, 9.0], [0.1, 0.1, 0.0], [0.3, 0.7, 0.0]) == 1.0
     assert r2([0.1, 0.1, 9.0], [0.1, 0.2, 0.0], [0.3, 0.7, 0.0]) == 0.0
@@ -156,13 +156,13 @@ def test_an_unknown_metric_names_the_nearest():
         (
             "accuracy",
             ([0], [[0.5, 0.5]]),
-            r"y_pred must hold one label a row, got shape \(1, 2\); "
+            r"y_pred must have one label per row, got shape \(1, 2\); "
             r"take the argmax of probabilities first",
         ),
         (
             "f1",
             ([0, 1], [1, 2]),
-            r"this metric is of class 1 against class 0, got labels \[2\]; "
+            r"this metric needs classes 0 and 1, got labels \[2\]; "
             r"encode them as 0 and 1, or use f1_macro",
         ),
         (
@@ -187,7 +187,7 @@ def test_an_unknown_metric_names_the_nearest():
         ("rmse", ([1], [1], [1, 1]), r"sample_weight must have shape \(1,\), got \(2,\)"),
     ],
 )
-def test_inputs_a_metric_cannot_take_are_refused(name, arguments, message):
+def test_invalid_inputs_of_a_metric_are_refused(name, arguments, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         get_metric(name)(*arguments)
 

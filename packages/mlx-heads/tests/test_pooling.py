@@ -21,7 +21,7 @@ def expected(hidden: np.ndarray, mask: np.ndarray, pooling: str) -> np.ndarray:
 @pytest.mark.parametrize("pooling", POOLINGS)
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 4), st.integers(1, 6), st.integers(0, 2**16))
-def test_pooling_sees_exactly_the_tokens_of_the_mask(pooling, rows, length, seed):
+def test_pooling_uses_exactly_the_tokens_of_the_mask(pooling, rows, length, seed):
     random = np.random.default_rng(seed)
     hidden = random.normal(size=(rows, length, 3)).astype(np.float32)
     mask = random.integers(0, 2, (rows, length)).astype(bool)
@@ -79,7 +79,7 @@ def test_an_unknown_pooling_names_the_nearest():
         pool(mx.ones((1, 2, 3)), mx.ones((1, 2), mx.bool_), "meen")
 
 
-def test_a_number_mask_is_refused_with_the_way_out():
+def test_an_integer_mask_is_refused_with_a_hint():
     message = (
         r"^attention_mask must be boolean, true for tokens; got mlx\.core\.int32\. "
         r"Convert a 0/1 mask with mask\.astype\(mx\.bool_\)$"
@@ -88,7 +88,7 @@ def test_a_number_mask_is_refused_with_the_way_out():
         pool(mx.ones((1, 2, 3)), mx.ones((1, 2), mx.int32))
 
 
-def test_shapes_that_do_not_match_are_refused_with_both():
+def test_shapes_that_do_not_match_are_refused():
     with pytest.raises(ValueError, match=r"^hidden must have shape \(B, L, D\), got \(2, 3\)$"):
         pool(mx.ones((2, 3)), mx.ones((2, 3), mx.bool_))
     message = r"^attention_mask must have shape \(B, L\) = \(1, 2\) like hidden, got \(2, 1\)$"

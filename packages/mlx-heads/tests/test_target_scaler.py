@@ -44,7 +44,7 @@ def test_log1p_standardizes_the_logarithm():
     st.lists(st.floats(-0.999, 1e300), min_size=1, max_size=10),
     st.lists(st.floats(allow_nan=False), min_size=1, max_size=10),
 )
-def test_wild_outputs_stay_near_the_training_range(y, z):
+def test_outliers_are_clipped_near_the_training_range(y, z):
     values = TargetScaler.fit(y, "log1p").inverse(z)
     assert np.isfinite(values).all()
     lowest = min(y) / 10 if min(y) >= 0 else -1
@@ -52,7 +52,7 @@ def test_wild_outputs_stay_near_the_training_range(y, z):
     assert values.max() <= max(10 * max(y), 0)
 
 
-def test_clipping_leaves_predictions_within_ten_times_the_range_alone():
+def test_predictions_within_ten_times_the_range_are_not_clipped():
     scaler = TargetScaler.fit([100.0, 1000.0], "log1p")
     logs = np.log1p([10.1, 50.0, 9999.0])
     z = (logs - scaler.mean) / scaler.scale
@@ -72,7 +72,7 @@ def test_none_is_the_identity_in_float32():
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
-def test_a_scaler_survives_json_exactly(transform):
+def test_a_scaler_round_trips_through_json_exactly(transform):
     scaler = TargetScaler.fit(np.random.default_rng(0).uniform(size=9), transform)
     assert TargetScaler.from_dict(json.loads(json.dumps(scaler.to_dict()))) == scaler
 
@@ -98,7 +98,7 @@ def test_nan_is_refused_with_its_row():
         scaler.inverse([float("nan"), 0.0, float("nan")])
 
 
-def test_what_cannot_be_fitted_is_refused():
+def test_invalid_targets_are_refused():
     with pytest.raises(
         ValueError, match=r"^y must have shape \(N,\) with N at least 1, got \(0,\)$"
     ):

@@ -36,12 +36,12 @@ def test_the_threshold_is_halfway_between_the_neighbours():
     assert best_threshold([0, 0, 1, 1], [0.1, 0.2, 0.3, 0.4], "f1") == pytest.approx(0.25)
 
 
-def test_of_equally_good_cuts_the_one_nearest_to_a_half_is_taken():
-    # Accuracy 3/4 both at 0.15 (one false alarm) and at 0.55 (one miss).
+def test_of_equally_good_thresholds_the_one_nearest_to_a_half_is_chosen():
+    # Accuracy 3/4 both at 0.15 (one false positive) and at 0.55 (one false negative).
     assert best_threshold([0, 1, 0, 1], [0.1, 0.2, 0.5, 0.6], "accuracy") == pytest.approx(0.55)
 
 
-def test_never_saying_one_is_possible():
+def test_never_predicting_one_is_possible():
     threshold = best_threshold([0, 0, 0], [0.7, 0.9, 1.0], "accuracy")
     assert threshold > 1
     assert not (np.array([0.7, 0.9, 1.0]) >= threshold).any()
@@ -60,7 +60,7 @@ def test_two_columns_are_accepted():
     assert best_threshold([0, 0, 1, 1], np.stack([1 - score, score], 1)) == pytest.approx(0.25)
 
 
-def test_what_is_not_binary_is_refused():
+def test_inputs_that_are_not_binary_are_refused():
     with pytest.raises(ValueError, match=r"^best_threshold is for two classes, .* \(1, 3\)$"):
         best_threshold([0], [[0.2, 0.3, 0.5]])
     with pytest.raises(ValueError, match=r"^probability must be in \[0, 1\], got -2 to 3$"):

@@ -6,13 +6,13 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_muon import AdamWRule, Muon, nanochat
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
-# Exact equality and tolerances near float32's rounding are claimed: a GPU may multiply in TF32.
+# Tests need exact equality, or tolerances near float32's rounding; a GPU may multiply in TF32.
 mx.set_default_device(mx.cpu)
 
 
@@ -67,7 +67,7 @@ def make_step(gaussian):
     """Return a function that makes (model, step, list of traces) of a training step."""
 
     def build(optimizer, compiled, frozen=()):
-        # As little as has all kinds of updates: on the CPU each kernel takes 0.5 s to compile.
+        # The smallest model with all kinds of updates: each CPU kernel takes 0.5 s to compile.
         linear = [nn.Linear(6, 6, bias=False) for _ in range(2)]
         model = nn.Sequential(nn.Embedding(5, 6), *linear)
         for index, (path, array) in enumerate(tree_flatten(model.parameters())):
@@ -108,6 +108,18 @@ def scheduled():
         return nanochat(6, 100, groups=[], adamw=adamw)
 
     return make
+
+
+@pytest.fixture
+def save_and_load(tmp_path):
+    """Return a function that writes a tree of arrays to a file and reads it again."""
+
+    def reload(tree: object) -> object:
+        path = str(tmp_path / "arrays.safetensors")
+        mx.save_safetensors(path, dict(tree_flatten(tree)))
+        return tree_unflatten(list(mx.load(path).items()))
+
+    return reload
 
 
 @pytest.fixture

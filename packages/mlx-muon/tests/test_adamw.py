@@ -109,25 +109,25 @@ def test_each_group_has_betas_eps_rate_and_decay_of_its_own(gaussian, gradients_
 
 @pytest.mark.parametrize("large", [1e19, 3e19, -3e38])
 @pytest.mark.parametrize("state_dtype", [mx.float32, mx.bfloat16])
-def test_one_gradient_whose_square_is_no_float32_is_forgotten(large, state_dtype):
+def test_a_gradient_whose_square_overflows_is_forgotten(large, state_dtype):
     rule = AdamWRule(0.1, eps=0.0)
     optimizer = Muon(groups=[Group("*", rule)], state_dtype=state_dtype)
     parameters = {"bias": mx.zeros(2)}
     parameters = optimizer.apply_gradients({"bias": mx.array([large, 1.0])}, parameters)
-    # The first update is the rate, whatever the size; and the other entry is not touched.
+    # The first update has the size of the rate; the other entry does not change.
     np.testing.assert_allclose(parameters["bias"], [-0.1 * np.sign(large), -0.1], rtol=1e-2)
     for _ in range(1900):
         parameters = optimizer.apply_gradients({"bias": mx.ones(2)}, parameters)
         mx.eval(parameters, optimizer.state)
     before = parameters["bias"]
     after = optimizer.apply_gradients({"bias": mx.ones(2)}, parameters)["bias"]
-    # A running mean in bfloat16 stops 5 % below what it goes to.
+    # A running mean in bfloat16 stops 5 % below its limit.
     rounding = 1e-2 if state_dtype == mx.float32 else 6e-2
     np.testing.assert_allclose(before - after, 0.1, rtol=rounding)
 
 
 @pytest.mark.parametrize("bad", [float("inf"), float("-inf"), float("nan")])
-def test_what_is_no_number_reaches_the_weights(bad):
+def test_nan_and_infinity_reach_the_weights(bad):
     after = alone(AdamWRule(0.1)).apply_gradients({"w": mx.array([bad, 1.0])}, {"w": mx.zeros(2)})
     assert not mx.isfinite(after["w"])[0]
     assert mx.isfinite(after["w"])[1]
@@ -153,6 +153,6 @@ def test_what_is_no_number_reaches_the_weights(bad):
         ),
     ],
 )
-def test_what_cannot_work_is_refused(arguments, message, exactly):
+def test_invalid_arguments_are_refused(arguments, message, exactly):
     with pytest.raises(ValueError, match=exactly(message)):
         AdamWRule(**arguments)

@@ -1,4 +1,4 @@
-"""Weight decay is decoupled from the gradient: what mlx.optimizers.Muon gets wrong.
+"""Weight decay is decoupled from the gradient, unlike in mlx.optimizers.Muon.
 
 It adds the decay to the gradient and orthogonalizes both: with a gradient of zero, a decay of 0.01
 and a rate of 0.02, a weight of 3 times the identity moves by 0.0204 instead of 0.0006.

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_muon.sharing import owners
+from mlx_muon.distributed import assign_owners
 
 SCRIPT = Path(__file__).with_name("distributed_run.py")
 NO_RING = 77  # the script's exit code
 
 
 def test_two_processes_equal_one_bit_for_bit(tmp_path, start, free_ports):
-    # What `mlx.launch -n 2 --backend ring` does, with ports that are free.
+    # As `mlx.launch -n 2 --backend ring`, with free ports.
     hosts = tmp_path / "hosts.json"
     hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in free_ports(2)]))
     ranks = [{"MLX_HOSTFILE": str(hosts), "MLX_RANK": rank} for rank in ("0", "1")]
@@ -45,12 +45,12 @@ def test_two_processes_equal_one_bit_for_bit(tmp_path, start, free_ports):
     processes=st.integers(1, 5),
 )
 def test_every_matrix_has_one_owner_and_all_have_about_equal_work(shapes, processes):
-    found = owners(shapes, processes)
+    found = assign_owners(shapes, processes)
     assert [len(each) for each in found] == [count for count, _, _ in shapes]
     loads, largest = [0] * processes, 0
     for (_, rows, columns), each in zip(shapes, found, strict=True):
         for owner in each:
             loads[owner] += rows * columns * min(rows, columns)
             largest = max(largest, rows * columns * min(rows, columns))
-    # Nobody had least when given a matrix that makes the difference larger than the matrix.
+    # A matrix goes to the rank with the least work, so loads differ by at most one matrix.
     assert max(loads) - min(loads) <= largest

@@ -25,21 +25,21 @@ class Model(nn.Module):
         self.lm_head = nn.Linear(8, 50, bias=False)
 
 
-def test_the_table_says_who_is_optimized_how():
+def test_the_table_shows_the_rule_of_each_parameter():
     expected = """\
-embedding: AdamW, rate 0.0003, betas 0.9, 0.95, decay 0.1; 400 numbers
+embedding: AdamW, rate 0.0003, betas 0.9, 0.95, decay 0.1; 400 parameters
      1 x embed_tokens.weight 50x8: an Embedding
 matrix: Muon, rate 0.02 x sqrt(max(1, rows / columns)), momentum 0.95 (Nesterov), decay 0.1, \
-newton_schulz; 992 numbers
+newton_schulz; 992 parameters
      1 x patches.weight 8x2x2x3 as 1 of 8x12: a matrix inside the model
      2 x blocks.*.qkv.weight 24x8: a matrix inside the model \
-(fused? then give it split=(8, 8, 8))
+(fused? then set split=(8, 8, 8))
      2 x blocks.*.up.weight 32x8: a matrix inside the model
-norm or bias: AdamW, rate 0.0003, betas 0.9, 0.95, no decay; 81 numbers
+norm or bias: AdamW, rate 0.0003, betas 0.9, 0.95, no decay; 81 parameters
      2 x blocks.*.attn_norm.weight 8: fewer than two axes
      2 x blocks.*.up.bias 32: fewer than two axes
      1 x scale scalar: fewer than two axes
-head: AdamW, rate 0.0003, betas 0.9, 0.95, decay 0.1; 400 numbers
+head: AdamW, rate 0.0003, betas 0.9, 0.95, decay 0.1; 400 parameters
      1 x lm_head.weight 50x8: 50 is the vocabulary of embed_tokens"""
     assert keller(weight_decay=0.1).explain(Model()) == expected
 
@@ -68,7 +68,7 @@ def test_the_table_shows_groups_switches_and_schedules():
         ],
     )
     expected = """\
-*: AdamW, rate scheduled (now 0.2), betas scheduled, 0.999, decay 0; 881 numbers
+*: AdamW, rate scheduled (now 0.2), betas scheduled, 0.999, decay 0; 881 parameters
      1 x embed_tokens.weight 50x8: matches *
      2 x blocks.*.attn_norm.weight 8: matches *
      2 x blocks.*.up.bias 32: matches *
@@ -76,12 +76,12 @@ def test_the_table_shows_groups_switches_and_schedules():
      1 x lm_head.weight 50x8: matches *
 patches.*: Muon, rate scheduled (now 0.1) x sqrt(rows / columns), momentum scheduled (Nesterov), \
 cautious decay scheduled, polar_express, sign, equalize rows, renormalize, \
-variance of short, beta2 0.9; 96 numbers
+variance short, beta2 0.9; 96 parameters
      1 x patches.weight 8x2x2x3 as 1 of 8x12: matches patches.*
-fused: Muon, rate scheduled (now 0.1), momentum 0.95, decay 0, polar_express; 384 numbers
+fused: Muon, rate scheduled (now 0.1), momentum 0.95, decay 0, polar_express; 384 parameters
      2 x blocks.*.qkv.weight 24x8 as 3 of 8x8: matches *.qkv.weight
 *.up.weight: Muon, rate 0.5 x 0.2 / rms, momentum 0.95 (Nesterov), decay 0, \
-own coefficients; 512 numbers
+custom coefficients; 512 parameters
      2 x blocks.*.up.weight 32x8 as 4 of 8x8: matches *.up.weight"""
     assert optimizer.explain(Model()) == expected
 
@@ -93,7 +93,7 @@ def test_unequal_parts_are_listed_and_frozen_parameters_left_out():
     optimizer = Muon(groups=[Group("*.qkv.*", MuonRule(split=(16, 4, 4)), "attention")])
     assert optimizer.explain(model) == (
         "attention: Muon, rate 0.001 x 0.2 sqrt(max(rows, columns)), momentum 0.95 (Nesterov), "
-        "decay 0, polar_express; 192 numbers\n"
+        "decay 0, polar_express; 192 parameters\n"
         "     1 x blocks.0.qkv.weight 24x8 as 1 of 16x8 + 1 of 4x8 + 1 of 4x8: matches *.qkv.*"
     )
 
@@ -106,17 +106,17 @@ def test_explaining_makes_no_state():
 
 @pytest.mark.parametrize("parameters", [{"w": mx.zeros(1)}, nn.Linear(1, 1, bias=False)])
 def test_one_number_is_singular(parameters):
-    assert "; 1 number\n" in keller().explain(parameters)
+    assert "; 1 parameter\n" in keller().explain(parameters)
 
 
 def test_a_group_that_matches_nothing_is_pointed_out():
     lines = Muon(groups=[Group("*.ruoter.weight", AdamWRule())]).explain(Model()).splitlines()
     assert lines[-1] == (
-        "*.ruoter.weight: matches no trained parameter, or only those of groups before it"
+        "*.ruoter.weight: matches no trainable parameter, or only those of earlier groups"
     )
 
 
-def test_the_rates_shown_are_those_in_force():
+def test_the_rates_shown_are_current():
     groups = [
         Group("*.qkv.*", MuonRule(relative_rate=0.5), "attention"),
         Group(lambda path, array: path == "scale", AdamWRule(0.3), "scale"),

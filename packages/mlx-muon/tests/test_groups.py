@@ -41,7 +41,7 @@ def group_of(optimizer, path, *shape):
         ("temperature", (), "norm or bias"),
     ],
 )
-def test_name_and_shape_say_what_a_parameter_is(path, shape, kind):
+def test_name_and_shape_determine_the_kind(path, shape, kind):
     optimizer = Muon()
     assignment = optimizer.assignment(path, mx.zeros(shape))
     assert assignment.group == kind
@@ -49,7 +49,7 @@ def test_name_and_shape_say_what_a_parameter_is(path, shape, kind):
 
 
 class Model(nn.Module):
-    """An embedding whose name does not say so, a matrix, and an output layer."""
+    """An embedding with an unusual name, a matrix, and an output layer."""
 
     def __init__(self):
         super().__init__()
@@ -78,7 +78,7 @@ def test_embeddings_are_recognized_by_their_class(first):
 
 
 @pytest.mark.parametrize("compile", [True, False])
-def test_the_first_update_corrects_what_init_could_not_know(compile):
+def test_the_first_update_corrects_rules_that_init_chose_without_the_model(compile):
     model, optimizer = Model(), Muon(0.1)
     model.conv = nn.Sequential(nn.Conv1d(3, 6, 4, bias=False))
     expected, other = Model(), Muon(0.1)
@@ -164,7 +164,7 @@ def test_an_optimizer_can_be_copied():
         ("empty.weight", (0, 5), "norm or bias"),
     ],
 )
-def test_what_names_say_and_do_not_say(path, shape, kind):
+def test_names_determine_the_kind(path, shape, kind):
     assert Muon().assignment(path, mx.zeros(shape)).group == kind
 
 
@@ -188,7 +188,7 @@ def test_the_first_group_that_matches_decides():
     assert group_of(optimizer, "layers.0.mlp.weight", 4, 8) == "MuonRule"
     assert group_of(optimizer, "layers.0.mlp.weight", 8, 4) == "layers.*"
     assert group_of(optimizer, "other.weight", 8, 4) == "matrix"
-    # Patterns are for the whole path, and for upper and lower case as they are.
+    # Patterns match the whole path and are case-sensitive.
     assert group_of(optimizer, "Layers.0.weight", 8, 8) == "matrix"
     assert group_of(optimizer, "my.layers.0.weight", 8, 8) == "matrix"
 
@@ -290,7 +290,7 @@ def test_nesterov_is_the_look_ahead_of_the_momentum(nesterov, gaussian):
         (lambda: MuonRule(heads=0), "MuonRule: heads must be at least 1, got 0"),
     ],
 )
-def test_what_cannot_work_is_refused(make, message, exactly):
+def test_invalid_arguments_are_refused(make, message, exactly):
     with pytest.raises(ValueError, match=exactly(message)):
         make()
 

@@ -1,9 +1,9 @@
-"""What a loaded state decides: rates, and who gets Muon where only names could tell."""
+"""A loaded state determines the rates, and kinds of parameters that names alone do not."""
 
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
-from mlx.utils import tree_flatten, tree_unflatten
+from mlx.utils import tree_flatten
 
 from mlx_muon import AdamWRule, Group, Muon, MuonRule, keller
 
@@ -12,16 +12,8 @@ def flat(tree):
     return dict(tree_flatten(tree))
 
 
-def reloaded(state, folder):
-    path = str(folder / "state.safetensors")
-    mx.save_safetensors(path, flat(state))
-    return tree_unflatten(list(mx.load(path).items()))
-
-
 @pytest.mark.parametrize("schedule", [None, lambda step: mx.array(0.5)])
-def test_rates_of_a_state_come_before_those_of_the_optimizer_it_is_loaded_into(
-    schedule, gaussian, train, tmp_path
-):
+def test_loaded_rates_replace_those_of_the_optimizer(schedule, gaussian, train, save_and_load):
     def make(rate, adamw_rate):
         return keller(rate, adamw=AdamWRule(adamw_rate, eps=1e-10), schedule=schedule)
 
@@ -29,7 +21,7 @@ def test_rates_of_a_state_come_before_those_of_the_optimizer_it_is_loaded_into(
     expected = train(make(0.02, 3e-4), start, 0, 4)
     saved, other = make(0.02, 3e-4), make(0.002, 7e-4)
     half = train(saved, start, 0, 2)
-    other.state = reloaded(saved.state, tmp_path)
+    other.state = save_and_load(saved.state)
     assert "rate 0.02 " in other.explain(start)
     assert "AdamW, rate 0.0003" in other.explain(start)
     found = train(other, half, 2, 4)
@@ -41,7 +33,7 @@ def test_rates_of_a_state_come_before_those_of_the_optimizer_it_is_loaded_into(
     assert float(other.rate_of(other.adamw)) == pytest.approx(3e-4 * factor)
 
 
-def test_rates_that_a_state_lacks_are_those_of_the_rules():
+def test_rates_missing_in_a_state_come_from_the_rules():
     optimizer = keller()
     optimizer.state = {name: optimizer.state[name] for name in ("step", "learning_rate")}
     optimizer.init({"w": mx.ones((2, 2))})
@@ -52,16 +44,15 @@ def test_a_rate_that_no_rule_has_is_refused(exactly):
     optimizer = Muon()
     optimizer.state = keller().state
     message = (
-        "the optimizer's state does not fit: it has a rate of its own for 'adamw' (0.0003), and no "
-        "rule here has that; make the optimizer with the same groups, or leave the rate out of the "
-        "state"
+        "the optimizer's state does not fit: it has a learning rate for 'adamw' (0.0003), which no "
+        "rule here has; make the optimizer with the same groups, or remove the rate from the state"
     )
     with pytest.raises(ValueError, match=exactly(message)):
         optimizer.init({"w": mx.ones((2, 2))})
 
 
-def test_a_loaded_state_says_what_names_do_not(gaussian, tmp_path):
-    """Of the tree of parameters alone, the last layer and the table would get Muon."""
+def test_loaded_state_determines_kinds_that_names_do_not(gaussian, save_and_load):
+    """From the tree of parameters alone, the last layer and the table would get Muon."""
 
     class Classifier(nn.Module):
         def __init__(self):
@@ -75,7 +66,7 @@ def test_a_loaded_state_says_what_names_do_not(gaussian, tmp_path):
 
     models = [Classifier(), Classifier()]
     models[1].update(models[0].parameters())
-    # What names say is overruled in both directions.
+    # The state overrules names in both directions.
     group = Group("head.weight", MuonRule())
     optimizers = [Muon(0.1, groups=[group]), Muon(0.1, groups=[group])]
     for index in range(2):
@@ -83,7 +74,7 @@ def test_a_loaded_state_says_what_names_do_not(gaussian, tmp_path):
             loss_fn = nn.value_and_grad(model, lambda model: mx.square(model(mx.arange(5))).sum())
             if index == 1 and optimizer is optimizers[1]:
                 loaded = Muon(0.1)
-                loaded.state = reloaded(optimizer.state, tmp_path)
+                loaded.state = save_and_load(optimizer.state)
                 loaded.init(model.trainable_parameters())
                 optimizer = loaded
             optimizer.update(model, loss_fn(model)[1])

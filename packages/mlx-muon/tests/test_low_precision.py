@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mlx_muon import AdamWRule, Group, Muon, MuonRule, adamuon, keller, moonlight, nanochat, normuon
-from mlx_muon.mantissa import join_float32, split_float32, whole_float32
+from mlx_muon.updates import join_float32, split_float32, to_float32
 
 DTYPES = (mx.bfloat16, mx.float32, mx.float16)
 PRESETS = {make.__name__: make for make in (keller, moonlight, normuon, adamuon)}
@@ -82,7 +82,7 @@ def test_half_precision_weights_are_rounded_once_an_update(name, dtype, gaussian
         for path, array in weights.items():
             assert array.dtype == dtype
             assert mx.array_equal(array, exact[path].astype(dtype)), (path, step)
-        # The state is that of float32 training as well.
+        # The state has the dtypes of float32 training.
         assert half.state["parameters"]["tall"]["momentum"].dtype == mx.float32
 
 
@@ -141,7 +141,7 @@ def test_state_of_half_precision_takes_half_the_memory_and_trains_alike(rule):
 
 
 def test_state_in_float16_is_refused():
-    # Its squares of gradients of 256 would be infinite, for ever.
+    # Squares of gradients of 256 would be infinite in it.
     message = "^Muon: state_dtype must be float32 or bfloat16, got mlx.core.float16$"
     with pytest.raises(ValueError, match=message):
         Muon(state_dtype=mx.float16)
@@ -161,7 +161,7 @@ def test_bfloat16_weights_cast_to_float32_get_their_kept_bits_back(rule, gaussia
     assert "mantissa" not in optimizer.state["parameters"]["w"]
 
 
-def test_a_weight_set_anew_has_no_bits_of_the_old_one(gaussian, train):
+def test_an_assigned_weight_drops_the_bits_of_the_old_one(gaussian, train):
     optimizer = Muon(0.0, keep_mantissa=True)
     train(Muon(0.01), {"w": gaussian(4, 6).astype(mx.bfloat16)}, 0, 1)
     train(optimizer, {"w": gaussian(4, 6).astype(mx.bfloat16)}, 0, 2)
@@ -174,7 +174,7 @@ def test_a_weight_set_anew_has_no_bits_of_the_old_one(gaussian, train):
     ("before", "after"), [(b, a) for b in DTYPES for a in DTYPES if b != a], ids=str
 )
 def test_mantissas_follow_the_dtype_of_the_weights(before, after, compile, gaussian):
-    """After a change of dtype training is that of an optimizer which never knew the other."""
+    """After a change of dtype, training equals that of an optimizer with the new dtype only."""
     model = nn.Linear(4, 4, bias=False)
     model.update({"weight": gaussian(4, 4).astype(before)})
     optimizer = Muon(0.1, keep_mantissa=True, state_dtype=mx.float32)
@@ -190,7 +190,7 @@ def test_mantissas_follow_the_dtype_of_the_weights(before, after, compile, gauss
         mx.eval(state)
     model.set_dtype(after)
     momentum = optimizer.state["parameters"]["weight"]["momentum"]
-    full = whole_float32(model.weight, optimizer.state["parameters"]["weight"].get("mantissa"))
+    full = to_float32(model.weight, optimizer.state["parameters"]["weight"].get("mantissa"))
     exact, other = {"weight": full}, Muon(0.1)
     other.init(exact)
     other.state["parameters"]["weight"]["momentum"] = momentum
@@ -204,5 +204,5 @@ def test_mantissas_follow_the_dtype_of_the_weights(before, after, compile, gauss
     lower = optimizer.state["parameters"]["weight"].get("mantissa")
     assert (lower is not None) == (after == mx.bfloat16)
     tolerance = 1e-6 if after != mx.float16 else 1e-3
-    found = whole_float32(model.weight, lower)
+    found = to_float32(model.weight, lower)
     np.testing.assert_allclose(found, exact["weight"].astype(mx.float32), atol=tolerance)

@@ -12,7 +12,7 @@ def flat(tree):
     return dict(tree_flatten(tree))
 
 
-# By its place it would be the output layer.
+# Its position makes it look like the output layer.
 INNER = Group("layers.1.weight", MuonRule())
 
 
@@ -52,7 +52,7 @@ def test_state_of_mlx_muon_gives_its_momenta(model_and_gradients):
     assert int(optimizer.step) == 4
 
 
-def test_state_of_mlx_adamw_goes_on_as_it_would_have(model_and_gradients):
+def test_training_with_the_state_of_mlx_adamw_resumes_exactly(model_and_gradients):
     model, gradients_at = model_and_gradients
     theirs = optim.AdamW(0.01, betas=[0.9, 0.95], weight_decay=0.1, bias_correction=True)
     state = trained_by(theirs, model, gradients_at)
@@ -82,7 +82,7 @@ def test_state_of_a_multi_optimizer_gives_both(model_and_gradients):
         assert int(found[f"parameters.{path}.count"]) == 3
 
 
-def test_what_the_state_does_not_know_starts_fresh(model_and_gradients):
+def test_parameters_missing_in_the_state_start_fresh(model_and_gradients):
     model, _ = model_and_gradients
     model.layers[0].freeze()
     state = optim.AdamW(0.01).state

@@ -25,7 +25,7 @@ def test_svd_is_the_polar_factor(shape, gaussian):
     np.testing.assert_allclose(orthogonalize(x, "svd"), polar_factor(x), atol=1e-5)
 
 
-def test_svd_leaves_directions_that_are_not_there_at_zero(gaussian):
+def test_svd_keeps_missing_directions_at_zero(gaussian):
     x = gaussian(12, 3) @ gaussian(3, 20, seed=1)
     found = singular_values(orthogonalize(x, "svd"))
     np.testing.assert_allclose(found[:3], 1, atol=1e-5)
@@ -154,7 +154,7 @@ def test_gram_path_equals_the_direct_one(rows, columns, method, norm, seed):
 
 @settings(max_examples=25, deadline=None)
 @given(rows=st.integers(1, 12), columns=st.integers(1, 30), seed=st.integers(0, 1000))
-def test_transposing_and_turning_commute_with_it(rows, columns, seed):
+def test_orthogonalize_commutes_with_transposition_and_rotation(rows, columns, seed):
     random = np.random.default_rng(seed)
     x = random.normal(size=(rows, columns)).astype(np.float32)
     found = np.array(orthogonalize(mx.array(x)))
@@ -227,7 +227,7 @@ def test_polar_express_divides_by_a_little_more_than_the_norm():
         ),
     ],
 )
-def test_what_cannot_be_orthogonalized_is_refused(arguments, message, exactly):
+def test_invalid_inputs_are_refused(arguments, message, exactly):
     with pytest.raises(ValueError, match=exactly(message)):
         orthogonalize(**{"x": mx.zeros((3, 4)), **arguments})
 

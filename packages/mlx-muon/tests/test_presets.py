@@ -68,7 +68,7 @@ class MoonlightNumPy(KellerNumPy):
 
 
 class NorMuonNumPy(KellerNumPy):
-    """The variance of each row divided out of the update, whose norm stays."""
+    """Rows divided by their root mean square, with the norm of the update unchanged."""
 
     def __init__(self, shape):
         super().__init__(shape)
@@ -84,7 +84,7 @@ class NorMuonNumPy(KellerNumPy):
 
 
 class AdaMuonNumPy(KellerNumPy):
-    """Signs orthogonalized, the variance of each entry divided out, a root mean square of 0.2."""
+    """Orthogonalized signs, divided by the root variance of each entry, RMS 0.2."""
 
     rate, decay = 6e-4, 0.1
 
@@ -243,8 +243,8 @@ def test_one_gradient_of_any_finite_size_leaves_state_and_weights_finite(name, l
     [(Muon, 0.02), (MuonRule, 0.02), (AdamWRule, 0.02), (keller, 0.02), (moonlight, 0.02),
      (normuon, 0.02), (adamuon, 0.02), (lambda *each: nanochat(768, *each), 10)],
 )  # fmt: skip
-def test_only_the_rate_comes_without_its_name(make, rate):
-    # mlx.optimizers.Muon takes momentum next, AdamW betas: here it would be the decay.
+def test_all_arguments_but_the_rate_are_keyword_only(make, rate):
+    # The next argument of mlx.optimizers.Muon is momentum, of AdamW betas; here weight decay.
     make(rate)
     with pytest.raises(TypeError, match="positional argument"):
         make(rate, 0.95)

@@ -11,7 +11,7 @@ def flat(tree):
 
 
 def steps_of(optimizer, updates=1):
-    """Return how far each group moves ones in an update by gradients of ones."""
+    """Return the change of each group's ones by an update with gradients of ones."""
     paths = ("embed", "slow", "head", "matrix", "scheduled")
     parameters = {path: mx.ones((4, 4)) for path in paths}
     for _ in range(updates):
@@ -35,7 +35,7 @@ def make(**options):
     )
 
 
-# The orthogonal matrix of ones is 1/4 in every entry.
+# A matrix of ones is orthogonalized to 1/4 in every entry.
 AT_FULL_RATE = {"embed": 0.04, "slow": 0.0025, "head": 0.003, "matrix": 0.01}
 
 

@@ -4,7 +4,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from mlx.utils import tree_flatten, tree_unflatten
+from mlx.utils import tree_flatten
 
 from mlx_muon import (
     AdamWRule,
@@ -23,12 +23,6 @@ def flat(tree):
     return dict(tree_flatten(tree))
 
 
-def reloaded(state, folder):
-    path = str(folder / "state.safetensors")
-    mx.save_safetensors(path, flat(state))
-    return tree_unflatten(list(mx.load(path).items()))
-
-
 PRESETS = {make.__name__: make for make in (keller, moonlight, normuon, adamuon)}
 PRESETS["nanochat"] = lambda **options: nanochat(768, 20, warmup_steps=4, **options)
 
@@ -45,7 +39,7 @@ def some_parameters(gaussian):
 
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("keep_mantissa", [False, True])
-def test_5_steps_and_5_after_loading_equal_10(name, keep_mantissa, gaussian, train, tmp_path):
+def test_5_steps_and_5_after_loading_equal_10(name, keep_mantissa, gaussian, train, save_and_load):
     split = Group("layers.0", MuonRule(split=(4, 8), variance="short"))
 
     def make():
@@ -55,7 +49,7 @@ def test_5_steps_and_5_after_loading_equal_10(name, keep_mantissa, gaussian, tra
     expected = train(make(), start, 0, 10)
     first, second = make(), make()
     half = train(first, start, 0, 5)
-    second.state = reloaded(first.state, tmp_path)
+    second.state = save_and_load(first.state)
     found = train(second, half, 5, 10)
     assert int(second.step) == 10
     for path, array in expected.items():
@@ -63,7 +57,7 @@ def test_5_steps_and_5_after_loading_equal_10(name, keep_mantissa, gaussian, tra
 
 
 @pytest.mark.parametrize("name", ["keller", "nanochat"])
-def test_5_compiled_steps_and_5_after_loading_equal_10(name, make_step, scheduled, tmp_path):
+def test_5_compiled_steps_and_5_after_loading_equal_10(name, make_step, scheduled, save_and_load):
     make = scheduled if name == "nanochat" else keller
 
     def run(model, step, optimizer):
@@ -73,7 +67,7 @@ def test_5_compiled_steps_and_5_after_loading_equal_10(name, make_step, schedule
     optimizer = make()
     model, step, _ = make_step(optimizer, compiled=True)
     run(model, step, optimizer)
-    state, weights = reloaded(optimizer.state, tmp_path), flat(model.parameters())
+    state, weights = save_and_load(optimizer.state), flat(model.parameters())
     run(model, step, optimizer)
 
     again = make()
@@ -151,7 +145,7 @@ def test_a_layer_unfrozen_late_starts_like_a_new_one(gaussian):
 
 
 def test_a_layer_unfrozen_late_gets_a_new_trace_by_init(make_step):
-    # Nothing else tells mx.compile that a model was unfrozen.
+    # mx.compile does not notice otherwise that a model was unfrozen.
     optimizer = keller()
     model, step, traces = make_step(optimizer, compiled=True, frozen=["layers.2"])
     before = flat(model.parameters())
@@ -176,12 +170,12 @@ def test_the_first_update_of_a_late_bias_has_the_size_of_the_rate():
     np.testing.assert_allclose(after["late"], 0.9, rtol=1e-6)
 
 
-def test_state_of_a_layer_frozen_for_a_while_is_kept(gaussian, train, tmp_path):
+def test_state_of_a_layer_frozen_for_a_while_is_kept(gaussian, train, save_and_load):
     both = {path: gaussian(4, 4) for path in ("a", "b")}
     optimizer = keller()
     train(optimizer, both, 0, 2)
     kept = flat(optimizer.state)["parameters.b.momentum"]
-    optimizer.state = reloaded(optimizer.state, tmp_path)
+    optimizer.state = save_and_load(optimizer.state)
     train(optimizer, {"a": both["a"]}, 2, 4)
     assert mx.array_equal(flat(optimizer.state)["parameters.b.momentum"], kept)
 
@@ -239,7 +233,7 @@ def test_state_of_other_rules_or_shapes_is_refused(before, after, shape, message
         train(other, {"w": mx.ones(shape)}, 0, 1)
 
 
-def test_mantissas_that_nobody_would_use_are_refused(exactly, train):
+def test_unused_mantissas_are_refused(exactly, train):
     weight = {"w": mx.ones((2, 2), mx.bfloat16)}
     trained, other = Muon(keep_mantissa=True), Muon()
     train(trained, weight, 0, 1)
@@ -256,8 +250,8 @@ def test_state_of_another_optimizer_is_refused():
     optimizer = Muon()
     optimizer.state = {"step": mx.array(3), "learning_rate": mx.array(0.1), "w": {"v": mx.ones(2)}}
     message = (
-        "the state has w, which is not of this optimizer; take over that of another one by "
-        "load_mlx_state"
+        "the state has w, which this optimizer does not use; import the state of another "
+        "optimizer by load_mlx_state"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         optimizer.init({"w": mx.ones(2)})

@@ -1,4 +1,4 @@
-"""Which parameters of common architectures get Muon, and what `explain` says of it."""
+"""Which parameters of common architectures get Muon, and the reasons that `explain` gives."""
 
 import re
 
@@ -24,7 +24,7 @@ def muon_paths(model, parameters=None):
 
 
 def reasons(model, optimizer=None):
-    """Return why, by path, as `explain` says it."""
+    """Return the reasons of `explain` by path."""
     lines = (optimizer or Muon()).explain(model).splitlines()
     found = [re.fullmatch(r" +\d+ x (\S+) [^:]+: (.+)", line) for line in lines]
     return {each[1]: each[2] for each in found if each}
@@ -76,7 +76,7 @@ def test_a_table_of_positions_says_nothing_of_layers_of_its_size(layers):
 def test_a_vocabulary_as_large_as_the_model_is_wide_says_nothing():
     model = TransformerLM("zzz", vocabulary=WIDTH)
     model.projection = nn.Linear(WIDTH, WIDTH)
-    # The last Linear is square, as those in attention: no output either.
+    # The last Linear is square like those in attention, so it is no output.
     assert muon_paths(model) == INNER | {"zzz.weight", "projection.weight"}
 
 
@@ -134,7 +134,7 @@ def test_names_that_only_begin_like_tables_are_matrices(is_tree):
              "positional_gate"]  # fmt: skip
     expected = {f"blocks.{index}.{name}.weight" for index in range(2) for name in inner}
     expected.add("patches.weight")
-    if is_tree:  # which layer is the last one, a tree does not say
+    if is_tree:  # a tree does not show which layer is the last one
         expected.add("fc.weight")
     assert muon_paths(model, model.trainable_parameters() if is_tree else None) == expected
 
@@ -144,8 +144,8 @@ def test_each_parameter_has_its_reason():
     assert reasons(Mixer(), optimizer) == {
         "patches.weight": "a matrix inside the model",
         "patches.bias": "fewer than two axes",
-        "cls_token": "named like one",
-        "pos_enc": "named like one",
+        "cls_token": "its name",
+        "pos_enc": "its name",
         "blocks.*.token_mixing.weight": "matches *.token_mixing.weight",
         "blocks.*.token_mixing.bias": "fewer than two axes",
         "blocks.*.position_wise_ffn.layers.*.weight": "a matrix inside the model",
@@ -187,7 +187,7 @@ def test_each_parameter_has_its_reason():
         ),
     ],
 )  # fmt: skip
-def test_the_last_layer_is_looked_for_in_sequences_but_not_in_blocks(make, expected):
+def test_the_last_layer_is_searched_in_sequences_but_not_in_blocks(make, expected):
     assert muon_paths(make()) == expected
 
 
@@ -216,7 +216,7 @@ class Encoder(nn.Module):
         self.pooler = nn.Linear(WIDTH, WIDTH)
 
 
-def test_of_an_encoder_with_a_task_head_the_inside_gets_muon():
+def test_the_inside_of_an_encoder_with_a_task_head_gets_muon():
     model = nn.Module()
     model.encoder = Encoder()
     model.task = nn.Linear(WIDTH, 2)

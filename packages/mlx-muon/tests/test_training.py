@@ -1,4 +1,4 @@
-"""The optimizer where `mlx.optimizers.AdamW` would be: models, trees, frozen layers, loops."""
+"""The optimizer as a replacement of AdamW: models, trees, frozen layers, loops."""
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -18,7 +18,7 @@ PRESETS = {
 
 
 class Network(nn.Module):
-    """All that a model may hold: a list with empty entries, a dict with digits, a scalar."""
+    """Unusual contents of a model: a list with empty entries, a dict with digits, a scalar."""
 
     def __init__(self):
         super().__init__()
@@ -49,7 +49,7 @@ def network(gaussian):
 
 
 def loss_fn(network, x):
-    """The loss of saying the next number of a cycle."""
+    """The loss of predicting the next number of a cycle."""
     return nn.losses.cross_entropy(network(x), (x + 1) % 7).mean()
 
 
@@ -131,7 +131,7 @@ def test_init_is_optional_and_updates_may_be_applied_by_hand(network):
         assert mx.array_equal(found[1][path], array), path
 
 
-def test_what_is_no_matrix_is_refused_at_the_first_update(exactly):
+def test_a_muon_rule_for_a_vector_is_refused_at_the_first_update(exactly):
     model = nn.Linear(2, 2)
     optimizer = Muon(groups=[Group("*", MuonRule(), "everything")])
     message = (

@@ -1,15 +1,14 @@
-"""BERT and ModernBERT encoders in MLX, read from and written to Hugging Face folders.
+"""BERT and ModernBERT encoders in MLX that load and save Hugging Face folders.
 
-`load` a folder or hub id, or `build_model` from a config and `train_tokenizer` on your own texts;
-a model maps ids (B, L) and a padding mask to hidden states (B, L, hidden_size).
+`load` a folder or hub id, or `build_model` from a config and `train_tokenizer` on your own texts. A
+model maps ids (B, L) and a padding mask to hidden states (B, L, hidden_size).
 """
 
 from mlx_encoders.bert import BertConfig, BertModel
 from mlx_encoders.build import EncoderConfig, EncoderModel, build_model, layer_index
-from mlx_encoders.hub import find_folder
-from mlx_encoders.loading import LoadReport, load, load_config, load_model
+from mlx_encoders.files import find_folder
+from mlx_encoders.folders import LoadReport, load, load_config, load_model, save
 from mlx_encoders.modernbert import ModernBertConfig, ModernBertModel
-from mlx_encoders.saving import save
 from mlx_encoders.tokenizer import Tokenizer
 from mlx_encoders.tokenizer_training import train_tokenizer
 

@@ -1,7 +1,7 @@
-"""Attention over whole sequences with boolean masks: which keys a query sees, and the product.
+"""Bidirectional attention with boolean masks.
 
-Masks are boolean from end to end. An additive -1e9 overflows to -inf in float16, and a row that
-sees no key at all would then be NaN; here such a row sees every key instead.
+An additive mask of -1e9 would overflow to -inf in float16, and a query without any key would become
+NaN. Here such a query attends to all keys.
 """
 
 import mlx.core as mx
@@ -14,8 +14,8 @@ def check_inputs(
 ) -> tuple[mx.array, mx.array | None]:
     """Return (B, L) ids and their (B, L) boolean mask as `mx.array`s.
 
-    Raises `ValueError` for other shapes and `TypeError` for a mask of floats, which is more often
-    an additive mask than a mask of 0.0 and 1.0.
+    Raises `ValueError` for other shapes and `TypeError` for a mask of floats, which is
+    probably an additive mask.
     """
     input_ids = mx.array(input_ids) if isinstance(input_ids, np.ndarray) else input_ids
     if input_ids.ndim != 2 or 0 in input_ids.shape:
@@ -40,16 +40,19 @@ def check_inputs(
 
 
 def padding_mask(valid: mx.array | None) -> mx.array | None:
-    """Let every query see the valid keys: (B, L) to (B, 1, 1, L); None (all valid) stays None."""
+    """Return the mask in which every query attends to the valid keys: (B, L) to (B, 1, 1, L).
+
+    None (all valid) stays None.
+    """
     if valid is None:
         return None
     return _never_empty(valid[:, None, None, :])
 
 
 def window_mask(valid: mx.array | None, length: int, reach: int) -> mx.array | None:
-    """Let query i see the valid keys j with |i - j| <= `reach`, both ends included.
+    """Return the mask in which query i attends to the valid keys j with |i - j| <= `reach`.
 
-    Returns (B or 1, 1, L, L), or the smaller `padding_mask` where the window covers all.
+    (B or 1, 1, L, L), or the smaller `padding_mask` if the window covers the whole sequence.
     """
     if length - 1 <= reach:
         return padding_mask(valid)
@@ -69,8 +72,8 @@ def attend(
 ) -> mx.array:
     """Scaled dot-product attention on (B, heads, L, head_dim) arrays; same shape out.
 
-    `dropout` is the probability to drop an attention weight. The fused kernel has no dropout, so a
-    positive value takes the explicit path, which holds the (B, heads, L, L) weights in memory.
+    `dropout` is the dropout probability of the attention weights. The fused kernel does not support
+    it; the explicit computation stores the (B, heads, L, L) weights.
     """
     scale = queries.shape[-1] ** -0.5
     if dropout == 0.0:
@@ -95,5 +98,5 @@ def merge_heads(x: mx.array) -> mx.array:
 
 
 def _never_empty(mask: mx.array) -> mx.array:
-    """Let rows that see no key see all keys, so that no kernel can make a NaN of them."""
+    """Let queries without keys attend to all keys, so that no kernel returns NaN for them."""
     return mask | ~mask.any(axis=-1, keepdims=True)

@@ -1,7 +1,7 @@
 """BERT (Devlin et al. 2018): learned positions, token types, LayerNorm after each residual.
 
-The module tree spells the Hugging Face tensor names, `encoder.layer.0.attention.self.query.weight`
-and so on, so a checkpoint needs no renaming and adapters can name the same targets.
+Module paths are the Hugging Face tensor names (`encoder.layer.0.attention.self.query.weight`), so
+checkpoints need no renaming and adapters can use the same targets.
 """
 
 from collections.abc import Mapping
@@ -12,14 +12,13 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_encoders._config import check_sizes, known_fields, refuse_other
-from mlx_encoders.activations import get_activation
 from mlx_encoders.attention import attend, check_inputs, merge_heads, padding_mask, split_heads
+from mlx_encoders.config import check_allowed, check_sizes, get_activation, select_fields
 
 
 @dataclass(frozen=True)
 class BertConfig:
-    """The fields of a Hugging Face `config.json` that shape a BERT; defaults are BERT-base."""
+    """The fields of a Hugging Face `config.json` for BERT; defaults are those of BERT-base."""
 
     vocab_size: int = 30522
     hidden_size: int = 768
@@ -47,11 +46,11 @@ class BertConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> Self:
-        """Read a `config.json` dict; keys that do not shape the encoder are ignored.
+        """Read a `config.json` dict; keys that do not affect the encoder are ignored.
 
-        Raises `ValueError` naming key and value where the file asks for another computation.
+        Raises `ValueError` with key and value for unsupported values.
         """
-        refuse_other(
+        check_allowed(
             values,
             {
                 "model_type": ("bert",),
@@ -60,10 +59,10 @@ class BertConfig:
                 "add_cross_attention": (False, None),
             },
         )
-        return cls(**known_fields(cls, values))  # type: ignore[arg-type]
+        return cls(**select_fields(cls, values))  # type: ignore[arg-type]
 
     def with_dropout(self, dropout: float | None, attention_dropout: float | None) -> Self:
-        """Return a copy with these probabilities; None keeps one."""
+        """Return a copy with these probabilities; None keeps the current one."""
         changes = {
             "hidden_dropout_prob": dropout,
             "attention_probs_dropout_prob": attention_dropout,
@@ -94,10 +93,10 @@ class BertModel(nn.Module):
     ) -> mx.array:
         """Return hidden states (B, L, hidden_size) of ids (B, L).
 
-        `attention_mask` (B, L) holds 1 or True for tokens and 0 or False for padding; None means
-        no padding. `token_type_ids` (B, L) default to 0. Raises `ValueError` past
-        `max_position_embeddings`. Ids are not compared with `vocab_size`: that would wait for
-        the device in every call.
+        `attention_mask` (B, L) is 1 or True for tokens and 0 or False for padding; None means no
+        padding. `token_type_ids` (B, L) default to 0. Raises `ValueError` for more than
+        `max_position_embeddings` tokens. Ids are not compared with `vocab_size`, which would
+        synchronize with the device in every call.
         """
         return self.hidden_states(input_ids, attention_mask, token_type_ids)[-1]
 
@@ -132,7 +131,7 @@ class BertModel(nn.Module):
         """
         if not self.config.add_pooling_layer:
             raise ValueError(
-                "this BERT has no pooler (add_pooling_layer=False: its checkpoint holds no "
+                "this BERT has no pooler (add_pooling_layer=False: its checkpoint has no "
                 "pooler tensors); pool the hidden states, or load with new=('pooler',)"
             )
         return self.pooler(hidden)
@@ -159,7 +158,7 @@ class _Embeddings(nn.Module):
 
 
 class _Encoder(nn.Module):
-    """The stack of layers; it exists for the name `encoder.layer`."""
+    """The list of layers, a module of its own for the name `encoder.layer`."""
 
     def __init__(self, config: BertConfig):
         super().__init__()
@@ -224,7 +223,7 @@ class _Intermediate(nn.Module):
 
 
 class _Output(nn.Module):
-    """Project to `hidden_size`, drop, add the residual, normalize."""
+    """Project to `hidden_size`, dropout, add the residual, normalize."""
 
     def __init__(self, input_size: int, config: BertConfig):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Config to model: which class, fresh weights, and the depth of a parameter."""
+"""Build models from configs: the class, initial weights, and the depth of a parameter."""
 
 import re
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ _CONFIGS = {"bert": BertConfig, "modernbert": ModernBertConfig}
 
 
 def parse_config(values: Mapping[str, object]) -> EncoderConfig:
-    """Read a `config.json` dict into the config class its `model_type` names."""
+    """Read a `config.json` dict into the config class of its `model_type`."""
     model_type = str(values.get("model_type"))
     if model_type not in _CONFIGS:
         raise ValueError(f"unknown model_type {model_type!r}{did_you_mean(model_type, _CONFIGS)}")
@@ -28,9 +28,9 @@ def parse_config(values: Mapping[str, object]) -> EncoderConfig:
 def build_model(config: EncoderConfig, seed: int = 0) -> EncoderModel:
     """Return a model with fresh weights, in evaluation mode; call `.train()` for dropout.
 
-    The distributions are those of `transformers`: normal for BERT, with a zero row for the padding
-    token; truncated normal for ModernBERT, narrower for the two matrices that write into the
-    residual stream. The same seed gives the same weights. Nothing is computed until it is used.
+    Initialized as in `transformers`: normal for BERT, with a zero row for the padding token;
+    truncated normal for ModernBERT, narrower for the two matrices that write into the residual
+    stream. The same seed gives the same weights. They are computed at first use.
     """
     model = BertModel(config) if isinstance(config, BertConfig) else ModernBertModel(config)
     parameters = named_parameters(model)
@@ -45,10 +45,10 @@ def build_model(config: EncoderConfig, seed: int = 0) -> EncoderModel:
 
 
 def layer_index(path: str, config: EncoderConfig) -> int:
-    """Return the depth of a parameter: 0 for embeddings, 1 to N for layers, N + 1 past them.
+    """Return the depth of a parameter: 0 for embeddings, 1 to N for layers, N + 1 after them.
 
-    For learning rates that decay from the last layer to the first. Raises `ValueError` for a path
-    that is not one of this encoder.
+    For layer-wise learning rate decay. Raises `ValueError` for a path that is no parameter of this
+    encoder.
     """
     last = config.num_hidden_layers
     if path.startswith("embeddings."):

@@ -1,4 +1,4 @@
-"""Read the files of a model's folder; a damaged one is one error that names it."""
+"""Find a model's folder, locally or on the Hugging Face hub, and read its files."""
 
 import json
 from collections.abc import Callable
@@ -7,39 +7,70 @@ from typing import TypeVar
 
 import mlx.core as mx
 import tokenizers
+from huggingface_hub import snapshot_download
+
+_NEEDED_FILES = [
+    "config.json",
+    "model.safetensors",
+    "model-*.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+]
+_ADVICE = "copy or download the file again"
 
 T = TypeVar("T")
 
 
+def find_folder(name: str | Path) -> Path:
+    """Return the local folder `name`, or the folder of the downloaded hub repository `name`.
+
+    Downloads only the files an encoder needs, to the cache of `huggingface_hub`. Raises
+    `FileNotFoundError` when neither exists.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if isinstance(name, Path) or name.count("/") > 1 or name.startswith((".", "/", "~")):
+        raise FileNotFoundError(f"there is no folder {str(name)!r}")
+    try:
+        return Path(snapshot_download(name, allow_patterns=_NEEDED_FILES))
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"{name!r} is no local folder, and no hub repository of that id could be downloaded or "
+            f"found in the local cache ({type(error).__name__}); check the spelling, the network "
+            f"and, for private repositories, the login"
+        ) from error
+
+
 def read_json(path: Path) -> dict[str, object]:
-    """Return the JSON object in a file; `ValueError` with the path where there is none."""
+    """Return the JSON object in a file; raises `ValueError` with the path if it has none."""
     values = _read(path, lambda: json.loads(path.read_text(encoding="utf-8")))
     if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {type(values).__name__}; {_ADVICE}")
+        raise ValueError(f"{path} must have a JSON object, got {type(values).__name__}; {_ADVICE}")
     return values
 
 
 def read_tensors(path: Path) -> dict[str, mx.array]:
-    """Return the tensors of a safetensors file; `ValueError` with the path where it is damaged."""
+    """Return the tensors of a safetensors file; raises `ValueError` with the path if damaged."""
     return _read(path, lambda: mx.load(str(path)))  # type: ignore[return-value]
 
 
 def read_tokenizer(path: Path) -> tokenizers.Tokenizer:
-    """Return the tokenizer in a `tokenizer.json`; `ValueError` with the path if it is damaged."""
+    """Return the tokenizer of a `tokenizer.json`; raises `ValueError` with the path if damaged."""
     return _read(path, lambda: tokenizers.Tokenizer.from_file(str(path)))
-
-
-_ADVICE = "copy or download the file again"
 
 
 def _read(path: Path, read: Callable[[], T]) -> T:
     try:
         return read()
-    except OSError:  # names the path itself
+    except OSError:  # its message has the path
         raise
     # MLX raises RuntimeError, json and text ValueError, and tokenizers Exception itself.
     except Exception as error:
         if isinstance(error, MemoryError):
             raise
-        said = " ".join(str(error).replace(str(path), "").split())
-        raise ValueError(f"{path} is damaged or cut short ({said}); {_ADVICE}") from error
+        reason = " ".join(str(error).replace(str(path), "").split())
+        raise ValueError(f"{path} is damaged or cut short ({reason}); {_ADVICE}") from error

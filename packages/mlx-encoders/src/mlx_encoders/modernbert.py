@@ -1,7 +1,8 @@
 """ModernBERT (Warner et al. 2024): rotary positions, gated GELU, norm first, no biases.
 
-Most layers see only a window of keys; every third one, from the first, sees the whole sequence and
-turns its rotary positions with a larger base. The module tree spells the Hugging Face tensor names.
+Most layers attend to a window of keys. Every third one, from the first, attends to the whole
+sequence and has a larger base for its rotary positions. Module paths are the Hugging Face tensor
+names.
 """
 
 from collections.abc import Mapping
@@ -12,9 +13,8 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_encoders._config import check_sizes, known_fields, refuse_other
-from mlx_encoders.activations import get_activation
 from mlx_encoders.attention import attend, check_inputs, merge_heads, padding_mask, window_mask
+from mlx_encoders.config import check_allowed, check_sizes, get_activation, select_fields
 
 FULL = "full_attention"
 SLIDING = "sliding_attention"
@@ -22,12 +22,12 @@ SLIDING = "sliding_attention"
 
 @dataclass(frozen=True)
 class ModernBertConfig:
-    """The fields of a Hugging Face `config.json` that shape a ModernBERT; defaults are the base.
+    """The fields of a Hugging Face `config.json` for ModernBERT; defaults are those of the base.
 
-    `layer_types` holds "full_attention" or "sliding_attention" for each layer; None fills it with
-    a full layer at every `global_attn_every_n_layers`-th index. `local_attention` is the whole
-    window in tokens: a query sees `local_attention // 2` keys to each side, and itself. The ids of
-    special tokens are only carried along.
+    `layer_types` has "full_attention" or "sliding_attention" for each layer; None means full at
+    every `global_attn_every_n_layers`-th index. `local_attention` is the whole window in tokens: a
+    query attends to `local_attention // 2` keys on each side, and itself. The ids of special tokens
+    are stored only.
     """
 
     vocab_size: int = 50368
@@ -76,32 +76,29 @@ class ModernBertConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> Self:
-        """Read a `config.json` dict of either dialect; keys that shape no encoder are ignored.
+        """Read a `config.json` dict of either format; keys that do not affect it are ignored.
 
-        The older dialect has `global_attn_every_n_layers`, `global_rope_theta` and
-        `local_rope_theta`; the one of transformers 5 has `layer_types` and `rope_parameters`, which
-        win when both are there. Raises `ValueError` naming key and value where the file asks for
-        another computation.
+        The older format has `global_attn_every_n_layers`, `global_rope_theta` and
+        `local_rope_theta`. That of transformers 5 has `layer_types` and `rope_parameters`, which
+        take precedence. Raises `ValueError` with key and value for unsupported values.
         """
-        refuse_other(values, {"model_type": ("modernbert",), "rope_scaling": (None,)})
+        check_allowed(values, {"model_type": ("modernbert",), "rope_scaling": (None,)})
         if values.get("initializer_cutoff_factor", 0) is None:
-            values = {
-                **values,
-                "initializer_cutoff_factor": 3.0,
-            }  # what transformers takes null for
-        chosen = known_fields(cls, values)
+            # transformers' default for null
+            values = {**values, "initializer_cutoff_factor": 3.0}
+        selected = select_fields(cls, values)
         rope = values.get("rope_parameters") or {}
         for layer_type, field in ((FULL, "global_rope_theta"), (SLIDING, "local_rope_theta")):
             parameters = rope.get(layer_type) or {}  # type: ignore[attr-defined]
-            refuse_other(parameters, {"rope_type": ("default",)})
+            check_allowed(parameters, {"rope_type": ("default",)})
             if "rope_theta" in parameters:
-                chosen[field] = parameters["rope_theta"]
-        if chosen.get("layer_types") is not None:
-            chosen["layer_types"] = tuple(chosen["layer_types"])  # type: ignore[arg-type]
-        return cls(**chosen)  # type: ignore[arg-type]
+                selected[field] = parameters["rope_theta"]
+        if selected.get("layer_types") is not None:
+            selected["layer_types"] = tuple(selected["layer_types"])  # type: ignore[arg-type]
+        return cls(**selected)  # type: ignore[arg-type]
 
     def with_dropout(self, dropout: float | None, attention_dropout: float | None) -> Self:
-        """Return a copy with these probabilities; None keeps one."""
+        """Return a copy with these probabilities; None keeps the current one."""
         changes = {
             "embedding_dropout": dropout,
             "mlp_dropout": dropout,
@@ -110,11 +107,11 @@ class ModernBertConfig:
         return replace(self, **{name: p for name, p in changes.items() if p is not None})
 
     def to_dict(self) -> dict[str, object]:
-        """Return the content of a `config.json`, in both dialects at once."""
+        """Return the content of a `config.json`, in both formats at once."""
         values = asdict(self)
         values["layer_types"] = list(self.layer_types or ())
         if self.layer_types != self._every_nth_layer_full():
-            del values["global_attn_every_n_layers"]  # the older dialect cannot say this pattern
+            del values["global_attn_every_n_layers"]  # the older format cannot express this pattern
         values["rope_parameters"] = {
             FULL: {"rope_type": "default", "rope_theta": self.global_rope_theta},
             SLIDING: {"rope_type": "default", "rope_theta": self.local_rope_theta},
@@ -144,9 +141,9 @@ class ModernBertModel(nn.Module):
     ) -> mx.array:
         """Return hidden states (B, L, hidden_size) of ids (B, L).
 
-        `attention_mask` (B, L) holds 1 or True for tokens and 0 or False for padding; None means
-        no padding. ModernBERT has no token types: anything but None is a `ValueError`. Ids are not
-        compared with `vocab_size`: that would wait for the device in every call.
+        `attention_mask` (B, L) is 1 or True for tokens and 0 or False for padding; None means no
+        padding. `token_type_ids` must be None: ModernBERT has none. Ids are not compared with
+        `vocab_size`, which would synchronize with the device in every call.
         """
         return self.hidden_states(input_ids, attention_mask, token_type_ids)[-1]
 
@@ -158,7 +155,7 @@ class ModernBertModel(nn.Module):
     ) -> list[mx.array]:
         """Return the embedding output and the output of each layer, `num_hidden_layers + 1` arrays.
 
-        The last one has passed the final norm: it is what calling the model returns.
+        The last one includes the final norm, and is what calling the model returns.
         """
         if token_type_ids is not None:
             raise ValueError("ModernBERT has no token types: token_type_ids must be None")
@@ -175,7 +172,7 @@ class ModernBertModel(nn.Module):
 
 
 class _Embeddings(nn.Module):
-    """Token embeddings, normalized; positions come in as rotations inside attention."""
+    """Token embeddings, normalized; positions are rotations inside attention."""
 
     def __init__(self, config: ModernBertConfig):
         super().__init__()
@@ -188,12 +185,12 @@ class _Embeddings(nn.Module):
 
 
 class _Layer(nn.Module):
-    """Attention, then a gated network, each on a normalized input and added to the stream."""
+    """Attention, then a gated network, each on a normalized input and added to the residual."""
 
     def __init__(self, config: ModernBertConfig, index: int):
         super().__init__()
         self.layer_type = (config.layer_types or ())[index]
-        # The embedding norm has just been applied before layer 0; its checkpoint has no tensor.
+        # Layer 0 follows the embedding norm directly; checkpoints have no tensor for it.
         self.attn_norm = _layer_norm(config) if index else nn.Identity()
         self.attn = _Attention(config, self.layer_type)
         self.mlp_norm = _layer_norm(config)

@@ -1,4 +1,4 @@
-"""Text to token ids and back, with the `tokenizers` library and the files of transformers."""
+"""Text to token ids and back, by the `tokenizers` library and the files of transformers."""
 
 import functools
 import json
@@ -15,22 +15,22 @@ from mlx_encoders._atomic import write_atomic
 from mlx_encoders.files import read_json, read_tokenizer
 
 _ROLES = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
-# transformers writes int(1e30) where a tokenizer has no limit.
+# transformers writes int(1e30) for a tokenizer without a limit.
 _NO_LIMIT = 10**9
 
 
 class Tokenizer:
-    """A `tokenizers.Tokenizer` with its padding token, its length limit and its folder's settings.
+    """A `tokenizers.Tokenizer` with a padding token, a length limit and its folder's settings.
 
-    Give it all texts at once: a batch is encoded on all cores. After a fork, encoding is sequential
-    in both processes, unless TOKENIZERS_PARALLELISM says otherwise.
+    A batch of texts is encoded on all cores. After a fork, encoding is sequential in both
+    processes, unless TOKENIZERS_PARALLELISM is set.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, settings: dict[str, object]):
         """Wrap `backend`; `settings` is the content of a `tokenizer_config.json`.
 
-        Truncation and padding stored in `backend` are switched off: `encode` and `pad` take them as
-        arguments. Raises `ValueError` when `settings` names no padding token that `backend` has.
+        Disables the truncation and padding of `backend`; they are arguments of `encode` and `pad`.
+        Raises `ValueError` when `settings` has no padding token, or one that `backend` lacks.
         """
         _make_forks_safe()
         pad_token = token_text(settings.get("pad_token"))
@@ -48,7 +48,7 @@ class Tokenizer:
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Self:
-        """Read `tokenizer.json`, or else the WordPiece vocabulary `vocab.txt`, of a folder."""
+        """Read a folder's `tokenizer.json`, or else its WordPiece vocabulary `vocab.txt`."""
         folder = Path(folder)
         vocabulary = folder / "vocab.txt"
         settings = {
@@ -63,7 +63,7 @@ class Tokenizer:
             settings = {role: f"[{role[:-6].upper()}]" for role in _ROLES} | settings
             try:
                 backend = _from_vocabulary(vocabulary, settings)
-            except ValueError as error:  # no text, or without the special tokens
+            except ValueError as error:  # not text, or without special tokens
                 raise ValueError(f"{vocabulary}: {error}; copy or download it again") from error
         else:
             raise FileNotFoundError(f"{folder} has neither tokenizer.json nor vocab.txt")
@@ -74,45 +74,45 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of tokens, special ones included."""
+        """Number of tokens, including special ones."""
         return self.backend.get_vocab_size(with_added_tokens=True)
 
     @property
     def num_special_tokens(self) -> int:
-        """How many tokens `encode` adds to one text, such as 2 for [CLS] and [SEP]."""
+        """Number of tokens that `encode` adds to a text: 2 for [CLS] and [SEP]."""
         return self.backend.num_special_tokens_to_add(False)
 
     @property
     def model_max_length(self) -> int | None:
-        """Longest sequence by the folder's settings, special tokens included; None is no limit."""
+        """Maximum length by the folder's settings, including special tokens; None if unlimited."""
         limit = self.settings.get("model_max_length")
         return int(limit) if isinstance(limit, int | float) and limit < _NO_LIMIT else None
 
     def encode(self, texts: Sequence[str], max_length: int | None = 128) -> list[list[int]]:
         """Return the ids of each text with special tokens, at most `max_length` ids, not padded.
 
-        Longer texts lose their end, not their special tokens. None truncates nothing.
+        Longer texts lose their end, not their special tokens. None does not truncate.
         """
         if max_length is None:
             self.backend.no_truncation()
         elif max_length <= self.num_special_tokens:
             raise ValueError(
-                f"max_length must leave room beside {self.num_special_tokens} special tokens, "
+                f"max_length must exceed the {self.num_special_tokens} special tokens, "
                 f"got {max_length}"
             )
         else:
             self.backend.enable_truncation(max_length)
-        encodings = self.backend.encode_batch_fast(_listed(texts))
+        encodings = self.backend.encode_batch_fast(_as_list(texts))
         return [encoding.ids for encoding in encodings]
 
     def count(self, texts: Sequence[str]) -> list[int]:
-        """Return the number of tokens of each whole text, special tokens not counted."""
+        """Return the number of tokens of each text, untruncated and without special tokens."""
         self.backend.no_truncation()
-        encodings = self.backend.encode_batch_fast(_listed(texts), add_special_tokens=False)
+        encodings = self.backend.encode_batch_fast(_as_list(texts), add_special_tokens=False)
         return [len(encoding) for encoding in encodings]
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        """Return the text of one sequence of ids, as far as the tokenizer keeps it."""
+        """Return the text of one sequence of ids; the tokenizer may have lost spaces and case."""
         return self.backend.decode([int(i) for i in ids], skip_special_tokens=skip_special_tokens)
 
     def pad(
@@ -120,8 +120,8 @@ class Tokenizer:
     ) -> dict[str, np.ndarray]:
         """Return `input_ids` (B, L) int32 and `attention_mask` (B, L) bool, padded on the right.
 
-        L is `length`, or the longest row rounded up to a multiple of `multiple`: few different
-        lengths mean few compiled graphs. Raises `ValueError` for a row longer than `length`.
+        L is `length`, or the longest row rounded up to a multiple of `multiple`, so that few
+        graphs are compiled. Raises `ValueError` for a row longer than `length`.
         """
         if not ids:
             raise ValueError("pad needs at least one sequence of ids, got none")
@@ -153,22 +153,22 @@ class Tokenizer:
 
 
 def add_special_ids(backend: tokenizers.Tokenizer, cls_token: str, sep_token: str) -> None:
-    """Make `backend` frame each text as BERT does: [CLS] text [SEP], and pairs likewise."""
+    """Make `backend` add special tokens as BERT does: [CLS] text [SEP], and for pairs likewise."""
     backend.post_processor = processors.TemplateProcessing(
         single=f"{cls_token} $A {sep_token}",
         pair=f"{cls_token} $A {sep_token} $B:1 {sep_token}:1",
-        special_tokens=[(token, _known_id(backend, token)) for token in (cls_token, sep_token)],
+        special_tokens=[(token, _id_of(backend, token)) for token in (cls_token, sep_token)],
     )
 
 
 def token_text(token: object) -> str | None:
-    """Return the text of a special token, which files spell as a string or as a dict."""
+    """Return the text of a special token, a string or a dict in the files."""
     if isinstance(token, dict):
         token = token.get("content")
     return token if isinstance(token, str) else None
 
 
-def _known_id(backend: tokenizers.Tokenizer, token: str) -> int:
+def _id_of(backend: tokenizers.Tokenizer, token: str) -> int:
     token_id = backend.token_to_id(token)
     if token_id is None:
         raise ValueError(f"the special token {token!r} is not in the vocabulary")
@@ -176,7 +176,7 @@ def _known_id(backend: tokenizers.Tokenizer, token: str) -> int:
 
 
 def _from_vocabulary(path: Path, settings: dict[str, object]) -> tokenizers.Tokenizer:
-    """Build what transformers builds for a BERT folder that has only its vocabulary."""
+    """Build the tokenizer that transformers builds for a BERT folder with a vocabulary only."""
     tokens = path.read_text(encoding="utf-8").splitlines()
     unknown, cls_token, sep_token = (
         str(token_text(settings[role])) for role in ("unk_token", "cls_token", "sep_token")
@@ -197,7 +197,7 @@ def _from_vocabulary(path: Path, settings: dict[str, object]) -> tokenizers.Toke
     return backend
 
 
-def _listed(texts: Sequence[str]) -> list[str]:
+def _as_list(texts: Sequence[str]) -> list[str]:
     if isinstance(texts, str):
         raise TypeError(
             f"texts must be a sequence of strings, got one string; use [{texts[:20]!r}]"
@@ -215,9 +215,9 @@ def _write_text(path: Path, text: str) -> None:
 
 @functools.cache
 def _make_forks_safe() -> None:
-    """Switch `tokenizers` to one thread at the first fork.
+    """Make `tokenizers` sequential at the first fork.
 
-    Its thread pool does not survive a fork. Releases before 0.23 warn in the child about that,
-    unless the environment has settled the question before the fork.
+    Its thread pool does not survive a fork. Releases before 0.23 warn about that in the child,
+    unless the variable was set before the fork.
     """
     os.register_at_fork(before=lambda: os.environ.setdefault("TOKENIZERS_PARALLELISM", "false"))

@@ -1,4 +1,4 @@
-"""Train a small tokenizer on the texts a model will see, the same for the same texts."""
+"""Train a small tokenizer on your texts, deterministically."""
 
 import string
 from collections import Counter
@@ -25,12 +25,12 @@ def train_tokenizer(
 ) -> Tokenizer:
     """Train a tokenizer with [PAD] [UNK] [CLS] [SEP] [MASK] as ids 0 to 4.
 
-    Digits and punctuation are tokens of their own, so that 7.25 and 2.75 share pieces. "wordpiece"
-    drops whitespace and, with `lowercase`, accents; it covers ASCII and the most frequent other
-    characters, and words with any other become [UNK]. "bpe" works on bytes: no text is unknown and
-    `decode` restores all of it but the case. Merges need `min_frequency` occurrences. The
-    vocabulary is smaller than `vocab_size` when the texts have no more frequent pieces. Raises
-    `ValueError` when `vocab_size` does not even hold the single characters.
+    Each digit and punctuation mark is a token, so that 7.25 and 2.75 share tokens. "wordpiece"
+    drops whitespace and, with `lowercase`, accents. It covers ASCII and the most frequent other
+    characters; words with any other become [UNK]. "bpe" works on bytes: no text is unknown, and
+    `decode` restores all but the case. Merges need `min_frequency` occurrences, so the vocabulary
+    may be smaller than `vocab_size`. Raises `ValueError` when `vocab_size` is too small for the
+    single characters.
     """
     if isinstance(texts, str):
         raise TypeError("texts must be an iterable of strings, got one string")
@@ -65,9 +65,9 @@ def _train_wordpiece(
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,
         min_frequency=min_frequency,
-        # Inner characters left to the trainer get ids in the order of a random hash, which breaks
-        # ties between equally frequent merges differently in each run. As "special" tokens they
-        # have fixed ids; the vocabulary is then moved to a backend where they are ordinary.
+        # The trainer would give inner characters ids in the order of a random hash, and break ties
+        # between equally frequent merges differently in each run. As "special" tokens they have
+        # fixed ids; the vocabulary then moves to a backend where they are ordinary tokens.
         special_tokens=[*SPECIAL_TOKENS, *(_PREFIX + character for character in inner)],
         initial_alphabet=first,
         limit_alphabet=len(first),
@@ -96,7 +96,7 @@ def _characters(
     splitter: pre_tokenizers.PreTokenizer,
     lowercase: bool,
 ) -> tuple[list[str], list[str]]:
-    """Return the characters the vocabulary needs, and those of them it needs inside words."""
+    """Return the characters of the vocabulary, and those of them that occur inside words."""
     words: Counter[str] = Counter()
     for text in texts:
         pieces = splitter.pre_tokenize_str(normalizer.normalize_str(text))
@@ -123,7 +123,7 @@ def _train_bpe(
     backend.normalizer = normalizers.Sequence(steps)  # type: ignore[assignment]
     backend.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
         [
-            # One digit with the space before it, so that a number costs no token for its space.
+            # A digit includes the space before it, so that the space costs no token.
             pre_tokenizers.Split(Regex(r" ?\p{N}"), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]
@@ -143,6 +143,6 @@ def _train_bpe(
 def _check_vocab_size(vocab_size: int, smallest: int) -> None:
     if vocab_size < smallest:
         raise ValueError(
-            f"vocab_size must be at least {smallest} to hold the special tokens and single "
+            f"vocab_size must be at least {smallest} for the special tokens and single "
             f"characters of these texts, got {vocab_size}"
         )

@@ -1,7 +1,7 @@
-"""Make stock MLX fast on Linux CPUs: a real BLAS and LAPACK, and kept buffers.
+"""Make stock MLX fast on Linux CPUs: an optimized BLAS and LAPACK, and a larger buffer cache.
 
-`activate()` re-points the BLAS imports of the installed `libmlx.so` inside the running process;
-no file is changed. Elsewhere it does nothing and says why.
+`activate()` redirects the BLAS imports of `libmlx.so` in the running process; it changes no file.
+On other machines it does nothing and reports why.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ __all__ = ["Status", "activate", "fast_ops", "info", "patch_nn", "unpatch_nn"]
 
 
 def __getattr__(name: str) -> Any:
-    # These need MLX, and `activate` must be able to say that there is none.
+    # Imported late: they need MLX, and `activate` must be able to report that it is missing.
     if name in ("fast_ops", "patch_nn", "unpatch_nn"):
         from mlx_fastcpu import patching
 

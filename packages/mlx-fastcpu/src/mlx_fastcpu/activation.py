@@ -1,4 +1,4 @@
-"""Activate what this machine allows, once, and report what was done."""
+"""`activate`: speed up MLX as far as this machine permits, and report the result."""
 
 import logging
 import sys
@@ -12,20 +12,18 @@ from mlx_fastcpu.allocator import set_cache_limit
 from mlx_fastcpu.compiler import prepare_compiler
 from mlx_fastcpu.forks import watch_forks
 from mlx_fastcpu.slots import UnsupportedError
-from mlx_fastcpu.verify import matmul_gflops
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Status:
-    """What `activate` did.
+    """The result of `activate`.
 
-    `active` says that MLX computes with `library` (its path), through `slots` re-pointed
-    functions, on `threads` threads (`None`: the library does not say), at `gflops` GFLOP/s in a
-    512 x 512 float32 product. `reason` says what was done, or why nothing was. `cache_limit` is
-    in bytes, `None` where it was left alone or MLX (before 0.32) has none on the CPU. `compiler`
-    says what `mx.compile` works with.
+    If `active`, MLX computes with `library` (a path) through `slots` redirected functions, on
+    `threads` threads (`None` if unknown), at `gflops` GFLOP/s in a 512 x 512 float32 product.
+    `reason` states what was done, or why nothing was. `cache_limit` is in bytes, or `None` if
+    unchanged or if MLX (before 0.32) has none on the CPU. `compiler` is what `mx.compile` uses.
     """
 
     active: bool
@@ -51,7 +49,7 @@ class Status:
 
 _status = Status(active=False, reason="activate() was not called")
 _library: blas.Library | None = None
-lock = threading.RLock()  # held while the slots, or what is known of them, change
+lock = threading.RLock()  # held while the slots or the status change
 
 
 def activate(
@@ -60,20 +58,20 @@ def activate(
     threads: int | None = None,
     compiler_flags: str | None = None,
 ) -> Status:
-    """Put a real BLAS and LAPACK under MLX and let it keep freed buffers; return what was done.
+    """Connect MLX to an optimized BLAS and LAPACK, and let it keep freed buffers.
 
-    Works before and after `import mlx.core`, and again: a later call changes only what it names.
+    Works before and after `import mlx.core`. A later call changes only what its arguments name.
     `library` is a path or file name of a BLAS with LAPACK, "mkl", "openblas" (the system's), or
-    `None` for that of the `scipy-openblas32` package. `cache_limit` is in bytes; `None` means a
-    quarter of the memory and at most 8 GiB, but never less than a limit set before. `threads`
-    of `None` leaves the library's choice, which follows its environment variables. With
-    `compiler_flags` of "native" the kernels of `mx.compile` use this CPU's vector units (with GCC:
-    exponentials 10 times faster, right to 4 units in the last place), any other text is given to
-    g++ as it is; both in a folder that only this user may write to, through PATH and TMPDIR.
+    `None` for the `scipy-openblas32` package. `cache_limit` is in bytes; by default it is a quarter
+    of the memory and at most 8 GiB, but never less than a limit set before. `threads` defaults to
+    the library's choice, which follows its environment variables. With `compiler_flags` "native"
+    the kernels of `mx.compile` use this CPU's vector units (with GCC: exponentials 10 times faster,
+    accurate to 4 units in the last place); other text is passed to g++. Either changes PATH and
+    TMPDIR to a folder that only this user can write to.
 
-    Nothing is done on macOS, where a GPU is available, or where MLX's library has an unknown
-    layout; a library that computes anything wrong is taken out again. `reason` then says why. No
-    state of the machine raises; wrong arguments raise `ValueError`.
+    Does nothing on macOS, with a GPU, or if MLX's library has an unknown layout, and removes a
+    library that computes a wrong result; `reason` then states why. The machine's state never
+    raises; wrong arguments raise `ValueError`.
     """
     _check_arguments(library, cache_limit, threads)
     if refusal := refuse_platform(sys.platform) or _refuse_device():
@@ -87,19 +85,19 @@ def activate(
 
 
 def info() -> dict[str, Any]:
-    """Return the fields of `activate()`'s status, and the matrix product's speed before it.
+    """Return the status of `activate()` as a dict, with the matrix product's speed before it.
 
-    Activates when that was not done yet; otherwise `gflops_before` is `None`.
+    `gflops_before` is `None` if it was active already.
     """
     with lock:
         before = None
         if not (_status.active or refuse_platform(sys.platform) or _refuse_device()):
-            before = matmul_gflops(budget=0)
+            before = blas.measure_matmul_gflops(budget=0)
         return asdict(activate()) | {"gflops_before": before}
 
 
 def refuse_platform(name: str) -> str | None:
-    """Return why nothing is done on the platform of this `sys.platform`, `None` for Linux."""
+    """Return why `activate` does nothing on this `sys.platform`, or `None` for Linux."""
     if name == "linux":
         return None
     if name == "darwin":
@@ -113,7 +111,7 @@ def _refuse_device() -> str | None:
     except ImportError as error:
         return f"mlx.core cannot be imported: {error}"
     if mx.is_available(mx.gpu):
-        return "a GPU is available; the CPU is left as it is"
+        return "a GPU is available; nothing is changed for the CPU"
     return None
 
 
@@ -167,9 +165,9 @@ def _activate(
 def _set_threads(library: blas.Library, threads: int | None) -> Status:
     if threads is not None:
         blas.set_threads(library, threads)
-    elif _status.gflops is not None:  # nothing has changed since it was measured
+    elif _status.gflops is not None:  # nothing changed since the measurement
         return _status
-    return replace(_status, threads=blas.get_threads(library), gflops=matmul_gflops())
+    return replace(_status, threads=blas.get_threads(library), gflops=blas.measure_matmul_gflops())
 
 
 def _bind(library: str | Path | None) -> tuple[blas.Library, int]:

@@ -1,4 +1,4 @@
-"""`import mlx_fastcpu.auto` activates with the defaults, for programs that only add an import."""
+"""`import mlx_fastcpu.auto` calls `activate()` with its defaults."""
 
 from mlx_fastcpu.activation import activate
 

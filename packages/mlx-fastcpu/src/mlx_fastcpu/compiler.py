@@ -1,10 +1,9 @@
-"""The C++ compiler behind `mx.compile`: does it work, and may it use this CPU's vector units?
+"""The C++ compiler of `mx.compile`: check that it works, and set its flags.
 
-MLX writes each kernel as C++ and runs `g++ -O3` on it, found on PATH, in a folder below TMPDIR that
-all users share. Whoever can write there first decides what every user's MLX executes, and the
-folder does not tell kernels of different flags apart. So flags come with a folder of our own, which
-nobody else may write to, one for each set of flags, compiler and CPU; TMPDIR points into it, and on
-PATH a `g++` stands in front that adds the flags to MLX's kernels and to nothing else.
+MLX writes each kernel as C++ and compiles it by `g++ -O3` in a folder below TMPDIR that all users
+share. Whoever writes there first decides what every user's MLX executes, and kernels of different
+flags are not distinguished. So flags need a private folder, one for each set of flags, compiler and
+CPU. TMPDIR is set to it, and PATH to a wrapper of g++ that adds the flags to MLX's kernels only.
 """
 
 import ctypes
@@ -18,17 +17,16 @@ from pathlib import Path
 
 from mlx_fastcpu.slots import UnsupportedError
 
-# Everything that lets GCC call libmvec's vector functions, and no more: neither infinities nor NaN
-# are ruled out. `-ffast-math` and `-funsafe-math-optimizations` on the command line would make GCC
-# before 13 link code that switches denormal numbers off in the whole process; as a pragma the
-# latter does not.
+# The flags GCC needs to call libmvec's vector functions; infinities and NaN stay valid. For
+# `-ffast-math` or `-funsafe-math-optimizations` on the command line GCC before 13 would link code
+# that disables denormal numbers in the whole process; for the pragma it does not.
 NATIVE_FLAGS = (
     "-march=native -mprefer-vector-width=512 -fno-math-errno -fno-trapping-math -fno-signed-zeros "
     "-D__FAST_MATH__"
 )
 PRAGMA = '#pragma GCC optimize ("unsafe-math-optimizations")\n'
-FRONT = """#!/bin/sh
-# Written by mlx-fastcpu: MLX's kernels are compiled with more flags, anything else without.
+WRAPPER = """#!/bin/sh
+# Written by mlx-fastcpu: adds flags for MLX's kernels, and for nothing else.
 case "$*" in
 *{folder}/tmp/mlx/*) exec {compiler} "$@" {flags} ;;
 *) exec {compiler} "$@" ;;
@@ -37,14 +35,14 @@ esac
 
 
 def private_folder(name: str) -> Path:
-    """Return the folder `name` in this user's cache, made if need be, closed to all others.
+    """Return the folder `name` in this user's cache, private to the user; create it if needed.
 
-    Raises `UnsupportedError` when it cannot be made, or when others own it or may write to it.
+    Raises `UnsupportedError` when that fails, or when others own it or can write to it.
     """
     try:
         root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute()
     except RuntimeError as error:  # no home
-        raise UnsupportedError(f"no folder for caches: {error}") from error
+        raise UnsupportedError(f"no cache folder: {error}") from error
     root /= "mlx-fastcpu"
     folder = root / name
     for each in (root, folder):
@@ -52,16 +50,16 @@ def private_folder(name: str) -> Path:
             each.mkdir(mode=0o700, parents=each == root, exist_ok=True)
             state = each.lstat()
         except OSError as error:
-            raise UnsupportedError(f"cannot make the folder {each}: {error.strerror}") from error
+            raise UnsupportedError(f"cannot create the folder {each}: {error.strerror}") from error
         if state.st_uid != os.getuid() or state.st_mode & 0o022 or not each.is_dir():
             raise UnsupportedError(
-                f"{each} is not only ours to write to; remove it or set XDG_CACHE_HOME"
+                f"{each} is not private to this user; remove it or set XDG_CACHE_HOME"
             )
     return folder
 
 
 def compiler_version() -> str | None:
-    """Return the first line of `g++ --version`, `None` where there is no g++ on PATH."""
+    """Return the first line of `g++ --version`, or `None` without g++ on PATH."""
     try:
         done = subprocess.run(["g++", "--version"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
@@ -70,28 +68,28 @@ def compiler_version() -> str | None:
 
 
 def prepare_compiler(flags: str | None) -> str:
-    """Make sure that `mx.compile` works, with `flags` where given; return what will happen.
+    """Make `mx.compile` work, with `flags` if given; return a description of the result.
 
-    Where kernels cannot be compiled and loaded, or others may write to their folder, a private one
-    is tried; where that fails too, `mx.compile` is switched off, and functions run uncompiled.
+    If kernels cannot be compiled and loaded, or others can write to their folder, a private folder
+    is used. If that fails too, `mx.compile` is disabled and functions run uncompiled.
     """
     from mlx import core as mx
 
     version = compiler_version()
     if version is None:
-        mx.disable_compile()  # MLX before 0.32 would end the process at the first kernel
-        return "no g++ on PATH: mx.compile does nothing"
-    unfit = None
+        mx.disable_compile()  # MLX before 0.32 would exit at the first kernel
+        return "no g++ on PATH: mx.compile is off"
+    refusal = None
     if flags is not None:
         try:
             use_flags(flags)
         except UnsupportedError as error:
-            unfit = str(error)
+            refusal = str(error)
         else:
             return f"{version}, flags {flags!r}" if flags else f"{version}, private folder"
-    failure = compile_failure() or _open_to_others(kernel_folder())
+    failure = find_compile_failure() or _find_other_writers(kernel_folder())
     if failure is None:
-        return f"{version}; {unfit}" if unfit else version
+        return f"{version}; {refusal}" if refusal else version
     try:
         use_flags("")
     except UnsupportedError:
@@ -101,12 +99,12 @@ def prepare_compiler(flags: str | None) -> str:
 
 
 def use_flags(flags: str) -> Path:
-    """Let kernels compiled from now on have `flags` ("native": those that suit this CPU).
+    """Compile kernels with `flags` from now on ("native": those for this CPU); return their folder.
 
-    Returns the folder they are kept in. Raises `UnsupportedError`, with nothing changed, where
-    there is no compiler, the flags do not work, or no safe folder can be made.
+    Raises `UnsupportedError`, with nothing changed, when there is no compiler, the flags do not
+    work, or no private folder can be made.
     """
-    # Without the fronts of earlier calls, and of a parent process, which would else be chained.
+    # Without the wrappers of earlier calls and of a parent process, which would be chained.
     entries = os.environ.get("PATH", os.defpath).split(os.pathsep)
     path = os.pathsep.join(each for each in entries if "/mlx-fastcpu/kernels-" not in each)
     version, compiler = compiler_version(), shutil.which("g++", path=path)
@@ -121,24 +119,24 @@ def use_flags(flags: str) -> Path:
         flags = f"{flags} -include {shlex.quote(str(folder / 'pragma.h'))}"
     for part in ("bin", "tmp"):
         (folder / part).mkdir(mode=0o700, exist_ok=True)
-    front = folder / "bin" / "g++"
-    temporary = front.with_name(f"g++.{os.getpid()}")
+    wrapper = folder / "bin" / "g++"
+    temporary = wrapper.with_name(f"g++.{os.getpid()}")
     paths = {"folder": shlex.quote(str(folder)), "compiler": shlex.quote(compiler)}
-    temporary.write_text(FRONT.format(**paths, flags=flags))
+    temporary.write_text(WRAPPER.format(**paths, flags=flags))
     temporary.chmod(0o700)
-    temporary.rename(front)
-    if failure := compile_failure(folder / "tmp", front):
+    temporary.rename(wrapper)
+    if failure := find_compile_failure(folder / "tmp", wrapper):
         raise UnsupportedError(f"the compiler does not work with these flags: {failure}")
-    tempfile.gettempdir()  # Python remembers the folder it has now; only MLX is to move
+    tempfile.gettempdir()  # Python caches its folder, so that only MLX's changes
     os.environ["TMPDIR"] = str(folder / "tmp")
-    os.environ["PATH"] = f"{front.parent}{os.pathsep}{path}"
+    os.environ["PATH"] = f"{wrapper.parent}{os.pathsep}{path}"
     return folder
 
 
-def compile_failure(temporary: Path | None = None, compiler: str | Path = "g++") -> str | None:
-    """Compile and load an empty library where MLX keeps its kernels; return what went wrong.
+def find_compile_failure(temporary: Path | None = None, compiler: str | Path = "g++") -> str | None:
+    """Compile and load a small library in MLX's kernel folder; return the error, or `None`.
 
-    A folder mounted `noexec`, or one that another user made first, fails here as it would in MLX.
+    A folder mounted `noexec`, or created by another user, fails here as it would in MLX.
     """
     kernels = kernel_folder(temporary)
     try:
@@ -158,14 +156,14 @@ def compile_failure(temporary: Path | None = None, compiler: str | Path = "g++")
 
 
 def kernel_folder(temporary: Path | None = None) -> Path:
-    """Return where MLX keeps compiled kernels, given TMPDIR."""
+    """Return the folder of MLX's compiled kernels below `temporary`, by default TMPDIR."""
     from mlx import core as mx
 
     root = temporary or Path(os.environ.get("TMPDIR") or "/tmp")
     return root / "mlx" / mx.__version__ / "cpu"  # type: ignore[attr-defined]
 
 
-def _open_to_others(folder: Path) -> str | None:
+def _find_other_writers(folder: Path) -> str | None:
     for each in (folder, *folder.parents[:2]):
         state = each.stat()
         if state.st_uid not in (0, os.getuid()) or state.st_mode & 0o022:
@@ -174,7 +172,7 @@ def _open_to_others(folder: Path) -> str | None:
 
 
 def _cpu_flags() -> str:
-    """What the CPU can do: a home folder may be shared by machines."""
+    """Return the CPU's feature flags: machines may share a home folder."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

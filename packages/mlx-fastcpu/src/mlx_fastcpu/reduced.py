@@ -1,8 +1,8 @@
-"""An opt-in float32 matrix product that rounds its inputs to bfloat16 and adds up in float32.
+"""An opt-in float32 matrix product that rounds its inputs to bfloat16 and sums in float32.
 
 CPUs with AVX512-BF16 multiply bfloat16 twice as fast as float32. `enable()` compiles
-`reduced_gemm.c` with the system's compiler, measures it, and points MLX's slot for the float32
-product at it. Small products, and those MLX does not pass in row-major order, stay as they were.
+`reduced_gemm.c` with the system's compiler, measures it, and redirects MLX's float32 product to it.
+Small products, and those that MLX does not pass in row-major order, stay float32.
 """
 
 import contextlib
@@ -25,7 +25,6 @@ import numpy as np
 
 from mlx_fastcpu import activation, blas
 from mlx_fastcpu.compiler import private_folder
-from mlx_fastcpu.elf import ElfError
 from mlx_fastcpu.slots import UnsupportedError, loaded_slots, read_slots, write_slots
 
 log = logging.getLogger(__name__)
@@ -37,7 +36,7 @@ FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-pthread", "-mfma", "-mavx512
 FLAGS += ("-mavx512bf16",)
 SIZES = (512, 1024, 2048)
 LEAST_SPEEDUP = 1.2
-# The two roundings are off by up to 2^-8 each; together, for random inputs, by 2.4e-3.
+# Each of the two roundings errs by up to 2^-8; together, for random inputs, by 2.4e-3.
 LARGEST_ERROR = 4e-3
 ROW_MAJOR, NO_TRANSPOSE = 101, 111  # of the CBLAS interface
 
@@ -55,11 +54,11 @@ _SGEMM = ctypes.CFUNCTYPE(
 
 @dataclass(frozen=True)
 class ReducedStatus:
-    """What `enable` did.
+    """The result of `enable`.
 
-    `speedup` is over the float32 product (geometric mean at 512, 1024 and 2048) and `error` the
-    relative difference from it (Frobenius norm, random 512 x 512); both are `None` where nothing
-    was measured, and are also given where the measurement was the reason to decline.
+    `speedup` is over the float32 product (geometric mean at 512, 1024 and 2048), `error` the
+    relative difference from it (Frobenius norm, random 512 x 512); both are `None` if nothing was
+    measured.
     """
 
     active: bool
@@ -77,37 +76,34 @@ class ReducedStatus:
         return ", ".join(parts)
 
 
-_old: dict[int, int] = {}  # what the slots held, while they hold the reduced product
+_old: dict[int, int] = {}  # the slots' earlier values, while they hold the reduced product
 _new: dict[int, int] = {}
 _measured: dict[tuple[int, int | None], tuple[float, float]] = {}  # by function and threads
 
 
 def enable() -> ReducedStatus:
-    """Let MLX's float32 matrix products round their inputs to bfloat16; return what was done.
+    """Round the inputs of MLX's float32 matrix products to bfloat16 from now on.
 
-    Calls `mlx_fastcpu.activate()` first, whose BLAS computes what is not reduced; a later
-    `activate()` of another library ends the reduction. The threads are those of that library at
-    each call. The first call compiles (2 s) and measures (1 s), a later one takes 5 ms; the
-    compiled file is kept in the user's cache folder. All that MLX computes through float32
-    products is reduced, gradients and convolutions too; subnormal inputs count as zero.
+    Calls `mlx_fastcpu.activate()` first; its BLAS computes the products that are not reduced and
+    sets the number of threads. A later `activate()` of another library ends the reduction. The
+    first call compiles (2 s) and measures (1 s), a later one takes 5 ms; the compiled file is kept
+    in the user's cache folder. All computations through float32 products are reduced, gradients and
+    convolutions too; subnormal inputs count as zero.
 
-    Where the CPU has no AVX512-BF16, there is no compiler, or it would not be 1.2 times as fast,
-    nothing is changed and `reason` says why. No state of the machine raises.
+    Without AVX512-BF16 or a compiler, or below a speed-up of 1.2, nothing is changed and `reason`
+    states why. The machine's state never raises.
     """
     try:
         with activation.lock:
             status = _enable()
-    except (UnsupportedError, ElfError, OSError, subprocess.SubprocessError) as error:
+    except (UnsupportedError, OSError, subprocess.SubprocessError) as error:
         status = ReducedStatus(active=False, reason=" ".join(str(error).split()))
     log.info("%s", status)
     return status
 
 
 def disable() -> None:
-    """Let MLX compute its float32 products in float32 again, as before `enable()`.
-
-    Slots that something else has re-pointed since are left alone.
-    """
+    """Undo `enable()`, except for slots that were redirected again since."""
     with activation.lock:
         if not _old:
             return
@@ -119,10 +115,10 @@ def disable() -> None:
 
 @contextlib.contextmanager
 def matmul() -> Iterator[ReducedStatus]:
-    """Reduce the products that are computed inside of the `with` block, and yield the status.
+    """Reduce the products computed inside the `with` block; yield the status.
 
-    MLX computes an array when it is evaluated: call `mx.eval` inside. Other threads' products are
-    reduced meanwhile too. Where `enable()` was called before, the reduction outlasts the block.
+    Call `mx.eval` inside, as MLX computes arrays when they are evaluated. Products of other threads
+    are reduced too. After an earlier `enable()` the reduction continues after the block.
     """
     was_active = _is_active()
     try:
@@ -169,7 +165,7 @@ def _enable() -> ReducedStatus:
         hint = "; for AMX: pip install mkl" if "amx_bf16" in flags and not with_mkl else ""
         reason = f"less than {LEAST_SPEEDUP} times as fast{hint}"
         return replace(status, active=False, reason=reason)
-    _measured[key] = speedup, error  # kept when good only: the machine may have been busy
+    _measured[key] = speedup, error  # only if good: the machine may have been busy
     if not _new:
         blas.rebind(dict.fromkeys(slots, reduced))
         _old.update(present)
@@ -192,11 +188,11 @@ def _load(model: str) -> ctypes.CDLL:
 
 
 def _compile(model: str) -> Path:
-    """Return the compiled library, from the cache when source, compiler and CPU are the same."""
+    """Return the compiled library, from the cache for the same source, compiler and CPU."""
     compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
     if compiler is None:
         raise UnsupportedError(f"no compiler was found ({', '.join(COMPILERS)})")
-    version = _output_of([compiler, "--version"])
+    version = _run([compiler, "--version"])
     source = SOURCE.read_text()
     key = hashlib.sha256("\0".join([source, version, *FLAGS, model]).encode()).hexdigest()[:16]
     folder = private_folder("reduced")
@@ -204,14 +200,14 @@ def _compile(model: str) -> Path:
     if not compiled.exists():
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             new = Path(scratch, compiled.name)
-            _output_of([compiler, *FLAGS, str(SOURCE), "-o", str(new)])
+            _run([compiler, *FLAGS, str(SOURCE), "-o", str(new)])
             with new.open("rb") as file:
                 os.fsync(file.fileno())
             new.replace(compiled)
     return compiled
 
 
-def _output_of(command: list[str]) -> str:
+def _run(command: list[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=120)
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
@@ -221,9 +217,9 @@ def _output_of(command: list[str]) -> str:
 
 
 def _mkl_product() -> int:
-    """Return the address of MKL's bfloat16 product, which has AMX; 0 without MKL.
+    """Return the address of MKL's bfloat16 product, which uses AMX; 0 without MKL.
 
-    Its results are tested, its speed is not: no machine of the project's had AMX.
+    Its results are tested, its speed is not: no machine with AMX was available.
     """
     try:
         handle = ctypes.CDLL(blas.find_library("mkl"))
@@ -242,12 +238,12 @@ def _set_up(compiled: ctypes.CDLL, fallback: int, library: blas.Library, mkl: in
 
 
 def _measure(float32: Product, reduced: Product) -> tuple[float, float]:
-    """Return the speed-up of the second product over the first, and its relative error."""
+    """Return the speed-up and the relative error of the reduced product."""
     random = np.random.default_rng(0)
     inputs = [random.standard_normal((2, size, size), dtype=np.float32) for size in SIZES]
     outputs = [np.empty_like(pair) for pair in inputs]
-    # OpenBLAS's threads wait busily for 0.1 s after a product and slow down what follows: first
-    # the reduced products, whose threads sleep.
+    # OpenBLAS's threads spin for 0.1 s after a product and slow down what follows, so the reduced
+    # products, whose threads sleep, come first.
     time.sleep(0.2)
     fast = [_seconds(reduced, a, b, out[1]) for (a, b), out in zip(inputs, outputs, strict=True)]
     slow = [_seconds(float32, a, b, out[0]) for (a, b), out in zip(inputs, outputs, strict=True)]
@@ -257,7 +253,7 @@ def _measure(float32: Product, reduced: Product) -> tuple[float, float]:
 
 
 def _seconds(product: Product, left: np.ndarray, right: np.ndarray, out: np.ndarray) -> float:
-    """Return the best time of a product of square matrices."""
+    """Return the best time of at least 3 products of square matrices."""
     n = len(left)
     a, b, c = (each.ctypes.data for each in (left, right, out))
     best, spent, times = math.inf, 0.0, 0

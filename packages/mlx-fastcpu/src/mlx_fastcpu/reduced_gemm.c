@@ -1,10 +1,11 @@
-/* A float32 matrix product that rounds its inputs to bfloat16 (to nearest even) and adds up in
- * float32, for CPUs with AVX512-BF16. It has the arguments of cblas_sgemm and hands to the float32
- * function what it does not compute itself.
+/* A float32 matrix product that rounds its inputs to bfloat16 (to nearest even) and sums in float32,
+ * for CPUs with AVX512-BF16. It has the arguments of cblas_sgemm and calls the float32 function for
+ * products that it does not compute itself.
  *
- * Blocks of A and B are converted into panels, and vdpbf16ps multiplies pairs of neighbours along
- * k: a 32-bit element of a panel is such a pair. Threads compute separate parts of C and share no
- * panel. Helpers sleep between products and take parts when they come: a busy core delays nothing.
+ * Blocks of A and B are converted to panels. vdpbf16ps multiplies pairs of neighbours along k; a
+ * 32-bit element of a panel is such a pair. Threads compute separate parts of C and share no panel.
+ * Helpers sleep between products and take the next part when they are ready, so that a busy core
+ * delays nothing.
  */
 
 #include <immintrin.h>
@@ -21,13 +22,13 @@ enum {
     BLOCK_COLUMNS = 512, /* with BLOCK_DEPTH 512 KiB: half of a core's L2 */
     BLOCK_DEPTH = 512,
     PAIRS = BLOCK_DEPTH / 2,
-    /* Below these the float32 product was as fast, or the half-empty tiles cost more than it. */
+    /* Below these the float32 product is at least as fast: tiles are half empty. */
     LEAST_ROWS = 16,
     LEAST_COLUMNS = 48,
     LEAST_DEPTH = 16,
     LEAST_WORK = 1 << 19,
-    LEAST_SHARED_WORK = 1 << 23, /* below it one thread is done before another wakes up */
-    WIDE_PART = 256,             /* rows or columns worth a part of their own */
+    LEAST_SHARED_WORK = 1 << 23, /* below it one thread finishes before another wakes up */
+    WIDE_PART = 256,             /* least rows or columns of a part */
 };
 
 typedef void (*sgemm)(int, int, int, int, int, int, float, const float *, int, const float *, int,
@@ -40,9 +41,8 @@ static sgemm float32_product;
 static int (*get_threads)(void);
 static bf16_gemm mkl_product;
 
-/* `threads` is the BLAS library's own function and is asked at each call; NULL means
- * all cores. `mkl`, where not NULL, is MKL's product and takes the place of the one below: it has
- * AMX, and its own threads. */
+/* `threads` is the BLAS library's function, called for each product; NULL means all cores. `mkl`, if
+ * not NULL, is MKL's product and replaces the one below: it uses AMX and its own threads. */
 void reduced_setup(sgemm fallback, int (*threads)(void), bf16_gemm mkl)
 {
     float32_product = fallback;
@@ -106,9 +106,9 @@ static inline void transpose(__m512i r[16])
     }
 }
 
-/* `across` rows of `along` neighbours, to out[row * row_step + pair * pair_step]. Of the two steps
- * one is 1: the pairs of a row stay together (A), or those of 16 rows come together (B).
- * `contiguous` says that `along` is the direction of neighbours in memory. */
+/* Pack `across` rows of `along` neighbours to out[row * row_step + pair * pair_step]. One of the two
+ * steps is 1: the pairs of a row are adjacent (A), or those of 16 rows (B). `contiguous` if `along`
+ * is the direction of adjacent memory. */
 static inline __attribute__((always_inline)) void
 pack(const float *in, long step, int contiguous, int across, int along, uint32_t *out,
      int rows_together)
@@ -246,7 +246,7 @@ static int multiply_by_mkl(int ta, int tb, int m, int n, int k, float alpha, con
     return 1;
 }
 
-/* One product, and which of its parts are taken. */
+/* One product, and the parts that threads have taken. */
 struct job {
     int left_across, right_across, m, n, k, lda, ldb, ldc;
     float alpha, beta;
@@ -305,8 +305,8 @@ static void *help(void *unused)
     return NULL;
 }
 
-/* Compute a product with helpers, or alone while they work for another thread. A forked child has
- * none, and so computes alone too. */
+/* Compute a product with helpers, or alone while they work for another thread. A forked child has no
+ * helpers and computes alone. */
 static void share(struct job *job, int threads)
 {
     pthread_mutex_lock(&lock);

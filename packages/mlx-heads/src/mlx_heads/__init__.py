@@ -1,10 +1,10 @@
-"""Task heads on hidden states for MLX: pooling, binary, multiclass and regression heads that take
-numeric features beside the text, losses of each example, NumPy metrics, calibration and thresholds.
-Arrays in, arrays out: any encoder giving (B, L, D) will do.
+"""Task heads on hidden states for MLX.
+
+Pooling, binary, multiclass and regression heads with numeric features, per-example losses, NumPy
+metrics, calibration and thresholds, for any encoder whose hidden states are (B, L, D).
 """
 
 from mlx_heads.calibration import calibration_curve, expected_calibration_error
-from mlx_heads.classification import ClassificationHead
 from mlx_heads.losses import (
     binary_cross_entropy,
     cross_entropy,
@@ -13,9 +13,8 @@ from mlx_heads.losses import (
     weighted_sum,
 )
 from mlx_heads.metrics import DEFAULT_METRIC, METRICS, Metric, confusion_matrix, get_metric
-from mlx_heads.numeric import NumericBranch
+from mlx_heads.pooled_heads import ClassificationHead, NumericBranch, RegressionHead
 from mlx_heads.pooling import Pooling, pool, pooled_size
-from mlx_heads.regression import RegressionHead
 from mlx_heads.target_scaler import TargetScaler, TargetTransform
 from mlx_heads.thresholds import ThresholdMetric, best_threshold
 

@@ -1,4 +1,4 @@
-"""Whether a model that says 80 % is right in 80 % of cases."""
+"""Calibration: whether predictions made with 80 % probability are correct in 80 % of cases."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -11,30 +11,30 @@ def calibration_curve(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return (confidence, accuracy, count) of equal-width bins (lo, hi] over 0..1, each (bins,).
 
-    `probability` (N,) is what the model said of its prediction, `correct` (N,) whether it was
-    right. Confidence and accuracy are means over a bin, NaN where its count is zero; probability 0
-    falls in the first bin.
+    `probability` (N,) is the model's probability of its prediction, `correct` (N,) whether that was
+    correct. Confidence and accuracy are means over a bin, NaN if it is empty; probability 0 is in
+    the first bin.
     """
-    said, right = np.asarray(probability, np.float64), np.asarray(correct, np.float64)
-    if said.ndim != 1 or said.shape != right.shape or not said.size:
+    probability, correct = np.asarray(probability, np.float64), np.asarray(correct, np.float64)
+    if probability.ndim != 1 or probability.shape != correct.shape or not probability.size:
         raise ValueError(
             f"probability and correct must both have shape (N,) with N at least 1, "
-            f"got {said.shape} and {right.shape}"
+            f"got {probability.shape} and {correct.shape}"
         )
-    check_unit_interval(said, "probability")
+    check_unit_interval(probability, "probability")
     if bins < 1:
         raise ValueError(f"bins must be at least 1, got {bins}")
-    number = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], said)
+    number = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], probability)
     count = np.bincount(number, minlength=bins)
     confidence, accuracy = (
         np.divide(total, count, out=np.full(bins, np.nan), where=count > 0)
-        for total in (np.bincount(number, values, bins) for values in (said, right))
+        for total in (np.bincount(number, values, bins) for values in (probability, correct))
     )
     return confidence, accuracy, count
 
 
 def expected_calibration_error(probability: ArrayLike, correct: ArrayLike, bins: int = 15) -> float:
-    """Return the mean gap |accuracy - confidence| over bins, weighted by rows (Guo 2017, eq. 3)."""
+    """Return the mean |accuracy - confidence| over bins, weighted by rows (Guo 2017, eq. 3)."""
     confidence, accuracy, count = calibration_curve(probability, correct, bins)
     filled = count > 0
     gaps = np.abs(accuracy - confidence)[filled]

@@ -1,7 +1,7 @@
-"""Losses of each example in float32: the caller weights and averages, so nothing is lost.
+"""Per-example losses in float32; the caller weights and averages them.
 
-Shapes are checked, values are not: reading them would stop a compiled step. A (B, 1) output against
-(B,) targets is an error here, where broadcasting would train on B x B pairs.
+Shapes are checked; values are not, as reading them would break a compiled step. A (B, 1) output
+with (B,) targets is an error: broadcasting would train on B x B pairs.
 """
 
 import mlx.core as mx
@@ -24,8 +24,8 @@ def binary_cross_entropy(
     if label_smoothing:
         targets = (1.0 - label_smoothing) * targets + 0.5 * label_smoothing
     positive = 1.0 if pos_weight is None else pos_weight
-    # Two softplus terms rather than one and a difference: a confident right answer keeps its tiny
-    # loss, where z - softplus(z) would cancel to zero.
+    # Two softplus terms instead of z - softplus(z), which would cancel to zero for a confident
+    # correct prediction.
     if_positive, if_negative = mx.logaddexp(-logits, 0.0), mx.logaddexp(logits, 0.0)
     return positive * targets * if_positive + (1.0 - targets) * if_negative
 
@@ -38,12 +38,11 @@ def cross_entropy(
 ) -> mx.array:
     """Return the (B,) losses of (B, K) logits against (B,) integer classes in 0..K-1.
 
-    A target outside 0..K-1 gives NaN (infinity with smoothing), so that a wrong label shows instead
-    of training on nothing.
+    A target outside 0..K-1 gives NaN (infinity with smoothing), so that a wrong label is noticed.
 
     With smoothing e the target distribution is (1 - e) onehot + e / K, and `class_weights` (K,)
-    multiply its terms: torch's `cross_entropy(reduction="none")`. Its "mean" divides by the sum of
-    `class_weights[targets]`, not by the number of rows.
+    multiply its terms, as in torch's `cross_entropy(reduction="none")`. Torch's "mean" divides by
+    the sum of `class_weights[targets]`, not by the number of rows.
     """
     _check_classes(logits, targets, class_weights)
     _check_smoothing(label_smoothing)
@@ -53,17 +52,16 @@ def cross_entropy(
     distribution = (1.0 - label_smoothing) * onehot.astype(mx.float32) + label_smoothing / classes
     if class_weights is not None:
         distribution = distribution * class_weights.astype(mx.float32)
-    # Shifted first: next to logits of 1e4, a loss near 1 would be rounded to three decimals.
+    # Subtract the maximum first: with logits of 1e4 a loss near 1 would keep three decimals only.
     logits = logits - mx.stop_gradient(logits.max(axis=-1, keepdims=True))
     log_probabilities = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
     losses = -(distribution * log_probabilities).sum(axis=-1)
-    # A division and not `where(.., nan)`: compiled CPU kernels of MLX 0.30 and 0.31 cannot hold a
-    # NaN constant.
+    # Not `where(.., nan)`: compiled CPU kernels of MLX 0.30 and 0.31 do not support NaN constants.
     return losses / onehot.any(axis=-1).astype(mx.float32)
 
 
 def mean_squared_error(values: mx.array, targets: mx.array) -> mx.array:
-    """Return the (B,) squared errors of (B,) values, or their means over T for (B, T)."""
+    """Return the (B,) squared errors of (B,) values; for (B, T) their means over T."""
     _check_same_shape("values", values, targets)
     return _mean_of_outputs(mx.square(_error(values, targets)))
 
@@ -77,14 +75,14 @@ def huber(values: mx.array, targets: mx.array, delta: float = 1.0) -> mx.array:
     if not delta > 0:
         raise ValueError(f"delta must be positive, got {delta}")
     size = mx.abs(_error(values, targets))
-    quadratic = mx.minimum(size, delta)  # never squares a large error, so nothing overflows
+    quadratic = mx.minimum(size, delta)  # never squares a large error, which could overflow
     return _mean_of_outputs(quadratic * (size - 0.5 * quadratic))
 
 
 def weighted_sum(losses: mx.array, weights: mx.array | None = None) -> tuple[mx.array, mx.array]:
     """Return the scalars (sum of weighted losses, sum of weights); their ratio is the mean.
 
-    Keep the pair when accumulating over micro-batches: means of unequal batches do not average.
+    Add up both when accumulating over micro-batches: the mean of their means would be wrong.
     """
     weights = mx.ones_like(losses) if weights is None else weights.astype(losses.dtype)
     _check_same_shape("losses", losses, weights, "weights")

@@ -1,4 +1,4 @@
-"""Token vectors to one vector a row, blind to padding."""
+"""Pooling of token vectors to one vector per row, independent of padding."""
 
 from typing import Literal, get_args
 
@@ -13,9 +13,8 @@ def pool(hidden: mx.array, attention_mask: mx.array, pooling: Pooling = "mean") 
     """Reduce (B, L, D) to (B, D), or to (B, 2D) for a pooling with a plus.
 
     `attention_mask` is boolean (B, L), true for tokens. "cls" is the first token of the mask, which
-    is not position 0 when padding is on the left. What stands in padding, NaN included, has no
-    effect, and a row of padding gives zeros. The mean is taken in float32; the result has the dtype
-    of `hidden`.
+    is not position 0 with left padding. Vectors at padding have no effect, even NaN; a row of
+    padding only gives zeros. The mean is computed in float32; the result has the dtype of `hidden`.
     """
     check_pooling(pooling)
     _check_shapes(hidden, attention_mask)
@@ -24,7 +23,7 @@ def pool(hidden: mx.array, attention_mask: mx.array, pooling: Pooling = "mean") 
 
 
 def pooled_size(hidden_size: int, pooling: Pooling) -> int:
-    """Return the width `pool` gives: `hidden_size`, or twice it for a pooling with a plus."""
+    """Return the width of `pool`'s result: `hidden_size`, twice that for a pooling with a plus."""
     check_pooling(pooling)
     return hidden_size * (pooling.count("+") + 1)
 
@@ -37,13 +36,13 @@ def check_pooling(pooling: str) -> None:
 
 
 def _first(hidden: mx.array, mask: mx.array) -> mx.array:
-    first = mx.argmax(mask.astype(mx.int32), axis=1)  # of equal values argmax gives the first
+    first = mx.argmax(mask.astype(mx.int32), axis=1)  # argmax returns the first of equal values
     vectors = mx.take_along_axis(hidden, first[:, None, None], axis=1)[:, 0]  # (B, D)
     return _zero_where_empty(vectors, mask)
 
 
 def _mean(hidden: mx.array, mask: mx.array) -> mx.array:
-    # `where` and not a product: zero times a NaN in the padding would be NaN.
+    # Not a product: zero times a NaN in the padding would be NaN.
     kept = mx.where(mask[..., None], hidden.astype(mx.float32), 0.0)
     count = mx.maximum(mask.astype(mx.float32).sum(axis=1, keepdims=True), 1.0)
     return (kept.sum(axis=1) / count).astype(hidden.dtype)

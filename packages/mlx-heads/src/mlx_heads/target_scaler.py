@@ -1,4 +1,4 @@
-"""Regression targets on the scale a network trains well on, and predictions back in their unit."""
+"""Scale regression targets for training, and convert predictions back to their unit."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -11,17 +11,17 @@ from mlx_heads._suggest import did_you_mean
 
 TargetTransform = Literal["standard", "log1p", "none"]
 
-# log1p predictions stay within this factor of the training values: exp turns one wild output into
-# a number that decides the whole score.
+# log1p predictions are clipped to this factor of the training range: after exp, one outlier would
+# dominate the score.
 RANGE_FACTOR = 10.0
 _LARGEST_LOG = 709.0  # exp of more overflows float64
 
 
 @dataclass(frozen=True)
 class TargetScaler:
-    """Standardizes targets ("standard"), their log1p ("log1p"), or leaves them ("none").
+    """Standardizes targets ("standard") or their log1p ("log1p"), or does nothing ("none").
 
-    Fit on training rows only. For several outputs keep one scaler a column.
+    Fit it on training rows only. Use one scaler per output column.
     """
 
     target_transform: TargetTransform
@@ -32,7 +32,7 @@ class TargetScaler:
 
     @classmethod
     def fit(cls, y: ArrayLike, transform: TargetTransform = "standard") -> "TargetScaler":
-        """Measure (N,) finite training targets; "log1p" needs all above -1.
+        """Fit to (N,) finite training targets; "log1p" needs all above -1.
 
         The scale is the population standard deviation, or 1 for constant targets.
         """
@@ -61,11 +61,11 @@ class TargetScaler:
     def inverse(self, z: ArrayLike) -> np.ndarray:
         """Return float64 predictions in the unit of the targets, in the shape of `z`.
 
-        After "log1p" they are clipped: between a tenth of the smallest and ten times the largest
-        training value when none was negative, between -1 and ten times the largest otherwise. So
-        infinite outputs stay finite there; elsewhere, and for NaN, they are an error.
+        With "log1p" they are clipped between a tenth of the smallest training value (-1 if any was
+        negative) and ten times the largest, so infinite outputs become finite. Without it they
+        raise `ValueError`, as NaN always does.
         """
-        with np.errstate(over="ignore"):  # an infinity is clipped or refused below
+        with np.errstate(over="ignore"):  # infinities are clipped or raise below
             values = np.asarray(z, np.float64) * self.scale + self.mean
         if self.target_transform == "log1p":
             lowest = self.minimum / RANGE_FACTOR if self.minimum >= 0.0 else -1.0
@@ -75,12 +75,12 @@ class TargetScaler:
         return _finite(values, "z")
 
     def to_dict(self) -> dict[str, str | float]:
-        """Return a JSON-ready description that `from_dict` reads."""
+        """Return a JSON-serializable dict for `from_dict`."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, str | float]) -> "TargetScaler":
-        """Make the scaler `to_dict` described. Raises `TypeError` for missing or unknown keys."""
+        """Invert `to_dict`; raises `TypeError` for missing or unknown keys."""
         return cls(**values)  # type: ignore[arg-type]
 
 

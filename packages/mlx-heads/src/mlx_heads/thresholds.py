@@ -1,4 +1,4 @@
-"""The probability above which a row counts as positive, chosen on held-out predictions."""
+"""The decision threshold of a binary classifier, chosen on held-out predictions."""
 
 from typing import Literal, get_args
 
@@ -10,7 +10,7 @@ from mlx_heads.metrics import inputs
 
 ThresholdMetric = Literal["accuracy", "balanced_accuracy", "f1", "mcc"]
 
-# Scores of different cuts that are equal on paper differ by rounding.
+# Equal scores of different thresholds may differ by rounding.
 _TIE = 1e-12
 
 
@@ -20,87 +20,80 @@ def best_threshold(
     metric: ThresholdMetric = "f1",
     sample_weight: ArrayLike | None = None,
 ) -> float:
-    """Return the t for which `probability >= t` scores best, tried at every cut, O(N log N).
+    """Return the t for which `probability >= t` has the best score of all thresholds, O(N log N).
 
     `y_true` (N,) is 0 or 1, `probability` (N,) of class 1 or (N, 2). t is halfway between two
-    neighbouring probabilities, or 0.5 where that makes the same cut; of equally good cuts the one
-    nearest 0.5. It may exceed 1 when never saying 1 is best. Choose it on rows the model was not
-    trained on, and expect less on new ones: a maximum over cuts is optimistic.
+    adjacent probabilities, or 0.5 if that is equivalent; of equally good thresholds the one nearest
+    0.5. It exceeds 1 if never predicting 1 is best. Use rows that the model was not trained on. The
+    score at t is optimistic: it is a maximum over thresholds.
     """
     valid = get_args(ThresholdMetric)
     if metric not in valid:
         raise ValueError(
             f"best_threshold cannot use metric {metric!r}{did_you_mean(str(metric), valid)}"
         )
-    truth, predicted = inputs.probabilities(y_true, probability)
+    truth, predicted = inputs.check_probabilities(y_true, probability)
     if predicted.ndim == 2 and predicted.shape[1] != 2:
         raise ValueError(
             f"best_threshold is for two classes, got probabilities of shape {predicted.shape}"
         )
     score = predicted if predicted.ndim == 1 else predicted[:, 1]
-    weights = inputs.weights_of(len(truth), sample_weight)
+    weights = inputs.check_weights(len(truth), sample_weight)
     inputs.check_unit_interval(score, "probability")
-    cuts, hits, false_alarms = _cuts(truth == 1, score, weights)
-    quality = _SCORES[metric](hits, false_alarms, hits[0], false_alarms[0])
-    best = cuts[quality >= quality.max() - _TIE]
+    thresholds, tp, fp = _thresholds(truth == 1, score, weights)
+    quality = _SCORES[metric](tp, fp, tp[0], fp[0])
+    best = thresholds[quality >= quality.max() - _TIE]
     return float(best[np.argmin(np.abs(best - 0.5))])
 
 
-def _cuts(
+def _thresholds(
     truth: np.ndarray, score: np.ndarray, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return thresholds from all positive to none, and the weights of hits and false alarms.
+    """Return thresholds from all positive to none, and the weights of true and false positives.
 
-    Thresholds stay in the dtype of the scores: halfway in float64 may round onto a float32 score.
+    Thresholds keep the dtype of the scores: a float64 midpoint may round onto a float32 score.
     """
     distinct, group = np.unique(score, return_inverse=True)
     one = np.ones(1, distinct.dtype)
     lower = np.concatenate([0 * one, distinct])
     upper = np.concatenate([distinct, np.maximum(one, np.nextafter(distinct[-1:], 2 * one))])
-    cuts = (lower + upper) / 2
-    cuts = np.where(cuts > lower, cuts, upper)  # neighbouring floats have no middle
-    cuts = np.where((lower < 0.5) & (upper >= 0.5), 0.5, cuts)
-    hits, false_alarms = (
+    thresholds = (lower + upper) / 2
+    thresholds = np.where(thresholds > lower, thresholds, upper)  # adjacent floats have no midpoint
+    thresholds = np.where((lower < 0.5) & (upper >= 0.5), 0.5, thresholds)
+    tp, fp = (
         np.append(np.cumsum(np.bincount(group, weights * side)[::-1])[::-1], 0.0)
         for side in (truth, ~truth)
     )
-    return cuts, hits, false_alarms
+    return thresholds, tp, fp
 
 
-def _f1(hits: np.ndarray, false_alarms: np.ndarray, positives: float, _: float) -> np.ndarray:
-    return _ratio(2 * hits, hits + false_alarms + positives)
+def _f1(tp: np.ndarray, fp: np.ndarray, positives: float, _: float) -> np.ndarray:
+    return _ratio(2 * tp, tp + fp + positives)
 
 
-def _accuracy(
-    hits: np.ndarray, false_alarms: np.ndarray, positives: float, negatives: float
-) -> np.ndarray:
-    return (hits + negatives - false_alarms) / (positives + negatives)
+def _accuracy(tp: np.ndarray, fp: np.ndarray, positives: float, negatives: float) -> np.ndarray:
+    return (tp + negatives - fp) / (positives + negatives)
 
 
 def _balanced_accuracy(
-    hits: np.ndarray, false_alarms: np.ndarray, positives: float, negatives: float
+    tp: np.ndarray, fp: np.ndarray, positives: float, negatives: float
 ) -> np.ndarray:
-    recalls = [
-        right / total
-        for right, total in ((hits, positives), (negatives - false_alarms, negatives))
-        if total > 0
-    ]
-    return np.mean(recalls, axis=0)
+    correct = ((tp, positives), (negatives - fp, negatives))
+    return np.mean([each / total for each, total in correct if total > 0], axis=0)
 
 
-def _mcc(
-    hits: np.ndarray, false_alarms: np.ndarray, positives: float, negatives: float
-) -> np.ndarray:
-    said = hits + false_alarms
-    product = positives * negatives * said * (positives + negatives - said)
-    return _ratio(hits * negatives - false_alarms * positives, np.sqrt(np.maximum(product, 0.0)))
+def _mcc(tp: np.ndarray, fp: np.ndarray, positives: float, negatives: float) -> np.ndarray:
+    predicted = tp + fp
+    product = positives * negatives * predicted * (positives + negatives - predicted)
+    return _ratio(tp * negatives - fp * positives, np.sqrt(np.maximum(product, 0.0)))
 
 
-def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    return np.divide(above, below, out=np.zeros_like(below), where=below > 0)
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    zeros = np.zeros_like(denominator)
+    return np.divide(numerator, denominator, out=zeros, where=denominator > 0)
 
 
-# Each takes the weights of hits and false alarms at every cut, and of all positives and negatives.
+# Each takes the weights of true and false positives at every threshold, of positives and negatives.
 _SCORES = {
     "accuracy": _accuracy,
     "balanced_accuracy": _balanced_accuracy,

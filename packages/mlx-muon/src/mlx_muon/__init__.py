@@ -1,6 +1,6 @@
 """Muon and its variants for MLX: `Muon` fits where `mlx.optimizers.AdamW` fits."""
 
-from mlx_muon.matching import Group
+from mlx_muon.groups import Group
 from mlx_muon.mlx_state import load_mlx_state
 from mlx_muon.optimizer import Muon
 from mlx_muon.orthogonalize import COEFFICIENTS, orthogonalize

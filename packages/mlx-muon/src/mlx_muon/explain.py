@@ -1,13 +1,11 @@
-"""The table that says who is optimized how."""
+"""The table of the rule and rate of each parameter."""
 
 import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import mlx.core as mx
 
-from mlx_muon.matching import Assignment, Group
-from mlx_muon.muon_step import Number
+from mlx_muon.groups import Assignment, Group
 from mlx_muon.rules import AdamWRule, Rule, Value
 
 SCALE_TEXTS = {
@@ -19,22 +17,13 @@ SCALE_TEXTS = {
 }
 
 
-class Rates(NamedTuple):
-    """The rates of an optimizer: before its schedule, which multiplies only numbers, and now."""
-
-    learning_rate: Value
-    is_scheduled: bool
-    before_schedule: Callable[[Rule], Number]
-    now: Callable[[Rule], Number]
-
-
 def explain(
-    rates: Rates,
+    describe_rate: Callable[[Rule], str],
     weight_decay: Value,
     all_groups: Sequence[Group],
     assigned: Sequence[tuple[str, mx.array, Assignment]],
 ) -> str:
-    """Return a heading for each group and rule, and below it a line for parameters alike."""
+    """Return a heading for each group and rule, with a line for each set of similar parameters."""
     groups: dict[tuple[str, int], list[tuple[str, mx.array, Assignment]]] = {}
     for each in assigned:
         groups.setdefault((each[2].group, id(each[2].rule)), []).append(each)
@@ -43,22 +32,21 @@ def explain(
         count = sum(array.size for _, array, _ in members)
         rule = members[0][2].rule
         decays = getattr(rule, "decay_vectors", True) or any(a.ndim >= 2 for _, a, _ in members)
-        lines.append(
-            f"{name}: {_describe(rates, weight_decay, rule, decays)}; {_plural(count, 'number')}"
-        )
+        rule_text = _describe(describe_rate(rule), weight_decay, rule, decays)
+        lines.append(f"{name}: {rule_text}; {count:,} parameter{'s' if count != 1 else ''}")
         lines.extend(_member_lines(members))
     used = {(assignment.group, id(assignment.rule)) for _, _, assignment in assigned}
     unused = [each.name for each in all_groups if (each.name, id(each.rule)) not in used]
     lines.extend(
-        f"{name}: matches no trained parameter, or only those of groups before it"
+        f"{name}: matches no trainable parameter, or only those of earlier groups"
         for name in unused
     )
     return "\n".join(lines)
 
 
-def _describe(rates: Rates, weight_decay: Value, rule: Rule, decays: bool) -> str:
+def _describe(rate: str, weight_decay: Value, rule: Rule, decays: bool) -> str:
     decay = weight_decay if rule.weight_decay is None else rule.weight_decay
-    texts = [f"rate {_rate_text(rates, rule)}"]
+    texts = [f"rate {rate}"]
     if isinstance(rule, AdamWRule):
         texts.append(f"betas {', '.join(_text(beta) for beta in rule.betas)}")
         texts.append(f"decay {_text(decay)}" if decays else "no decay")
@@ -67,30 +55,19 @@ def _describe(rates: Rates, weight_decay: Value, rule: Rule, decays: bool) -> st
         texts[0] += f" {SCALE_TEXTS[rule.scale]}"
     texts.append(f"momentum {_text(rule.momentum)}{' (Nesterov)' if rule.nesterov else ''}")
     texts.append(f"{'cautious ' if rule.cautious else ''}decay {_text(decay)}")
-    texts.append(rule.method if isinstance(rule.method, str) else "own coefficients")
+    texts.append(rule.method if isinstance(rule.method, str) else "custom coefficients")
     switches = ("sign", "equalize_rows", "renormalize")
     texts.extend(switch.replace("_", " ") for switch in switches if getattr(rule, switch))
     if rule.variance != "none":
-        texts.append(f"variance of {rule.variance}, beta2 {_text(rule.beta2)}")
+        texts.append(f"variance {rule.variance}, beta2 {_text(rule.beta2)}")
     return "Muon, " + ", ".join(texts)
-
-
-def _rate_text(rates: Rates, rule: Rule) -> str:
-    own = rule.learning_rate
-    is_function = callable(rates.learning_rate if own is None else own)
-    text = "scheduled" if is_function else f"{float(rates.before_schedule(rule)):g}"
-    if rates.is_scheduled and not is_function:
-        text += " x schedule"
-    if rates.is_scheduled or is_function:
-        text += f" (now {float(rates.now(rule)):g})"
-    return text
 
 
 def _member_lines(members: Sequence[tuple[str, mx.array, Assignment]]) -> list[str]:
     alike: dict[tuple, list[str]] = {}
     for path, array, assignment in members:
-        blocks = assignment.blocks
-        shapes = tuple(blocks.shapes) if blocks else ()
+        matrices = assignment.matrices
+        shapes = tuple(matrices.shapes) if matrices else ()
         pattern = re.sub(r"(?<=\.)\d+(?=\.)", "*", path)
         alike.setdefault((pattern, array.shape, shapes, assignment.why), []).append(path)
     lines = []
@@ -104,18 +81,14 @@ def _member_lines(members: Sequence[tuple[str, mx.array, Assignment]]) -> list[s
 
 
 def _hint(path: str, shapes: tuple[tuple[int, int, int], ...]) -> str:
-    """Point out what looks like a fused projection that is treated as one matrix."""
+    """Suggest `split` for what looks like a fused projection treated as one matrix."""
     fused = re.search(r"qkv|c_attn|in_proj|gate_up", path.lower())
     if not fused or len(shapes) != 1 or shapes[0][1] <= shapes[0][2]:
         return ""
     width = shapes[0][2]
     parts = f"({width}, {width}, {width})" if shapes[0][1] == 3 * width else "its parts' rows"
-    return f" (fused? then give it split={parts})"
+    return f" (fused? then set split={parts})"
 
 
 def _text(value: Value) -> str:
     return "scheduled" if callable(value) else f"{value:g}"
-
-
-def _plural(count: int, word: str) -> str:
-    return f"{count:,} {word}{'s' if count != 1 else ''}"

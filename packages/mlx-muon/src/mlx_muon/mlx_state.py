@@ -1,32 +1,31 @@
-"""Going on from the state of `mlx.optimizers.Muon`, or of a `MultiOptimizer` of it and AdamW."""
+"""Import the state of `mlx.optimizers.Muon`, or of a `MultiOptimizer` of it and AdamW."""
 
 import mlx.core as mx
 from mlx.utils import tree_unflatten
 
-from mlx_muon.arrays import flat, trained
 from mlx_muon.optimizer import Muon
 from mlx_muon.rules import MuonRule
+from mlx_muon.structure import flatten, trainable_floats
 
 
 def load_mlx_state(optimizer: Muon, state: dict, parameters: dict) -> list[str]:
-    """Take over steps, momenta and moments from MLX's own optimizers; return what was not there.
+    """Import step, momenta and moments of MLX's optimizers; return the paths that start fresh.
 
     `state` is that of `mlx.optimizers.Muon`, `Adam` or `AdamW`, or of a `MultiOptimizer` of these;
-    `parameters` the model or its trainable parameters. MLX's Muon has a momentum for every
-    parameter: those that get AdamW here start with fresh moments, and their paths are returned, as
-    are those that `state` does not know. MLX's momentum includes its weight decay, which is
-    forgotten in about 20 steps.
+    `parameters` is the model or its trainable parameters. A parameter starts fresh if `state` does
+    not have it, or if it gets AdamW here and had MLX's Muon, which keeps a momentum for every
+    parameter. MLX's momentum includes weight decay; that share fades within about 20 steps.
 
-    Raises `ValueError`, with nothing taken over, where the shape is not that of the parameter.
+    Raises `ValueError`, with nothing imported, for an array that has not the parameter's shape.
     """
     optimizer.init(parameters)
     children = state.get("states", [state])
     held = {
-        path: (array, child["step"]) for child in children for path, array in flat(child).items()
+        path: (array, child["step"]) for child in children for path, array in flatten(child).items()
     }
-    ours = flat(optimizer.state["parameters"])
+    ours = flatten(optimizer.state["parameters"])
     fresh = []
-    for path, parameter in trained(parameters).items():
+    for path, parameter in trainable_floats(parameters).items():
         found = {name: held[f"{path}.{name}"] for name in "mv" if f"{path}.{name}" in held}
         for name, (array, _) in found.items():
             if array.shape != parameter.shape:

@@ -1,7 +1,7 @@
-"""Ready-made `Muon` optimizers, each equal to a published one up to rounding.
+"""`Muon` with the settings of published optimizers, equal to them up to rounding.
 
-Two things differ on purpose: gradients of any size count (their sources add 1e-7 or 1e-6 to the
-norm), and the iteration runs in float32 where they use bfloat16 (`dtype=mx.bfloat16` in the rule).
+Two deliberate differences: gradients of any size work (the sources add 1e-7 or 1e-6 to the norm),
+and the iteration runs in float32 where they use bfloat16 (set `dtype=mx.bfloat16` in the rule).
 """
 
 import math
@@ -10,44 +10,44 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_muon.matching import Group
+from mlx_muon.groups import Group
 from mlx_muon.optimizer import Muon
 from mlx_muon.rules import AdamWRule, MuonRule, Value
 
 
 def keller(learning_rate: Value = 0.02, *, weight_decay: Value = 0.0, **options: Any) -> Muon:
-    """Return the original Muon: Newton-Schulz, AdamW beside it at 3e-4.
+    """Return the original Muon: Newton-Schulz, with AdamW at a rate of 3e-4.
 
-    https://github.com/KellerJordan/Muon; `options` go to `Muon`, with `muon` and `adamw` instead
-    of the rules chosen here, as in all presets. AdamW's rate is its own: neither `learning_rate`
-    nor setting that later changes it; `schedule` changes both.
+    https://github.com/KellerJordan/Muon. As in all presets, `options` go to `Muon`; `muon` and
+    `adamw` among them replace the preset's rules. `learning_rate` does not change AdamW's rate;
+    `schedule` multiplies both.
     """
     muon = MuonRule(scale="keller", method="newton_schulz")
     adamw = AdamWRule(learning_rate=3e-4, eps=1e-10)
-    rules = {"muon": muon, "adamw": adamw}
-    return Muon(learning_rate, weight_decay=weight_decay, **{**rules, **options})
+    options = {"muon": muon, "adamw": adamw} | options
+    return Muon(learning_rate, weight_decay=weight_decay, **options)
 
 
 def moonlight(learning_rate: Value = 1e-3, *, weight_decay: Value = 0.1, **options: Any) -> Muon:
-    """Return Moonlight's Muon, with the rate and decay of AdamW, which everything else gets.
+    """Return Moonlight's Muon, whose rate and decay are also those of its AdamW.
 
-    Liu et al. 2025, arXiv 2502.16982; all parameters decay.
+    Liu et al. 2025, arXiv 2502.16982. All parameters decay.
     """
     muon = MuonRule(scale="moonlight", method="newton_schulz")
     adamw = AdamWRule(decay_vectors=True)
-    rules = {"muon": muon, "adamw": adamw}
-    return Muon(learning_rate, weight_decay=weight_decay, **{**rules, **options})
+    options = {"muon": muon, "adamw": adamw} | options
+    return Muon(learning_rate, weight_decay=weight_decay, **options)
 
 
 def normuon(learning_rate: Value = 0.02, *, weight_decay: Value = 0.0, **options: Any) -> Muon:
-    """Return NorMuon as its authors' code has it: rows of equal variance, the norm kept.
+    """Return NorMuon as in its authors' code: rows of equal variance, the norm unchanged.
 
     Li et al. 2025, arXiv 2510.05491, https://github.com/zichongli5/NorMuon.
     """
     muon = MuonRule(scale="keller", method="newton_schulz", variance="rows", beta2=0.95)
     adamw = AdamWRule(learning_rate=3e-4, eps=1e-10)
-    rules = {"muon": muon, "adamw": adamw}
-    return Muon(learning_rate, weight_decay=weight_decay, **{**rules, **options})
+    options = {"muon": muon, "adamw": adamw} | options
+    return Muon(learning_rate, weight_decay=weight_decay, **options)
 
 
 def adamuon(learning_rate: Value = 6e-4, *, weight_decay: Value = 0.1, **options: Any) -> Muon:
@@ -57,11 +57,11 @@ def adamuon(learning_rate: Value = 6e-4, *, weight_decay: Value = 0.1, **options
     """
     muon = MuonRule(scale="rms", method="newton_schulz", sign=True, variance="entries", beta2=0.95)
     adamw = AdamWRule(decay_vectors=True)
-    rules = {"muon": muon, "adamw": adamw}
-    return Muon(learning_rate, weight_decay=weight_decay, **{**rules, **options})
+    options = {"muon": muon, "adamw": adamw} | options
+    return Muon(learning_rate, weight_decay=weight_decay, **options)
 
 
-# Shorthand for nanochat's groups: pattern, rate, betas, decay.
+# nanochat's groups of AdamW: part of the path, rate, betas, decay.
 _NANOCHAT_GROUPS = (
     ("lm_head", 0.008, (0.8, 0.96), 0.01),
     ("wte", 0.3, (0.8, 0.995), 0.001),
@@ -90,12 +90,13 @@ def nanochat(
 ) -> Muon:
     """Return the optimizer of nanochat (July 2026) for a model with nanochat's parameter names.
 
-    Polar Express, equal rows, Muon+, NorMuon over the short side, cautious decay; eight groups of
-    AdamW. Rates are for 2^19 tokens a step and grow with the root of `batch_tokens`; those of
-    embeddings and head fall with the root of `n_embd` / 768. Over `steps` the rate warms up, stays,
-    and falls linearly to `final_rate` of itself over the last `warmdown_ratio`; the momentum goes
-    from 0.85 to 0.97 in 400 steps and to 0.90 while the rate falls; `weight_decay`, which nanochat
-    chooses by model and data size, follows a cosine to 0. https://github.com/karpathy/nanochat
+    Polar Express, MuonEq, Muon+, NorMuon over the short side, cautious decay, and eight groups of
+    AdamW. Rates are for 2^19 tokens a step and scale with the root of `batch_tokens`; those of
+    embeddings and head with the inverse root of `n_embd` / 768. The rate warms up over
+    `warmup_steps`, stays constant, and falls linearly to the fraction `final_rate` over the last
+    `warmdown_ratio` of `steps`. The momentum rises from 0.85 to 0.97 in 400 steps and falls to 0.90
+    with the rate. `weight_decay`, which nanochat chooses by model and data size, follows a cosine
+    to 0. https://github.com/karpathy/nanochat
     """
     if steps < 1 or n_embd < 1 or batch_tokens < 1:
         raise ValueError(
@@ -109,7 +110,7 @@ def nanochat(
         scale_decay=True,
         cautious=True,
         momentum=_nanochat_momentum(steps, warmdown),
-        weight_decay=lambda step: weight_decay * 0.5 * (1 + mx.cos(_PI * _float(step) / steps)),
+        weight_decay=lambda step: weight_decay * 0.5 * (1 + mx.cos(math.pi * _float(step) / steps)),
         equalize_rows=True,
         renormalize=True,
         variance="short",
@@ -122,13 +123,10 @@ def nanochat(
         rule = AdamWRule(rate, weight_decay=decay, betas=betas, eps=1e-10, decay_vectors=True)
         groups.append(Group(_has_part(name), rule, name))
     schedule = _trapezoid(steps, warmup_steps, warmdown, final_rate)
-    # ve_gate, in the blocks, is a matrix like all others there.
+    # No group matches ve_gate: inside the blocks it is a matrix like the others.
     adamw = AdamWRule(0.2, weight_decay=0.0, betas=(0.8, 0.95), eps=1e-10)
     defaults = {"muon": muon, "adamw": adamw, "groups": groups, "schedule": schedule}
     return Muon(learning_rate * batch, **{**defaults, **options})
-
-
-_PI = math.pi
 
 
 def _float(step: mx.array) -> mx.array:

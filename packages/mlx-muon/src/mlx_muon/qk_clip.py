@@ -1,4 +1,4 @@
-"""QK-Clip: shrink the query and key weights of heads whose attention logits have grown."""
+"""QK-Clip: shrink the query and key weights of heads with large attention logits."""
 
 import mlx.core as mx
 
@@ -6,15 +6,14 @@ import mlx.core as mx
 def qk_clip(
     q_weight: mx.array, k_weight: mx.array, max_logits: mx.array, tau: float = 100.0
 ) -> tuple[mx.array, mx.array]:
-    """Return the two weights, changed so that no head's largest logit would have been above `tau`.
+    """Return the weights, scaled so that no head's largest logit would have exceeded `tau`.
 
-    `max_logits`, (query heads,), are the largest q k / sqrt(head_dim) of each head in the last
-    batch, over all processes; the weights are (heads * head_dim, hidden_size), their biases go
-    with them: pass the two concatenated on the last axis if there are any. With fewer key heads
-    than query heads, a key head is shrunk by what the worst of its query heads needs, and each
-    query head by the rest. To be called after an update (Kimi K2, arXiv 2507.20534, section 2.1,
-    with the factor shared equally, its alpha = 0.5). Where q and k are normalized after their
-    projections it has no effect.
+    `max_logits`, (query heads,), has the largest q k / sqrt(head_dim) of each head in the last
+    batch, over all processes. The weights are (heads * head_dim, hidden_size); concatenate a bias
+    to its weight on the last axis. With fewer key heads than query heads, a key head is scaled by
+    the root of the factor that its worst query head needs, each query head by the rest. Call this
+    after an update (Kimi K2, arXiv 2507.20534, section 2.1, with alpha = 0.5). It has no effect
+    where q and k are normalized after their projections.
 
     Raises `ValueError` where the heads do not divide the weights.
     """

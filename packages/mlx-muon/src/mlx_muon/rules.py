@@ -1,8 +1,8 @@
-"""What is done with a parameter: `MuonRule` for matrices, `AdamWRule` for everything else."""
+"""The rules a parameter can be updated by: `MuonRule` for matrices, `AdamWRule` for the rest."""
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import mlx.core as mx
 
@@ -10,48 +10,47 @@ from mlx_muon.orthogonalize import NORMS, Coefficients, Method, Norm, coefficien
 
 # A number, or a function of the step (an array, 0 at the first update) that returns one.
 Value = float | Callable[[mx.array], mx.array]
+Number = float | mx.array  # a `Value` at one step
 Scale = Literal["keller", "moonlight", "mup", "rms", "none"]
 Variance = Literal["none", "rows", "short", "entries"]
-
-SCALES = ("keller", "moonlight", "mup", "rms", "none")
-VARIANCES = ("none", "rows", "short", "entries")
+Kind = Literal["convolution", "experts"]
 
 
 @dataclass(frozen=True)
 class MuonRule:
-    """Momentum, orthogonalized (Jordan et al. 2024), and what later papers add to it.
+    """Orthogonalized momentum (Jordan et al. 2024), with the variants of later papers.
 
-    `weight_decay` is the optimizer's where `None`. So is `learning_rate`, times `relative_rate`; a
-    number is this rule's own and follows nobody. The rate is multiplied by `scale`, for a matrix of
-    r rows (outputs) and c columns:
+    `learning_rate` and `weight_decay` default to the optimizer's. `relative_rate` multiplies the
+    optimizer's rate; a rule with a `learning_rate` of its own ignores the optimizer's. The rate is
+    multiplied by `scale`, for a matrix of r rows (outputs) and c columns:
 
-    - "keller": sqrt(max(1, r / c)), for rates about 0.02.
-    - "moonlight": 0.2 sqrt(max(r, c)): updates as large as AdamW's, whose rates it then shares
-      (Liu et al. 2025, arXiv 2502.16982, equation 4).
+    - "keller": sqrt(max(1, r / c)), for rates near 0.02.
+    - "moonlight": 0.2 sqrt(max(r, c)). Updates are then as large as AdamW's, so its learning rates
+      apply (Liu et al. 2025, arXiv 2502.16982, equation 4).
     - "mup": sqrt(r / c). "none": 1.
     - "rms": 0.2 sqrt(r c) / ||O||, which makes the root mean square of every update 0.2.
 
-    Decay is decoupled: `rate * weight_decay * W`, with the rate before `scale`, or after with
-    `scale_decay`; `cautious` leaves it out where it would act against the update.
+    Weight decay is decoupled: `rate * weight_decay * W`, with the rate before `scale`, or after it
+    with `scale_decay`. `cautious` decays only entries whose update has the sign of the weight.
 
-    `nesterov` looks ahead by one step of the momentum. `sign` orthogonalizes its signs (AdaMuon).
-    `equalize_rows` first gives all rows the same norm (MuonEq, arXiv 2603.28254). `renormalize`
-    sets ||O|| to sqrt(min(r, c)), that of an exactly orthogonal matrix (Muon+, arXiv 2602.21545).
-    `variance` divides by the root of the running mean, with `beta2`, of squares of O:
+    `sign` orthogonalizes the signs of the momentum (AdaMuon). `equalize_rows` first scales all rows
+    to the same norm (MuonEq, arXiv 2603.28254). `renormalize` sets ||O|| to sqrt(min(r, c)), the
+    norm of an exactly orthogonal matrix (Muon+, arXiv 2602.21545). `variance` divides O by the root
+    of a running mean, with decay `beta2`, of its squares, and then restores the norm of O:
 
-    - "rows": one for each row (NorMuon, Li et al. 2025, arXiv 2510.05491).
-    - "short": for each row if r >= c, else for each column (nanochat's NorMuon).
-    - "entries": for each entry (AdaMuon, arXiv 2507.11005); doubles the state.
+    - "rows": one mean per row (NorMuon, Li et al. 2025, arXiv 2510.05491).
+    - "short": one per row if r >= c, else one per column (nanochat's NorMuon).
+    - "entries": one per entry (AdaMuon, arXiv 2507.11005); doubles the state.
 
-    and brings back the norm O had. `method`, `steps`, `norm` and `dtype` are `orthogonalize`'s.
+    `method`, `steps`, `norm` and `dtype` are passed to `orthogonalize`.
 
-    `split` cuts the rows, (q, k, v) for a fused projection, and `heads` cuts them into so many
-    equal parts, as for query, key or value: each part is a matrix of its own. `transposed` says
-    that the weight is stored (inputs, outputs), as MLX's LoRA matrices are; those are recognized by
-    name if it is `None`.
-    `kind` "convolution" makes one matrix (outputs, all other axes) of more than two axes, "experts"
-    one of each pair of last axes; by default arrays of three axes are experts unless their path
-    names a convolution, and those of more are convolutions.
+    `split` gives the row counts of the parts of a fused projection, such as (q, k, v). `heads` is a
+    number of equal parts, for a query, key or value projection. Each part is a matrix of its own.
+    `transposed` declares a weight stored as (inputs, outputs), as MLX stores LoRA matrices; by
+    default those are recognized by name.
+    `kind` "convolution" flattens more than two axes to one matrix (outputs, all other axes);
+    "experts" treats each pair of last axes as a matrix. By default arrays of three axes are experts
+    unless the path names a convolution, and arrays of more axes are convolutions.
     """
 
     learning_rate: Value | None = None
@@ -75,19 +74,23 @@ class MuonRule:
     split: tuple[int, ...] | None = None
     heads: int | None = None
     transposed: bool | None = None
-    kind: Literal["convolution", "experts"] | None = None
+    kind: Kind | None = None
 
     def __post_init__(self):
-        """Refuse what cannot work, naming the field."""
-        _check_rate(self)
-        _check_values(self, "weight_decay")
-        _check_fraction(self, "momentum", "beta2")
-        _check_choice(self, scale=SCALES, variance=VARIANCES, norm=NORMS)
-        _check_choice(self, kind=(None, "convolution", "experts"))
+        """Check each field; raises `ValueError` that names it."""
+        _check_rates(self)
+        for name in ("momentum", "beta2"):
+            if not _is_fraction(got := getattr(self, name)):
+                raise ValueError(f"MuonRule: {name} must be in [0, 1), got {got}")
+        choices = {"scale": get_args(Scale), "variance": get_args(Variance), "norm": NORMS}
+        for name, known in (choices | {"kind": (None, *get_args(Kind))}).items():
+            if (got := getattr(self, name)) not in known:
+                listed = ", ".join(map(repr, known))
+                raise ValueError(f"MuonRule: {name} must be one of {listed}; got {got!r}")
         if self.method != "svd":
-            found = tuple(coefficients_of(self.method, self.steps))
+            table = tuple(coefficients_of(self.method, self.steps))
             if not isinstance(self.method, str):  # as a tuple, rules can be compared and hashed
-                object.__setattr__(self, "method", found)
+                object.__setattr__(self, "method", table)
         if self.split is not None and self.heads is not None:
             raise ValueError("MuonRule: give split or heads, not both")
         if self.split is not None:
@@ -100,14 +103,14 @@ class MuonRule:
 class AdamWRule:
     """AdamW with bias correction and decoupled decay, in float32 whatever the parameter's dtype.
 
-    Loshchilov and Hutter 2019, algorithm 2, as PyTorch computes it. `weight_decay` is the
-    optimizer's where `None`. So is `learning_rate`, times `relative_rate`; a number is this rule's
-    own and follows nobody. Parameters of fewer than two axes (biases, gains of norms) decay only
-    with `decay_vectors`.
+    Loshchilov and Hutter 2019, algorithm 2, as PyTorch computes it. `learning_rate` and
+    `weight_decay` default to the optimizer's. `relative_rate` multiplies the optimizer's rate; a
+    rule with a `learning_rate` of its own ignores the optimizer's. Parameters of fewer than two
+    axes (biases, gains of norms) decay only with `decay_vectors`.
 
-    Finite gradients beyond 2^63, whose squares float32 does not hold, count as 2^63. The second
-    moment forgets one by `betas[1]` an update, as any other: from there to 1 in 1,700 updates at
-    0.95. Infinities and NaN reach the weights.
+    Finite gradients beyond 2^63, whose squares overflow float32, are clipped to 2^63. At
+    `betas[1]` = 0.95 the second moment then needs 1,700 updates to decay back to 1. Infinities and
+    NaN reach the weights.
     """
 
     learning_rate: Value | None = None
@@ -119,10 +122,9 @@ class AdamWRule:
     decay_vectors: bool = False
 
     def __post_init__(self):
-        """Refuse what cannot work, naming the field."""
-        _check_rate(self)
-        _check_values(self, "weight_decay")
-        if len(self.betas) != 2 or any(_is_no_fraction(beta) for beta in self.betas):
+        """Check each field; raises `ValueError` that names it."""
+        _check_rates(self)
+        if len(self.betas) != 2 or not all(map(_is_fraction, self.betas)):
             raise ValueError(f"AdamWRule: betas must be two of [0, 1), got {self.betas}")
         if not self.eps >= 0:
             raise ValueError(f"AdamWRule: eps must not be negative, got {self.eps}")
@@ -131,51 +133,23 @@ class AdamWRule:
 Rule = MuonRule | AdamWRule
 
 
-def value_at(value: Value, step: mx.array) -> float | mx.array:
-    """Return the value at `step`: itself, or what the schedule says, in float32."""
+def value_at(value: Value, step: mx.array) -> Number:
+    """Return a number as it is, or the float32 result of a schedule at `step`."""
     return mx.array(value(step)).astype(mx.float32) if callable(value) else value
 
 
-def scale_of(scale: Scale, rows: int, columns: int) -> float:
-    """Return the factor on the learning rate; 1 for "rms", which depends on the update."""
-    if scale == "keller":
-        return max(1.0, rows / columns) ** 0.5
-    if scale == "moonlight":
-        return 0.2 * max(rows, columns) ** 0.5
-    if scale == "mup":
-        return (rows / columns) ** 0.5
-    return 1.0
-
-
-def _check_rate(rule: Rule) -> None:
-    _check_values(rule, "learning_rate", "relative_rate")
+def _check_rates(rule: Rule) -> None:
+    kind = type(rule).__name__
+    for name in ("learning_rate", "relative_rate", "weight_decay"):
+        value = getattr(rule, name)
+        if isinstance(value, float | int) and not value >= 0:
+            raise ValueError(f"{kind}: {name} must not be negative, got {value}")
     if rule.learning_rate is not None and rule.relative_rate != 1:
         raise ValueError(
-            f"{type(rule).__name__}: give learning_rate, or relative_rate, which multiplies the "
-            "optimizer's, not both"
+            f"{kind}: give learning_rate, or relative_rate, which multiplies the optimizer's, "
+            "not both"
         )
 
 
-def _check_values(rule: Rule, *names: str) -> None:
-    for name in names:
-        value = getattr(rule, name)
-        if isinstance(value, float | int) and not value >= 0:
-            raise ValueError(f"{type(rule).__name__}: {name} must not be negative, got {value}")
-
-
-def _is_no_fraction(value: Value) -> bool:
-    return not callable(value) and not 0 <= value < 1
-
-
-def _check_fraction(rule: Rule, *names: str) -> None:
-    for name in names:
-        if _is_no_fraction(getattr(rule, name)):
-            got = getattr(rule, name)
-            raise ValueError(f"{type(rule).__name__}: {name} must be in [0, 1), got {got}")
-
-
-def _check_choice(rule: Rule, **choices: tuple) -> None:
-    for name, known in choices.items():
-        if (got := getattr(rule, name)) not in known:
-            listed = ", ".join(repr(each) for each in known)
-            raise ValueError(f"{type(rule).__name__}: {name} must be one of {listed}; got {got!r}")
+def _is_fraction(value: Value) -> bool:
+    return callable(value) or 0 <= value < 1

@@ -1,19 +1,20 @@
-"""The optimizer's state: a tree like the model's, for each parameter a dict of arrays.
+"""The optimizer's state: a tree like the model's, with a dict of arrays for each parameter.
 
 `momentum` (and `variance`, a list) under a MuonRule; `m`, `v` and `count` under an AdamWRule;
-`mantissa` where bfloat16 weights keep theirs.
+`mantissa` for bfloat16 weights that keep theirs. Learning rates that are numbers are beside it.
 """
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_unflatten
 
-from mlx_muon.arrays import flat
-from mlx_muon.matching import Assignment
-from mlx_muon.muon_step import variance_shape
-from mlx_muon.rules import AdamWRule
+from mlx_muon.groups import Assignment, Group
+from mlx_muon.rules import AdamWRule, MuonRule
+from mlx_muon.structure import flatten
+from mlx_muon.updates import variance_shape
 
 NAME = re.compile(r"(.+)\.(momentum|variance\.\d+|m|v|count|mantissa)")
 
@@ -23,16 +24,16 @@ ByPath = dict[str, dict[str, mx.array]]
 def new_state(
     assignment: Assignment, parameter: mx.array, dtype: mx.Dtype, keep_mantissa: bool
 ) -> dict[str, mx.array]:
-    """Return the arrays by name that a parameter starts with, all 0."""
-    shape, rule, blocks = parameter.shape, assignment.rule, assignment.blocks
+    """Return the initial arrays of a parameter by name, all 0."""
+    shape, rule, matrices = parameter.shape, assignment.rule, assignment.matrices
     state: dict[str, mx.array] = {}
     if isinstance(rule, AdamWRule):
         state["m"], state["v"] = mx.zeros(shape, dtype), mx.zeros(shape, dtype)
         state["count"] = mx.array(0, mx.uint32)
     else:
-        assert blocks is not None
+        assert matrices is not None
         state["momentum"] = mx.zeros(shape, dtype)
-        for index, each in enumerate(blocks.shapes if rule.variance != "none" else ()):
+        for index, each in enumerate(matrices.shapes if rule.variance != "none" else ()):
             state[f"variance.{index}"] = mx.zeros(variance_shape(rule, each))
     if keep_mantissa and parameter.dtype == mx.bfloat16:
         state["mantissa"] = mx.zeros(shape, mx.uint16)
@@ -42,22 +43,22 @@ def new_state(
 def by_path(tree: object) -> ByPath:
     """Return the arrays of a state by path of the parameter, then by name.
 
-    Raises `ValueError` where the tree holds what is not of this optimizer.
+    Raises `ValueError` for an array that this optimizer does not have.
     """
     held: ByPath = {}
-    for name, array in flat(tree).items():
-        found = NAME.fullmatch(name)
-        if found is None:
+    for name, array in flatten(tree).items():
+        match = NAME.fullmatch(name)
+        if match is None:
             raise ValueError(
-                f"the state has {name!r}, which is not of this optimizer; take over that of "
-                "another one by load_mlx_state"
+                f"the state has {name!r}, which this optimizer does not use; import the state of "
+                "another optimizer by load_mlx_state"
             )
-        held.setdefault(found[1], {})[found[2]] = array
+        held.setdefault(match[1], {})[match[2]] = array
     return held
 
 
-def tree_of(held: ByPath) -> Any:
-    """Return the tree of which `by_path` gives `held`."""
+def to_tree(held: ByPath) -> Any:
+    """Invert `by_path`."""
     arrays = [(f"{path}.{name}", array) for path in held for name, array in held[path].items()]
     return tree_unflatten(arrays) if arrays else {}
 
@@ -68,9 +69,9 @@ def check_fit(
     held: dict[str, mx.array],
     mantissa_shape: tuple[int, ...] | None,
 ) -> None:
-    """Refuse loaded state that another rule, or another shape of the parameter, has made.
+    """Raise `ValueError` where loaded state comes from another rule or shape of the parameter.
 
-    A mantissa of `mantissa_shape` fits also where the dtype of the parameter has changed.
+    A mantissa of `mantissa_shape` is accepted whatever dtype the parameter has now.
     """
     if mantissa_shape is not None:
         wanted = {"mantissa": mx.zeros(mantissa_shape, mx.uint16)} | wanted
@@ -85,7 +86,46 @@ def check_fit(
 
 
 def at_path(tree: Any, path: str) -> dict:
-    """Return the state of one parameter; lists end at the last layer that has any."""
+    """Return the state of one parameter."""
     for part in path.split("."):
         tree = tree[int(part)] if isinstance(tree, list) else tree[part]
     return tree
+
+
+def name_rates(
+    muon: MuonRule, adamw: AdamWRule, groups: Sequence[Group]
+) -> dict[int, tuple[str, float]]:
+    """Return (name, rate) by id of each rule whose own learning rate is a number.
+
+    Names are "muon", "adamw" and those of the groups, with "_" for all but letters and digits.
+    """
+    named: dict[int, tuple[str, float]] = {}
+    taken: set[str] = set()
+    rules = [("muon", muon), ("adamw", adamw), *((group.name, group.rule) for group in groups)]
+    for name, rule in rules:
+        rate = rule.learning_rate
+        if rate is None or callable(rate) or id(rule) in named:
+            continue
+        name = re.sub(r"\W+", "_", name).strip("_") or "group"
+        while name in taken or name.isdigit():  # a number would be an index in a tree
+            name += "_"
+        taken.add(name)
+        named[id(rule)] = name, rate
+    return named
+
+
+def merge_rates(
+    named: dict[int, tuple[str, float]], held: dict[str, mx.array]
+) -> dict[str, mx.array]:
+    """Return the rates by name: those of the state `held`, else those of the rules.
+
+    Raises `ValueError` for a rate in `held` that no rule has.
+    """
+    initial = {name: mx.array(rate, mx.float32) for name, rate in named.values()}
+    if unknown := sorted(held.keys() - initial.keys()):
+        raise ValueError(
+            f"the optimizer's state does not fit: it has a learning rate for {unknown[0]!r} "
+            f"({float(held[unknown[0]]):g}), which no rule here has; make the optimizer with the "
+            "same groups, or remove the rate from the state"
+        )
+    return initial | held

@@ -1,17 +1,20 @@
-"""Common layers of neural networks in formulations that are fast on MLX's CPU backend.
+"""Common neural network layers, formulated to be fast on MLX's CPU backend.
 
-They run anywhere and are fast on Linux CPUs only: on Metal and CUDA use MLX's own, as
-`mlx_fastcpu.patch_nn` does. All differentiate once (`mx.grad`, `mx.vjp`); none under `mx.vmap`
+They run anywhere but are fast on Linux CPUs only; on Metal and CUDA use MLX's own, as
+`mlx_fastcpu.patch_nn` does. All support first derivatives (`mx.grad`, `mx.vjp`), but not `mx.vmap`
 or `mx.jvp`.
 """
 
 from mlx_fastcpu.ops.activations import gelu, gelu_tanh, relu_squared, sigmoid, silu, softcap
-from mlx_fastcpu.ops.attention import attention, logsumexp, softmax
-from mlx_fastcpu.ops.linear import linear, quantized_linear
-from mlx_fastcpu.ops.losses import cross_entropy, softcapped_cross_entropy
-from mlx_fastcpu.ops.norms import layer_norm, rms_norm
-from mlx_fastcpu.ops.reductions import global_norm, safe_mean, safe_sum
-from mlx_fastcpu.ops.rope import rope
+from mlx_fastcpu.ops.attention import attention, rope
+from mlx_fastcpu.ops.layers import layer_norm, linear, quantized_linear, rms_norm
+from mlx_fastcpu.ops.primitives import global_norm, safe_mean, safe_sum
+from mlx_fastcpu.ops.softmax import (
+    cross_entropy,
+    logsumexp,
+    softcapped_cross_entropy,
+    softmax,
+)
 
 __all__ = [
     "attention",

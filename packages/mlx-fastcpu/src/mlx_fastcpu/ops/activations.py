@@ -1,8 +1,8 @@
-"""Activations whose kernels hold nothing but what a compiler can vectorize.
+"""Activations whose kernels a C++ compiler can vectorize completely.
 
-Each comes with the gradient of what it computes. Errors are absolute, against float64, of the value
-and of the gradient, for |x| <= 20; half precision is computed in float32 and rounded once. An
-infinite input gives NaN, but for `sigmoid` and `relu_squared`.
+The docstrings give the absolute errors of value and gradient against float64, for |x| <= 20. Half
+precision is computed in float32 and rounded once. Infinite inputs give NaN, except in `sigmoid` and
+`relu_squared`.
 """
 
 import math
@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import mlx.core as mx
 
-from mlx_fastcpu.ops._pieces import apart, exp, fused, in_float32
+from mlx_fastcpu.ops.primitives import barrier, exp, fused, in_float32
 
 # Abramowitz and Stegun, "Handbook of Mathematical Functions" (1964), 7.1.26: erf to 1.5e-7.
 _P = 0.3275911 / math.sqrt(2)
@@ -52,11 +52,11 @@ def softcap(x: mx.array, cap: float) -> mx.array:
 def _elementwise(
     value_and_slope: Callable[[mx.array], tuple[mx.array, mx.array]],
 ) -> Callable[[mx.array], mx.array]:
-    """The function whose value and derivative are computed in one kernel.
+    """Return a function that computes its value and its derivative in one kernel.
 
-    No `mx.custom_function`: `mx.compile(shapeless=True)` cannot trace one, and there models keep
-    their activations. What is added to the value is 0, with the slope as its derivative; the
-    backward pass is then one product.
+    `mx.custom_function` is no option: `mx.compile(shapeless=True)` cannot trace it. Instead a term
+    that is 0 and has the derivative `slope` is added to the value; the backward pass is then one
+    product.
     """
 
     @fused
@@ -65,7 +65,7 @@ def _elementwise(
         value, slope = value_and_slope(fixed)
         return value + (x - fixed) * slope
 
-    return in_float32(lambda x: apart(function(apart(x))))
+    return in_float32(lambda x: barrier(function(barrier(x))))
 
 
 def _tail(size: mx.array, bell: mx.array) -> mx.array:
@@ -108,9 +108,9 @@ _gelu = _elementwise(_gelu_parts)
 _gelu_tanh = _elementwise(_gelu_tanh_parts)
 _silu = _elementwise(_silu_parts)
 _tanh = _elementwise(_tanh_parts)
-# These are cheap enough to leave to MLX's own derivative, and so take infinities.
+# Cheap enough for MLX's own derivative, and so correct for infinities.
 _sigmoid_kernel = fused(_logistic)
-# Not mx.maximum: its handling of NaN keeps a compiler from vectorizing the kernel.
+# Not mx.maximum, whose handling of NaN prevents vectorization.
 _relu_squared_kernel = fused(lambda x: mx.square(0.5 * (x + mx.abs(x))))
-_sigmoid = in_float32(lambda x: apart(_sigmoid_kernel(apart(x))))
-_relu_squared = in_float32(lambda x: apart(_relu_squared_kernel(apart(x))))
+_sigmoid = in_float32(lambda x: barrier(_sigmoid_kernel(barrier(x))))
+_relu_squared = in_float32(lambda x: barrier(_relu_squared_kernel(barrier(x))))

@@ -1,23 +1,14 @@
-"""Softmax and attention: exponentials as powers, row sums by BLAS, few passes over the scores."""
+"""Attention with few passes over the scores, and rotary position embeddings."""
+
+import math
 
 import mlx.core as mx
 
-from mlx_fastcpu.ops._pieces import apart, custom, exp, row_max, row_sum, sum_to_shape
+from mlx_fastcpu.ops.primitives import barrier, custom, exp, row_max, row_sum, sum_to_shape
 
-# Large enough to leave nothing of a score, small enough that a row without any allowed position
-# becomes the mean of the values, as in MLX, and not NaN.
+# Large enough to remove a position. Finite, so that a row without any allowed position becomes the
+# mean of the values, as in MLX, and not NaN.
 _FORBIDDEN = -1e9
-
-
-def softmax(x: mx.array) -> mx.array:
-    """Softmax over the last axis; error 3e-7."""
-    return _softmax(x.astype(mx.float32)).astype(x.dtype)
-
-
-def logsumexp(x: mx.array, keepdims: bool = False) -> mx.array:
-    """Logarithm of the sum of exponentials over the last axis; relative error 3e-7."""
-    found = _logsumexp(x.astype(mx.float32)).astype(x.dtype)
-    return found if keepdims else found.squeeze(-1)
 
 
 def attention(
@@ -32,11 +23,11 @@ def attention(
     q, k, v = (each.astype(mx.float32) for each in (q, k, v))
     if groups > 1:
         k, v = mx.repeat(k, groups, axis=1), mx.repeat(v, groups, axis=1)
-    q = apart(q * scale)
+    q = barrier(q * scale)
     if mask is None:
-        return _attend(q, apart(k), apart(v))[0].astype(dtype)
+        return _attend(q, barrier(k), barrier(v))[0].astype(dtype)
     added = _added(mask, q.shape[-2], k.shape[-2])
-    return _attend_masked(q, apart(k), apart(v), added)[0].astype(dtype)
+    return _attend_masked(q, barrier(k), barrier(v), added)[0].astype(dtype)
 
 
 def _added(mask: mx.array | str, queries: int, keys: int) -> mx.array:
@@ -50,38 +41,39 @@ def _added(mask: mx.array | str, queries: int, keys: int) -> mx.array:
     return mask.astype(mx.float32)
 
 
-@custom
-def _softmax(x: mx.array) -> mx.array:
-    x = apart(x)
-    powers = apart(exp(apart(x - row_max(x))))
-    return apart(powers * (1 / row_sum(powers)))
+def rope(
+    x: mx.array,
+    dims: int,
+    *,
+    traditional: bool = False,
+    base: float | None = 10000.0,
+    scale: float = 1.0,
+    offset: int | mx.array = 0,
+    freqs: mx.array | None = None,
+) -> mx.array:
+    """Rotary position embeddings (Su et al. 2021), as `mx.fast.rope`, of x (B, ..., L, D).
 
-
-@_softmax.vjp
-def _(x: mx.array, gradient: mx.array, output: mx.array) -> mx.array:
-    gradient = apart(gradient)
-    return apart(output * apart(gradient - row_sum(gradient * output)))
-
-
-@custom
-def _logsumexp(x: mx.array) -> mx.array:
-    x = apart(x)
-    largest = row_max(x)
-    # All of a row at minus infinity is minus infinity, not NaN.
-    finite = mx.where(mx.isinf(largest), mx.zeros_like(largest), largest)
-    return finite + mx.log(row_sum(exp(apart(x - finite))))
-
-
-@_logsumexp.vjp
-def _(x: mx.array, gradient: mx.array, output: mx.array) -> mx.array:
-    return apart(apart(exp(apart(x - output))) * gradient)
+    Rotates the first `dims` of the last axis. The error is 1e-6 times the largest value up to
+    position 1000, and grows with the position like that of float32 angles.
+    """
+    if traditional:
+        raise ValueError("rope supports traditional=False only")
+    cos, sin = _angles(x.shape[-2], dims, base, scale, offset, freqs)
+    if isinstance(offset, mx.array) and offset.ndim:  # one offset per sequence: (B, 1, ..., L, D)
+        shape = (cos.shape[0], *[1] * (x.ndim - 3), *cos.shape[1:])
+        cos, sin = cos.reshape(shape), sin.reshape(shape)
+    wide = x.astype(mx.float32)
+    if dims == x.shape[-1]:
+        return _rotate(wide, cos, sin).astype(x.dtype)
+    rotated = _rotate(barrier(wide[..., :dims]), cos, sin)
+    return mx.concatenate([rotated, wide[..., dims:]], axis=-1).astype(x.dtype)
 
 
 def _weigh(scores: mx.array, v: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-    """Normalize after the product with v: head_dim columns instead of S to multiply."""
-    powers = apart(exp(apart(scores - row_max(scores))))
-    share = apart(1 / row_sum(powers))
-    return apart((powers @ v) * share), powers, share
+    """Normalize after the product with v, which has head_dim columns instead of S."""
+    powers = barrier(exp(barrier(scores - row_max(scores))))
+    share = barrier(1 / row_sum(powers))
+    return barrier((powers @ v) * share), powers, share
 
 
 def _backward(
@@ -90,17 +82,17 @@ def _backward(
     """Gradients of q, k, v and the scores (Dao et al. 2022, appendix B.2)."""
     q, k, v, *_ = inputs
     output, powers, share = outputs
-    gradient = apart(gradients[0])
-    weights = apart(powers * share)
+    gradient = barrier(gradients[0])
+    weights = barrier(powers * share)
     delta = row_sum(gradient * output)
-    scores = apart(weights * apart(gradient @ v.swapaxes(-1, -2) - delta))
+    scores = barrier(weights * barrier(gradient @ v.swapaxes(-1, -2) - delta))
     transposed = scores.swapaxes(-1, -2)
     return scores @ k, transposed @ q, weights.swapaxes(-1, -2) @ gradient, scores
 
 
 @custom
 def _attend(q: mx.array, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-    return _weigh(apart(q @ k.swapaxes(-1, -2)), v)
+    return _weigh(barrier(q @ k.swapaxes(-1, -2)), v)
 
 
 @_attend.vjp
@@ -112,10 +104,53 @@ def _(inputs, gradients, outputs):
 def _attend_masked(
     q: mx.array, k: mx.array, v: mx.array, added: mx.array
 ) -> tuple[mx.array, mx.array, mx.array]:
-    return _weigh(apart(apart(q @ k.swapaxes(-1, -2)) + added), v)
+    return _weigh(barrier(barrier(q @ k.swapaxes(-1, -2)) + added), v)
 
 
 @_attend_masked.vjp
 def _(inputs, gradients, outputs):
     *others, scores = _backward(inputs, gradients, outputs)
     return *others, sum_to_shape(scores, inputs[3].shape)
+
+
+def _angles(
+    length: int,
+    dims: int,
+    base: float | None,
+    scale: float,
+    offset: int | mx.array,
+    freqs: mx.array | None,
+) -> tuple[mx.array, mx.array]:
+    """Cosines, and sines with the sign of each half: (..., L, dims)."""
+    if freqs is None:
+        assert base is not None
+        steps = mx.arange(0, dims, 2, dtype=mx.float32) * (-math.log(base) / dims)
+        inverse = mx.exp(steps)
+    else:
+        inverse = 1 / freqs.astype(mx.float32)
+    positions = mx.arange(length, dtype=mx.float32)
+    if isinstance(offset, mx.array):
+        positions = positions + offset.astype(mx.float32)[..., None]
+    else:
+        positions = positions + float(offset)
+    angles = (positions * scale)[..., None] * inverse
+    cos, sin = mx.cos(angles), mx.sin(angles)
+    return mx.concatenate([cos, cos], -1), mx.concatenate([-sin, sin], -1)
+
+
+def _rotated(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
+    half = x.shape[-1] // 2
+    swapped = barrier(mx.concatenate([x[..., half:], x[..., :half]], axis=-1))
+    return barrier(barrier(x * cos) + barrier(swapped * sin))
+
+
+@custom
+def _rotate(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
+    return _rotated(barrier(x), cos, sin)
+
+
+@_rotate.vjp
+def _(inputs, gradient, _):
+    # The gradient of a rotation is the inverse rotation.
+    _, cos, sin = inputs
+    return _rotated(barrier(gradient), cos, -sin), mx.zeros_like(cos), mx.zeros_like(sin)

@@ -1,4 +1,4 @@
-"""Metrics by name, NumPy only, in float64 and with sample weights."""
+"""Metrics by name, in NumPy and float64, with sample weights."""
 
 from mlx_heads.metrics.labels import confusion_matrix
 from mlx_heads.metrics.registry import DEFAULT_METRIC, METRICS, Metric, get_metric

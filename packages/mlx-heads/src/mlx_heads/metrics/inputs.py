@@ -1,4 +1,4 @@
-"""What metrics are given, checked once: one truth and one prediction a row, and weights."""
+"""Checks of the inputs of metrics: one truth and one prediction per row, and weights."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -6,7 +6,7 @@ from numpy.typing import ArrayLike
 _ROUNDING = 1e-6
 
 
-def weights_of(rows: int, sample_weight: ArrayLike | None) -> np.ndarray:
+def check_weights(rows: int, sample_weight: ArrayLike | None) -> np.ndarray:
     """Return (rows,) float64 weights, ones by default."""
     if not rows:
         raise ValueError("a metric needs at least one row, got none")
@@ -20,7 +20,7 @@ def weights_of(rows: int, sample_weight: ArrayLike | None) -> np.ndarray:
     return weights
 
 
-def labels(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def check_labels(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Return two (N,) arrays of class numbers or of strings."""
     truth, predicted = _label_array(y_true, "y_true"), _label_array(y_pred, "y_pred")
     _check_rows(truth, predicted)
@@ -32,8 +32,8 @@ def labels(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[np.ndarray, np.ndarray
     return truth, predicted
 
 
-def probabilities(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Return (N,) int64 classes and (N,) or (N, K) floats, in the precision they came in."""
+def check_probabilities(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Return (N,) int64 classes and (N,) or (N, K) floats, in their own precision."""
     predicted = np.asarray(y_pred)
     if predicted.dtype.kind != "f":
         predicted = predicted.astype(np.float64)
@@ -48,7 +48,7 @@ def probabilities(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[np.ndarray, np.
     return truth, predicted
 
 
-def values(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def check_values(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Return two (N,) float64 arrays without NaN or infinity."""
     truth, predicted = np.asarray(y_true, np.float64), np.asarray(y_pred, np.float64)
     for name, array in (("y_true", truth), ("y_pred", predicted)):
@@ -60,7 +60,7 @@ def values(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[np.ndarray, np.ndarray
 
 
 def check_unit_interval(array: np.ndarray, name: str) -> None:
-    """Raise `ValueError` for values outside 0..1 by more than averaging rounds."""
+    """Raise `ValueError` for values outside 0..1 by more than the rounding of averages."""
     if not (array.min() >= -_ROUNDING and array.max() <= 1 + _ROUNDING):
         raise ValueError(f"{name} must be in [0, 1], got {array.min():g} to {array.max():g}")
 
@@ -71,7 +71,7 @@ def _label_array(labels: ArrayLike, name: str) -> np.ndarray:
         array = np.array(array.tolist())
     if array.ndim != 1:
         raise ValueError(
-            f"{name} must hold one label a row, got shape {array.shape}; "
+            f"{name} must have one label per row, got shape {array.shape}; "
             "take the argmax of probabilities first"
         )
     if array.dtype.kind == "f":

@@ -1,6 +1,6 @@
 """Metrics of predicted classes: (N,) truth, (N,) prediction, (N,) weights to a float.
 
-A ratio with nothing below its line is 0, as in scikit-learn.
+A ratio with a denominator of 0 is 0, as in scikit-learn.
 """
 
 import numpy as np
@@ -10,8 +10,8 @@ from mlx_heads.metrics import inputs
 
 
 def confusion_matrix(y_true: ArrayLike, y_pred: ArrayLike, num_classes: int) -> np.ndarray:
-    """Return (K, K) int64 counts of class numbers 0..K-1: row true, column predicted."""
-    truth, predicted = inputs.labels(y_true, y_pred)
+    """Return (K, K) int64 counts of class numbers 0..K-1: rows are true, columns predicted."""
+    truth, predicted = inputs.check_labels(y_true, y_pred)
     for name, array in (("y_true", truth), ("y_pred", predicted)):
         whole = array.dtype.kind in "biuf" and bool((array == np.floor(array)).all())
         if not whole or (array.size and (array.min() < 0 or array.max() >= num_classes)):
@@ -21,41 +21,41 @@ def confusion_matrix(y_true: ArrayLike, y_pred: ArrayLike, num_classes: int) -> 
 
 
 def accuracy(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> float:
-    """Share of right rows."""
+    """Share of correct rows."""
     return float(np.average(truth == predicted, weights=weights))
 
 
 def balanced_accuracy(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> float:
-    """Mean recall of the classes that occur in the truth."""
+    """Mean recall over the classes in the truth."""
     counts = _weighted_confusion(truth, predicted, weights)
     occurs = counts.sum(axis=1) > 0
     return float(np.mean(counts.diagonal()[occurs] / counts.sum(axis=1)[occurs]))
 
 
 def precision(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> float:
-    """Share of class 1 among the rows predicted 1."""
-    hit, false_alarm, _ = _positive_counts(truth, predicted, weights)
-    return _ratio(hit, hit + false_alarm)
+    """Share of class 1 among the rows predicted as 1."""
+    tp, fp, _ = _positive_counts(truth, predicted, weights)
+    return _ratio(tp, tp + fp)
 
 
 def recall(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> float:
-    """Share predicted 1 among the rows of class 1."""
-    hit, _, miss = _positive_counts(truth, predicted, weights)
-    return _ratio(hit, hit + miss)
+    """Share predicted as 1 among the rows of class 1."""
+    tp, _, fn = _positive_counts(truth, predicted, weights)
+    return _ratio(tp, tp + fn)
 
 
 def f1(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> float:
     """Harmonic mean of precision and recall of class 1."""
-    hit, false_alarm, miss = _positive_counts(truth, predicted, weights)
-    return _ratio(2 * hit, 2 * hit + false_alarm + miss)
+    tp, fp, fn = _positive_counts(truth, predicted, weights)
+    return _ratio(2 * tp, 2 * tp + fp + fn)
 
 
 def f1_macro(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> float:
-    """Mean f1 over every class true or predicted."""
+    """Mean F1 over the classes in truth or predictions."""
     counts = _weighted_confusion(truth, predicted, weights)
     both = counts.sum(axis=0) + counts.sum(axis=1)
     return float(
-        np.mean([_ratio(2 * hit, n) for hit, n in zip(counts.diagonal(), both, strict=True)])
+        np.mean([_ratio(2 * tp, n) for tp, n in zip(counts.diagonal(), both, strict=True)])
     )
 
 
@@ -73,9 +73,9 @@ def mcc(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> float:
 def quadratic_kappa(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> float:
     """Cohen's kappa with weights (i - j)^2 on the class numbers themselves.
 
-    1 - sum w O / sum w E: the mean squared difference over the one expected if both sides were
-    independent. NaN when both are the same constant. A class number that occurs on neither side
-    still counts as a step, as with all labels given to scikit-learn's `cohen_kappa_score`.
+    1 - sum w O / sum w E: the mean squared difference, over the one expected of independent sides.
+    NaN if both are the same constant. Class numbers that do not occur count as steps too, as with
+    all `labels` passed to scikit-learn's `cohen_kappa_score`.
     """
     if truth.dtype.kind in "US" or predicted.dtype.kind in "US":
         raise TypeError("quadratic_kappa needs ordered class numbers, got strings")
@@ -108,16 +108,16 @@ def _positive_counts(
     others = set(np.unique(np.concatenate([truth, predicted])).tolist()) - {0, 1}
     if others:
         raise ValueError(
-            f"this metric is of class 1 against class 0, got labels {sorted(others)[:5]}; "
+            f"this metric needs classes 0 and 1, got labels {sorted(others)[:5]}; "
             "encode them as 0 and 1, or use f1_macro"
         )
-    real, said = truth == 1, predicted == 1
+    actual, positive = truth == 1, predicted == 1
     return (
-        float(weights[real & said].sum()),
-        float(weights[~real & said].sum()),
-        float(weights[real & ~said].sum()),
+        float(weights[actual & positive].sum()),
+        float(weights[~actual & positive].sum()),
+        float(weights[actual & ~positive].sum()),
     )
 
 
-def _ratio(above: float, below: float) -> float:
-    return float(above / below) if below else 0.0
+def _ratio(numerator: float, denominator: float) -> float:
+    return float(numerator / denominator) if denominator else 0.0

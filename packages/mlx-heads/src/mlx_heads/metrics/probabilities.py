@@ -4,14 +4,14 @@ import numpy as np
 
 from mlx_heads.metrics import inputs
 
-# Rows of probabilities may miss one by this much: float16 rounding passes, logits do not.
+# Rows may sum to 1 with this error, which permits float16 rounding and detects logits.
 _SUM_TOLERANCE = 1e-2
 
 
 def roc_auc(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> float:
-    """Area under the ROC curve, ties counting half; for K > 2 the mean over one-versus-rest.
+    """Area under the ROC curve, with ties as half; for K > 2 the mean over one-versus-rest.
 
-    NaN when a class has no row or no other class has one. For two classes any score will do.
+    NaN if a class has no rows, or all. For two classes any score works, not only probabilities.
     """
     if predicted.ndim == 1 or predicted.shape[1] == 2:
         return _binary_auc(truth == 1, _positive_score(predicted), weights)
@@ -21,19 +21,21 @@ def roc_auc(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> fl
 
 
 def average_precision(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> float:
-    """Sum of (R_n - R_{n-1}) P_n over falling scores, not interpolated; 0 without positives."""
-    hits, false_alarms = _counts_by_threshold(truth == 1, _positive_score(predicted), weights)
-    if not hits[-1]:
+    """Sum of (R_n - R_{n-1}) P_n over descending scores, not interpolated; 0 without positives."""
+    tp, fp = _counts_by_threshold(truth == 1, _positive_score(predicted), weights)
+    if not tp[-1]:
         return 0.0
-    said = hits + false_alarms
-    precision = np.divide(hits, said, out=np.zeros_like(hits), where=said > 0)
-    return float(np.sum(np.diff(hits / hits[-1], prepend=0.0) * precision))
+    predicted_positive = tp + fp
+    precision = np.divide(
+        tp, predicted_positive, out=np.zeros_like(tp), where=predicted_positive > 0
+    )
+    return float(np.sum(np.diff(tp / tp[-1], prepend=0.0) * precision))
 
 
 def log_loss(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> float:
     """Mean negative log probability of the true class.
 
-    Clipped away from 0 and 1 by the machine epsilon of the given dtype, as in scikit-learn.
+    Probabilities are clipped by the machine epsilon of their dtype, as in scikit-learn.
     """
     epsilon = np.finfo(predicted.dtype).eps
     clipped = np.clip(_distribution(predicted), epsilon, 1 - epsilon)
@@ -49,24 +51,24 @@ def brier(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> floa
 
 
 def _binary_auc(truth: np.ndarray, score: np.ndarray, weights: np.ndarray) -> float:
-    hits, false_alarms = _counts_by_threshold(truth, score, weights)
-    if not (hits[-1] and false_alarms[-1]):
+    tp, fp = _counts_by_threshold(truth, score, weights)
+    if not (tp[-1] and fp[-1]):
         return float("nan")
-    heights = hits + np.concatenate([[0.0], hits[:-1]])  # twice the mean height of each step
-    area = np.sum(np.diff(false_alarms, prepend=0.0) * heights) / 2
-    return float(area / (hits[-1] * false_alarms[-1]))
+    heights = tp + np.concatenate([[0.0], tp[:-1]])  # twice the mean height of each step
+    area = np.sum(np.diff(fp, prepend=0.0) * heights) / 2
+    return float(area / (tp[-1] * fp[-1]))
 
 
 def _counts_by_threshold(
     truth: np.ndarray, score: np.ndarray, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return weights of true and false positives at each distinct score, from the highest down."""
+    """Return weights of true and false positives at each distinct score, descending."""
     order = np.argsort(-score, kind="stable")
     score = score[order]
     last_of_ties = np.append(np.flatnonzero(score[1:] != score[:-1]), len(score) - 1)
-    real = np.cumsum(np.where(truth, weights, 0.0)[order])
-    false = np.cumsum(np.where(truth, 0.0, weights)[order])
-    return real[last_of_ties], false[last_of_ties]
+    tp = np.cumsum(np.where(truth, weights, 0.0)[order])
+    fp = np.cumsum(np.where(truth, 0.0, weights)[order])
+    return tp[last_of_ties], fp[last_of_ties]
 
 
 def _positive_score(predicted: np.ndarray) -> np.ndarray:
@@ -80,13 +82,13 @@ def _positive_score(predicted: np.ndarray) -> np.ndarray:
 
 
 def _distribution(predicted: np.ndarray) -> np.ndarray:
-    """Return checked (N, K) float64 probabilities, K = 2 for the (N,) of class 1."""
+    """Return valid (N, K) float64 probabilities, with K = 2 for (N,) of class 1."""
     inputs.check_unit_interval(predicted, "y_pred")
-    wide = predicted.astype(np.float64)
+    predicted = predicted.astype(np.float64)
     if predicted.ndim == 1:
-        return np.stack([1 - wide, wide], axis=1)
-    wrong = np.flatnonzero(np.abs(wide.sum(axis=1) - 1) > _SUM_TOLERANCE)
+        return np.stack([1 - predicted, predicted], axis=1)
+    wrong = np.flatnonzero(np.abs(predicted.sum(axis=1) - 1) > _SUM_TOLERANCE)
     if wrong.size:
-        total = wide[wrong[0]].sum()
+        total = predicted[wrong[0]].sum()
         raise ValueError(f"rows of y_pred must sum to one, row {wrong[0]} sums to {total:g}")
-    return wide
+    return predicted

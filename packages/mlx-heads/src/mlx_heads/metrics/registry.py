@@ -1,4 +1,4 @@
-"""The metrics by name, with what each needs and which way is better."""
+"""The metrics by name, with their input and direction."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,18 +16,18 @@ MetricFunction = Callable[[np.ndarray, np.ndarray, np.ndarray], float]
 DEFAULT_METRIC = {"binary": "accuracy", "multiclass": "accuracy", "regression": "rmse"}
 
 _PREPARE = {
-    "label": inputs.labels,
-    "probability": inputs.probabilities,
-    "value": inputs.values,
+    "label": inputs.check_labels,
+    "probability": inputs.check_probabilities,
+    "value": inputs.check_values,
 }
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A score of predictions against the truth; `needs` says what predictions it takes.
+    """A score of predictions; `needs` is the kind of predictions, `tasks` the tasks it applies to.
 
-    "label": (N,) class numbers or strings. "probability": (N, K) rows summing to one, or (N,) of
-    class 1, against class numbers. "value": (N,) numbers. `tasks` lists where it applies.
+    "label": (N,) class numbers or strings. "probability": (N, K) rows that sum to one, or (N,) of
+    class 1; the truth is class numbers. "value": (N,) numbers.
     """
 
     name: str
@@ -39,16 +39,16 @@ class Metric:
     def __call__(
         self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None
     ) -> float:
-        """Return the score; NaN only where the metric's own function says it is undefined.
+        """Return the score, NaN where the metric is undefined.
 
-        Raises `ValueError` or `TypeError` naming the row or shape for inputs it cannot take.
+        Raises `ValueError` or `TypeError` with the row or shape for invalid inputs.
         """
         truth, predicted = _PREPARE[self.needs](y_true, y_pred)
-        return self.function(truth, predicted, inputs.weights_of(len(truth), sample_weight))
+        return self.function(truth, predicted, inputs.check_weights(len(truth), sample_weight))
 
 
 def get_metric(name: str) -> Metric:
-    """Return the metric of that name; `ValueError` names the nearest for an unknown one."""
+    """Return the metric called `name`; raises `ValueError` with the nearest known name."""
     if name not in METRICS:
         raise ValueError(f"unknown metric {name!r}{did_you_mean(str(name), METRICS)}")
     return METRICS[name]
@@ -65,7 +65,7 @@ METRICS = {
         Metric("balanced_accuracy", labels.balanced_accuracy, True, "label", _CLASSES),
         Metric("f1", labels.f1, True, "label", _BINARY),
         Metric("f1_macro", labels.f1_macro, True, "label", _CLASSES),
-        # With one label a row, every false positive is another class's false negative.
+        # With one label per row, every false positive is another class's false negative.
         Metric("f1_micro", labels.accuracy, True, "label", _CLASSES),
         Metric("precision", labels.precision, True, "label", _BINARY),
         Metric("recall", labels.recall, True, "label", _BINARY),

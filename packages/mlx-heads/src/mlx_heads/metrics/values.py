@@ -19,7 +19,7 @@ def mae(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> float:
 
 
 def median_ae(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> float:
-    """Weighted median of absolute errors, the middle of two when the weights split evenly."""
+    """Weighted median of absolute errors; of an even split the mean of the middle two."""
     errors = np.abs(truth - predicted)
     order = np.argsort(errors, kind="stable")
     errors, share = errors[order], np.cumsum(weights[order]) / weights.sum()
@@ -32,7 +32,7 @@ def median_ae(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> 
 def r2(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> float:
     """One minus the squared error over that of the mean.
 
-    For a constant truth 1 when exact, else 0; NaN for one row.
+    For a constant truth 1 if exact, else 0. NaN for one row.
     """
     if len(truth) < 2:
         return float("nan")
@@ -43,13 +43,13 @@ def r2(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> float:
 
 
 def rmsle(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> float:
-    """RMSE of log(1 + y); both sides must be above -1."""
+    """RMSE of log(1 + y); all must be above -1."""
     _check_above(-1, "rmsle", truth, predicted)
     return rmse(np.log1p(truth), np.log1p(predicted), weights)
 
 
 def rmse_log(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> float:
-    """RMSE of log(y), the score of the Kaggle house-prices competition; both sides positive."""
+    """RMSE of log(y), as in Kaggle's house prices competition; all must be positive."""
     _check_above(0, "rmse_log", truth, predicted)
     return rmse(np.log(truth), np.log(predicted), weights)
 
@@ -61,14 +61,14 @@ def mape(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> float
 
 
 def smape(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> float:
-    """Mean of 2 |error| / (|y| + |prediction|), in 0 to 2; a row where both are zero counts 0."""
+    """Mean of 2 |error| / (|y| + |prediction|), in 0 to 2; 0 for a row where both are zero."""
     size = np.abs(truth) + np.abs(predicted)
     ratio = np.divide(2 * np.abs(truth - predicted), size, out=np.zeros_like(truth), where=size > 0)
     return float(np.average(ratio, weights=weights))
 
 
 def pearson(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> float:
-    """Weighted linear correlation; NaN when a side is constant."""
+    """Weighted linear correlation; NaN if either side is constant."""
     truth, predicted, weights = truth[weights > 0], predicted[weights > 0], weights[weights > 0]
     if np.ptp(truth) == 0 or np.ptp(predicted) == 0:
         return float("nan")
@@ -80,7 +80,7 @@ def pearson(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> fl
 
 
 def spearman(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> float:
-    """Correlation of ranks, ties sharing their mean rank; a whole weight counts as equal rows."""
+    """Correlation of ranks, mean rank for ties; an integer weight equals repeated rows."""
     return pearson(_ranks(truth, weights), _ranks(predicted, weights), weights)
 
 

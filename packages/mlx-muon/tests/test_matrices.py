@@ -1,4 +1,4 @@
-"""What is one matrix, and what is several, of convolutions, experts, heads, fused projections."""
+"""Convolutions, experts, heads and fused projections, as one matrix or several."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_muon import Group, Muon, MuonRule, adamuon, keller, moonlight, nanochat, normuon
-from mlx_muon.blocks import Blocks
+from mlx_muon.matrices import Matrices
 
 RULES = {make.__name__: make().muon for make in (keller, moonlight, normuon, adamuon)} | {
     "nanochat": nanochat(768, 20).muon,
@@ -45,8 +45,8 @@ def three(gaussian):
 def test_a_convolution_is_a_linear_layer_of_its_flattened_weight(
     shape, rule, trained, gaussian, three
 ):
-    # In MLX's layout (outputs, kernel, ..., inputs); others take the factor of the rate from the
-    # last two axes, which makes it up to 5 times too small.
+    # In MLX's layout (outputs, kernel, ..., inputs). A scale from the last two axes would be up to
+    # 5 times too small.
     weight, gradients = gaussian(*shape), three(*shape)
     found = trained(rule, "conv1.weight", weight, gradients)
     flat = [each.reshape(shape[0], -1) for each in gradients]
@@ -146,14 +146,14 @@ def test_batches_of_any_size_equal_a_loop_bit_for_bit(limit, rule, gaussian, tra
     columns=st.integers(1, 5),
     transposed=st.booleans(),
 )
-def test_cutting_and_joining_changes_nothing(batch, parts, columns, transposed):
-    blocks = Blocks(batch, tuple(parts), columns, transposed)
+def test_join_inverts_split(batch, parts, columns, transposed):
+    matrices = Matrices(batch, tuple(parts), columns, transposed)
     rows = sum(parts)
     x = mx.arange(batch * rows * columns)
     x = x.reshape((batch, columns, rows) if transposed else (batch, rows, columns))
-    stacks = blocks.cut(x)
-    assert [stack.shape for stack in stacks] == blocks.shapes
-    assert mx.array_equal(blocks.join(stacks, x.shape), x)
+    stacks = matrices.split(x)
+    assert [stack.shape for stack in stacks] == matrices.shapes
+    assert mx.array_equal(matrices.join(stacks, x.shape), x)
 
 
 @pytest.mark.parametrize(
@@ -193,6 +193,6 @@ def test_cutting_and_joining_changes_nothing(batch, parts, columns, transposed):
         ),
     ],
 )
-def test_what_is_no_matrix_or_does_not_divide_is_refused(rule, shape, message, exactly):
+def test_vectors_and_parts_that_do_not_divide_are_refused(rule, shape, message, exactly):
     with pytest.raises(ValueError, match=exactly(message)):
         Muon(groups=[Group("*", rule)]).init({"w": mx.zeros(shape)})

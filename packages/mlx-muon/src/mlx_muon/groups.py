@@ -1,4 +1,4 @@
-"""Which rule a parameter gets: by groups of the user, by the model's structure, by its name."""
+"""Which rule a parameter gets: by the user's groups, the model's structure, or its name."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,20 +6,19 @@ from fnmatch import fnmatchcase
 
 import mlx.core as mx
 
-from mlx_muon.blocks import Blocks, blocks_of
-from mlx_muon.names import kind_by_name
+from mlx_muon.matrices import Matrices, matrices_of
 from mlx_muon.rules import AdamWRule, MuonRule, Rule
-from mlx_muon.structure import Structure
+from mlx_muon.structure import Structure, kind_by_name
 
 Match = str | Callable[[str, mx.array], bool]
 
 
 @dataclass(frozen=True)
 class Group:
-    """The parameters that `match`, and their rule.
+    """A rule for the parameters that `match`.
 
-    `match` is a pattern for the whole path ("*.router.weight", as in a shell) or a function of
-    (path, array). `name` is what `explain` and errors call the group.
+    `match` is a shell pattern for the whole path ("*.router.weight") or a function of
+    (path, array). `explain` and errors use `name`; it defaults to the pattern or the rule's type.
     """
 
     match: Match
@@ -27,7 +26,7 @@ class Group:
     name: str = ""
 
     def __post_init__(self):
-        """Name the group after its pattern or its rule where no name is given."""
+        """Check the fields and set the default name."""
         if not isinstance(self.rule, MuonRule | AdamWRule):
             raise TypeError(f"Group: rule must be a MuonRule or AdamWRule, got {self.rule!r}")
         if not isinstance(self.match, str) and not callable(self.match):
@@ -39,7 +38,7 @@ class Group:
             object.__setattr__(self, "name", name)
 
     def matches(self, path: str, array: mx.array) -> bool:
-        """Say whether the parameter is one of this group."""
+        """Return whether the parameter belongs to this group."""
         if isinstance(self.match, str):
             return fnmatchcase(path, self.match)
         return bool(self.match(path, array))
@@ -47,11 +46,11 @@ class Group:
 
 @dataclass(frozen=True)
 class Assignment:
-    """What is done with one parameter, and why; `blocks` is `None` under AdamW."""
+    """The rule of one parameter, and why; `matrices` is `None` under AdamW."""
 
     group: str
     rule: Rule
-    blocks: Blocks | None
+    matrices: Matrices | None
     why: str
 
 
@@ -63,10 +62,9 @@ def assign(
     adamw: AdamWRule,
     structure: Structure,
 ) -> Assignment:
-    """Return what is done with one parameter.
+    """Return the rule of one parameter: of the first group that matches, else by its kind.
 
-    The first group that matches decides, then the structure of the model, then the name. Raises
-    `ValueError` where a group's `MuonRule` gets what is no matrix.
+    Raises `ValueError` where a group gives a `MuonRule` to a parameter that is no matrix.
     """
     is_convolution = path in structure.convolutions
     group = next((each for each in groups if each.matches(path, array)), None)
@@ -80,7 +78,7 @@ def assign(
     if isinstance(rule, AdamWRule):
         return Assignment(name, rule, None, why)
     try:
-        blocks = blocks_of(path, array.shape, rule, is_convolution)
+        matrices = matrices_of(path, array.shape, rule, is_convolution)
     except ValueError as error:
         raise ValueError(f"group {name!r}: {error}") from None
-    return Assignment(name, rule, blocks, why)
+    return Assignment(name, rule, matrices, why)

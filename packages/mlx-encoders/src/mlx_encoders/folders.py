@@ -1,5 +1,6 @@
-"""A Hugging Face folder to a model: every tensor accounted for, or an error that lists them."""
+"""Load and save Hugging Face folders; a tensor that does not match is an error that lists it."""
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
+from mlx_encoders._atomic import write_atomic
 from mlx_encoders.bert import BertConfig
 from mlx_encoders.build import (
     EncoderConfig,
@@ -15,13 +17,12 @@ from mlx_encoders.build import (
     named_parameters,
     parse_config,
 )
-from mlx_encoders.files import read_json, read_tensors
-from mlx_encoders.hub import find_folder
+from mlx_encoders.files import find_folder, read_json, read_tensors
 from mlx_encoders.tokenizer import Tokenizer
 
 _LOGGER = logging.getLogger(__name__)
 
-# Heads that the ForMaskedLM, ForSequenceClassification, ... classes add beside the encoder.
+# Heads of the classes ForMaskedLM, ForSequenceClassification, ...
 _HEADS = ("cls.", "classifier.", "qa_outputs.", "head.", "decoder.", "score.")
 _POSITION_IDS = "embeddings.position_ids"  # a buffer that older checkpoints stored
 _LISTED = 10
@@ -29,11 +30,11 @@ _LISTED = 10
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What happened to the tensors that did not simply match, by name.
+    """The names of the tensors that did not match.
 
-    `missing` parameters have fresh weights or, for the pooler, were left out of the model;
-    `unexpected` tensors had no place in the model; `dropped` ones belong to a task head, were
-    stored buffers, or had a shape that does not fit. All but heads and pooler had to be named.
+    `missing` parameters got fresh weights, or are a pooler that the model does not have.
+    `unexpected` tensors are no parameters of the model. `dropped` tensors are task heads, stored
+    buffers, or tensors of another shape. All but heads and pooler had to be named in `new`.
     """
 
     missing: tuple[str, ...] = ()
@@ -45,8 +46,8 @@ def load(name: str | Path, dtype: mx.Dtype | None = None) -> tuple[EncoderModel,
     """Load the model and tokenizer of a folder or hub id; the model is in evaluation mode.
 
     `dtype` converts the weights; None keeps the stored type. Raises `ValueError` when tensors do
-    not match, when the tokenizer has more tokens than the model, or when the config asks for
-    something this package does not compute; `FileNotFoundError` when there is nothing to load.
+    not match, the tokenizer has more tokens than the model, or the config has an unsupported value;
+    `FileNotFoundError` when a file is missing.
     """
     folder = find_folder(name)
     model, _ = load_model(folder, dtype=dtype)
@@ -81,21 +82,21 @@ def load_model(
     dropout: float | None = None,
     attention_dropout: float | None = None,
 ) -> tuple[EncoderModel, LoadReport]:
-    """Load the model of a folder or hub id, with a report of what did not match.
+    """Load the model of a folder or hub id, and report the tensors that did not match.
 
-    `new` names parameters by prefix that may be missing or mis-shaped, and then get fresh weights
-    from `seed`, and tensors that may be unexpected. A BERT checkpoint without pooler tensors gives
-    a model without pooler, unless `new` names "pooler". Everything else is a `ValueError`.
+    `new` has prefixes of parameters that may be missing or mis-shaped, and then get fresh weights
+    from `seed`, and of tensors that may be unexpected; any other mismatch is a `ValueError`. A BERT
+    checkpoint without pooler tensors gives a model without pooler, unless `new` names "pooler".
 
-    `dropout` and `attention_dropout` replace the probabilities of the config. Attention dropout
-    has a price on a CPU: it needs the attention weights, which the fused kernel never writes down.
+    `dropout` and `attention_dropout` replace the probabilities of the config. Attention dropout is
+    slow on a CPU: it needs the attention weights, which the fused kernel never stores.
     """
     if isinstance(new, str):
         raise TypeError(f"new must be a sequence of prefixes, got the string {new!r}")
     folder = find_folder(name)
     tensors, dropped = _split_heads(_rename(_read_tensors(folder)))
     config = load_config(folder).with_dropout(dropout, attention_dropout)
-    config = _settle_pooler(config, tensors, new)
+    config = _set_pooler(config, tensors, new)
     if isinstance(config, BertConfig) and not config.add_pooling_layer:
         dropped += [tensor for tensor in tensors if tensor.startswith("pooler.")]
     model = build_model(config, seed)
@@ -105,9 +106,9 @@ def load_model(
     mis_shaped = [key for key in offered if key in shapes and offered[key].shape != shapes[key]]
     missing = [key for key in shapes if key not in offered]
     unexpected = [key for key in offered if key not in shapes]
-    _refuse_unnamed(folder, "missing", missing, new)
-    _refuse_unnamed(folder, "unexpected", unexpected, new)
-    _refuse_unnamed(
+    _check_named(folder, "missing", missing, new)
+    _check_named(folder, "unexpected", unexpected, new)
+    _check_named(
         folder,
         "mis-shaped",
         mis_shaped,
@@ -124,6 +125,26 @@ def load_model(
     )
     _LOGGER.info("loaded %s: %s", folder, report)
     return model, report
+
+
+def save(folder: str | Path, model: EncoderModel, tokenizer: Tokenizer | None = None) -> None:
+    """Write `config.json`, `model.safetensors` and, if given, the tokenizer's files.
+
+    `load` and the `AutoModel` and `AutoTokenizer` of transformers read the folder. It is created if
+    needed; existing files are replaced atomically.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = named_parameters(model)
+    write_atomic(
+        folder / "model.safetensors",
+        # transformers refuses a file that does not name the framework of its layout.
+        lambda path: mx.save_safetensors(str(path), weights, metadata={"format": "pt"}),
+    )
+    config = json.dumps(model.config.to_dict(), indent=2, sort_keys=True) + "\n"
+    write_atomic(folder / "config.json", lambda path: path.write_text(config, encoding="utf-8"))
+    if tokenizer is not None:
+        tokenizer.save(folder)
 
 
 def _read_tensors(folder: Path) -> dict[str, mx.array]:
@@ -153,11 +174,11 @@ def _read_tensors(folder: Path) -> dict[str, mx.array]:
 
 
 def _rename(tensors: Mapping[str, mx.array]) -> dict[str, mx.array]:
-    """Strip the prefix of task checkpoints, and spell norms as PyTorch does."""
+    """Remove the prefix of task checkpoints, and name norms as PyTorch does."""
     renamed = {}
     for name, array in tensors.items():
         name = name.removeprefix("bert.").removeprefix("model.")
-        if name.endswith("LayerNorm.gamma"):  # checkpoints born in TensorFlow
+        if name.endswith("LayerNorm.gamma"):  # checkpoints converted from TensorFlow
             name = name.removesuffix("gamma") + "weight"
         elif name.endswith("LayerNorm.beta"):
             name = name.removesuffix("beta") + "bias"
@@ -170,7 +191,7 @@ def _split_heads(tensors: Mapping[str, mx.array]) -> tuple[dict[str, mx.array], 
     return {name: array for name, array in tensors.items() if name not in dropped}, dropped
 
 
-def _settle_pooler(
+def _set_pooler(
     config: EncoderConfig, tensors: Mapping[str, mx.array], new: Sequence[str]
 ) -> EncoderConfig:
     if not isinstance(config, BertConfig):
@@ -188,7 +209,7 @@ def _absent_pooler(config: EncoderConfig, tensors: Mapping[str, mx.array]) -> li
     return [name for name in ("pooler.dense.weight", "pooler.dense.bias") if name not in tensors]
 
 
-def _refuse_unnamed(
+def _check_named(
     folder: Path,
     problem: str,
     names: Sequence[str],

@@ -1,4 +1,4 @@
-"""Data parallel: each process orthogonalizes some of the matrices, and gets the rest."""
+"""Data parallel: each process orthogonalizes some matrices and gathers the others."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,11 +7,11 @@ import mlx.core as mx
 Orthogonalize = Callable[[mx.array], mx.array]
 
 
-def owners(shapes: Sequence[tuple[int, int, int]], processes: int) -> list[list[int]]:
-    """Return, for each stack, the process of each of its matrices, so that all have equal work.
+def assign_owners(shapes: Sequence[tuple[int, int, int]], processes: int) -> list[list[int]]:
+    """Return, for each stack, the rank that computes each matrix; all ranks get equal work.
 
-    The largest go first, each to the process with the least so far; every process computes the
-    same answer.
+    Greedy: the largest matrix first, each to the rank with the least work so far. Every process
+    computes the same result.
     """
     matrices = [(index, each) for index, shape in enumerate(shapes) for each in range(shape[0])]
 
@@ -33,12 +33,12 @@ def orthogonalize_shared(
     functions: Sequence[Orthogonalize],
     group: mx.distributed.Group,
 ) -> list[mx.array]:
-    """Apply each function to its stack, each matrix in one process only; return all results.
+    """Apply each function to its stack, each matrix on one rank only; return all results.
 
-    Needs one collective call, `all_gather` of as many bytes as the fullest process has computed.
+    Costs one `all_gather`, padded to the results of the rank with the most.
     """
     shapes = [stack.shape for stack in stacks]
-    owned = owners(shapes, group.size())  # type: ignore[arg-type]
+    owned = assign_owners(shapes, group.size())  # type: ignore[arg-type]
     mine = [_positions(each, group.rank()) for each in owned]
     done = [
         function(stack[mx.array(at)]).reshape(-1)
@@ -65,7 +65,7 @@ def _positions(owner_of_each: list[int], rank: int) -> list[int]:
 def _unpack(
     gathered: mx.array, owned: list[list[int]], shapes: Sequence[tuple[int, int, int]]
 ) -> list[mx.array]:
-    """Put the matrices of all processes, (processes, length), back into their stacks."""
+    """Return the stacks, given the matrices of all ranks as (processes, length)."""
     starts = [0] * gathered.shape[0]
     stacks = []
     for each, (count, rows, columns) in zip(owned, shapes, strict=True):
