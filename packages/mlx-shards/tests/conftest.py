@@ -169,7 +169,7 @@ def quick(waits):
         stop.check()
         waits.append(seconds)
 
-    return Http(timeout=600, wait=wait, draw=lambda: 1.0)
+    return Http(timeout=600, sleep=wait, jitter=lambda: 1.0)
 
 
 @pytest.fixture

@@ -87,7 +87,7 @@ def test_the_bounds_hold_at_every_moment_of_concurrent_use(server, shards, tmp_p
     def watch():
         cache = Cache(tmp_path, MAX_BYTES, MAX_FILES)
         while not ended.is_set():
-            with cache._ledger.locked():  # no rename between two looks
+            with cache._index.locked():  # no rename between two looks
                 sizes = on_disk(tmp_path)
             ended.wait(0.001)  # let others have the folder
             highest[:] = max(highest[0], sum(sizes)), max(highest[1], len(sizes))
@@ -262,11 +262,11 @@ from mlx_shards import Cache, Shard
 folder, url = sys.argv[1:]
 cache = Cache(folder, 300_000)
 lease = cache.lease(Shard("0.bin", f"{url}/0.bin"))
-count = cache._tally.count
+count = cache._count
 def kill(**more):
     count(**more)
     os.kill(os.getpid(), signal.SIGKILL)
-cache._tally.count = kill
+cache._count = kill
 cache.lease(Shard("1.bin", f"{url}/1.bin"))
 """
 

@@ -100,10 +100,10 @@ WRONG = {
     "fetch": "Missing argument 'SOURCE'.",
     "fetch http://host/{}.bin": "Missing option '--to'.",
     "fetch http://host/{}.bin --to x --numbers a-b": (
-        "Invalid value for '--numbers': 'a-b' is not like 0-7 or 0,3,6542"
+        "Invalid value for '--numbers': expected numbers such as 0-7 or 0,3,6542, got 'a-b'"
     ),
     "fetch http://host/{}.bin --to x --numbers 0-3,9-7": (
-        "Invalid value for '--numbers': '0-3,9-7' is not like 0-7 or 0,3,6542"
+        "Invalid value for '--numbers': expected numbers such as 0-7 or 0,3,6542, got '0-3,9-7'"
     ),
     "fetch http://host/{}.bin --to x --numbers 0-99999999999": (
         "Invalid value for '--numbers': '0-99999999999' are 100,000,000,000 numbers, over 1,000,000"

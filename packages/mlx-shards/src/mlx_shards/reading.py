@@ -1,0 +1,248 @@
+"""Read open shards: local ones in place, others through the cache; bad rows and damaged files."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import numpy as np
+
+from mlx_shards.cache import Cache
+from mlx_shards.formats import BadRow, Document, Reader, ReadOptions, open_reader
+from mlx_shards.prefetch import ShardPrefetcher
+from mlx_shards.shard import CorruptShard, RowError, Shard, ShardError
+from mlx_shards.sync import Lease, Stop
+from mlx_shards.tokens import as_ids
+
+T = TypeVar("T")
+OnError = Literal["raise", "skip"]
+
+_MOST_SKIPPED = 100  # rows that are kept and logged
+
+_log = logging.getLogger("mlx_shards")
+
+
+@dataclass(frozen=True)
+class SkippedRow:
+    """A row that could not be used: `document` counts from 0 in the shard."""
+
+    shard: Shard
+    document: int
+    reason: str
+
+
+class SkippedRows:
+    """The first rows that a stream skipped, each once over all epochs."""
+
+    def __init__(self) -> None:
+        self._rows: dict[tuple[str, int], SkippedRow] = {}
+
+    @property
+    def rows(self) -> list[SkippedRow]:
+        """The rows in the order of reading."""
+        return list(self._rows.values())
+
+    def add(self, shard: Shard, document: int, reason: str) -> None:
+        """Log and keep a row that is skipped."""
+        key = (shard.address, document)
+        if key in self._rows or len(self._rows) == _MOST_SKIPPED:
+            return
+        self._rows[key] = SkippedRow(shard, document, reason)
+        _log.warning("skipped a row: %s", reason)
+        if len(self._rows) == _MOST_SKIPPED:
+            _log.warning("other rows that are skipped are counted only")
+
+
+class Opener:
+    """Opens the shards of one stream."""
+
+    def __init__(
+        self,
+        cache: Cache | None = None,
+        options: ReadOptions | None = None,
+        stop: Stop | None = None,
+        prefetcher: ShardPrefetcher | None = None,
+    ):
+        self._cache = cache
+        self._options = options or ReadOptions()
+        self._stop = stop or Stop()
+        self._prefetcher = prefetcher
+        self._open: list[OpenShard] = []
+        self._rejected: set[str] = set()
+
+    def open(self, shard: Shard) -> "OpenShard":
+        """Return the shard; the file is opened by the first read."""
+        opened = OpenShard(self, shard)
+        self._open.append(opened)
+        return opened
+
+    def announce(self, source: int, current: Shard, upcoming: Sequence[Shard]) -> None:
+        """Set what a source reads now and next, to be downloaded ahead."""
+        if self._prefetcher:
+            remote = [shard for shard in upcoming if shard.local_path is None]
+            self._prefetcher.announce(source, current, remote)
+
+    def check_stopped(self) -> None:
+        """Raise `Stopped` if the stream was closed."""
+        self._stop.check()
+
+    def open_reader(self, shard: Shard) -> tuple[Reader, Lease | None]:
+        """Open a reader, with a lease if the shard is in the cache."""
+        self._stop.check()
+        if shard.local_path is not None:
+            return open_reader(shard.local_path, shard.name, self._options), None
+        if self._cache is None:
+            raise ValueError(f"{shard.address} must be downloaded: pass cache=Cache(...)")
+        if self._prefetcher:
+            self._prefetcher.wait_for(shard)
+        lease = self._cache.lease(shard, self._stop, self.pause_all)
+        try:
+            return open_reader(lease.path, shard.name, self._options), lease
+        except CorruptShard as error:
+            lease.release()
+            raise _Unreadable(lease) from error
+        except BaseException:
+            lease.release()
+            raise
+
+    def reject(self, shard: Shard, lease: Lease | None) -> bool:
+        """Quarantine an unreadable shard; return whether downloading it again may help."""
+        return lease is not None and self._cache is not None and self._cache.reject(shard, lease)
+
+    def reject_rows(self, shard: Shard, lease: Lease | None) -> bool:
+        """Do the same for damaged rows, but only once: they may be so on the server."""
+        if shard.address in self._rejected:
+            return False
+        self._rejected.add(shard.address)
+        return self.reject(shard, lease)
+
+    def pause_all(self) -> None:
+        """Close all files before waiting; the next read opens them again.
+
+        Otherwise two mixtures could deadlock, each holding what the other waits for.
+        """
+        for opened in self._open:
+            opened.pause()
+
+    def forget(self, opened: "OpenShard") -> None:
+        """Remove a closed shard from the open ones."""
+        self._open.remove(opened)
+
+
+class OpenShard:
+    """A shard whose documents are read; a damaged one from the cache is downloaded once more."""
+
+    def __init__(self, opener: Opener, shard: Shard):
+        self.shard = shard
+        self._opener = opener
+        self._reader: Reader | None = None
+        self._lease: Lease | None = None
+        self._sizes: list[int] | None = None
+        self._row: Callable[[int], str] = _row
+
+    def __enter__(self) -> "OpenShard":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    @property
+    def sizes(self) -> list[int]:
+        """The number of documents in each block."""
+        if self._sizes is None:
+            self._sizes = self._repair(lambda reader: list(reader.sizes))
+            found, rows = sum(self._sizes), self.shard.rows
+            if rows not in (None, found):
+                raise ShardError(f"{self.shard.address} holds {found} documents, not {rows}")
+        return self._sizes
+
+    def read(self, block: int, on_error: OnError = "raise") -> Sequence[Document]:
+        """Return the documents of a block; if it is unreadable and skipped, a `BadRow` for each."""
+        try:
+            documents = self._repair(lambda reader: reader.read(block))
+            damaged = any(isinstance(each, BadRow) and each.damaged for each in documents)
+            if damaged and self._opener.reject_rows(self.shard, self._lease):
+                self.pause()
+                documents = self._repair(lambda reader: reader.read(block))
+        except CorruptShard as error:
+            if on_error == "raise":
+                raise
+            return [BadRow(str(error), cause=error)] * self.sizes[block]
+        if len(documents) != self.sizes[block]:
+            raise ShardError(
+                f"{self.shard.address} changed: block {block} holds {len(documents)} documents "
+                f"instead of {self.sizes[block]}"
+            )
+        return documents
+
+    def rows(self, on_error: OnError = "raise") -> Iterator[str | np.ndarray | ShardError]:
+        """Yield all documents in order: texts, token ids as int32, the error of a bad row."""
+        number = 0
+        for block in range(len(self.sizes)):
+            for document in self.read(block, on_error):
+                row = check_ids(document) if isinstance(document, np.ndarray) else document
+                yield self.error_of(number, row) if isinstance(row, BadRow) else row
+                number += 1
+
+    def error_of(self, document: int, bad: BadRow) -> ShardError:
+        """Return the error of a bad row, ready to raise."""
+        kind = CorruptShard if bad.damaged else RowError
+        error = kind(f"{self.shard.address}: {self._row(document)}: {bad.reason}")
+        error.__cause__ = bad.cause
+        return error
+
+    def pause(self) -> None:
+        """Close the file; the next read opens it again."""
+        reader, self._reader = self._reader, None
+        lease, self._lease = self._lease, None
+        if reader:
+            reader.close()
+        if lease:
+            lease.release()
+
+    def close(self) -> None:
+        """Close the file for good."""
+        self.pause()
+        self._opener.forget(self)
+
+    def _repair(self, use: Callable[[Reader], T]) -> T:
+        """Call `use` with the reader; download a damaged shard again, once."""
+        for is_last in (False, True):
+            try:
+                if self._reader is None:
+                    self._reader, self._lease = self._opener.open_reader(self.shard)
+                    self._row = getattr(self._reader, "row", _row)
+                return use(self._reader)
+            except (CorruptShard, _Unreadable) as error:
+                unreadable = isinstance(error, _Unreadable)
+                lease = error.lease if unreadable else self._lease
+                self.pause()
+                if not is_last and self._opener.reject(self.shard, lease):
+                    continue
+                cause = error.__cause__ if unreadable else error
+                if self.shard.local_path is not None:
+                    raise CorruptShard(str(cause)) from error
+                again = ", also after a new download" if is_last else ""
+                raise CorruptShard(
+                    f"{self.shard.address} cannot be read{again}: {cause}"
+                ) from error
+        raise AssertionError
+
+
+def check_ids(tokens: np.ndarray | Sequence[int]) -> np.ndarray | BadRow:
+    """Return token ids as int32, or the reason why they are invalid."""
+    try:
+        return as_ids(tokens)
+    except ValueError as error:
+        return BadRow(str(error))
+
+
+def _row(document: int) -> str:
+    return f"row {document + 1}"
+
+
+class _Unreadable(Exception):
+    """A leased shard could not be opened."""
+
+    def __init__(self, lease: Lease):
+        self.lease = lease
