@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mlx_shards import Http, Shard
+from mlx_shards.sync import Stop
 
 
 def _pieces(data: bytes, size: int = 1000) -> list[bytes]:
@@ -170,6 +171,17 @@ def quick(waits):
         waits.append(seconds)
 
     return Http(timeout=600, sleep=wait, jitter=lambda: 1.0)
+
+
+@pytest.fixture
+def fetch_ahead():
+    """Return a function that downloads a shard ahead; None where there is no room."""
+
+    def fetch(cache, shard):
+        download = cache.claim_ahead(shard)
+        return download(Stop()) if download else None
+
+    return fetch
 
 
 @pytest.fixture

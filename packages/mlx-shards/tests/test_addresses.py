@@ -231,11 +231,11 @@ def test_an_error_ahead_belongs_to_its_address_and_not_to_the_name(two, server, 
     server.fault("web/0.jsonl", ("status", 404))
     ahead = ShardPrefetcher(Cache(tmp_path, "1MB", http=quick), 1, Stop())
     try:
-        ahead.expect(0, two["web"].shards[1], [web])
+        ahead.announce(0, two["web"].shards[1], [web])
         with ahead._changed:
             assert ahead._changed.wait_for(lambda: ahead._errors and not ahead._busy, 600)
-        ahead.settle(books)
+        ahead.wait_for(books)
         with pytest.raises(DownloadError, match=r"web/0\.jsonl: the server answered with"):
-            ahead.settle(web)
+            ahead.wait_for(web)
     finally:
         ahead.close()

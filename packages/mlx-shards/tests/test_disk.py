@@ -203,7 +203,7 @@ def everything_in(folder: Path) -> dict:
     return {path: path.stat().st_mtime_ns for path in [folder, *folder.rglob("*")]}
 
 
-def test_a_complete_cache_that_cannot_be_written_is_read(server, cached, quick):
+def test_a_complete_cache_that_cannot_be_written_is_read(server, cached, quick, fetch_ahead):
     folder, shards, lock = cached
     lock(folder)
     before = everything_in(folder)
@@ -211,7 +211,7 @@ def test_a_complete_cache_that_cannot_be_written_is_read(server, cached, quick):
     for shard, name in zip(shards, (b"one/a.bin", b"two/a.bin"), strict=True):
         with cache.lease(shard) as lease, Cache(folder, "1MB").lease(shard):
             assert lease.path.read_bytes() == name
-        ahead = cache.fetch_ahead(shard)
+        ahead = fetch_ahead(cache, shard)
         assert ahead.path == lease.path
         assert not cache.reject(shard, ahead)
     assert everything_in(folder) == before

@@ -113,8 +113,8 @@ class Batcher:
             if rows < len(tokens) and (config.last_batch == "drop" or not rows):
                 if not counts.batches:
                     raise ValueError(
-                        f"the shards fill {rows} rows, fewer than one batch of {len(tokens)}; lower "
-                        "batch_size, raise epochs or set last_batch='pad'"
+                        f"the shards fill {rows} rows, fewer than one batch of {len(tokens)}; "
+                        "lower batch_size, raise epochs or set last_batch='pad'"
                     )
                 return
             placed = int(lengths.sum())

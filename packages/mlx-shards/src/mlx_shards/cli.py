@@ -200,7 +200,7 @@ def fetch(
     )
 
 
-@cli.command(help="Check the size and SHA-256 of shards, where known, and that they can be read.\n\n"
+@cli.command(help="Check that shards can be read, and their size and SHA-256 where known.\n\n"
                   "SOURCE is a folder, or a manifest beside its shards.")  # fmt: skip
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
 @_column

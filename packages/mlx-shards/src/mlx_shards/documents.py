@@ -255,7 +255,7 @@ class DocumentIterator:
         self._skipped_rows.add(opened.shard, row, str(error))
 
 
-def _tokenizer_batches(documents: Sequence[Document]) -> Iterator[slice]:
+def _tokenizer_batches(documents: Sequence) -> Iterator[slice]:
     """Yield the documents of each call of the tokenizer, in order."""
     begin = size = 0
     for index, document in enumerate(documents):

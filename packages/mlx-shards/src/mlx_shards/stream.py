@@ -202,5 +202,5 @@ def _to_mlx(batch: Batch) -> Batch:
             "arrays='mlx' needs MLX: pip install 'mlx-shards[cpu]' (or [cuda12], [cuda13]); or "
             "pass arrays='numpy'"
         ) from error
-    arrays = (mx.array(each) for each in (batch.inputs, batch.targets, batch.document_ids))
-    return Batch(*arrays, batch.rows)
+    inputs, targets = mx.array(batch.inputs), mx.array(batch.targets)
+    return Batch(inputs, targets, mx.array(batch.document_ids), batch.rows)
