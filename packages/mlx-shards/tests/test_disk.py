@@ -111,7 +111,7 @@ def test_a_full_disk_ahead_of_the_reader_is_tried_again_by_the_reader(
     cache.lease(shards[0]).release()
     with largest_file(2000):
         next(batches)
-        ahead = stream._open._ahead
+        ahead = stream._run._prefetcher
         with ahead._changed:
             assert ahead._changed.wait_for(lambda: shards[1].address in ahead._errors, 600)
     assert len(list(batches)) > 100

@@ -125,7 +125,7 @@ class Cache:
             # An unknown size is guessed: that of the largest file here.
             size = shard.size or self._sizes.get(shard.address) or index.largest()
             with self._explain_disk_errors(shard, lock.release):
-                plan = index.plan(shard.name) or {}
+                plan = index.record("plan", shard.name) or {}
                 evicted = index.reserve(shard.name, size, plan, gentle=True)
         if evicted is None:
             lock.release()
@@ -147,9 +147,9 @@ class Cache:
         """Quarantine a leased shard that could not be read; return whether to lease it again."""
         with self._index.locked():
             shard = self._index.place(shard)
-            if self._index.owned(shard.name) is None or not self._index.is_writable:
+            if self._index.record("owned", shard.name) is None or not self._index.is_writable:
                 return False
-            path = self._index.path(shard.name)
+            path = self.folder / shard.name
             # Another process may have rejected and replaced it.
             if path.exists() and file_identity(path) == lease.identity:
                 self._index.quarantine(shard.name)
@@ -171,17 +171,17 @@ class Cache:
     ) -> AbstractContextManager[None]:
         """Delete the part on a full disk: it would keep the disk full."""
         return explain_disk_errors(
-            self._index.part(shard.name),
+            self._index.file("part", shard.name),
             f"free some space, take another folder, or lower max_bytes ({self._index.max_bytes:,})",
             undo or (lambda: self._index.abandon(shard.name)),
         )
 
     def _find(self, shard: Shard, kind: Use) -> Lease | None:
-        path = self._index.path(shard.name)
+        path = self.folder / shard.name
         if not path.exists():
             return None
         size = path.stat().st_size
-        record = self._index.owned(shard.name)
+        record = self._index.record("owned", shard.name)
         if record is None:
             self._check_foreign(path, size, shard)
             return Lease(path, None)
@@ -218,7 +218,7 @@ class Cache:
         for _ in range(2):
             with self._explain_disk_errors(shard):
                 self._complete_part(shard, stop, reserve)
-            part = index.part(shard.name)
+            part = index.file("part", shard.name)
             size, digest = part.stat().st_size, sha256_of(part)
             mismatch = find_mismatch(shard, size, digest)
             with index.locked():
@@ -237,7 +237,7 @@ class Cache:
         )
 
     def _complete_part(self, shard: Shard, stop: Stop, reserve: Reserve) -> None:
-        plan = self._index.plan(shard.name) or {}
+        plan = self._index.record("plan", shard.name) or {}
         reserved, record = 0, {}
 
         def started(total: int | None, validator: str | None) -> None:
@@ -260,7 +260,7 @@ class Cache:
 
         Download(
             shard.location,
-            self._index.part(shard.name),
+            self._index.file("part", shard.name),
             self.http,
             stop,
             started,

@@ -48,7 +48,7 @@ def downloaded_shards(folder: Path) -> list[Shard]:
 class Entry:
     """A file that counts: its size now or when complete, and when it was last used."""
 
-    key: str
+    name: str
     kind: Literal["bad", "part", "shard"]
     size: int
     used: float
@@ -99,47 +99,39 @@ class CacheIndex:
 
     def _holder(self, name: str) -> dict | None:
         """Return the record of the shard that has or downloads a name; {} for a foreign file."""
-        if self.path(name).exists():
-            return self.owned(name) or {}
-        plan = self.plan(name) if self.is_writable else None
-        begun = plan and (self.part(name).exists() or self._is_locked("download", _key(name)))
+        if (self.folder / name).exists():
+            return self.record("owned", name) or {}
+        plan = self.record("plan", name) if self.is_writable else None
+        begun = plan and (self.file("part", name).exists() or self._is_locked("download", name))
         return plan if begun else None
 
-    def path(self, name: str) -> Path:
-        """Return the path of a shard."""
-        return self.folder / name
+    def file(self, kind: str, name: str) -> Path:
+        """Return the path of a shard's file in one of the folders above."""
+        return self._control / kind / quote(name, safe="")
 
-    def part(self, name: str) -> Path:
-        """Return the path to which a shard is downloaded."""
-        return self._at("part", name)
+    def record(self, kind: Literal["owned", "plan"], name: str) -> dict | None:
+        """Return the record of a downloaded shard, or of an unfinished download."""
+        return _read_json(self.file(kind, name))
 
     def lock(self, kind: Literal["use", "ahead", "download"], name: str) -> Lock | None:
         """Try to lock a shard: `download` excludes others, the other kinds are shared."""
         if not self.is_writable:
-            return try_lock_unwritable(self._at(kind, name))
-        return try_lock(self._at(kind, name), shared=kind != "download")
-
-    def owned(self, name: str) -> dict | None:
-        """Return the record of a shard that was downloaded here, or None."""
-        return _read_json(self._at("owned", name))
+            return try_lock_unwritable(self.file(kind, name))
+        return try_lock(self.file(kind, name), shared=kind != "download")
 
     def touch(self, name: str) -> None:
         """Mark an owned shard as used now."""
         if self.is_writable:
             now = time.time_ns()  # the file system's own clock moves in steps of milliseconds
-            os.utime(self._at("owned", name), ns=(now, now))
-
-    def plan(self, name: str) -> dict | None:
-        """Return the record of an unfinished download, or None."""
-        return _read_json(self._at("plan", name))
+            os.utime(self.file("owned", name), ns=(now, now))
 
     def begin(self, name: str, address: str) -> Lock | None:
         """Lock a shard for downloading and record its address; None if another downloads it."""
         lock = self.lock("download", name)
-        if lock and (self.plan(name) or {}).get("location") != address:
-            self.part(name).unlink(missing_ok=True)
+        if lock and (self.record("plan", name) or {}).get("location") != address:
+            self.file("part", name).unlink(missing_ok=True)
             try:
-                _write_json(self._at("plan", name), {"location": address})
+                _write_json(self.file("plan", name), {"location": address})
             except BaseException:
                 lock.release()
                 raise
@@ -147,36 +139,33 @@ class CacheIndex:
 
     def abandon(self, name: str) -> None:
         """Delete an unfinished download."""
-        self.part(name).unlink(missing_ok=True)
-        self._at("plan", name).unlink(missing_ok=True)
+        self.file("part", name).unlink(missing_ok=True)
+        self.file("plan", name).unlink(missing_ok=True)
 
     def install(self, name: str, record: dict) -> None:
         """Move a complete part to the path of the shard."""
-        target = self.path(name)
+        target = self.folder / name
         if target.exists():
             raise FileExistsError(f"{target} appeared while {name} was downloaded; move it away")
         target.parent.mkdir(parents=True, exist_ok=True)
         # The record first: a crash between the two must not leave a file without a record.
-        _write_json(self._at("owned", name), record)
-        self.part(name).replace(target)
-        self._at("plan", name).unlink(missing_ok=True)
+        _write_json(self.file("owned", name), record)
+        self.file("part", name).replace(target)
+        self.file("plan", name).unlink(missing_ok=True)
 
     def quarantine(self, name: str) -> Path:
         """Move a part or shard to `bad`, to be evicted first; return its path there."""
-        bad = self._at("bad", name)
-        source = self.part(name) if self.part(name).exists() else self.path(name)
-        source.replace(bad)
-        self._at("plan", name).unlink(missing_ok=True)
-        self._at("owned", name).unlink(missing_ok=True)
+        bad = self.file("bad", name)
+        part = self.file("part", name)
+        (part if part.exists() else self.folder / name).replace(bad)
+        self.file("plan", name).unlink(missing_ok=True)
+        self.file("owned", name).unlink(missing_ok=True)
         return bad
 
     def entries(self) -> list[Entry]:
         """Return all files that count, in the order of eviction."""
-        found = [*self._parts(), *self._shards()]
-        for path in (self._control / "bad").iterdir():
-            status = path.stat()
-            found.append(Entry(path.name, "bad", status.st_size, status.st_mtime))
-        return sorted(found, key=lambda entry: (_EVICTION_ORDER.index(entry.kind), entry.used))
+        entries = [*self._bad_files(), *self._parts(), *self._shards()]
+        return sorted(entries, key=lambda entry: (_EVICTION_ORDER.index(entry.kind), entry.used))
 
     def largest(self) -> int:
         """Return the size of the largest file, at least 1."""
@@ -197,8 +186,7 @@ class CacheIndex:
         `CacheFull` where no eviction would help.
         """
         self.check_bound(name, size)
-        key = _key(name)
-        entries = [each for each in self.entries() if (each.key, each.kind) != (key, "part")]
+        entries = [each for each in self.entries() if (each.name, each.kind) != (name, "part")]
         evicted = 0
         candidates = self._candidates(entries)
         while not self._fits(entries, size):
@@ -208,7 +196,7 @@ class CacheIndex:
             if self._evict(victim, gentle):
                 entries.remove(victim)
                 evicted += 1
-        _write_json(self._at("plan", name), {**record, "room": size})
+        _write_json(self.file("plan", name), {**record, "room": size})
         return evicted
 
     def _fits(self, entries: list[Entry], size: int) -> bool:
@@ -219,63 +207,62 @@ class CacheIndex:
         """Yield the entries in their order, those fetched ahead last."""
         ahead = []
         for entry in list(entries):
-            if entry.kind == "shard" and self._is_locked("ahead", entry.key):
+            if entry.kind == "shard" and self._is_locked("ahead", entry.name):
                 ahead.append(entry)
             else:
                 yield entry
         yield from ahead
 
     def _evict(self, entry: Entry, gentle: bool) -> bool:
+        name = entry.name
         if entry.kind == "bad":
-            (self._control / "bad" / entry.key).unlink()
+            self.file("bad", name).unlink()
             return True
         if entry.kind == "part":
-            if self._is_locked("download", entry.key):
+            if self._is_locked("download", name):
                 return False
-            for folder in ("part", "plan"):
-                (self._control / folder / entry.key).unlink(missing_ok=True)
+            self.abandon(name)
             return True
-        if self._is_locked("use", entry.key) or (gentle and self._is_locked("ahead", entry.key)):
+        if self._is_locked("use", name) or (gentle and self._is_locked("ahead", name)):
             return False
         # The file first: a record without a file is harmless, a file without a record would stay.
-        self.path(unquote(entry.key)).unlink(missing_ok=True)
-        (self._control / "owned" / entry.key).unlink(missing_ok=True)
+        (self.folder / name).unlink(missing_ok=True)
+        self.file("owned", name).unlink(missing_ok=True)
         return True
 
-    def _is_locked(self, kind: str, key: str) -> bool:
-        lock = try_lock(self._control / kind / key)
+    def _is_locked(self, kind: str, name: str) -> bool:
+        lock = try_lock(self.file(kind, name))
         if lock:
             lock.release()
         return lock is None
 
+    def _names(self, kind: str) -> Iterator[str]:
+        return (unquote(path.name) for path in (self._control / kind).iterdir())
+
     def _shards(self) -> Iterator[Entry]:
-        for record in (self._control / "owned").iterdir():
-            path = self.path(unquote(record.name))
+        for name in self._names("owned"):
+            path, record = self.folder / name, self.file("owned", name)
             if path.exists():
-                yield Entry(record.name, "shard", path.stat().st_size, record.stat().st_mtime)
+                yield Entry(name, "shard", path.stat().st_size, record.stat().st_mtime)
             else:
                 record.unlink()  # the user deleted the shard
 
     def _parts(self) -> Iterator[Entry]:
-        keys = {path.name for kind in ("part", "plan") for path in (self._control / kind).iterdir()}
-        for key in keys:
-            plan, part = self._control / "plan" / key, self._control / "part" / key
+        for name in {*self._names("part"), *self._names("plan")}:
+            part = self.file("part", name)
             status = part.stat() if part.exists() else None
             size = status.st_size if status else 0
-            if self._is_locked("download", key):
-                size = max(size, (_read_json(plan) or {}).get("room", 0))
+            if self._is_locked("download", name):
+                size = max(size, (self.record("plan", name) or {}).get("room", 0))
             elif not status:  # a killed process had written nothing
-                plan.unlink(missing_ok=True)
+                self.file("plan", name).unlink(missing_ok=True)
             if status or size:
-                yield Entry(key, "part", size, status.st_mtime if status else 0.0)
+                yield Entry(name, "part", size, status.st_mtime if status else 0.0)
 
-    def _at(self, kind: str, name: str) -> Path:
-        return self._control / kind / _key(name)
-
-
-def _key(name: str) -> str:
-    """Return the name of a shard as that of one file."""
-    return quote(name, safe="")
+    def _bad_files(self) -> Iterator[Entry]:
+        for name in self._names("bad"):
+            status = self.file("bad", name).stat()
+            yield Entry(name, "bad", status.st_size, status.st_mtime)
 
 
 def _read_json(path: Path) -> dict | None:

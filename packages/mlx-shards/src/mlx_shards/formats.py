@@ -83,7 +83,7 @@ def import_pyarrow() -> Any:
     return pyarrow
 
 
-class ParquetText:
+class _ParquetText:
     """The text column of a parquet file. Only one block, a row group, is in memory."""
 
     def __init__(self, path: Path, options: ReadOptions):
@@ -115,7 +115,6 @@ class ParquetText:
             raise ValueError(f"{self._path}: column {self._column!r} holds {kind}, not text")
 
     def read(self, block: int) -> list[str | BadRow]:
-        """See `Reader`."""
         try:
             # One thread: reading is no bottleneck, and pyarrow's pool would outlive the stream.
             table = self._file.read_row_group(block, columns=[self._column], use_threads=False)
@@ -129,7 +128,6 @@ class ParquetText:
         return [missing if text is None else text for text in texts]
 
     def close(self) -> None:
-        """See `Reader`."""
         self._file.close()
 
 
@@ -140,7 +138,7 @@ def _decode(value: Any) -> str | BadRow | None:
         return BadRow(f"not UTF-8: {error}", damaged=True, cause=error)
 
 
-class JsonLines:
+class _JsonLines:
     """The text of one JSON object a line. The whole shard is in memory, decompressed."""
 
     def __init__(
@@ -157,15 +155,12 @@ class JsonLines:
         self.sizes = block_sizes(len(self._lines))
 
     def read(self, block: int) -> list[str | BadRow]:
-        """See `Reader`."""
         return [self._text(line) for line in self._lines[block * BLOCK : (block + 1) * BLOCK]]
 
     def row(self, document: int) -> str:
-        """See `Reader`."""
         return f"line {self._numbers[document] + 1}"
 
     def close(self) -> None:
-        """See `Reader`."""
         self._lines = []
 
     def _text(self, line: bytes) -> str | BadRow:
@@ -190,10 +185,10 @@ def _open_binary(path: Path, compression: str | None) -> Any:
 
 OpenReader = Callable[[Path, ReadOptions], Reader]
 _FORMATS: dict[str, OpenReader] = {
-    ".parquet": ParquetText,
-    ".jsonl": JsonLines,
-    ".jsonl.gz": partial(JsonLines, compression="gzip"),
-    ".jsonl.zst": partial(JsonLines, compression="zstd"),
+    ".parquet": _ParquetText,
+    ".jsonl": _JsonLines,
+    ".jsonl.gz": partial(_JsonLines, compression="gzip"),
+    ".jsonl.zst": partial(_JsonLines, compression="zstd"),
     ".bin": lambda path, options: open_bin(path, options.document_start, options.token_dtype),
     ".npy": lambda path, options: open_npy(path, options.document_start),
     ".safetensors": lambda path, options: open_safetensors(path, options.document_start),
