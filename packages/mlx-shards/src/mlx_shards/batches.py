@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mlx_shards.documents import DocumentIterator, Encoder
-from mlx_shards.packing import Packer, Piece, Reference, make_packer
+from mlx_shards.packing import BestFit, Flat, Packer, Pad, Piece, Reference
 from mlx_shards.reading import Opener, SkippedRows
 from mlx_shards.shard import StateError
 from mlx_shards.sources import Source
@@ -148,20 +148,17 @@ class Batcher:
         return Batch(inputs, targets, np.ascontiguousarray(ids[:, :-1]), int((lengths > 0).sum()))
 
     def _mixture(self, opener: Opener, snapshot: Snapshot) -> Mixture:
-        config = self.config
         iterators = [
             DocumentIterator(
                 number,
                 source.shards,
                 opener,
                 self.encode,
-                seed=config.seed,
-                shuffle=config.shuffle,
-                epochs=config.epochs,
-                lookahead=self.lookahead,
-                position=snapshot.positions[number],
-                skipped=snapshot.skipped[number],
-                skipped_rows=self.skipped_rows if config.on_error == "skip" else None,
+                self.config,
+                self.lookahead,
+                self.skipped_rows,
+                snapshot.positions[number],
+                snapshot.skipped[number],
             )
             for number, source in enumerate(self.sources.values())
         ]
@@ -171,9 +168,12 @@ class Batcher:
     def _packer(self, mixture: Mixture, snapshot: Snapshot) -> Packer:
         """Return the packer with the pieces that it held at the snapshot."""
         config = self.config
-        packer = make_packer(
-            config.packing, config.sequence_length + 1, config.oversize, config.buffer_size
-        )
+        packers = {
+            "best_fit": BestFit(config.sequence_length + 1, config.oversize, config.buffer_size),
+            "flat": Flat(),
+            "pad": Pad(config.oversize),
+        }
+        packer = packers[config.packing]
         pieces: dict[Reference, Piece] = {}
         for number, iterator in enumerate(mixture.iterators):
             references = [each for each in snapshot.held if each.source == number]

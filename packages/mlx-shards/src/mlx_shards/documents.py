@@ -6,6 +6,7 @@ one block is in memory, and the order does not depend on what was read before.
 """
 
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
@@ -14,7 +15,7 @@ from mlx_shards.formats import BadRow, Document
 from mlx_shards.packing import Piece, Reference
 from mlx_shards.reading import Opener, OpenShard, SkippedRows, check_ids
 from mlx_shards.shard import Shard, StateError
-from mlx_shards.state import Position
+from mlx_shards.state import Position, StreamConfig
 
 Tokenize = Callable[[list[str]], Sequence[Sequence[int]]]
 
@@ -98,40 +99,25 @@ class Encoder:
         return bool(len(tokens) and len(self._bos) and tokens[0] == self._bos[0])
 
 
+@dataclass
 class DocumentIterator:
     """An iterator over the documents of source number `source`, epoch after epoch.
 
-    `position` is that of the next document. `epochs=None` never ends; `lookahead` shards are
-    downloaded ahead. `skipped` counts bad rows over all epochs; they are added to `skipped_rows`,
-    or are errors if that is None.
+    `position` is that of the next document; `lookahead` shards are downloaded ahead. `skipped`
+    counts bad rows over all epochs; `skipped_rows` keeps the first.
     """
 
-    def __init__(
-        self,
-        source: int,
-        shards: Sequence[Shard],
-        opener: Opener,
-        encode: Encoder,
-        *,
-        seed: int,
-        shuffle: bool,
-        epochs: int | None,
-        lookahead: int,
-        position: Position,
-        skipped: int = 0,
-        skipped_rows: SkippedRows | None = None,
-    ):
-        self.position = position
-        self.skipped = skipped
-        self._skipped_rows = skipped_rows
-        self._source = source
-        self._shards = shards
-        self._opener = opener
-        self._encode = encode
-        self._seed = seed
-        self._shuffle = shuffle
-        self._epochs = epochs
-        self._lookahead = lookahead
+    source: int
+    shards: Sequence[Shard]
+    opener: Opener
+    encode: Encoder
+    config: StreamConfig
+    lookahead: int
+    skipped_rows: SkippedRows
+    position: Position
+    skipped: int
+
+    def __post_init__(self) -> None:
         self._pieces = self._read_epochs()
 
     def __iter__(self) -> Iterator[Piece]:
@@ -149,7 +135,7 @@ class DocumentIterator:
         tokens: dict[tuple[int, int], np.ndarray] = {}
         needed = sorted({(each.shard, each.document) for each in references})
         for shard, group in groupby(needed, key=lambda each: each[0]):
-            with self._opener.open(self._shards[shard]) as opened:
+            with self.opener.open(self.shards[shard]) as opened:
                 rows = [document for _, document in group]
                 tokens |= {(shard, row): ids for row, ids in self._read_rows(opened, rows)}
         return [Piece(each, tokens[each.shard, each.document][each.start :]) for each in references]
@@ -178,9 +164,9 @@ class DocumentIterator:
     ) -> Iterator[tuple[int, np.ndarray | BadRow]]:
         """Yield each row with its tokens."""
         for batch in _tokenizer_batches(documents):
-            self._opener.check_stopped()
+            self.opener.stop.check()
             try:
-                encoded = self._encode(documents[batch])
+                encoded = self.encode(documents[batch])
             except ValueError as error:
                 span = f"rows {min(rows[batch]) + 1} to {max(rows[batch]) + 1}"
                 raise ValueError(f"{opened.shard.address}: {span}: {error}") from error
@@ -188,9 +174,9 @@ class DocumentIterator:
 
     def _read_epochs(self) -> Generator[Piece, None, None]:
         epoch, first, skip = self.position
-        while self._epochs is None or epoch < self._epochs:
-            order = Order(self._seed, self._source, epoch, self._shuffle)
-            sequence = order.shards(len(self._shards))
+        while self.config.epochs is None or epoch < self.config.epochs:
+            order = Order(self.config.seed, self.source, epoch, self.config.shuffle)
+            sequence = order.shards(len(self.shards))
             is_empty = first + skip == 0  # a position inside an epoch has documents before it
             for index in range(first, len(sequence)):
                 upcoming = self._upcoming(epoch, index, sequence)
@@ -202,20 +188,20 @@ class DocumentIterator:
                 skip = 0
             if is_empty:
                 raise ValueError(
-                    f"no documents in {', '.join(each.address for each in self._shards[:3])}"
-                    + (" and others" if len(self._shards) > 3 else "")
+                    f"no documents in {', '.join(each.address for each in self.shards[:3])}"
+                    + (" and others" if len(self.shards) > 3 else "")
                     + (f"; {self.skipped:,} rows were skipped" if self.skipped else "")
                 )
             epoch, first = epoch + 1, 0
 
     def _upcoming(self, epoch: int, index: int, sequence: np.ndarray) -> list[Shard]:
         """Return the next shards, including those of the next epoch."""
-        upcoming = sequence[index + 1 : index + 1 + self._lookahead].tolist()
-        missing = self._lookahead - len(upcoming)
-        if missing and (self._epochs is None or epoch + 1 < self._epochs):
-            following = Order(self._seed, self._source, epoch + 1, self._shuffle)
-            upcoming += following.shards(len(self._shards))[:missing].tolist()
-        return [self._shards[each] for each in dict.fromkeys(upcoming)]
+        upcoming = sequence[index + 1 : index + 1 + self.lookahead].tolist()
+        missing = self.lookahead - len(upcoming)
+        if missing and (self.config.epochs is None or epoch + 1 < self.config.epochs):
+            following = Order(self.config.seed, self.source, epoch + 1, self.config.shuffle)
+            upcoming += following.shards(len(self.shards))[:missing].tolist()
+        return [self.shards[each] for each in dict.fromkeys(upcoming)]
 
     def _read_shard(
         self, index: int, order: Order, skip: int, upcoming: list[Shard]
@@ -224,10 +210,10 @@ class DocumentIterator:
 
         A skipped row gives None.
         """
-        with self._opener.open(self._shards[index]) as opened:
+        with self.opener.open(self.shards[index]) as opened:
             sizes = opened.sizes
             # Only now: downloads ahead must not take the room of this shard.
-            self._opener.announce(self._source, self._shards[index], upcoming)
+            self.opener.announce(self.source, self.shards[index], upcoming)
             firsts = np.cumsum([0, *sizes])
             before = 0
             for block, order_in_block in order.documents(index, sizes):
@@ -236,7 +222,7 @@ class DocumentIterator:
                 before += len(order_in_block)
                 if not len(chosen):
                     continue
-                documents = opened.read(block, "skip" if self._skipped_rows else "raise")
+                documents = opened.read(block, self.config.on_error)
                 rows = [int(firsts[block] + i) for i in chosen]
                 some = [documents[i] for i in chosen]
                 for row, tokens in self._encode_rows(opened, rows, some):
@@ -245,14 +231,14 @@ class DocumentIterator:
                         self._skip(opened, row, tokens)
                         yield count, None
                     elif len(tokens):
-                        yield count, Piece(Reference(self._source, index, row), tokens)
+                        yield count, Piece(Reference(self.source, index, row), tokens)
 
     def _skip(self, opened: OpenShard, row: int, bad: BadRow) -> None:
         error = opened.error_of(row, bad)
-        if self._skipped_rows is None:
+        if self.config.on_error == "raise":
             raise error
         self.skipped += 1
-        self._skipped_rows.add(opened.shard, row, str(error))
+        self.skipped_rows.add(opened.shard, row, str(error))
 
 
 def _tokenizer_batches(documents: Sequence) -> Iterator[slice]:

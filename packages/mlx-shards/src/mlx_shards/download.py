@@ -94,23 +94,14 @@ def _retry(
             elapsed = http.clock() - start
             # Full jitter: clients that failed together do not retry together.
             longest = min(http.max_backoff, http.initial_backoff * 2 ** (failures - 1))
-            seconds = max(http.jitter() * longest, getattr(error, "retry_after", 0.0))
+            seconds = max(http.jitter() * longest, error.retry_after)
             if failures >= http.attempts or elapsed + seconds > http.deadline:
                 raise DownloadError(
                     f"{url}: gave up after {elapsed:.0f} s, the last {failures} attempts brought "
                     f"nothing: {error}",
-                    getattr(error, "status", None),
+                    error.status,
                 ) from error
             http.sleep(seconds, stop)
-
-
-class _Unavailable(TransientError):
-    """The server answered with a status that may change."""
-
-    def __init__(self, status: int, retry_after: float):
-        super().__init__(f"status {status}")
-        self.status = status
-        self.retry_after = retry_after
 
 
 @dataclass
@@ -230,7 +221,8 @@ def _check_status(url: str, response: Response) -> None:
     """Raise the error of a status that is no success."""
     status = response.status
     if status in _RETRIED:
-        raise _Unavailable(status, _retry_after(response.headers.get("Retry-After", "")))
+        retry_after = _retry_after(response.headers.get("Retry-After", ""))
+        raise TransientError(f"status {status}", status, retry_after)
     if status == PROXY_AUTHENTICATION:
         raise DownloadError(f"{url}: {proxy_refusal(status)}", status)
     if status >= 300:

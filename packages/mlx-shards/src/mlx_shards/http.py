@@ -24,7 +24,12 @@ _SECRET_HEADERS = ("authorization", "cookie")
 
 
 class TransientError(Exception):
-    """The connection failed, stalled or ended early: a retry may help."""
+    """The connection failed, stalled or ended early, or the server was busy: a retry may help."""
+
+    def __init__(self, message: str, status: int | None = None, retry_after: float = 0.0):
+        super().__init__(message)
+        self.status = status
+        self.retry_after = retry_after  # seconds
 
 
 @dataclass(frozen=True)
@@ -202,7 +207,9 @@ def content_encoding(response: Response, url: str) -> str | None:
     another encoding: none was requested.
     """
     encoding = response.headers.get("Content-Encoding", "").strip().lower().removeprefix("x-")
-    if encoding in ("", "identity") or (encoding == "gzip" and _is_gzip(url, response.url)):
+    paths = (urlsplit(each).path for each in (url, response.url))
+    is_gzip_file = any(path.endswith((".gz", ".gzip", ".tgz")) for path in paths)
+    if encoding in ("", "identity") or (encoding == "gzip" and is_gzip_file):
         return None
     if encoding not in ("gzip", "deflate"):
         raise DownloadError(
@@ -210,10 +217,6 @@ def content_encoding(response: Response, url: str) -> str | None:
             "for and cannot be decoded here"
         )
     return encoding
-
-
-def _is_gzip(*urls: str) -> bool:
-    return any(urlsplit(url).path.endswith((".gz", ".gzip", ".tgz")) for url in urls)
 
 
 def read_body(response: Response, encoding: str | None) -> Iterator[bytes]:

@@ -15,8 +15,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mlx_shards._suggest import did_you_mean
-
 # A buffer of so many tokens is full: nanochat's thousand documents have a third of this.
 BUFFER_TOKENS = 2**22
 
@@ -244,15 +242,3 @@ def _put(tokens: np.ndarray, row: np.ndarray, ids: np.ndarray, start: int, numbe
     np.copyto(row[start:end], tokens, casting="safe")
     ids[start:end] = number
     return end
-
-
-def make_packer(packing: str, capacity: int, oversize: str, buffer_size: int) -> Packer:
-    """Return the packer `best_fit`, `flat` or `pad` for rows of `capacity` tokens."""
-    packers = {
-        "best_fit": lambda: BestFit(capacity, oversize, buffer_size),
-        "flat": Flat,
-        "pad": lambda: Pad(oversize),
-    }
-    if packing not in packers:
-        raise ValueError(f"packing {packing!r} is unknown{did_you_mean(packing, packers)}")
-    return packers[packing]()

@@ -65,15 +65,15 @@ class Opener:
     ):
         self._cache = cache
         self._options = options or ReadOptions()
-        self._stop = stop or Stop()
+        self.stop = stop or Stop()
         self._prefetcher = prefetcher
-        self._open: list[OpenShard] = []
+        self.open_shards: list[OpenShard] = []
         self._rejected: set[str] = set()
 
     def open(self, shard: Shard) -> "OpenShard":
         """Return the shard; the file is opened by the first read."""
         opened = OpenShard(self, shard)
-        self._open.append(opened)
+        self.open_shards.append(opened)
         return opened
 
     def announce(self, source: int, current: Shard, upcoming: Sequence[Shard]) -> None:
@@ -82,20 +82,16 @@ class Opener:
             remote = [shard for shard in upcoming if shard.local_path is None]
             self._prefetcher.announce(source, current, remote)
 
-    def check_stopped(self) -> None:
-        """Raise `Stopped` if the stream was closed."""
-        self._stop.check()
-
     def open_reader(self, shard: Shard) -> tuple[Reader, Lease | None]:
         """Open a reader, with a lease if the shard is in the cache."""
-        self._stop.check()
+        self.stop.check()
         if shard.local_path is not None:
             return open_reader(shard.local_path, shard.name, self._options), None
         if self._cache is None:
             raise ValueError(f"{shard.address} must be downloaded: pass cache=Cache(...)")
         if self._prefetcher:
             self._prefetcher.wait_for(shard)
-        lease = self._cache.lease(shard, self._stop, self.pause_all)
+        lease = self._cache.lease(shard, self.stop, self.pause_all)
         try:
             return open_reader(lease.path, shard.name, self._options), lease
         except CorruptShard as error:
@@ -121,12 +117,8 @@ class Opener:
 
         Otherwise two mixtures could deadlock, each holding what the other waits for.
         """
-        for opened in self._open:
+        for opened in self.open_shards:
             opened.pause()
-
-    def forget(self, opened: "OpenShard") -> None:
-        """Remove a closed shard from the open ones."""
-        self._open.remove(opened)
 
 
 class OpenShard:
@@ -203,7 +195,7 @@ class OpenShard:
     def close(self) -> None:
         """Close the file for good."""
         self.pause()
-        self._opener.forget(self)
+        self._opener.open_shards.remove(self)
 
     def _repair(self, use: Callable[[Reader], T]) -> T:
         """Call `use` with the reader; download a damaged shard again, once."""

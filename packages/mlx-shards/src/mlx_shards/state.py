@@ -4,12 +4,12 @@ The state has references to the packer's documents, which are read and tokenized
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import groupby
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args, get_origin
 
 from mlx_shards._suggest import did_you_mean
-from mlx_shards.packing import Reference, make_packer
+from mlx_shards.packing import Reference
 from mlx_shards.shard import StateError, fingerprint
 from mlx_shards.sources import Source
 from mlx_shards.tokens import MAX_ID
@@ -17,12 +17,6 @@ from mlx_shards.tokens import MAX_ID
 FORMAT = 1
 # Fields of the configuration that may change between saving and loading a state.
 _CHANGEABLE = ("batch_size", "epochs", "last_batch", "on_error")
-_CHOICES = {
-    "oversize": ("crop", "split", "drop"),
-    "last_batch": ("drop", "pad"),
-    "token_dtype": ("uint16", "uint32"),
-    "on_error": ("raise", "skip"),
-}
 
 
 @dataclass(frozen=True)
@@ -65,10 +59,10 @@ class StreamConfig:
             value, lowest = getattr(self, name), -MAX_ID if name == "ignore_id" else 0
             if value is not None and not lowest <= value <= MAX_ID:
                 raise ValueError(f"{name} must be in [{lowest}, {MAX_ID}], got {value}")
-        make_packer(self.packing, self.sequence_length + 1, self.oversize, self.buffer_size)
-        for name, valid in _CHOICES.items():
-            if (value := getattr(self, name)) not in valid:
-                raise ValueError(f"{name} {value!r} is unknown{did_you_mean(value, valid)}")
+        for field in fields(self):
+            value, valid = getattr(self, field.name), get_args(field.type)
+            if get_origin(field.type) is Literal and value not in valid:
+                raise ValueError(f"{field.name} {value!r} is unknown{did_you_mean(value, valid)}")
 
 
 @dataclass(frozen=True)

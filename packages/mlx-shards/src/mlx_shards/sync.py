@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Self
 
 
 class Stopped(Exception):
@@ -70,7 +71,7 @@ class Lock:
         if descriptor is not None:
             os.close(descriptor)
 
-    def __enter__(self) -> "Lock":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -117,24 +118,15 @@ def _lock(path: Path, flags: int) -> Lock | None:
     return Lock(descriptor)
 
 
-class Lease:
+class Lease(Lock):
     """A shard that stays on disk until `release` or the end of a `with` block."""
 
     def __init__(self, path: Path, lock: Lock | None):
+        super().__init__(None)
+        if lock:
+            self._descriptor, lock._descriptor = lock._descriptor, None
         self.path = path
         self.identity = file_identity(path)
-        self._lock = lock
-
-    def release(self) -> None:
-        """Allow the shard to be deleted; a second call does nothing."""
-        if self._lock:
-            self._lock.release()
-
-    def __enter__(self) -> "Lease":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.release()
 
 
 def file_identity(path: Path) -> tuple[int, int]:
