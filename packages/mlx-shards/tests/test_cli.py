@@ -1,7 +1,9 @@
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -228,3 +230,17 @@ def test_a_failure_exits_with_1_and_one_line_unless_debugged(run, server, tmp_pa
     code, _, error = run(*arguments, "--debug")
     assert code == 1
     assert "Traceback" in error
+
+
+def test_a_signal_ends_a_download_with_128_and_its_number(server, tmp_path, start):
+    server.add("a.bin", bytes(1000))
+    server.fault("a.bin", ("stall", 100))
+    receiving = threading.Event()
+    server.gate = lambda path: receiving.set()
+    arguments = ("fetch", f"{server.url}/a.bin", "--to", tmp_path)
+    process = start([sys.executable, "-m", "mlx_shards.cli", *arguments], stderr=subprocess.PIPE)
+    assert receiving.wait(600)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate()
+    assert error.strip() == "Interrupted (SIGTERM). Repeat the command to resume a download."
+    assert process.returncode == 128 + signal.SIGTERM

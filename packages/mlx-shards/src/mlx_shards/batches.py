@@ -33,7 +33,7 @@ class Batch:
     rows: int
 
 
-class Mixture:
+class Mixture(Iterator[Piece]):
     """An iterator over the documents of several sources.
 
     The next document comes from the source farthest below its share of the tokens so far: no
@@ -42,30 +42,26 @@ class Mixture:
     """
 
     def __init__(
-        self, iterators: Sequence[DocumentIterator], weights: Sequence[float], given: Sequence[int]
+        self,
+        iterators: Sequence[DocumentIterator],
+        weights: Sequence[float],
+        tokens_read: Sequence[int],
     ):
         total = sum(weights)
         self.iterators = iterators
-        self.given = list(given)  # tokens, by source
+        self.tokens_read = list(tokens_read)  # by source
         self._shares = [weight / total for weight in weights]
         self._active = list(range(len(iterators)))
 
-    def __iter__(self) -> Iterator[Piece]:
-        return self
-
     def __next__(self) -> Piece:
         while self._active:
-            source = min(self._active, key=lambda each: self.given[each] / self._shares[each])
+            source = min(self._active, key=lambda each: self.tokens_read[each] / self._shares[each])
             piece = next(self.iterators[source], None)
             if piece is not None:
-                self.given[source] += len(piece.tokens)
+                self.tokens_read[source] += len(piece.tokens)
                 return piece
             self._active.remove(source)
         raise StopIteration
-
-    def skipped(self) -> tuple[int, ...]:
-        """Return the number of skipped rows, by source."""
-        return tuple(each.skipped for each in self.iterators)
 
 
 @dataclass(frozen=True)
@@ -99,7 +95,6 @@ class Batcher:
     ) -> Iterator[tuple[Batch, Snapshot]]:
         config, counts = self.config, snapshot.counts
         shape = (config.batch_size * self.world_size, config.sequence_length + 1)
-        skipped = sum(snapshot.skipped)
         while True:
             tokens = np.full(shape, config.pad_id, np.int32)
             ids = np.zeros(shape, np.int32)
@@ -118,22 +113,22 @@ class Batcher:
                     )
                 return
             placed = int(lengths.sum())
-            before, skipped = skipped, sum(mixture.skipped())
+            skipped = tuple(each.skipped for each in mixture.iterators)
             counts = Counts(
                 counts.batches + 1,
                 counts.rows + rows,
                 counts.tokens + placed,
                 counts.lost + packer.lost - lost,
                 counts.padding + tokens.size - placed,
-                counts.skipped + skipped - before,
+                sum(skipped),
             )
             snapshot = Snapshot(
                 tuple(each.position for each in mixture.iterators),
-                tuple(mixture.given),
+                tuple(mixture.tokens_read),
                 packer.held(),
                 packer.held_tokens(),
                 counts,
-                mixture.skipped(),
+                skipped,
             )
             yield self._batch(tokens, ids, lengths), snapshot
 
@@ -163,7 +158,7 @@ class Batcher:
             for number, source in enumerate(self.sources.values())
         ]
         weights = [source.weight for source in self.sources.values()]
-        return Mixture(iterators, weights, snapshot.given)
+        return Mixture(iterators, weights, snapshot.tokens_read)
 
     def _packer(self, mixture: Mixture, snapshot: Snapshot) -> Packer:
         """Return the packer with the pieces that it held at the snapshot."""

@@ -110,9 +110,9 @@ class Cache:
     def claim_ahead(self, shard: Shard) -> Callable[[Stop], Lease | None] | None:
         """Reserve room to download ahead, and return the function that downloads.
 
-        None, also from that function, if files in use leave no room. The lease protects the shard
-        from other downloads ahead, but not from `lease`. Reserving is quick, so that threads can
-        reserve in the order of need.
+        Both return None if files in use leave no room. The lease protects the shard from other
+        downloads ahead; `lease` may still evict it. Reserving is quick, so that threads can reserve
+        in the order of need.
         """
         index = self._index
         with index.locked():

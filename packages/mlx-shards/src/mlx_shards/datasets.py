@@ -6,6 +6,7 @@ Shards are written as nanochat does: parquet, one column of text, row groups of 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
 
@@ -141,7 +142,7 @@ def read_documents(
                 yield row
 
 
-def _open(shard: Shard, column: str) -> OpenShard:
+def _open(shard: Shard, column: str) -> AbstractContextManager[OpenShard]:
     return Opener(options=ReadOptions(column=column)).open(shard)
 
 

@@ -100,7 +100,7 @@ class Encoder:
 
 
 @dataclass
-class DocumentIterator:
+class DocumentIterator(Iterator[Piece]):
     """An iterator over the documents of source number `source`, epoch after epoch.
 
     `position` is that of the next document; `lookahead` shards are downloaded ahead. `skipped`
@@ -119,9 +119,6 @@ class DocumentIterator:
 
     def __post_init__(self) -> None:
         self._pieces = self._read_epochs()
-
-    def __iter__(self) -> Iterator[Piece]:
-        return self
 
     def __next__(self) -> Piece:
         return next(self._pieces)
@@ -213,7 +210,8 @@ class DocumentIterator:
         with self.opener.open(self.shards[index]) as opened:
             sizes = opened.sizes
             # Only now: downloads ahead must not take the room of this shard.
-            self.opener.announce(self.source, self.shards[index], upcoming)
+            if self.opener.prefetcher:
+                self.opener.prefetcher.announce(self.source, self.shards[index], upcoming)
             firsts = np.cumsum([0, *sizes])
             before = 0
             for block, order_in_block in order.documents(index, sizes):

@@ -195,7 +195,7 @@ def proxy_refusal(status: int) -> str:
 
 
 def _shut_down(sock: socket.socket) -> None:
-    """Wake a thread that reads from the socket. SSLSocket's own `shutdown` would not."""
+    """Wake a thread that reads from the socket; `SSLSocket.shutdown` would end TLS too."""
     with suppress(OSError):
         socket.socket.shutdown(sock, socket.SHUT_RDWR)
 

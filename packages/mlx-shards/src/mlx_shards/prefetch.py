@@ -3,7 +3,7 @@
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from mlx_shards.cache import Cache
 from mlx_shards.shard import DiskFull, Shard
@@ -14,7 +14,7 @@ T = TypeVar("T")
 _RETRY = 0.1  # seconds between checks for room in the cache
 
 
-class BackgroundIterator(Generic[T]):
+class BackgroundIterator(Iterator[T]):
     """The items of an iterator, made by a thread at most `depth` items ahead.
 
     An error of the iterator is raised in place of its item. The thread calls `make` and closes that
@@ -32,9 +32,6 @@ class BackgroundIterator(Generic[T]):
             target=self._work, args=(make,), name="mlx-shards-batches", daemon=True
         )
         self._thread.start()
-
-    def __iter__(self) -> Iterator[T]:
-        return self
 
     def __next__(self) -> T:
         with self._changed:
@@ -94,10 +91,10 @@ class ShardPrefetcher:
             thread.start()
 
     def announce(self, source: int, current: Shard, upcoming: Sequence[Shard]) -> None:
-        """Set the shard that a source reads now, and the remote ones that it reads next."""
+        """Set the shard that a source reads now, and those that it reads next."""
         with self._changed:
             self._current[source] = current.address
-            self._upcoming[source] = list(upcoming)
+            self._upcoming[source] = [each for each in upcoming if each.local_path is None]
             for address in [each for each in self._leases if not self._is_needed(each)]:
                 self._leases.pop(address).release()
             self._changed.notify_all()

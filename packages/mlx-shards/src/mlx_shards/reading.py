@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -66,21 +67,20 @@ class Opener:
         self._cache = cache
         self._options = options or ReadOptions()
         self.stop = stop or Stop()
-        self._prefetcher = prefetcher
-        self.open_shards: list[OpenShard] = []
+        self.prefetcher = prefetcher
+        self._open: list[OpenShard] = []
         self._rejected: set[str] = set()
 
-    def open(self, shard: Shard) -> "OpenShard":
-        """Return the shard; the file is opened by the first read."""
+    @contextmanager
+    def open(self, shard: Shard) -> "Iterator[OpenShard]":
+        """Give a `with` block the shard; the file is opened by the first read."""
         opened = OpenShard(self, shard)
-        self.open_shards.append(opened)
-        return opened
-
-    def announce(self, source: int, current: Shard, upcoming: Sequence[Shard]) -> None:
-        """Set what a source reads now and next, to be downloaded ahead."""
-        if self._prefetcher:
-            remote = [shard for shard in upcoming if shard.local_path is None]
-            self._prefetcher.announce(source, current, remote)
+        self._open.append(opened)
+        try:
+            yield opened
+        finally:
+            opened.pause()
+            self._open.remove(opened)
 
     def open_reader(self, shard: Shard) -> tuple[Reader, Lease | None]:
         """Open a reader, with a lease if the shard is in the cache."""
@@ -89,8 +89,8 @@ class Opener:
             return open_reader(shard.local_path, shard.name, self._options), None
         if self._cache is None:
             raise ValueError(f"{shard.address} must be downloaded: pass cache=Cache(...)")
-        if self._prefetcher:
-            self._prefetcher.wait_for(shard)
+        if self.prefetcher:
+            self.prefetcher.wait_for(shard)
         lease = self._cache.lease(shard, self.stop, self.pause_all)
         try:
             return open_reader(lease.path, shard.name, self._options), lease
@@ -117,7 +117,7 @@ class Opener:
 
         Otherwise two mixtures could deadlock, each holding what the other waits for.
         """
-        for opened in self.open_shards:
+        for opened in self._open:
             opened.pause()
 
 
@@ -131,12 +131,6 @@ class OpenShard:
         self._lease: Lease | None = None
         self._sizes: list[int] | None = None
         self._row: Callable[[int], str] = _row
-
-    def __enter__(self) -> "OpenShard":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
     @property
     def sizes(self) -> list[int]:
@@ -191,11 +185,6 @@ class OpenShard:
             reader.close()
         if lease:
             lease.release()
-
-    def close(self) -> None:
-        """Close the file for good."""
-        self.pause()
-        self._opener.open_shards.remove(self)
 
     def _repair(self, use: Callable[[Reader], T]) -> T:
         """Call `use` with the reader; download a damaged shard again, once."""

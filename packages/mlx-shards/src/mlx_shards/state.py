@@ -99,7 +99,7 @@ class Snapshot:
     """The position of a stream between two batches."""
 
     positions: tuple[Position, ...]  # by source
-    given: tuple[int, ...]  # tokens read, by source
+    tokens_read: tuple[int, ...]  # by source
     held: tuple[Reference, ...] = ()  # in the packer
     held_tokens: int = 0
     counts: Counts = Counts()
@@ -113,7 +113,7 @@ def first_snapshot(sources: int) -> Snapshot:
 
 def to_json(snapshot: Snapshot, config: StreamConfig, sources: Mapping[str, Source]) -> dict:
     """Return a snapshot as JSON."""
-    by_source = (snapshot.positions, snapshot.given, snapshot.skipped)
+    by_source = (snapshot.positions, snapshot.tokens_read, snapshot.skipped)
     entries = zip(sources.items(), *by_source, strict=True)
     return {
         "format": FORMAT,
@@ -123,10 +123,10 @@ def to_json(snapshot: Snapshot, config: StreamConfig, sources: Mapping[str, Sour
                 "shards": fingerprint(source.shards),
                 "weight": source.weight,
                 **position._asdict(),
-                "tokens": given,
+                "tokens": tokens,
                 "skipped": skipped,
             }
-            for (name, source), position, given, skipped in entries
+            for (name, source), position, tokens, skipped in entries
         },
         "held": _runs(snapshot.held),
         "held_tokens": snapshot.held_tokens,

@@ -85,8 +85,19 @@ class TokenStream:
                 "this stream is being iterated over already: leave that loop, or close() it"
             )
         run = self._run = _Run(self._batcher, self._cache, self._prefetch, self._snapshot)
+        is_first = True
         try:
-            while (item := self._next(run)) is not None:
+            while True:
+                start = time.perf_counter()
+                item = run.next()
+                seconds = time.perf_counter() - start
+                if is_first:
+                    self._first_seconds += seconds
+                else:
+                    self._stall_seconds += seconds
+                if item is None:
+                    return
+                is_first = False
                 batch, self._snapshot = item
                 yield batch if self._arrays == "numpy" else _to_mlx(batch)
         finally:
@@ -147,22 +158,11 @@ class TokenStream:
         if self._run:
             raise RuntimeError("leave the loop over this stream, or close() it, before this")
 
-    def _next(self, run: "_Run") -> tuple[Batch, Snapshot] | None:
-        start = time.perf_counter()
-        item = run.next()
-        seconds = time.perf_counter() - start
-        if run.batches_read == 1:
-            self._first_seconds += seconds
-        else:
-            self._stall_seconds += seconds
-        return item
-
 
 class _Run:
     """One loop over a stream: an iterator of batches, and its threads."""
 
     def __init__(self, batcher: Batcher, cache: Cache | None, prefetch: int, snapshot: Snapshot):
-        self.batches_read = 0
         stop = self._stop = Stop()
         config, threads = batcher.config, batcher.lookahead
         options = ReadOptions(config.column, config.bos_id, config.token_dtype)
@@ -177,11 +177,9 @@ class _Run:
         if self._stop.is_set():
             return None
         try:
-            item = next(self._batches, None)
+            return next(self._batches, None)
         except Stopped:  # closed by another thread, with prefetch=0
-            item = None
-        self.batches_read += 1
-        return item
+            return None
 
     def close(self) -> None:
         """Stop the threads and close the files."""
