@@ -94,7 +94,7 @@ def test_a_gz_file_is_kept_as_it_is_whatever_the_server_calls_it(server, cache):
 def test_an_encoding_that_is_not_known_is_named_at_once(server, cache, exactly, waits):
     shard = encoded(server, "a.jsonl", LINES, "br")
     message = (
-        f"{server.url}/a.jsonl: the server sends Content-Encoding: br, which was not asked for and "
+        f"{server.url}/a.jsonl: the server sends Content-Encoding: br, which was not requested and "
         "cannot be decoded here"
     )
     with pytest.raises(DownloadError, match=exactly(message)):

@@ -163,9 +163,10 @@ def fetch_all(
     parallel: int = 4,
     progress: Callable[[int], object] = lambda shards: None,
 ) -> list[Path]:
-    """Download what the cache lacks, and return the files; the first error ends it and is raised.
+    """Download the shards that the cache lacks, and return all files.
 
-    All shards are leased until the end, so that they must fit the bounds together.
+    The first error stops the other downloads. All shards must fit the bounds together: each is
+    leased until the end.
     """
     check_remote(shards)
     stop = Stop()

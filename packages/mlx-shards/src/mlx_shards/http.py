@@ -79,13 +79,13 @@ def request(url: str, headers: Mapping[str, str], timeout: float, stop: Stop) ->
             with _network_errors(shown):
                 stop.check()
                 connection.connect()
-            # Kept apart: http.client forgets the socket when the response is to close it.
+            # http.client drops its reference to the socket where the response closes it.
             sock = connection.sock
             with stop.interrupting(lambda sock=sock: _shut_down(sock)):
                 with _network_errors(shown):
                     connection.request("GET", target, headers={**headers, **proxy_headers})
                     response = connection.getresponse()
-                closing.callback(response.close)  # the connection forgets it, too
+                closing.callback(response.close)  # the connection may not know it
                 location = response.getheader("Location")
                 if response.status in _REDIRECTS and location:
                     url = urljoin(url, location)
@@ -213,8 +213,8 @@ def content_encoding(response: Response, url: str) -> str | None:
         return None
     if encoding not in ("gzip", "deflate"):
         raise DownloadError(
-            f"{response.url}: the server sends Content-Encoding: {encoding}, which was not asked "
-            "for and cannot be decoded here"
+            f"{response.url}: the server sends Content-Encoding: {encoding}, which was not "
+            "requested and cannot be decoded here"
         )
     return encoding
 
@@ -247,7 +247,7 @@ def _decode(url: str, chunks: Iterator[bytes]) -> Iterator[bytes]:
             try:
                 decoded = decoder.decompress(data, _CHUNK)
             except zlib.error as error:
-                raise DownloadError(f"{url}: what it sends is not gzip: {error}") from error
+                raise DownloadError(f"{url}: the body is not gzip: {error}") from error
             data = decoder.unused_data if decoder.eof else decoder.unconsumed_tail
             has_more = len(decoded) == _CHUNK and not decoder.eof
             yield decoded

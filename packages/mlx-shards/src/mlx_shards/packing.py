@@ -80,8 +80,8 @@ class BestFit(Packer):
 
     A buffer of `BUFFER_TOKENS` tokens is full with fewer documents. `oversize` treats documents
     longer than a row: `crop` keeps them whole, as nanochat does, and crops them when nothing
-    shorter is left; `split` cuts them to the length of a row, and never loses a token, because what
-    does not fit begins a later row; `drop` skips them.
+    shorter is left; `split` cuts them to the length of a row, and the rest of a cropped piece
+    begins a later row, so that nothing is lost; `drop` skips them.
     """
 
     def __init__(self, capacity: int, oversize: str = "crop", buffer_size: int = 1000):

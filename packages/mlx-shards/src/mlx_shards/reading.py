@@ -65,7 +65,7 @@ class Opener:
         prefetcher: ShardPrefetcher | None = None,
     ):
         self._cache = cache
-        self._options = options or ReadOptions()
+        self.options = options or ReadOptions()
         self.stop = stop or Stop()
         self.prefetcher = prefetcher
         self._open: list[OpenShard] = []
@@ -82,24 +82,16 @@ class Opener:
             opened.pause()
             self._open.remove(opened)
 
-    def open_reader(self, shard: Shard) -> tuple[Reader, Lease | None]:
-        """Open a reader, with a lease if the shard is in the cache."""
+    def lease(self, shard: Shard) -> Lease | None:
+        """Lease a remote shard from the cache; None for a local one."""
         self.stop.check()
         if shard.local_path is not None:
-            return open_reader(shard.local_path, shard.name, self._options), None
+            return None
         if self._cache is None:
             raise ValueError(f"{shard.address} must be downloaded: pass cache=Cache(...)")
         if self.prefetcher:
             self.prefetcher.wait_for(shard)
-        lease = self._cache.lease(shard, self.stop, self.pause_all)
-        try:
-            return open_reader(lease.path, shard.name, self._options), lease
-        except CorruptShard as error:
-            lease.release()
-            raise _Unreadable(lease) from error
-        except BaseException:
-            lease.release()
-            raise
+        return self._cache.lease(shard, self.stop, self.pause_all)
 
     def reject(self, shard: Shard, lease: Lease | None) -> bool:
         """Quarantine an unreadable shard; return whether downloading it again may help."""
@@ -190,24 +182,27 @@ class OpenShard:
         """Call `use` with the reader; download a damaged shard again, once."""
         for is_last in (False, True):
             try:
-                if self._reader is None:
-                    self._reader, self._lease = self._opener.open_reader(self.shard)
-                    self._row = getattr(self._reader, "row", _row)
-                return use(self._reader)
-            except (CorruptShard, _Unreadable) as error:
-                unreadable = isinstance(error, _Unreadable)
-                lease = error.lease if unreadable else self._lease
+                return use(self._open_reader() if self._reader is None else self._reader)
+            except CorruptShard as error:
+                lease = self._lease
                 self.pause()
                 if not is_last and self._opener.reject(self.shard, lease):
                     continue
-                cause = error.__cause__ if unreadable else error
                 if self.shard.local_path is not None:
-                    raise CorruptShard(str(cause)) from error
+                    raise
                 again = ", also after a new download" if is_last else ""
                 raise CorruptShard(
-                    f"{self.shard.address} cannot be read{again}: {cause}"
+                    f"{self.shard.address} cannot be read{again}: {error}"
                 ) from error
         raise AssertionError
+
+    def _open_reader(self) -> Reader:
+        self._lease = self._opener.lease(self.shard)
+        path = self._lease.path if self._lease else self.shard.local_path
+        assert path
+        self._reader = open_reader(path, self.shard.name, self._opener.options)
+        self._row = getattr(self._reader, "row", _row)
+        return self._reader
 
 
 def check_ids(tokens: np.ndarray | Sequence[int]) -> np.ndarray | BadRow:
@@ -220,10 +215,3 @@ def check_ids(tokens: np.ndarray | Sequence[int]) -> np.ndarray | BadRow:
 
 def _row(document: int) -> str:
     return f"row {document + 1}"
-
-
-class _Unreadable(Exception):
-    """A leased shard could not be opened."""
-
-    def __init__(self, lease: Lease):
-        self.lease = lease
