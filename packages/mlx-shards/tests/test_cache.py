@@ -141,8 +141,8 @@ def test_a_leased_shard_stays_and_who_needs_its_room_is_told(shards, tmp_path, q
     cache = Cache(tmp_path, 300, http=quick, room_timeout=0.1)
     with cache.lease(shards[2]) as lease:
         message = (
-            f"no room for 0.bin (100 bytes): all shards in {tmp_path} are in use, for 0.1 s by "
-            "now; raise max_bytes (300) or max_files (None)"
+            f"no room for 0.bin (100 bytes): all shards in {tmp_path} have been in use for "
+            "0.1 s; raise max_bytes (300) or max_files (None)"
         )
         with pytest.raises(CacheFull, match=exactly(message)):
             cache.lease(shards[0])

@@ -114,7 +114,7 @@ WRONG = {
         "http://host/{}.bin: number 3 is given 2 times"
     ),
     "fetch http://host/{}.bin --to x": (
-        "http://host/{}.bin: say which numbers the template stands for"
+        "http://host/{}.bin: a URL template needs numbers, such as 0-7"
     ),
     "fetch http://host/{name}.bin --to x --numbers 1": (
         "http://host/{name}.bin: expected {} or {:05d} where the number belongs ('name')"
@@ -209,8 +209,8 @@ def test_a_second_set_of_the_same_names_says_where_it_is(run, server, tmp_path):
     (path,) = tmp_path.glob("*/a.bin")
     assert (code, path.read_bytes()) == (0, b"two")
     assert said == (
-        f"{tmp_path}: 1 shards, 1 downloaded, 3 bytes received; 1 under other names, as "
-        f"theirs are taken: {path}\n"
+        f"{tmp_path}: 1 shards, 1 downloaded, 3 bytes received; 1 stored under other names, "
+        f"such as {path}\n"
     )
 
 

@@ -91,7 +91,7 @@ def test_a_retry_after_beyond_the_deadline_is_an_error_at_once(server, tmp_path,
     shard = server.add("a.bin", DATA)
     server.fault("a.bin", ("status", 429, {"Retry-After": "3600"}))
     message = (
-        f"{server.url}/a.bin: gave up after 0 s, the last 1 attempts brought nothing: status 429"
+        f"{server.url}/a.bin: gave up after 0 s, the last 1 attempts received nothing: status 429"
     )
     with pytest.raises(DownloadError, match=exactly(message)) as caught:
         fetched(Cache(tmp_path, "1MB", http=http), shard)
@@ -116,7 +116,7 @@ def test_a_refusal_is_not_repeated(server, cache, status, exactly, waits):
 def test_a_server_that_never_recovers_is_given_up(server, cache, waits):
     shard = server.add("a.bin", DATA)
     server.fault("a.bin", *[("status", 503)] * 9)
-    with pytest.raises(DownloadError, match=r"the last 6 attempts brought nothing: status 503$"):
+    with pytest.raises(DownloadError, match=r"the last 6 attempts received nothing: status 503$"):
         cache.lease(shard)
     assert len(server.requests) == 6
     assert waits == [1.0, 2.0, 4.0, 8.0, 16.0]

@@ -128,7 +128,7 @@ def test_find_shards_goes_by_the_look_of_it(server, tmp_path):
     assert find_shards(tmp_path / "manifest.json") == manifest_shards(tmp_path / "manifest.json")
     assert find_shards("http://host/{}.bin", [4]) == http_shards("http://host/{}.bin", [4])
     assert find_shards("http://host/a.bin") == [Shard("a.bin", "http://host/a.bin")]
-    with pytest.raises(ValueError, match=r"say which numbers the template stands for$"):
+    with pytest.raises(ValueError, match=r"a URL template needs numbers, such as 0-7$"):
         find_shards("http://host/{}.bin")
 
 

@@ -176,8 +176,8 @@ class Batcher:
         packer.restore(pieces[reference] for reference in snapshot.held)
         if packer.held_tokens() != snapshot.held_tokens:
             raise StateError(
-                f"the {len(snapshot.held)} documents that the packer held have "
-                f"{packer.held_tokens():,} tokens and had {snapshot.held_tokens:,}: the tokenizer "
-                "or the shards have changed since the state was saved"
+                f"the {len(snapshot.held)} buffered documents have {packer.held_tokens():,} tokens "
+                f"instead of {snapshot.held_tokens:,}: the tokenizer or the shards have changed "
+                "since the state was saved"
             )
         return packer

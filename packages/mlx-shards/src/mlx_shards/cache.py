@@ -278,7 +278,7 @@ class Cache:
             if time.monotonic() > until:
                 raise CacheFull(
                     f"no room for {shard.name} ({size:,} bytes): all shards in {self.folder} "
-                    f"are in use, for {self._room_timeout:g} s by now; raise max_bytes "
+                    f"have been in use for {self._room_timeout:g} s; raise max_bytes "
                     f"({self._index.max_bytes:,}) or max_files ({self._index.max_files})"
                 )
             before_waiting()

@@ -193,10 +193,10 @@ def fetch(
         paths = fetch_all(cache, shards, parallel, progress.advance)
     stats = cache.stats
     moved = sorted(str(p) for p in set(paths) - {folder / shard.name for shard in shards})
-    taken = f"; {len(moved)} under other names, as theirs are taken: {moved[0]}" if moved else ""
+    renamed = f"; {len(moved)} stored under other names, such as {moved[0]}" if moved else ""
     click.echo(
         f"{folder}: {len(shards)} shards, {stats.downloads} downloaded, "
-        f"{stats.bytes_received:,} bytes received{taken}"
+        f"{stats.bytes_received:,} bytes received{renamed}"
     )
 
 

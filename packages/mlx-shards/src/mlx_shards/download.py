@@ -97,7 +97,7 @@ def _retry(
             seconds = max(http.jitter() * longest, error.retry_after)
             if failures >= http.attempts or elapsed + seconds > http.deadline:
                 raise DownloadError(
-                    f"{url}: gave up after {elapsed:.0f} s, the last {failures} attempts brought "
+                    f"{url}: gave up after {elapsed:.0f} s, the last {failures} attempts received "
                     f"nothing: {error}",
                     error.status,
                 ) from error
@@ -207,10 +207,10 @@ class Download:
             if status == 200 and length == end:
                 return
             if status == 206 or out_of_range or (status == 200 and length is not None):
-                raise TransientError(f"the body ended after {end:,} bytes, and the file has others")
+                raise TransientError(f"the body ended after {end:,} bytes, and the file has more")
         raise DownloadError(
-            f"{self._shown}: the server does not say where the file ends, so that a "
-            "cut would not be noticed; give its size or SHA-256, as in a manifest"
+            f"{self._shown}: the server does not state where the file ends, so that "
+            "truncation would not be noticed; give its size or SHA-256, as in a manifest"
         )
 
     def _size(self) -> int:

@@ -124,7 +124,7 @@ class _ParquetText:
             texts = table.column(0).to_pylist()
         except UnicodeDecodeError:  # find the bad ones
             texts = [_decode(value) for value in table.column(0)]
-        missing = BadRow(f"nothing in column {self._column!r}")
+        missing = BadRow(f"no text in column {self._column!r}")
         return [missing if text is None else text for text in texts]
 
     def close(self) -> None:

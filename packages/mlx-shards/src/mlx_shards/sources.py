@@ -195,7 +195,7 @@ def hub_shards(
     try:
         commit = fetch_json(f"{api}/revision/{quote(revision, safe='')}", http)[0]["sha"]
     except (KeyError, TypeError) as error:
-        raise DownloadError(f"{api}: not the answer of a hub: {error!r}") from error
+        raise DownloadError(f"{api}: unexpected answer of the hub: {error!r}") from error
     entries: list[dict] = []
     url: str | None = f"{api}/tree/{commit}?recursive=true"
     while url:
@@ -241,7 +241,7 @@ def find_shards(where: str | Path, numbers: Iterable[int] | None = None) -> list
         return manifest_shards(text)
     if text.startswith(("http://", "https://")):
         if "{" in text:
-            raise ValueError(f"{text}: say which numbers the template stands for")
+            raise ValueError(f"{text}: a URL template needs numbers, such as 0-7")
         return http_shards(text, [0])
     if "://" in text:
         raise ValueError(f"{text}: only http://, https://, hf: and local paths are known")
