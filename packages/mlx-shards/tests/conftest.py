@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mlx_shards import Http, Shard
+from mlx_shards import Cache, Http, Shard
 from mlx_shards.sync import Stop
 
 
@@ -171,6 +171,12 @@ def quick(waits):
         waits.append(seconds)
 
     return Http(timeout=600, sleep=wait, jitter=lambda: 1.0)
+
+
+@pytest.fixture
+def cache(tmp_path, quick):
+    """Return a cache that never waits between requests."""
+    return Cache(tmp_path / "cache", "1MB", http=quick)
 
 
 @pytest.fixture

@@ -229,7 +229,7 @@ def test_shards_of_one_name_in_another_order_are_another_source(two, tokenize, e
 def test_an_error_ahead_belongs_to_its_address_and_not_to_the_name(two, server, tmp_path, quick):
     web, books = (each.shards[0] for each in two.values())
     server.fault("web/0.jsonl", ("status", 404))
-    ahead = ShardPrefetcher(Cache(tmp_path, "1MB", http=quick), 1, Stop())
+    ahead = ShardPrefetcher(Cache(tmp_path, "1MB", http=quick).claim_ahead, 1, Stop())
     try:
         ahead.announce(0, two["web"].shards[1], [web])
         with ahead._changed:

@@ -16,11 +16,6 @@ LINES = "".join(json.dumps({"text": f"line {i}"}) + "\n" for i in range(2000)).e
 SECOND_LINE = LINES.index(b"\n") + 1
 
 
-@pytest.fixture
-def cache(tmp_path, quick):
-    return Cache(tmp_path / "cache", "1MB", http=quick)
-
-
 def fetched(cache, shard) -> bytes:
     with cache.lease(shard) as lease:
         return lease.path.read_bytes()

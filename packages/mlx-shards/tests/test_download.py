@@ -17,11 +17,6 @@ DATA = np.random.default_rng(0).bytes(300_000)
 SHA256 = hashlib.sha256(DATA).hexdigest()
 
 
-@pytest.fixture
-def cache(tmp_path, quick):
-    return Cache(tmp_path / "cache", "1MB", http=quick)
-
-
 def fetched(cache, shard) -> bytes:
     with cache.lease(shard) as lease:
         return lease.path.read_bytes()

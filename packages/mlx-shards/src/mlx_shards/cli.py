@@ -33,10 +33,6 @@ from mlx_shards.sources import find_shards, hub_headers, local_shards, parse_num
 
 _PRINT_EVERY = 10.0  # seconds between lines of progress
 _PRINTED_ERRORS = 10  # skipped rows
-_SOURCE = (
-    "SOURCE is a local folder or pattern, a manifest (.json, also by URL), a URL with {} or {:05d} "
-    "and --numbers, or hf:owner/name[:pattern]."
-)
 
 
 class Parsed(click.ParamType):
@@ -171,7 +167,7 @@ def make(
     )
 
 
-@cli.command(help=f"Download shards into a folder; those already there are kept.\n\n{_SOURCE}")
+@cli.command()
 @click.argument("source")
 @click.option("--to", "folder", required=True, type=click.Path(path_type=Path, file_okay=False))
 @click.option("--numbers", type=Parsed("numbers", parse_numbers),
@@ -182,7 +178,11 @@ def make(
 def fetch(
     source: str, folder: Path, numbers: list[int] | None, max_bytes: int, parallel: int
 ) -> None:
-    """Download the shards."""
+    """Download shards into a folder; those already there are kept.
+
+    SOURCE is a manifest (.json, also by URL), a URL with {} or {:05d} and --numbers, the URL of one
+    shard, or hf:owner/name[:pattern].
+    """
     with _usage_errors():
         shards = find_shards(source, numbers)
         check_remote(shards)
@@ -200,13 +200,15 @@ def fetch(
     )
 
 
-@cli.command(help="Check that shards can be read, and their size and SHA-256 where known.\n\n"
-                  "SOURCE is a folder, or a manifest beside its shards.")  # fmt: skip
+@cli.command()
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
 @_column
 @click.option("--quick", is_flag=True, help="Read only the metadata of files, no documents.")
 def verify(source: Path, column: str, quick: bool) -> None:
-    """Check the shards; exit with 1 if one is bad."""
+    """Check that shards can be read, and their size and SHA-256 where known.
+
+    SOURCE is a folder, or a manifest beside its shards.
+    """
     with _usage_errors():
         shards = shards_to_verify(source)
     bad = []
@@ -223,13 +225,13 @@ def verify(source: Path, column: str, quick: bool) -> None:
     click.echo(f"{len(shards)} shards are good, {known} of them by SHA-256")
 
 
-@cli.command(help="Count the documents of local shards, and their characters or tokens.")
+@cli.command()
 @click.argument("source", type=click.Path(path_type=Path))
 @_column
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @_on_error
 def stats(source: Path, column: str, as_json: bool, on_error: OnError) -> None:
-    """Count what is in the shards."""
+    """Count the documents of local shards, and their characters or tokens."""
     with _usage_errors():
         shards = local_shards(source)
     lines = []

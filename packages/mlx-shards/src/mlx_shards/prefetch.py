@@ -5,11 +5,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from mlx_shards.cache import Cache
 from mlx_shards.shard import DiskFull, Shard
 from mlx_shards.sync import Lease, Stop, Stopped
 
 T = TypeVar("T")
+StartDownload = Callable[[Stop], Lease | None]
 
 _RETRY = 0.1  # seconds between checks for room in the cache
 
@@ -72,10 +72,12 @@ class BackgroundIterator(Iterator[T]):
 
 
 class ShardPrefetcher:
-    """Threads that download upcoming shards while the cache has room."""
+    """Threads that download upcoming shards while the cache has room; see `Cache.claim_ahead`."""
 
-    def __init__(self, cache: Cache, threads: int, stop: Stop):
-        self._cache = cache
+    def __init__(
+        self, claim_ahead: Callable[[Shard], StartDownload | None], threads: int, stop: Stop
+    ):
+        self._claim_ahead = claim_ahead
         self._stop = stop
         self._current: dict[int, str] = {}  # address, by source
         self._upcoming: dict[int, list[Shard]] = {}  # by source
@@ -151,14 +153,14 @@ class ShardPrefetcher:
         upcoming = (shard.address for shards in self._upcoming.values() for shard in shards)
         return address in self._current.values() or address in upcoming
 
-    def _claim(self, shard: Shard) -> Callable[[Stop], Lease | None] | None:
+    def _claim(self, shard: Shard) -> StartDownload | None:
         try:
-            return self._cache.claim_ahead(shard)
+            return self._claim_ahead(shard)
         except Exception as error:
             self._errors[shard.address] = error
             return None
 
-    def _download(self, shard: Shard, download: Callable[[Stop], Lease | None]) -> None:
+    def _download(self, shard: Shard, download: StartDownload) -> None:
         try:
             lease = download(self._stop)
         except Stopped:

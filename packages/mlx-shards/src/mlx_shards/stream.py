@@ -166,7 +166,9 @@ class _Run:
         stop = self._stop = Stop()
         config, threads = batcher.config, batcher.lookahead
         options = ReadOptions(config.column, config.bos_id, config.token_dtype)
-        self._prefetcher = ShardPrefetcher(cache, threads, stop) if cache and threads else None
+        self._prefetcher = None
+        if cache and threads:
+            self._prefetcher = ShardPrefetcher(cache.claim_ahead, threads, stop)
         opener = Opener(cache, options, stop, self._prefetcher)
         make = partial(batcher.make, opener, snapshot)
         self._thread = BackgroundIterator(make, prefetch, stop) if prefetch else None
