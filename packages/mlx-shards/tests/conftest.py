@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mlx_shards import Http, Shard
+from mlx_shards import Cache, Http, Shard
+from mlx_shards.sync import Stop
 
 
 def _pieces(data: bytes, size: int = 1000) -> list[bytes]:
@@ -169,7 +170,24 @@ def quick(waits):
         stop.check()
         waits.append(seconds)
 
-    return Http(timeout=600, wait=wait, draw=lambda: 1.0)
+    return Http(timeout=600, sleep=wait, jitter=lambda: 1.0)
+
+
+@pytest.fixture
+def cache(tmp_path, quick):
+    """Return a cache that never waits between requests."""
+    return Cache(tmp_path / "cache", "1MB", http=quick)
+
+
+@pytest.fixture
+def fetch_ahead():
+    """Return a function that downloads a shard ahead; None where there is no room."""
+
+    def fetch(cache, shard):
+        download = cache.claim_ahead(shard)
+        return download(Stop()) if download else None
+
+    return fetch
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from mlx_shards import (
     http_shards,
     local_shards,
 )
-from mlx_shards.prefetch import ShardsAhead
-from mlx_shards.stop import Stop
+from mlx_shards.prefetch import ShardPrefetcher
+from mlx_shards.sync import Stop
 
 CONFIG = StreamConfig(16, 1, bos_id=0, packing="pad", epochs=1, last_batch="pad", oversize="split")
 
@@ -229,13 +229,13 @@ def test_shards_of_one_name_in_another_order_are_another_source(two, tokenize, e
 def test_an_error_ahead_belongs_to_its_address_and_not_to_the_name(two, server, tmp_path, quick):
     web, books = (each.shards[0] for each in two.values())
     server.fault("web/0.jsonl", ("status", 404))
-    ahead = ShardsAhead(Cache(tmp_path, "1MB", http=quick), 1, Stop())
+    ahead = ShardPrefetcher(Cache(tmp_path, "1MB", http=quick).claim_ahead, 1, Stop())
     try:
-        ahead.expect(0, two["web"].shards[1], [web])
+        ahead.announce(0, two["web"].shards[1], [web])
         with ahead._changed:
             assert ahead._changed.wait_for(lambda: ahead._errors and not ahead._busy, 600)
-        ahead.settle(books)
+        ahead.wait_for(books)
         with pytest.raises(DownloadError, match=r"web/0\.jsonl: the server answered with"):
-            ahead.settle(web)
+            ahead.wait_for(web)
     finally:
         ahead.close()

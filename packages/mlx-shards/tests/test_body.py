@@ -16,11 +16,6 @@ LINES = "".join(json.dumps({"text": f"line {i}"}) + "\n" for i in range(2000)).e
 SECOND_LINE = LINES.index(b"\n") + 1
 
 
-@pytest.fixture
-def cache(tmp_path, quick):
-    return Cache(tmp_path / "cache", "1MB", http=quick)
-
-
 def fetched(cache, shard) -> bytes:
     with cache.lease(shard) as lease:
         return lease.path.read_bytes()
@@ -94,7 +89,7 @@ def test_a_gz_file_is_kept_as_it_is_whatever_the_server_calls_it(server, cache):
 def test_an_encoding_that_is_not_known_is_named_at_once(server, cache, exactly, waits):
     shard = encoded(server, "a.jsonl", LINES, "br")
     message = (
-        f"{server.url}/a.jsonl: the server sends Content-Encoding: br, which was not asked for and "
+        f"{server.url}/a.jsonl: the server sends Content-Encoding: br, which was not requested and "
         "cannot be decoded here"
     )
     with pytest.raises(DownloadError, match=exactly(message)):
@@ -138,8 +133,8 @@ def test_a_file_whose_end_cannot_be_known_is_refused_unless_its_size_is_given(
 ):
     server.lengths = server.ranges = False
     message = (
-        f"{server.url}/a.jsonl: the server does not say where the file ends, so that a cut would "
-        "not be noticed; give its size or SHA-256, as in a manifest"
+        f"{server.url}/a.jsonl: the server does not state where the file ends, so that "
+        "truncation would not be noticed; give its size or SHA-256, as in a manifest"
     )
     shard = server.add("a.jsonl", LINES)
     for _ in range(2):

@@ -46,7 +46,9 @@ OPERATION = st.tuples(
     max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.lists(OPERATION, min_size=100, max_size=100))
-def test_any_accesses_of_three_loaders_stay_within_the_bounds(server, shards, quick, operations):
+def test_any_accesses_of_three_loaders_stay_within_the_bounds(
+    server, shards, quick, fetch_ahead, operations
+):
     """10 examples of 100 operations; no loader holds more leases than can be held together."""
     with tempfile.TemporaryDirectory() as folder:
         caches = [Cache(folder, MAX_BYTES, MAX_FILES, http=quick) for _ in range(3)]
@@ -60,7 +62,7 @@ def test_any_accesses_of_three_loaders_stay_within_the_bounds(server, shards, qu
             if what == "cut":
                 server.fault(shard.name, ("truncate", 50), ("status", 404))
             if what == "ahead":
-                lease = cache.fetch_ahead(shard)
+                lease = fetch_ahead(cache, shard)
                 if lease:
                     lease.release()
             elif sum(SIZES[i] for leases in held for i, _ in leases) + SIZES[which] <= MAX_BYTES:
@@ -87,7 +89,7 @@ def test_the_bounds_hold_at_every_moment_of_concurrent_use(server, shards, tmp_p
     def watch():
         cache = Cache(tmp_path, MAX_BYTES, MAX_FILES)
         while not ended.is_set():
-            with cache._ledger.locked():  # no rename between two looks
+            with cache._index.locked():  # no rename between two looks
                 sizes = on_disk(tmp_path)
             ended.wait(0.001)  # let others have the folder
             highest[:] = max(highest[0], sum(sizes)), max(highest[1], len(sizes))
@@ -139,8 +141,8 @@ def test_a_leased_shard_stays_and_who_needs_its_room_is_told(shards, tmp_path, q
     cache = Cache(tmp_path, 300, http=quick, room_timeout=0.1)
     with cache.lease(shards[2]) as lease:
         message = (
-            f"no room for 0.bin (100 bytes): all shards in {tmp_path} are in use, for 0.1 s by "
-            "now; raise max_bytes (300) or max_files (None)"
+            f"no room for 0.bin (100 bytes): all shards in {tmp_path} have been in use for "
+            "0.1 s; raise max_bytes (300) or max_files (None)"
         )
         with pytest.raises(CacheFull, match=exactly(message)):
             cache.lease(shards[0])
@@ -156,12 +158,14 @@ def test_who_waits_for_room_gets_it_when_a_lease_ends(shards, tmp_path, quick):
     assert not lease.path.exists()
 
 
-def test_what_is_fetched_ahead_pushes_out_nothing_that_is_needed(shards, tmp_path, quick):
+def test_what_is_fetched_ahead_pushes_out_nothing_that_is_needed(
+    shards, tmp_path, quick, fetch_ahead
+):
     cache = Cache(tmp_path, "1MB", max_files=2, http=quick)
     with cache.lease(shards[0]):
-        ahead = cache.fetch_ahead(shards[1])
+        ahead = fetch_ahead(cache, shards[1])
         assert ahead
-        assert cache.fetch_ahead(shards[2]) is None  # one is read, one fetched ahead
+        assert fetch_ahead(cache, shards[2]) is None  # one is read, one fetched ahead
         with cache.lease(shards[2]):  # but who reads comes before who fetches ahead
             assert not (tmp_path / "1.bin").exists()
         ahead.release()
@@ -262,11 +266,11 @@ from mlx_shards import Cache, Shard
 folder, url = sys.argv[1:]
 cache = Cache(folder, 300_000)
 lease = cache.lease(Shard("0.bin", f"{url}/0.bin"))
-count = cache._tally.count
+count = cache._count
 def kill(**more):
     count(**more)
     os.kill(os.getpid(), signal.SIGKILL)
-cache._tally.count = kill
+cache._count = kill
 cache.lease(Shard("1.bin", f"{url}/1.bin"))
 """
 

@@ -1,7 +1,9 @@
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -100,10 +102,10 @@ WRONG = {
     "fetch": "Missing argument 'SOURCE'.",
     "fetch http://host/{}.bin": "Missing option '--to'.",
     "fetch http://host/{}.bin --to x --numbers a-b": (
-        "Invalid value for '--numbers': 'a-b' is not like 0-7 or 0,3,6542"
+        "Invalid value for '--numbers': expected numbers such as 0-7 or 0,3,6542, got 'a-b'"
     ),
     "fetch http://host/{}.bin --to x --numbers 0-3,9-7": (
-        "Invalid value for '--numbers': '0-3,9-7' is not like 0-7 or 0,3,6542"
+        "Invalid value for '--numbers': expected numbers such as 0-7 or 0,3,6542, got '0-3,9-7'"
     ),
     "fetch http://host/{}.bin --to x --numbers 0-99999999999": (
         "Invalid value for '--numbers': '0-99999999999' are 100,000,000,000 numbers, over 1,000,000"
@@ -112,7 +114,7 @@ WRONG = {
         "http://host/{}.bin: number 3 is given 2 times"
     ),
     "fetch http://host/{}.bin --to x": (
-        "http://host/{}.bin: say which numbers the template stands for"
+        "http://host/{}.bin: a URL template needs numbers, such as 0-7"
     ),
     "fetch http://host/{name}.bin --to x --numbers 1": (
         "http://host/{name}.bin: expected {} or {:05d} where the number belongs ('name')"
@@ -207,8 +209,8 @@ def test_a_second_set_of_the_same_names_says_where_it_is(run, server, tmp_path):
     (path,) = tmp_path.glob("*/a.bin")
     assert (code, path.read_bytes()) == (0, b"two")
     assert said == (
-        f"{tmp_path}: 1 shards, 1 downloaded, 3 bytes received; 1 under other names, as "
-        f"theirs are taken: {path}\n"
+        f"{tmp_path}: 1 shards, 1 downloaded, 3 bytes received; 1 stored under other names, "
+        f"such as {path}\n"
     )
 
 
@@ -228,3 +230,17 @@ def test_a_failure_exits_with_1_and_one_line_unless_debugged(run, server, tmp_pa
     code, _, error = run(*arguments, "--debug")
     assert code == 1
     assert "Traceback" in error
+
+
+def test_a_signal_ends_a_download_with_128_and_its_number(server, tmp_path, start):
+    server.add("a.bin", bytes(1000))
+    server.fault("a.bin", ("stall", 100))
+    receiving = threading.Event()
+    server.gate = lambda path: receiving.set()
+    arguments = ("fetch", f"{server.url}/a.bin", "--to", tmp_path)
+    process = start([sys.executable, "-m", "mlx_shards.cli", *arguments], stderr=subprocess.PIPE)
+    assert receiving.wait(600)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate()
+    assert error.strip() == "Interrupted (SIGTERM). Repeat the command to resume a download."
+    assert process.returncode == 128 + signal.SIGTERM

@@ -111,7 +111,7 @@ def test_a_full_disk_ahead_of_the_reader_is_tried_again_by_the_reader(
     cache.lease(shards[0]).release()
     with largest_file(2000):
         next(batches)
-        ahead = stream._open._ahead
+        ahead = stream._run._prefetcher
         with ahead._changed:
             assert ahead._changed.wait_for(lambda: shards[1].address in ahead._errors, 600)
     assert len(list(batches)) > 100
@@ -203,7 +203,7 @@ def everything_in(folder: Path) -> dict:
     return {path: path.stat().st_mtime_ns for path in [folder, *folder.rglob("*")]}
 
 
-def test_a_complete_cache_that_cannot_be_written_is_read(server, cached, quick):
+def test_a_complete_cache_that_cannot_be_written_is_read(server, cached, quick, fetch_ahead):
     folder, shards, lock = cached
     lock(folder)
     before = everything_in(folder)
@@ -211,7 +211,7 @@ def test_a_complete_cache_that_cannot_be_written_is_read(server, cached, quick):
     for shard, name in zip(shards, (b"one/a.bin", b"two/a.bin"), strict=True):
         with cache.lease(shard) as lease, Cache(folder, "1MB").lease(shard):
             assert lease.path.read_bytes() == name
-        ahead = cache.fetch_ahead(shard)
+        ahead = fetch_ahead(cache, shard)
         assert ahead.path == lease.path
         assert not cache.reject(shard, ahead)
     assert everything_in(folder) == before

@@ -11,15 +11,10 @@ import pytest
 
 from mlx_shards import Cache, CorruptShard, DownloadError, Http
 from mlx_shards.http import request
-from mlx_shards.stop import Stop
+from mlx_shards.sync import Stop
 
 DATA = np.random.default_rng(0).bytes(300_000)
 SHA256 = hashlib.sha256(DATA).hexdigest()
-
-
-@pytest.fixture
-def cache(tmp_path, quick):
-    return Cache(tmp_path / "cache", "1MB", http=quick)
 
 
 def fetched(cache, shard) -> bytes:
@@ -69,7 +64,7 @@ def test_three_503_are_waited_out_with_growing_jitter(server, cache, waits):
 
 
 def test_the_jitter_is_drawn_from_the_whole_range(server, tmp_path, waits):
-    http = Http(wait=lambda seconds, stop: waits.append(seconds), draw=lambda: 0.25)
+    http = Http(sleep=lambda seconds, stop: waits.append(seconds), jitter=lambda: 0.25)
     shard = server.add("a.bin", DATA)
     server.fault("a.bin", *[("status", 503)] * 2)
     fetched(Cache(tmp_path, "1MB", http=http), shard)
@@ -87,11 +82,11 @@ def test_the_wait_after_429_is_at_least_retry_after(server, cache, waits, form):
 
 
 def test_a_retry_after_beyond_the_deadline_is_an_error_at_once(server, tmp_path, exactly, waits):
-    http = Http(deadline=60, wait=lambda seconds, stop: waits.append(seconds), clock=lambda: 0.0)
+    http = Http(deadline=60, sleep=lambda seconds, stop: waits.append(seconds), clock=lambda: 0.0)
     shard = server.add("a.bin", DATA)
     server.fault("a.bin", ("status", 429, {"Retry-After": "3600"}))
     message = (
-        f"{server.url}/a.bin: gave up after 0 s, the last 1 attempts brought nothing: status 429"
+        f"{server.url}/a.bin: gave up after 0 s, the last 1 attempts received nothing: status 429"
     )
     with pytest.raises(DownloadError, match=exactly(message)) as caught:
         fetched(Cache(tmp_path, "1MB", http=http), shard)
@@ -116,7 +111,7 @@ def test_a_refusal_is_not_repeated(server, cache, status, exactly, waits):
 def test_a_server_that_never_recovers_is_given_up(server, cache, waits):
     shard = server.add("a.bin", DATA)
     server.fault("a.bin", *[("status", 503)] * 9)
-    with pytest.raises(DownloadError, match=r"the last 6 attempts brought nothing: status 503$"):
+    with pytest.raises(DownloadError, match=r"the last 6 attempts received nothing: status 503$"):
         cache.lease(shard)
     assert len(server.requests) == 6
     assert waits == [1.0, 2.0, 4.0, 8.0, 16.0]

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_shards.order import Order
+from mlx_shards.documents import Order
 
 SMALL = st.integers(0, 2**40)
 

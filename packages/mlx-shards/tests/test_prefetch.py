@@ -19,8 +19,8 @@ from mlx_shards import (
     TokenStream,
     local_shards,
 )
-from mlx_shards.prefetch import Ahead
-from mlx_shards.stop import Stop
+from mlx_shards.prefetch import BackgroundIterator
+from mlx_shards.sync import Stop
 
 CONFIG = StreamConfig(32, 2, bos_id=0, packing="pad", shuffle=False, epochs=1)
 
@@ -250,14 +250,14 @@ def test_remote_shards_need_a_cache(remote, tokenize, exactly):
 def test_no_more_batches_are_made_than_asked_for():
     made, full = [], threading.Event()
 
-    def make(stop):
+    def make():
         for number in range(50):
             made.append(number)
             if number == 1:
                 full.set()
             yield number
 
-    ahead = Ahead(make, 2, Stop())
+    ahead = BackgroundIterator(make, 2, Stop())
     full.wait(600)
     threading.Event().wait(0.1)  # the time in which a third would be made
     assert made == [0, 1]

@@ -172,7 +172,7 @@ def test_shards_with_changed_text_are_noticed(data, tmp_path, exactly):
     stream = make(data, CONFIG)
     rows_of(stream, 5)
     changed = make(data, CONFIG)
-    changed._encode._tokenize = lambda texts: [[*ids, 1] for ids in tokenize(texts)]
+    changed._batcher.encode._tokenize = lambda texts: [[*ids, 1] for ids in tokenize(texts)]
     changed.load_state(stream.state())
     with pytest.raises(StateError, match="the tokenizer or the shards have changed"):
         rows_of(changed)

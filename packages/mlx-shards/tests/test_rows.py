@@ -80,7 +80,7 @@ def test_what_is_no_utf_8_is_named(tmp_path, tokenize):
 
 def test_a_row_of_parquet_without_text_is_named(tmp_path, parquet, tokenize, exactly):
     path = parquet(tmp_path / "a.parquet", ["x"] * 20 + [None], group=8)
-    message = f"{path}: row 21: nothing in column 'text'"
+    message = f"{path}: row 21: no text in column 'text'"
     with pytest.raises(RowError, match=exactly(message)):
         list(stream_of(path, tokenize))
 

@@ -13,6 +13,7 @@ from mlx_shards import (
     hub_shards,
     local_shards,
     manifest_shards,
+    parse_numbers,
     split_last,
     write_manifest,
 )
@@ -127,8 +128,20 @@ def test_find_shards_goes_by_the_look_of_it(server, tmp_path):
     assert find_shards(tmp_path / "manifest.json") == manifest_shards(tmp_path / "manifest.json")
     assert find_shards("http://host/{}.bin", [4]) == http_shards("http://host/{}.bin", [4])
     assert find_shards("http://host/a.bin") == [Shard("a.bin", "http://host/a.bin")]
-    with pytest.raises(ValueError, match=r"say which numbers the template stands for$"):
+    with pytest.raises(ValueError, match=r"a URL template needs numbers, such as 0-7$"):
         find_shards("http://host/{}.bin")
+
+
+def test_numbers_are_ranges_and_single_ones():
+    assert parse_numbers("0-3,6542") == [0, 1, 2, 3, 6542]
+    assert parse_numbers(" 7 , 1 - 2") == [7, 1, 2]
+
+
+@pytest.mark.parametrize("text", ["", "a-b", "3-", "-3", "1,,2", "9-7", "0:3"])
+def test_other_forms_of_numbers_are_refused(text, exactly):
+    message = f"expected numbers such as 0-7 or 0,3,6542, got {text!r}"
+    with pytest.raises(ValueError, match=exactly(message)):
+        parse_numbers(text)
 
 
 def test_one_file_cannot_be_both_training_and_validation(exactly):

@@ -162,7 +162,7 @@ def test_a_wrong_config_is_named(change, message, exactly):
 
 def test_a_call_of_the_tokenizer_gets_texts_of_a_bounded_length(folder_of, tokenize, monkeypatch):
     folder, texts = folder_of(30)
-    monkeypatch.setattr("mlx_shards.walk._CHARS_AT_ONCE", 100)
+    monkeypatch.setattr("mlx_shards.documents._BATCH_CHARS", 100)
     calls = []
 
     def counted(some):

@@ -4,38 +4,38 @@
 them within its bounds; a `TokenStream` packs their documents into batches of one shape.
 """
 
-from mlx_shards.cache import Cache
-from mlx_shards.config import StreamConfig
+from mlx_shards.batches import Batch
+from mlx_shards.cache import Cache, CacheStats
+from mlx_shards.datasets import read_documents, write_manifest, write_shards
 from mlx_shards.download import Http
-from mlx_shards.errors import (
+from mlx_shards.formats import BadRow, Reader, ReadOptions, register_format
+from mlx_shards.packing import BestFit, Flat, Pad, Piece, Reference
+from mlx_shards.reading import SkippedRow
+from mlx_shards.shard import (
     CacheFull,
     CorruptShard,
     DiskFull,
     DownloadError,
     RowError,
+    Shard,
     ShardError,
     StateError,
 )
-from mlx_shards.formats import BadRow, Reader, ReadOptions, register_format
-from mlx_shards.lease import Lease
-from mlx_shards.mixing import Source
-from mlx_shards.packing import BestFit, Flat, Pad, Piece, Reference
-from mlx_shards.shard import Shard
-from mlx_shards.skips import SkippedRow
 from mlx_shards.sources import (
+    Source,
     find_shards,
     http_shards,
     hub_headers,
     hub_shards,
     local_shards,
     manifest_shards,
+    parse_numbers,
     split_last,
-    write_manifest,
 )
-from mlx_shards.state import Counts
-from mlx_shards.stream import Batch, Stats, TokenStream
-from mlx_shards.tally import CacheStats
-from mlx_shards.writing import read_documents, write_shards, write_token_bin
+from mlx_shards.state import Counts, StreamConfig
+from mlx_shards.stream import Stats, TokenStream
+from mlx_shards.sync import Lease
+from mlx_shards.tokens import write_token_bin
 
 __all__ = [
     "BadRow",
@@ -71,6 +71,7 @@ __all__ = [
     "hub_shards",
     "local_shards",
     "manifest_shards",
+    "parse_numbers",
     "read_documents",
     "register_format",
     "split_last",

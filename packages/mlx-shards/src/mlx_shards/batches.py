@@ -1,168 +1,183 @@
-"""Make the batches of one rank from a snapshot on, in NumPy: the work of the background thread."""
+"""Pack documents into the batches of one rank, from a snapshot on; NumPy in the background thread.
 
-from collections.abc import Iterator, Mapping
+Every rank packs the same global batches, of `batch_size * world_size` rows, and takes its own rows.
+So all ranks have equally many batches, but each reads and tokenizes everything.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from mlx_shards.config import StreamConfig
-from mlx_shards.errors import StateError
-from mlx_shards.mixing import Mixture, Source
-from mlx_shards.opening import Library
-from mlx_shards.packing import Packer, Piece, Reference, make_packer
-from mlx_shards.skips import Skips
-from mlx_shards.state import Snapshot, advanced
-from mlx_shards.walk import Encoder, Walk
+from mlx_shards.documents import DocumentIterator, Encoder
+from mlx_shards.packing import BestFit, Flat, Packer, Pad, Piece, Reference
+from mlx_shards.reading import Opener, SkippedRows
+from mlx_shards.shard import StateError
+from mlx_shards.sources import Source
+from mlx_shards.state import Counts, Snapshot, StreamConfig
 
 
 @dataclass(frozen=True)
-class Arrays:
-    """One batch, (B, T) int32 each; `rows` of them are not all padding."""
+class Batch:
+    """(B, T) int32 each, `mx.array` or NumPy.
 
-    inputs: np.ndarray
-    targets: np.ndarray
-    document_ids: np.ndarray
+    `targets` are the tokens after `inputs`, `ignore_id` where none follows. `document_ids` number
+    the documents of a row from 1, 0 is padding: equal ids may attend to each other. `rows` is less
+    than B only in a padded last batch.
+    """
+
+    inputs: Any
+    targets: Any
+    document_ids: Any
     rows: int
 
 
-@dataclass(frozen=True)
-class Share:
-    """Which rows of a global batch belong to this rank."""
+class Mixture(Iterator[Piece]):
+    """An iterator over the documents of several sources.
 
+    The next document comes from the source farthest below its share of the tokens so far: no
+    randomness, and no share is off by more than a document. An exhausted source (finite `epochs`)
+    leaves its share to the others.
+    """
+
+    def __init__(
+        self,
+        iterators: Sequence[DocumentIterator],
+        weights: Sequence[float],
+        tokens_read: Sequence[int],
+    ):
+        total = sum(weights)
+        self.iterators = iterators
+        self.tokens_read = list(tokens_read)  # by source
+        self._shares = [weight / total for weight in weights]
+        self._active = list(range(len(iterators)))
+
+    def __next__(self) -> Piece:
+        while self._active:
+            source = min(self._active, key=lambda each: self.tokens_read[each] / self._shares[each])
+            piece = next(self.iterators[source], None)
+            if piece is not None:
+                self.tokens_read[source] += len(piece.tokens)
+                return piece
+            self._active.remove(source)
+        raise StopIteration
+
+
+@dataclass(frozen=True)
+class Batcher:
+    """Makes the batches of one rank; `lookahead` is the number of shards to download ahead."""
+
+    sources: Mapping[str, Source]
+    encode: Encoder
+    config: StreamConfig
     rank: int
     world_size: int
+    lookahead: int
+    skipped_rows: SkippedRows
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.world_size:
             raise ValueError(f"rank must be in [0, {self.world_size}), got {self.rank}")
 
+    def make(self, opener: Opener, snapshot: Snapshot) -> Iterator[tuple[Batch, Snapshot]]:
+        """Yield each batch after a snapshot, with the snapshot after the batch."""
+        mixture = self._mixture(opener, snapshot)
+        packer = self._packer(mixture, snapshot)
+        try:
+            yield from self._pack(mixture, packer, snapshot)
+        finally:
+            for each in mixture.iterators:
+                each.close()
 
-def make_batches(
-    sources: Mapping[str, Source],
-    encode: Encoder,
-    config: StreamConfig,
-    share: Share,
-    library: Library,
-    shards_ahead: int,
-    skips: Skips,
-    snapshot: Snapshot,
-) -> Iterator[tuple[Arrays, Snapshot]]:
-    """Yield each batch with the snapshot after it.
+    def _pack(
+        self, mixture: Mixture, packer: Packer, snapshot: Snapshot
+    ) -> Iterator[tuple[Batch, Snapshot]]:
+        config, counts = self.config, snapshot.counts
+        shape = (config.batch_size * self.world_size, config.sequence_length + 1)
+        while True:
+            tokens = np.full(shape, config.pad_id, np.int32)
+            ids = np.zeros(shape, np.int32)
+            lengths = np.zeros(len(tokens), np.int64)
+            lost = packer.lost
+            for row in range(len(tokens)):
+                lengths[row] = packer.fill(tokens[row], ids[row], mixture)
+                if not lengths[row]:
+                    break
+            rows = int((lengths > 0).sum())
+            if rows < len(tokens) and (config.last_batch == "drop" or not rows):
+                if not counts.batches:
+                    raise ValueError(
+                        f"the shards fill {rows} rows, fewer than one batch of {len(tokens)}; "
+                        "lower batch_size, raise epochs or set last_batch='pad'"
+                    )
+                return
+            placed = int(lengths.sum())
+            skipped = tuple(each.skipped for each in mixture.iterators)
+            counts = Counts(
+                counts.batches + 1,
+                counts.rows + rows,
+                counts.tokens + placed,
+                counts.lost + packer.lost - lost,
+                counts.padding + tokens.size - placed,
+                sum(skipped),
+            )
+            snapshot = Snapshot(
+                tuple(each.position for each in mixture.iterators),
+                tuple(mixture.tokens_read),
+                packer.held(),
+                packer.held_tokens(),
+                counts,
+                skipped,
+            )
+            yield self._batch(tokens, ids, lengths), snapshot
 
-    Every rank packs the same global batches, of `batch_size * world_size` rows, and takes its own
-    rows. So ranks always agree on their number, and a rank reads and tokenizes everything.
-    """
-    mixture = _mixture(sources, encode, config, library, shards_ahead, skips, snapshot)
-    packer = _packer(config, mixture, snapshot)
-    try:
-        yield from _pack(mixture, packer, config, share, snapshot)
-    finally:
-        for walk in mixture.walks:
-            walk.close()
+    def _batch(self, tokens: np.ndarray, ids: np.ndarray, lengths: np.ndarray) -> Batch:
+        """Cut out the rows of this rank; the target of a token is the next one."""
+        first = self.rank * self.config.batch_size
+        mine = slice(first, first + self.config.batch_size)
+        tokens, ids, lengths = tokens[mine], ids[mine], lengths[mine]
+        targets = tokens[:, 1:].copy()
+        targets[np.arange(1, tokens.shape[1]) >= lengths[:, None]] = self.config.ignore_id
+        inputs = np.ascontiguousarray(tokens[:, :-1])
+        return Batch(inputs, targets, np.ascontiguousarray(ids[:, :-1]), int((lengths > 0).sum()))
 
+    def _mixture(self, opener: Opener, snapshot: Snapshot) -> Mixture:
+        iterators = [
+            DocumentIterator(
+                number,
+                source.shards,
+                opener,
+                self.encode,
+                self.config,
+                self.lookahead,
+                self.skipped_rows,
+                snapshot.positions[number],
+                snapshot.skipped[number],
+            )
+            for number, source in enumerate(self.sources.values())
+        ]
+        weights = [source.weight for source in self.sources.values()]
+        return Mixture(iterators, weights, snapshot.tokens_read)
 
-def _pack(
-    mixture: Mixture, packer: Packer, config: StreamConfig, share: Share, snapshot: Snapshot
-) -> Iterator[tuple[Arrays, Snapshot]]:
-    shape = (config.batch_size * share.world_size, config.sequence_length + 1)
-    counts, skipped = snapshot.counts, sum(snapshot.skipped)
-    while True:
-        tokens = np.full(shape, config.pad_id, np.int32)
-        ids = np.zeros(shape, np.int32)
-        lengths = np.zeros(len(tokens), np.int64)
-        lost = packer.lost
-        for row in range(len(tokens)):
-            lengths[row] = packer.fill(tokens[row], ids[row], mixture)
-            if not lengths[row]:
-                break
-        rows = int((lengths > 0).sum())
-        if rows < len(tokens) and (config.last_batch == "drop" or not rows):
-            if not counts.batches:
-                raise ValueError(
-                    f"the shards fill {rows} rows, fewer than one batch of {len(tokens)}; lower "
-                    "batch_size, raise epochs or set last_batch='pad'"
-                )
-            return
-        placed = int(lengths.sum())
-        counts = advanced(
-            counts,
-            batches=1,
-            rows=rows,
-            tokens=placed,
-            lost=packer.lost - lost,
-            padding=tokens.size - placed,
-            skipped=sum(walk.skipped for walk in mixture.walks) - skipped,
-        )
-        skipped = sum(walk.skipped for walk in mixture.walks)
-        snapshot = Snapshot(
-            tuple(walk.position for walk in mixture.walks),
-            tuple(mixture.given),
-            packer.held(),
-            packer.held_tokens(),
-            counts,
-            tuple(walk.skipped for walk in mixture.walks),
-        )
-        yield _arrays(tokens, ids, lengths, config, share), snapshot
-
-
-def _arrays(
-    tokens: np.ndarray, ids: np.ndarray, lengths: np.ndarray, config: StreamConfig, share: Share
-) -> Arrays:
-    """Cut out the rows of this rank; the target of a token is the next one."""
-    mine = slice(share.rank * config.batch_size, (share.rank + 1) * config.batch_size)
-    tokens, ids, lengths = tokens[mine], ids[mine], lengths[mine]
-    targets = tokens[:, 1:].copy()
-    targets[np.arange(1, tokens.shape[1]) >= lengths[:, None]] = config.ignore_id
-    inputs = np.ascontiguousarray(tokens[:, :-1])
-    return Arrays(inputs, targets, np.ascontiguousarray(ids[:, :-1]), int((lengths > 0).sum()))
-
-
-def _mixture(
-    sources: Mapping[str, Source],
-    encode: Encoder,
-    config: StreamConfig,
-    library: Library,
-    shards_ahead: int,
-    skips: Skips,
-    snapshot: Snapshot,
-) -> Mixture:
-    walks = [
-        Walk(
-            number,
-            source.shards,
-            library,
-            encode,
-            seed=config.seed,
-            shuffle=config.shuffle,
-            epochs=config.epochs,
-            ahead=shards_ahead,
-            position=position,
-            skipped=skipped,
-            skips=skips if config.on_error == "skip" else None,
-        )
-        for number, (source, position, skipped) in enumerate(
-            zip(sources.values(), snapshot.positions, snapshot.skipped, strict=True)
-        )
-    ]
-    return Mixture(walks, [source.weight for source in sources.values()], snapshot.given)
-
-
-def _packer(config: StreamConfig, mixture: Mixture, snapshot: Snapshot) -> Packer:
-    """Return the packer with what it held at the snapshot."""
-    capacity = config.sequence_length + 1
-    packer = make_packer(config.packing, capacity, config.oversize, config.buffer_size)
-    by_source: dict[int, list[Reference]] = {}
-    for reference in snapshot.held:
-        by_source.setdefault(reference.source, []).append(reference)
-    pieces: dict[Reference, Piece] = {}
-    for source, references in by_source.items():
-        read = mixture.walks[source].read_again(references)
-        pieces |= zip(references, read, strict=True)
-    packer.restore(pieces[reference] for reference in snapshot.held)
-    if packer.held_tokens() != snapshot.held_tokens:
-        raise StateError(
-            f"the {len(snapshot.held)} documents that the packer held have "
-            f"{packer.held_tokens():,} tokens and had {snapshot.held_tokens:,}: the tokenizer or "
-            "the shards have changed since the state was saved"
-        )
-    return packer
+    def _packer(self, mixture: Mixture, snapshot: Snapshot) -> Packer:
+        """Return the packer with the pieces that it held at the snapshot."""
+        config = self.config
+        packers = {
+            "best_fit": BestFit(config.sequence_length + 1, config.oversize, config.buffer_size),
+            "flat": Flat(),
+            "pad": Pad(config.oversize),
+        }
+        packer = packers[config.packing]
+        pieces: dict[Reference, Piece] = {}
+        for number, iterator in enumerate(mixture.iterators):
+            references = [each for each in snapshot.held if each.source == number]
+            pieces |= zip(references, iterator.reread(references), strict=True)
+        packer.restore(pieces[reference] for reference in snapshot.held)
+        if packer.held_tokens() != snapshot.held_tokens:
+            raise StateError(
+                f"the {len(snapshot.held)} buffered documents have {packer.held_tokens():,} tokens "
+                f"instead of {snapshot.held_tokens:,}: the tokenizer or the shards have changed "
+                "since the state was saved"
+            )
+        return packer

@@ -1,70 +1,110 @@
 """The command line: make, fetch, verify and stats.
 
-Results go to standard output, progress to standard error: bars on a terminal, lines elsewhere.
+Results go to standard output, progress to standard error: a bar on a terminal, lines elsewhere.
 """
 
-import re
+import json
+import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Any, NoReturn
 
 import click
 
-from mlx_shards._exits import run
-
-OnError = Literal["raise", "skip"]
-
-_NUMBERS = "Numbers of the shards of a template: 0-7, or 0,3,6542."
-_MOST_NUMBERS = 1_000_000
-_WHERE = (
-    "SOURCE is a folder or pattern of local files, a manifest (.json, also by URL), a URL with {} "
-    "or {:05d} and --numbers, or hf:owner/name[:pattern]."
+from mlx_shards.cache import Cache
+from mlx_shards.datasets import (
+    check_output,
+    check_remote,
+    count_shard,
+    fetch_all,
+    find_problem,
+    read_documents,
+    shards_to_verify,
+    write_shards,
 )
+from mlx_shards.documents import Order
+from mlx_shards.download import Http
+from mlx_shards.reading import OnError
+from mlx_shards.shard import ShardError, parse_bytes
+from mlx_shards.sources import find_shards, hub_headers, local_shards, parse_numbers
+
+_PRINT_EVERY = 10.0  # seconds between lines of progress
+_PRINTED_ERRORS = 10  # skipped rows
 
 
-class Numbers(click.ParamType):
-    """`0-7` or `0,3,6542` as a list of integers."""
+class Parsed(click.ParamType):
+    """A value that `parse` reads; its `ValueError` is a usage error."""
 
-    name = "numbers"
+    def __init__(self, name: str, parse: Callable[[str], Any]):
+        self.name = name
+        self._parse = parse
 
-    def convert(
-        self, value: str, param: click.Parameter | None, ctx: click.Context | None
-    ) -> list[int]:
-        """Return the numbers; fail with a usage error."""
-        spans: list[range] = []
-        for part in value.split(","):
-            match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
-            first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
-            if last < first:
-                self.fail(f"{value!r} is not like 0-7 or 0,3,6542", param, ctx)
-            spans.append(range(first, last + 1))
-        if (count := sum(map(len, spans))) > _MOST_NUMBERS:
-            self.fail(f"{value!r} are {count:,} numbers, over {_MOST_NUMBERS:,}", param, ctx)
-        return [number for span in spans for number in span]
-
-
-class Size(click.ParamType):
-    """`500MB` or `20GB` as a number."""
-
-    name = "size"
-
-    def convert(
-        self, value: str | int, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
-        """Return the number; fail with a usage error."""
-        from mlx_shards.shard import parse_bytes
-
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the parsed value."""
         try:
-            return parse_bytes(value)
+            return self._parse(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
 
+class Progress:
+    """Counts what is done of `total` units (None: unknown); use it in a `with` block."""
+
+    def __init__(self, unit: str, total: int | None = None):
+        self._unit = unit
+        self._total = total
+        self._done = self.skipped = 0
+        self._printed_at = time.monotonic()
+        self._bar = None
+        if sys.stderr.isatty():
+            from rich.console import Console  # slow to import
+            from rich.progress import Progress as Bar
+
+            self._bar = Bar(console=Console(stderr=True))
+            self._task = self._bar.add_task(unit, total=total)
+
+    def __enter__(self) -> "Progress":
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def advance(self, count: int) -> None:
+        """Add to the units that are done."""
+        self._done += count
+        if self._bar:
+            self._bar.update(self._task, advance=count)
+        elif self._done == self._total or time.monotonic() - self._printed_at > _PRINT_EVERY:
+            self._printed_at = time.monotonic()
+            total = f" of {self._total:,}" if self._total is not None else ""
+            _print_error(f"{self._done:,}{total} {self._unit}{_count_skipped(self.skipped)}")
+
+    def skip(self, error: Exception) -> None:
+        """Count a row as skipped, and print the first ones."""
+        self.skipped += 1
+        if self.skipped <= _PRINTED_ERRORS:
+            _print_error(f"skipped {error}")
+        if self._bar:
+            self._bar.update(self._task, description=self._unit + _count_skipped(self.skipped))
+
+
+def _count_skipped(count: int) -> str:
+    return f", {count:,} row{'' if count == 1 else 's'} skipped" if count else ""
+
+
+def _print_error(line: str) -> None:
+    with suppress(OSError):  # standard error may be closed
+        click.echo(line, err=True)
+
+
 @contextmanager
-def _usage() -> Iterator[None]:
-    """Call wrong arguments wrong usage."""
+def _usage_errors() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
@@ -76,7 +116,7 @@ _column = click.option(
 )
 _on_error = click.option(
     "--on-error", type=click.Choice(["raise", "skip"]), default="raise", show_default=True,
-    help="End at a row that cannot be used, or leave it out and count it.",
+    help="Stop at a row that cannot be used, or skip and count it.",
 )  # fmt: skip
 
 
@@ -86,18 +126,18 @@ _on_error = click.option(
 )
 @click.version_option(package_name="mlx-shards")
 def cli() -> None:
-    """Pretraining data in shards: make them, fetch them, check them, count them."""
+    """Make, fetch, verify and count shards of pretraining data."""
 
 
 @cli.command()
 @click.argument("source", nargs=-1, required=True)
 @click.option("--output", "-o", required=True, type=click.Path(path_type=Path, file_okay=False))
 @_column
-@click.option("--shard-chars", type=Size(), default="250M", show_default=True,
+@click.option("--shard-chars", type=Parsed("size", parse_bytes), default="250M", show_default=True,
               help="Characters a shard.")  # fmt: skip
 @click.option("--group", default=1024, show_default=True, type=click.IntRange(1),
               help="Documents a row group.")  # fmt: skip
-@click.option("--shuffle-seed", type=click.IntRange(0), help="Shuffle the documents; in memory.")
+@click.option("--shuffle-seed", type=click.IntRange(0), help="Shuffle the documents in memory.")
 @_on_error
 def make(
     source: tuple[str, ...],
@@ -108,80 +148,73 @@ def make(
     shuffle_seed: int | None,
     on_error: OnError,
 ) -> None:
-    """Write parquet shards, as nanochat reads them, from local parquet or JSON lines files."""
-    from mlx_shards.display import Progress, skipped_rows
-    from mlx_shards.order import Order
-    from mlx_shards.sources import local_shards
-    from mlx_shards.writing import check_output, read_documents, write_shards
-
-    with _usage():
-        shards = [shard for each in source for shard in local_shards(each)]
+    """Write parquet shards in nanochat's layout from local parquet or JSON lines files."""
+    with _usage_errors():
+        inputs = [shard for each in source for shard in local_shards(each)]
         check_output(output)
     with Progress("documents") as progress:
-        documents = read_documents(shards, column, on_error, progress.skip)
+        documents = read_documents(inputs, column, on_error, progress.skip)
         if shuffle_seed is not None:
             held = list(documents)
             order = Order(shuffle_seed, 0, 0, shuffle=True).shards(len(held))
             documents = (held[i] for i in order)
-        made = write_shards(documents, output, shard_chars, group, progress.advance)
-    rows = sum(shard.rows or 0 for shard in made)
-    size = sum(shard.size or 0 for shard in made)
-    also = skipped_rows(progress.skipped)
+        shards = write_shards(documents, output, shard_chars, group, progress.advance)
+    rows = sum(shard.rows or 0 for shard in shards)
+    size = sum(shard.size or 0 for shard in shards)
     click.echo(
-        f"{output}: {len(made)} shards, {rows:,} documents{also}, {size:,} bytes, manifest.json"
+        f"{output}: {len(shards)} shards, {rows:,} documents{_count_skipped(progress.skipped)}, "
+        f"{size:,} bytes, manifest.json"
     )
 
 
-@cli.command(help=f"Download shards into a folder; those that are there are kept.\n\n{_WHERE}")
+@cli.command()
 @click.argument("source")
 @click.option("--to", "folder", required=True, type=click.Path(path_type=Path, file_okay=False))
-@click.option("--numbers", type=Numbers(), help=_NUMBERS)
-@click.option("--max-bytes", type=Size(), default="1000TB",
-              help="Refuse to hold more, such as 20GB.")  # fmt: skip
+@click.option("--numbers", type=Parsed("numbers", parse_numbers),
+              help="Shard numbers for the URL: 0-7, or 0,3,6542.")  # fmt: skip
+@click.option("--max-bytes", type=Parsed("size", parse_bytes), default="1000TB",
+              help="Fail instead of storing more, such as 20GB.")  # fmt: skip
 @click.option("--parallel", default=4, show_default=True, type=click.IntRange(1, 32))
 def fetch(
     source: str, folder: Path, numbers: list[int] | None, max_bytes: int, parallel: int
 ) -> None:
-    """Download the shards."""
-    from mlx_shards.cache import Cache
-    from mlx_shards.display import Progress
-    from mlx_shards.download import Http
-    from mlx_shards.fetching import check_remote, fetch_all
-    from mlx_shards.sources import find_shards, hub_headers
+    """Download shards into a folder; those already there are kept.
 
-    with _usage():
+    SOURCE is a manifest (.json, also by URL), a URL with {} or {:05d} and --numbers, the URL of one
+    shard, or hf:owner/name[:pattern].
+    """
+    with _usage_errors():
         shards = find_shards(source, numbers)
         check_remote(shards)
     headers = hub_headers() if source.startswith("hf:") else {}
-    # All shards are to stay, so that no room will come by waiting.
+    # All shards are to stay, so that waiting makes no room.
     cache = Cache(folder, max_bytes, http=Http(headers=headers), room_timeout=0)
     with Progress("shards", len(shards)) as progress:
         paths = fetch_all(cache, shards, parallel, progress.advance)
     stats = cache.stats
     moved = sorted(str(p) for p in set(paths) - {folder / shard.name for shard in shards})
-    taken = f"; {len(moved)} under other names, as theirs are taken: {moved[0]}" if moved else ""
+    renamed = f"; {len(moved)} stored under other names, such as {moved[0]}" if moved else ""
     click.echo(
         f"{folder}: {len(shards)} shards, {stats.downloads} downloaded, "
-        f"{stats.bytes_received:,} bytes received{taken}"
+        f"{stats.bytes_received:,} bytes received{renamed}"
     )
 
 
-@cli.command(help="Check shards: size and SHA-256 where known, and that they can be read.\n\n"
-                  "SOURCE is a folder or a manifest beside its shards.")  # fmt: skip
+@cli.command()
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
 @_column
-@click.option("--quick", is_flag=True, help="Read no documents, only what the file says of them.")
+@click.option("--quick", is_flag=True, help="Read only the metadata of files, no documents.")
 def verify(source: Path, column: str, quick: bool) -> None:
-    """Check the shards; exit with 1 where one is bad."""
-    from mlx_shards.display import Progress
-    from mlx_shards.fetching import problem_with, shards_to_verify
+    """Check that shards can be read, and their size and SHA-256 where known.
 
-    with _usage():
+    SOURCE is a folder, or a manifest beside its shards.
+    """
+    with _usage_errors():
         shards = shards_to_verify(source)
     bad = []
     with Progress("shards", len(shards)) as progress:
         for shard in shards:
-            if problem := problem_with(shard, column, quick):
+            if problem := find_problem(shard, column, quick):
                 bad.append(f"{shard.name}: {problem}")
             progress.advance(1)
     for line in bad:
@@ -192,20 +225,14 @@ def verify(source: Path, column: str, quick: bool) -> None:
     click.echo(f"{len(shards)} shards are good, {known} of them by SHA-256")
 
 
-@cli.command(help="Count the documents of local shards, and their characters or tokens.")
+@cli.command()
 @click.argument("source", type=click.Path(path_type=Path))
 @_column
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @_on_error
 def stats(source: Path, column: str, as_json: bool, on_error: OnError) -> None:
-    """Count what is in the shards."""
-    import json
-
-    from mlx_shards.display import Progress, skipped_rows
-    from mlx_shards.fetching import count_shard
-    from mlx_shards.sources import local_shards
-
-    with _usage():
+    """Count the documents of local shards, and their characters or tokens."""
+    with _usage_errors():
         shards = local_shards(source)
     lines = []
     with Progress("shards", len(shards)) as progress:
@@ -225,29 +252,50 @@ def stats(source: Path, column: str, as_json: bool, on_error: OnError) -> None:
         chosen = [line for line in lines if line["unit"] == unit]
         documents = sum(line["documents"] for line in chosen)
         units = sum(line["units"] for line in chosen)
-        also = skipped_rows(sum(line["skipped"] for line in chosen))
+        skipped = _count_skipped(sum(line["skipped"] for line in chosen))
         click.echo(
-            f"{len(chosen)} shards, {documents:,} documents{also}, {units:,} {unit}, "
+            f"{len(chosen)} shards, {documents:,} documents{skipped}, {units:,} {unit}, "
             f"{units / max(documents, 1):,.0f} a document, "
             f"longest {max(line['longest'] for line in chosen):,}"
         )
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run the command line; exit 0 when done, 2 for wrong usage, 1 for a failure."""
+    """Exit with 0 for success, 2 for wrong usage, 1 for a failure, 128 + number for a signal."""
     given = sys.argv[1:] if arguments is None else arguments
-    run(cli, given, _in_words, "Interrupted. A download goes on where it was when repeated.")
+    try:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP
+                signal.signal(number, _interrupt)
+        sys.exit(cli.main([each for each in given if each != "--debug"], standalone_mode=False))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort) as error:
+        cause = error.__cause__ or error  # click raises Abort from KeyboardInterrupt
+        (number,) = cause.args or (signal.SIGINT,)
+        name = signal.Signals(number).name
+        _print_error(f"Interrupted ({name}). Repeat the command to resume a download.")
+        sys.exit(128 + number)
+    except BrokenPipeError:
+        sys.exit(1)
+    except Exception as error:
+        if "--debug" in given:
+            raise
+        _print_error(f"Error: {' '.join(_explain(error).split())}")
+        sys.exit(1)
 
 
-def _in_words(error: Exception) -> str:
-    from mlx_shards.errors import ShardError
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt(number)
 
-    text = str(error)
+
+def _explain(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
-    if not isinstance(error, ShardError | ValueError | OSError | ImportError):
-        text = f"{type(error).__name__}: {error} (this looks like a defect; --debug shows where)"
-    return text
+    if isinstance(error, ShardError | ValueError | OSError | ImportError):
+        return str(error)
+    return f"{type(error).__name__}: {error} (this looks like a defect; --debug shows where)"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One HTTP request with the standard library: redirects, proxies, and interruptible reads."""
+"""One HTTP request: redirects, proxies, interruptible reads, and the decoded body."""
 
 import base64
 import http.client
@@ -6,24 +6,30 @@ import re
 import socket
 import ssl
 import urllib.request
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from email.message import Message
 from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
-from mlx_shards.errors import DownloadError
-from mlx_shards.shard import without_password
-from mlx_shards.stop import Stop
+from mlx_shards.shard import DownloadError, strip_credentials
+from mlx_shards.sync import Stop
 
+PROXY_AUTHENTICATION = 407
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MOST_REDIRECTS = 5
-PROXY_LOGIN = 407
+_CHUNK = 1 << 20  # bytes
 _SECRET_HEADERS = ("authorization", "cookie")
 
 
-class Interrupted(Exception):
-    """The connection failed, stalled or ended early: trying again may help."""
+class TransientError(Exception):
+    """The connection failed, stalled or ended early, or the server was busy: a retry may help."""
+
+    def __init__(self, message: str, status: int | None = None, retry_after: float = 0.0):
+        super().__init__(message)
+        self.status = status
+        self.retry_after = retry_after  # seconds
 
 
 @dataclass(frozen=True)
@@ -37,21 +43,21 @@ class Response:
 
     @property
     def content_length(self) -> int | None:
-        """Length of this response's body, as it is sent, where the server says it."""
+        """The length of the body as it is sent, if the server states it."""
         length = self.headers.get("Content-Length", "")
         return int(length) if length.isdigit() else None
 
     @property
     def is_chunked(self) -> bool:
-        """Whether the body has an end of its own: one that is cut makes `read` fail."""
+        """Whether the body marks its own end, so that `read` fails on a truncated one."""
         return self.headers.get("Transfer-Encoding", "").strip().lower().endswith("chunked")
 
 
 @contextmanager
 def request(url: str, headers: Mapping[str, str], timeout: float, stop: Stop) -> Iterator[Response]:
-    """Open `url` with GET, following redirects; headers with secrets stay with the first host.
+    """Open `url` with GET and follow redirects; only the first host receives secret headers.
 
-    Raises `Interrupted` for what may pass, `DownloadError` for a URL or certificate that is wrong.
+    Raises `TransientError` where a retry may help, `DownloadError` for a wrong URL or certificate.
     `timeout` (seconds) bounds connecting, and each wait for more bytes.
     """
     parts = _split(url)
@@ -66,20 +72,20 @@ def request(url: str, headers: Mapping[str, str], timeout: float, stop: Stop) ->
         parts = _split(url)
         if _host(parts) != host:
             headers = {k: v for k, v in headers.items() if k.lower() not in _SECRET_HEADERS}
-        connection, target, for_proxy = _connection(parts, timeout)
-        shown = without_password(url)
+        connection, target, proxy_headers = _connection(parts, timeout)
+        shown = strip_credentials(url)
         with ExitStack() as closing:
             closing.callback(connection.close)
             with _network_errors(shown):
                 stop.check()
                 connection.connect()
-            # Kept apart: http.client forgets the socket when the response is to close it.
+            # http.client drops its reference to the socket where the response closes it.
             sock = connection.sock
             with stop.interrupting(lambda sock=sock: _shut_down(sock)):
                 with _network_errors(shown):
-                    connection.request("GET", target, headers={**headers, **for_proxy})
+                    connection.request("GET", target, headers={**headers, **proxy_headers})
                     response = connection.getresponse()
-                closing.callback(response.close)  # the connection forgets it, too
+                closing.callback(response.close)  # the connection may not know it
                 location = response.getheader("Location")
                 if response.status in _REDIRECTS and location:
                     url = urljoin(url, location)
@@ -87,12 +93,12 @@ def request(url: str, headers: Mapping[str, str], timeout: float, stop: Stop) ->
                 reader = _reader(shown, response, stop)
                 yield Response(shown, response.status, response.headers, reader)
                 return
-    raise DownloadError(f"{without_password(url)}: more than {_MOST_REDIRECTS} redirects")
+    raise DownloadError(f"{strip_credentials(url)}: more than {_MOST_REDIRECTS} redirects")
 
 
 def _split(url: str) -> SplitResult:
-    """Return the parts of a URL of a host; spaces and letters beyond ASCII become %XX."""
-    shown = without_password(url)
+    """Split a URL and check it; spaces and letters beyond ASCII become %XX."""
+    shown = strip_credentials(url)
     try:
         parts = urlsplit(quote(url, safe="%/:=&?~#+!$,;'@()*[]"))
         port = parts.port
@@ -109,7 +115,7 @@ def _host(parts: SplitResult) -> str:
 
 
 def _credentials(header: str, parts: SplitResult) -> dict[str, str]:
-    """Return the header with the user name and password of a URL, or none."""
+    """Return the header with the user name and password of a URL, or an empty dict."""
     if parts.username is None:
         return {}
     pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
@@ -119,10 +125,7 @@ def _credentials(header: str, parts: SplitResult) -> dict[str, str]:
 def _connection(
     parts: SplitResult, timeout: float
 ) -> tuple[http.client.HTTPConnection, str, dict[str, str]]:
-    """Return a connection to the host or to the proxy of the environment.
-
-    And what to ask of it, and the headers that only a proxy may see.
-    """
+    """Return a connection to the host or the proxy, the request target and the proxy's headers."""
     assert parts.hostname
     secure = parts.scheme == "https"
     kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
@@ -132,12 +135,12 @@ def _connection(
         return kind(parts.hostname, parts.port, timeout=timeout), target, {}
     via = _proxy(proxy, f"{parts.scheme}_proxy")
     assert via.hostname
-    login = _credentials("Proxy-Authorization", via)
+    proxy_headers = _credentials("Proxy-Authorization", via)
     connection = kind(via.hostname, via.port or 80, timeout=timeout)
-    if secure:  # only CONNECT is for the proxy: it cannot see what follows
-        connection.set_tunnel(parts.hostname, parts.port, login)
+    if secure:  # the proxy sees CONNECT only, and nothing that follows
+        connection.set_tunnel(parts.hostname, parts.port, proxy_headers)
         return connection, target, {}
-    return connection, f"{parts.scheme}://{_host(parts)}{target}", login
+    return connection, f"{parts.scheme}://{_host(parts)}{target}", proxy_headers
 
 
 def _proxy(proxy: str, variable: str) -> SplitResult:
@@ -149,7 +152,7 @@ def _proxy(proxy: str, variable: str) -> SplitResult:
     except ValueError:
         pass
     raise DownloadError(
-        f"{variable} is {without_password(proxy)!r}: expected http://host:port or "
+        f"{variable} is {strip_credentials(proxy)!r}: expected http://host:port or "
         "http://user:password@host:port"
     )
 
@@ -158,7 +161,7 @@ def _reader(url: str, response: http.client.HTTPResponse, stop: Stop) -> Callabl
     def read(count: int) -> bytes:
         with _network_errors(url):
             data = response.read1(count)
-        stop.check()  # a socket shut down by it reads like the end of the body
+        stop.check()  # a socket that `stop` shut down reads like the end of the body
         return data
 
     return read
@@ -166,30 +169,87 @@ def _reader(url: str, response: http.client.HTTPResponse, stop: Stop) -> Callabl
 
 @contextmanager
 def _network_errors(url: str) -> Iterator[None]:
-    """Tell what may pass from what will not."""
+    """Turn errors of the network into `TransientError`, and permanent ones into `DownloadError`."""
     try:
         yield
     except ssl.SSLCertVerificationError as error:
         raise DownloadError(f"{url}: {error.verify_message or error}") from error
     except TimeoutError as error:
-        raise Interrupted("nothing received in time") from error
+        raise TransientError("nothing received in time") from error
     except http.client.InvalidURL as error:
         raise DownloadError(f"{url}: {error}") from error
     except (OSError, http.client.HTTPException, ValueError) as error:
-        # The words of http.client: there is no class for it.
+        # http.client has no class for this, only a message.
         if refusal := re.fullmatch(r"Tunnel connection failed: (4\d\d).*", str(error)):
             status = int(refusal[1])
             raise DownloadError(f"{url}: {proxy_refusal(status)}", status) from error
-        raise Interrupted(f"{type(error).__name__}: {error}") from error
+        raise TransientError(f"{type(error).__name__}: {error}") from error
 
 
 def proxy_refusal(status: int) -> str:
-    """Return what to do about a proxy that does not let a request pass."""
+    """Return the message for a request that the proxy refused."""
     hint = "; it needs http_proxy=http://user:password@host:port (https_proxy for https URLs)"
-    return f"the proxy answered with status {status}{hint if status == PROXY_LOGIN else ''}"
+    return (
+        f"the proxy answered with status {status}{hint if status == PROXY_AUTHENTICATION else ''}"
+    )
 
 
 def _shut_down(sock: socket.socket) -> None:
-    """Wake a thread that reads from the socket. Not SSLSocket's own method: it is not for that."""
+    """Wake a thread that reads from the socket; `SSLSocket.shutdown` would end TLS too."""
     with suppress(OSError):
         socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+def content_encoding(response: Response, url: str) -> str | None:
+    """Return `gzip` or `deflate` if the server compressed the file for transport, or None.
+
+    A file.gz sent with `Content-Encoding: gzip` is the file itself. Raises `DownloadError` for
+    another encoding: none was requested.
+    """
+    encoding = response.headers.get("Content-Encoding", "").strip().lower().removeprefix("x-")
+    paths = (urlsplit(each).path for each in (url, response.url))
+    is_gzip_file = any(path.endswith((".gz", ".gzip", ".tgz")) for path in paths)
+    if encoding in ("", "identity") or (encoding == "gzip" and is_gzip_file):
+        return None
+    if encoding not in ("gzip", "deflate"):
+        raise DownloadError(
+            f"{response.url}: the server sends Content-Encoding: {encoding}, which was not "
+            "requested and cannot be decoded here"
+        )
+    return encoding
+
+
+def read_body(response: Response, encoding: str | None) -> Iterator[bytes]:
+    """Yield the decoded body; raise `TransientError` if it is shorter than its headers state."""
+    received = 0
+
+    def read_chunks() -> Iterator[bytes]:
+        nonlocal received
+        while data := response.read(_CHUNK):
+            received += len(data)
+            yield data
+
+    yield from read_chunks() if encoding is None else _decode(response.url, read_chunks())
+    if response.content_length not in (None, received):
+        raise TransientError(
+            f"the body ended after {received:,} of {response.content_length:,} bytes"
+        )
+
+
+def _decode(url: str, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Decompress gzip or deflate, yielding at most `_CHUNK` bytes at once."""
+    decoder = None
+    for data in chunks:
+        has_more = False  # output that did not fit into `_CHUNK` bytes
+        while data or has_more:
+            if decoder is None or decoder.eof:  # gzip may have several members
+                decoder = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+            try:
+                decoded = decoder.decompress(data, _CHUNK)
+            except zlib.error as error:
+                raise DownloadError(f"{url}: the body is not gzip: {error}") from error
+            data = decoder.unused_data if decoder.eof else decoder.unconsumed_tail
+            has_more = len(decoded) == _CHUNK and not decoder.eof
+            yield decoded
+    if decoder is not None and not decoder.eof:
+        raise TransientError("the compressed body ended early")

@@ -1,25 +1,26 @@
-"""Documents into rows of one length.
+"""Pack documents into rows of one length.
 
-`BestFit` is nanochat's rule: into the room that is left goes the largest buffered document that
-fits; where none fits, the shortest one is cropped and its rest lost. Rows have no padding, and
-begin with a BOS token. nanochat scans all buffered documents for each one placed; here they are
-indexed by length, with equal results (ties go to the document that came first).
-`Flat` cuts the concatenated documents, and loses nothing. `Pad` gives each document its own row.
+`BestFit` is nanochat's rule: the largest buffered document that fits goes into the room left in a
+row; if none fits, the shortest is cropped and its rest lost. Rows have no padding, and begin with a
+BOS token. nanochat scans all buffered documents for each placement; here they are indexed by
+length, with equal results (ties go to the document that came first).
+`Flat` cuts the concatenated documents and loses nothing. `Pad` gives each document its own row.
 """
 
 from bisect import bisect_right, insort
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
-from mlx_shards._suggest import did_you_mean
+# A buffer of so many tokens is full: nanochat's thousand documents have a third of this.
+BUFFER_TOKENS = 2**22
 
 
 class Reference(NamedTuple):
-    """Where the tokens of a piece come from: enough to read them again.
+    """Where to read the tokens of a piece again.
 
     `source`, `shard` and `document` are indices; `start` is the first token of the piece.
     """
@@ -37,60 +38,59 @@ class Piece(NamedTuple):
     tokens: np.ndarray  # (length,) int32
 
     def rest(self, used: int) -> "Piece":
-        """Return what follows the first `used` tokens."""
+        """Return the piece without its first `used` tokens."""
         reference = self.reference
         return Piece(reference._replace(start=reference.start + used), self.tokens[used:])
 
 
-class Packer(Protocol):
-    """Fills rows from documents, and can be rebuilt from references to what it holds.
+class Packer:
+    """Fills rows from documents, and buffers pieces between rows; here in a queue.
 
-    `lost` counts tokens that were cropped or dropped.
+    `lost` counts tokens that were cropped or dropped. References to the buffered pieces are enough
+    to restore a packer.
     """
 
-    lost: int
+    def __init__(self) -> None:
+        self.lost = 0
+        self._queue: deque[Piece] = deque()
 
     def fill(self, row: np.ndarray, ids: np.ndarray, documents: Iterator[Piece]) -> int:
         """Write tokens into `row` and document numbers from 1 into `ids`, both (capacity,).
 
-        Return how many tokens were written: fewer than the capacity only where padding follows,
-        and 0 at the end of the documents.
+        Return the number of tokens written: the capacity unless padding follows, and 0 at the end
+        of the documents.
         """
-        ...
+        raise NotImplementedError
 
     def held(self) -> tuple[Reference, ...]:
-        """Return references to the pieces taken and not yet placed, in order."""
-        ...
+        """Return references to the buffered pieces, in order."""
+        return tuple(piece.reference for piece in self._queue)
 
     def held_tokens(self) -> int:
-        """Return how many tokens these pieces have."""
-        ...
+        """Return the number of tokens in the buffered pieces."""
+        return sum(len(piece.tokens) for piece in self._queue)
 
     def restore(self, pieces: Iterable[Piece]) -> None:
-        """Hold these pieces, those of an earlier `held()` read again."""
-        ...
+        """Buffer the pieces of an earlier `held()`, read again."""
+        self._queue.extend(pieces)
 
 
-# Documents of more tokens in all are not buffered: nanochat's thousand have a third of this.
-BUFFER_TOKENS = 2**22
-
-
-class BestFit:
+class BestFit(Packer):
     """nanochat's rule with a buffer of at least `buffer_size` documents, refilled 128 at a time.
 
-    A buffer of `BUFFER_TOKENS` tokens is full with fewer documents, too. Documents longer than a
-    row: `crop` leaves them whole, as nanochat does, to be cropped when nothing shorter is left;
-    `split` cuts them in pieces of a row's length, and what a row has no room for begins a later
-    one, so that nothing is lost; `drop` leaves them out.
+    A buffer of `BUFFER_TOKENS` tokens is full with fewer documents. `oversize` treats documents
+    longer than a row: `crop` keeps them whole, as nanochat does, and crops them when nothing
+    shorter is left; `split` cuts them to the length of a row, and the rest of a cropped piece
+    begins a later row, so that nothing is lost; `drop` skips them.
     """
 
     def __init__(self, capacity: int, oversize: str = "crop", buffer_size: int = 1000):
-        self.lost = 0
+        super().__init__()
         self._capacity = capacity
         self._oversize = oversize
         self._buffer_size = buffer_size
         self._refill = 128  # nanochat's
-        self._lengths: list[int] = []  # sorted, each once
+        self._lengths: list[int] = []  # sorted, unique
         self._by_length: dict[int, deque[tuple[int, Piece]]] = {}
         self._references: dict[int, Reference] = {}  # by the number of arrival
         self._arrivals = 0
@@ -106,7 +106,7 @@ class BestFit:
                 break
             room = len(row) - used
             fitting = bisect_right(self._lengths, room)
-            # The longest that fits, or else the shortest of all, cropped.
+            # The longest that fits, or the shortest of all, cropped.
             piece = self._pop(self._lengths[max(fitting - 1, 0)])
             placed = piece.tokens[:room]
             if len(placed) < len(piece.tokens):
@@ -130,7 +130,7 @@ class BestFit:
         """See `Packer`."""
         for piece in pieces:
             split = self._oversize == "split"
-            # A piece ends where `_admit` cut it, also the rest of one.
+            # A piece ends where `_admit` cut it, even if it has lost its beginning.
             end = self._capacity - piece.reference.start % self._capacity if split else None
             self._add(Piece(piece.reference, piece.tokens[:end]))
 
@@ -180,81 +180,52 @@ class BestFit:
         return piece
 
 
-class Flat:
+class Flat(Packer):
     """The concatenated documents cut into rows; the last token of a row begins the next one.
 
     So every token but the very first is a target exactly once, and nothing is lost.
     """
 
-    def __init__(self) -> None:
-        self.lost = 0
-        self._held: deque[Piece] = deque()
-
     def fill(self, row: np.ndarray, ids: np.ndarray, documents: Iterator[Piece]) -> int:
         """See `Packer`."""
         used = count = 0
         while used < len(row):
-            piece = self._held.popleft() if self._held else next(documents, None)
+            piece = self._queue.popleft() if self._queue else next(documents, None)
             if piece is None:
                 break
             placed = piece.tokens[: len(row) - used]
             count += 1
             used = _put(placed, row, ids, used, count)
-            if used == len(row):  # at least one token to go on with
-                self._held.append(piece.rest(len(placed) - 1))
-        # One token alone is the last target of the row before: nothing is left to predict.
+            if used == len(row):  # its last token is the first input of the next row
+                self._queue.append(piece.rest(len(placed) - 1))
+        # A single token is the last target of the row before: nothing is left to predict.
         return 0 if used == 1 else used
 
-    def held(self) -> tuple[Reference, ...]:
-        """See `Packer`."""
-        return tuple(piece.reference for piece in self._held)
 
-    def held_tokens(self) -> int:
-        """See `Packer`."""
-        return sum(len(piece.tokens) for piece in self._held)
-
-    def restore(self, pieces: Iterable[Piece]) -> None:
-        """See `Packer`."""
-        self._held.extend(pieces)
-
-
-class Pad:
+class Pad(Packer):
     """One document a row, the rest of the row padding.
 
-    Documents longer than a row: `crop` loses their rest, `split` goes on with it in the next row,
-    `drop` leaves them out.
+    `oversize` treats documents longer than a row: `crop` loses the rest, `split` continues in the
+    next row, `drop` skips them.
     """
 
     def __init__(self, oversize: str = "crop"):
-        self.lost = 0
+        super().__init__()
         self._oversize = oversize
-        self._held: deque[Piece] = deque()
 
     def fill(self, row: np.ndarray, ids: np.ndarray, documents: Iterator[Piece]) -> int:
         """See `Packer`."""
-        piece = self._held.popleft() if self._held else self._next(documents, len(row))
+        piece = self._queue.popleft() if self._queue else self._next(documents, len(row))
         if piece is None:
             return 0
         placed = piece.tokens[: len(row)]
         _put(placed, row, ids, 0, 1)
         if len(placed) < len(piece.tokens):
             if self._oversize == "split":
-                self._held.append(piece.rest(len(placed)))
+                self._queue.append(piece.rest(len(placed)))
             else:
                 self.lost += len(piece.tokens) - len(placed)
         return len(placed)
-
-    def held(self) -> tuple[Reference, ...]:
-        """See `Packer`."""
-        return tuple(piece.reference for piece in self._held)
-
-    def held_tokens(self) -> int:
-        """See `Packer`."""
-        return sum(len(piece.tokens) for piece in self._held)
-
-    def restore(self, pieces: Iterable[Piece]) -> None:
-        """See `Packer`."""
-        self._held.extend(pieces)
 
     def _next(self, documents: Iterator[Piece], capacity: int) -> Piece | None:
         for piece in documents:
@@ -265,21 +236,9 @@ class Pad:
 
 
 def _put(tokens: np.ndarray, row: np.ndarray, ids: np.ndarray, start: int, number: int) -> int:
-    """Write a document into a row from `start` on; return where it ends."""
+    """Write a document into a row from `start` on; return its end."""
     end = start + len(tokens)
-    # Not an assignment, which makes other numbers of 64-bit ids that do not fit.
+    # Not an assignment, which would silently change 64-bit ids that do not fit.
     np.copyto(row[start:end], tokens, casting="safe")
     ids[start:end] = number
     return end
-
-
-def make_packer(packing: str, capacity: int, oversize: str, buffer_size: int) -> Packer:
-    """Return the packer called `best_fit`, `flat` or `pad`, for rows of `capacity` tokens."""
-    packers = {
-        "best_fit": lambda: BestFit(capacity, oversize, buffer_size),
-        "flat": Flat,
-        "pad": lambda: Pad(oversize),
-    }
-    if packing not in packers:
-        raise ValueError(f"packing {packing!r} is unknown{did_you_mean(packing, packers)}")
-    return packers[packing]()

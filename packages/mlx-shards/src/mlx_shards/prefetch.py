@@ -1,29 +1,27 @@
-"""Work ahead in bounded threads: batches in one, downloads of shards in others."""
+"""Prefetching in background threads: one makes batches, others download shards."""
 
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Generic, TypeVar
+from typing import TypeVar
 
-from mlx_shards.cache import Cache
-from mlx_shards.errors import DiskFull
-from mlx_shards.lease import Lease
-from mlx_shards.shard import Shard
-from mlx_shards.stop import Stop, Stopped
+from mlx_shards.shard import DiskFull, Shard
+from mlx_shards.sync import Lease, Stop, Stopped
 
 T = TypeVar("T")
+StartDownload = Callable[[Stop], Lease | None]
 
-_RETRY = 0.1  # seconds between looks for room in the cache
+_RETRY = 0.1  # seconds between checks for room in the cache
 
 
-class Ahead(Generic[T]):
-    """The items of an iterator, made by a thread that is at most `depth` items ahead.
+class BackgroundIterator(Iterator[T]):
+    """The items of an iterator, made by a thread at most `depth` items ahead.
 
-    An error of the iterator is raised where its item would have come. `make(stop)` is called, and
-    its iterator closed, inside the thread.
+    An error of the iterator is raised in place of its item. The thread calls `make` and closes that
+    iterator.
     """
 
-    def __init__(self, make: Callable[[Stop], Iterator[T]], depth: int, stop: Stop):
+    def __init__(self, make: Callable[[], Iterator[T]], depth: int, stop: Stop):
         self._depth = depth
         self._stop = stop
         self._ready: deque[T] = deque()
@@ -34,9 +32,6 @@ class Ahead(Generic[T]):
             target=self._work, args=(make,), name="mlx-shards-batches", daemon=True
         )
         self._thread.start()
-
-    def __iter__(self) -> Iterator[T]:
-        return self
 
     def __next__(self) -> T:
         with self._changed:
@@ -51,15 +46,15 @@ class Ahead(Generic[T]):
         raise StopIteration
 
     def close(self) -> None:
-        """End the thread and wait for its end."""
+        """Stop the thread and join it."""
         self._stop.set()
         with self._changed:
             self._changed.notify_all()
         self._thread.join()
 
-    def _work(self, make: Callable[[Stop], Iterator[T]]) -> None:
+    def _work(self, make: Callable[[], Iterator[T]]) -> None:
         try:
-            for item in make(self._stop):
+            for item in make():
                 with self._changed:
                     self._ready.append(item)
                     self._changed.notify_all()
@@ -76,17 +71,19 @@ class Ahead(Generic[T]):
                 self._changed.notify_all()
 
 
-class ShardsAhead:
-    """Threads that download the shards named by `expect` while there is room in the cache."""
+class ShardPrefetcher:
+    """Threads that download upcoming shards while the cache has room; see `Cache.claim_ahead`."""
 
-    def __init__(self, cache: Cache, threads: int, stop: Stop):
-        self._cache = cache
+    def __init__(
+        self, claim_ahead: Callable[[Shard], StartDownload | None], threads: int, stop: Stop
+    ):
+        self._claim_ahead = claim_ahead
         self._stop = stop
-        self._current: dict[int, str] = {}  # addresses, as are the keys below
-        self._coming: dict[int, list[Shard]] = {}
-        self._leases: dict[str, Lease] = {}
-        self._busy: set[str] = set()
-        self._errors: dict[str, Exception] = {}
+        self._current: dict[int, str] = {}  # address, by source
+        self._upcoming: dict[int, list[Shard]] = {}  # by source
+        self._leases: dict[str, Lease] = {}  # by address
+        self._busy: set[str] = set()  # addresses
+        self._errors: dict[str, Exception] = {}  # by address
         self._changed = threading.Condition()
         self._threads = [
             threading.Thread(target=self._work, name=f"mlx-shards-fetch-{i}", daemon=True)
@@ -95,27 +92,27 @@ class ShardsAhead:
         for thread in self._threads:
             thread.start()
 
-    def expect(self, owner: int, current: Shard, coming: Sequence[Shard]) -> None:
-        """Set what a reader reads now, and what it will need next and should be fetched."""
+    def announce(self, source: int, current: Shard, upcoming: Sequence[Shard]) -> None:
+        """Set the shard that a source reads now, and those that it reads next."""
         with self._changed:
-            self._current[owner] = current.address
-            self._coming[owner] = list(coming)
+            self._current[source] = current.address
+            self._upcoming[source] = [each for each in upcoming if each.local_path is None]
             for address in [each for each in self._leases if not self._is_needed(each)]:
                 self._leases.pop(address).release()
             self._changed.notify_all()
 
-    def settle(self, shard: Shard) -> None:
-        """Wait while a thread downloads the shard; raise what went wrong with it, once."""
+    def wait_for(self, shard: Shard) -> None:
+        """Wait while a thread downloads the shard; raise the error of that download, once."""
         with self._changed:
             while shard.address in self._busy and not self._stop.is_set():
                 self._changed.wait()
             error = self._errors.pop(shard.address, None)
-            # A full disk may have room by now: the reader tries for itself.
+            # A full disk may have room by now: the reader tries again.
             if error and not isinstance(error, DiskFull):
                 raise error
 
     def close(self) -> None:
-        """End the threads; what they downloaded stays, and is no longer protected."""
+        """Stop the threads and release their leases."""
         self._stop.set()
         with self._changed:
             self._changed.notify_all()
@@ -132,41 +129,40 @@ class ShardsAhead:
                 if shard is None:
                     self._changed.wait()
                     continue
-                # Still inside the lock, so that room is taken in the order of need.
-                begin = self._claim(shard)
-                if begin is None:
+                # Still inside the lock, so that threads reserve room in the order of need.
+                download = self._claim(shard)
+                if download is None:
                     self._changed.wait(_RETRY)
                     continue
                 self._busy.add(shard.address)
-            self._fetch(shard, begin)
+            self._download(shard, download)
             with self._changed:
                 self._busy.discard(shard.address)
                 self._changed.notify_all()
 
     def _next(self) -> Shard | None:
         done = (self._leases, self._busy, self._errors)
-        # Round by round, so that each source gets its next shard before any gets its second.
-        for place in range(max(map(len, self._coming.values()), default=0)):
-            for coming in self._coming.values():
-                if place < len(coming) and not any(coming[place].address in each for each in done):
-                    return coming[place]
+        # Round robin: each source gets its next shard before any gets its second.
+        for index in range(max(map(len, self._upcoming.values()), default=0)):
+            for shards in self._upcoming.values():
+                if index < len(shards) and not any(shards[index].address in each for each in done):
+                    return shards[index]
         return None
 
     def _is_needed(self, address: str) -> bool:
-        if address in self._current.values():
-            return True
-        return any(address == shard.address for coming in self._coming.values() for shard in coming)
+        upcoming = (shard.address for shards in self._upcoming.values() for shard in shards)
+        return address in self._current.values() or address in upcoming
 
-    def _claim(self, shard: Shard) -> Callable[[Stop], Lease | None] | None:
+    def _claim(self, shard: Shard) -> StartDownload | None:
         try:
-            return self._cache.claim_ahead(shard)
+            return self._claim_ahead(shard)
         except Exception as error:
             self._errors[shard.address] = error
             return None
 
-    def _fetch(self, shard: Shard, begin: Callable[[Stop], Lease | None]) -> None:
+    def _download(self, shard: Shard, download: StartDownload) -> None:
         try:
-            lease = begin(self._stop)
+            lease = download(self._stop)
         except Stopped:
             return
         except Exception as error:  # the reader raises it when it comes to this shard
@@ -178,5 +174,5 @@ class ShardsAhead:
                 self._leases[shard.address] = lease
             elif lease:
                 lease.release()
-            else:  # it turned out larger than the room that was taken
+            else:  # the shard was larger than the reserved room
                 self._changed.wait(_RETRY)

@@ -2,34 +2,73 @@
 
 import json
 import os
+import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
-from mlx_shards import readers as readers  # registers the formats
-from mlx_shards._atomic import write_atomic
-from mlx_shards.disk import room_on_disk
 from mlx_shards.download import Http, fetch_json
-from mlx_shards.errors import DownloadError
 from mlx_shards.formats import known_suffixes
-from mlx_shards.shard import Shard, sha256_of, without_password
+from mlx_shards.shard import DownloadError, Shard, strip_credentials
 
 MANIFEST = "manifest.json"
+_MOST_NUMBERS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Source:
+    """One source of a mixture; `weight` is its share of the tokens, relative to the others."""
+
+    shards: Sequence[Shard]
+    weight: float = 1.0
+
+
+def as_sources(shards: Sequence[Shard] | Mapping[str, Source]) -> dict[str, Source]:
+    """Return sources by name; raises `ValueError` for none, empty ones and bad weights."""
+    sources = dict(shards) if isinstance(shards, Mapping) else {"shards": Source(shards)}
+    if not sources:
+        raise ValueError("no sources: a mixture needs at least one")
+    for name, source in sources.items():
+        if not source.shards:
+            raise ValueError(f"no shards in {name!r}: the list is empty")
+        address, count = Counter(shard.address for shard in source.shards).most_common(1)[0]
+        if count > 1:
+            raise ValueError(f"shard {address} occurs twice in {name!r}")
+        if not source.weight > 0:
+            raise ValueError(f"weight of {name!r} must be positive, got {source.weight}")
+    return sources
+
+
+def parse_numbers(text: str) -> list[int]:
+    """Return the shard numbers of `0-7` or `0,3,6542`, ranges inclusive.
+
+    Raises `ValueError` for another form, and for over a million numbers.
+    """
+    spans: list[range] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
+        if last < first:
+            raise ValueError(f"expected numbers such as 0-7 or 0,3,6542, got {text!r}")
+        spans.append(range(first, last + 1))
+    if (count := sum(map(len, spans))) > _MOST_NUMBERS:
+        raise ValueError(f"{text!r} are {count:,} numbers, over {_MOST_NUMBERS:,}")
+    return [number for span in spans for number in span]
 
 
 def local_shards(where: str | Path) -> list[Shard]:
-    """Return the shards of a folder, or those that match a pattern, sorted by name.
+    """Return the shards of a file, folder or pattern, sorted by name.
 
-    They are read where they are: no cache is involved, and nothing is ever deleted. Raises
-    `ValueError` where there is none.
+    They are read in place and never deleted. Raises `ValueError` if nothing matches.
     """
     where = Path(where).expanduser()
     base = where
     if where.is_dir():
-        ends = tuple(known_suffixes())
-        files = [path for path in where.iterdir() if path.name.lower().endswith(ends)]
+        suffixes = tuple(known_suffixes())
+        files = [path for path in where.iterdir() if path.name.lower().endswith(suffixes)]
     elif where.is_file():
         base, files = where.parent, [where]
     elif pattern := [part for part in where.parts if set("*?[") & set(part)]:
@@ -51,10 +90,10 @@ def _is_hidden(path: Path, base: Path) -> bool:
 
 
 def http_shards(template: str, numbers: Iterable[int]) -> list[Shard]:
-    """Return shards by a URL like `https://host/shard_{:05d}.parquet`, one for each number.
+    """Return one shard a number from a URL such as `https://host/shard_{:05d}.parquet`.
 
-    They are named by the end of the URL, or by as much of it as tells them apart:
-    `https://host/set/{}/data.parquet` gives `0/data.parquet`.
+    Their names are the shortest unique ends of the URLs: `https://host/set/{}/data.parquet` gives
+    `0/data.parquet`.
     """
     numbers = list(numbers)
     if not numbers:
@@ -74,17 +113,17 @@ def http_shards(template: str, numbers: Iterable[int]) -> list[Shard]:
 
 
 def _names(urls: Sequence[str]) -> list[str]:
-    """Return the ends of URLs as far as these are unique, and can be read by the end of them."""
+    """Return the shortest unique ends of URLs, with the suffix of a format last if possible."""
     split = [urlsplit(url) for url in urls]
-    paths = [unquote(each.path).strip("/").split("/") for each in split]
+    paths = [unquote(parts.path).strip("/").split("/") for parts in split]
     suffixes = tuple(known_suffixes())
     short = [path[-1] for path in paths]
-    queries = [each.query.split("&") for each in split]
+    queries = [parts.query.split("&") for parts in split]
     if len(urls) > 1:
         common = set.intersection(*map(set, queries))
         queries = [[pair for pair in query if pair not in common] for query in queries]
-    asked = [quote(unquote("&".join(query)), safe="&= ") for query in queries]
-    by_query = all(each.endswith(suffixes) for each in asked)
+    quoted = [quote(unquote("&".join(query)), safe="&= ") for query in queries]
+    by_query = all(query.endswith(suffixes) for query in quoted)
     if len(set(short)) == len(urls) and (short[0].endswith(suffixes) or not by_query):
         return short
     levels = enumerate(zip(*paths, strict=False))
@@ -92,16 +131,15 @@ def _names(urls: Sequence[str]) -> list[str]:
     long = ["/".join(path[shared:]) for path in paths]
     if len(set(long)) == len(urls) and not by_query:
         return long
-    if by_query:
-        return [f"{name}/{query}" for name, query in zip(short, asked, strict=True)]
-    return [f"{query}/{name}" for name, query in zip(short, asked, strict=True)]
+    pairs = zip(short, quoted, strict=True)
+    return [f"{name}/{query}" if by_query else f"{query}/{name}" for name, query in pairs]
 
 
 def manifest_shards(where: str | Path, http: Http | None = None) -> list[Shard]:
     """Return the shards of a manifest, a local file or a URL.
 
-    It is JSON: `{"shards": [{"name": ..., "size": ..., "sha256": ..., "rows": ...}]}` with an
-    optional `location`, relative to the manifest; without it the name is.
+    A manifest is JSON: `{"shards": [{"name": ..., "size": ..., "sha256": ..., "rows": ...}]}`. An
+    optional `location`, by default the name, is relative to the manifest.
     """
     text = str(where)
     if "://" in text:
@@ -113,7 +151,7 @@ def manifest_shards(where: str | Path, http: Http | None = None) -> list[Shard]:
             content = json.loads(path.read_text())
         except ValueError as error:
             raise ValueError(f"{where} is not JSON: {error}") from error
-    shown = without_password(text)
+    shown = strip_credentials(text)
     try:
         shards = [
             Shard(
@@ -134,19 +172,12 @@ def manifest_shards(where: str | Path, http: Http | None = None) -> list[Shard]:
     return shards
 
 
-def write_manifest(folder: str | Path, rows: Sequence[int | None] | None = None) -> list[Shard]:
-    """Write `manifest.json` for the shards of a folder, with sizes and hashes; return them."""
-    found = local_shards(folder)
-    entries = []
-    for shard, count in zip(found, rows or [None] * len(found), strict=True):
-        assert shard.local_path
-        entry = {"name": shard.name, "size": shard.size, "sha256": sha256_of(shard.local_path)}
-        entries.append(entry | ({} if count is None else {"rows": count}))
-    text = json.dumps({"shards": entries}, indent=1) + "\n"
-    path = Path(folder) / MANIFEST
-    with room_on_disk(path, "free some space"):
-        write_atomic(path, lambda temporary: temporary.write_text(text))
-    return manifest_shards(path)
+def _join(base: str, location: str) -> str:
+    if "://" in location:
+        return location
+    if "://" in base:
+        return urljoin(base, location)
+    return str(Path(base).parent / unquote(location))
 
 
 def hub_shards(
@@ -154,9 +185,9 @@ def hub_shards(
 ) -> list[Shard]:
     """Return the files of a Hugging Face data set that match `pattern`, with sizes and hashes.
 
-    The commit of `revision` is looked up once and kept in the URLs, so that later pushes change
-    nothing. `HF_ENDPOINT` and `HF_TOKEN` (or the token that `hf auth login` keeps) are honoured;
-    for a private data set pass the header to the cache too: `Http(headers=hub_headers())`.
+    The URLs contain the commit of `revision`, so that later pushes change nothing. `HF_ENDPOINT`
+    and `HF_TOKEN` (or the token that `hf auth login` stores) are honoured. The cache of a private
+    data set needs the token too: `Http(headers=hub_headers())`.
     """
     http = http or Http(headers=hub_headers())
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
@@ -164,7 +195,7 @@ def hub_shards(
     try:
         commit = fetch_json(f"{api}/revision/{quote(revision, safe='')}", http)[0]["sha"]
     except (KeyError, TypeError) as error:
-        raise DownloadError(f"{api}: not the answer of a hub: {error!r}") from error
+        raise DownloadError(f"{api}: unexpected answer of the hub: {error!r}") from error
     entries: list[dict] = []
     url: str | None = f"{api}/tree/{commit}?recursive=true"
     while url:
@@ -177,7 +208,7 @@ def hub_shards(
             entry["size"],
             entry.get("lfs", {}).get("oid"),
         )
-        for entry in sorted(entries, key=lambda each: each["path"])
+        for entry in sorted(entries, key=lambda entry: entry["path"])
         if entry["type"] == "file" and fnmatch(entry["path"], pattern)
     ]
     if not shards:
@@ -186,7 +217,7 @@ def hub_shards(
 
 
 def hub_headers() -> dict[str, str]:
-    """Return the header with the user's Hugging Face token, or none."""
+    """Return the header with the user's Hugging Face token, or an empty dict."""
     home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
     token = os.environ.get("HF_TOKEN")
     if not token and (home / "token").is_file():
@@ -195,10 +226,10 @@ def hub_headers() -> dict[str, str]:
 
 
 def find_shards(where: str | Path, numbers: Iterable[int] | None = None) -> list[Shard]:
-    """Return shards by what `where` looks like, as the command line does.
+    """Return the shards of any source, as the command line does.
 
-    `hf:owner/name[:pattern]`, a template with `{}` and `numbers`, a manifest (`.json`), a URL of
-    one shard, or a folder or pattern of local files.
+    `where` is `hf:owner/name[:pattern]`, a template with `{}` and `numbers`, a manifest (`.json`),
+    the URL of one shard, or a local file, folder or pattern.
     """
     text = str(where)
     if text.startswith("hf:"):
@@ -210,7 +241,7 @@ def find_shards(where: str | Path, numbers: Iterable[int] | None = None) -> list
         return manifest_shards(text)
     if text.startswith(("http://", "https://")):
         if "{" in text:
-            raise ValueError(f"{text}: say which numbers the template stands for")
+            raise ValueError(f"{text}: a URL template needs numbers, such as 0-7")
         return http_shards(text, [0])
     if "://" in text:
         raise ValueError(f"{text}: only http://, https://, hf: and local paths are known")
@@ -225,11 +256,3 @@ def split_last(shards: Sequence[Shard], count: int = 1) -> tuple[list[Shard], li
             "on; make smaller shards (mlx-shards make --shard-chars)"
         )
     return list(shards[:-count]), list(shards[-count:])
-
-
-def _join(base: str, location: str) -> str:
-    if "://" in location:
-        return location
-    if "://" in base:
-        return urljoin(base, location)
-    return str(Path(base).parent / unquote(location))

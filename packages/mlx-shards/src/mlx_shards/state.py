@@ -1,28 +1,76 @@
-"""The state of a stream: small JSON, exact to the token.
+"""The configuration of a stream, and its state as small JSON, exact to the token.
 
-The buffer of the packer is kept as references to documents, which are read and tokenized again.
+The state has references to the packer's documents, which are read and tokenized again.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields
 from itertools import groupby
+from typing import Literal, NamedTuple, get_args, get_origin
 
-from mlx_shards.config import StreamConfig
-from mlx_shards.errors import StateError
-from mlx_shards.mixing import Source
+from mlx_shards._suggest import did_you_mean
 from mlx_shards.packing import Reference
-from mlx_shards.shard import fingerprint
-from mlx_shards.walk import Position
+from mlx_shards.shard import StateError, fingerprint
+from mlx_shards.sources import Source
+from mlx_shards.tokens import MAX_ID
 
 FORMAT = 1
+# Fields of the configuration that may change between saving and loading a state.
+_CHANGEABLE = ("batch_size", "epochs", "last_batch", "on_error")
+
+
+@dataclass(frozen=True)
+class StreamConfig:
+    """Everything that decides which tokens a stream gives, and in which order.
+
+    Every batch has `batch_size` B rows (a rank) of `sequence_length` T tokens. `bos_id` begins each
+    document, and separates documents in token shards. `mlx_shards.packing` explains `packing`,
+    `oversize` (documents longer than T + 1) and the `buffer_size` of `best_fit`. Padding is
+    `pad_id`, with `ignore_id` as its target. `epochs=None` never ends; otherwise the last batch, if
+    short of rows, is dropped or padded. `column` holds the text; `token_dtype` is the dtype of .bin
+    shards without header. `on_error="skip"` skips and counts rows that hold no text, cannot be
+    tokenized or have ids beyond int32.
+    """
+
+    sequence_length: int
+    batch_size: int
+    bos_id: int | None = None
+    packing: Literal["best_fit", "flat", "pad"] = "best_fit"
+    oversize: Literal["crop", "split", "drop"] = "crop"
+    buffer_size: int = 1000
+    seed: int = 0
+    shuffle: bool = True
+    epochs: int | None = None
+    last_batch: Literal["drop", "pad"] = "drop"
+    pad_id: int = 0
+    ignore_id: int = -1
+    column: str = "text"
+    token_dtype: Literal["uint16", "uint32"] = "uint16"
+    on_error: Literal["raise", "skip"] = "raise"
+
+    def __post_init__(self) -> None:
+        for name in ("sequence_length", "batch_size", "buffer_size", "epochs"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}")
+        for name in ("bos_id", "pad_id", "ignore_id"):
+            value, lowest = getattr(self, name), -MAX_ID if name == "ignore_id" else 0
+            if value is not None and not lowest <= value <= MAX_ID:
+                raise ValueError(f"{name} must be in [{lowest}, {MAX_ID}], got {value}")
+        for field in fields(self):
+            value, valid = getattr(self, field.name), get_args(field.type)
+            if get_origin(field.type) is Literal and value not in valid:
+                raise ValueError(f"{field.name} {value!r} is unknown{did_you_mean(value, valid)}")
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What came out so far, on all ranks together.
+    """Totals of all ranks since the beginning.
 
     `tokens` were placed in rows, `lost` ones cropped or dropped, `padding` fills rows. `skipped`
-    counts documents that could not be used, in each epoch anew.
+    counts documents that could not be used, once an epoch.
     """
 
     batches: int = 0
@@ -34,17 +82,25 @@ class Counts:
 
     @property
     def waste(self) -> float:
-        """The share of the documents' tokens that was lost."""
+        """The fraction of the documents' tokens that was lost."""
         return self.lost / max(self.tokens + self.lost, 1)
+
+
+class Position(NamedTuple):
+    """The position of the next document: shards read of the epoch, documents read of the shard."""
+
+    epoch: int = 0
+    shard: int = 0
+    document: int = 0
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A stream between two batches."""
+    """The position of a stream between two batches."""
 
     positions: tuple[Position, ...]  # by source
-    given: tuple[int, ...]  # tokens taken, by source
-    held: tuple[Reference, ...] = ()  # by the packer
+    tokens_read: tuple[int, ...]  # by source
+    held: tuple[Reference, ...] = ()  # in the packer
     held_tokens: int = 0
     counts: Counts = Counts()
     skipped: tuple[int, ...] = ()  # documents, by source
@@ -56,21 +112,21 @@ def first_snapshot(sources: int) -> Snapshot:
 
 
 def to_json(snapshot: Snapshot, config: StreamConfig, sources: Mapping[str, Source]) -> dict:
-    """Return a snapshot as what JSON can hold."""
-    by_source = (snapshot.positions, snapshot.given, snapshot.skipped)
+    """Return a snapshot as JSON."""
+    by_source = (snapshot.positions, snapshot.tokens_read, snapshot.skipped)
     entries = zip(sources.items(), *by_source, strict=True)
     return {
         "format": FORMAT,
-        "config": config.fixed(),
+        "config": _fixed(config),
         "sources": {
             name: {
                 "shards": fingerprint(source.shards),
                 "weight": source.weight,
                 **position._asdict(),
-                "tokens": given,
+                "tokens": tokens,
                 "skipped": skipped,
             }
-            for (name, source), position, given, skipped in entries
+            for (name, source), position, tokens, skipped in entries
         },
         "held": _runs(snapshot.held),
         "held_tokens": snapshot.held_tokens,
@@ -79,11 +135,11 @@ def to_json(snapshot: Snapshot, config: StreamConfig, sources: Mapping[str, Sour
 
 
 def from_json(state: Mapping, config: StreamConfig, sources: Mapping[str, Source]) -> Snapshot:
-    """Return the snapshot of a state; raises `StateError` where it is that of another stream."""
+    """Return the snapshot of a state; raises `StateError` if it belongs to another stream."""
     try:
         if state["format"] != FORMAT:
             raise StateError(f"the state has format {state['format']}, expected {FORMAT}")
-        _compare("config", state["config"], config.fixed())
+        _compare("config", state["config"], _fixed(config))
         _compare("sources", dict.fromkeys(state["sources"]), dict.fromkeys(sources))
         entries = [state["sources"][name] for name in sources]
         for (name, source), entry in zip(sources.items(), entries, strict=True):
@@ -99,6 +155,11 @@ def from_json(state: Mapping, config: StreamConfig, sources: Mapping[str, Source
         )
     except (KeyError, TypeError, IndexError) as error:
         raise StateError(f"not the state of a stream: {error!r}") from error
+
+
+def _fixed(config: StreamConfig) -> dict:
+    """Return the fields that must not change between saving and loading a state."""
+    return {name: value for name, value in asdict(config).items() if name not in _CHANGEABLE}
 
 
 def _compare(what: str, saved: Mapping, expected: Mapping) -> None:
@@ -130,9 +191,3 @@ def _references(runs: Sequence[Sequence]) -> tuple[Reference, ...]:
         pairs = zip(documents, starts, strict=True)
         found += [Reference(source, shard, document, start) for document, start in pairs]
     return tuple(found)
-
-
-def advanced(counts: Counts, **more: int) -> Counts:
-    """Return the counts with something added."""
-    added = {name: getattr(counts, name) + value for name, value in more.items()}
-    return replace(counts, **added)
