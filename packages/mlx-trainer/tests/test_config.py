@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_trainer import ConfigError, dump_config, load_config
+from mlx_trainer import ConfigError, dump_config, load_config, setting
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Training:
     learning_rate: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
     compile: bool = True
-    max_norm: float = field(default=1.0, metadata={"infinite": True})
+    max_norm: float = setting(1.0, infinite=True)
     limit: float | None = None
     notes: str | None = None
 

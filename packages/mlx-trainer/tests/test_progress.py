@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from mlx_trainer import Progress
+from mlx_trainer import Display, Progress
 
 
 class Terminal(io.StringIO):
@@ -67,3 +67,22 @@ def test_a_terminal_gets_a_bar_with_the_newest_values():
 def test_no_work_is_refused(exactly):
     with pytest.raises(ValueError, match=exactly("Progress: total must be at least 1, got 0")):
         Progress(0)
+
+
+def test_a_display_replaces_its_bar_and_prints_lines_on_standard_error(capsys):
+    with Display() as display:
+        display.advance(loss=1.0)  # nothing to move yet
+        assert display.completed == 0
+        display.start(4, "train", completed=1)
+        display.advance(2, loss=0.5)
+        assert display.completed == 3
+        display.say("step 3: loss 0.5")
+        display.start(1, "predict")
+        assert display.completed == 0
+        display.advance()
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = err.splitlines()
+    assert "step 3: loss 0.5" in lines
+    assert any(line.startswith("train 3/4") for line in lines)
+    assert any(line.startswith("predict 1/1") for line in lines)

@@ -34,7 +34,7 @@ def test_a_run_that_was_killed_while_it_was_made_can_be_opened(tmp_path, monkeyp
     def killed():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mlx_trainer.run.describe_environment", killed)
+    monkeypatch.setattr("mlx_trainer.run_files.describe_environment", killed)
     with pytest.raises(KeyboardInterrupt):
         RunFolder.create(tmp_path / "run", Config())
     assert RunFolder.open(tmp_path / "run").metrics() == []

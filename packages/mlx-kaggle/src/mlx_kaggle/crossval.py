@@ -27,8 +27,14 @@ from mlx_kaggle.tables.checks import check_finite, feature_names, row_hashes
 from mlx_kaggle.tables.submission import write_submission
 from mlx_kaggle.tables.targets import Target
 from mlx_kaggle.tables.task import take
-from mlx_trainer import Checkpoints, RunFolder, check_manifest, dump_config, write_manifest
-from mlx_trainer.inputs import MANIFEST
+from mlx_trainer import (
+    MANIFEST,
+    Checkpoints,
+    RunFolder,
+    check_manifest,
+    dump_config,
+    write_manifest,
+)
 
 # What is written beside the models, but for the report; a manifest that comes last names it.
 RUN_FILES = ("competition.json", "train_rows.npy", "validation.csv", "summary.json")

@@ -40,6 +40,7 @@ from mlx_kaggle.tables.task import with_target
 from mlx_tabtext import Table, read_table
 from mlx_trainer import (
     CHECKPOINT_FILES,
+    MANIFEST,
     Progress,
     RunFolder,
     RunKind,
@@ -48,7 +49,6 @@ from mlx_trainer import (
     lasting_output,
     load_config,
 )
-from mlx_trainer.inputs import MANIFEST
 
 KIND = RunKind(
     "mlx-kaggle",

@@ -8,7 +8,6 @@ folder/best.safetensors             parameters of the best evaluation
 """
 
 import json
-import os
 import re
 import shutil
 import time
@@ -22,7 +21,7 @@ from mlx.utils import tree_flatten, tree_map_with_path, tree_unflatten
 
 from mlx_trainer import distributed
 from mlx_trainer._atomic import write_atomic
-from mlx_trainer.owned import delete_owned
+from mlx_trainer.folders import delete_owned, sync
 from mlx_trainer.random_keys import random_key, set_random_key
 from mlx_trainer.step import TrainingError, TrainStep
 
@@ -186,17 +185,17 @@ class Checkpoints:
             state = {"format": _FORMAT, "updates": step.updates, "checksums": checksums, **state}
             text = json.dumps(state)
             write_atomic(partial / "state.json", lambda path: path.write_text(text, "utf-8"))
-            _sync(partial)
+            sync(partial)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)  # a full disk needs the room
             raise
         shutil.rmtree(target, ignore_errors=True)  # left by a run killed before the pointer moved
         partial.rename(target)
-        _sync(self.folder)
+        sync(self.folder)
         write_atomic(
             self.folder / _POINTER, lambda path: path.write_text(target.name, encoding="utf-8")
         )
-        _sync(self.folder)  # the pointer is on disk before what it pointed to goes
+        sync(self.folder)  # the pointer is on disk before what it pointed to goes
         self._delete_old(target)
 
     def _delete_old(self, newest: Path) -> None:
@@ -304,12 +303,3 @@ def _checksum(path: Path) -> int:
         while chunk := file.read(1 << 20):
             checksum = zlib.crc32(chunk, checksum)
     return checksum
-
-
-def _sync(path: Path) -> None:
-    """Force a file or folder to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from mlx_trainer._suggest import did_you_mean
+from mlx_trainer.settings import range_problem, setting_of
 
 
 class Mismatch(Exception):
@@ -36,8 +37,10 @@ def build(cls: type, values: Mapping, path: str):
     arguments = {}
     for name, field in fields.items():
         if name in values:
-            finite = not field.metadata.get("infinite")
-            arguments[name] = coerce(hints[name], values[name], _join(path, name), finite)
+            about, key = setting_of(field), _join(path, name)
+            arguments[name] = coerce(hints[name], values[name], key, not (about and about.infinite))
+            if about and (problem := range_problem(arguments[name], about)):
+                raise Mismatch(key, problem)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise Mismatch(_join(path, name), "required, but not given")
     try:

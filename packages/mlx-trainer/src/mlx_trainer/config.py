@@ -8,14 +8,9 @@ from typing import TypeVar
 import yaml
 
 from mlx_trainer.coerce import CliText, Mismatch, build
+from mlx_trainer.settings import ConfigError
 
 T = TypeVar("T")
-
-
-class ConfigError(ValueError):
-    """A configuration has an unknown key, a wrong type or value, or lacks a required key."""
-
-    exit_code = 2  # of a command line: it was used wrongly
 
 
 def load_config(
@@ -23,15 +18,16 @@ def load_config(
     base: Mapping[str, object] | None = None,
     file: str | Path | None = None,
     overrides: Iterable[str] = (),
+    flags: Mapping[str, object] | None = None,
 ) -> T:
-    """Return the dataclass `cls` filled from defaults, `base`, `file`, `overrides`, in this order.
+    """Return the dataclass `cls` filled from defaults, `base`, `file`, `flags` and `overrides`.
 
-    Later sources win key by key; nested mappings are merged. An override is `dotted.key=value`, its
-    value read as YAML unless the field is text. Fields may be bool, int, float, str, Path, Literal,
-    unions, tuples, lists, `dict[str, X]` and dataclasses. Numbers are finite, but for a field with
-    the metadata `{"infinite": True}`. Every problem is a `ConfigError` that names the dotted key
-    and where its value came from, a file with its line; so is a `ValueError` of a `__post_init__`
-    whose message begins with the field's name.
+    Later sources win key by key; nested mappings are merged. `flags` are values by dotted key. An
+    override is `dotted.key=value`, its value read as YAML unless the field is text. Fields may be
+    bool, int, float, str, Path, Literal, unions, tuples, lists, `dict[str, X]` and dataclasses.
+    Numbers are finite, and in the range that `setting` gave their field. Every problem is a
+    `ConfigError` that names the dotted key and where its value came from, a file with its line; so
+    is a `ValueError` of a `__post_init__` whose message begins with the field's name.
     """
     values: dict[str, object] = {}
     origins: dict[str, str] = {}
@@ -40,9 +36,12 @@ def load_config(
     if file is not None:
         content, lines = _read(Path(file))
         _merge(values, content, "", origins, lambda path: f"{file}:{lines[path]}")
+    for key, value in (flags or {}).items():
+        _merge(values, _nest(key, value), "", origins, lambda path: "command line")
     for override in overrides:
-        key, value = _split(override)
-        _merge(values, _nest(key, value), "", origins, lambda path, o=override: f"override {o!r}")
+        key, text = _split(override)
+        tree = _nest(key, CliText(text))
+        _merge(values, tree, "", origins, lambda path, o=override: f"override {o!r}")
     try:
         return build(cls, values, "")
     except Mismatch as mismatch:
@@ -112,8 +111,8 @@ def _split(override: str) -> tuple[str, str]:
     return key.strip(), value.strip()
 
 
-def _nest(key: str, value: str) -> dict[str, object]:
-    tree: object = CliText(value)
+def _nest(key: str, value: object) -> dict[str, object]:
+    tree = value
     for part in reversed(key.split(".")):
         tree = {part: tree}
     return tree  # type: ignore[return-value]

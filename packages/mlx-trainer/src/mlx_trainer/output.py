@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from mlx_trainer.owned import sweep
+from mlx_trainer.folders import sweep
 
 
 class _Lasting:

@@ -3,7 +3,9 @@
 import sys
 import time
 from types import TracebackType
-from typing import TextIO
+from typing import Self, TextIO
+
+from mlx_trainer.distributed import rank
 
 # Without a terminal: a line at every tenth of the work, and at least so often (seconds).
 _SHARES = 10
@@ -70,6 +72,49 @@ class Progress:
         left = f"  {(self.total - self.completed) / rate:.0f} s left" if rate else ""
         line = f"{self.description} {self.completed}/{self.total}  {rate:.3g}/s{left}  {shown}"
         print(line.strip(), file=self.stream, flush=True)
+
+
+class Display:
+    """Lines and one bar on standard error, of rank zero only; use it in a `with` block."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+        self._is_quiet = rank() != 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def say(self, line: str) -> None:
+        """Print a line, above the bar if there is one."""
+        if not self._is_quiet:
+            # Not `click.echo`: it bypasses the stderr that rich replaces, and breaks the bar.
+            print(line, file=sys.stderr, flush=True)
+
+    def start(self, total: int, description: str, completed: int = 0) -> None:
+        """Show a bar of `total` units of work, in place of the one before."""
+        self.close()
+        if not self._is_quiet:
+            self._bar = Progress(total, description, completed=completed)
+            self._bar.__enter__()
+
+    @property
+    def completed(self) -> int:
+        """The units of work done according to the bar, 0 without one."""
+        return self._bar.completed if self._bar else 0
+
+    def advance(self, amount: int = 1, **values: float) -> None:
+        """Move the bar, and show the newest `values`, such as `loss=0.3`."""
+        if self._bar:
+            self._bar.advance(amount, **values)
+
+    def close(self) -> None:
+        """End the bar."""
+        if self._bar:
+            self._bar.__exit__(None, None, None)
+            self._bar = None
 
 
 def _short(value: float) -> str:

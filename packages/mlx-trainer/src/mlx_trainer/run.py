@@ -15,14 +15,12 @@ from pathlib import Path
 
 import yaml
 
-from mlx_trainer import run_log
+from mlx_trainer import run_files
 from mlx_trainer._atomic import write_atomic
 from mlx_trainer.checkpoints import CHECKPOINT_FILES
+from mlx_trainer.checksums import ChangedFileError, changed_file, fingerprint
 from mlx_trainer.config import dump_config
-from mlx_trainer.environment import describe_environment
-from mlx_trainer.inputs import ChangedFileError, changed_file, fingerprint
-from mlx_trainer.locks import FolderLock
-from mlx_trainer.owned import delete_owned, sweep
+from mlx_trainer.folders import FolderLock, delete_owned, sweep
 
 MARKER, CONFIG, METRICS = "run.json", "config.yaml", "metrics.jsonl"
 _FORMAT = 1
@@ -91,7 +89,7 @@ class RunFolder:
             }
             run._write_marker(config, prints, kind.tool)
             run._write(CONFIG, dump_config(config))  # from here on it can be resumed
-            run._write("env.json", json.dumps(describe_environment(), indent=2) + "\n")
+            run._write("env.json", json.dumps(run_files.describe_environment(), indent=2) + "\n")
         except BaseException:
             run.close()
             raise
@@ -115,7 +113,7 @@ class RunFolder:
         try:
             sweep(run.path, run._patterns())
             run._check_inputs(inputs or {})
-            run_log.keep(run.path / METRICS, lambda entry: True)
+            run_files.keep(run.path / METRICS, lambda entry: True)
         except BaseException:
             run.close()
             raise
@@ -151,14 +149,14 @@ class RunFolder:
 
     def log(self, entry: Mapping[str, object]) -> None:
         """Append a line to `metrics.jsonl` and the time in Unix seconds; NaN becomes null."""
-        run_log.append(self.path / METRICS, {**entry, "time": time.time()})
+        run_files.append(self.path / METRICS, {**entry, "time": time.time()})
 
     def metrics(self) -> list[dict]:
         """Return the logged lines; one that is still being written, or was cut off, is left out.
 
         Raises `ValueError` with the number of a line that is damaged.
         """
-        return run_log.read(self.path / METRICS)
+        return run_files.read(self.path / METRICS)
 
     def truncate_after(self, updates: int, **where: object) -> None:
         """Drop the lines whose "updates" is above `updates`: the resumed run will log them again.
@@ -170,7 +168,7 @@ class RunFolder:
             other = any(entry.get(key) != value for key, value in where.items())
             return other or entry.get("updates", 0) <= updates
 
-        run_log.keep(self.path / METRICS, wanted)
+        run_files.keep(self.path / METRICS, wanted)
 
     def replace_config(self, config: object) -> None:
         """Replace the configuration, of a run that goes on with other settings on purpose."""

@@ -16,8 +16,14 @@ from mlx.optimizers import Optimizer
 from mlx.utils import tree_flatten, tree_map
 
 from mlx_trainer import distributed
-from mlx_trainer.gradients import LossFunction, Sums, accumulate, gradient_function, total
-from mlx_trainer.norms import global_norm
+from mlx_trainer.gradients import (
+    LossFunction,
+    Sums,
+    accumulate,
+    global_norm,
+    gradient_function,
+    total,
+)
 from mlx_trainer.random_keys import random_key, random_state, set_random_key
 from mlx_trainer.threads import GradientThreads, check_threads
 

@@ -20,8 +20,7 @@ from mlx_gpt.models.formats import (
 )
 from mlx_gpt.models.nanochat import NanochatConfig
 from mlx_gpt.models.nanochat_2025 import Nanochat2025Config
-from mlx_trainer import check_manifest, write_manifest
-from mlx_trainer.inputs import MANIFEST
+from mlx_trainer import MANIFEST, check_manifest, write_manifest
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 TOKENIZER_HASH = "tokenizer_sha256"  # its key in the config

@@ -33,8 +33,7 @@ from mlx_gpt.training.speedrun_settings import (
     write_text,
 )
 from mlx_shards import Shard, local_shards, write_shards
-from mlx_trainer import FolderLock, RunFolder, world_size
-from mlx_trainer.owned import delete_owned
+from mlx_trainer import FolderLock, RunFolder, delete_owned, world_size
 
 _FEWEST_CHARS = 1000  # of a text, and even that teaches next to nothing
 _HELD_CONVERSATIONS = 20  # one of so many

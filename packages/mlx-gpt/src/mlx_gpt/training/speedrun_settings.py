@@ -6,8 +6,7 @@ from pathlib import Path
 
 from mlx_gpt._atomic import write_atomic
 from mlx_gpt.data.documents import find_files
-from mlx_trainer import dump_config, fingerprint, load_config
-from mlx_trainer.owned import delete_owned
+from mlx_trainer import delete_owned, dump_config, fingerprint, load_config
 
 # The shards that a speedrun writes, as glob patterns.
 DATA_FILES = tuple(

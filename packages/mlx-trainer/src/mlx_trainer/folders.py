@@ -1,9 +1,42 @@
-"""Delete files of ours and nothing else: patterns below a folder say which ones are ours."""
+"""What is done to whole folders: lock one, and delete files of ours and nothing else."""
 
 import contextlib
+import fcntl
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
+
+
+class FolderLock:
+    """Keeps other processes out of a folder until it is closed; a dead process holds none.
+
+    Raises `BlockingIOError` where another one holds it. A file system without locks keeps nobody
+    out.
+    """
+
+    def __init__(self, folder: Path):
+        self._descriptor: int | None = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            raise BlockingIOError(f"{folder}: another process is training in it") from None
+        except OSError:
+            pass
+
+    def __enter__(self) -> "FolderLock":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let others in."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    __del__ = close
 
 
 def owned_files(folder: Path, patterns: Iterable[str]) -> Iterator[Path]:
@@ -44,3 +77,12 @@ def _other_process_runs(number: int) -> bool:
     except (ProcessLookupError, OverflowError):
         return False
     return number != os.getpid()
+
+
+def sync(path: Path) -> None:
+    """Force a file or folder to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,11 +1,40 @@
-"""The log of a run: one JSON object a line, read while it is written, cut back on resume."""
+"""Two files of a run folder: `metrics.jsonl`, one JSON object a line, and `env.json`."""
 
+import contextlib
 import json
 import math
+import os
+import platform
+import subprocess
 from collections.abc import Callable, Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 
+import mlx.core as mx
+
 from mlx_trainer._atomic import write_atomic
+
+
+def describe_environment() -> dict[str, object]:
+    """Return versions, platform, device, cores, memory, git commit."""
+    packages = {each.metadata["Name"]: each.version for each in metadata.distributions()}
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": str(mx.default_device()),
+        "cpu_count": os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "git_commit": _git_commit(),
+        "packages": dict(sorted(packages.items(), key=lambda item: item[0].lower())),
+    }
+
+
+def _git_commit() -> str | None:
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        command = ["git", "rev-parse", "HEAD"]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        return answer.stdout.strip()
+    return None
 
 
 def append(path: Path, entry: Mapping[str, object]) -> None:

@@ -1,6 +1,12 @@
 import pytest
 
-from mlx_trainer import ChangedFileError, check_manifest, fingerprint, inputs, write_manifest
+from mlx_trainer import (
+    ChangedFileError,
+    check_manifest,
+    checksums,
+    fingerprint,
+    write_manifest,
+)
 
 
 def test_a_fingerprint_has_each_visible_file(tmp_path):
@@ -14,8 +20,8 @@ def test_a_fingerprint_has_each_visible_file(tmp_path):
 
 
 def test_large_inputs_are_sampled_at_both_ends(tmp_path, monkeypatch):
-    monkeypatch.setattr(inputs, "WHOLE_BELOW", 10)
-    monkeypatch.setattr(inputs, "_PIECE", 4)
+    monkeypatch.setattr(checksums, "WHOLE_BELOW", 10)
+    monkeypatch.setattr(checksums, "_PIECE", 4)
     path = tmp_path / "shard"
     path.write_bytes(bytes(range(200)))
     before = fingerprint(path)
