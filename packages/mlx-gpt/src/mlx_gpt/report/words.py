@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from mlx_gpt.report.display import duration
+from mlx_gpt.training.display import duration
 
 ABSENT = "-"
 

@@ -1,71 +1,47 @@
-"""What a run shows: events as lines and a bar on stderr, and as lines of metrics.jsonl."""
+"""Events of a training loop, as a bar and lines on stderr and as lines of `metrics.jsonl`."""
 
 import re
-import sys
 
-from mlx_gpt.training.going_on import in_words
-from mlx_trainer import Progress, RunFolder, rank
+from mlx_trainer import Display, RunFolder
 
-# The newest loss counts a tenth, as in nanochat.
+# The weight of the old mean in the smoothed loss, as in nanochat.
 _SMOOTHING = 0.9
-# A model may say anything, also what would move the cursor or rename the window.
+# A model may write anything, also what moves the cursor or renames the window.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-class Display:
-    """Shows the events of a training loop and logs them; use it in a `with` block."""
+class TrainingDisplay(Display):
+    """Logs events in the run folder and shows them on rank 0; use it in a `with` block."""
 
-    def __init__(self, run: RunFolder | None, description: str = "train"):
+    description = "train"
+
+    def __init__(self, run: RunFolder | None):
+        super().__init__()
         self._run = run
-        self._description = description
-        self._quiet = rank() != 0
-        self._bar: Progress | None = None
         self._smooth, self._share = 0.0, 0.0
 
-    def __enter__(self) -> "Display":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the bar."""
-        if self._bar:
-            self._bar.__exit__(None, None, None)
-            self._bar = None
-
     def __call__(self, event: dict) -> None:
-        """Take an event of the loop."""
+        """Log and show an event."""
         kind = event["event"]
         if kind == "update":
             event = event | {"smooth_loss": self._smoothed(event["loss"])}
         if self._run and kind != "start":
             self._run.log(event)
-        if not self._quiet:
-            getattr(self, f"_{kind}", self._other)(event)
-
-    def say(self, line: str) -> None:
-        """Print a line to stderr, on rank 0 only."""
-        if not self._quiet:
-            # Not `click.echo`, which goes past the stderr of rich and so writes into the bar.
-            print(line, file=sys.stderr, flush=True)
+        if show := getattr(self, f"_show_{kind}", None):
+            show(event)
 
     def _smoothed(self, loss: float) -> float:
         self._smooth = _SMOOTHING * self._smooth + (1 - _SMOOTHING) * loss
         self._share = _SMOOTHING * self._share + 1 - _SMOOTHING
-        return self._smooth / self._share  # without the pull of the first 0
+        return self._smooth / self._share  # without the bias towards the initial 0
 
-    def _start(self, event: dict) -> None:
-        self.close()
-        self._bar = Progress(event["steps"], self._description, completed=event["updates"])
-        self._bar.__enter__()
+    def _show_start(self, event: dict) -> None:
+        self.start(event["steps"], self.description, event["updates"])
 
-    def _update(self, event: dict) -> None:
-        if self._bar:
-            shown = {"loss": event["smooth_loss"], "tokens/s": event["tokens_per_second"]}
-            self._bar.advance(1, **shown)
+    def _show_update(self, event: dict) -> None:
+        self.advance(loss=event["smooth_loss"], **{"tokens/s": event["tokens_per_second"]})
 
-    def _evaluate(self, event: dict) -> None:
+    def _show_evaluate(self, event: dict) -> None:
         numbers = "  ".join(
             f"{name.replace('_', ' ')} {value:.4f}"
             for name, value in event.items()
@@ -75,30 +51,81 @@ class Display:
             numbers += f" over {event['tokens']:,} of {event['held_out_tokens']} held-out tokens"
         self.say(f"step {event['updates']}: {numbers} ({event['evaluation_seconds']:.1f} s)")
 
-    _core = _evaluate
+    _show_core = _show_evaluate
 
-    def _sample(self, event: dict) -> None:
+    def _show_sample(self, event: dict) -> None:
         for prompt, text in event["samples"]:
             self.say(f"  {prompt} | {printable(' '.join(text.split()))}")
 
-    def _extended(self, event: dict) -> None:
-        self.say(in_words(event))
+    def _show_extended(self, event: dict) -> None:
+        self.say(describe_extension(event))
 
-    def _end(self, event: dict) -> None:
+    def _show_end(self, event: dict) -> None:
         self.close()
         self.say(f"{event['updates']} steps in {duration(event['seconds'])} of training")
 
-    def _other(self, event: dict) -> None:
-        """Show nothing of events that only the log wants."""
+
+class SftDisplay(TrainingDisplay):
+    """The bar counts conversations, as the number of updates is not known beforehand."""
+
+    description = "sft"
+
+    def _show_start(self, event: dict) -> None:
+        self.start(event["steps"], self.description, event["used"])
+
+    def _show_update(self, event: dict) -> None:
+        speed = {"tokens/s": event["tokens_per_second"]}
+        self.advance(event["used"] - self.completed, loss=event["smooth_loss"], **speed)
+
+    def _show_end(self, event: dict) -> None:
+        super()._show_end(event)
+        for name, text in (
+            ("truncated", "longer than a row were truncated"),
+            ("dropped", "longer than a row were dropped"),
+            ("without_target", "had no answer within a row and were dropped"),
+        ):
+            if event[name]:
+                self.say(f"{event[name]:,} conversations {text}")
+
+
+class RlDisplay(TrainingDisplay):
+    """The bar counts rounds and shows the mean reward."""
+
+    description = "rl"
+
+    def _show_update(self, event: dict) -> None:
+        self.advance(reward=event["reward"], **{"tokens/s": event["tokens_per_second"]})
+
+    def _show_tally(self, event: dict) -> None:
+        self.say(
+            f"round {event['updates']:,}: {event['rewarded']:,} of {event['answers']:,} answers so "
+            f"far rewarded, {event['learned']:,} of {event['questions']:,} questions learned from"
+        )
+
+
+def describe_extension(event: dict) -> str:
+    """Return how a run that is extended by more steps differs from one long run."""
+    text = "after update {updates:,} the run continues to {steps:,} steps instead of {from_steps:,}"
+    if event["decay_differs_from"] is None:
+        text += ": equal to one run of {steps:,} steps, bit for bit"
+    else:
+        text += (
+            "; rates and decay are from now on those of a run of {steps:,} steps. One such run "
+            "would have had another weight decay from update {decay_differs_from} on, and "
+        )
+        differs = event["rates_differ_from"]
+        text += "other rates from update {rates_differ_from:,} on" if differs else "the same rates"
+        text += "; a run with --schedule constant can be extended and be equal"
+    return text.format_map(event)
 
 
 def printable(text: str) -> str:
-    """Return text without what controls a terminal, but for tabs and ends of lines."""
+    """Return text with control characters replaced, but for tabs and ends of lines."""
     return _CONTROL.sub("\ufffd", text)
 
 
 def duration(seconds: float) -> str:
-    """Return seconds in the unit that suits them."""
+    """Return seconds, minutes or hours as text."""
     if seconds < 90:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.2f} h"

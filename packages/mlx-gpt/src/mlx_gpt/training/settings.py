@@ -128,7 +128,7 @@ class PretrainTraining:
         at_most=1)  # fmt: skip
     final_rate: float = setting(0.05, "Share of the rates at the end.", at_least=0, at_most=1)
     threads: int = _threads()
-    seed: int = _seed("Of weights and order.")
+    seed: int = _seed("Seed of weights and order.")
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ class SftTraining:
     dtype: Dtype = _dtype()
     checkpoint_blocks: bool = _checkpoint_blocks()
     threads: int = _threads()
-    seed: int = _seed("Of the order.")
+    seed: int = _seed("Seed of the order.")
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,7 @@ class RlAnswers:
         at_least=1, or_zero=True, default_text="16, or all")  # fmt: skip
     samples: int = setting(16, "Answers per question.", flag="--samples", at_least=1)
     max_tokens: int = setting(256, "Most tokens of an answer.", flag="--max-tokens", at_least=1)
-    temperature: float = setting(1.0, "Of the sampling.", flag="--temperature", **_ABOVE_0)
+    temperature: float = setting(1.0, "Sampling temperature.", flag="--temperature", above=0)
     top_k: int = setting(50, "Sample from so many of the likeliest tokens; 0: all.", flag="--top-k",
         at_least=0)  # fmt: skip
     batch_size: int = setting(64, "Answers that a process draws at once.", at_least=1)
@@ -271,7 +271,7 @@ class RlTraining:
     dtype: Dtype = _dtype()
     checkpoint_blocks: bool = _checkpoint_blocks()
     threads: int = _threads()
-    seed: int = _seed("Of the answers.")
+    seed: int = _seed("Seed of the answers.")
 
 
 @dataclass(frozen=True)
