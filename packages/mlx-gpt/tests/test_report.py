@@ -15,20 +15,19 @@ from mlx_gpt.commands.report import report as command
 from mlx_gpt.report import curves, make_report, numbers, write_report_card
 from mlx_gpt.report.markdown import page
 from mlx_gpt.report.runs import read_events, read_runs
-from mlx_gpt.training import pretrain_config as pretrain
-from mlx_gpt.training import rl, sft
+from mlx_gpt.training import settings as stages
 from mlx_gpt.training.plan import make_plan
 from mlx_trainer import RunFolder
 
 NOW = datetime(2026, 11, 21, 21, 30, tzinfo=UTC)
 START = 1_795_000_000.0  # 2026-11-18 11:06:40 UTC
-PRETRAIN = pretrain.PretrainConfig(
-    pretrain.DataConfig("shards", "tokenizer"),
-    pretrain.ModelConfig(depth=2, sequence_len=64, head_dim=64),
-    pretrain.TrainingConfig(steps=4, batch_tokens=512, device_batch_size=4),
+PRETRAIN = stages.PretrainConfig(
+    stages.PretrainData("shards", "tokenizer"),
+    stages.PretrainModel(depth=2, sequence_len=64, head_dim=64),
+    stages.PretrainTraining(steps=4, batch_tokens=512, device_batch_size=4),
 )
-SFT = sft.SftConfig("runs/pretrain", sft.DataConfig(["dolly.jsonl"], ["held.jsonl"]))
-RL = rl.RlConfig("runs/sft", rl.DataConfig("gsm8k.jsonl"))
+SFT = stages.SftConfig("runs/pretrain", stages.SftData(["dolly.jsonl"], ["held.jsonl"]))
+RL = stages.RlConfig("runs/sft", stages.RlData("gsm8k.jsonl"))
 TASK = {"type": "multiple_choice", "examples": 40, "accuracy": 0.4, "baseline": 0.25,
         "centered": 0.2}  # fmt: skip
 
@@ -378,7 +377,7 @@ def test_folders_that_are_no_runs_are_refused_in_one_line(tmp_path):
     RunFolder.create(foreign, OtherConfig())
     fails(foreign, "{path}: its config.yaml is not that of mlx-gpt train, sft or rl")
     lacking = tmp_path / "lacking"
-    RunFolder.create(lacking, replace(PRETRAIN, training=pretrain.TrainingConfig()))
+    RunFolder.create(lacking, replace(PRETRAIN, training=stages.PretrainTraining()))
     fails(lacking, "{path}: its config.yaml lacks training.steps")
 
 

@@ -108,8 +108,8 @@ class ChatTerminal:
         if tokens > trained and not self._warned:
             self._warned = True
             self.note(
-                f"[the conversation has {tokens} tokens, the model was trained on {trained}: answers "
-                "may get worse; /clear starts a new one]"
+                f"[the conversation has {tokens} tokens, the model was trained on {trained}: "
+                "answers may get worse; /clear starts a new one]"
             )
 
     def _command(self, line: str) -> None:
@@ -225,7 +225,7 @@ def line_history(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _interrupts(is_wanted: bool) -> Iterator[Callable[[], bool]]:
-    """Yield a function that returns whether Ctrl-C was pressed; a second Ctrl-C interrupts at once.
+    """Yield a function that returns whether Ctrl-C was pressed; a second one interrupts at once.
 
     Between two tokens the cache is complete, so that the next turn can continue from it.
     """

@@ -190,7 +190,9 @@ def build(
     model, tokenizer = load_base(config.model, training.dtype, training.checkpoint_blocks)
     rows = largest_divisor(config.answers.samples, training.device_batch_size)
     threads = step_threads(training.threads, rows)
-    optimizer = finetuning_optimizer(model, 2**19, training.learning_rate, MOMENTUM, RATE_SCALES, threads)
+    optimizer = finetuning_optimizer(
+        model, 2**19, training.learning_rate, MOMENTUM, RATE_SCALES, threads
+    )
     step = TrainStep(model, optimizer, loss_fn, max_grad_norm=None, threads=threads)  # type: ignore[arg-type]
     step.prepare()  # a checkpoint may be saved before the first update
     train = read_problems(Path(data.train)) if train is None else train

@@ -44,12 +44,10 @@ T = TypeVar("T")
 
 
 class Job(Protocol):
-    """What `build` of a stage returns."""
+    """A built run of any stage."""
 
-    @property
-    def config(self) -> Any: ...
-    @property
-    def step(self) -> TrainStep: ...
+    config: Any
+    step: TrainStep
 
 
 J = TypeVar("J", bound=Job)

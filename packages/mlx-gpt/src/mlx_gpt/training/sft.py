@@ -157,7 +157,9 @@ def build(config: SftConfig) -> Job:
     threads = step_threads(training.threads, training.device_batch_size)
     # Rates grow with the root of this number, which does nothing else.
     batch = max(1, round(training.batch_tokens * training.rate_scale**2))
-    optimizer = finetuning_optimizer(model, batch, training.learning_rate, muon_momentum, threads=threads)
+    optimizer = finetuning_optimizer(
+        model, batch, training.learning_rate, muon_momentum, threads=threads
+    )
     kept = training.keep_optimizer_state and load_momentum(optimizer, model, config.model)
     step = TrainStep(model, optimizer, loss_fn, max_grad_norm=None, threads=threads)  # type: ignore[arg-type]
     train, valid = pack_batches(config, tokenizer)

@@ -34,7 +34,6 @@ _STAGES = {
 }  # fmt: skip
 
 
-
 @dataclass(frozen=True)
 class SpeedrunConfig:
     """What to learn from, and how large; without `text` it is this Python's documentation."""
@@ -54,9 +53,7 @@ class SpeedrunConfig:
     # nanochat's rates fall with the root of the batch. Measured with 8,192 tokens, depth 4 and 120
     # steps: 1.83 bits per byte at twice these rates, 1.79 at four times.
     rate_scale: float = setting(4.0, "Multiplies all rates of pretraining.", above=0)
-    sft_epochs: int = setting(
-        3, "Passes over the conversations.", flag="--sft-epochs", at_least=1
-    )
+    sft_epochs: int = setting(3, "Passes over the conversations.", flag="--sft-epochs", at_least=1)
     sft_batch_tokens: int = setting(
         2048, "Tokens per update of fine-tuning, rounded down to whole rows.", at_least=1
     )
@@ -82,9 +79,7 @@ def check_speedrun(config: SpeedrunConfig, folder: Path) -> None:
               for name in ("text", "conversations")}  # fmt: skip
     for path in (*inputs["text"], *inputs["conversations"]):
         if path.resolve().is_relative_to(folder.resolve()):
-            raise ValueError(
-                f"{path} is in {folder}, where files are replaced; move it elsewhere"
-            )
+            raise ValueError(f"{path} is in {folder}, where files are replaced; move it elsewhere")
     if file.exists():
         begun = mlx_trainer.load_config(SpeedrunConfig, file=file)
         other = [name for name, value in vars(config).items() if value != getattr(begun, name)]
@@ -101,7 +96,9 @@ def check_speedrun(config: SpeedrunConfig, folder: Path) -> None:
         if any(folder.iterdir()):
             raise FileExistsError(f"{folder} is not empty and no speedrun; choose another --output")
         write_text(file, mlx_trainer.dump_config(config))
-    prints = {name: [mlx_trainer.fingerprint(path) for path in paths] for name, paths in inputs.items()}
+    prints = {
+        name: [mlx_trainer.fingerprint(path) for path in paths] for name, paths in inputs.items()
+    }
     write_text(read, json.dumps(prints, indent=1) + "\n")
 
 
@@ -116,8 +113,9 @@ def _change(config: SpeedrunConfig, folder: Path, other: list[str]) -> None:
     begun = [str(run) for run in runs if run.exists()]
     if begun:
         raise ValueError(
-            f"{folder} was started with another {', '.join(other)} ({file}); give the same settings "
-            f"to continue, or another --output, or remove {' and '.join(begun)} to train again"
+            f"{folder} was started with another {', '.join(other)} ({file}); give the same "
+            f"settings to continue, or another --output, or remove {' and '.join(begun)} to train "
+            "again"
         )
     check_files(config)
     mlx_trainer.delete_owned(folder, [pattern for name in affected for pattern in _STAGES[name][1]])
