@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -18,39 +19,52 @@ Settings: --config FILE, then flags, then --set; later ones win. A wrong key is 
 """
 
 
+@dataclass(frozen=True)
+class RunOptions:
+    """The options of a training command besides its settings."""
+
+    config: str | None
+    overrides: tuple[str, ...]
+    resume: bool
+    overwrite: bool
+
+    def check(
+        self, flags: Mapping[str, object], required: Mapping[str, str], changeable: str = ""
+    ) -> None:
+        """Fail with a usage error for a missing flag, and for settings beside `--resume`.
+
+        `required` maps keys to flags; the setting `changeable` may be given with `--resume`.
+        """
+        others = self.config or self.overrides or self.overwrite
+        if self.resume and (others or flags.keys() - {changeable}):
+            but = f" but --{changeable.rpartition('.')[2]}" if changeable else ""
+            raise click.UsageError(
+                f"--resume takes everything{but} from --output; leave the rest out"
+            )
+        for key, flag in required.items():
+            if not (key in flags or self.resume or self.config):
+                raise click.UsageError(f"Missing option '{flag}'.")
+
+
 def run_options(function: Callable) -> Callable:
-    """Add the options that say where the settings of a training command come from."""
-    file = click.Path(exists=True, dir_okay=False)
+    """Add the options of `RunOptions`; the command gets them as `run`."""
+    names = [each.name for each in fields(RunOptions)]
+
+    @wraps(function)
+    def command(**values: Any) -> Any:
+        run = RunOptions(**{name: values.pop(name) for name in names})
+        return function(run=run, **values)
+
     for option in (
         click.option("--overwrite", is_flag=True, help="Replace the run in --output."),
         click.option("--resume", is_flag=True, help="Continue the run in --output."),
         click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
                      help="Any setting of config.yaml; repeatable."),
-        click.option("--config", type=file, help="YAML file of settings."),
+        click.option("--config", type=click.Path(exists=True, dir_okay=False),
+                     help="YAML file of settings."),
     ):  # fmt: skip
-        function = option(function)
-    return function
-
-
-def check_run_options(
-    flags: Mapping[str, object],
-    required: Mapping[str, str],
-    config: str | None,
-    overrides: tuple[str, ...],
-    resume: bool,
-    overwrite: bool,
-    changeable: str = "",
-) -> None:
-    """Fail with a usage error where a required flag is missing, or `--resume` comes with settings.
-
-    `required` maps keys to flags; the setting `changeable` may be given with `--resume`.
-    """
-    if resume and (config or overrides or overwrite or flags.keys() - {changeable}):
-        but = f" but --{changeable.rpartition('.')[2]}" if changeable else ""
-        raise click.UsageError(f"--resume takes everything{but} from --output; leave the rest out")
-    for key, flag in required.items():
-        if not (key in flags or resume or config):
-            raise click.UsageError(f"Missing option '{flag}'.")
+        command = option(command)
+    return command
 
 
 def sampling_options(max_tokens: int, temperature: float) -> Callable[[Callable], Callable]:

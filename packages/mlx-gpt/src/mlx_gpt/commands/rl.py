@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from mlx_gpt.commands.options import OUTPUT_FOLDER, SETTINGS_EPILOG, check_run_options, run_options
+from mlx_gpt.commands.options import OUTPUT_FOLDER, SETTINGS_EPILOG, RunOptions, run_options
 from mlx_gpt.training.settings import RlConfig
 from mlx_trainer.command_line import SettingsCommand, settings_options
 
@@ -23,19 +23,11 @@ their group become likelier. An answer is right if its "#### number" is that of 
 @click.option("--output", type=OUTPUT_FOLDER, required=True, help="Run folder to write.")
 @run_options
 @settings_options(RlConfig)
-def rl(
-    flags: dict[str, object],
-    output: Path,
-    config: str | None,
-    overrides: tuple[str, ...],
-    resume: bool,
-    overwrite: bool,
-) -> None:
+def rl(flags: dict[str, object], output: Path, run: RunOptions) -> None:
     """Reinforce right answers to GSM8K questions."""
-    required = {"model": "--model", "data.train": "--data"}
-    check_run_options(flags, required, config, overrides, resume, overwrite)
+    run.check(flags, {"model": "--model", "data.train": "--data"})
     from mlx_gpt.training.rl import run_reinforcement
     from mlx_gpt.training.runs import read_config
 
-    chosen = read_config(RlConfig, flags, config, overrides, output, resume)
-    run_reinforcement(chosen, output, resume, overwrite)
+    chosen = read_config(RlConfig, flags, run.config, run.overrides, output, run.resume)
+    run_reinforcement(chosen, output, run.resume, run.overwrite)

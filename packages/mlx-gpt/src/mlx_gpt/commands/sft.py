@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from mlx_gpt.commands.options import OUTPUT_FOLDER, SETTINGS_EPILOG, check_run_options, run_options
+from mlx_gpt.commands.options import OUTPUT_FOLDER, SETTINGS_EPILOG, RunOptions, run_options
 from mlx_gpt.training.settings import SftConfig
 from mlx_trainer.command_line import SettingsCommand, settings_options
 
@@ -31,19 +31,11 @@ nanochat's schedule of fine-tuning.
 @click.option("--output", type=OUTPUT_FOLDER, required=True, help="Run folder to write.")
 @run_options
 @settings_options(SftConfig)
-def sft(
-    flags: dict[str, object],
-    output: Path,
-    config: str | None,
-    overrides: tuple[str, ...],
-    resume: bool,
-    overwrite: bool,
-) -> None:
+def sft(flags: dict[str, object], output: Path, run: RunOptions) -> None:
     """Fine-tune a model on conversations, so that it answers."""
-    required = {"model": "--model", "data.train": "--data"}
-    check_run_options(flags, required, config, overrides, resume, overwrite)
+    run.check(flags, {"model": "--model", "data.train": "--data"})
     from mlx_gpt.training.runs import read_config
     from mlx_gpt.training.sft import run_finetuning
 
-    chosen = read_config(SftConfig, flags, config, overrides, output, resume)
-    run_finetuning(chosen, output, resume, overwrite)
+    chosen = read_config(SftConfig, flags, run.config, run.overrides, output, run.resume)
+    run_finetuning(chosen, output, run.resume, run.overwrite)

@@ -196,7 +196,7 @@ def _note(line: str) -> None:
 
 
 def _documents(shards: "list[Shard]", column: str) -> list[str]:
-    """Return the first documents of shards, up to the characters that compression is measured on."""
+    """Return the first documents of shards, up to the limit of measured characters."""
     from mlx_gpt.data.documents import read_files
     from mlx_gpt.tokenizer.training import capped
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from mlx_gpt.commands.options import OUTPUT_FOLDER, SETTINGS_EPILOG, check_run_options, run_options
+from mlx_gpt.commands.options import OUTPUT_FOLDER, SETTINGS_EPILOG, RunOptions, run_options
 from mlx_gpt.training.settings import PretrainConfig
 from mlx_trainer.command_line import SettingsCommand, settings_options
 
@@ -35,30 +35,24 @@ More steps for a run, also a finished one; other text for a model, with its toke
 @run_options
 @click.option("--dry-run", is_flag=True, help="Print the plan and exit.")
 @settings_options(PretrainConfig)
-def train(
-    flags: dict[str, object],
-    output: Path | None,
-    config: str | None,
-    overrides: tuple[str, ...],
-    resume: bool,
-    overwrite: bool,
-    dry_run: bool,
-) -> None:
+def train(flags: dict[str, object], output: Path | None, run: RunOptions, dry_run: bool) -> None:
     """Pretrain a GPT on shards of text, with nanochat's model, optimizer and rules."""
     required = {"data.train": "--data"}
     if "model.init_from" not in flags:
         required["data.tokenizer"] = "--tokenizer"
     if output is None and not dry_run:
         raise click.UsageError("Missing option '--output'.")
-    check_run_options(flags, required, config, overrides, resume, overwrite, "training.steps")
+    run.check(flags, required, "training.steps")
     from mlx_gpt.training.base_model import check_shape, settings_from_model
     from mlx_gpt.training.plan import plan_for
     from mlx_gpt.training.pretrain import run_pretraining
     from mlx_gpt.training.runs import read_config
 
-    read = partial(read_config, PretrainConfig, flags, config, overrides, output, resume)
+    read = partial(
+        read_config, PretrainConfig, flags, run.config, run.overrides, output, run.resume
+    )
     chosen = read(base={"data": {"tokenizer": ""}})
-    if not resume:
+    if not run.resume:
         init_from = chosen.model.init_from
         from_model = settings_from_model(init_from) if init_from else {}
         chosen = read(base=from_model)
@@ -70,5 +64,5 @@ def train(
         click.echo(plan_for(chosen, Tokenizer.load(chosen.data.tokenizer).vocab_size).table())
         return
     assert output is not None
-    steps = flags.get("training.steps") if resume else None
-    run_pretraining(chosen, output, resume, overwrite, steps)  # type: ignore[arg-type]
+    steps = flags.get("training.steps") if run.resume else None
+    run_pretraining(chosen, output, run.resume, run.overwrite, steps)  # type: ignore[arg-type]

@@ -86,23 +86,25 @@ def _rate(axes: Axes, runs: Sequence[Run]) -> None:
 
 
 def _sft(axes: Axes, runs: Sequence[Run]) -> None:
-    for run, colour in zip(runs, _colours(runs), strict=True):
-        of = f"{_name(run)}, " if len(runs) > 1 else ""
-        _line(axes, run, "update", "smooth_loss", colour=colour, alpha=0.5, lw=1.2,
-              label=f"{of}training, smoothed")  # fmt: skip
-        _line(axes, run, "evaluate", "loss", colour=colour, marker="o", ms=3, lw=1.5,
-              label=f"{of}validation")  # fmt: skip
+    _training_and_validation(axes, runs, ("smooth_loss", "training, smoothed"), "loss")
     axes.set(title="fine-tuning: loss of answers", xlabel="steps", ylabel="nats per token")
 
 
 def _reward(axes: Axes, runs: Sequence[Run]) -> None:
-    for run, colour in zip(runs, _colours(runs), strict=True):
-        of = f"{_name(run)}, " if len(runs) > 1 else ""
-        _line(axes, run, "update", "reward", colour=colour, alpha=0.5, lw=1.2,
-              label=f"{of}training")  # fmt: skip
-        _line(axes, run, "evaluate", "pass@1", colour=colour, marker="o", ms=3, lw=1.5,
-              label=f"{of}validation, pass@1")  # fmt: skip
+    _training_and_validation(axes, runs, ("reward", "training"), "pass@1", ", pass@1")
     axes.set(title="reinforcement learning: reward", xlabel="steps", ylabel="share of answers")
+
+
+def _training_and_validation(
+    axes: Axes, runs: Sequence[Run], training: tuple[str, str], validation: str, suffix: str = ""
+) -> None:
+    """Plot a number of the updates by its key and label, and one of the evaluations."""
+    for run, colour in zip(runs, _colours(runs), strict=True):
+        prefix = f"{_name(run)}, " if len(runs) > 1 else ""
+        _line(axes, run, "update", training[0], colour=colour, alpha=0.5, lw=1.2,
+              label=f"{prefix}{training[1]}")  # fmt: skip
+        _line(axes, run, "evaluate", validation, colour=colour, marker="o", ms=3, lw=1.5,
+              label=f"{prefix}validation{suffix}")  # fmt: skip
 
 
 def _line(
