@@ -22,10 +22,10 @@ from mlx_gpt.training import rl
 from mlx_gpt.training.base_model import finetuning_optimizer
 from mlx_gpt.training.losses import IGNORE
 from mlx_gpt.training.policy_gradient import (
-    loss_fn,
     make_arrays,
     make_group,
     make_passes,
+    policy_loss,
     summarize,
 )
 from mlx_gpt.training.rl import build, gsm8k_reward, reinforce
@@ -144,7 +144,7 @@ def test_the_gradient_is_that_of_reinforce(groups, tiny_model):
     sums, weight = None, 0.0
     for batch in batches:
         tensors = {name: mx.array(each) for name, each in batch.items()}
-        (_, share), gradient = nn.value_and_grad(tiny_model, loss_fn)(tiny_model, tensors)
+        (_, share), gradient = nn.value_and_grad(tiny_model, policy_loss)(tiny_model, tensors)
         sums = gradient if sums is None else tree_map(mx.add, sums, gradient)
         weight += float(share)
     assert weight == pytest.approx(3)

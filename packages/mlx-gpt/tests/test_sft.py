@@ -19,8 +19,7 @@ from mlx_gpt.models.nanochat import Nanochat, NanochatConfig
 from mlx_gpt.tokenizer import Tokenizer
 from mlx_gpt.training import sft
 from mlx_gpt.training.base_model import finetuning_optimizer
-from mlx_gpt.training.losses import IGNORE
-from mlx_gpt.training.pretrain import loss_fn
+from mlx_gpt.training.losses import IGNORE, batch_loss
 from mlx_gpt.training.settings import SftConfig, SftData, SftReport, SftTraining
 from mlx_gpt.training.sft import build, finetune
 from mlx_muon import nanochat
@@ -257,7 +256,7 @@ def test_the_first_update_is_that_of_nanochats_recipe(config, tmp_path, model):
         64, 1000, batch_tokens=256, learning_rate=0.1, weight_decay=0.0,
         schedule=lambda step: mx.array(0.8),
     )  # fmt: skip
-    step = TrainStep(model, recipe, loss_fn, max_grad_norm=None)
+    step = TrainStep(model, recipe, batch_loss, max_grad_norm=None)
     step(sft.shard_batch(build(config).train.next_batch(), 2), recipe.base_rate)
     ours, theirs = arrays(job.model), arrays(model)
     for name, each in theirs.items():
@@ -306,8 +305,8 @@ def test_validation_is_the_mean_loss_and_the_bits_per_byte_of_answers(config, mo
     batches = list(iter(job.valid.next_batch, None))
     expected = bits_per_byte(model, batches, sizes)
     assert found["bits_per_byte"] == pytest.approx(expected, rel=1e-6)
-    total = sum(float(loss_fn(model, _arrays(each))[0]) for each in batches)
-    count = sum(float(loss_fn(model, _arrays(each))[1]) for each in batches)
+    total = sum(float(batch_loss(model, _arrays(each))[0]) for each in batches)
+    count = sum(float(batch_loss(model, _arrays(each))[1]) for each in batches)
     assert found["loss"] == pytest.approx(total / count, rel=1e-6)
 
 

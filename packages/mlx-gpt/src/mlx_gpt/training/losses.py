@@ -29,6 +29,13 @@ def token_losses(
     return mx.concatenate(losses).reshape(targets.shape)
 
 
+def batch_loss(model, batch: dict[str, mx.array]) -> tuple[mx.array, mx.array]:
+    """Return the sum of the losses of a batch's targets, and their number."""
+    hidden, targets = model.hidden_states(batch["inputs"]), batch["targets"]
+    loss = loss_sum(hidden, model.head_weight, targets, cap=model.logit_cap)
+    return loss, (targets != IGNORE).sum()
+
+
 def loss_sum(
     hidden: mx.array,
     weight: mx.array,

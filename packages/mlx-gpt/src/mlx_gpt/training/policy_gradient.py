@@ -104,7 +104,7 @@ def make_arrays(answers: list[Answer], padding: int) -> dict[str, np.ndarray]:
     return {"inputs": ids[:, :-1], "targets": targets, "weights": weights.astype(np.float32)}
 
 
-def loss_fn(model: Decoder, batch: dict[str, mx.array]) -> tuple[mx.array, mx.array]:
+def policy_loss(model: Decoder, batch: dict[str, mx.array]) -> tuple[mx.array, mx.array]:
     """Return minus the sum of weight times log-probability, and the weight of the pass."""
     hidden = model.hidden_states(batch["inputs"])
     loss = loss_sum(hidden, model.head_weight, batch["targets"], batch["weights"], model.logit_cap)

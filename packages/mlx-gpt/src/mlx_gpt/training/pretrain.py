@@ -17,7 +17,7 @@ from mlx_gpt.machine import peak_memory, step_threads
 from mlx_gpt.models.nanochat import Nanochat
 from mlx_gpt.tokenizer import Tokenizer
 from mlx_gpt.training.base_model import build_model
-from mlx_gpt.training.losses import IGNORE, loss_sum
+from mlx_gpt.training.losses import batch_loss
 from mlx_gpt.training.plan import Plan, accumulation_steps, fit_batch, plan_for
 from mlx_gpt.training.runs import (
     Report,
@@ -185,14 +185,7 @@ def build_step(model: Nanochat, plan: Plan, training: PretrainTraining, rows: in
     optimizer = recipe()
     if constant:
         optimizer = recipe(muon=replace(optimizer.muon, weight_decay=plan.weight_decay))
-    return TrainStep(model, optimizer, loss_fn, max_grad_norm=None, threads=threads)
-
-
-def loss_fn(model, batch: dict[str, mx.array]) -> tuple[mx.array, mx.array]:
-    """Return the sum of the losses of a batch's targets, and their number."""
-    hidden, targets = model.hidden_states(batch["inputs"]), batch["targets"]
-    loss = loss_sum(hidden, model.head_weight, targets, cap=model.logit_cap)
-    return loss, (targets != IGNORE).sum()
+    return TrainStep(model, optimizer, batch_loss, max_grad_norm=None, threads=threads)
 
 
 def updates(job: Job) -> Iterator[list[dict]]:

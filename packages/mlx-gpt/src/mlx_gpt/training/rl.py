@@ -29,9 +29,9 @@ from mlx_gpt.training.plan import largest_divisor
 from mlx_gpt.training.policy_gradient import (
     Answer,
     Tally,
-    loss_fn,
     make_group,
     make_passes,
+    policy_loss,
     summarize,
 )
 from mlx_gpt.training.runs import (
@@ -193,7 +193,7 @@ def build(
     optimizer = finetuning_optimizer(
         model, 2**19, training.learning_rate, MOMENTUM, RATE_SCALES, threads
     )
-    step = TrainStep(model, optimizer, loss_fn, max_grad_norm=None, threads=threads)  # type: ignore[arg-type]
+    step = TrainStep(model, optimizer, policy_loss, max_grad_norm=None, threads=threads)  # type: ignore[arg-type]
     step.prepare()  # a checkpoint may be saved before the first update
     train = read_problems(Path(data.train)) if train is None else train
     if valid is None:

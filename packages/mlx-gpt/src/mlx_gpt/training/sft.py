@@ -29,9 +29,8 @@ from mlx_gpt.training.base_model import (
     settings_of_run,
 )
 from mlx_gpt.training.display import SftDisplay
-from mlx_gpt.training.losses import IGNORE, token_losses
+from mlx_gpt.training.losses import IGNORE, batch_loss, token_losses
 from mlx_gpt.training.plan import fit_batch
-from mlx_gpt.training.pretrain import loss_fn
 from mlx_gpt.training.runs import (
     Report,
     explain_divergence,
@@ -161,7 +160,7 @@ def build(config: SftConfig) -> Job:
         model, batch, training.learning_rate, muon_momentum, threads=threads
     )
     kept = training.keep_optimizer_state and load_momentum(optimizer, model, config.model)
-    step = TrainStep(model, optimizer, loss_fn, max_grad_norm=None, threads=threads)  # type: ignore[arg-type]
+    step = TrainStep(model, optimizer, batch_loss, max_grad_norm=None, threads=threads)  # type: ignore[arg-type]
     train, valid = pack_batches(config, tokenizer)
     return Job(config, tokenizer, step, train, valid, kept)
 

@@ -81,8 +81,8 @@ def check_speedrun(config: SpeedrunConfig, folder: Path) -> None:
         if path.resolve().is_relative_to(folder.resolve()):
             raise ValueError(f"{path} is in {folder}, where files are replaced; move it elsewhere")
     if file.exists():
-        begun = mlx_trainer.load_config(SpeedrunConfig, file=file)
-        other = [name for name, value in vars(config).items() if value != getattr(begun, name)]
+        started = mlx_trainer.load_config(SpeedrunConfig, file=file)
+        other = [name for name, value in vars(config).items() if value != getattr(started, name)]
         before = json.loads(read.read_text("utf-8")) if read.exists() else {}
         for name, paths in inputs.items():
             now = [mlx_trainer.fingerprint(path) for path in paths]
@@ -110,11 +110,10 @@ def _change(config: SpeedrunConfig, folder: Path, other: list[str]) -> None:
         stages[i:] for i, name in enumerate(stages) if set(_STAGES[name][0]) & set(other)
     )
     runs = [folder / name for name in ("pretrain", "sft") if name in affected]
-    begun = [str(run) for run in runs if run.exists()]
-    if begun:
+    if trained := [str(run) for run in runs if run.exists()]:
         raise ValueError(
             f"{folder} was started with another {', '.join(other)} ({file}); give the same "
-            f"settings to continue, or another --output, or remove {' and '.join(begun)} to train "
+            f"settings to continue, or another --output, or remove {' and '.join(trained)} to train "
             "again"
         )
     check_files(config)
