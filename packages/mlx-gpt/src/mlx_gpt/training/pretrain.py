@@ -92,8 +92,7 @@ def pretrain(
     `planned` is the number of steps that the run had before it was extended.
     """
     step, settings, seconds = job.step, job.config.report, 0.0
-    keys = ("data", "seconds")
-    checkpoints, position = restore(folder, settings, step, job.tokenizer, keys, resume)
+    checkpoints, position = restore(job, folder, ("data", "seconds"), resume)
     if position:
         job.train.load_state(position["data"])
         seconds = float(position["seconds"])

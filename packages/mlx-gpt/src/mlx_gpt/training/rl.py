@@ -124,8 +124,7 @@ def reinforce(job: Job, folder: Path, report: Report, resume: bool = False) -> N
     """
     step, settings = job.step, job.config.report
     done, seconds, tally = 0, 0.0, Tally()
-    keys = ("rounds", "seconds")
-    checkpoints, position = restore(folder, settings, step, job.tokenizer, keys, resume)
+    checkpoints, position = restore(job, folder, ("rounds", "seconds"), resume)
     if position:
         done, seconds = int(position["rounds"]), float(position["seconds"])
         tally = Tally(**position.get("tally", {}))

@@ -14,7 +14,7 @@ from mlx_gpt.models.formats import Decoder
 from mlx_gpt.models.loading import check_tokenizer
 from mlx_gpt.tokenizer import Tokenizer
 from mlx_gpt.training.display import TrainingDisplay
-from mlx_gpt.training.settings import PretrainConfig, PretrainReport, RlReport, SftReport
+from mlx_gpt.training.settings import PretrainConfig
 from mlx_trainer import (
     CHECKPOINT_FILES,
     Checkpoints,
@@ -47,6 +47,7 @@ class Job(Protocol):
     """A built run of any stage."""
 
     config: Any
+    tokenizer: Tokenizer
     step: TrainStep
 
 
@@ -139,18 +140,14 @@ def inputs_of(config: Any) -> dict[str, str | Path]:
 
 
 def restore(
-    folder: Path,
-    settings: PretrainReport | SftReport | RlReport,
-    step: TrainStep,
-    tokenizer: Tokenizer,
-    keys: Sequence[str],
-    resume: bool,
+    job: Job, folder: Path, keys: Sequence[str], resume: bool
 ) -> tuple[Checkpoints, Position | None]:
     """Return the checkpoints of a run and, on resume, the position of the last one.
 
-    That checkpoint is loaded into `step`. `keys` must be in the position. Raises `ValueError` for a
-    damaged checkpoint, and for one of another tokenizer.
+    That checkpoint is loaded into the job's step. `keys` must be in the position. Raises
+    `ValueError` for a damaged checkpoint, and for one of another tokenizer.
     """
+    settings = job.config.report
     checkpoints = Checkpoints(
         folder / "checkpoints",
         settings.keep_checkpoints,
@@ -164,8 +161,8 @@ def restore(
     if absent := [key for key in keys if key not in position]:
         raise ValueError(f"{source}: not a checkpoint of this kind of run: it lacks {absent[0]}")
     if "tokenizer" in position:  # not yet in those of version 0.1
-        check_tokenizer(tokenizer, source, **position["tokenizer"])
-    checkpoints.load(step)
+        check_tokenizer(job.tokenizer, source, **position["tokenizer"])
+    checkpoints.load(job.step)
     return checkpoints, position
 
 

@@ -106,8 +106,7 @@ def finetune(job: Job, folder: Path, report: Report, resume: bool = False) -> No
     Under `mlx.launch` rank 0 writes. `resume` continues from the last checkpoint, bit for bit.
     """
     step, data, settings, seconds = job.step, job.train, job.config.report, 0.0
-    keys = ("data", "seconds")
-    checkpoints, position = restore(folder, settings, step, job.tokenizer, keys, resume)
+    checkpoints, position = restore(job, folder, ("data", "seconds"), resume)
     if position:
         data.load_state(position["data"])
         seconds = float(position["seconds"])

@@ -113,8 +113,8 @@ def _change(config: SpeedrunConfig, folder: Path, other: list[str]) -> None:
     if trained := [str(run) for run in runs if run.exists()]:
         raise ValueError(
             f"{folder} was started with another {', '.join(other)} ({file}); give the same "
-            f"settings to continue, or another --output, or remove {' and '.join(trained)} to train "
-            "again"
+            "settings to continue, or another --output, or remove "
+            f"{' and '.join(trained)} to train again"
         )
     check_files(config)
     mlx_trainer.delete_owned(folder, [pattern for name in affected for pattern in _STAGES[name][1]])
