@@ -76,7 +76,7 @@ def run_pretraining(
         training = job.config.training
         for line in (job.plan.table(), *job.notes):
             display.say(line)
-        display.say(f"{'an update':18} {job.accumulation} x {training.device_batch_size} rows")
+        display.say(f"{'update':18} {job.accumulation} x {training.device_batch_size} rows")
         with explain_divergence(output, "training.rate_scale", training.rate_scale):
             pretrain(job, output, display, resume, planned)
         display.say(f"model: {output / 'model'}")

@@ -218,7 +218,7 @@ def _with_questions(answers: RlAnswers, total: int) -> RlAnswers:
     count = answers.questions or min(USUAL_QUESTIONS, total) // world_size() * world_size()
     if not 0 < count <= total:
         raise ConfigError(
-            f"there are {total} questions, fewer than the {count or world_size()} of an update "
+            f"there are {total} questions, fewer than the {count or world_size()} of a round "
             "(answers.questions)"
         )
     return replace(answers, questions=count)

@@ -91,7 +91,7 @@ def run_finetuning(
         training = job.config.training
         display.say(
             f"{len(job.train.conversations):,} conversations x {training.epochs}, rows of "
-            f"{training.sequence_len:,} tokens, {training.batch_tokens:,} tokens an update, "
+            f"{training.sequence_len:,} tokens, {training.batch_tokens:,} tokens per update, "
             f"momentum {'of the base run' if job.kept_momentum else 'from 0'}"
         )
         with explain_divergence(output, "training.initial_rate", training.initial_rate):
