@@ -18,11 +18,19 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from mlx_gpt.data import python_docs
+from mlx_gpt.data.conversation import render_for_completion
 from mlx_gpt.data.documents import find_files, hold_out, read_files
+from mlx_gpt.data.mixture import read_mixture
+from mlx_gpt.engine import Engine, Request, Sampling
+from mlx_gpt.evaluate import evaluation
+from mlx_gpt.models.loading import load
+from mlx_gpt.report import write_report_card
 from mlx_gpt.tokenizer import Tokenizer
 from mlx_gpt.tokenizer.compression import measure, report
 from mlx_gpt.tokenizer.training import whole_characters
 from mlx_gpt.training.display import duration, printable
+from mlx_gpt.training.pretrain import run_pretraining
 from mlx_gpt.training.settings import (
     PretrainConfig,
     PretrainData,
@@ -33,6 +41,7 @@ from mlx_gpt.training.settings import (
     SftData,
     SftTraining,
 )
+from mlx_gpt.training.sft import run_finetuning
 from mlx_gpt.training.speedrun_settings import (
     DATA_FILES,
     SpeedrunConfig,
@@ -40,6 +49,7 @@ from mlx_gpt.training.speedrun_settings import (
     check_speedrun,
     write_text,
 )
+from mlx_gpt.training.streams import open_streams
 from mlx_shards import Shard, local_shards, write_shards
 from mlx_trainer import FolderLock, RunFolder, delete_owned, world_size
 
@@ -70,7 +80,7 @@ def _run_stages(config: SpeedrunConfig, folder: Path, say: Say) -> None:
         ("fine-tuning", fine_tune),
         ("evaluation", evaluate_models),
         ("chat", write_chat),
-        ("report", write_report),
+        ("report", lambda config, folder, say: write_report_card([folder], folder)),
     )
     for number, (name, stage) in enumerate(stages, 1):
         say(f"[{number}/{len(stages)}] {name}")
@@ -90,11 +100,9 @@ def prepare_text(config: SpeedrunConfig, folder: Path, say: Say) -> None:
         shards = find_files(config.text, note=lambda line: say(f"  {line}"))
         files = [(shard.name, whole_texts(shard, say)) for shard in shards]
     else:
-        from mlx_gpt.data.python_docs import conversations, documented, documents
-
-        found = list(documented())
-        files = [("documentation", documents(found))]
-        write_lines(folder / "conversations.jsonl", conversations(found))
+        found = list(python_docs.documented())
+        files = [("documentation", python_docs.documents(found))]
+        write_lines(folder / "conversations.jsonl", python_docs.conversations(found))
     size = sum(len(text) for _, texts in files for text in texts)
     if size < _MIN_CHARS:
         raise ValueError(
@@ -141,8 +149,6 @@ def train_tokenizer(config: SpeedrunConfig, folder: Path, say: Say) -> None:
 
 def pretrain_base(config: SpeedrunConfig, folder: Path, say: Say) -> None:
     """Train the base model."""
-    from mlx_gpt.training.pretrain import run_pretraining
-
     steps = config.steps or steps_of_one_epoch(config, folder)
     settings = PretrainConfig(
         data_config(folder),
@@ -169,8 +175,6 @@ def data_config(folder: Path) -> PretrainData:
 
 def steps_of_one_epoch(config: SpeedrunConfig, folder: Path) -> int:
     """Return how many updates read each document once: small texts are soon memorized."""
-    from mlx_gpt.training.streams import open_streams
-
     training = PretrainTraining(device_batch_size=config.device_batch_size, seed=config.seed)
     model = PretrainModel(config.depth, config.sequence_len)
     settings = PretrainConfig(data_config(folder), model, training)
@@ -185,8 +189,6 @@ def fine_tune(config: SpeedrunConfig, folder: Path, say: Say) -> None:
     if not files:
         say("  skipped: no conversations (--chat)")
         return
-    from mlx_gpt.training.sft import run_finetuning
-
     train, valid = split_conversations(files, folder, config.seed)
     rows = max(1, config.sft_batch_tokens // config.sequence_len)
     settings = SftConfig(
@@ -204,14 +206,12 @@ def fine_tune(config: SpeedrunConfig, folder: Path, say: Say) -> None:
 
 def conversation_files(config: SpeedrunConfig, folder: Path) -> list[str]:
     """Return the given files of conversations, or those of Python's documentation."""
-    brought = folder / "conversations.jsonl"
-    return config.conversations or ([str(brought)] if brought.exists() else [])
+    documented = folder / "conversations.jsonl"
+    return config.conversations or ([str(documented)] if documented.exists() else [])
 
 
 def split_conversations(files: list[str], folder: Path, seed: int) -> tuple[Path, Path]:
     """Write a file of conversations to train on and a smaller one to validate on; return both."""
-    from mlx_gpt.data.mixture import read_mixture
-
     paths = folder / "sft-train.jsonl", folder / "sft-valid.jsonl"
     if not all(path.exists() for path in paths):
         rows = list(read_mixture(files))
@@ -224,28 +224,22 @@ def split_conversations(files: list[str], folder: Path, seed: int) -> tuple[Path
 
 def evaluate_models(config: SpeedrunConfig, folder: Path, say: Say) -> None:
     """Measure bits per byte of held-out text, and accuracy where there are questions."""
-    from mlx_gpt.evaluate.evaluation import FILE_NAME, Questions, evaluate_folder, save, table
-
     core = Path(config.core) if config.core else None
-    asked = Questions(bpb=str(folder / "data" / "valid"), core=core)
+    questions = evaluation.Questions(bpb=str(folder / "data" / "valid"), core=core)
     for name in ("pretrain", "sft"):
         run = folder / name
-        if run.exists() and not (run / FILE_NAME).exists():
-            found = evaluate_folder(run, asked)
-            save(found, run)
-            say(f"  {name}: " + table(found).replace("\n", "\n  "))
+        if run.exists() and not (run / evaluation.FILE_NAME).exists():
+            found = evaluation.evaluate_folder(run, questions)
+            evaluation.save(found, run)
+            say(f"  {name}: " + evaluation.table(found).replace("\n", "\n  "))
 
 
 def write_chat(config: SpeedrunConfig, folder: Path, say: Say) -> None:
     """Ask the last model, and write its answers."""
-    from mlx_gpt.data.conversation import render_for_completion
-    from mlx_gpt.engine import Engine, Request, Sampling
-    from mlx_gpt.models.loading import load
-
     run = model_run(folder)
     model, tokenizer = load(run)
     chats = run.name == "sft"
-    questions = list(config.questions) + (held_questions(folder) if chats else [])
+    questions = list(config.questions) + (held_out_questions(folder) if chats else [])
     requests = []
     for seed, question in enumerate(questions):
         ids = [tokenizer.bos_id, *tokenizer.encode(question)]
@@ -262,19 +256,12 @@ def write_chat(config: SpeedrunConfig, folder: Path, say: Say) -> None:
     write_text(folder / "chat.md", "\n".join(lines))
 
 
-def held_questions(folder: Path, count: int = 5) -> list[str]:
+def held_out_questions(folder: Path, count: int = 5) -> list[str]:
     """Return the first questions of held-out conversations."""
     rows = (folder / "sft-valid.jsonl").read_text("utf-8").splitlines()
     firsts = [json.loads(row)["messages"][0] for row in rows]
     asked = [each["content"] for each in firsts if isinstance(each["content"], str)]
     return [text for text in asked if len(text) < 200][:count]
-
-
-def write_report(config: SpeedrunConfig, folder: Path, say: Say) -> None:
-    """Write the report card of all runs."""
-    from mlx_gpt.report import write_report_card
-
-    write_report_card([folder], folder)
 
 
 def model_run(folder: Path) -> Path:
