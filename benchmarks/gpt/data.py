@@ -11,9 +11,14 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from gpt.settings import Settings
-from mlx_gpt.data.streams import streams
 from mlx_gpt.tokenizer import Tokenizer
-from mlx_gpt.training.pretrain_config import DataConfig, ModelConfig, PretrainConfig, TrainingConfig
+from mlx_gpt.training.settings import (
+    PretrainConfig,
+    PretrainData,
+    PretrainModel,
+    PretrainTraining,
+)
+from mlx_gpt.training.streams import open_streams
 from mlx_shards import TokenStream, local_shards, split_last
 
 HELD_OUT = 4  # batches
@@ -42,11 +47,11 @@ def make_batches(data: Path, settings: Settings, seed: int) -> None:
     """Write training rows in the order of a seed, (steps, rows, length + 1), and held-out rows."""
     folder = settings.path("tokenizer")
     config = PretrainConfig(
-        DataConfig(str(data), str(folder), oversize="crop"),
-        ModelConfig(sequence_len=settings.model.length),
-        TrainingConfig(device_batch_size=settings.rows, seed=seed),
+        PretrainData(str(data), str(folder), oversize="crop"),
+        PretrainModel(sequence_len=settings.model.length),
+        PretrainTraining(device_batch_size=settings.rows, seed=seed),
     )
-    train, valid = streams(config, Tokenizer.load(folder))
+    train, valid = open_streams(config, Tokenizer.load(folder))
     np.save(settings.path(f"train-{seed}.npy"), first(train, settings.steps))
     np.save(settings.path("held-out.npy"), first(valid, HELD_OUT))
 

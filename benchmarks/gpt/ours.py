@@ -15,7 +15,7 @@ from mlx_gpt.tokenizer import Tokenizer
 from mlx_gpt.training.losses import token_losses
 from mlx_gpt.training.plan import make_plan
 from mlx_gpt.training.pretrain import build_step
-from mlx_gpt.training.pretrain_config import TrainingConfig
+from mlx_gpt.training.settings import PretrainTraining
 from mlx_trainer import TrainStep
 
 
@@ -35,7 +35,7 @@ def training(settings: Settings, variant: str, seed: int) -> Training:
     if (weights := settings.path(f"weights-{seed}.npz")).exists():
         load(model, dict(np.load(weights)))
     mx.eval(model.parameters())
-    config = TrainingConfig()
+    config = PretrainTraining()
     step = build_step(model, plan, config, settings.rows)
 
     def held_out_loss(rows: np.ndarray) -> float:
@@ -67,12 +67,12 @@ def update() -> dict[str, Callable[[], object]]:
         batch_tokens=ACCUMULATION * UPDATED_ROWS * UPDATED.length,
     )  # fmt: skip
     model = Nanochat(plan.config).initialize(mx.random.key(0))
-    step = build_step(model, plan, TrainingConfig(), UPDATED_ROWS)
+    step = build_step(model, plan, PretrainTraining(), UPDATED_ROWS)
     shape = (ACCUMULATION, UPDATED_ROWS, UPDATED.length + 1)
     rows = np.random.default_rng(0).integers(0, UPDATED.vocab, shape, np.int32)
     batches = [batch_of(each) for each in rows]
     return {
-        "step": lambda: step(batches, TrainingConfig.learning_rate),
+        "step": lambda: step(batches, PretrainTraining.learning_rate),
         "optimizer": optimizer_call(step, model),
     }
 

@@ -242,7 +242,7 @@ def test_commands_take_back_and_answer_again(scripted: ChatSession):
         "Good morning!", "It is [python: 12*7][result: 84]84, she said.", "It rains.",
     ]  # fmt: skip
     assert notes.splitlines()[1:] == [
-        "Taken back: Hello", "A new conversation.", "/undo: nothing has been said yet",
+        "Removed: Hello", "A new conversation.", "/undo: nothing has been said yet",
     ]  # fmt: skip
 
 
@@ -274,7 +274,7 @@ def test_a_conversation_is_saved_and_gone_on_from(scripted: ChatSession, tmp_pat
     assert len(answers.splitlines()) == 2
     assert notes.splitlines()[1].startswith("Saved 1 turns to ")
     assert f"1 turns, {len(scripted.ids[: scripted.ids.index(scripted._end) + 1])} tokens." in notes
-    assert "/save: name a file" in notes
+    assert "/save: give the name of a file" in notes
     assert "/load: [Errno 2] No such file or directory" in notes
     [line] = file.read_text("utf-8").splitlines()
     assert json.loads(line)["messages"][1] == {"role": "assistant", "content": "Good morning!"}
@@ -303,7 +303,7 @@ def test_stats_count_turns_and_tokens(session: ChatSession):
 def test_an_answer_that_was_cut_and_a_conversation_that_is_long_are_said_so(session: ChatSession):
     _, notes = run(session, "What is it? " * 10, "And now? " * 5)
     assert notes.count("[cut at 6 tokens: /set max_tokens NUMBER]") == 2
-    assert notes.count("the model was trained on 64 at a time") == 1
+    assert notes.count("the model was trained on 64:") == 1
 
 
 def test_what_would_move_the_cursor_is_not_shown_in_a_terminal(tokenizer: Tokenizer):
@@ -319,9 +319,9 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(session: ChatSession, model
     session.max_tokens, model._interrupt_at = 30, 5
     answers, notes = run(session, "What is it?", "^C", "/set max_tokens 4", "Why?", "/undo")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert "Ctrl-D or /quit leaves." in notes
+    assert "Ctrl-D or /quit quits." in notes
     assert len(session.turns[0].answered) == 4
-    assert "Taken back: Why?" in notes
+    assert "Removed: Why?" in notes
     # The model went on from where it was: only new tokens were read.
     assert model._read[0] not in model._read[1:]
     assert max(model._read[1:]) < model._read[0]
@@ -392,7 +392,7 @@ def test_the_chat_command_works_in_a_terminal(folder: Path, tmp_path: Path, star
         os.write(ours, typed)
     assert process.wait() == 0
     os.close(ours)
-    assert b"Ctrl-D leaves." in seen
+    assert b"Ctrl-D quits." in seen
     assert b"1 turns," in seen
     [history] = tmp_path.rglob("chat_history")
     assert history.read_text().split("\n")[-3:-1] == ["The dog", "/stats"]

@@ -2,7 +2,8 @@
 
 import pytest
 
-from mlx_gpt.cli import _in_words, main
+from mlx_gpt.cli import cli, main
+from mlx_shards import ShardError
 
 
 def fails(capsys, *arguments):
@@ -39,6 +40,17 @@ def test_prompts_that_are_not_text_are_refused(capsys, tmp_path):
     assert line.startswith(f"Error: {tmp_path / 'prompts'}: not UTF-8 text: ")
 
 
-def test_a_bare_key_is_a_defect_and_a_sentence_is_not():
-    assert _in_words(KeyError("head")).startswith("KeyError: 'head' (this looks like a defect")
-    assert _in_words(KeyError("no special token '<|x|>'")) == "no special token '<|x|>'"
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (KeyError("head"), "KeyError: 'head' (this looks like a defect; --debug shows where)"),
+        (KeyError("no special token '<|x|>'"), "no special token '<|x|>'"),
+        (ShardError("shard 3 is damaged"), "shard 3 is damaged"),
+    ],
+)
+def test_a_bare_key_is_a_defect_and_a_sentence_is_not(capsys, monkeypatch, tmp_path, error, line):
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(cli.commands["report"], "callback", fail)
+    assert fails(capsys, "report", tmp_path) == (1, f"Error: {line}")

@@ -3,11 +3,11 @@
 import os
 import sys
 
-from mlx_gpt.report.display import Display, duration, printable
+from mlx_gpt.training.display import TrainingDisplay, duration, printable
 
 SHOW = """
-from mlx_gpt.report.display import Display
-with Display(None) as display:
+from mlx_gpt.training.display import TrainingDisplay
+with TrainingDisplay(None) as display:
     display({"event": "start", "updates": 0, "steps": 3})
     display({"event": "evaluate", "updates": 0, "loss": 1.5, "evaluation_seconds": 0.1})
 """
@@ -39,7 +39,7 @@ def test_a_line_takes_the_place_of_the_bar_which_is_drawn_again_below(start):
 
 
 def test_a_sample_cannot_control_the_terminal(capsys):
-    with Display(None) as display:
+    with TrainingDisplay(None) as display:
         display({"event": "sample", "updates": 1, "samples": [["Say", "\x1b]0;owned\x07 naïve"]]})
     assert capsys.readouterr().err == "  Say | \ufffd]0;owned\ufffd naïve\n"
     assert printable("a\tb\n東\x9b1m\r") == "a\tb\n東\ufffd1m\ufffd"

@@ -142,7 +142,9 @@ def test_cropped_documents_are_read_in_part_and_it_says_so(run_folder, data):
 def test_to_measure_nothing_is_wrong_usage(run_folder):
     result = run("--model", run_folder)
     assert result.exit_code == 2
-    assert result.stderr.endswith("Error: say what to measure: --bpb, --core, --chat or --gsm8k\n")
+    assert result.stderr.endswith(
+        "Error: choose what to measure: --bpb, --core, --chat or --gsm8k\n"
+    )
 
 
 @pytest.mark.parametrize("option", ["--core", "--chat", "--gsm8k", "--bpb"])

@@ -7,7 +7,7 @@ import pytest
 from mlx_gpt.models.files import save_model
 from mlx_gpt.models.loading import load
 from mlx_gpt.tokenizer import Tokenizer
-from mlx_gpt.training.finetuning import load_base
+from mlx_gpt.training.base_model import load_base
 
 
 @pytest.mark.parametrize("how", [load, load_base])

@@ -16,21 +16,21 @@ import yaml
 from mlx.utils import tree_flatten
 
 from mlx_gpt.cli import main
-from mlx_gpt.data.streams import count_tokens, streams
 from mlx_gpt.data.text_files import split_text
 from mlx_gpt.models.files import load_model
 from mlx_gpt.tokenizer import Tokenizer
 from mlx_gpt.training import pretrain as pretraining
-from mlx_gpt.training.batch_sizes import fit_batch, micro_batches
-from mlx_gpt.training.going_on import extend
+from mlx_gpt.training.plan import accumulation_steps, fit_batch
 from mlx_gpt.training.pretrain import build, pretrain
-from mlx_gpt.training.pretrain_config import (
-    DataConfig,
-    ModelConfig,
+from mlx_gpt.training.runs import extend_run
+from mlx_gpt.training.settings import (
     PretrainConfig,
-    ReportConfig,
-    TrainingConfig,
+    PretrainData,
+    PretrainModel,
+    PretrainReport,
+    PretrainTraining,
 )
+from mlx_gpt.training.streams import count_tokens, open_streams
 from mlx_shards import write_shards
 from mlx_trainer import Checkpoints, RunFolder, load_config
 
@@ -51,10 +51,10 @@ def data(tmp_path_factory, texts, tokenizer) -> Path:
 @pytest.fixture
 def config(data) -> PretrainConfig:
     return PretrainConfig(
-        DataConfig(str(data / "shards"), str(data / "tokenizer"), buffer_size=20),
-        ModelConfig(2, 32, width_per_layer=16, head_dim=16),
-        TrainingConfig(8, batch_tokens=256, device_batch_size=4, threads=1, warmup_steps=2),
-        ReportConfig(4, 512, checkpoint_every=3, prompts=["The quick"]),
+        PretrainData(str(data / "shards"), str(data / "tokenizer"), buffer_size=20),
+        PretrainModel(2, 32, width_per_layer=16, head_dim=16),
+        PretrainTraining(8, batch_tokens=256, device_batch_size=4, threads=1, warmup_steps=2),
+        PretrainReport(4, 512, checkpoint_every=3, prompts=["The quick"]),
     )
 
 
@@ -256,7 +256,7 @@ def test_all_tokens_of_own_text_are_used_and_the_end_reads_all_that_is_held_out(
         return sum(len(tokenizer.encode(text)) + 1 for text in documents)
 
     train, held = tokens("a.txt"), tokens("b.MD")
-    config = replace(config, data=DataConfig(str(plain_text), config.data.tokenizer))
+    config = replace(config, data=PretrainData(str(plain_text), config.data.tokenizer))
     job, events = run_in_process(config, tmp_path / "run")
     assert job.notes == [
         f"{plain_text}: ignored 1 file: notes.pdf",
@@ -267,29 +267,29 @@ def test_all_tokens_of_own_text_are_used_and_the_end_reads_all_that_is_held_out(
     read = [event["tokens"] for event in events if event["event"] == "evaluate"]
     assert read == [528, 528, held]  # 512 asked for are 16 rows, each with a last target
     assert events[1]["held_out_tokens"] == f"{held:,}"
-    once, _ = streams(config, tokenizer, epochs=1)
+    once, _ = open_streams(config, tokenizer, epochs=1)
     placed = sum(int((batch.document_ids > 0).sum()) for batch in once)
     assert placed > 0.96 * train  # all but the last of each row, which is a target only
 
 
 def test_nanochats_crop_says_how_little_it_uses(config, plain_text):
-    data = DataConfig(str(plain_text), config.data.tokenizer, oversize="crop")
+    data = PretrainData(str(plain_text), config.data.tokenizer, oversize="crop")
     job = build(replace(config, data=data))
     shares = [re.search(r"uses ([\d.]+) %", note) for note in job.notes[2:]]
     assert all(share and float(share[1]) < 20 for share in shares), job.notes
 
 
 def test_of_a_long_text_the_beginning_is_counted(config, data, tokenizer):
-    once, _ = streams(config, tokenizer, epochs=1)
-    usage = count_tokens(once, most=1000)
+    once, _ = open_streams(config, tokenizer, epochs=1)
+    usage = count_tokens(once, limit=1000)
     assert str(usage) == "uses 100 % of the tokens (1,056 of the first 1,056)"
     assert usage.size == "more than 1,056"
 
 
 def test_a_batch_that_cannot_be_cut_is_refused_with_one_that_can():
     with pytest.raises(ValueError, match="take 512 or another device_batch_size"):
-        micro_batches(600, 4, 32)
-    assert micro_batches(512, 4, 32) == 4
+        accumulation_steps(600, 4, 32)
+    assert accumulation_steps(512, 4, 32) == 4
 
 
 def test_wrong_usage_is_one_line(data, tmp_path, capsys):
@@ -299,11 +299,11 @@ def test_wrong_usage_is_one_line(data, tmp_path, capsys):
         (["--set", "training.step=3"], 2, "training.step: unknown key; did you mean 'steps'?"),
         (["--set", "training.learning_rate=nan"], 2,
          "training.learning_rate: must be a finite number, got nan"),
-        (["--set", "training.rate_scale=-1"], 2, "training.rate_scale must be above 0"),
+        (["--set", "training.rate_scale=-1"], 2, "training.rate_scale: must be above 0"),
         (["--set", "training.device_batch_size=0"], 2,
-         "training.device_batch_size must be at least 1, got 0"),
-        (["--set", "training.warmdown_ratio=3"], 2, "training.warmdown_ratio must be from 0 to 1"),
-        (["--set", f"training.seed={2**80}"], 2, "training.seed must be 0 or more, below 2^63"),
+         "training.device_batch_size: must be at least 1, got 0"),
+        (["--set", "training.warmdown_ratio=3"], 2, "training.warmdown_ratio: must be from 0 to 1"),
+        (["--set", f"training.seed={2**80}"], 2, "training.seed: must be below 2^63"),
         (["--tokens-per-parameter", "nan"], 2, "nan is no finite number"),
         (["--batch-tokens", "100"], 2, "batch_tokens 100 is not a multiple of 128"),
         (["--data", str(tmp_path / "nothing")], 1, "nothing: no such file or folder"),
@@ -358,8 +358,8 @@ def test_a_finished_run_goes_on_for_more_steps_and_equals_one_long_run(data, tmp
     trained(data, tmp_path / "long", "--steps", "7", *constant)
     trained(data, tmp_path / "short", "--steps", "4", *constant)
     said = trained(data, tmp_path / "short", "--resume", "--steps", "7")
-    assert ("after update 4 it goes on for 7 steps instead of 4: equal to one run of 7 steps, bit "
-            "for bit") in said  # fmt: skip
+    assert ("after update 4 the run continues to 7 steps instead of 4: equal to one run of 7 "
+            "steps, bit for bit") in said  # fmt: skip
     assert the_same(*models(tmp_path / "long", tmp_path / "short"))
     states = [
         Checkpoints(tmp_path / name / "checkpoints").latest() / "optimizer.safetensors"
@@ -381,7 +381,7 @@ def test_nanochats_schedule_differs_where_the_event_says(config, done, decay, ra
     training = replace(config.training, warmup_steps=1, warmdown_ratio=0.6)
     jobs = [build(replace(config, training=replace(training, steps=steps))) for steps in (10, 20)]
     RunFolder.create(tmp_path / "run", jobs[0].config)
-    found = extend(tmp_path / "run", jobs[1].config, [10], done)
+    found = extend_run(tmp_path / "run", jobs[1].config, 10, done)
     assert (found["decay_differs_from"], found["rates_differ_from"]) == (decay, rates)
     optimizers = [job.step.optimizer for job in jobs]
     for name, function in (("decay_differs", lambda each: each.muon.weight_decay),
@@ -464,4 +464,4 @@ def test_training_that_diverged_says_in_which_update_and_what_to_try(data, tmp_p
 def test_a_batch_is_found_for_what_was_given(given, expected):
     batch, rows = fit_batch(*given)
     assert (batch, rows) == expected
-    assert micro_batches(batch, rows, given[2]) * rows * given[2] == batch
+    assert accumulation_steps(batch, rows, given[2]) * rows * given[2] == batch

@@ -13,22 +13,21 @@ from hypothesis import strategies as st
 
 from mlx_gpt.commands.report import report as command
 from mlx_gpt.report import curves, make_report, numbers, write_report_card
-from mlx_gpt.report.markdown import page
+from mlx_gpt.report.page import page
 from mlx_gpt.report.runs import read_events, read_runs
-from mlx_gpt.training import pretrain_config as pretrain
-from mlx_gpt.training import rl, sft
+from mlx_gpt.training import settings as stages
 from mlx_gpt.training.plan import make_plan
 from mlx_trainer import RunFolder
 
 NOW = datetime(2026, 11, 21, 21, 30, tzinfo=UTC)
 START = 1_795_000_000.0  # 2026-11-18 11:06:40 UTC
-PRETRAIN = pretrain.PretrainConfig(
-    pretrain.DataConfig("shards", "tokenizer"),
-    pretrain.ModelConfig(depth=2, sequence_len=64, head_dim=64),
-    pretrain.TrainingConfig(steps=4, batch_tokens=512, device_batch_size=4),
+PRETRAIN = stages.PretrainConfig(
+    stages.PretrainData("shards", "tokenizer"),
+    stages.PretrainModel(depth=2, sequence_len=64, head_dim=64),
+    stages.PretrainTraining(steps=4, batch_tokens=512, device_batch_size=4),
 )
-SFT = sft.SftConfig("runs/pretrain", sft.DataConfig(["dolly.jsonl"], ["held.jsonl"]))
-RL = rl.RlConfig("runs/sft", rl.DataConfig("gsm8k.jsonl"))
+SFT = stages.SftConfig("runs/pretrain", stages.SftData(["dolly.jsonl"], ["held.jsonl"]))
+RL = stages.RlConfig("runs/sft", stages.RlData("gsm8k.jsonl"))
 TASK = {"type": "multiple_choice", "examples": 40, "accuracy": 0.4, "baseline": 0.25,
         "centered": 0.2}  # fmt: skip
 
@@ -145,7 +144,7 @@ def test_numbers_of_fine_tuning_follow_from_its_log(tuned):
     assert [each["loss_nats_per_token"] for each in run["validation"]] == [3.0, 2.25]
     text = page(report_of(tuned))
     assert "- validation loss: 3.0000 (step 0) to 2.2500 (step 2)" in text
-    assert "1 conversations cut, 2 left out as too long, 3 as without a target" in text
+    assert "1 conversations truncated, 2 dropped as too long, 3 without a target" in text
 
 
 def test_reward_is_the_mean_of_the_first_and_last_tenth_of_the_rounds(reinforced):
@@ -225,8 +224,8 @@ def test_what_was_not_measured_is_said_to_be_missing(tmp_path):
         {row["metric"], None} for row in report["summary"]
     ]
     text = (folder / "report.md").read_text()
-    assert "**run made no step yet.**" in text
-    assert "- parameters: not known" in text
+    assert "**run has made no step yet.**" in text
+    assert "- parameters: unknown" in text
     assert "- git commit: not recorded" in text
     assert "| CORE | - | - | - |" in text
     assert "## Fine-tuning\n\nNo run." in text
@@ -238,7 +237,7 @@ def test_a_run_without_its_end_is_marked_as_unfinished(base):
     report = report_of(base)
     assert report["runs"][0]["state"] == "unfinished"
     assert (
-        "**pretrain is unfinished: 3 of 4 steps, last heard of 2026-11-18 11:07 UTC. "
+        "**pretrain is unfinished: 3 of 4 steps, last logged 2026-11-18 11:07 UTC. "
         "It was interrupted, or is still running.**"
     ) in page(report)
     log(base, [*pretraining_events(), END])
@@ -308,7 +307,7 @@ def test_runs_on_different_machines_are_listed_apart(base, tuned):
     assert first["packages"]["mlx-trainer"] == environment["packages"]["mlx-trainer"]
     assert (second["runs"], second["cores"]) == (["sft"], 96)
     text = page(report)
-    assert "Of sft:" in text
+    assert "\nsft:\n" in text
     assert "- memory: 64.00 GB" in text
     assert "- memory: not recorded" in text
 
@@ -373,12 +372,12 @@ def test_folders_that_are_no_runs_are_refused_in_one_line(tmp_path):
             read_runs([path])
 
     fails(tmp_path / "no", "{path}: no such folder")
-    fails(tmp_path, "{path}: neither a run (it has no config.yaml) nor a folder with runs in it")
+    fails(tmp_path, "{path}: neither a run (it has no config.yaml) nor a folder of runs")
     foreign = tmp_path / "foreign"
     RunFolder.create(foreign, OtherConfig())
     fails(foreign, "{path}: its config.yaml is not that of mlx-gpt train, sft or rl")
     lacking = tmp_path / "lacking"
-    RunFolder.create(lacking, replace(PRETRAIN, training=pretrain.TrainingConfig()))
+    RunFolder.create(lacking, replace(PRETRAIN, training=stages.PretrainTraining()))
     fails(lacking, "{path}: its config.yaml lacks training.steps")
 
 

@@ -19,19 +19,17 @@ from mlx_gpt.engine import Completion
 from mlx_gpt.evaluate.gsm8k import problem
 from mlx_gpt.models.files import load_model, save_model
 from mlx_gpt.training import rl
-from mlx_gpt.training.finetuning import optimizer_for
+from mlx_gpt.training.base_model import finetuning_optimizer
 from mlx_gpt.training.losses import IGNORE
-from mlx_gpt.training.policy_gradient import arrays_of, group_of, loss_fn, passes, summary
-from mlx_gpt.training.rl import (
-    AnswerConfig,
-    DataConfig,
-    ReportConfig,
-    RlConfig,
-    TrainingConfig,
-    build,
-    gsm8k_reward,
-    reinforce,
+from mlx_gpt.training.policy_gradient import (
+    make_arrays,
+    make_group,
+    make_passes,
+    policy_loss,
+    summarize,
 )
+from mlx_gpt.training.rl import build, gsm8k_reward, reinforce
+from mlx_gpt.training.settings import RlAnswers, RlConfig, RlData, RlReport, RlTraining
 from mlx_trainer import Checkpoints, RunFolder
 
 QUESTIONS = [problem(f"What is {i} + {i}?", f"<<{i}+{i}={2 * i}>>\n#### {2 * i}") for i in range(8)]
@@ -54,10 +52,10 @@ def config(base) -> RlConfig:
     """Four rounds of four questions with four answers of at most eight tokens."""
     return RlConfig(
         base,
-        DataConfig(""),
-        AnswerConfig(questions=4, samples=4, max_tokens=8),
-        TrainingConfig(2, device_batch_size=2, threads=1),
-        ReportConfig(0, evaluation_samples=4, checkpoint_every=2),
+        RlData(""),
+        RlAnswers(questions=4, samples=4, max_tokens=8),
+        RlTraining(2, device_batch_size=2, threads=1),
+        RlReport(0, evaluation_samples=4, checkpoint_every=2),
     )
 
 
@@ -94,21 +92,21 @@ def completion(ids, mask=None):
 def groups():
     """Three questions with two answers each, of which the second teaches nothing."""
     return [
-        group_of([5, 6, 7], [completion([8, 9, 10], [1, 0, 1]), completion([11])], [1.0, 0.0]),
-        group_of([5, 6], [completion([8, 9]), completion([12])], [0.3, 0.3]),
-        group_of([7], [completion([20, 21, 22, 23]), completion([24, 25])], [0.0, 3.0]),
+        make_group([5, 6, 7], [completion([8, 9, 10], [1, 0, 1]), completion([11])], [1.0, 0.0]),
+        make_group([5, 6], [completion([8, 9]), completion([12])], [0.3, 0.3]),
+        make_group([7], [completion([20, 21, 22, 23]), completion([24, 25])], [0.0, 3.0]),
     ]
 
 
 def test_advantages_are_relative_to_the_mean_of_the_group():
-    found = group_of([1], [completion([2])] * 3, [1.0, 0.0, 0.5])
+    found = make_group([1], [completion([2])] * 3, [1.0, 0.0, 0.5])
     assert [each.advantage for each in found] == [0.5, -0.5, 0.0]
-    same = group_of([1], [completion([2])] * 3, [0.1, 0.1, 0.1])  # whose mean is not 0.1
+    same = make_group([1], [completion([2])] * 3, [0.1, 0.1, 0.1])  # whose mean is not 0.1
     assert [each.advantage for each in same] == [0.0, 0.0, 0.0]
 
 
 def test_prompt_and_forced_tokens_are_no_targets(groups):
-    found = arrays_of(groups[0], padding=3)
+    found = make_arrays(groups[0], padding=3)
     assert found["inputs"].shape == found["targets"].shape == found["weights"].shape == (2, 64)
     assert found["inputs"][0, :6].tolist() == [5, 6, 7, 8, 9, 10]
     assert found["inputs"][1, :5].tolist() == [5, 6, 7, 11, 3]
@@ -141,12 +139,12 @@ def test_the_gradient_is_that_of_reinforce(groups, tiny_model):
         return total / len(groups)
 
     expected = arrays(nn.value_and_grad(tiny_model, objective)(tiny_model)[1])
-    batches = passes(groups, rows=2, padding=0)
+    batches = make_passes(groups, rows=2, padding=0)
     assert len(batches) == 2  # that without advantages is not computed, but counts
     sums, weight = None, 0.0
     for batch in batches:
         tensors = {name: mx.array(each) for name, each in batch.items()}
-        (_, share), gradient = nn.value_and_grad(tiny_model, loss_fn)(tiny_model, tensors)
+        (_, share), gradient = nn.value_and_grad(tiny_model, policy_loss)(tiny_model, tensors)
         sums = gradient if sums is None else tree_map(mx.add, sums, gradient)
         weight += float(share)
     assert weight == pytest.approx(3)
@@ -157,7 +155,7 @@ def test_the_gradient_is_that_of_reinforce(groups, tiny_model):
 
 
 def test_a_round_that_teaches_nothing_still_has_a_batch(groups):
-    [batch] = passes([groups[1]], rows=1, padding=0)
+    [batch] = make_passes([groups[1]], rows=1, padding=0)
     assert not batch["weights"].any()
 
 
@@ -251,7 +249,7 @@ def test_the_reward_of_gsm8k_is_the_final_number():
 
 
 def test_rates_are_nanochats(tiny_model):
-    optimizer = optimizer_for(tiny_model, 2**19, 0.02, rl.MOMENTUM, rl.RATE_SCALES)
+    optimizer = finetuning_optimizer(tiny_model, 2**19, 0.02, rl.MOMENTUM, rl.RATE_SCALES)
     width = (64 / 768) ** -0.5
     found = {group.name: float(optimizer.rate_of(group.rule)) for group in optimizer.groups}
     expected = {"wte": 0.2 * width, "value_embeds": 0.1 * width, "lm_head": 0.004 * width,
@@ -263,7 +261,7 @@ def test_rates_are_nanochats(tiny_model):
 
 
 def test_the_summary_is_a_mean_over_answers(groups):
-    found = summary(groups)
+    found = summarize(groups)
     assert found["reward"] == pytest.approx((1.0 + 0.0 + 0.3 + 0.3 + 0.0 + 3.0) / 6)
     assert found["answer_tokens"] == pytest.approx(13 / 6)
     assert found["questions_learned"] == pytest.approx(2 / 3)
@@ -273,7 +271,7 @@ def test_the_summary_is_a_mean_over_answers(groups):
     ("answers", "message"),
     [
         ({"questions": 9},
-         "there are 8 questions, fewer than the 9 of an update (answers.questions)"),
+         "there are 8 questions, fewer than the 9 of a round (answers.questions)"),
         ({"samples": 1}, "answers.samples must be at least 2, as answers are compared, got 1"),
     ],
 )  # fmt: skip
@@ -299,19 +297,20 @@ def test_a_size_of_0_is_refused_by_its_name(config, name):
 RING = """
 import sys
 from pathlib import Path
-from mlx_gpt.training.rl import *
+from mlx_gpt.training.rl import build, reinforce
+from mlx_gpt.training.settings import *
 from mlx_gpt.evaluate.gsm8k import problem
-from mlx_gpt.report.display import Display
-from mlx_gpt.training.runs import opened
+from mlx_gpt.training.display import TrainingDisplay
+from mlx_gpt.training.runs import open_run
 
 base, folder = sys.argv[1:]
 config = RlConfig(
-    base, DataConfig(""), AnswerConfig(questions=4, samples=4, max_tokens=8),
-    TrainingConfig(1, device_batch_size=2, threads=1), ReportConfig(1, evaluation_samples=4),
+    base, RlData(""), RlAnswers(questions=4, samples=4, max_tokens=8),
+    RlTraining(1, device_batch_size=2, threads=1), RlReport(1, evaluation_samples=4),
 )
 questions = [problem(f"What is {i}?", f"#### {i}") for i in range(8)]
 job = build(config, lambda conversation, text: float(text.count("e")), questions, questions[:3])
-with opened(Path(folder), config, False, False) as run, Display(run) as display:
+with open_run(Path(folder), config, False, False) as run, TrainingDisplay(run) as display:
     reinforce(job, Path(folder), display)
 """
 

@@ -4,15 +4,19 @@ from pathlib import Path
 
 import pytest
 
-from mlx_gpt.training import sft
-from mlx_gpt.training.pretrain import save
-from mlx_gpt.training.pretrain_config import DataConfig, PretrainConfig
-from mlx_gpt.training.runs import KIND, inputs_of, opened, paths_explained
+from mlx_gpt.training.runs import (
+    KIND,
+    explain_missing_paths,
+    inputs_of,
+    open_run,
+    save_to_run,
+)
+from mlx_gpt.training.settings import PretrainConfig, PretrainData, SftConfig, SftData
 from mlx_trainer import ChangedFileError, RunFolder
 
 
 def begin(folder, resume=False, overwrite=False):
-    with opened(folder, {"depth": 2}, resume, overwrite) as run:
+    with open_run(folder, {"depth": 2}, resume, overwrite) as run:
         assert run.path == folder
 
 
@@ -50,46 +54,46 @@ def test_a_folder_in_which_another_process_trains_is_refused(tmp_path, how):
 
 def test_a_replaced_folder_is_locked_too(tmp_path):
     begin(tmp_path / "run")
-    with opened(tmp_path / "run", {}, False, True), pytest.raises(BlockingIOError):
+    with open_run(tmp_path / "run", {}, False, True), pytest.raises(BlockingIOError):
         begin(tmp_path / "run", resume=True)
     begin(tmp_path / "run", resume=True)
 
 
 def test_a_resumed_run_says_where_its_paths_begin(tmp_path):
     missing = FileNotFoundError("no tokenizer")
-    with pytest.raises(FileNotFoundError) as error, paths_explained(tmp_path, resume=True):
+    with pytest.raises(FileNotFoundError) as error, explain_missing_paths(tmp_path, resume=True):
         raise missing
     assert str(error.value) == (
-        f"no tokenizer; paths in {tmp_path / 'config.yaml'} begin where the run was started: "
-        "resume it from there, or change them"
+        f"no tokenizer; paths in {tmp_path / 'config.yaml'} are relative to the folder where "
+        "the run was started: resume it from there, or change them"
     )
-    with pytest.raises(FileNotFoundError) as error, paths_explained(tmp_path, resume=False):
+    with pytest.raises(FileNotFoundError) as error, explain_missing_paths(tmp_path, resume=False):
         raise missing
     assert str(error.value) == "no tokenizer"
 
 
 def test_the_local_files_that_a_run_reads_are_its_inputs(tmp_path, tokenizer, tiny_model):
     tokenizer.save(tmp_path / "tokenizer")
-    save(tiny_model, tokenizer, tmp_path / "base")
+    save_to_run(tiny_model, tokenizer, tmp_path / "base")
     for name in ("text.txt", "chat.jsonl"):
         (tmp_path / name).touch()
     text, words = str(tmp_path / "text.txt"), str(tmp_path / "tokenizer")
-    found = inputs_of(PretrainConfig(DataConfig(text, words, valid="hf:owner/name")))
+    found = inputs_of(PretrainConfig(PretrainData(text, words, valid="hf:owner/name")))
     assert found == {"data.train": text, "data.tokenizer": words}
     base, chat = str(tmp_path / "base"), str(tmp_path / "chat.jsonl")
-    found = inputs_of(sft.SftConfig(base, sft.DataConfig([f"gsm8k:{chat}:2"])))
+    found = inputs_of(SftConfig(base, SftData([f"gsm8k:{chat}:2"])))
     assert found == {"model": tmp_path / "base" / "model", "data.train[0]": Path(chat)}
 
 
 def test_resume_refuses_a_tokenizer_that_changed(tmp_path, tokenizer):
     tokenizer.save(tmp_path / "tokenizer")
-    config = PretrainConfig(DataConfig("hf:owner/name", str(tmp_path / "tokenizer")))
-    with opened(tmp_path / "run", config, False, False):
+    config = PretrainConfig(PretrainData("hf:owner/name", str(tmp_path / "tokenizer")))
+    with open_run(tmp_path / "run", config, False, False):
         pass
     path = tmp_path / "tokenizer" / "tokenizer.json"
     path.write_text(path.read_text() + " ")
     with (
         pytest.raises(ChangedFileError, match=rf"{path} \(data.tokenizer\) is not what it was"),
-        opened(tmp_path / "run", config, True, False),
+        open_run(tmp_path / "run", config, True, False),
     ):
         pass

@@ -18,17 +18,10 @@ from mlx_gpt.models.files import load_model, save_model
 from mlx_gpt.models.nanochat import Nanochat, NanochatConfig
 from mlx_gpt.tokenizer import Tokenizer
 from mlx_gpt.training import sft
-from mlx_gpt.training.finetuning import optimizer_for
-from mlx_gpt.training.losses import IGNORE
-from mlx_gpt.training.pretrain import loss_fn
-from mlx_gpt.training.sft import (
-    DataConfig,
-    ReportConfig,
-    SftConfig,
-    TrainingConfig,
-    build,
-    finetune,
-)
+from mlx_gpt.training.base_model import finetuning_optimizer
+from mlx_gpt.training.losses import IGNORE, batch_loss
+from mlx_gpt.training.settings import SftConfig, SftData, SftReport, SftTraining
+from mlx_gpt.training.sft import build, finetune
 from mlx_muon import nanochat
 from mlx_trainer import Checkpoints, RunFolder, TrainStep
 
@@ -80,9 +73,9 @@ def config(tmp_path_factory, base) -> SftConfig:
     valid = write(folder / "valid.jsonl", rows[:5])
     return SftConfig(
         base,
-        DataConfig([train], [valid]),
-        TrainingConfig(2, batch_tokens=256, device_batch_size=2, learning_rate=0.1, threads=1),
-        ReportConfig(4, sample_every=0, prompts=["The red dog?"], checkpoint_every=5),
+        SftData([train], [valid]),
+        SftTraining(2, batch_tokens=256, device_batch_size=2, learning_rate=0.1, threads=1),
+        SftReport(4, sample_every=0, prompts=["The red dog?"], checkpoint_every=5),
     )
 
 
@@ -175,7 +168,7 @@ def test_the_loss_is_the_mean_over_all_targets_of_an_update(config, tmp_path, mo
     """Not the mean of the means of micro-batches, whose numbers of targets differ."""
     texts = ["Yes", "The dog jumps over it.", "Three of them.", "It is late, and she said so."]
     rows = [exchange("The lazy dog jumps?", each) for each in texts] * 3
-    config = replace(config, data=DataConfig([write(tmp_path / "rows.jsonl", rows)]))
+    config = replace(config, data=SftData([write(tmp_path / "rows.jsonl", rows)]))
     _, events = run(config, tmp_path / "run", stop_after=1)
     batch = build(config).train.next_batch()
     logits = model(mx.array(batch.inputs))
@@ -197,7 +190,7 @@ def test_micro_batches_and_threads_change_nothing_but_rounding(config, done, tmp
 
 def test_all_turns_of_the_assistant_are_learned_and_nothing_else(config, tmp_path, tokenizer):
     rows = [exchange("The dog?", "over there", "How many?", "three of them")]
-    config = replace(config, data=DataConfig([write(tmp_path / "rows.jsonl", rows)]))
+    config = replace(config, data=SftData([write(tmp_path / "rows.jsonl", rows)]))
     targets = build(config).train.next_batch().targets
     end = tokenizer.special("<|assistant_end|>")
     learned = [*tokenizer.encode("over there"), end, *tokenizer.encode("three of them"), end]
@@ -207,13 +200,13 @@ def test_all_turns_of_the_assistant_are_learned_and_nothing_else(config, tmp_pat
 def test_questions_longer_than_a_row_are_left_out_and_counted(config, tmp_path):
     long = [exchange("The lazy dog jumps. " * 40, "Yes")]
     some = write(tmp_path / "some.jsonl", [exchange("The dog?", "Yes"), *long * 3])
-    _, events = run(replace(config, data=DataConfig([some])), tmp_path / "run")
+    _, events = run(replace(config, data=SftData([some])), tmp_path / "run")
     assert np.isfinite(of("update", events, "loss")).all()
     assert events[-1]["without_target"] == 2 * 3
     assert of("update", events, "progress")[-1] == 1.0
     none = write(tmp_path / "none.jsonl", long)
     with pytest.raises(ValueError, match="can be learned from") as error:
-        build(replace(config, data=DataConfig([none])))
+        build(replace(config, data=SftData([none])))
     assert str(error.value) == (
         f"{none}: none of the 1 conversations can be learned from: 1 have no answer within the "
         "first 65 tokens, 0 are longer than a row and dropped; use a larger sequence_len"
@@ -230,7 +223,7 @@ def test_conversations_longer_than_a_row_neither_clog_nor_spoil(config, tmp_path
     lengths = [len(render_conversation(tokenizer, row)[0]) for row in rows]
     long = sum(length > 65 for length in lengths)
     assert long > 20
-    config = replace(config, data=DataConfig([write(tmp_path / "rows.jsonl", rows)]))
+    config = replace(config, data=SftData([write(tmp_path / "rows.jsonl", rows)]))
     _, events = run(replace(config, training=replace(config.training, epochs=1)), tmp_path / "run")
     assert np.isfinite(of("update", events, "loss")).all()
     assert np.isfinite(of("update", events, "gradient_norm")).all()
@@ -240,13 +233,13 @@ def test_conversations_longer_than_a_row_neither_clog_nor_spoil(config, tmp_path
 
 def test_micro_batches_without_a_target_are_left_out_but_for_one(config, tmp_path):
     rows = [exchange("The dog?", "Yes")]
-    config = replace(config, data=DataConfig([write(tmp_path / "rows.jsonl", rows)]))
+    config = replace(config, data=SftData([write(tmp_path / "rows.jsonl", rows)]))
     batch = build(config).train.next_batch()
     assert batch.inputs.shape == (4, 64)
-    [kept] = sft.share(batch, 2)
+    [kept] = sft.shard_batch(batch, 2)
     assert (kept["targets"] != IGNORE).any()
     nothing = batch._replace(targets=np.full((4, 64), IGNORE))
-    assert len(sft.share(nothing, 2)) == 1
+    assert len(sft.shard_batch(nothing, 2)) == 1
 
 
 def test_rates_stay_and_fall_to_zero_over_the_second_half(done):
@@ -263,15 +256,15 @@ def test_the_first_update_is_that_of_nanochats_recipe(config, tmp_path, model):
         64, 1000, batch_tokens=256, learning_rate=0.1, weight_decay=0.0,
         schedule=lambda step: mx.array(0.8),
     )  # fmt: skip
-    step = TrainStep(model, recipe, loss_fn, max_grad_norm=None)
-    step(sft.share(build(config).train.next_batch(), 2), recipe.base_rate)
+    step = TrainStep(model, recipe, batch_loss, max_grad_norm=None)
+    step(sft.shard_batch(build(config).train.next_batch(), 2), recipe.base_rate)
     ours, theirs = arrays(job.model), arrays(model)
     for name, each in theirs.items():
         np.testing.assert_allclose(ours[name], each, rtol=1e-6, atol=1e-7, err_msg=name)
 
 
 def test_the_momentum_rises_in_300_updates_and_matrices_do_not_decay(model):
-    optimizer = optimizer_for(model, 2**19, 0.02, sft.muon_momentum)
+    optimizer = finetuning_optimizer(model, 2**19, 0.02, sft.muon_momentum)
     found = [float(optimizer.muon.momentum(mx.array(step))) for step in (0, 150, 300, 900)]
     np.testing.assert_allclose(found, [0.85, 0.9, 0.95, 0.95], rtol=1e-6)
     assert optimizer.muon.weight_decay == 0
@@ -307,13 +300,13 @@ def test_validation_is_the_mean_loss_and_the_bits_per_byte_of_answers(config, mo
     job = build(config)
     sizes = job.tokenizer.token_bytes()
     sizes[-1] = 5  # padding has the target -1
-    found = sft.validation(model, job.valid, sizes)
+    found = sft.measure(model, job.valid, sizes)
     job.valid.reset()
     batches = list(iter(job.valid.next_batch, None))
     expected = bits_per_byte(model, batches, sizes)
     assert found["bits_per_byte"] == pytest.approx(expected, rel=1e-6)
-    total = sum(float(loss_fn(model, _arrays(each))[0]) for each in batches)
-    count = sum(float(loss_fn(model, _arrays(each))[1]) for each in batches)
+    total = sum(float(batch_loss(model, _arrays(each))[0]) for each in batches)
+    count = sum(float(batch_loss(model, _arrays(each))[1]) for each in batches)
     assert found["loss"] == pytest.approx(total / count, rel=1e-6)
 
 

@@ -15,7 +15,7 @@ from mlx_gpt.engine import Engine, Request, Sampling
 from mlx_gpt.models.files import load_model, model_folder
 from mlx_gpt.tokenizer import Tokenizer
 from mlx_gpt.training.speedrun import prepare_text, speedrun, steps_of_one_epoch
-from mlx_gpt.training.speedrun_settings import SpeedrunConfig, check_settings
+from mlx_gpt.training.speedrun_settings import SpeedrunConfig, check_speedrun
 from mlx_shards import local_shards
 from mlx_trainer import RunFolder, load_config
 
@@ -86,7 +86,7 @@ def test_from_text_to_a_chat_and_a_report_and_on_after_an_interruption(run, tmp_
     other = run(output, "--steps", "50")
     _, errors = other.communicate()
     assert other.returncode == 1
-    assert f"{output} was begun with another steps ({output / 'speedrun.yaml'})" in errors
+    assert f"{output} was started with another steps ({output / 'speedrun.yaml'})" in errors
 
 
 def asked(sources, **changed):
@@ -155,22 +155,22 @@ def test_settings_may_change_until_a_model_was_trained_with_them(sources, tmp_pa
         speedrun(asked(sources, vocab_size=9000), folder, print)
     made = (folder / "data" / "train" / "manifest.json").stat().st_mtime_ns
     # The remedies that the message names:
-    check_settings(asked(sources, vocab_size=384), folder)
+    check_speedrun(asked(sources, vocab_size=384), folder)
     assert load_config(SpeedrunConfig, file=folder / "speedrun.yaml").vocab_size == 384
     assert (folder / "data" / "train" / "manifest.json").stat().st_mtime_ns == made
     more = asked(sources, vocab_size=9000, text=[sources[0], sources[0]])
-    check_settings(more, folder)
+    check_speedrun(more, folder)
     assert not (folder / "data").exists()
 
     (folder / "pretrain").mkdir()
-    check_settings(replace(more, questions=["Why?"], sft_epochs=2), folder)
+    check_speedrun(replace(more, questions=["Why?"], sft_epochs=2), folder)
     message = (
-        f"{folder} was begun with another text, vocab_size ({folder / 'speedrun.yaml'}); give the "
-        f"same settings to go on, or another --output, or remove {folder / 'pretrain'} to train "
-        "anew"
+        f"{folder} was started with another text, vocab_size ({folder / 'speedrun.yaml'}); give "
+        "the same settings to continue, or another --output, or remove "
+        f"{folder / 'pretrain'} to train again"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        check_settings(asked(sources, questions=["Why?"], sft_epochs=2), folder)
+        check_speedrun(asked(sources, questions=["Why?"], sft_epochs=2), folder)
 
 
 def test_shards_that_a_kill_cut_off_are_made_again(sources, tmp_path):
@@ -203,17 +203,17 @@ def test_an_epoch_reads_long_documents_to_their_end_and_a_twentieth_is_held_out(
 
 def test_a_speedrun_deletes_nothing_of_others_and_reads_nothing_inside_of_itself(sources, tmp_path):
     folder = tmp_path / "run"
-    check_settings(asked(sources), folder)
+    check_speedrun(asked(sources), folder)
     prepare_text(asked(sources), folder, print)
     theirs = [folder / name for name in ("thesis.docx", "data/mine.txt", "tokenizer/notes.md")]
     for path in theirs:
         path.parent.mkdir(exist_ok=True)
         path.write_text("mine")
-    check_settings(asked(sources, seed=7), folder)
+    check_speedrun(asked(sources, seed=7), folder)
     assert not list((folder / "data").glob("*/shard_*"))
     assert [path.read_text() for path in theirs] == ["mine"] * 3
-    with pytest.raises(ValueError, match=r"mine\.txt lies in .*run, where files are replaced"):
-        check_settings(asked(sources, text=[str(folder / "data" / "mine.txt")]), folder)
+    with pytest.raises(ValueError, match=r"mine\.txt is in .*run, where files are replaced"):
+        check_speedrun(asked(sources, text=[str(folder / "data" / "mine.txt")]), folder)
     assert theirs[1].read_text() == "mine"
 
 
@@ -221,13 +221,13 @@ def test_a_text_that_changed_is_read_again(sources, tmp_path):
     text = tmp_path / "own.txt"
     text.write_text("One line of text. " * 200)
     config, folder = asked(sources, text=[str(text)]), tmp_path / "run"
-    check_settings(config, folder)
+    check_speedrun(config, folder)
     prepare_text(config, folder, print)
     text.write_text("Another line of text. " * 200)
-    check_settings(config, folder)
+    check_speedrun(config, folder)
     prepare_text(config, folder, print)
     assert "Another" in next(iter(read_files(local_shards(folder / "data" / "train"))))
     (folder / "pretrain").mkdir()
     text.write_text("A third line of text. " * 200)
-    with pytest.raises(ValueError, match="was begun with another text"):
-        check_settings(config, folder)
+    with pytest.raises(ValueError, match="was started with another text"):
+        check_speedrun(config, folder)

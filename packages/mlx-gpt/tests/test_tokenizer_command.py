@@ -142,7 +142,7 @@ def test_an_encoding_that_cannot_be_had_is_left_out_by_a_line(folder, tmp_path, 
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
     result = run("report", folder / "tokenizer", folder / "b.txt", "--compare", "r50k_base")
-    assert result.stderr == "left out: tokenizer r50k_base: tiktoken cannot get its file\n"
+    assert result.stderr == "skipped: tokenizer r50k_base: tiktoken cannot get its file\n"
     assert result.exit_code == 0
     assert len(result.stdout.splitlines()) == 2
 

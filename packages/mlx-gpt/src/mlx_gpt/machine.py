@@ -1,20 +1,20 @@
-"""The machine: made fast where it is a Linux CPU, and asked what it can do."""
+"""The machine: prepare MLX for it, and ask for its threads, default dtype and peak memory."""
 
 import os
 import resource
 import sys
 from functools import cache
 
-# Enough to use the buffers of a step again, little enough to leave room for the model.
+# Bytes; enough to reuse the buffers of a step, little enough to leave room for the model.
 CACHE_LIMIT = 2 << 30
-# More threads than this keep more gradients in memory than they save time.
-MOST_THREADS = 8
+# More threads cost more memory for gradients than they save time.
+MAX_THREADS = 8
 
 
 def prepare_machine(threads: int = 1) -> str:
-    """Make MLX fast on a Linux CPU (a no-op elsewhere); return what was done, in one line.
+    """Make MLX fast on a Linux CPU (a no-op elsewhere); return the changes in one line.
 
-    `threads` of ours are going to share the cores with the BLAS.
+    `threads` training threads will share the cores with the BLAS.
     """
     import mlx_fastcpu
     from mlx_fastcpu.patching import patch_everywhere
@@ -28,7 +28,7 @@ def prepare_machine(threads: int = 1) -> str:
 
 @cache
 def _blas_threads() -> int | None:
-    """Return the BLAS's threads before anything here changed them, None where it is not ours."""
+    """Return the original number of BLAS threads, None for a BLAS that we do not control."""
     import mlx_fastcpu
 
     return mlx_fastcpu.activate().threads
@@ -42,7 +42,7 @@ def default_dtype():
 
 
 def step_threads(wanted: int, rows: int) -> int:
-    """Return how many threads share a micro-batch of so many rows; 0 wanted: what suits."""
+    """Return how many threads share a micro-batch of so many rows; `wanted` 0 chooses."""
     import mlx.core as mx
 
     if mx.default_device() != mx.cpu or not hasattr(mx, "clear_streams"):
@@ -51,11 +51,11 @@ def step_threads(wanted: int, rows: int) -> int:
         from mlx_trainer.threads import check_thread_count
 
         check_thread_count(wanted, "training.threads")
-    return min(wanted or min(os.cpu_count() or 1, MOST_THREADS), rows)
+    return min(wanted or min(os.cpu_count() or 1, MAX_THREADS), rows)
 
 
 def peak_memory() -> int:
-    """Return the most bytes so far: of this process on a CPU, of MLX's arrays on a GPU."""
+    """Return the peak memory in bytes: of this process on a CPU, of MLX's arrays on a GPU."""
     import mlx.core as mx
 
     if mx.default_device() != mx.cpu:

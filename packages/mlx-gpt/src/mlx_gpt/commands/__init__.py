@@ -1,1 +1,1 @@
-"""One file a command: it parses, calls and prints; click is all that it imports at the top."""
+"""One file per command: it parses, calls and prints, and imports only light modules at the top."""

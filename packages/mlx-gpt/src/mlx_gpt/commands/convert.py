@@ -1,4 +1,4 @@
-"""`mlx-gpt convert`: models of others to model folders."""
+"""`mlx-gpt convert`."""
 
 from pathlib import Path
 
@@ -12,19 +12,19 @@ def convert() -> None:
 
 @convert.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option("--step", type=int, help="Which checkpoint of the folder.  [default: the last]")
+@click.option("--step", type=int, help="Number of the checkpoint.  [default: the last]")
 @click.option(
     "--tokenizer", type=click.Path(path_type=Path), help="nanochat's tokenizer.pkl, or its folder."
 )
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="The new folder.")
-@click.option("--unsafe", is_flag=True, help="Read these files although they are pickles.")
+@click.option("--unsafe", is_flag=True, help="Read pickles.")
 def nanochat(
     checkpoint: Path, step: int | None, tokenizer: Path | None, output: Path, unsafe: bool
 ) -> None:
     """Turn a checkpoint of nanochat (model_<step>.pt, meta_<step>.json) into a model folder.
 
-    CHECKPOINT is a folder such as ~/.cache/nanochat/base_checkpoints/d20. Nothing that the pickles
-    name is called, and torch is not needed.
+    CHECKPOINT is a folder such as ~/.cache/nanochat/base_checkpoints/d20. No code in the pickles is
+    run, and torch is not needed.
     """
     from mlx_gpt.models.convert import convert_nanochat
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+from mlx_gpt.commands.options import AT_LEAST_1, INPUT_FOLDER, OUTPUT_FOLDER
+
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-POSITIVE = click.IntRange(1)
 
 EPILOG = """\b
 CORE folders: DCLM's bundle (core.yaml, eval_data/, eval_meta_data.csv), or .jsonl files
@@ -20,33 +20,39 @@ continuation. --chat asks every file that has choices.
 
 
 @click.command("eval", epilog=EPILOG)
-@click.option("--model", type=FOLDER, required=True, help="Model or run folder.")
+@click.option("--model", type=INPUT_FOLDER, required=True, help="Model or run folder.")
 @click.option("--bpb", metavar="SHARDS", help="Bits per byte of held-out shards.")
-@click.option("--core", type=FOLDER, help="CORE's tasks, for a base model.")
-@click.option("--chat", type=FOLDER, help="Choices answered by letter, for a chat model.")
+@click.option("--core", type=INPUT_FOLDER, help="CORE's tasks, for a base model.")
+@click.option(
+    "--chat",
+    type=INPUT_FOLDER,
+    help="Multiple-choice questions answered by letter, for a chat model.",
+)
 @click.option("--gsm8k", type=FILE, help="Problems answered with #### number: .jsonl")
-@click.option("--max-per-task", type=POSITIVE, help="Questions of each task.  [default: all]")
-@click.option("--bpb-tokens", type=POSITIVE, default=80 * 2**19, show_default=True,
-              help="Tokens of --bpb.")  # fmt: skip
+@click.option(
+    "--max-per-task", type=AT_LEAST_1, help="Most questions of each task.  [default: all]"
+)
+@click.option("--bpb-tokens", type=AT_LEAST_1, default=80 * 2**19, show_default=True,
+              help="Most tokens of --bpb.")  # fmt: skip
 @click.option("--oversize", type=click.Choice(["split", "crop"]), default="split",
-              show_default=True, help="Documents of --bpb longer than a row: read all, or crop "
-              "them as nanochat.")  # fmt: skip
+              show_default=True, help="Documents of --bpb longer than a row: read all of them, or "
+              "crop them as nanochat.")  # fmt: skip
 @click.option("--shots", type=click.IntRange(0), default=0, show_default=True,
-              help="Solved examples shown first, where --core has no core.yaml.")  # fmt: skip
-@click.option("--samples", type=POSITIVE, default=1, show_default=True,
+              help="Solved examples before a question, where --core has no core.yaml.")  # fmt: skip
+@click.option("--samples", type=AT_LEAST_1, default=1, show_default=True,
               help="Answers to each problem of --gsm8k; more than one gives pass@k.")  # fmt: skip
-@click.option("--max-tokens", type=POSITIVE, default=512, show_default=True,
-              help="Of an answer to --gsm8k.")  # fmt: skip
-@click.option("--batch-size", type=POSITIVE, default=16, show_default=True, help="Rows at once.")
+@click.option("--max-tokens", type=AT_LEAST_1, default=512, show_default=True,
+              help="Most tokens of an answer to --gsm8k.")  # fmt: skip
+@click.option("--batch-size", type=AT_LEAST_1, default=16, show_default=True, help="Rows at once.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True,
-              help="Of --samples.")  # fmt: skip
-@click.option("--output", type=click.Path(file_okay=False, path_type=Path),
-              help="Folder for evaluation.json.  [default: that of --model]")  # fmt: skip
+              help="Seed of --samples.")  # fmt: skip
+@click.option("--output", type=OUTPUT_FOLDER,
+              help="Folder for evaluation.json.  [default: --model]")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def evaluate(model: Path, output: Path | None, as_json: bool, **options) -> None:
     """Measure a model: bits per byte, CORE, chat questions, GSM8K."""
     if not any(options[name] for name in ("bpb", "core", "chat", "gsm8k")):
-        raise click.UsageError("say what to measure: --bpb, --core, --chat or --gsm8k")
+        raise click.UsageError("choose what to measure: --bpb, --core, --chat or --gsm8k")
     import json
 
     from mlx_gpt.evaluate.evaluation import Questions, evaluate_folder, save, table

@@ -5,24 +5,24 @@ from pathlib import Path
 
 import click
 
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+from mlx_gpt.commands.options import INPUT_FOLDER, OUTPUT_FOLDER
 
 EPILOG = """\b
-  mlx-gpt report runs/first                 (pretrain/, sft/, rl/ in it, as speedrun makes them)
+  mlx-gpt report runs/first                 (pretrain/, sft/, rl/ in it, as a speedrun has)
   mlx-gpt report runs/d4 runs/d6 --output comparison/
 
-Also reads what `mlx-gpt eval` left in the runs, and tokenizer_report.json beside
-tokenizer.json: the output of `mlx-gpt tokenizer report --json`.
+Also reads the results of `mlx-gpt eval` in the runs, and tokenizer_report.json beside
+tokenizer.json, the output of `mlx-gpt tokenizer report --json`.
 """
 
 
 @click.command(epilog=EPILOG)
-@click.argument("runs", nargs=-1, required=True, type=FOLDER, metavar="RUN...")
-@click.option("--output", type=click.Path(file_okay=False, path_type=Path),
+@click.argument("runs", nargs=-1, required=True, type=INPUT_FOLDER, metavar="RUN...")
+@click.option("--output", type=OUTPUT_FOLDER,
               help="Folder for report.md, report.json, curves.png.  [default: RUN]")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print report.json.")
 def report(runs: Sequence[Path], output: Path | None, as_json: bool) -> None:
-    """Write the report card of runs, or of folders that hold runs, finished or not."""
+    """Write the report card of runs, or of folders of runs, finished or not."""
     if output is None and len(runs) > 1:
         raise click.UsageError("several runs need --output, the folder for their report")
     import json

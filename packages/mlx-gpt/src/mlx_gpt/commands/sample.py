@@ -1,12 +1,11 @@
 """`mlx-gpt sample`."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from mlx_gpt.commands.options import Finite
-
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+from mlx_gpt.commands.options import AT_LEAST_1, INPUT_FOLDER, sampling_options
 
 EPILOG = """\b
   mlx-gpt sample --model runs/d12 --prompt "Once upon a time" --temperature 0.8
@@ -15,30 +14,26 @@ EPILOG = """\b
 
 
 @click.command(epilog=EPILOG)
-@click.option("--model", "folder", required=True, type=FOLDER, help="Model or run folder.")
+@click.option("--model", "folder", required=True, type=INPUT_FOLDER, help="Model or run folder.")
 @click.option("--prompt", default="", help="Text to continue; - reads stdin.  [default: nothing]")
 @click.option("--prompts-file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="Continue each line of a file.")  # fmt: skip
-@click.option("-n", "--samples", default=1, show_default=True, type=click.IntRange(1),
+@click.option("-n", "--samples", default=1, show_default=True, type=AT_LEAST_1,
               help="Continuations of each prompt.")  # fmt: skip
-@click.option("--max-tokens", default=128, show_default=True, type=click.IntRange(1),
-              help="Most tokens of a continuation.")  # fmt: skip
-@click.option("--temperature", default=1.0, show_default=True, type=Finite(0),
-              help="0 takes the likeliest token.")  # fmt: skip
-@click.option("--top-k", default=50, show_default=True, type=click.IntRange(0),
-              help="Draw from so many of the likeliest tokens; 0: all.")  # fmt: skip
-@click.option("--top-p", default=1.0, show_default=True,
-              type=Finite(0, 1, min_open=True),
-              help="Draw from the fewest tokens with this share of the probability.")  # fmt: skip
-@click.option("--min-p", default=0.0, show_default=True, type=Finite(0, 1),
-              help="Draw from tokens at least this share as likely as the likeliest.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(0), help="Draw the same again.")
-@click.option("--stop", multiple=True, help="End before this text; may be given again.")
+@sampling_options(max_tokens=128, temperature=1.0)
+@click.option("--stop", multiple=True, help="End before this text; repeatable.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def sample(folder: Path, prompt: str, prompts_file: Path | None, samples: int, max_tokens: int,
-           temperature: float, top_k: int, top_p: float, min_p: float, seed: int | None,
-           stop: tuple[str, ...], as_json: bool) -> None:  # fmt: skip
-    """Continue text with a model: what a base model does. A single one is shown as it comes."""
+def sample(
+    folder: Path,
+    prompt: str,
+    prompts_file: Path | None,
+    samples: int,
+    max_tokens: int,
+    sampling: dict[str, Any],
+    stop: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Continue text with a base model. A single continuation is shown as it is generated."""
     import sys
 
     from mlx_gpt.machine import prepare_machine
@@ -47,7 +42,7 @@ def sample(folder: Path, prompt: str, prompts_file: Path | None, samples: int, m
     from mlx_gpt.engine import Engine, Sampling
     from mlx_gpt.engine.continuations import continuations, read_prompts, show, stream
     from mlx_gpt.models.loading import load
-    from mlx_gpt.report.display import printable
+    from mlx_gpt.training.display import printable
 
     if prompts_file is not None:
         if prompt:
@@ -58,8 +53,9 @@ def sample(folder: Path, prompt: str, prompts_file: Path | None, samples: int, m
     if not all(stop):
         raise click.UsageError("--stop must not be empty")
     engine = Engine(*load(folder), tools=False)
-    sampling = Sampling(temperature, top_k, top_p, min_p, seed)
-    requests = continuations(engine.tokenizer, prompts, samples, max_tokens, sampling, stop)
+    requests = continuations(
+        engine.tokenizer, prompts, samples, max_tokens, Sampling(**sampling), stop
+    )
     shown = printable if sys.stdout.isatty() else str
     if len(requests) == 1 and not as_json:
         for text in stream(engine, prompts[0], requests[0]):

@@ -1,4 +1,4 @@
-"""The chat in a terminal: lines in, answers out as they come, commands that begin with a slash."""
+"""The chat in a terminal: lines in, answers streamed out, commands that begin with a slash."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from mlx_gpt._atomic import write_atomic
 from mlx_gpt._suggest import did_you_mean
 from mlx_gpt.engine import Piece
 from mlx_gpt.engine.session import ChatSession
-from mlx_gpt.report.display import printable
+from mlx_gpt.training.display import printable
 
-GREETING = "Say something, or /help. Ctrl-C stops an answer, Ctrl-D leaves."
+GREETING = "Write a message, or /help. Ctrl-C stops an answer, Ctrl-D quits."
 _HISTORY_LINES = 1000
 _SHOWN = {
     "<|python_start|>": "[python: ",
@@ -32,8 +32,8 @@ _MARKER = re.compile("|".join(map(re.escape, _SHOWN)))
 class ChatTerminal:
     """Reads with `read(prompt)`, which raises `EOFError` at the end, and writes answers to `out`.
 
-    In a terminal (`interactive`) there are prompts and notes between the answers; otherwise an
-    answer a line is all there is on `out`, and the notes go to `notes`.
+    If `interactive`, prompts and notes are shown between the answers. Otherwise `out` gets one
+    answer per line and nothing else.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class ChatTerminal:
         self._left = False
 
     def run(self) -> None:
-        """Take lines until there are no more, or /quit."""
+        """Read lines until the end of input or /quit."""
         if self._interactive:
             self.note(GREETING)
         while not self._left:
@@ -64,7 +64,7 @@ class ChatTerminal:
             except KeyboardInterrupt:
                 if not self._interactive:
                     raise
-                self.note("\nCtrl-D or /quit leaves.")
+                self.note("\nCtrl-D or /quit quits.")
                 continue
             if line.startswith("/") and not line.startswith("//"):
                 self._command(line)
@@ -72,11 +72,11 @@ class ChatTerminal:
                 self.say(line.removeprefix("/") if line.startswith("//") else line)
 
     def say(self, text: str) -> None:
-        """Ask the model and show its answer."""
+        """Send a message to the model and show its answer."""
         self._show(self.session.ask(text))
 
     def note(self, text: str) -> None:
-        """Write a line that is not from the model."""
+        """Write a line that is not the model's."""
         print(text, file=self._notes, flush=True)
 
     def _show(self, pieces: Generator[Piece, None, None]) -> None:
@@ -96,20 +96,20 @@ class ChatTerminal:
         self._out.flush()
         if self._interactive and self.session.finish_reason == "length":
             self.note(f"[cut at {self.session.max_tokens} tokens: /set max_tokens NUMBER]")
-        self._warn_of_length()
+        self._warn_about_length()
 
     def _shown(self, text: str) -> str:
         text = _MARKER.sub(lambda found: _SHOWN[found[0]], text)
         return printable(text) if self._interactive else text
 
-    def _warn_of_length(self) -> None:
+    def _warn_about_length(self) -> None:
         trained = self.session.engine.model.config.sequence_len
         tokens = len(self.session.ids)
         if tokens > trained and not self._warned:
             self._warned = True
             self.note(
-                f"[the conversation has {tokens} tokens, the model was trained on {trained} at a "
-                "time: answers may get worse; /clear begins a new one]"
+                f"[the conversation has {tokens} tokens, the model was trained on {trained}: "
+                "answers may get worse; /clear starts a new one]"
             )
 
     def _command(self, line: str) -> None:
@@ -126,17 +126,17 @@ class ChatTerminal:
     def help(self, rest: str) -> None:
         """/help: show this."""
         self.note("\n".join(str(command.__doc__) for command in COMMANDS.values()))
-        self.note("A line that begins with // is said with one slash.")
+        self.note("A message that begins with / is written with //.")
 
     def clear(self, rest: str) -> None:
-        """/clear: begin a new conversation."""
+        """/clear: start a new conversation."""
         self.session.clear()
         self._warned = False
         self.note("A new conversation.")
 
     def undo(self, rest: str) -> None:
-        """/undo: take back your last message and its answer."""
-        self.note(f"Taken back: {self.session.undo()}")
+        """/undo: remove your last message and its answer."""
+        self.note(f"Removed: {self.session.undo()}")
 
     def retry(self, rest: str) -> None:
         """/retry: answer your last message again."""
@@ -149,7 +149,7 @@ class ChatTerminal:
         self.note(f"Saved {len(self.session.turns)} turns to {_path(rest)}.")
 
     def load(self, rest: str) -> None:
-        """/load FILE: go on from a saved conversation."""
+        """/load FILE: continue a saved conversation."""
         try:
             self.session.load(json.loads(_path(rest).read_text(encoding="utf-8")))
         except json.JSONDecodeError as error:
@@ -157,7 +157,7 @@ class ChatTerminal:
         self.note(f"{len(self.session.turns)} turns, {len(self.session.ids)} tokens.")
 
     def set(self, rest: str) -> None:
-        """/set NAME VALUE: change a setting; /set alone shows them all."""
+        """/set NAME VALUE: change a setting; /set alone shows all."""
         session = self.session
         settings = asdict(session.sampling) | {"max_tokens": session.max_tokens}
         name, _, value = rest.partition(" ")
@@ -175,7 +175,7 @@ class ChatTerminal:
         self.note("  ".join(f"{name} {value}" for name, value in settings.items()))
 
     def stats(self, rest: str) -> None:
-        """/stats: show how long the conversation is and how fast the last answer came."""
+        """/stats: show the length of the conversation and the speed of the last answer."""
         session, speed = self.session, self.session.speed
         self.note(
             f"{len(session.turns)} turns, {len(session.ids)} tokens of "
@@ -205,7 +205,7 @@ COMMANDS: dict[str, Callable[[ChatTerminal, str], None]] = {
 
 @contextmanager
 def line_history(path: Path) -> Iterator[None]:
-    """Let `input` edit lines and remember them in a file that only its owner reads."""
+    """Let `input` edit lines, and keep them in a file that only its owner can read."""
     try:
         import readline
     except ImportError:  # as on Windows
@@ -224,13 +224,13 @@ def line_history(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _interrupts(wanted: bool) -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether Ctrl-C was pressed; a second one interrupts at once.
+def _interrupts(is_wanted: bool) -> Iterator[Callable[[], bool]]:
+    """Yield a function that returns whether Ctrl-C was pressed; a second one interrupts at once.
 
-    Between two tokens the model's memory is whole, and the next turn goes on from it.
+    Between two tokens the cache is complete, so that the next turn can continue from it.
     """
     asked = threading.Event()
-    if not wanted or threading.current_thread() is not threading.main_thread():
+    if not is_wanted or threading.current_thread() is not threading.main_thread():
         yield asked.is_set
         return
 
@@ -248,7 +248,7 @@ def _interrupts(wanted: bool) -> Iterator[Callable[[], bool]]:
 
 def _path(text: str) -> Path:
     if not text:
-        raise ValueError("name a file")
+        raise ValueError("give the name of a file")
     return Path(text).expanduser()
 
 

@@ -1,16 +1,17 @@
-"""`mlx-gpt tokenizer`: train, report, show, convert."""
+"""`mlx-gpt tokenizer`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from mlx_gpt.commands.options import AT_LEAST_1, OUTPUT_FOLDER
+
 if TYPE_CHECKING:
     from mlx_shards import Shard
 
-_FOLDER = click.Path(path_type=Path, file_okay=False)
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
-# Compression is measured on at most so many characters: a shard of nanochat's has 250 million.
+# Most characters that compression is measured on: a shard of nanochat's has 250 million.
 _MEASURED_CHARS = 10_000_000
 
 
@@ -42,13 +43,15 @@ TRAIN_EPILOG = """\b
 
 @click.group()
 def tokenizer() -> None:
-    """Train a tokenizer, see how well it compresses, look at what it makes of a text."""
+    """Train a tokenizer, measure its compression, show the tokens of a text."""
 
 
 @tokenizer.command(epilog=TRAIN_EPILOG)
 @click.argument("shards", nargs=-1, required=True)
-@click.option("--output", "-o", required=True, type=_FOLDER, help="Where tokenizer.json goes.")
-@click.option("--vocab-size", default=32768, show_default=True, type=click.IntRange(1),
+@click.option(
+    "--output", "-o", required=True, type=OUTPUT_FOLDER, help="Folder for tokenizer.json."
+)
+@click.option("--vocab-size", default=32768, show_default=True, type=AT_LEAST_1,
               help="Tokens in all: 256 bytes, merges and 9 special ones.")  # fmt: skip
 @click.option("--max-chars", default="2B", show_default=True, type=Count(),
               help="Characters to learn from.")  # fmt: skip
@@ -58,7 +61,7 @@ def tokenizer() -> None:
 @click.option("--column", default="text", show_default=True, help="Column or key of the text.")
 @click.option("--pattern", help="Regular expression that splits text; nanochat's by default.")
 @click.option("--hold-out-last/--use-all", default=None,
-              help="Leave out the last shard; default where there are several.")  # fmt: skip
+              help="Hold out the last shard; the default for several shards.")  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace a tokenizer that is in the folder.")
 def train(
     shards: tuple[str, ...],
@@ -88,7 +91,7 @@ def train(
     used = held = find_files(shards, column, _note)
     if hold_out_last or (hold_out_last is None and len(used) > 1):
         used, held = split_last(used)
-    output.mkdir(parents=True, exist_ok=True)  # where that fails, it should fail now
+    output.mkdir(parents=True, exist_ok=True)  # fail before the work rather than after it
     read = 0
 
     def count(chars: int) -> None:
@@ -123,7 +126,7 @@ def train(
 @click.argument("files", nargs=-1, required=True)
 @click.option("--compare", multiple=True, metavar="NAME[=PATH]",
               help="Another tokenizer: NAME=PATH of a tokenizer.json, or gpt2, cl100k_base, ... of "
-                   "tiktoken. May be given several times.")  # fmt: skip
+                   "tiktoken; repeatable.")  # fmt: skip
 @click.option("--column", default="text", show_default=True, help="Column or key of the text.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def report(
@@ -143,13 +146,13 @@ def report(
         try:
             name, encode_batch = compression.reference(spec)
         except compression.NotHere as error:
-            click.echo(f"left out: {error}", err=True)
+            click.echo(f"skipped: {error}", err=True)
             continue
         if name in tokenizers:
             raise click.UsageError(f"--compare {spec}: there is a tokenizer {name!r} already")
         tokenizers[name] = encode_batch
     shards = find_files(files, column, _note)
-    # Files of the same name in two folders are told apart by their paths.
+    # Files of the same name in two folders are listed by their paths.
     named = len({shard.name for shard in shards}) == len(shards)
     sources = {
         shard.name if named else shard.location: _documents([shard], column) for shard in shards
@@ -162,7 +165,7 @@ def report(
 @click.argument("folder", type=click.Path(exists=True, path_type=Path))
 @click.argument("text")
 def show(folder: Path, text: str) -> None:
-    """Print the tokens that TEXT becomes, a line each: id, bytes, piece."""
+    """Print the tokens of TEXT, one per line: id, bytes, piece."""
     from mlx_gpt.tokenizer import Tokenizer
 
     loaded = Tokenizer.load(folder)
@@ -175,10 +178,12 @@ def show(folder: Path, text: str) -> None:
 
 @tokenizer.command()
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
-@click.option("--output", "-o", required=True, type=_FOLDER, help="Where tokenizer.json goes.")
-@click.option("--unsafe", is_flag=True, help="Read the pickle; you trust where it comes from.")
+@click.option(
+    "--output", "-o", required=True, type=OUTPUT_FOLDER, help="Folder for tokenizer.json."
+)
+@click.option("--unsafe", is_flag=True, help="Read the pickle, of a source that you trust.")
 def convert(source: Path, output: Path, unsafe: bool) -> None:
-    """Turn nanochat's tokenizer.pkl (SOURCE or in it) into a tokenizer.json."""
+    """Turn nanochat's tokenizer.pkl (SOURCE, or a file in it) into a tokenizer.json."""
     from mlx_gpt.tokenizer.convert import convert_nanochat_tokenizer
 
     converted = convert_nanochat_tokenizer(source, unsafe)
@@ -191,7 +196,7 @@ def _note(line: str) -> None:
 
 
 def _documents(shards: "list[Shard]", column: str) -> list[str]:
-    """Return the first documents of shards, up to what compression is measured on."""
+    """Return the first documents of shards, up to the limit of measured characters."""
     from mlx_gpt.data.documents import read_files
     from mlx_gpt.tokenizer.training import capped
 

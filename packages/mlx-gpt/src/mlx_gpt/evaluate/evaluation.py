@@ -28,7 +28,6 @@ import numpy as np
 
 from mlx_gpt._atomic import write_atomic
 from mlx_gpt.data.documents import find_text
-from mlx_gpt.data.streams import count_tokens
 from mlx_gpt.engine import Engine
 from mlx_gpt.evaluate.bits_per_byte import bits_per_byte
 from mlx_gpt.evaluate.chat_core import evaluate_choice_task, evaluate_gsm8k
@@ -40,6 +39,7 @@ from mlx_gpt.evaluate.tasks import ChoiceTask, read_choice_tasks
 from mlx_gpt.models.formats import Decoder
 from mlx_gpt.models.loading import load
 from mlx_gpt.tokenizer import Tokenizer
+from mlx_gpt.training.streams import count_tokens
 from mlx_shards import Cache, StreamConfig, TokenStream
 from mlx_trainer import Progress, rank, world_size
 

@@ -1,12 +1,12 @@
-"""Put the report together, and write `report.json`, `report.md` and `curves.png`.
+"""Collect the report, and write `report.json`, `report.md` and `curves.png`.
 
-Keys of `report.json`; what was not measured is null, or its key is missing:
+Keys of `report.json`; a number that was not measured is null, or its key is missing:
 
     format          1
-    date_utc        when the report was made; all else depends on the folders alone
-    environments    for runs that had the same: runs, platform, python, device, cores, memory_bytes,
+    date_utc        of the report; everything else depends on the folders alone
+    environments    for runs with the same: runs, platform, python, device, cores, memory_bytes,
                     git_commit, packages {name: version}
-    tokenizers      for runs that had the same: runs, vocabulary_tokens, special_tokens, compression
+    tokenizers      for runs with the same: runs, vocabulary_tokens, special_tokens, compression
                     [{source, tokenizer, bytes, tokens, bytes_per_token, more_tokens}]
     runs            pretraining first, then fine-tuning, then reinforcement learning:
         name, stage ("pretrain", "sft", "rl"), state ("finished", "unfinished", "not started")
@@ -30,14 +30,14 @@ from typing import Any
 
 from mlx_gpt._atomic import write_atomic
 from mlx_gpt.report import curves, numbers
-from mlx_gpt.report.markdown import page
+from mlx_gpt.report.markdown import one_line
+from mlx_gpt.report.page import page
 from mlx_gpt.report.runs import STAGES, Json, Run, read_runs
-from mlx_gpt.report.words import plain
 from mlx_gpt.tokenizer import Tokenizer
 
 FORMAT = 1
 LABELS = {"pretrain": "BASE", "sft": "SFT", "rl": "RL"}
-# Of the packages that a result may depend on.
+# Packages that a result may depend on.
 _PACKAGES = ("mlx", "mlx-cpu", "mlx-cuda-12", "mlx-cuda-13", "mlx-metal", "mlx-gpt",
              "mlx-fastcpu", "mlx-muon", "mlx-shards", "mlx-trainer")  # fmt: skip
 
@@ -59,14 +59,14 @@ def write_report_card(paths: Sequence[Path], output: Path, now: datetime | None 
 
 
 def _draw_curves(runs: Sequence[Run], path: Path) -> str | None:
-    """Return the line of the page for the curves: the figure, or why it is not there."""
+    """Write the figure; return its line for the page, or an error in its place."""
     try:
         figure = curves.draw(runs)
         if figure is None:
             return None
         write_atomic(path, lambda temporary: curves.save(figure, temporary))
-    except Exception as error:  # whatever it is, the numbers of the report are worth more
-        reason = plain(f"{type(error).__name__}: {error}")[:200]
+    except Exception as error:  # the report is worth writing without its figure
+        reason = one_line(f"{type(error).__name__}: {error}")[:200]
         line = f"the figure {path.name} could not be drawn ({reason})"
         _log.warning("%s", line)
         return line
@@ -89,7 +89,7 @@ def make_report(runs: Sequence[Run], now: datetime) -> Json:
 
 def _describe(run: Run) -> Json:
     tokenizer = _tokenizer(run) or {}
-    asked = numbers.asked(run, tokenizer.get("vocabulary_tokens"))
+    asked = numbers.settings(run, tokenizer.get("vocabulary_tokens"))
     return {
         "name": run.name,
         "stage": run.stage,
@@ -103,7 +103,7 @@ def _describe(run: Run) -> Json:
 
 
 def _grouped(runs: Sequence[Run], describe: Callable[[Run], Json | None]) -> list[Json]:
-    """Return what runs have, once for all that have the same."""
+    """Return each distinct description with the names of its runs."""
     groups: list[tuple[Json, list[str]]] = []
     for run in runs:
         described = describe(run)
@@ -131,10 +131,10 @@ def _environment(run: Run) -> Json:
 
 
 def _tokenizer(run: Run) -> Json | None:
-    """Return what is known of a run's tokenizer, None where neither run nor settings have it.
+    """Return a description of a run's tokenizer, None where it cannot be found.
 
-    Compression was measured if `tokenizer_report.json`, as `mlx-gpt tokenizer report --json` prints
-    it, lies beside the same `tokenizer.json`: in the model, or where the run took it from.
+    Its compression comes from a `tokenizer_report.json`, the output of `mlx-gpt tokenizer report
+    --json`, beside the same `tokenizer.json`: in the model, or in the original folder.
     """
     given = run.setting("data.tokenizer")
     folders = [run.path / "model", *([Path(given)] if given else [])]
@@ -184,7 +184,7 @@ def _evaluation(run: Run) -> Json | None:
 
 
 def _summary(found: list[Json]) -> list[Json]:
-    """Return a row for each metric, with a column for each stage or each of its runs."""
+    """Return a row per metric, with a column per stage, or per run of a stage with several."""
     columns = {}
     for stage in STAGES:
         of_stage = [run for run in found if run["stage"] == stage]

@@ -1,6 +1,6 @@
 """The curves of all runs as one figure.
 
-A run is named by its folder, which is the user's: it is drawn as it is spelled, not as mathematics.
+Runs are labelled by their folder's name as it is spelled: not read as mathematics or LaTeX.
 """
 
 import warnings
@@ -24,7 +24,7 @@ Panel = Callable[[Axes, Sequence[Run]], None]
 
 
 def draw(runs: Sequence[Run]) -> Figure | None:
-    """Return a figure with a panel for each curve that the runs logged, None without any."""
+    """Return a figure with a panel for each kind of curve in the logs, None without any."""
     trained = [run for run in runs if run.of("update")]
     base, tuned, reinforced = (
         [run for run in trained if run.stage == stage] for stage in ("pretrain", "sft", "rl")
@@ -33,30 +33,30 @@ def draw(runs: Sequence[Run]) -> Figure | None:
     if base:
         panels += [(_loss, base), (_bits_per_byte, base), (_rate, base)]
     if tuned:
-        panels += [(_tuning, tuned)]
+        panels += [(_sft, tuned)]
     if reinforced:
         panels += [(_reward, reinforced)]
     if not panels:
         return None
     with matplotlib.rc_context(_STYLE):
-        return _drawn(panels)
+        return _draw_panels(panels)
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write the figure as PNG; equal figures give equal files."""
+    """Write the figure as PNG; equal figures give equal bytes."""
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from")  # a box stands in its place
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # it is drawn as a box
         figure.savefig(path, dpi=150, metadata={"Software": None})
 
 
-def _drawn(panels: list[tuple[Panel, list[Run]]]) -> Figure:
+def _draw_panels(panels: list[tuple[Panel, list[Run]]]) -> Figure:
     rows = -(-len(panels) // 2)
     columns = min(2, len(panels))
     figure = Figure(figsize=(_WIDTH * columns / 2, _HEIGHT * rows), layout="constrained")
     places = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, (panel, chosen) in zip(places, panels, strict=False):
         panel(axes, chosen)
-        _plain(axes)
+        _style(axes)
     for axes in places[len(panels) :]:
         axes.set_axis_off()
     return figure
@@ -85,33 +85,35 @@ def _rate(axes: Axes, runs: Sequence[Run]) -> None:
     axes.set_ylim(bottom=0)
 
 
-def _tuning(axes: Axes, runs: Sequence[Run]) -> None:
-    for run, colour in zip(runs, _colours(runs), strict=True):
-        of = f"{_name(run)}, " if len(runs) > 1 else ""
-        _line(axes, run, "update", "smooth_loss", colour=colour, alpha=0.5, lw=1.2,
-              label=f"{of}training, smoothed")  # fmt: skip
-        _line(axes, run, "evaluate", "loss", colour=colour, marker="o", ms=3, lw=1.5,
-              label=f"{of}validation")  # fmt: skip
+def _sft(axes: Axes, runs: Sequence[Run]) -> None:
+    _training_and_validation(axes, runs, ("smooth_loss", "training, smoothed"), "loss")
     axes.set(title="fine-tuning: loss of answers", xlabel="steps", ylabel="nats per token")
 
 
 def _reward(axes: Axes, runs: Sequence[Run]) -> None:
-    for run, colour in zip(runs, _colours(runs), strict=True):
-        of = f"{_name(run)}, " if len(runs) > 1 else ""
-        _line(axes, run, "update", "reward", colour=colour, alpha=0.5, lw=1.2,
-              label=f"{of}training")  # fmt: skip
-        _line(axes, run, "evaluate", "pass@1", colour=colour, marker="o", ms=3, lw=1.5,
-              label=f"{of}validation, pass@1")  # fmt: skip
+    _training_and_validation(axes, runs, ("reward", "training"), "pass@1", ", pass@1")
     axes.set(title="reinforcement learning: reward", xlabel="steps", ylabel="share of answers")
+
+
+def _training_and_validation(
+    axes: Axes, runs: Sequence[Run], training: tuple[str, str], validation: str, suffix: str = ""
+) -> None:
+    """Plot a number of the updates by its key and label, and one of the evaluations."""
+    for run, colour in zip(runs, _colours(runs), strict=True):
+        prefix = f"{_name(run)}, " if len(runs) > 1 else ""
+        _line(axes, run, "update", training[0], colour=colour, alpha=0.5, lw=1.2,
+              label=f"{prefix}{training[1]}")  # fmt: skip
+        _line(axes, run, "evaluate", validation, colour=colour, marker="o", ms=3, lw=1.5,
+              label=f"{prefix}validation{suffix}")  # fmt: skip
 
 
 def _line(
     axes: Axes, run: Run, kind: str, key: str, *, colour: str, label: str | None = None, **style
 ) -> None:
-    """Plot a number of the log by step; of pretraining by tokens, so that runs can be compared."""
-    each = run.setting("training.batch_tokens") if run.stage == "pretrain" else 1
+    """Plot a number of the log by step, or by tokens for pretraining, to compare batch sizes."""
+    unit = run.setting("training.batch_tokens") if run.stage == "pretrain" else 1
     points = [
-        (event["updates"] * each, event[key])
+        (event["updates"] * unit, event[key])
         for event in run.of(kind)
         if event.get(key) is not None
     ]
@@ -120,7 +122,7 @@ def _line(
 
 
 def _name(run: Run) -> str:
-    """One printable line; a space keeps a leading underscore from hiding it in the legend."""
+    """Return the label as one printable line; matplotlib hides labels that begin with _."""
     name = " ".join("".join(c if c.isprintable() else " " for c in run.name).split())
     if len(name) > _LONGEST_NAME:
         name = f"{name[: _LONGEST_NAME // 2]}…{name[1 - _LONGEST_NAME // 2 :]}"
@@ -131,7 +133,7 @@ def _colours(runs: Sequence[Run]) -> list[str]:
     return [COLOURS[place % len(COLOURS)] for place in range(len(runs))]
 
 
-def _plain(axes: Axes) -> None:
+def _style(axes: Axes) -> None:
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,6 +1,6 @@
-"""What was asked of a run, and what its log says came of it; units are in the names.
+"""The settings of a run and the results in its log; units are in the names.
 
-A number that a run did not leave is None, or its key is missing; none is guessed.
+A number that a run did not log is None, or its key is missing.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from typing import Any
 from mlx_gpt.report.runs import Json, Run
 from mlx_gpt.training.plan import Plan, make_plan
 
-# What of the configuration is reported, by the name it is given.
+# The reported settings: name in the report, key in the configuration.
 _SETTINGS = {
     "pretrain": {
         "depth_layers": "model.depth",
@@ -53,10 +53,10 @@ _SETTINGS = {
 }
 
 
-def asked(run: Run, vocabulary: int | None) -> Json:
-    """Return what a run was asked for; of pretraining also what its plan says.
+def settings(run: Run, vocabulary: int | None) -> Json:
+    """Return the settings of a run; for pretraining also the sizes of its plan.
 
-    The sizes of a plan need the number of tokens in the `vocabulary`; without it they are None.
+    These need the number of tokens in the `vocabulary`, and are None without it.
     """
     found = {name: run.setting(key) for name, key in _SETTINGS[run.stage].items()}
     if run.stage != "pretrain":
@@ -87,7 +87,7 @@ def _plan(run: Run, vocabulary: int) -> Plan:
 
 
 def training(run: Run, asked: Json) -> Json | None:
-    """Return what the updates of a run came to, None before the first."""
+    """Return the results of training, None before the first update."""
     updates = run.of("update")
     if not updates:
         return None
@@ -133,7 +133,7 @@ def _tuned(run: Run, updates: list[Json], found: Json, asked: Json) -> Json:
 
 def _reinforced(run: Run, updates: list[Json], found: Json, asked: Json) -> Json:
     rewards = _numbers(updates, "reward")
-    tenth = -(-len(rewards) // 10)  # one round alone is noise
+    tenth = -(-len(rewards) // 10)  # a single round is noise
     return {
         "mean_reward_first_tenth": fmean(rewards[:tenth]) if rewards else None,
         "mean_reward_last_tenth": fmean(rewards[-tenth:]) if rewards else None,
@@ -152,7 +152,7 @@ def _losses(updates: list[Json]) -> Json:
 
 
 def validations(run: Run) -> list[Json]:
-    """Return what was measured while training, in order; the log's names but for their units."""
+    """Return the evaluations during training in order, by the log's names with units."""
     names = {"loss": "loss_nats_per_token", "updates": "step", "evaluation_seconds": "seconds"}
     hidden = ("event", "time")
     return [
@@ -162,7 +162,7 @@ def validations(run: Run) -> list[Json]:
 
 
 def samples(run: Run) -> Json | None:
-    """Return the last texts that the run made, None if it made none."""
+    """Return the last samples of the run, None without any."""
     events = run.of("sample")
     if not events:
         return None
@@ -171,20 +171,20 @@ def samples(run: Run) -> Json | None:
 
 
 def wall_clock_seconds(events: Sequence[Json]) -> float:
-    """Return the time from the beginning of a log to its end, pauses between resumes included."""
+    """Return the time from the beginning of a log to its end, with pauses between resumes."""
     first = events[0]
-    # The first line was written when what it tells of had been done.
+    # A line is written after the work that it reports.
     began = first["time"] - (first.get("evaluation_seconds") or first.get("seconds") or 0.0)
     return events[-1]["time"] - began
 
 
 def utc(time: float) -> str:
-    """Return Unix seconds as text, to the second."""
+    """Return Unix seconds as ISO text."""
     return datetime.fromtimestamp(time, UTC).isoformat(timespec="seconds")
 
 
 def _numbers(events: list[Json], key: str) -> list[float]:
-    """Return the values of a key where there are; what was not finite is null in a log."""
+    """Return the values of a key that are finite; others are null in a log."""
     return [event[key] for event in events if event.get(key) is not None]
 
 

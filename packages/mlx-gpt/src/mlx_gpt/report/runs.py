@@ -1,4 +1,4 @@
-"""The runs that a report is about: found, told apart, and read."""
+"""Find, name and read the runs of a report."""
 
 import json
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ Json = dict[str, Any]
 
 STAGES: tuple[Stage, ...] = ("pretrain", "sft", "rl")
 
-# What follows from the depth needs all of these; `mlx-gpt train` writes them.
+# The plan of a run needs these; `mlx-gpt train` writes them.
 _PRETRAINING = {
     "model": ("depth", "sequence_len", "window_pattern", "width_per_layer", "head_dim"),
     "training": ("steps", "batch_tokens", "tokens_per_parameter"),
@@ -22,7 +22,7 @@ _PRETRAINING = {
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder as read; `events` are the whole lines of its log, in order."""
+    """The content of a run folder; `events` are the complete lines of its log, in order."""
 
     path: Path
     name: str
@@ -30,11 +30,11 @@ class Run:
     config: Json
     environment: Json
     events: list[Json]
-    evaluation: Json | None  # what `mlx-gpt eval` left in the folder
+    evaluation: Json | None  # of `mlx-gpt eval`
 
     @property
     def state(self) -> str:
-        """Whether the run came to its end: only then it logs that as its last line."""
+        """Whether the run ended: its last log line says so."""
         if not self.of("update"):
             return "not started"
         return "finished" if self.events[-1]["event"] == "end" else "unfinished"
@@ -52,10 +52,9 @@ class Run:
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
-    """Read run folders, and those right below folders that are none; by stage, then by name.
+    """Read run folders, and those directly below other folders; sorted by stage, then name.
 
-    Raises `ValueError` with the file for a folder that has no run, and for files that cannot be
-    read.
+    Raises `ValueError` for a folder without a run, and with the path of a damaged file.
     """
     folders = list(dict.fromkeys(folder.resolve() for path in paths for folder in _folders(path)))
     runs = [read_run(*each) for each in zip(folders, _names(folders), strict=True)]
@@ -63,7 +62,7 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
 
 
 def read_run(folder: Path, name: str) -> Run:
-    """Read one run folder; `name` is what the report calls it."""
+    """Read one run folder; `name` is its name in the report."""
     config = _read_config(folder / "config.yaml")
     environment = folder / "env.json"
     evaluations = [folder / "evaluation.json", folder / "model" / "evaluation.json"]
@@ -80,9 +79,9 @@ def read_run(folder: Path, name: str) -> Run:
 
 
 def read_events(path: Path) -> list[Json]:
-    """Return the events of a log; a last line that a kill cut off is left out.
+    """Return the events of a log; an incomplete last line is dropped.
 
-    Raises `ValueError` with file and line for any other that is no event.
+    Raises `ValueError` with file and line for any other that is not an event.
     """
     if not path.is_file():
         return []
@@ -102,7 +101,7 @@ def read_events(path: Path) -> list[Json]:
 
 
 def read_object(path: Path) -> Json:
-    """Return the JSON object in a file, NaN as None; `ValueError` with the file for another one."""
+    """Return the JSON object in a file, NaN as None; raises `ValueError` for other content."""
     try:
         value = json.loads(path.read_text("utf-8"), parse_constant=lambda name: None)
     except ValueError as error:
@@ -119,9 +118,7 @@ def _folders(path: Path) -> list[Path]:
         return [path]
     found = [folder for folder in sorted(path.iterdir()) if _is_run(folder)]
     if not found:
-        raise ValueError(
-            f"{path}: neither a run (it has no config.yaml) nor a folder with runs in it"
-        )
+        raise ValueError(f"{path}: neither a run (it has no config.yaml) nor a folder of runs")
     return found
 
 
@@ -130,7 +127,7 @@ def _is_run(folder: Path) -> bool:
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """Return the last parts of the paths, as few as tell them apart."""
+    """Return the shortest ends of the paths that differ."""
     count = 1
     while True:
         names = ["/".join(folder.parts[-count:]) for folder in folders]
@@ -148,7 +145,7 @@ def _read_config(path: Path) -> Json:
 
 
 def _stage(folder: Path, config: Json) -> Stage:
-    """Tell runs by their settings: only fine-tuning begins with a model, only RL draws answers."""
+    """Return the stage by its settings: only RL has answers, only pretraining a depth."""
     model, data = config.get("model"), config.get("data")
     if isinstance(model, dict) and "depth" in model:
         for section, names in _PRETRAINING.items():

@@ -1,1 +1,1 @@
-"""The training stages, each a script whose loop fits one screen: pretrain, sft, rl."""
+"""The training stages, each a script whose loop fits on one screen: pretrain, sft, rl."""

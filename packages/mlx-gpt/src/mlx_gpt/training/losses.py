@@ -2,12 +2,12 @@
 
 With a vocabulary of 32,768, the logits of 32 rows of 2,048 tokens take 8 GiB, and their gradient as
 much again. Here a chunk of tokens goes through the head, the softmax and back into gradients before
-the next one is begun.
+the next one starts.
 """
 
 import mlx.core as mx
 
-IGNORE = -1  # the target of what is not to be predicted
+IGNORE = -1  # the target of tokens without a loss
 
 # Logits computed at once. Smaller chunks cost more additions to the head's gradient.
 CHUNK_LOGITS = 1 << 24
@@ -29,6 +29,13 @@ def token_losses(
     return mx.concatenate(losses).reshape(targets.shape)
 
 
+def batch_loss(model, batch: dict[str, mx.array]) -> tuple[mx.array, mx.array]:
+    """Return the sum of the losses of a batch's targets, and their number."""
+    hidden, targets = model.hidden_states(batch["inputs"]), batch["targets"]
+    loss = loss_sum(hidden, model.head_weight, targets, cap=model.logit_cap)
+    return loss, (targets != IGNORE).sum()
+
+
 def loss_sum(
     hidden: mx.array,
     weight: mx.array,
@@ -38,9 +45,9 @@ def loss_sum(
 ) -> mx.array:
     """Return the sum of the tokens' losses, each times its weight, with gradients.
 
-    Shapes as in `token_losses`; `token_weights` is that of `targets` (default 1) and gets no
-    gradient. The gradients for `hidden` and `weight` are made in the forward pass, so that logits
-    need neither be kept nor computed again: call `token_losses` where no gradient is wanted.
+    Shapes as in `token_losses`; `token_weights` has the shape of `targets` (default 1) and gets no
+    gradient. The gradients for `hidden` and `weight` are computed in the forward pass, so that
+    logits are neither kept nor computed again: call `token_losses` if no gradient is wanted.
     """
     flat, labels = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
     weights = (labels != IGNORE).astype(mx.float32)
@@ -90,8 +97,8 @@ def _chunks(tokens: int, vocabulary: int) -> list[tuple[int, int]]:
 
 
 def _after(x: mx.array, results: list[mx.array]) -> mx.array:
-    # Without this MLX computes the logits of many chunks before it is done with one: all that is
-    # made of a chunk's logits must be there before those of the next.
+    # Without this MLX computes the logits of many chunks at once: the results of one chunk must be
+    # done before the logits of the next.
     return mx.depends([x], results)[0] if results else x
 
 

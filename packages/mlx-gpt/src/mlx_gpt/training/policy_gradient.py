@@ -15,13 +15,13 @@ from mlx_gpt.evaluate.ranks import sum_over_ranks
 from mlx_gpt.models.formats import Decoder
 from mlx_gpt.training.losses import IGNORE, loss_sum
 
-# Sequences are padded to a multiple of this, so that few shapes are compiled.
+# Sequences are padded to a multiple of this, so that MLX compiles few shapes.
 LENGTH_STEP = 64
 
 
 @dataclass
 class Tally:
-    """What came of all rounds so far, on all ranks."""
+    """Counts over all rounds so far, of all ranks."""
 
     rounds: int = 0
     answers: int = 0
@@ -30,17 +30,17 @@ class Tally:
     learned: int = 0  # questions whose answers differ in their rewards
 
     def add(self, found: Mapping[str, float]) -> None:
-        """Count a round by its `summary`."""
+        """Count a round by the result of `summarize`."""
         self.rounds += 1
         for name in ("answers", "rewarded", "questions", "learned"):
             setattr(self, name, getattr(self, name) + int(found[name]))
 
-    def hopeless(self, rounds: int) -> bool:
-        """Return whether so many rounds went by without a single reward; 0 is never."""
+    def is_hopeless(self, rounds: int) -> bool:
+        """Return whether so many rounds passed without any reward; never for 0."""
         return 0 < rounds <= self.rounds and not self.rewarded
 
     def check(self) -> None:
-        """Raise `ValueError` where no answer ever had a reward: nothing was learned then."""
+        """Raise `ValueError` if no answer was ever rewarded, as nothing was learned then."""
         if self.answers and not self.rewarded:
             raise ValueError(
                 f"none of the {self.answers:,} answers of {self.rounds:,} rounds was rewarded, so "
@@ -52,7 +52,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Answer:
-    """A prompt and what the model made of it; `advantage` is relative to the group's mean."""
+    """A prompt and the model's answer; `advantage` is relative to the mean of the group."""
 
     prompt: list[int]
     completion: Completion
@@ -60,11 +60,11 @@ class Answer:
     advantage: float
 
 
-def group_of(
+def make_group(
     prompt: list[int], completions: Sequence[Completion], rewards: Sequence[float]
 ) -> list[Answer]:
     """Return the answers to one prompt with their advantages, which sum to 0."""
-    # The mean of equal numbers may be another one.
+    # The computed mean of equal numbers may differ from them.
     mean = rewards[0] if len(set(rewards)) == 1 else sum(rewards) / len(rewards)
     return [
         Answer(prompt, completion, reward, reward - mean)
@@ -72,14 +72,14 @@ def group_of(
     ]
 
 
-def passes(groups: list[list[Answer]], rows: int, padding: int) -> list[dict[str, np.ndarray]]:
+def make_passes(groups: list[list[Answer]], rows: int, padding: int) -> list[dict[str, np.ndarray]]:
     """Return the micro-batches of an update, of `rows` answers to one question each.
 
-    The loss of a pass is the mean over its drawn tokens, that of the update the mean over passes.
-    Passes without any advantage only count in the latter and need not be computed.
+    The loss of a pass is the mean over its sampled tokens, the loss of the update the mean over
+    passes. A pass without any advantage counts in that mean, but is not computed.
     """
     found = [
-        arrays_of(group[begin : begin + rows], padding)
+        make_arrays(group[begin : begin + rows], padding)
         for group in groups
         for begin in range(0, len(group), rows)
     ]
@@ -88,8 +88,8 @@ def passes(groups: list[list[Answer]], rows: int, padding: int) -> list[dict[str
     return [each | {"share": np.full(rows, share / rows, np.float32)} for each in kept]
 
 
-def arrays_of(answers: list[Answer], padding: int) -> dict[str, np.ndarray]:
-    """Return inputs, targets and weights (B, T): those of drawn tokens are advantage / count."""
+def make_arrays(answers: list[Answer], padding: int) -> dict[str, np.ndarray]:
+    """Return inputs, targets and weights (B, T); sampled tokens weigh advantage / their number."""
     rows = [[*each.prompt, *each.completion.ids] for each in answers]
     length = -(-max(map(len, rows)) // LENGTH_STEP) * LENGTH_STEP
     ids = np.full((len(rows), length + 1), padding, np.int32)
@@ -104,15 +104,15 @@ def arrays_of(answers: list[Answer], padding: int) -> dict[str, np.ndarray]:
     return {"inputs": ids[:, :-1], "targets": targets, "weights": weights.astype(np.float32)}
 
 
-def loss_fn(model: Decoder, batch: dict[str, mx.array]) -> tuple[mx.array, mx.array]:
-    """Return minus the sum of weight times log-probability, and what a pass counts."""
+def policy_loss(model: Decoder, batch: dict[str, mx.array]) -> tuple[mx.array, mx.array]:
+    """Return minus the sum of weight times log-probability, and the weight of the pass."""
     hidden = model.hidden_states(batch["inputs"])
     loss = loss_sum(hidden, model.head_weight, batch["targets"], batch["weights"], model.logit_cap)
     return loss, batch["share"].sum()
 
 
-def summary(groups: list[list[Answer]]) -> dict[str, float]:
-    """Return means and counts over the answers of all ranks, and what part of them taught."""
+def summarize(groups: list[list[Answer]]) -> dict[str, float]:
+    """Return means and counts over the answers of all ranks."""
     answers = [each for group in groups for each in group]
     sums = np.array([
         sum(each.reward for each in answers),
@@ -122,7 +122,7 @@ def summary(groups: list[list[Answer]]) -> dict[str, float]:
         len(answers),
         len(groups),
     ], np.float64)  # fmt: skip
-    reward, rewarded, tokens, taught, count, questions = sum_over_ranks(sums).tolist()
+    reward, rewarded, tokens, learned, count, questions = sum_over_ranks(sums).tolist()
     return {"reward": reward / count, "answer_tokens": tokens / count,
-            "questions_learned": taught / questions, "tokens": tokens, "answers": count,
-            "rewarded": rewarded, "questions": questions, "learned": taught}  # fmt: skip
+            "questions_learned": learned / questions, "tokens": tokens, "answers": count,
+            "rewarded": rewarded, "questions": questions, "learned": learned}  # fmt: skip

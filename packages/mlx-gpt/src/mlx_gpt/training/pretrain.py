@@ -1,43 +1,49 @@
-"""Pretraining: build, loop, save. The loop is `pretrain`, and fits one screen."""
+"""Pretraining: build, train, evaluate, sample. The loop is `pretrain`."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import mlx.core as mx
 
-from mlx_gpt.data.streams import Usage, count_tokens, streams
 from mlx_gpt.engine import Engine, Request, Sampling
 from mlx_gpt.evaluate.bits_per_byte import bits_per_byte
 from mlx_gpt.evaluate.core import evaluate_core_task
 from mlx_gpt.evaluate.core_bundle import CoreTask, read_core_tasks
 from mlx_gpt.evaluate.results import mean_centered
 from mlx_gpt.machine import peak_memory, step_threads
-from mlx_gpt.models.files import save_manifest, save_model
-from mlx_gpt.models.formats import Decoder
 from mlx_gpt.models.nanochat import Nanochat
 from mlx_gpt.tokenizer import Tokenizer
-from mlx_gpt.training.batch_sizes import fit_batch, micro_batches, plan_of
-from mlx_gpt.training.going_on import begin, drop_what_follows, extend
-from mlx_gpt.training.limits import check_ranges
-from mlx_gpt.training.losses import IGNORE, loss_sum
-from mlx_gpt.training.plan import Plan
-from mlx_gpt.training.pretrain_config import PretrainConfig, TrainingConfig
-from mlx_gpt.training.starting import build_model
+from mlx_gpt.training.base_model import build_model
+from mlx_gpt.training.losses import batch_loss
+from mlx_gpt.training.plan import Plan, accumulation_steps, fit_batch, plan_for
+from mlx_gpt.training.runs import (
+    Report,
+    explain_divergence,
+    extend_run,
+    is_due,
+    restore,
+    save_to_run,
+    start_run,
+    truncate_log,
+    with_more_steps,
+)
+from mlx_gpt.training.settings import PretrainConfig, PretrainTraining
+from mlx_gpt.training.streams import Usage, count_tokens, open_streams
 from mlx_muon import nanochat
 from mlx_shards import TokenStream
-from mlx_trainer import Stopped, TrainStep, rank, stop_requested, world_size
+from mlx_trainer import Stopped, TrainStep, check_settings, stop_requested, world_size
 
-# nanochat's; of a shard that is shorter, everything is read.
-MOST_EVALUATION_TOKENS = 80 * 2**19
+# nanochat's; a shorter shard is read as a whole.
+MAX_EVALUATION_TOKENS = 80 * 2**19
 SAMPLE_TOKENS = 16
 
 
 @dataclass
 class Job:
-    """What `build` makes of a configuration."""
+    """A run that is built and ready to train."""
 
     config: PretrainConfig  # with steps and batch_tokens filled in
     plan: Plan
@@ -45,10 +51,10 @@ class Job:
     step: TrainStep
     train: TokenStream
     valid: TokenStream
-    accumulation: int  # micro-batches an update
-    core: list[CoreTask]  # to measure the model with now and then, maybe none
+    accumulation: int  # micro-batches per update
+    core: list[CoreTask]  # maybe none
     held_out: Usage  # of the validation data
-    notes: list[str] = field(default_factory=list)  # on the data, for the reader
+    notes: list[str] = field(default_factory=list)  # on the data, to show
 
     @property
     def model(self) -> Nanochat:
@@ -56,26 +62,43 @@ class Job:
         return self.step.model  # type: ignore[return-value]
 
 
-Report = Callable[[dict], None]
+def run_pretraining(
+    config: PretrainConfig,
+    output: Path,
+    resume: bool = False,
+    overwrite: bool = False,
+    steps: int | None = None,
+) -> None:
+    """Create or resume the run folder, and train; on resume maybe for more `steps`."""
+    planned = config.training.steps if steps else None
+    config = with_more_steps(config, steps) if steps else config
+    with start_run(partial(build, config, resume), output, resume, overwrite) as (job, display):
+        training = job.config.training
+        for line in (job.plan.table(), *job.notes):
+            display.say(line)
+        display.say(f"{'update':18} {job.accumulation} x {training.device_batch_size} rows")
+        with explain_divergence(output, "training.rate_scale", training.rate_scale):
+            pretrain(job, output, display, resume, planned)
+        display.say(f"model: {output / 'model'}")
+        display.say(f'next: mlx-gpt sample --model {output} --prompt "Once upon a time"')
 
 
 def pretrain(
-    job: Job, folder: Path, report: Report, resume: bool = False, planned: Sequence[int] = ()
+    job: Job, folder: Path, report: Report, resume: bool = False, planned: int | None = None
 ) -> None:
-    """Train, and leave the model in the run's `folder`; `report` is given a dict for each event.
+    """Train, and leave the model in the run's `folder`; `report` gets a dict for each event.
 
-    Under `mlx.launch` rank 0 writes. With `resume` the last checkpoint goes on, bit for bit;
-    `planned` are the fewer steps that the run was to have before, where it goes on for more.
+    Under `mlx.launch` rank 0 writes. `resume` continues from the last checkpoint, bit for bit;
+    `planned` is the number of steps that the run had before it was extended.
     """
     step, settings, seconds = job.step, job.config.report, 0.0
-    keys = ("data", "seconds")
-    checkpoints, position = begin(folder, settings, step, job.tokenizer, keys, resume)
+    checkpoints, position = restore(job, folder, ("data", "seconds"), resume)
     if position:
         job.train.load_state(position["data"])
         seconds = float(position["seconds"])
-    drop_what_follows(folder, step.updates)
+    truncate_log(folder, step.updates)
     if planned:
-        report(extend(folder, job.config, planned, step.updates))
+        report(extend_run(folder, job.config, planned, step.updates))
     report({"event": "start", "updates": step.updates, "steps": job.plan.steps})
     if step.updates == 0:
         report(evaluate(job))
@@ -93,32 +116,32 @@ def pretrain(
                 "peak_memory": peak_memory(),
             })  # fmt: skip
             last = step.updates == job.plan.steps
-            if last or due(settings.evaluate_every, step.updates):
-                report(evaluate(job, everything=last))
-            if job.core and (last or due(settings.core_every, step.updates)):
+            if last or is_due(settings.evaluate_every, step.updates):
+                report(evaluate(job, is_last=last))
+            if job.core and (last or is_due(settings.core_every, step.updates)):
                 report(evaluate_core(job))
-            if last or due(settings.sample_every, step.updates):
+            if last or is_due(settings.sample_every, step.updates):
                 report(sample(job))
             stop = 0 if last else stopping()
             if last or stop or checkpoints.due(step.updates):
                 position = {"data": job.train.state(), "seconds": seconds}
                 checkpoints.save(step, position | {"tokenizer": job.tokenizer.identity})
             if stop:
-                save(job.model, job.tokenizer, folder)
+                save_to_run(job.model, job.tokenizer, folder)
                 raise Stopped(stop, f"a checkpoint of update {step.updates} is in {folder}")
             began = time.perf_counter()
-    save(job.model, job.tokenizer, folder)
+    save_to_run(job.model, job.tokenizer, folder)
     report({"event": "end", "updates": step.updates, "seconds": seconds})
 
 
 def build(config: PretrainConfig, resume: bool = False) -> Job:
-    """Make model, optimizer, step and streams; raises `ValueError` where they do not fit.
+    """Build model, optimizer, step and streams; raises `ValueError` where they do not fit.
 
-    With `resume` the weights to begin with are not read: a checkpoint has others.
+    With `resume` the weights of `model.init_from` are not read, as a checkpoint has others.
     """
-    check_ranges(config)
+    check_settings(config)
     tokenizer = Tokenizer.load(config.data.tokenizer)
-    plan = plan_of(config, tokenizer.vocab_size)
+    plan = plan_for(config, tokenizer.vocab_size)
     length = config.model.sequence_len
     batch, rows = fit_batch(
         plan.batch_tokens, config.training.device_batch_size, length, plan.batch_tokens
@@ -126,21 +149,21 @@ def build(config: PretrainConfig, resume: bool = False) -> Job:
     training = replace(
         config.training, steps=plan.steps, batch_tokens=batch, device_batch_size=rows
     )
-    accumulation = micro_batches(batch, rows, length)
+    accumulation = accumulation_steps(batch, rows, length)
     config = replace(config, training=training)
     report = config.report
     core = read_core_tasks(Path(report.core), report.core_max_per_task) if report.core else []
     notes: list[str] = []
-    train, valid = streams(config, tokenizer, note=notes.append)
+    train, valid = open_streams(config, tokenizer, note=notes.append)
     held_out = count_tokens(valid)
-    once, _ = streams(config, tokenizer, epochs=1)
+    once, _ = open_streams(config, tokenizer, epochs=1)
     notes += [f"an epoch of training {count_tokens(once)}", f"validation {held_out}"]
     model = build_model(plan, config, tokenizer, resume)
     step = build_step(model, plan, training, rows)
     return Job(config, plan, tokenizer, step, train, valid, accumulation, core, held_out, notes)
 
 
-def build_step(model: Nanochat, plan: Plan, training: TrainingConfig, rows: int) -> TrainStep:
+def build_step(model: Nanochat, plan: Plan, training: PretrainTraining, rows: int) -> TrainStep:
     """Return the update of nanochat's recipe: Muon for the blocks, AdamW in groups for the rest."""
     threads = step_threads(training.threads, rows)
     constant = training.schedule == "constant"
@@ -161,18 +184,11 @@ def build_step(model: Nanochat, plan: Plan, training: TrainingConfig, rows: int)
     optimizer = recipe()
     if constant:
         optimizer = recipe(muon=replace(optimizer.muon, weight_decay=plan.weight_decay))
-    return TrainStep(model, optimizer, loss_fn, max_grad_norm=None, threads=threads)
-
-
-def loss_fn(model, batch: dict[str, mx.array]) -> tuple[mx.array, mx.array]:
-    """Return the sum of the losses of a batch's targets, and their number."""
-    hidden, targets = model.hidden_states(batch["inputs"]), batch["targets"]
-    loss = loss_sum(hidden, model.head_weight, targets, cap=model.logit_cap)
-    return loss, (targets != IGNORE).sum()
+    return TrainStep(model, optimizer, batch_loss, max_grad_norm=None, threads=threads)
 
 
 def updates(job: Job) -> Iterator[list[dict]]:
-    """Yield the micro-batches of each update that is left."""
+    """Yield the micro-batches of each remaining update."""
     batches = iter(job.train)
     try:
         while job.step.updates < job.plan.steps:
@@ -182,12 +198,12 @@ def updates(job: Job) -> Iterator[list[dict]]:
         job.train.close()
 
 
-def evaluate(job: Job, everything: bool = False) -> dict:
+def evaluate(job: Job, is_last: bool = False) -> dict:
     """Return the event with the bits per byte of the validation data."""
     began = time.perf_counter()
     job.valid.reset()
-    most = MOST_EVALUATION_TOKENS if everything else evaluation_tokens(job)
-    value = bits_per_byte(job.model, _first(job, most), job.tokenizer.token_bytes())
+    limit = MAX_EVALUATION_TOKENS if is_last else evaluation_tokens(job)
+    value = bits_per_byte(job.model, _first_batches(job, limit), job.tokenizer.token_bytes())
     return {
         "event": "evaluate", "updates": job.step.updates, "bits_per_byte": value,
         "tokens": job.valid.stats.counts.tokens, "held_out_tokens": job.held_out.size,
@@ -207,22 +223,22 @@ def evaluate_core(job: Job) -> dict:
 
 
 def evaluation_tokens(job: Job) -> int:
-    """Return how many tokens an evaluation reads: by default for a twentieth of the time."""
+    """Return the tokens per evaluation; by default it takes a twentieth of the time."""
     settings = job.config.report
     if settings.evaluation_tokens:
         return settings.evaluation_tokens
     between = (settings.evaluate_every or job.plan.steps) * job.plan.batch_tokens
     # A token takes a third of the time that training on it takes.
-    return min(max(3 * between // 20, job.plan.batch_tokens), MOST_EVALUATION_TOKENS)
+    return min(max(3 * between // 20, job.plan.batch_tokens), MAX_EVALUATION_TOKENS)
 
 
-def _first(job: Job, tokens: int) -> Iterator:
-    """Yield the validation batches of all ranks up to so many tokens."""
-    given = 0
+def _first_batches(job: Job, tokens: int) -> Iterator:
+    """Yield validation batches until all ranks have read so many tokens."""
+    read = 0
     for batch in job.valid:
         yield batch
-        given += batch.inputs.size * world_size()
-        if given >= tokens:
+        read += batch.inputs.size * world_size()
+        if read >= tokens:
             return
 
 
@@ -241,19 +257,6 @@ def sample(job: Job) -> dict:
 
 
 def rate_scale(job: Job) -> float:
-    """Return what the schedule multiplied the learning rates by in the last update."""
+    """Return the schedule's factor of the learning rates in the last update."""
     schedule = job.step.optimizer.schedule  # type: ignore[attr-defined]
     return float(schedule(mx.array(job.step.updates - 1)))
-
-
-def save(model: Decoder, tokenizer: Tokenizer, run: Path) -> None:
-    """Write model and tokenizer into the run, on rank 0."""
-    if rank() == 0:
-        save_model(model, run / "model", tokenizer.sha256)
-        tokenizer.save(run / "model")
-        save_manifest(run / "model")
-
-
-def due(every: int, updates: int) -> bool:
-    """Return whether something is to be done after so many updates; never if `every` is 0."""
-    return every > 0 and updates % every == 0

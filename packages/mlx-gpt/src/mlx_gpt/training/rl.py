@@ -1,16 +1,17 @@
-"""Reinforcement learning on questions whose answers can be checked: build, loop, save.
+"""Reinforcement learning on questions with checkable answers. The loop is `reinforce`.
 
 nanochat's: REINFORCE (Williams 1992) on groups of answers to the same question. The advantage of an
-answer is its reward minus the mean of its group, all tokens of a pass count alike (arXiv
-2503.14476), and there is neither a reference model nor a ratio to clip, as each update draws its
-answers anew. Only drawn tokens are learned: not the prompt, and not what a tool answered. What
-differs from nanochat: where no answer is better than the others, no update is made, since momentum
-alone would move every matrix by a full step. The loop is `reinforce`.
+answer is its reward minus the mean of its group, and all tokens of a pass have the same weight
+(arXiv 2503.14476). Each update draws new answers, so that it needs neither a reference model nor a
+clipped ratio. Only sampled tokens are targets: neither the prompt nor the results of tools. One
+difference from nanochat: a round in which no answer is better than the others makes no update,
+because momentum alone would move every matrix by a full step.
 """
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,47 +23,51 @@ from mlx_gpt.evaluate.ranks import sum_over_ranks
 from mlx_gpt.machine import peak_memory, step_threads
 from mlx_gpt.models.formats import Decoder
 from mlx_gpt.tokenizer import Tokenizer
-from mlx_gpt.training.batch_sizes import largest_divisor
-from mlx_gpt.training.finetuning import load_base, optimizer_for
-from mlx_gpt.training.going_on import begin, drop_what_follows
-from mlx_gpt.training.limits import SettingsError, check_ranges
-from mlx_gpt.training.policy_gradient import Answer, Tally, group_of, loss_fn, passes, summary
-from mlx_gpt.training.pretrain import Report, due, save
-from mlx_gpt.training.rl_config import (
-    AnswerConfig,
-    DataConfig,
-    ReportConfig,
-    RlConfig,
-    TrainingConfig,
+from mlx_gpt.training.base_model import finetuning_optimizer, load_base
+from mlx_gpt.training.display import RlDisplay
+from mlx_gpt.training.plan import largest_divisor
+from mlx_gpt.training.policy_gradient import (
+    Answer,
+    Tally,
+    make_group,
+    make_passes,
+    policy_loss,
+    summarize,
 )
-from mlx_trainer import Stopped, TrainStep, rank, stop_requested, world_size
+from mlx_gpt.training.runs import (
+    Report,
+    explain_divergence,
+    is_due,
+    restore,
+    save_to_run,
+    start_run,
+    truncate_log,
+)
+from mlx_gpt.training.settings import RlAnswers, RlConfig
+from mlx_trainer import (
+    ConfigError,
+    Stopped,
+    TrainStep,
+    check_settings,
+    rank,
+    stop_requested,
+    world_size,
+)
 
-__all__ = [
-    "AnswerConfig",
-    "DataConfig",
-    "Job",
-    "ReportConfig",
-    "RlConfig",
-    "TrainingConfig",
-    "build",
-    "gsm8k_reward",
-    "reinforce",
-]
-
-# How good a text is as the answer to a conversation, whose own answer the function may look at.
+# The score of a text as the answer to a conversation, which ends in a reference answer.
 Reward = Callable[[Conversation, str], float]
 
 MOMENTUM = 0.95
-USUAL_QUESTIONS = 16  # of a round, where there are as many
+USUAL_QUESTIONS = 16  # per round, or all if there are fewer
 # nanochat's rates here, relative to those of pretraining: 0.2, 0.1 and 0.004.
 RATE_SCALES = {"wte": 2 / 3, "value_embeds": 2 / 3, "lm_head": 1 / 2}
-# What answers are drawn for, so that seeds differ.
+# Part of the seed of answers: what they are drawn for.
 _TRAIN, _VALID = 0, 1
 
 
 @dataclass
 class Job:
-    """What `build` makes of a configuration; `train` and `valid` are conversations."""
+    """A run that is built and ready to train."""
 
     config: RlConfig
     tokenizer: Tokenizer
@@ -83,30 +88,47 @@ class Job:
 
     @property
     def rows(self) -> int:
-        """Answers to one question that a pass learns from: as many as divide them, up to most."""
+        """Answers per pass: a divisor of the answers to a question, at most device_batch_size."""
         answers, training = self.config.answers, self.config.training
         return largest_divisor(answers.samples, training.device_batch_size)
 
     @property
     def rounds(self) -> int:
-        """How often questions are asked, and learned from."""
+        """The number of rounds; each asks some questions and learns from the answers."""
         return len(self.train) // self.config.answers.questions * self.config.training.epochs
 
 
-def reinforce(job: Job, folder: Path, report: Report, resume: bool = False) -> None:
-    """Train, and leave the model in the run's `folder`; `report` is given a dict for each event.
+def run_reinforcement(
+    config: RlConfig, output: Path, resume: bool = False, overwrite: bool = False
+) -> None:
+    """Create or resume the run folder, and reinforce on GSM8K."""
+    with start_run(partial(build, config), output, resume, overwrite, RlDisplay) as (job, display):
+        answers, training = job.config.answers, job.config.training
+        unasked = len(job.train) * training.epochs - job.rounds * answers.questions
+        display.say(
+            f"{len(job.train):,} questions, {job.rounds:,} rounds of {answers.questions} with "
+            f"{answers.samples} answers each, learned from {job.rows} at once"
+            + (f"; {unasked:,} that make no whole round are dropped" if unasked else "")
+        )
+        with explain_divergence(output, "training.initial_rate", training.initial_rate):
+            reinforce(job, output, display, resume)
+        display.say(f"model: {output / 'model'}")
+        display.say(f"next: mlx-gpt chat --model {output}")
 
-    "updates" in events counts rounds of questions, also those that nothing was learned from.
-    Under `mlx.launch` rank 0 writes. With `resume` the last checkpoint goes on, bit for bit.
+
+def reinforce(job: Job, folder: Path, report: Report, resume: bool = False) -> None:
+    """Train, and leave the model in the run's `folder`; `report` gets a dict for each event.
+
+    "updates" in events counts rounds, also those without an update. Under `mlx.launch` rank 0
+    writes. `resume` continues from the last checkpoint, bit for bit.
     """
     step, settings = job.step, job.config.report
     done, seconds, tally = 0, 0.0, Tally()
-    keys = ("rounds", "seconds")
-    checkpoints, position = begin(folder, settings, step, job.tokenizer, keys, resume)
+    checkpoints, position = restore(job, folder, ("rounds", "seconds"), resume)
     if position:
         done, seconds = int(position["rounds"]), float(position["seconds"])
         tally = Tally(**position.get("tally", {}))
-    drop_what_follows(folder, done)
+    truncate_log(folder, done)
     report({"event": "start", "updates": done, "steps": job.rounds})
     if job.valid and done == 0:
         report(evaluate(job, done))
@@ -119,29 +141,29 @@ def reinforce(job: Job, folder: Path, report: Report, resume: bool = False) -> N
             done += 1
             taken = time.perf_counter() - began
             seconds += taken
-            found = summary(groups)
+            found = summarize(groups)
             report({
                 "event": "update", "updates": done, "loss": loss, **found,
                 "tokens_per_second": found["tokens"] / taken, "rate_scale": scale,
                 "seconds": seconds, "peak_memory": peak_memory(),
             })  # fmt: skip
             tally.add(found)
-            last = done == job.rounds or tally.hopeless(job.config.training.unrewarded_rounds)
-            if last or due(settings.evaluate_every, done):
+            last = done == job.rounds or tally.is_hopeless(job.config.training.unrewarded_rounds)
+            if last or is_due(settings.evaluate_every, done):
                 report({"event": "tally", "updates": done, **vars(tally)})
-            if job.valid and (last or due(settings.evaluate_every, done)):
+            if job.valid and (last or is_due(settings.evaluate_every, done)):
                 report(evaluate(job, done))
             stop = 0 if last else stopping()
             if last or stop or checkpoints.due(done):
                 position = {"rounds": done, "seconds": seconds, "tally": vars(tally)}
                 checkpoints.save(step, position | {"tokenizer": job.tokenizer.identity})
             if stop:
-                save(job.model, job.tokenizer, folder)
+                save_to_run(job.model, job.tokenizer, folder)
                 raise Stopped(stop, f"a checkpoint of update {done} is in {folder}")
             if last:
                 break
     tally.check()
-    save(job.model, job.tokenizer, folder)
+    save_to_run(job.model, job.tokenizer, folder)
     report({"event": "end", "updates": done, "seconds": seconds})
 
 
@@ -156,20 +178,22 @@ def build(
     train: Sequence[Conversation] | None = None,
     valid: Sequence[Conversation] | None = None,
 ) -> Job:
-    """Load the model, and the problems where no conversations are given.
+    """Load the model, and the problems unless conversations are given.
 
-    The answer that ends each conversation is for `reward` to compare with; the model is asked for
-    one of its own. Raises `ValueError` where the settings do not fit.
+    Each conversation ends in a reference answer, which only `reward` sees. Raises `ValueError`
+    where the settings do not fit.
     """
     training, data = config.training, config.data
-    check_ranges(config)
+    check_settings(config)
     _check(config)
     model, tokenizer = load_base(config.model, training.dtype, training.checkpoint_blocks)
     rows = largest_divisor(config.answers.samples, training.device_batch_size)
     threads = step_threads(training.threads, rows)
-    optimizer = optimizer_for(model, 2**19, training.learning_rate, MOMENTUM, RATE_SCALES, threads)
-    step = TrainStep(model, optimizer, loss_fn, max_grad_norm=None, threads=threads)  # type: ignore[arg-type]
-    step.prepare()  # what a checkpoint saves must be there before the first round that teaches
+    optimizer = finetuning_optimizer(
+        model, 2**19, training.learning_rate, MOMENTUM, RATE_SCALES, threads
+    )
+    step = TrainStep(model, optimizer, policy_loss, max_grad_norm=None, threads=threads)  # type: ignore[arg-type]
+    step.prepare()  # a checkpoint may be saved before the first update
     train = read_problems(Path(data.train)) if train is None else train
     if valid is None:
         valid = read_problems(Path(data.valid)) if data.valid else ()
@@ -180,21 +204,21 @@ def build(
 def _check(config: RlConfig) -> None:
     answers = config.answers
     if answers.samples < 2:
-        raise SettingsError(
+        raise ConfigError(
             f"answers.samples must be at least 2, as answers are compared, got {answers.samples}"
         )
     if answers.questions % world_size():
-        raise SettingsError(
+        raise ConfigError(
             f"answers.questions {answers.questions} is not a multiple of {world_size()} processes"
         )
 
 
-def _with_questions(answers: AnswerConfig, there_are: int) -> AnswerConfig:
-    """Return the settings with a number of questions an update, all of them if they are few."""
-    count = answers.questions or min(USUAL_QUESTIONS, there_are) // world_size() * world_size()
-    if not 0 < count <= there_are:
-        raise SettingsError(
-            f"there are {there_are} questions, fewer than the {count or world_size()} of an update "
+def _with_questions(answers: RlAnswers, total: int) -> RlAnswers:
+    """Return the settings with the number of questions per round filled in."""
+    count = answers.questions or min(USUAL_QUESTIONS, total) // world_size() * world_size()
+    if not 0 < count <= total:
+        raise ConfigError(
+            f"there are {total} questions, fewer than the {count or world_size()} of a round "
             "(answers.questions)"
         )
     return replace(answers, questions=count)
@@ -207,7 +231,7 @@ def questions_of(job: Job, done: int) -> list[int]:
 
 
 def answer(job: Job, done: int) -> list[list[Answer]]:
-    """Return the answers to each of this rank's questions after `done` rounds."""
+    """Return the answers to each of this rank's questions in the round after `done` rounds."""
     numbers = questions_of(job, done)
     conversations = [job.train[number] for number in numbers]
     keys = [(_TRAIN, done, number) for number in numbers]
@@ -215,17 +239,14 @@ def answer(job: Job, done: int) -> list[list[Answer]]:
     groups = []
     for conversation, prompt, completions in zip(conversations, prompts, drawn, strict=True):
         rewards = [job.reward(conversation, each.text) for each in completions]
-        groups.append(group_of(prompt, completions, rewards))
+        groups.append(make_group(prompt, completions, rewards))
     return groups
 
 
 def draw(
     job: Job, conversations: Sequence[Conversation], samples: int, keys: Sequence[tuple[int, ...]]
 ) -> tuple[list[list[int]], list[list[Completion]]]:
-    """Return the prompt of each conversation and `samples` answers to it.
-
-    They depend on the weights, the configuration, and each conversation's key.
-    """
+    """Return the prompt of each conversation and `samples` answers, seeded by its key."""
     settings = job.config.answers
     prompts = [render_for_completion(job.tokenizer, each) for each in conversations]
     requests: list[Request] = []
@@ -240,7 +261,7 @@ def draw(
 
 def learn(job: Job, groups: list[list[Answer]], scale: float) -> float:
     """Make the answers with an advantage likelier; return the loss, 0 if nothing was learned."""
-    batches = passes(groups, job.rows, job.tokenizer.bos_id)
+    batches = make_passes(groups, job.rows, job.tokenizer.bos_id)
     if not sum_over_ranks(np.array([any(each["weights"].any() for each in batches)])):
         return 0.0
     loss, _ = job.step(batches, scale * job.rate)

@@ -1,32 +1,33 @@
-"""Start or continue a run folder, as `mlx-gpt train` and the other training commands do."""
+"""Run folders of all stages: start, resume and extend a run, save its model, explain its errors."""
 
-import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from mlx_gpt.data.mixture import Source
 from mlx_gpt.machine import prepare_machine
-from mlx_gpt.models.files import MODEL_FILES, model_folder
-from mlx_gpt.report.display import Display
-from mlx_gpt.training.going_on import divergence_explained, extended
-from mlx_gpt.training.limits import check_ranges
-from mlx_gpt.training.pretrain import build, pretrain
-from mlx_gpt.training.pretrain_config import PretrainConfig
+from mlx_gpt.models.files import MODEL_FILES, model_folder, save_manifest, save_model
+from mlx_gpt.models.formats import Decoder
+from mlx_gpt.models.loading import check_tokenizer
+from mlx_gpt.tokenizer import Tokenizer
+from mlx_gpt.training.display import TrainingDisplay
+from mlx_gpt.training.settings import PretrainConfig
 from mlx_trainer import (
     CHECKPOINT_FILES,
+    Checkpoints,
     ConfigError,
     RunFolder,
     RunKind,
+    TrainingError,
+    TrainStep,
     lasting_output,
     load_config,
     rank,
     wait_for_all,
 )
-
-T = TypeVar("T")
 
 KIND = RunKind(
     "mlx-gpt",
@@ -37,40 +38,23 @@ KIND = RunKind(
     ),
 )
 
-
-def run_pretraining(
-    config: PretrainConfig,
-    output: Path,
-    resume: bool = False,
-    overwrite: bool = False,
-    steps: int | None = None,
-) -> None:
-    """Make the machine fast, build, make or open the run folder, and train.
-
-    With `resume`, `steps` are more of them than the run's `config` has.
-    """
-    machine = prepare_machine()
-    planned = [config.training.steps] if steps and config.training.steps else []
-    with paths_explained(output, resume):
-        job = build(extended(config, steps) if steps else config, resume)
-    prepare_machine(job.step.threads)
-    with opened(output, job.config, resume, overwrite) as run, Display(run) as display:
-        display.say(f"mlx-fastcpu: {machine}")
-        display.say(job.plan.table())
-        for note in job.notes:
-            display.say(note)
-        training = job.config.training
-        display.say(f"{'an update':18} {job.accumulation} x {training.device_batch_size} rows")
-        if planned and run:
-            events = [line for line in run.metrics() if line["event"] == "extended"]
-            planned = [*(event["from_steps"] for event in events), *planned]
-        with divergence_explained(output, "training.rate_scale", training.rate_scale):
-            pretrain(job, output, display, resume, planned)
-        display.say(f"model: {output / 'model'}")
-        display.say(f'next: mlx-gpt sample --model {output} --prompt "Once upon a time"')
+Report = Callable[[dict], None]
+Position = dict
+T = TypeVar("T")
 
 
-def resolve(
+class Job(Protocol):
+    """A built run of any stage."""
+
+    config: Any
+    tokenizer: Tokenizer
+    step: TrainStep
+
+
+J = TypeVar("J", bound=Job)
+
+
+def read_config(
     kind: type[T],
     flags: Mapping[str, object],
     file: str | None,
@@ -79,27 +63,44 @@ def resolve(
     resume: bool = False,
     base: Mapping[str, object] | None = None,
 ) -> T:
-    """Return the configuration: the run's own, or base, file, flags and overrides in this order.
+    """Return the run's own configuration on resume, else that of base, file, flags and overrides.
 
-    `flags` are by dotted key. Raises `ConfigError` or `SettingsError` for wrong ones.
+    `flags` are by dotted key. Raises `ConfigError` for wrong ones.
     """
-    if resume:
-        assert output is not None
-        file = str(RunFolder.open(output, KIND).path / "config.yaml")
-        try:
-            return load_config(kind, file=file)
-        except ConfigError as error:  # a damaged file is no wrong usage
-            text = str(error)
-            raise ValueError(text if text.startswith(file) else f"{file}: {text}") from None
-    given = [f"{key}={_text(value)}" for key, value in flags.items()]
-    config = load_config(kind, base=base, file=file, overrides=[*given, *overrides])
-    check_ranges(config)
-    return config
+    if not resume:
+        return load_config(kind, base, file, overrides, flags)
+    assert output is not None
+    file = str(RunFolder.open(output, KIND).path / "config.yaml")
+    try:
+        return load_config(kind, file=file)
+    except ConfigError as error:  # a damaged file is not wrong usage
+        text = str(error)
+        raise ValueError(text if text.startswith(file) else f"{file}: {text}") from None
 
 
 @contextmanager
-def opened(output: Path, config: Any, resume: bool, overwrite: bool) -> Iterator[RunFolder | None]:
-    """Give the locked run, made or opened, on rank 0, and None on others, which wait for it.
+def start_run(
+    build: Callable[[], J],
+    output: Path,
+    resume: bool,
+    overwrite: bool,
+    display: type[TrainingDisplay] = TrainingDisplay,
+) -> Iterator[tuple[J, TrainingDisplay]]:
+    """Prepare the machine, build a job, create or resume its run folder, and open the display."""
+    machine = prepare_machine()
+    with explain_missing_paths(output, resume):
+        job = build()
+    prepare_machine(job.step.threads)
+    with open_run(output, job.config, resume, overwrite) as run, display(run) as shown:
+        shown.say(f"mlx-fastcpu: {machine}")
+        yield job, shown
+
+
+@contextmanager
+def open_run(
+    output: Path, config: Any, resume: bool, overwrite: bool
+) -> Iterator[RunFolder | None]:
+    """Create or resume the run and lock it, on rank 0; other ranks wait for that and get None.
 
     Raises what `RunFolder.create` and `RunFolder.resume` do.
     """
@@ -122,7 +123,7 @@ def opened(output: Path, config: Any, resume: bool, overwrite: bool) -> Iterator
 def inputs_of(config: Any) -> dict[str, str | Path]:
     """Return the local files and folders that a run reads, by the keys of its configuration.
 
-    What a pattern or address names is not among them: the stream compares its shards itself.
+    Patterns and addresses are left to the stream, which compares its shards itself.
     """
     base = getattr(config, "model", None)
     found: dict[str, str | Path] = {"model": model_folder(base)} if isinstance(base, str) else {}
@@ -131,27 +132,121 @@ def inputs_of(config: Any) -> dict[str, str | Path]:
     data = getattr(config, "data", None)
     for name in ("train", "valid", "tokenizer"):
         value = getattr(data, name, None)
-        if isinstance(value, list):  # of conversations, each maybe with a mark and a number
+        if isinstance(value, list):  # conversations, each maybe with a prefix and a number
             found |= {f"data.{name}[{n}]": Source.parse(each).path for n, each in enumerate(value)}
         elif value and Path(value).exists():
             found[f"data.{name}"] = value
     return found
 
 
+def restore(
+    job: Job, folder: Path, keys: Sequence[str], resume: bool
+) -> tuple[Checkpoints, Position | None]:
+    """Return the checkpoints of a run and, on resume, the position of the last one.
+
+    That checkpoint is loaded into the job's step. `keys` must be in the position. Raises
+    `ValueError` for a damaged checkpoint, and for one of another tokenizer.
+    """
+    settings = job.config.report
+    checkpoints = Checkpoints(
+        folder / "checkpoints",
+        settings.keep_checkpoints,
+        settings.checkpoint_every,
+        settings.checkpoint_seconds,
+    )
+    position: Position | None = checkpoints.position() if resume else None
+    if position is None:
+        return checkpoints, None
+    source = f"{checkpoints.latest()}/state.json"
+    if absent := [key for key in keys if key not in position]:
+        raise ValueError(f"{source}: not a checkpoint of this kind of run: it lacks {absent[0]}")
+    if "tokenizer" in position:  # not yet in those of version 0.1
+        check_tokenizer(job.tokenizer, source, **position["tokenizer"])
+    checkpoints.load(job.step)
+    return checkpoints, position
+
+
+def truncate_log(folder: Path, updates: int) -> None:
+    """Drop, on rank 0, the log lines that a run resumed after so many updates will log again."""
+    if rank() == 0:
+        run = RunFolder(folder)
+        run.truncate_after(updates or -1)  # at 0 all is logged again
+        run.truncate_after(updates - 1, event="end")
+
+
+def is_due(every: int, updates: int) -> bool:
+    """Return whether an interval ends after so many updates; never if `every` is 0."""
+    return every > 0 and updates % every == 0
+
+
+def save_to_run(model: Decoder, tokenizer: Tokenizer, folder: Path) -> None:
+    """Write model and tokenizer into the run's folder, on rank 0."""
+    if rank() == 0:
+        save_model(model, folder / "model", tokenizer.sha256)
+        tokenizer.save(folder / "model")
+        save_manifest(folder / "model")
+
+
+def with_more_steps(config: PretrainConfig, steps: int) -> PretrainConfig:
+    """Return the configuration with more steps; raises `ConfigError` unless they are more."""
+    planned = config.training.steps
+    if planned is not None and steps <= planned:
+        raise ConfigError(
+            f"--steps {steps:,} with --resume: the run has {planned:,} already; give more of them, "
+            "or leave --steps out"
+        )
+    return replace(config, training=replace(config.training, steps=steps))
+
+
+def extend_run(folder: Path, config: PretrainConfig, planned: int, done: int) -> dict:
+    """Write the configuration with more steps into the run; return the event for its log.
+
+    `planned` is the number of steps that it had before, `done` the updates so far.
+    "decay_differs_from" and "rates_differ_from" are the first updates that one long run would have
+    made otherwise, None where there are none: if both are None, the runs are equal bit for bit.
+    """
+    earlier: list[int] = []
+    if rank() == 0:
+        run = RunFolder(folder)
+        earlier = [each["from_steps"] for each in run.metrics() if each["event"] == "extended"]
+        run.replace_config(config)
+    training, steps = config.training, config.training.steps or 0
+    decay, rates = None, None
+    if training.schedule == "nanochat":
+        # The decay is a cosine over all steps; rates and momentum depend on their number only once
+        # they fall.
+        lengths = (*earlier, planned, steps)
+        falling = min(each - round(training.warmdown_ratio * each) for each in lengths)
+        decay = 2 if done >= 2 else None
+        rates = falling + 2 if done >= falling + 2 else None
+    return {"event": "extended", "updates": done, "from_steps": planned, "steps": steps,
+            "decay_differs_from": decay, "rates_differ_from": rates}  # fmt: skip
+
+
 @contextmanager
-def paths_explained(output: Path, resume: bool) -> Iterator[None]:
-    """Say of a file that a resumed run misses where its path begins."""
+def explain_missing_paths(output: Path, resume: bool) -> Iterator[None]:
+    """Add to the error of a missing file that a resumed run's paths may be relative."""
     try:
         yield
     except FileNotFoundError as error:
         if not resume:
             raise
         raise FileNotFoundError(
-            f"{error}; paths in {output / 'config.yaml'} begin where the run was started: resume "
-            "it from there, or change them"
+            f"{error}; paths in {output / 'config.yaml'} are relative to the folder where the run "
+            "was started: resume it from there, or change them"
         ) from None
 
 
-def _text(value: object) -> str:
-    # A path or a word is taken as it is where the field is text; all else is read as YAML.
-    return value if isinstance(value, str) else json.dumps(value)
+@contextmanager
+def explain_divergence(folder: Path, setting: str, value: float) -> Iterator[None]:
+    """Add to the error of diverged training its last checkpoint, and a lower rate to try."""
+    try:
+        yield
+    except TrainingError as error:
+        latest = Checkpoints(folder / "checkpoints").latest()
+        saved = f"the last good checkpoint is {latest}" if latest else "no checkpoint was saved yet"
+        where = str(error).partition("; ")[0]
+        raise TrainingError(
+            f"training diverged in {where}; {saved}. Start again with lower rates, as with --set "
+            f"{setting}={value / 4:g} (it was {value:g})"
+        ) from error

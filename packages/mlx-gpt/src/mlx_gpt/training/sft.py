@@ -1,13 +1,14 @@
-"""Supervised fine-tuning on conversations: build, loop, save. The loop is `finetune`.
+"""Supervised fine-tuning on conversations: build, train, evaluate, sample. The loop is `finetune`.
 
-The recipe is nanochat's, but for what follows. Rates keep the factor that pretraining gave them for
-the size of the batch, which nanochat leaves out here. An update divides by the number of its
-targets, where nanochat averages the means of unequal micro-batches, 0 / 0 among them.
+The recipe is nanochat's, with two differences. Rates keep the factor for the batch size that they
+had in pretraining; nanochat drops it here. An update divides by the number of its targets; nanochat
+averages the means of unequal micro-batches, 0 / 0 among them.
 """
 
 import math
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import mlx.core as mx
@@ -21,26 +22,36 @@ from mlx_gpt.evaluate.ranks import sum_over_ranks
 from mlx_gpt.machine import peak_memory, step_threads
 from mlx_gpt.models.formats import Decoder
 from mlx_gpt.tokenizer import Tokenizer
-from mlx_gpt.training.batch_sizes import fit_batch
-from mlx_gpt.training.finetuning import base_settings, load_base, optimizer_for, take_over_momentum
-from mlx_gpt.training.going_on import begin, drop_what_follows
-from mlx_gpt.training.limits import SettingsError, check_ranges
-from mlx_gpt.training.losses import IGNORE, token_losses
-from mlx_gpt.training.pretrain import Report, due, loss_fn, save
-from mlx_gpt.training.sft_config import DataConfig, ReportConfig, SftConfig, TrainingConfig
-from mlx_trainer import Stopped, TrainStep, rank, stop_requested, world_size
+from mlx_gpt.training.base_model import (
+    finetuning_optimizer,
+    load_base,
+    load_momentum,
+    settings_of_run,
+)
+from mlx_gpt.training.display import SftDisplay
+from mlx_gpt.training.losses import IGNORE, batch_loss, token_losses
+from mlx_gpt.training.plan import fit_batch
+from mlx_gpt.training.runs import (
+    Report,
+    explain_divergence,
+    is_due,
+    restore,
+    save_to_run,
+    start_run,
+    truncate_log,
+)
+from mlx_gpt.training.settings import SftConfig, SftTraining
+from mlx_trainer import (
+    ConfigError,
+    Stopped,
+    TrainStep,
+    check_settings,
+    rank,
+    stop_requested,
+    world_size,
+)
 
-__all__ = [
-    "DataConfig",
-    "Job",
-    "ReportConfig",
-    "SftConfig",
-    "TrainingConfig",
-    "build",
-    "finetune",
-]
-
-# nanochat's, where the base model is not a run that says its own.
+# nanochat's, for a base model that is not a run with settings of its own.
 DEFAULTS = {
     "batch_tokens": 2**19,
     "device_batch_size": 32,
@@ -51,9 +62,9 @@ DEFAULTS = {
 
 @dataclass
 class Job:
-    """What `build` makes of a configuration."""
+    """A run that is built and ready to train."""
 
-    config: SftConfig  # with what was inherited filled in
+    config: SftConfig  # with the inherited settings filled in
     tokenizer: Tokenizer
     step: TrainStep
     train: PackedBatches
@@ -71,25 +82,42 @@ class Job:
         return self.step.optimizer.base_rate  # type: ignore[attr-defined]
 
 
-def finetune(job: Job, folder: Path, report: Report, resume: bool = False) -> None:
-    """Train, and leave the model in the run's `folder`; `report` is given a dict for each event.
+def run_finetuning(
+    config: SftConfig, output: Path, resume: bool = False, overwrite: bool = False
+) -> None:
+    """Create or resume the run folder, and fine-tune."""
+    started = start_run(partial(build, config), output, resume, overwrite, SftDisplay)
+    with started as (job, display):
+        training = job.config.training
+        display.say(
+            f"{len(job.train.conversations):,} conversations x {training.epochs}, rows of "
+            f"{training.sequence_len:,} tokens, {training.batch_tokens:,} tokens per update, "
+            f"momentum {'of the base run' if job.kept_momentum else 'from 0'}"
+        )
+        with explain_divergence(output, "training.initial_rate", training.initial_rate):
+            finetune(job, output, display, resume)
+        display.say(f"model: {output / 'model'}")
+        display.say(f"next: mlx-gpt chat --model {output}")
 
-    Under `mlx.launch` rank 0 writes. With `resume` the last checkpoint goes on, bit for bit.
+
+def finetune(job: Job, folder: Path, report: Report, resume: bool = False) -> None:
+    """Train, and leave the model in the run's `folder`; `report` gets a dict for each event.
+
+    Under `mlx.launch` rank 0 writes. `resume` continues from the last checkpoint, bit for bit.
     """
     step, data, settings, seconds = job.step, job.train, job.config.report, 0.0
-    keys = ("data", "seconds")
-    checkpoints, position = begin(folder, settings, step, job.tokenizer, keys, resume)
+    checkpoints, position = restore(job, folder, ("data", "seconds"), resume)
     if position:
         data.load_state(position["data"])
         seconds = float(position["seconds"])
-    drop_what_follows(folder, step.updates)
+    truncate_log(folder, step.updates)
     report({"event": "start", "updates": step.updates, "steps": data.total, "used": data.used})
     if job.valid and step.updates == 0:
         report(evaluate(job))
     with stop_requested() as stopping:
         began, scale = time.perf_counter(), rate_scale(job)
         while (batch := data.next_batch()) is not None:
-            batches = share(batch, job.config.training.device_batch_size)
+            batches = shard_batch(batch, job.config.training.device_batch_size)
             loss, norm = step(batches, scale * job.rate)
             taken = time.perf_counter() - began
             seconds += taken
@@ -97,57 +125,59 @@ def finetune(job: Job, folder: Path, report: Report, resume: bool = False) -> No
                 "event": "update", "updates": step.updates, "epoch": data.epoch,
                 "progress": data.progress, "used": data.used, "loss": float(loss),
                 "targets": int(step.weight), "gradient_norm": float(norm), "rate_scale": scale,
-                "tokens_per_second": tokens_of(batches) / taken, "seconds": seconds,
+                "tokens_per_second": count_tokens(batches) / taken, "seconds": seconds,
                 "peak_memory": peak_memory(),
             })  # fmt: skip
             last = data.used == data.total
-            if job.valid and (last or due(settings.evaluate_every, step.updates)):
+            if job.valid and (last or is_due(settings.evaluate_every, step.updates)):
                 report(evaluate(job))
-            if last or due(settings.sample_every, step.updates):
+            if last or is_due(settings.sample_every, step.updates):
                 report(sample(job))
             stop = 0 if last else stopping()
             if last or stop or checkpoints.due(step.updates):
                 position = {"data": data.state(), "seconds": seconds}
                 checkpoints.save(step, position | {"tokenizer": job.tokenizer.identity})
             if stop:
-                save(job.model, job.tokenizer, folder)
+                save_to_run(job.model, job.tokenizer, folder)
                 raise Stopped(stop, f"a checkpoint of update {step.updates} is in {folder}")
             began, scale = time.perf_counter(), rate_scale(job)
-    save(job.model, job.tokenizer, folder)
+    save_to_run(job.model, job.tokenizer, folder)
     report({"event": "end", "updates": step.updates, "seconds": seconds} | vars(data.counts))
 
 
 def build(config: SftConfig) -> Job:
     """Load the model and the data; `ValueError` where they, or the settings, do not fit."""
-    check_ranges(config)
+    check_settings(config)
     training = config.training
     model, tokenizer = load_base(config.model, training.dtype, training.checkpoint_blocks)
-    training = inherited(training, Path(config.model), model.config.sequence_len)
+    training = inherit_settings(training, Path(config.model), model.config.sequence_len)
     config = replace(config, training=training)
     threads = step_threads(training.threads, training.device_batch_size)
     # Rates grow with the root of this number, which does nothing else.
     batch = max(1, round(training.batch_tokens * training.rate_scale**2))
-    optimizer = optimizer_for(model, batch, training.learning_rate, muon_momentum, threads=threads)
-    kept = training.keep_optimizer_state and take_over_momentum(optimizer, model, config.model)
-    step = TrainStep(model, optimizer, loss_fn, max_grad_norm=None, threads=threads)  # type: ignore[arg-type]
-    train, valid = packed(config, tokenizer)
+    optimizer = finetuning_optimizer(
+        model, batch, training.learning_rate, muon_momentum, threads=threads
+    )
+    kept = training.keep_optimizer_state and load_momentum(optimizer, model, config.model)
+    step = TrainStep(model, optimizer, batch_loss, max_grad_norm=None, threads=threads)  # type: ignore[arg-type]
+    train, valid = pack_batches(config, tokenizer)
     return Job(config, tokenizer, step, train, valid, kept)
 
 
-def inherited(training: TrainingConfig, model: Path, sequence_len: int) -> TrainingConfig:
-    """Return the settings, those not given as in the run that made the base `model`.
+def inherit_settings(training: SftTraining, model: Path, sequence_len: int) -> SftTraining:
+    """Return the settings; those that are 0 are taken from the run of the base `model`.
 
-    `sequence_len` is the model's, and the most there can be.
+    `sequence_len` is the model's, and the maximum.
     """
     fallback = DEFAULTS | {"sequence_len": sequence_len}
-    base = fallback | base_settings(model, list(fallback))
+    base = fallback | settings_of_run(model, list(fallback))
     found = {name: getattr(training, name) or base[name] for name in fallback}
     if found["sequence_len"] > sequence_len:
-        raise SettingsError(
+        raise ConfigError(
             f"training.sequence_len: got {found['sequence_len']}, more than the {sequence_len} "
             "tokens that the model was made for"
         )
-    # What is inherited gives way to what is given, where the two do not fit together.
+    # Inherited sizes give way to given ones where they do not fit together.
     found["batch_tokens"], found["device_batch_size"] = fit_batch(
         training.batch_tokens or None,
         training.device_batch_size or None,
@@ -158,7 +188,9 @@ def inherited(training: TrainingConfig, model: Path, sequence_len: int) -> Train
     return replace(training, **found)
 
 
-def packed(config: SftConfig, tokenizer: Tokenizer) -> tuple[PackedBatches, PackedBatches | None]:
+def pack_batches(
+    config: SftConfig, tokenizer: Tokenizer
+) -> tuple[PackedBatches, PackedBatches | None]:
     """Return the batches of all ranks for training, and those for validation if there are any."""
     data, training = config.data, config.training
     length, rows = training.sequence_len, training.batch_tokens // training.sequence_len
@@ -191,14 +223,14 @@ def muon_momentum(step: mx.array) -> mx.array:
 
 
 def rate_scale(job: Job) -> float:
-    """Return what multiplies the rates of the next update: it falls towards the end."""
+    """Return the factor of the rates in the next update; it falls towards the end."""
     training = job.config.training
     left = min(1.0, (1 - job.train.progress) / max(training.warmdown_ratio, 1e-9))
     return training.initial_rate * (training.final_rate + (1 - training.final_rate) * left)
 
 
-def share(batch: Batch, device_batch_size: int) -> list[dict[str, np.ndarray]]:
-    """Return this rank's micro-batches; those without a target are left out, but for one."""
+def shard_batch(batch: Batch, device_batch_size: int) -> list[dict[str, np.ndarray]]:
+    """Return this rank's micro-batches with a target, or one without."""
     inputs, targets = (rows[rank() :: world_size()] for rows in batch)
     pieces = [
         {"inputs": inputs[begin : begin + device_batch_size],
@@ -208,8 +240,8 @@ def share(batch: Batch, device_batch_size: int) -> list[dict[str, np.ndarray]]:
     return [piece for piece in pieces if (piece["targets"] != IGNORE).any()] or pieces[:1]
 
 
-def tokens_of(batches: list[dict[str, np.ndarray]]) -> int:
-    """Return how many tokens all ranks compute when this one computes these micro-batches."""
+def count_tokens(batches: list[dict[str, np.ndarray]]) -> int:
+    """Return the tokens that all ranks compute while this one computes these micro-batches."""
     return world_size() * sum(batch["inputs"].size for batch in batches)
 
 
@@ -217,16 +249,16 @@ def evaluate(job: Job) -> dict:
     """Return the event with loss and bits per byte of the validation data's answers."""
     began = time.perf_counter()
     assert job.valid is not None
-    found = validation(job.model, job.valid, job.tokenizer.token_bytes())
+    found = measure(job.model, job.valid, job.tokenizer.token_bytes())
     seconds = time.perf_counter() - began
     return {"event": "evaluate", "updates": job.step.updates, **found,
             "evaluation_seconds": seconds}  # fmt: skip
 
 
-def validation(model: Decoder, data: PackedBatches, token_bytes: np.ndarray) -> dict[str, float]:
-    """Return the mean loss of the targets, nats, and the bits for each byte that they stand for.
+def measure(model: Decoder, data: PackedBatches, token_bytes: np.ndarray) -> dict[str, float]:
+    """Return the mean loss of the targets in nats, and their bits per byte.
 
-    The loss includes the special tokens, which stand for no byte.
+    The loss includes special tokens, which have no bytes.
     """
     sums = np.zeros(4)  # of losses, targets, losses of bytes, bytes
     data.reset()

@@ -1,12 +1,15 @@
-"""What a speedrun is asked for: written down by the first start, the same for those after it."""
+"""The settings of a speedrun: the first start writes them, later ones must give the same."""
+
+# ruff: noqa: RUF009 (`setting` makes a field)
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
+# Not its names, because this module must stay light for `--help`.
+import mlx_trainer
 from mlx_gpt._atomic import write_atomic
-from mlx_gpt.data.documents import find_files
-from mlx_trainer import delete_owned, dump_config, fingerprint, load_config
+from mlx_trainer.settings import setting
 
 # The shards that a speedrun writes, as glob patterns.
 DATA_FILES = tuple(
@@ -14,7 +17,7 @@ DATA_FILES = tuple(
     for part in ("train", "valid")
     for name in ("shard_*.parquet", "manifest.json")
 )
-# The settings of each stage in order, and the files it leaves that can be made again in no time.
+# The settings of each stage in order, and its files that are deleted when one of these changes.
 _STAGES = {
     "data": (("text", "seed"), (*DATA_FILES, "conversations.jsonl")),
     "tokenizer": (
@@ -30,51 +33,59 @@ _STAGES = {
     "chat": (("questions",), ()),
 }  # fmt: skip
 
-QUESTIONS = ["Hello! Who are you?", "What is the capital of France?", "Tell me a story."]
-
 
 @dataclass(frozen=True)
 class SpeedrunConfig:
-    """What to learn from, and how large; no `text` at all means this Python's documentation."""
+    """What to learn from, and how large; without `text` it is this Python's documentation."""
 
-    text: list[str] = field(default_factory=list)  # files and folders
-    conversations: list[str] = field(default_factory=list)  # JSON lines
-    depth: int = 4
-    vocab_size: int = 4096
-    sequence_len: int = 256
-    batch_tokens: int = 8192
-    device_batch_size: int = 32
-    steps: int | None = None  # default: once over the text
+    text: list[str] = setting([], "Files and folders of text.")
+    conversations: list[str] = setting([], "JSON lines of conversations.")
+    depth: int = setting(4, "Layers.", flag="--depth", at_least=1)
+    vocab_size: int = setting(4096, "Tokens of the vocabulary.", flag="--vocab-size", at_least=1)
+    sequence_len: int = setting(256, "Tokens per row.", flag="--sequence-len", at_least=1)
+    batch_tokens: int = setting(8192, "Tokens per update.", flag="--batch-tokens", at_least=1)
+    device_batch_size: int = setting(
+        32, "Rows per micro-batch.", flag="--device-batch-size", at_least=1
+    )
+    steps: int | None = setting(
+        None, "Updates.", flag="--steps", at_least=1, default_text="once over the text"
+    )
     # nanochat's rates fall with the root of the batch. Measured with 8,192 tokens, depth 4 and 120
     # steps: 1.83 bits per byte at twice these rates, 1.79 at four times.
-    rate_scale: float = 4.0
-    sft_epochs: int = 3
-    sft_batch_tokens: int = 2048  # rounded down to whole rows
-    core: str | None = None  # folder of multiple-choice questions
-    questions: list[str] = field(default_factory=lambda: list(QUESTIONS))
-    seed: int = 0
+    rate_scale: float = setting(4.0, "Multiplies all rates of pretraining.", above=0)
+    sft_epochs: int = setting(3, "Passes over the conversations.", flag="--sft-epochs", at_least=1)
+    sft_batch_tokens: int = setting(
+        2048, "Tokens per update of fine-tuning, rounded down to whole rows.", at_least=1
+    )
+    core: str | None = setting(
+        None, "Folder of multiple-choice questions to measure with.", flag="--core", path="folder"
+    )
+    questions: list[str] = setting(
+        ["Hello! Who are you?", "What is the capital of France?", "Tell me a story."],
+        "Question to ask at the end; repeatable.",
+        flag="--question",
+    )
+    seed: int = setting(0, "Seed of texts, weights and order.", flag="--seed", at_least=0)
 
 
-def check_settings(config: SpeedrunConfig, folder: Path) -> None:
-    """Write the settings, or compare them with those that the folder was begun with.
+def check_speedrun(config: SpeedrunConfig, folder: Path) -> None:
+    """Write the settings of a new folder, or compare them with those of its first start.
 
-    What no model was trained with may change, and so may the texts. What would stop a later stage
-    is found here, before anything is computed.
+    A setting, a text too, may change until a model was trained with it. Raises `ValueError` for all
+    that would stop a later stage.
     """
     file, read = folder / "speedrun.yaml", folder / "inputs.json"
     inputs = {name: [Path(each) for each in getattr(config, name)]
               for name in ("text", "conversations")}  # fmt: skip
     for path in (*inputs["text"], *inputs["conversations"]):
         if path.resolve().is_relative_to(folder.resolve()):
-            raise ValueError(
-                f"{path} lies in {folder}, where files are replaced; move it out of it"
-            )
+            raise ValueError(f"{path} is in {folder}, where files are replaced; move it elsewhere")
     if file.exists():
-        begun = load_config(SpeedrunConfig, file=file)
-        other = [name for name, value in vars(config).items() if value != getattr(begun, name)]
+        started = mlx_trainer.load_config(SpeedrunConfig, file=file)
+        other = [name for name, value in vars(config).items() if value != getattr(started, name)]
         before = json.loads(read.read_text("utf-8")) if read.exists() else {}
         for name, paths in inputs.items():
-            now = [fingerprint(path) for path in paths]
+            now = [mlx_trainer.fingerprint(path) for path in paths]
             if name not in other and before.get(name, now) != now:
                 other.append(name)
         if other:
@@ -84,37 +95,40 @@ def check_settings(config: SpeedrunConfig, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise FileExistsError(f"{folder} is not empty and no speedrun; choose another --output")
-        write_text(file, dump_config(config))
-    prints = {name: [fingerprint(path) for path in paths] for name, paths in inputs.items()}
+        write_text(file, mlx_trainer.dump_config(config))
+    prints = {
+        name: [mlx_trainer.fingerprint(path) for path in paths] for name, paths in inputs.items()
+    }
     write_text(read, json.dumps(prints, indent=1) + "\n")
 
 
 def _change(config: SpeedrunConfig, folder: Path, other: list[str]) -> None:
-    """Write changed settings, and remove what was made with others; models are never removed."""
+    """Write changed settings, and delete the files that depend on them, but never models."""
     file = folder / "speedrun.yaml"
     stages = list(_STAGES)
     affected = next(
         stages[i:] for i, name in enumerate(stages) if set(_STAGES[name][0]) & set(other)
     )
     runs = [folder / name for name in ("pretrain", "sft") if name in affected]
-    begun = [str(run) for run in runs if run.exists()]
-    if begun:
+    if trained := [str(run) for run in runs if run.exists()]:
         raise ValueError(
-            f"{folder} was begun with another {', '.join(other)} ({file}); give the same settings "
-            f"to go on, or another --output, or remove {' and '.join(begun)} to train anew"
+            f"{folder} was started with another {', '.join(other)} ({file}); give the same "
+            "settings to continue, or another --output, or remove "
+            f"{' and '.join(trained)} to train again"
         )
     check_files(config)
-    delete_owned(folder, [pattern for name in affected for pattern in _STAGES[name][1]])
-    write_text(file, dump_config(config))
+    mlx_trainer.delete_owned(folder, [pattern for name in affected for pattern in _STAGES[name][1]])
+    write_text(file, mlx_trainer.dump_config(config))
 
 
 def check_files(config: SpeedrunConfig) -> None:
     """Raise an error where batch, texts, conversations or questions cannot be used."""
+    from mlx_gpt.data.documents import find_files
     from mlx_gpt.data.mixture import read_mixture
     from mlx_gpt.evaluate.core_bundle import read_core_tasks
-    from mlx_gpt.training.batch_sizes import micro_batches
+    from mlx_gpt.training.plan import accumulation_steps
 
-    micro_batches(config.batch_tokens, config.device_batch_size, config.sequence_len)
+    accumulation_steps(config.batch_tokens, config.device_batch_size, config.sequence_len)
     find_files(config.text)
     if config.conversations and len(read_mixture(config.conversations)) < 2:
         raise ValueError(f"{config.conversations[0]}: one conversation; one trains, one validates")
@@ -123,6 +137,6 @@ def check_files(config: SpeedrunConfig) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file in one step."""
-    # A question may have come from a terminal whose text is not UTF-8.
+    """Write a file atomically."""
+    # A question typed in a terminal may not be UTF-8.
     write_atomic(path, lambda temporary: temporary.write_text(text, "utf-8", errors="replace"))

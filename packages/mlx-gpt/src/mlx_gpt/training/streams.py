@@ -1,4 +1,4 @@
-"""What pretraining reads: the streams of tokens, and how much of the text they use."""
+"""The token streams of pretraining, and the share of the text that they use."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -6,20 +6,20 @@ from pathlib import Path
 
 from mlx_gpt.data.documents import find_text
 from mlx_gpt.tokenizer import Tokenizer
-from mlx_gpt.training.batch_sizes import MOST_ROWS
-from mlx_gpt.training.pretrain_config import PretrainConfig
+from mlx_gpt.training.plan import MAX_ROWS
+from mlx_gpt.training.settings import PretrainConfig
 from mlx_shards import Cache, Shard, StreamConfig, TokenStream, split_last
 from mlx_trainer import rank, world_size
 
-# Tokens that are counted before training begins; of a longer text the rest is not.
-_MOST_COUNTED = 2**21
+# Counting stops here, because it delays the training.
+_MAX_COUNTED = 2**21
 
 
 @dataclass(frozen=True)
 class Usage:
-    """How many tokens of an epoch come out of a stream, and how many documents have.
+    """Tokens of an epoch that a stream yields, of the total in its documents.
 
-    Where `is_whole` is false the text is longer, and these are the numbers of its beginning.
+    Both count the beginning only of a text that is longer than was counted (not `is_whole`).
     """
 
     used: int
@@ -33,14 +33,14 @@ class Usage:
 
     @property
     def size(self) -> str:
-        """The number of tokens, as words."""
+        """The total as text."""
         return f"{'' if self.is_whole else 'more than '}{self.total:,}"
 
 
-def count_tokens(stream: TokenStream, most: int = _MOST_COUNTED) -> Usage:
-    """Return the usage of a stream of one epoch, which goes on from where it is."""
+def count_tokens(stream: TokenStream, limit: int = _MAX_COUNTED) -> Usage:
+    """Return the usage of a stream of one epoch, read on from its position."""
     for _ in stream:
-        if _usage(stream).total >= most:
+        if _usage(stream).total >= limit:
             return _usage(stream, is_whole=False)
     return _usage(stream)
 
@@ -50,7 +50,7 @@ def _usage(stream: TokenStream, is_whole: bool = True) -> Usage:
     return Usage(counts.tokens, counts.tokens + counts.lost, is_whole)
 
 
-def streams(
+def open_streams(
     config: PretrainConfig,
     tokenizer: Tokenizer,
     epochs: int | None = None,
@@ -58,9 +58,9 @@ def streams(
 ) -> tuple[TokenStream, TokenStream]:
     """Return the training and the validation data of this rank; training ends after `epochs`.
 
-    `note` is told of files that are left out.
+    `note` is called with a line about files that are skipped.
     """
-    data, rows = config.data, config.training.device_batch_size or MOST_ROWS
+    data, rows = config.data, config.training.device_batch_size or MAX_ROWS
     shards = find_text(data.train, data.numbers, data.column, note)
     held: list[Shard] = find_text(data.valid, None, data.column, note) if data.valid else []
     if not held and len(shards) == 1:
