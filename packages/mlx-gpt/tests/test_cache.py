@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlx.utils import tree_map
 
-from mlx_gpt.engine.cache import Cache, attention_mask
+from mlx_gpt.models.cache import Cache, attention_mask
 from mlx_gpt.models.nanochat import Nanochat, NanochatConfig
 
 HEADS, DIMS = 2, 4

@@ -17,8 +17,8 @@ from mlx_gpt.commands.sample import sample
 from mlx_gpt.commands.terminal import COMMANDS, ChatTerminal
 from mlx_gpt.data.conversation import render_conversation, render_for_completion
 from mlx_gpt.engine import Engine, Request, Sampling
-from mlx_gpt.engine.cache import Cache
 from mlx_gpt.engine.session import ChatSession
+from mlx_gpt.models.cache import Cache
 from mlx_gpt.models.files import save_model
 from mlx_gpt.models.nanochat import Nanochat, NanochatConfig
 from mlx_gpt.tokenizer import Tokenizer

@@ -12,12 +12,12 @@ import tiktoken
 from click.testing import CliRunner
 
 from mlx_gpt.commands.convert import convert
-from mlx_gpt.models.convert import convert_nanochat, model_from_tensors, nanochat_model
+from mlx_gpt.models.convert import convert_nanochat, load_nanochat, model_from_tensors
 from mlx_gpt.models.files import load_model
 from mlx_gpt.models.nanochat import Nanochat
 from mlx_gpt.models.nanochat_2025 import Nanochat2025
-from mlx_gpt.models.torch_files import read_torch_file
-from mlx_gpt.tokenizer.tokenizer import SPECIALS, SPLIT_PATTERN, Tokenizer
+from mlx_gpt.models.pickles import read_torch_file
+from mlx_gpt.tokenizer import SPECIALS, SPLIT_PATTERN, Tokenizer
 
 FIXTURES = Path(__file__).parent / "fixtures"
 NEWER, OLDER = FIXTURES / "nanochat", FIXTURES / "nanochat_2025"
@@ -69,8 +69,8 @@ def test_the_last_step_is_taken_unless_another_is_asked_for(tmp_path):
         shutil.copy(NEWER / f"{kind}_000010.{name}", tmp_path / f"{kind}_000010.{name}")
         shutil.copy(OLDER / f"{kind}_000005.{name}", tmp_path / f"{kind}_1000005.{name}")
     (tmp_path / "optim_2000000_rank0.pt").touch()
-    assert isinstance(nanochat_model(tmp_path, unsafe=True), Nanochat2025)
-    assert isinstance(nanochat_model(tmp_path, step=10, unsafe=True), Nanochat)
+    assert isinstance(load_nanochat(tmp_path, unsafe=True), Nanochat2025)
+    assert isinstance(load_nanochat(tmp_path, step=10, unsafe=True), Nanochat)
 
 
 def test_what_nanochat_assumes_of_older_checkpoints_is_assumed():
@@ -144,22 +144,22 @@ def test_a_config_with_something_unknown_is_refused(checkpoint):
 def test_absent_and_damaged_files_are_named(tmp_path):
     absent = tmp_path / "absent"
     with pytest.raises(FileNotFoundError, match=exactly(f"{absent}: there is no such folder")):
-        nanochat_model(absent, unsafe=True)
+        load_nanochat(absent, unsafe=True)
     with pytest.raises(FileNotFoundError, match=exactly(f"{tmp_path} has no model_<step>.pt")):
-        nanochat_model(tmp_path, unsafe=True)
+        load_nanochat(tmp_path, unsafe=True)
     (tmp_path / "model_000003.pt").touch()
     meta = tmp_path / "meta_000003.json"
     with pytest.raises(FileNotFoundError, match=exactly(f"{meta}: there is no such file")):
-        nanochat_model(tmp_path, unsafe=True)
+        load_nanochat(tmp_path, unsafe=True)
     meta.write_text("{}")
     with pytest.raises(ValueError, match=exactly(f"{meta} has no model_config")):
-        nanochat_model(tmp_path, unsafe=True)
+        load_nanochat(tmp_path, unsafe=True)
     meta.write_text('{"model_config": {}}')
     message = (
         f"{tmp_path}/model_000003.pt: not tensors that torch.save wrote: File is not a zip file"
     )
     with pytest.raises(ValueError, match=exactly(message)):
-        nanochat_model(tmp_path, unsafe=True)
+        load_nanochat(tmp_path, unsafe=True)
 
 
 def test_the_command_writes_a_folder_and_says_what_it_is(tmp_path):

@@ -8,8 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mlx_gpt.data import text_files
-from mlx_gpt.data.documents import find_files, find_text, hold_out, read_files
-from mlx_gpt.data.text_files import PlainText, split_text
+from mlx_gpt.data.documents import PlainText, find_files, find_text, hold_out, read_files
+from mlx_gpt.tokenizer.training import split_text
 from mlx_shards import CorruptShard, ReadOptions, write_shards
 
 SCRAPS = st.lists(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mlx_gpt.engine import Engine, Piece, PromptCache, Request, Sampling
-from mlx_gpt.engine.cache import Cache
+from mlx_gpt.models.cache import Cache
 from mlx_gpt.models.nanochat import Nanochat, NanochatConfig
 from mlx_gpt.tokenizer import Tokenizer
 

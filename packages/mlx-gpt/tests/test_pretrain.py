@@ -17,9 +17,9 @@ from mlx.utils import tree_flatten
 
 from mlx_gpt.cli import main
 from mlx_gpt.data.streams import count_tokens, streams
-from mlx_gpt.data.text_files import split_text
 from mlx_gpt.models.files import load_model
 from mlx_gpt.tokenizer import Tokenizer
+from mlx_gpt.tokenizer.training import split_text
 from mlx_gpt.training import pretrain as pretraining
 from mlx_gpt.training.batch_sizes import fit_batch, micro_batches
 from mlx_gpt.training.going_on import extend

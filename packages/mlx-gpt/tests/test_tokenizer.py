@@ -22,9 +22,9 @@ from tokenizers import (
 )
 from tokenizers import Tokenizer as HuggingFace
 
-from mlx_gpt.tokenizer.convert import convert_nanochat_tokenizer
-from mlx_gpt.tokenizer.files import ALPHABET, spell
-from mlx_gpt.tokenizer.tokenizer import SPECIALS, SPLIT_PATTERN, Tokenizer
+from mlx_gpt.models.pickles import read_nanochat_tokenizer
+from mlx_gpt.tokenizer import SPECIALS, SPLIT_PATTERN, Tokenizer
+from mlx_gpt.tokenizer.files import ALPHABET, to_byte_alphabet
 
 LLAMA3_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -325,7 +325,7 @@ def test_the_byte_alphabet_is_that_of_tokenizers():
         (piece, _), *rest = pre_tokenizers.ByteLevel(False, use_regex=False).pre_tokenize_str(
             character
         )
-        assert (piece, rest) == (spell(character.encode()), [])
+        assert (piece, rest) == (to_byte_alphabet(character.encode()), [])
 
 
 # nanochat's pickle
@@ -356,8 +356,8 @@ def test_nanochats_pickle_converts_only_when_asked_to(tmp_path):
         "where it comes from"
     )
     with pytest.raises(ValueError, match=re.escape(message)):
-        convert_nanochat_tokenizer(tmp_path)
-    converted = convert_nanochat_tokenizer(tmp_path, unsafe=True)
+        read_nanochat_tokenizer(tmp_path)
+    converted = read_nanochat_tokenizer(tmp_path, unsafe=True)
     encoding = pickle.loads(path.read_bytes())
     text = "abc abab, it's 12345\n\n <|bos|>"
     assert converted.encode(text) == encoding.encode_ordinary(text)
@@ -370,7 +370,7 @@ def test_a_pickle_of_anything_else_is_refused_and_runs_nothing(tmp_path, capsys,
     path = tmp_path / "tokenizer.pkl"
     path.write_bytes(pickle.dumps(content))
     with pytest.raises(ValueError, match=re.escape(f"{path}: not a tokenizer of nanochat")):
-        convert_nanochat_tokenizer(path, unsafe=True)
+        read_nanochat_tokenizer(path, unsafe=True)
     assert capsys.readouterr().out == ""
 
 
@@ -386,7 +386,7 @@ def test_a_damaged_pickle_is_one_error_with_its_name(tmp_path, content, message)
     path = tmp_path / "tokenizer.pkl"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=re.escape(f"{path}: {message}")):
-        convert_nanochat_tokenizer(path, unsafe=True)
+        read_nanochat_tokenizer(path, unsafe=True)
 
 
 def test_a_pickle_with_a_gap_in_its_ranks_is_refused_by_its_name(tmp_path):
@@ -394,13 +394,13 @@ def test_a_pickle_with_a_gap_in_its_ranks_is_refused_by_its_name(tmp_path):
     ranks = BYTES | {b"ab": 257}
     write_pickle(path, mergeable_ranks=ranks, special_tokens={"<|bos|>": 257})
     with pytest.raises(ValueError, match=re.escape(f"{path}: ranks must be 0 to 256, each once")):
-        convert_nanochat_tokenizer(path, unsafe=True)
+        read_nanochat_tokenizer(path, unsafe=True)
 
 
 def test_a_pickle_with_specials_elsewhere_is_refused(tmp_path):
     write_pickle(tmp_path / "tokenizer.pkl", special_tokens={"<|bos|>": 999})
     with pytest.raises(ValueError, match="special tokens must have the ids after the others"):
-        convert_nanochat_tokenizer(tmp_path, unsafe=True)
+        read_nanochat_tokenizer(tmp_path, unsafe=True)
 
 
 # Errors

@@ -7,8 +7,8 @@ import tiktoken
 from click.testing import CliRunner, Result
 
 from mlx_gpt.commands.tokenizer import tokenizer as command
-from mlx_gpt.tokenizer.compression import measure, reference, report, table
-from mlx_gpt.tokenizer.tokenizer import SPECIALS, SPLIT_PATTERN, Tokenizer
+from mlx_gpt.tokenizer import SPECIALS, SPLIT_PATTERN, Tokenizer
+from mlx_gpt.tokenizer.compression import format_table, load_reference, measure, report
 
 # Compression
 
@@ -27,7 +27,7 @@ def test_compression_counts_bytes_of_utf8_and_compares_with_the_first():
     ]
     rows = measure({"ours": ours.encode_batch, "bytes": lambda texts: [[0] * 8]}, {"x": ["abab"]})
     assert [row["more_tokens"] for row in report(rows)] == [0, 3]
-    assert table(rows) == (
+    assert format_table(rows) == (
         "text  tokenizer  bytes  tokens  bytes/token  tokens vs first\n"
         "x     ours           4       2        2.000\n"
         "x     bytes          4       8        0.500          +300.0%"
@@ -38,7 +38,7 @@ def test_compression_counts_bytes_of_utf8_and_compares_with_the_first():
 
 def test_an_unknown_reference_lists_the_known_ones():
     with pytest.raises(ValueError, match=r"tokenizer 'gpt9' is unknown; write NAME=PATH.*gpt2"):
-        reference("gpt9")
+        load_reference("gpt9")
 
 
 # The commands

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_gpt.engine import Completion, Engine, Request, Sampling, calculate, content_parts
-from mlx_gpt.engine.cache import Cache
+from mlx_gpt.models.cache import Cache
 from mlx_gpt.tokenizer import Tokenizer
 
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlx_gpt.models.torch_files import read_torch_file
+from mlx_gpt.models.pickles import read_torch_file
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

@@ -45,7 +45,7 @@ def chat(folder: Path, prompt: str | None, system: str | None, max_tokens: int,
     from mlx_gpt.commands.terminal import ChatTerminal, line_history
     from mlx_gpt.engine import Engine, Sampling
     from mlx_gpt.engine.session import ChatSession
-    from mlx_gpt.models.loading import load
+    from mlx_gpt.models.files import load
 
     engine = Engine(*load(folder), tools=not no_tools)
     sampling = Sampling(temperature, top_k, top_p, min_p, seed)

@@ -45,8 +45,13 @@ def sample(folder: Path, prompt: str, prompts_file: Path | None, samples: int, m
 
     prepare_machine()
     from mlx_gpt.engine import Engine, Sampling
-    from mlx_gpt.engine.continuations import continuations, read_prompts, show, stream
-    from mlx_gpt.models.loading import load
+    from mlx_gpt.engine.continuations import (
+        format_completions,
+        make_requests,
+        read_prompts,
+        stream_text,
+    )
+    from mlx_gpt.models.files import load
     from mlx_gpt.report.display import printable
 
     if prompts_file is not None:
@@ -59,12 +64,12 @@ def sample(folder: Path, prompt: str, prompts_file: Path | None, samples: int, m
         raise click.UsageError("--stop must not be empty")
     engine = Engine(*load(folder), tools=False)
     sampling = Sampling(temperature, top_k, top_p, min_p, seed)
-    requests = continuations(engine.tokenizer, prompts, samples, max_tokens, sampling, stop)
+    requests = make_requests(engine.tokenizer, prompts, samples, max_tokens, sampling, stop)
     shown = printable if sys.stdout.isatty() else str
     if len(requests) == 1 and not as_json:
-        for text in stream(engine, prompts[0], requests[0]):
+        for text in stream_text(engine, prompts[0], requests[0]):
             click.echo(shown(text), nl=False)
         click.echo()
         return
-    for text in show(engine.generate(requests), prompts, samples, as_json):
+    for text in format_completions(engine.generate(requests), prompts, samples, as_json):
         click.echo(shown(text))

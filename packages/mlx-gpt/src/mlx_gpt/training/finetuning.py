@@ -12,8 +12,8 @@ import mlx.nn as nn
 import yaml
 from mlx.utils import tree_unflatten
 
+from mlx_gpt.models.files import load
 from mlx_gpt.models.formats import Decoder
-from mlx_gpt.models.loading import load
 from mlx_gpt.tokenizer import Tokenizer
 from mlx_muon import AdamWRule, Muon, Rule, nanochat
 from mlx_muon.rules import Value

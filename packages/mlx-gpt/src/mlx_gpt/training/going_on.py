@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from mlx_gpt.models.loading import check_tokenizer
+from mlx_gpt.models.files import check_tokenizer
 from mlx_gpt.tokenizer import Tokenizer
 from mlx_gpt.training import pretrain_config, rl_config, sft_config
 from mlx_gpt.training.limits import SettingsError

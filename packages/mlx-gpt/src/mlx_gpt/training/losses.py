@@ -7,7 +7,7 @@ the next one is begun.
 
 import mlx.core as mx
 
-IGNORE = -1  # the target of what is not to be predicted
+from mlx_gpt.data import IGNORE
 
 # Logits computed at once. Smaller chunks cost more additions to the head's gradient.
 CHUNK_LOGITS = 1 << 24

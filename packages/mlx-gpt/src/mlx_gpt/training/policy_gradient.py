@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_gpt.engine import Completion
-from mlx_gpt.evaluate.ranks import sum_over_ranks
+from mlx_gpt.evaluate.metrics import sum_over_ranks
 from mlx_gpt.models.formats import Decoder
 from mlx_gpt.training.losses import IGNORE, loss_sum
 

@@ -7,9 +7,9 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mlx_gpt.data.mixture import Source
+from mlx_gpt.data.formats import Source
 from mlx_gpt.machine import prepare_machine
-from mlx_gpt.models.files import MODEL_FILES, model_folder
+from mlx_gpt.models.files import MODEL_FILES, find_model_folder
 from mlx_gpt.report.display import Display
 from mlx_gpt.training.going_on import divergence_explained, extended
 from mlx_gpt.training.limits import check_ranges
@@ -125,9 +125,11 @@ def inputs_of(config: Any) -> dict[str, str | Path]:
     What a pattern or address names is not among them: the stream compares its shards itself.
     """
     base = getattr(config, "model", None)
-    found: dict[str, str | Path] = {"model": model_folder(base)} if isinstance(base, str) else {}
+    found: dict[str, str | Path] = (
+        {"model": find_model_folder(base)} if isinstance(base, str) else {}
+    )
     if first := getattr(base, "init_from", None):
-        found["model.init_from"] = model_folder(first)
+        found["model.init_from"] = find_model_folder(first)
     data = getattr(config, "data", None)
     for name in ("train", "valid", "tokenizer"):
         value = getattr(data, name, None)

@@ -14,10 +14,10 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_gpt.data.conversation import Conversation, render_conversation, render_for_completion
-from mlx_gpt.data.mixture import read_mixture
+from mlx_gpt.data.formats import read_mixture
 from mlx_gpt.data.packing import Batch, PackedBatches
 from mlx_gpt.engine import Engine, Request, Sampling
-from mlx_gpt.evaluate.ranks import sum_over_ranks
+from mlx_gpt.evaluate.metrics import sum_over_ranks
 from mlx_gpt.machine import peak_memory, step_threads
 from mlx_gpt.models.formats import Decoder
 from mlx_gpt.tokenizer import Tokenizer

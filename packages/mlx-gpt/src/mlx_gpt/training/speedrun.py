@@ -23,7 +23,7 @@ from mlx_gpt.data.documents import find_files, hold_out, read_files
 from mlx_gpt.report.display import duration, printable
 from mlx_gpt.tokenizer import Tokenizer
 from mlx_gpt.tokenizer.compression import measure, report
-from mlx_gpt.tokenizer.training import whole_characters
+from mlx_gpt.tokenizer.encoding import replace_surrogates
 from mlx_gpt.training import pretrain_config as base
 from mlx_gpt.training.speedrun_settings import (
     DATA_FILES,
@@ -83,11 +83,11 @@ def prepare_text(config: SpeedrunConfig, folder: Path, say: Say) -> None:
         shards = find_files(config.text, note=lambda line: say(f"  {line}"))
         files = [(shard.name, whole_texts(shard, say)) for shard in shards]
     else:
-        from mlx_gpt.data.python_docs import conversations, documented, documents
+        from mlx_gpt.data.python_docs import find_docstrings, make_conversations, make_documents
 
-        found = list(documented())
-        files = [("documentation", documents(found))]
-        write_lines(folder / "conversations.jsonl", conversations(found))
+        found = list(find_docstrings())
+        files = [("documentation", make_documents(found))]
+        write_lines(folder / "conversations.jsonl", make_conversations(found))
     size = sum(len(text) for _, texts in files for text in texts)
     if size < _FEWEST_CHARS:
         raise ValueError(
@@ -106,7 +106,7 @@ def prepare_text(config: SpeedrunConfig, folder: Path, say: Say) -> None:
 def whole_texts(shard: Shard, say: Say) -> list[str]:
     """Return the documents of a file as the tokenizer reads them: without halves of characters."""
     texts = list(read_files([shard]))
-    whole = [whole_characters(text) for text in texts]
+    whole = [replace_surrogates(text) for text in texts]
     changed = sum(before != after for before, after in zip(texts, whole, strict=True))
     if changed:
         say(f"  {shard.name}: half a surrogate pair became U+FFFD in {changed:,} document(s)")
@@ -204,7 +204,7 @@ def conversation_files(config: SpeedrunConfig, folder: Path) -> list[str]:
 
 def split_conversations(files: list[str], folder: Path, seed: int) -> tuple[Path, Path]:
     """Write the conversations as two files, the smaller one for validation; return them."""
-    from mlx_gpt.data.mixture import read_mixture
+    from mlx_gpt.data.formats import read_mixture
 
     paths = folder / "sft-train.jsonl", folder / "sft-valid.jsonl"
     if not all(path.exists() for path in paths):
@@ -218,23 +218,29 @@ def split_conversations(files: list[str], folder: Path, seed: int) -> tuple[Path
 
 def evaluate_models(config: SpeedrunConfig, folder: Path, say: Say) -> None:
     """Measure bits per byte of held-out text, and answers to questions where there are any."""
-    from mlx_gpt.evaluate.evaluation import FILE_NAME, Questions, evaluate_folder, save, table
+    from mlx_gpt.evaluate.evaluation import (
+        FILE_NAME,
+        EvaluationConfig,
+        evaluate_folder,
+        format_table,
+        save_evaluation,
+    )
 
     core = Path(config.core) if config.core else None
-    asked = Questions(bpb=str(folder / "data" / "valid"), core=core)
+    asked = EvaluationConfig(bpb=str(folder / "data" / "valid"), core=core)
     for name in ("pretrain", "sft"):
         run = folder / name
         if run.exists() and not (run / FILE_NAME).exists():
             found = evaluate_folder(run, asked)
-            save(found, run)
-            say(f"  {name}: " + table(found).replace("\n", "\n  "))
+            save_evaluation(found, run)
+            say(f"  {name}: " + format_table(found).replace("\n", "\n  "))
 
 
 def write_chat(config: SpeedrunConfig, folder: Path, say: Say) -> None:
     """Ask the model, and write what it says as it comes."""
     from mlx_gpt.data.conversation import render_for_completion
     from mlx_gpt.engine import Engine, Request, Sampling
-    from mlx_gpt.models.loading import load
+    from mlx_gpt.models.files import load
 
     run = model_run(folder)
     model, tokenizer = load(run)
