@@ -1,4 +1,4 @@
-"""Checkpoints of nanochat become model folders, if their models can be computed here."""
+"""Checkpoints of nanochat become model folders, if their models are supported."""
 
 import json
 import pickle
@@ -57,7 +57,7 @@ def test_rows_that_are_no_tokens_are_left_out_of_the_older_model(tmp_path):
 def test_a_pickle_is_read_only_when_told_so(tmp_path):
     message = (
         f"{NEWER}/model_000010.pt is a pickle, which can run programs; "
-        f"say unsafe=True (--unsafe) if you trust where it comes from"
+        f"use unsafe=True (--unsafe) if you trust its source"
     )
     with pytest.raises(ValueError, match=exactly(message)):
         convert_nanochat(NEWER, tmp_path / "model")
@@ -120,7 +120,7 @@ def test_models_of_the_weeks_between_are_refused():
     del tensors["smear_lambda"], tensors["smear_gate.weight"], tensors["backout_lambda"]
     message = (
         "d12: a model of nanochat between 11 January and 14 March 2026 (it has resid_lambdas, but "
-        "no smear_lambda); only older and newer ones can be computed here"
+        "no smear_lambda); only older and newer ones are supported"
     )
     with pytest.raises(ValueError, match=exactly(message)):
         model_from_tensors(config, tensors, "d12")
@@ -129,7 +129,7 @@ def test_models_of_the_weeks_between_are_refused():
 def test_a_tensor_that_is_missing_is_named():
     config, tensors = read(NEWER)
     del tensors["backout_lambda"]
-    message = "d12: the tensors are not those of the config; missing: backout_lambda"
+    message = "d12: the tensors do not match the config; missing: backout_lambda"
     with pytest.raises(ValueError, match=exactly(message)):
         model_from_tensors(config, tensors, "d12")
 
@@ -143,20 +143,20 @@ def test_a_config_with_something_unknown_is_refused(checkpoint):
 
 def test_absent_and_damaged_files_are_named(tmp_path):
     absent = tmp_path / "absent"
-    with pytest.raises(FileNotFoundError, match=exactly(f"{absent}: there is no such folder")):
+    with pytest.raises(FileNotFoundError, match=exactly(f"{absent}: no such folder")):
         load_nanochat(absent, unsafe=True)
     with pytest.raises(FileNotFoundError, match=exactly(f"{tmp_path} has no model_<step>.pt")):
         load_nanochat(tmp_path, unsafe=True)
     (tmp_path / "model_000003.pt").touch()
     meta = tmp_path / "meta_000003.json"
-    with pytest.raises(FileNotFoundError, match=exactly(f"{meta}: there is no such file")):
+    with pytest.raises(FileNotFoundError, match=exactly(f"{meta}: no such file")):
         load_nanochat(tmp_path, unsafe=True)
     meta.write_text("{}")
     with pytest.raises(ValueError, match=exactly(f"{meta} has no model_config")):
         load_nanochat(tmp_path, unsafe=True)
     meta.write_text('{"model_config": {}}')
     message = (
-        f"{tmp_path}/model_000003.pt: not tensors that torch.save wrote: File is not a zip file"
+        f"{tmp_path}/model_000003.pt: not tensors from torch.save: File is not a zip file"
     )
     with pytest.raises(ValueError, match=exactly(message)):
         load_nanochat(tmp_path, unsafe=True)

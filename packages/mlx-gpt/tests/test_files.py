@@ -202,7 +202,7 @@ def test_a_run_folder_has_its_model_in_model(tmp_path, folder):
 
 def test_a_path_without_a_model_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
-    refused(tmp_path / "absent", FileNotFoundError, "FOLDER: there is no such folder")
+    refused(tmp_path / "absent", FileNotFoundError, "FOLDER: no such folder")
     message = (
         "FOLDER is neither a model folder (it has no config.json) nor a finished run "
         "(it has no model/config.json)"
@@ -235,10 +235,10 @@ def test_every_tensor_that_does_not_fit_is_named_at_once(folder):
 
     rewrite(folder, damage)
     message = (
-        "FOLDER: the tensors are not those of the config; "
+        "FOLDER: the tensors do not match the config; "
         "missing: lm_head.weight, value_embeds.2.weight; "
         "unexpected: bias, lm_heads.weight (did you mean lm_head.weight?); "
-        "not fitting: smear_lambda is (1,) uint32, not (1,), x0_lambdas is (4,), not (3,)"
+        "misshapen: smear_lambda is (1,) uint32, not (1,), x0_lambdas is (4,), not (3,)"
     )
     refused(folder, ValueError, message)
 
@@ -256,7 +256,7 @@ def test_a_value_embedding_of_a_layer_without_one_is_refused(folder):
 
     rewrite(folder, move)
     message = (
-        "FOLDER: the tensors are not those of the config; missing: value_embeds.2.weight; "
+        "FOLDER: the tensors do not match the config; missing: value_embeds.2.weight; "
         "unexpected: value_embeds.1.weight (did you mean value_embeds.2.weight?)"
     )
     refused(folder, ValueError, message)

@@ -170,7 +170,7 @@ def test_weights_begin_as_in_nanochat():
         ({"vocab_size": "70"}, "vocab_size: must be a whole number, got '70'"),
         (
             {"quantization": {"bits": 4}},
-            "quantized weights are not read; take the model they were made from",
+            "quantized weights are not supported; use the model before quantization",
         ),
         ({"model_type": "lama"}, "model_type 'lama' is not one of nanochat"),
     ],

@@ -352,8 +352,8 @@ def test_nanochats_pickle_converts_only_when_asked_to(tmp_path):
     write_pickle(tmp_path / "tokenizer.pkl")
     path = tmp_path / "tokenizer.pkl"
     message = (
-        f"{path} is a pickle, which can run programs; say unsafe=True (--unsafe) if you trust "
-        "where it comes from"
+        f"{path} is a pickle, which can run programs; use unsafe=True (--unsafe) if you trust "
+        "its source"
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         read_nanochat_tokenizer(tmp_path)
@@ -399,7 +399,7 @@ def test_a_pickle_with_a_gap_in_its_ranks_is_refused_by_its_name(tmp_path):
 
 def test_a_pickle_with_specials_elsewhere_is_refused(tmp_path):
     write_pickle(tmp_path / "tokenizer.pkl", special_tokens={"<|bos|>": 999})
-    with pytest.raises(ValueError, match="special tokens must have the ids after the others"):
+    with pytest.raises(ValueError, match="the ids of special tokens must follow all others"):
         read_nanochat_tokenizer(tmp_path, unsafe=True)
 
 
@@ -415,7 +415,7 @@ def test_a_pickle_with_specials_elsewhere_is_refused(tmp_path):
         ),
         (
             {"vocab_size": 9000},
-            "the text has pairs for only 258 tokens, 8,991 were asked for (special tokens not "
+            "the text has pairs for only 258 tokens, not for 8,991 (special tokens not "
             "counted); give more text or a smaller vocab_size",
         ),
         ({"max_chars": 0}, "max_chars must be at least 1, got 0"),
@@ -470,8 +470,8 @@ def test_ranks_must_be_complete():
             trained(["a"], pre_tokenizers.ByteLevel(), [])
             .to_str()
             .replace('"Ā"', '"東"'),
-            "x.json: expected byte-level BPE, but token '東' has the character '東', which stands "
-            "for no byte",
+            "x.json: expected byte-level BPE, but token '東' has the character '東', which is no "
+            "byte",
         ),
     ],
 )  # fmt: skip
@@ -488,7 +488,7 @@ def test_what_is_no_byte_level_bpe_is_refused_by_name(tmp_path, content, message
         (lambda file: file["model"]["vocab"].update(a=2**70), f"token 'a' has the id {2**70}"),
         (lambda file: file["added_tokens"][0].update(id=-1), "token '<|bos|>' has the id -1"),
         (lambda file: file["added_tokens"][0].update(content=3), "token 3 has the id 375"),
-        (lambda file: file["model"]["merges"].insert(0, []), "merge [] is not of two tokens"),
+        (lambda file: file["model"]["merges"].insert(0, []), "merge [] does not have two tokens"),
         (lambda file: file.update(normalizer=3), "Hugging Face's tokenizers cannot read it: data "),
     ],
 )
@@ -503,7 +503,7 @@ def test_a_damaged_file_is_refused_with_its_path(tmp_path, tokenizer, change, me
 
 
 def test_a_folder_without_tokenizer_says_so(tmp_path):
-    message = f"no tokenizer: {tmp_path / 'tokenizer.json'} is not there"
+    message = f"no tokenizer: {tmp_path / 'tokenizer.json'} does not exist"
     with pytest.raises(FileNotFoundError, match=re.escape(message)):
         Tokenizer.load(tmp_path)
 

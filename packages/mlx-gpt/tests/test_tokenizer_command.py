@@ -135,14 +135,14 @@ def test_report_refuses_what_it_cannot_compare_with(folder):
     assert result.exit_code == 2
     assert "there is a tokenizer 'this' already" in result.output
     result = run("report", mine, folder / "b.txt", "--compare", "x=nowhere")
-    assert str(result.exception) == "no tokenizer: nowhere is not there"
+    assert str(result.exception) == "no tokenizer: nowhere does not exist"
 
 
 def test_an_encoding_that_cannot_be_had_is_left_out_by_a_line(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
     result = run("report", folder / "tokenizer", folder / "b.txt", "--compare", "r50k_base")
-    assert result.stderr == "left out: tokenizer r50k_base: tiktoken cannot get its file\n"
+    assert result.stderr == "left out: tokenizer r50k_base: tiktoken cannot download its file\n"
     assert result.exit_code == 0
     assert len(result.stdout.splitlines()) == 2
 

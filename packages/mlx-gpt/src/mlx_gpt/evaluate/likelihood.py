@@ -60,7 +60,9 @@ def padded_batches(
     for begin in range(0, len(order), batch_size):
         numbers = order[begin : begin + batch_size]
         length = len(rows[numbers[-1]])
-        ids = np.zeros((len(numbers), min(-(-length // LENGTH_STEP) * LENGTH_STEP, longest)), int)
+        ids = np.zeros(
+            (len(numbers), min(-(-length // LENGTH_STEP) * LENGTH_STEP, max_length)), int
+        )
         for row, number in enumerate(numbers):
             ids[row, : len(rows[number])] = rows[number]
         yield numbers, ids.astype(np.int32)

@@ -190,7 +190,8 @@ def check_finite(model: Decoder, source: str) -> None:
     bad = sorted(name for name, each in finite.items() if not each)
     if bad:
         raise ValueError(
-            f"{source}: weights that are not finite, as after diverged training: {_list(bad)}"
+            f"{source}: weights that are not finite numbers, as after training that diverged: "
+            f"{_list(bad)}"
         )
 
 

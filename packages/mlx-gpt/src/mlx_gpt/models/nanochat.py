@@ -18,6 +18,7 @@ Parameters have nanochat's names, except that the value embeddings are a list wi
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -264,10 +265,10 @@ class Nanochat(nn.Module):
         keys = iter(mx.random.split(key, 4 * len(blocks) + 2 + len(self.value_embeds) + len(gates)))
         bound = math.sqrt(3 / config.n_embd)
 
-        def uniform(module: nn.Module, low: float, high: float) -> None:
+        def uniform(module: Any, low: float, high: float) -> None:
             module.weight = mx.random.uniform(low, high, module.weight.shape, key=next(keys))
 
-        def normal(module: nn.Module, deviation: float) -> None:
+        def normal(module: Any, deviation: float) -> None:
             module.weight = deviation * mx.random.normal(module.weight.shape, key=next(keys))
 
         normal(self.transformer["wte"], 0.8)

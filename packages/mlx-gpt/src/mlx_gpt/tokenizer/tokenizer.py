@@ -183,7 +183,7 @@ class Tokenizer:
             ) from None
 
     def piece(self, number: int) -> str:
-        r"""Return one token for display: bytes of incomplete characters as `\xe2`, newlines as `\n`."""
+        r"""Return one token for display; bytes of partial characters become `\xe2`."""
         text = self.decode_bytes([number]).decode("utf-8", "backslashreplace")
         return "".join([each if each.isprintable() else repr(each)[1:-1] for each in text])
 

@@ -54,7 +54,7 @@ def train_ranks(texts: Iterable[str], size: int, pattern: str) -> dict[bytes, in
         ranks[from_byte_alphabet(left + right)] = len(ranks)
     if len(ranks) < size:
         raise ValueError(
-            f"the text has pairs for only {len(ranks):,} tokens, but {size:,} are required (special "
+            f"the text has pairs for only {len(ranks):,} tokens, not for {size:,} (special "
             "tokens not counted); give more text or a smaller vocab_size"
         )
     return ranks

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
+from mlx_gpt.data import IGNORE
 from mlx_gpt.data.streams import Usage, count_tokens, streams
 from mlx_gpt.engine import Engine, Request, Sampling
 from mlx_gpt.evaluate.core import evaluate_core_task
@@ -21,7 +22,7 @@ from mlx_gpt.tokenizer import Tokenizer
 from mlx_gpt.training.batch_sizes import fit_batch, micro_batches, plan_of
 from mlx_gpt.training.going_on import begin, drop_what_follows, extend
 from mlx_gpt.training.limits import check_ranges
-from mlx_gpt.training.losses import IGNORE, loss_sum
+from mlx_gpt.training.losses import loss_sum
 from mlx_gpt.training.plan import Plan
 from mlx_gpt.training.pretrain_config import PretrainConfig, TrainingConfig
 from mlx_gpt.training.starting import build_model

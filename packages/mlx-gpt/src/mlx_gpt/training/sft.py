@@ -13,6 +13,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
+from mlx_gpt.data import IGNORE
 from mlx_gpt.data.conversation import Conversation, render_conversation, render_for_completion
 from mlx_gpt.data.formats import read_mixture
 from mlx_gpt.data.packing import Batch, PackedBatches
@@ -25,7 +26,7 @@ from mlx_gpt.training.batch_sizes import fit_batch
 from mlx_gpt.training.finetuning import base_settings, load_base, optimizer_for, take_over_momentum
 from mlx_gpt.training.going_on import begin, drop_what_follows
 from mlx_gpt.training.limits import SettingsError, check_ranges
-from mlx_gpt.training.losses import IGNORE, token_losses
+from mlx_gpt.training.losses import token_losses
 from mlx_gpt.training.pretrain import Report, due, loss_fn, save
 from mlx_gpt.training.sft_config import DataConfig, ReportConfig, SftConfig, TrainingConfig
 from mlx_trainer import Stopped, TrainStep, rank, stop_requested, world_size
