@@ -155,9 +155,7 @@ def test_absent_and_damaged_files_are_named(tmp_path):
     with pytest.raises(ValueError, match=exactly(f"{meta} has no model_config")):
         load_nanochat(tmp_path, unsafe=True)
     meta.write_text('{"model_config": {}}')
-    message = (
-        f"{tmp_path}/model_000003.pt: not tensors from torch.save: File is not a zip file"
-    )
+    message = f"{tmp_path}/model_000003.pt: not tensors from torch.save: File is not a zip file"
     with pytest.raises(ValueError, match=exactly(message)):
         load_nanochat(tmp_path, unsafe=True)
 

@@ -147,7 +147,7 @@ def test_batches_and_their_padding_change_no_loss(tiny_model):
 
 def test_batches_have_few_lengths_and_none_is_longer_than_the_model_allows():
     rows = [list(range(1, 1 + length)) for length in (97, 3, 9, 65, 2)]
-    batches = list(padded_batches(rows, 3, longest=100))
+    batches = list(padded_batches(rows, 3, max_length=100))
     assert [(numbers, ids.shape) for numbers, ids in batches] == [
         ([4, 1, 2], (3, 64)),
         ([3, 0], (2, 100)),

@@ -255,8 +255,9 @@ def test_only_files_that_tiktoken_cannot_follow_run_without_it(others):
         name: ours._encode_batch.__qualname__.split(".")[0] for name, (ours, _) in others.items()
     }
     assert runs == {
-        "gpt2": "_tiktoken", "llama3": "_tiktoken",
-        "nfc": "_tokenizers", "digits": "_tokenizers", "added": "_tokenizers",
+        "gpt2": "_tiktoken_encoder", "llama3": "_tiktoken_encoder",
+        "nfc": "_tokenizers_encoder", "digits": "_tokenizers_encoder",
+        "added": "_tokenizers_encoder",
     }  # fmt: skip
 
 

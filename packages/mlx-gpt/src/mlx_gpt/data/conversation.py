@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlx_gpt._suggest import did_you_mean
-from mlx_gpt.tokenizer import SPECIALS, Tokenizer
+from mlx_gpt.tokenizer.tokenizer import SPECIALS, Tokenizer
 
 Conversation = Mapping[str, Any]
 

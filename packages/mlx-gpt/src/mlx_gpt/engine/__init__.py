@@ -1,10 +1,11 @@
 """Generation: requests in, completions out, as a whole or as a stream."""
 
 from mlx_gpt.engine.engine import Engine
-from mlx_gpt.engine.generation import Generation, PromptCache
+from mlx_gpt.engine.generation import Generation
 from mlx_gpt.engine.requests import Completion, Piece, Request, TextStream
 from mlx_gpt.engine.sampler import Sampler, Sampling
 from mlx_gpt.engine.tools import calculate, content_parts
+from mlx_gpt.models.cache import PromptCache
 
 __all__ = [
     "Completion",

@@ -10,7 +10,7 @@ from pathlib import Path
 from mlx_gpt.engine.engine import Engine
 from mlx_gpt.engine.requests import Completion, Request
 from mlx_gpt.engine.sampler import Sampling
-from mlx_gpt.tokenizer import Tokenizer
+from mlx_gpt.tokenizer.tokenizer import Tokenizer
 
 
 def read_prompts(path: Path) -> list[str]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from mlx_gpt.engine.generation import Generation, PromptCache
+from mlx_gpt.engine.generation import Generation
 from mlx_gpt.engine.requests import Completion, Piece, Request
 from mlx_gpt.engine.tools import Markers
+from mlx_gpt.models.cache import PromptCache
 
 if TYPE_CHECKING:
     from mlx_gpt.models.formats import Decoder
-    from mlx_gpt.tokenizer import Tokenizer
+    from mlx_gpt.tokenizer.tokenizer import Tokenizer
 
 
 class Engine:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 import mlx.core as mx
 
-from mlx_gpt.engine.requests import Completion, Piece, Request, Row
+from mlx_gpt.engine.requests import Completion, FinishReason, Piece, Request, TextStream
 from mlx_gpt.engine.sampler import Sampler, log_probabilities
 from mlx_gpt.engine.tools import Markers, ToolUse
+from mlx_gpt.models.cache import Cache, PromptCache
 
 if TYPE_CHECKING:
-    from mlx_gpt.models.cache import Cache
     from mlx_gpt.models.formats import Decoder
-    from mlx_gpt.tokenizer import Tokenizer
+    from mlx_gpt.tokenizer.tokenizer import Tokenizer
 
 
 class Generation:
@@ -124,32 +125,80 @@ class Generation:
         self._batch = [self._batch[i] for i in active]
 
 
-class PromptCache:
-    """The cache of one conversation, so that each turn processes only its own tokens.
+class Row:
+    """A request in a batch; `accept` takes its tokens one by one."""
 
-    Pass it to `Engine.stream` with every turn. It is used if the new prompt begins with the tokens
-    in the cache, and discarded otherwise.
-    """
-
-    def __init__(self):
-        self.ids: list[int] = []
-        self.cache: Cache | None = None
+    def __init__(
+        self,
+        index: int,
+        request: Request,
+        tokenizer: Tokenizer,
+        tools: ToolUse | None,
+        end_ids: frozenset[int],
+    ):
+        self.index = index
+        self.request = request
+        self.cancelled = False
+        self.finish_reason: FinishReason | None = None
+        self.tokens: list[int] = []  # after the prompt, the end token included
+        self._tokenizer = tokenizer
+        self._tools = tools
+        self._end_ids = end_ids
+        self._stream = TextStream(request.stop)
+        self._text: list[str] = []
+        self._mask: list[int] = []
+        self._log_probabilities: list[float] = []
+        self._queue: deque[int] = deque()  # tokens to force next
+        self._forced = False  # whether the next token is forced
+        self._ended = False  # by one of the end ids
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of the keys and values."""
-        return self.cache.nbytes if self.cache else 0
+    def remaining(self) -> int:
+        """Number of tokens that may still follow."""
+        return self.request.max_tokens - len(self.tokens)
 
-    def take(self, prompt: Sequence[int]) -> Cache | None:
-        """Remove the cache; return it if the prompt begins with `ids` and is longer."""
-        ids, cache = self.ids, self.cache
-        self.ids, self.cache = [], None
-        fits = len(ids) < len(prompt) and list(prompt[: len(ids)]) == ids
-        return cache if fits else None
+    def next_forced(self) -> int | None:
+        """Return the token to force next, None if it is sampled."""
+        self._forced = bool(self._queue)
+        return self._queue.popleft() if self._queue else None
 
-    def store(self, ids: Sequence[int], cache: Cache) -> None:
-        """Store a cache and its tokens."""
-        self.ids, self.cache = list(ids), cache
+    def accept(self, token: int, log_probability: float | None = None) -> Piece:
+        """Add the next token."""
+        self.tokens.append(token)
+        forced = self._forced
+        if not forced and token in self._end_ids:
+            self._ended = True
+            return self.finish("stop")
+        self._mask.append(0 if forced else 1)
+        if log_probability is not None:
+            self._log_probabilities.append(0.0 if forced else log_probability)
+        if self._tools and not forced:
+            self._queue.extend(self._tools.accept(token))
+        text = self._stream.add(self._tokenizer.decode_bytes([token]))
+        reason = "stop" if self._stream.stopped else None if self.remaining else "length"
+        if reason:
+            return self.finish(reason, token, text, forced)
+        self._text.append(text)
+        return Piece(self.index, token, text, forced)
+
+    def finish(
+        self, reason: FinishReason, token: int | None = None, text: str = "", forced: bool = False
+    ) -> Piece:
+        """End the row; return the last piece, with the text held back so far."""
+        text += self._stream.finish()
+        self._text.append(text)
+        self.finish_reason = "stop" if self._stream.stopped else reason
+        return Piece(self.index, token, text, forced, self.finish_reason)
+
+    def completion(self) -> Completion:
+        """Return the completion so far."""
+        return Completion(
+            self.tokens[:-1] if self._ended else list(self.tokens),
+            list(self._mask),
+            "".join(self._text),
+            self.finish_reason or "cancelled",
+            list(self._log_probabilities) if self.request.log_probabilities else None,
+        )
 
 
 def prefill(

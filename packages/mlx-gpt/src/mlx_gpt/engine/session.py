@@ -9,10 +9,10 @@ from typing import Any
 
 from mlx_gpt.data.conversation import check_conversation, render_conversation, render_for_completion
 from mlx_gpt.engine.engine import Engine
-from mlx_gpt.engine.generation import PromptCache
 from mlx_gpt.engine.requests import Piece, Request
 from mlx_gpt.engine.sampler import Sampling
 from mlx_gpt.engine.tools import content_parts
+from mlx_gpt.models.cache import PromptCache
 
 
 @dataclass

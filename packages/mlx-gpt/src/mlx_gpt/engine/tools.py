@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mlx_gpt.tokenizer import Tokenizer
+    from mlx_gpt.tokenizer.tokenizer import Tokenizer
 
 # Limits of the calculator.
 MAX_LENGTH = 500  # characters

@@ -18,7 +18,7 @@ from mlx_gpt.data.json_lines import get_gold, get_options, get_text, read_rows
 from mlx_gpt.evaluate.likelihood import padded_batches
 from mlx_gpt.evaluate.metrics import TaskResult, sum_over_ranks
 from mlx_gpt.models.formats import Decoder
-from mlx_gpt.tokenizer import Tokenizer
+from mlx_gpt.tokenizer.tokenizer import Tokenizer
 from mlx_trainer import rank, world_size
 
 T = TypeVar("T")

@@ -14,7 +14,7 @@ from mlx_gpt.evaluate.core_tasks import CoreTask, Example, Kind
 from mlx_gpt.evaluate.likelihood import Continuation, are_greedy, mean_losses
 from mlx_gpt.evaluate.metrics import TaskResult, sum_over_ranks
 from mlx_gpt.models.formats import Decoder
-from mlx_gpt.tokenizer import Tokenizer
+from mlx_gpt.tokenizer.tokenizer import Tokenizer
 from mlx_trainer import rank, world_size
 
 _SHOTS_SEED = 1234  # for question n: this + n

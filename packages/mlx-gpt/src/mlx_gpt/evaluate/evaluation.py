@@ -29,7 +29,7 @@ import numpy as np
 from mlx_gpt._atomic import write_atomic
 from mlx_gpt.data.documents import find_text
 from mlx_gpt.data.streams import count_tokens
-from mlx_gpt.engine import Engine
+from mlx_gpt.engine.engine import Engine
 from mlx_gpt.evaluate.choice_tasks import ChoiceTask, evaluate_choice_task, read_choice_tasks
 from mlx_gpt.evaluate.core import evaluate_core_task
 from mlx_gpt.evaluate.core_tasks import CoreTask, read_core_tasks
@@ -37,7 +37,7 @@ from mlx_gpt.evaluate.gsm8k import evaluate_gsm8k, read_problems
 from mlx_gpt.evaluate.metrics import TaskResult, bits_per_byte, mean_centered
 from mlx_gpt.models.files import load
 from mlx_gpt.models.formats import Decoder
-from mlx_gpt.tokenizer import Tokenizer
+from mlx_gpt.tokenizer.tokenizer import Tokenizer
 from mlx_shards import Cache, StreamConfig, TokenStream
 from mlx_trainer import Progress, rank, world_size
 

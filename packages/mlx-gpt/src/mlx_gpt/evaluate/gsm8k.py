@@ -15,7 +15,9 @@ import numpy as np
 from mlx_gpt.data.conversation import render_for_completion
 from mlx_gpt.data.formats import make_conversation, solution_parts
 from mlx_gpt.data.json_lines import get_text, read_rows
-from mlx_gpt.engine import Engine, Request, Sampling
+from mlx_gpt.engine.engine import Engine
+from mlx_gpt.engine.requests import Request
+from mlx_gpt.engine.sampler import Sampling
 from mlx_gpt.evaluate.choice_tasks import shuffle
 from mlx_gpt.evaluate.metrics import TaskResult, pass_at_k, sum_over_ranks
 from mlx_trainer import rank, world_size

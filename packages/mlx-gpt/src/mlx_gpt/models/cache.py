@@ -114,6 +114,34 @@ class Cache:
             self.left_padding = self.left_padding[index]
 
 
+class PromptCache:
+    """The cache of one conversation, so that each turn processes only its own tokens.
+
+    Pass it to `Engine.stream` with every turn. It is used if the new prompt begins with the tokens
+    in the cache, and discarded otherwise.
+    """
+
+    def __init__(self):
+        self.ids: list[int] = []
+        self.cache: Cache | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the keys and values."""
+        return self.cache.nbytes if self.cache else 0
+
+    def take(self, prompt: Sequence[int]) -> Cache | None:
+        """Remove the cache; return it if the prompt begins with `ids` and is longer."""
+        ids, cache = self.ids, self.cache
+        self.ids, self.cache = [], None
+        fits = len(ids) < len(prompt) and list(prompt[: len(ids)]) == ids
+        return cache if fits else None
+
+    def store(self, ids: Sequence[int], cache: Cache) -> None:
+        """Store a cache and its tokens."""
+        self.ids, self.cache = list(ids), cache
+
+
 def attention_mask(
     tokens: int, window: int, cache: LayerCache | None, left_padding: mx.array | None
 ) -> mx.array | str | None:

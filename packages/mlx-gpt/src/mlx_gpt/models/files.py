@@ -24,7 +24,7 @@ from mlx_gpt.models.formats import (
 )
 from mlx_gpt.models.nanochat import NanochatConfig
 from mlx_gpt.models.nanochat_2025 import Nanochat2025Config
-from mlx_gpt.tokenizer import Tokenizer
+from mlx_gpt.tokenizer.tokenizer import Tokenizer
 from mlx_trainer import check_manifest, write_manifest
 from mlx_trainer.inputs import MANIFEST
 

@@ -18,7 +18,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_gpt.tokenizer import Tokenizer
+from mlx_gpt.tokenizer.tokenizer import Tokenizer
 
 # The dtype in the file and of the tensor.
 _STORAGES = {

@@ -6,18 +6,20 @@ import tiktoken
 from tokenizers import Regex
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
-from mlx_gpt.tokenizer.files import Vocabulary
-
 # From texts and a number of threads to the ids of each text.
 BatchEncoder = Callable[[Sequence[str], int], list[list[int]]]
 
 
-def batch_encoder(vocabulary: Vocabulary, text: str, source: str) -> BatchEncoder:
-    """Return the encoder for a `tokenizer.json` with this vocabulary and `text`.
+def batch_encoder(
+    text: str, pattern: str | None, ranks: dict[bytes, int] | None, source: str
+) -> BatchEncoder:
+    """Return the encoder for the text of a `tokenizer.json`.
 
-    Raises `ValueError` with `source` if `tokenizers` cannot read the file.
+    With `pattern` and `ranks` tiktoken encodes. Raises `ValueError` with `source` if `tokenizers`
+    cannot read the file.
     """
-    return _tiktoken_encoder(vocabulary, text) or _tokenizers_encoder(text, source)
+    encoder = _tiktoken_encoder(text, pattern, ranks) if pattern and ranks else None
+    return encoder or _tokenizers_encoder(text, source)
 
 
 def check_pattern(pattern: str) -> None:
@@ -46,11 +48,8 @@ def replace_surrogates(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _tiktoken_encoder(vocabulary: Vocabulary, text: str) -> BatchEncoder | None:
-    """Return None where tiktoken would give other ids."""
-    pattern, ranks = vocabulary.pattern, vocabulary.ranks
-    if not pattern or not ranks:
-        return None
+def _tiktoken_encoder(text: str, pattern: str, ranks: dict[bytes, int]) -> BatchEncoder | None:
+    """Return the fast encoder, None if tiktoken does not support the pattern."""
     try:
         # tiktoken drops text that no match covers; `tokenizers` keeps it as a piece, as we do.
         encoding = compile_pattern(rf"(?:{pattern})|(?:(?!{pattern})[\s\S])+", ranks)

@@ -75,7 +75,7 @@ class Tokenizer:
         vocabulary = parse_layout(text, source)
         self._tokens, self._specials = vocabulary.tokens, vocabulary.specials
         self.vocab_size = max(self._tokens) + 1
-        self._encode_batch = batch_encoder(vocabulary, text, source)
+        self._encode_batch = batch_encoder(text, vocabulary.pattern, vocabulary.ranks, source)
 
     @classmethod
     def train(
