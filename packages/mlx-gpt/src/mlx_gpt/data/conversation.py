@@ -37,7 +37,7 @@ def render_conversation(
 
     Raises `ValueError` with the number of the malformed message.
     """
-    messages = _merge_system(_checked(conversation))
+    messages = _merge_system(check_conversation(conversation))
     rendered = _Rendered(tokenizer)
     rendered.special("<|bos|>", 0)
     for message in messages:
@@ -61,7 +61,7 @@ def render_for_completion(tokenizer: Tokenizer, conversation: Conversation) -> l
 
     If the last message is the assistant's, it is dropped: the model is to generate it.
     """
-    messages = list(_checked(conversation))
+    messages = list(check_conversation(conversation))
     if messages[-1]["role"] == "assistant":
         messages = messages[:-1]
     ids, _ = render_conversation(tokenizer, {"messages": messages})
@@ -87,9 +87,20 @@ def visualize(
     return "\n".join(lines)
 
 
-def check_conversation(conversation: Conversation) -> None:
-    """Raise `ValueError` unless `conversation` has the form in this module's docstring."""
-    _checked(conversation)
+def check_conversation(conversation: Conversation) -> Sequence[Mapping[str, Any]]:
+    """Return the messages; `ValueError` unless they have the form in this module's docstring."""
+    messages = conversation.get("messages") if isinstance(conversation, Mapping) else None
+    if not isinstance(messages, list | tuple) or not messages:
+        raise ValueError('a conversation is {"messages": [...]} with at least one message')
+    for place, message in enumerate(messages):
+        where = f"message {place + 1} of {len(messages)}"
+        if not isinstance(message, Mapping) or {"role", "content"} - set(message):
+            raise ValueError(f"{where}: expected an object with role and content, got {message!r}")
+        _check_role(messages, place, where)
+        _check_content(message, where)
+    if messages[-1]["role"] == "system":
+        raise ValueError("message 1 of 1: a system message needs a user's message after it")
+    return messages
 
 
 class _Rendered:
@@ -127,22 +138,6 @@ def _merge_system(messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str
 
 def _parts(content: str | Sequence[Mapping[str, str]]) -> Sequence[Mapping[str, str]]:
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
-
-
-def _checked(conversation: Conversation) -> Sequence[Mapping[str, Any]]:
-    """Return the messages of a conversation, or raise `ValueError`."""
-    messages = conversation.get("messages") if isinstance(conversation, Mapping) else None
-    if not isinstance(messages, list | tuple) or not messages:
-        raise ValueError('a conversation is {"messages": [...]} with at least one message')
-    for place, message in enumerate(messages):
-        where = f"message {place + 1} of {len(messages)}"
-        if not isinstance(message, Mapping) or {"role", "content"} - set(message):
-            raise ValueError(f"{where}: expected an object with role and content, got {message!r}")
-        _check_role(messages, place, where)
-        _check_content(message, where)
-    if messages[-1]["role"] == "system":
-        raise ValueError("message 1 of 1: a system message needs a user's message after it")
-    return messages
 
 
 def _check_role(messages: Sequence[Mapping[str, Any]], place: int, where: str) -> None:

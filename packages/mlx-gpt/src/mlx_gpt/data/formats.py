@@ -72,7 +72,7 @@ def read_conversations(path: str | Path, calculator: bool = False) -> list[Conve
                 "layout; put them into two files"
             )
         try:
-            conversation = _PARSERS[layout](row)
+            conversation = _LAYOUTS[layout][1](row)
             check_conversation(conversation)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
@@ -117,21 +117,13 @@ def _with_tool_calls(conversation: Conversation) -> Conversation:
 
 
 def _layout(row: dict, where: str) -> str:
-    for layout, keys in _KEYS.items():
+    for layout, (keys, _) in _LAYOUTS.items():
         if all(key in row for key in keys):
             return layout
     raise ValueError(
         f"{where}: a row needs the key messages, or prompt and completion, or instruction and "
         f"output; it has {', '.join(map(str, row)) or 'none'}"
     )
-
-
-def _chat(row: dict) -> Conversation:
-    return {"messages": row["messages"]}
-
-
-def _completion(row: dict) -> Conversation:
-    return make_conversation(_text(row, "prompt"), _text(row, "completion"))
 
 
 def _alpaca(row: dict) -> Conversation:
@@ -146,13 +138,12 @@ def _text(row: dict, key: str) -> str:
     return value
 
 
-_KEYS = {
-    "chat": ("messages",),
-    "completion": ("prompt", "completion"),
-    "Alpaca": ("instruction", "output"),
-}
-_PARSERS: dict[str, Callable[[dict], Conversation]] = {
-    "chat": _chat,
-    "completion": _completion,
-    "Alpaca": _alpaca,
+# Name -> required keys and the parser of a row.
+_LAYOUTS: dict[str, tuple[tuple[str, ...], Callable[[dict], Conversation]]] = {
+    "chat": (("messages",), lambda row: {"messages": row["messages"]}),
+    "completion": (
+        ("prompt", "completion"),
+        lambda row: make_conversation(_text(row, "prompt"), _text(row, "completion")),
+    ),
+    "Alpaca": (("instruction", "output"), _alpaca),
 }

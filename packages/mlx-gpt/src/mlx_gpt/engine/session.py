@@ -112,8 +112,7 @@ class ChatSession:
 
     def load(self, conversation: Mapping[str, Any]) -> None:
         """Continue a conversation that ends with an answer; `ValueError` for any other."""
-        check_conversation(conversation)
-        messages = list(conversation["messages"])
+        messages = list(check_conversation(conversation))
         if messages[-1]["role"] != "assistant":
             raise ValueError("the conversation must end with an answer of the assistant")
         self.clear()

@@ -16,15 +16,13 @@ from mlx_gpt.data.conversation import render_for_completion
 from mlx_gpt.data.formats import make_conversation
 from mlx_gpt.data.json_lines import get_gold, get_options, get_text, read_rows
 from mlx_gpt.evaluate.likelihood import padded_batches
-from mlx_gpt.evaluate.metrics import TaskResult, sum_over_ranks
+from mlx_gpt.evaluate.metrics import TaskResult, measure_accuracy
 from mlx_gpt.models.formats import Decoder
 from mlx_gpt.tokenizer.tokenizer import Tokenizer
-from mlx_trainer import rank, world_size
 
 T = TypeVar("T")
 
 _SHUFFLE_SEED = 42  # nanochat's
-_QUESTIONS = 128  # between two reports of progress
 
 
 @dataclass(frozen=True)
@@ -109,23 +107,20 @@ def evaluate_choice_task(
 ) -> TaskResult:
     """Return the accuracy of the model's letters; `batch_size` questions are computed at once.
 
-    Prompts longer than the model's `sequence_len` lose their beginning. `advance` is called with
-    the number of questions answered. Under `mlx.launch` ranks share the questions and all get the
-    result.
+    Prompts longer than the model's `sequence_len` lose their beginning. Progress and ranks are as in
+    `measure_accuracy`.
     """
-    mine = task.examples[rank() :: world_size()]
-    correct = 0
-    for begin in range(0, len(mine), _QUESTIONS):
-        questions = mine[begin : begin + _QUESTIONS]
+
+    def count_correct(numbers: Sequence[int]) -> int:
+        questions = [task.examples[number] for number in numbers]
         letters = choose_letters(model, tokenizer, questions, batch_size)
-        correct += sum(
+        return sum(
             letter == question.gold for letter, question in zip(letters, questions, strict=True)
         )
-        if advance:
-            advance(len(questions))
-    total = float(sum_over_ranks(np.array([correct]))[0])
+
     count = len(task.examples)
-    return TaskResult(task.name, "categorical", count, total / count, task.baseline)
+    accuracy = measure_accuracy(count, count_correct, advance)
+    return TaskResult(task.name, "categorical", count, accuracy, task.baseline)
 
 
 def choose_letters(

@@ -12,13 +12,11 @@ import numpy as np
 
 from mlx_gpt.evaluate.core_tasks import CoreTask, Example, Kind
 from mlx_gpt.evaluate.likelihood import Continuation, are_greedy, mean_losses
-from mlx_gpt.evaluate.metrics import TaskResult, sum_over_ranks
+from mlx_gpt.evaluate.metrics import TaskResult, measure_accuracy
 from mlx_gpt.models.formats import Decoder
 from mlx_gpt.tokenizer.tokenizer import Tokenizer
-from mlx_trainer import rank, world_size
 
 _SHOTS_SEED = 1234  # for question n: this + n
-_QUESTIONS = 128  # that are tokenized and sorted by length at once
 
 
 def evaluate_core_task(
@@ -31,19 +29,15 @@ def evaluate_core_task(
     """Return the accuracy on a task; `batch_size` rows are computed at once.
 
     Unlike in nanochat, prompts longer than the model's `sequence_len` lose their beginning.
-    `advance` is called with the number of questions answered. Under `mlx.launch` ranks share the
-    questions and all get the result.
+    Progress and ranks are as in `measure_accuracy`.
     """
-    correct = 0
-    mine = range(rank(), len(task.examples), world_size())
-    for begin in range(0, len(mine), _QUESTIONS):
-        numbers = mine[begin : begin + _QUESTIONS]
-        correct += int(are_correct(model, tokenizer, task, numbers, batch_size).sum())
-        if advance:
-            advance(len(numbers))
-    total = float(sum_over_ranks(np.array([correct]))[0])
+
+    def count_correct(numbers: Sequence[int]) -> int:
+        return int(are_correct(model, tokenizer, task, numbers, batch_size).sum())
+
     count = len(task.examples)
-    return TaskResult(task.name, task.kind, count, total / count, task.baseline)
+    accuracy = measure_accuracy(count, count_correct, advance)
+    return TaskResult(task.name, task.kind, count, accuracy, task.baseline)
 
 
 def are_correct(

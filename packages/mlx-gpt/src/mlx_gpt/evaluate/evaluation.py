@@ -44,8 +44,6 @@ from mlx_trainer import Progress, rank, world_size
 FILE_NAME = "evaluation.json"
 _CACHE = "~/.cache/mlx-gpt/shards"
 
-Pair = tuple[np.ndarray, np.ndarray]  # inputs and targets
-
 
 @dataclass(frozen=True)
 class EvaluationConfig:
@@ -72,30 +70,36 @@ def evaluate_folder(folder: Path, config: EvaluationConfig) -> dict[str, Any]:
     and all get the result.
     """
     began = time.perf_counter()
-    core_tasks = (
-        read_core_tasks(config.core, config.max_per_task, config.shots) if config.core else []
-    )
-    choice_tasks = read_choice_tasks(config.chat, config.max_per_task) if config.chat else []
-    problems = read_problems(config.gsm8k, config.max_per_task) if config.gsm8k else []
+    most = config.max_per_task
+    core_tasks = read_core_tasks(config.core, most, config.shots) if config.core else []
+    choice_tasks = read_choice_tasks(config.chat, most) if config.chat else []
+    problems = read_problems(config.gsm8k, most) if config.gsm8k else []
     model, tokenizer = load(folder)
     found: dict[str, Any] = {"model": str(folder)}
     if config.bpb:
         found |= _bits_per_byte(model, tokenizer, config)
-    if core_tasks:
-        found["core"] = _section(
-            [
-                _evaluate_task(evaluate_core_task, model, tokenizer, task, config.batch_size)
-                for task in core_tasks
-            ]
-        )
-    chat = [
-        _evaluate_task(evaluate_choice_task, model, tokenizer, task, config.batch_size)
-        for task in choice_tasks
-    ]
+
+    def evaluate_task(
+        evaluate: Callable[..., TaskResult], task: CoreTask | ChoiceTask
+    ) -> TaskResult:
+        with _progress(task.name, len(task.examples)) as advance:
+            return evaluate(model, tokenizer, task, config.batch_size, advance)
+
+    results = {
+        "core": [evaluate_task(evaluate_core_task, task) for task in core_tasks],
+        "chat": [evaluate_task(evaluate_choice_task, task) for task in choice_tasks],
+    }
     if problems:
-        chat.append(_evaluate_gsm8k(model, tokenizer, problems, config))
-    if chat:
-        found["chat"] = _section(chat)
+        with _progress("gsm8k", len(problems)) as advance:
+            result = evaluate_gsm8k(
+                Engine(model, tokenizer), problems, config.samples, config.max_tokens,
+                config.batch_size, config.seed, advance,
+            )  # fmt: skip
+        results["chat"].append(result)
+    for section, each in results.items():
+        if each:
+            tasks = {result.name: result.as_dict() for result in each}
+            found[section] = {"score": mean_centered(each), "tasks": tasks}
     return found | {"seconds": round(time.perf_counter() - began, 2)}
 
 
@@ -163,8 +167,14 @@ def _bits_per_byte(
     stream.close()
     read = stream.stats.counts.tokens
     held_out = count_tokens(stream)
-    with _progress(len(batches), "bits per byte") as advance:
-        value = bits_per_byte(model, _with_progress(batches, advance), tokenizer.token_bytes())
+    with _progress("bits per byte", len(batches) * world_size()) as advance:
+
+        def counted() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            for batch in batches:
+                yield batch
+                advance(1)
+
+        value = bits_per_byte(model, counted(), tokenizer.token_bytes())
     return {"bits_per_byte": value, "tokens": read, "held_out_tokens": held_out.size}
 
 
@@ -173,48 +183,11 @@ def _note(line: str) -> None:
         print(line, file=sys.stderr)
 
 
-def _with_progress(batches: list[Pair], advance: Callable[[int], object]) -> Iterator[Pair]:
-    for batch in batches:
-        yield batch
-        advance(1)
-
-
-def _evaluate_task(
-    evaluate: Callable[..., TaskResult],
-    model: Decoder,
-    tokenizer: Tokenizer,
-    task: CoreTask | ChoiceTask,
-    batch_size: int,
-) -> TaskResult:
-    with _progress(-(-len(task.examples) // world_size()), task.name) as advance:
-        return evaluate(model, tokenizer, task, batch_size, advance)
-
-
-def _evaluate_gsm8k(
-    model: Decoder, tokenizer: Tokenizer, problems: list[dict], config: EvaluationConfig
-) -> TaskResult:
-    with _progress(-(-len(problems) // world_size()), "gsm8k") as advance:
-        return evaluate_gsm8k(
-            Engine(model, tokenizer),
-            problems,
-            samples=config.samples,
-            max_tokens=config.max_tokens,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            advance=advance,
-        )
-
-
-def _section(results: list[TaskResult]) -> dict[str, Any]:
-    tasks = {result.name: result.as_dict() for result in results}
-    return {"score": mean_centered(results), "tasks": tasks}
-
-
 @contextmanager
-def _progress(total: int, description: str) -> Iterator[Callable[[int], object]]:
-    """Yield a function that advances a progress bar; it does nothing except on rank 0."""
+def _progress(description: str, total: int) -> Iterator[Callable[[int], object]]:
+    """Yield a function that advances a bar on rank 0, which does its share of `total`."""
     if rank():
         yield lambda amount: None
         return
-    with Progress(total, description) as progress:
+    with Progress(-(-total // world_size()), description) as progress:
         yield progress.advance

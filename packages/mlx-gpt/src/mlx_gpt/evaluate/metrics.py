@@ -1,7 +1,7 @@
 """Metrics over all ranks: bits per byte, accuracies, pass@k, and the scores made of them."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,9 @@ import numpy as np
 from mlx_gpt.data import IGNORE
 from mlx_gpt.models.formats import Decoder
 from mlx_gpt.training.losses import token_losses
-from mlx_trainer import world_size
+from mlx_trainer import rank, world_size
+
+_QUESTIONS = 128  # between two reports of progress; also sorted by length together
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,26 @@ class TaskResult:
         if self.pass_at:
             entry["pass_at"] = {str(k): value for k, value in enumerate(self.pass_at, start=1)}
         return entry
+
+
+def measure_accuracy(
+    questions: int,
+    count_correct: Callable[[Sequence[int]], int],
+    advance: Callable[[int], object] | None = None,
+) -> float:
+    """Return the accuracy on `questions` questions; `count_correct` gets indices of some of them.
+
+    `advance` is called with the number of questions answered. Under `mlx.launch` ranks share the
+    questions and all get the result.
+    """
+    mine = range(rank(), questions, world_size())
+    correct = 0
+    for begin in range(0, len(mine), _QUESTIONS):
+        indices = mine[begin : begin + _QUESTIONS]
+        correct += count_correct(indices)
+        if advance:
+            advance(len(indices))
+    return float(sum_over_ranks(np.array([correct]))[0]) / questions
 
 
 def mean_centered(results: Sequence[TaskResult]) -> float:
