@@ -56,10 +56,10 @@ class Engine:
         found: dict[int, Completion] = {}
         for begin in range(0, len(order), max_batch):
             batch = order[begin : begin + max_batch]
-            found |= zip(batch, self._answer([requests[i] for i in batch]), strict=True)
+            found |= zip(batch, self._run([requests[i] for i in batch]), strict=True)
         return [found[i] for i in range(len(requests))]
 
-    def _answer(self, requests: Sequence[Request]) -> list[Completion]:
+    def _run(self, requests: Sequence[Request]) -> list[Completion]:
         # A function of its own, so that the cache is freed before the next batch.
         generation = self.start(requests)
         while generation.active:

@@ -48,7 +48,7 @@ class Generation:
         held = prompt_cache.take(requests[0].prompt) if prompt_cache else None
         logits, self._cache = prefill(model, [each.prompt for each in requests], chunk, held)
         self._sampler = Sampler([each.sampling for each in requests])
-        self._tokens, self._log_probabilities = self._draw(logits)
+        self._tokens, self._log_probabilities = self._sample(logits)
         self._consistent = True
 
     @property
@@ -63,11 +63,11 @@ class Generation:
         if not self._batch:
             return pieces
         self._consistent = False
-        tokens, drawn = self._tokens, self._log_probabilities
+        tokens, log_probs = self._tokens, self._log_probabilities
         if any(row.remaining > 1 for row in self._batch):
             self._tokens, self._log_probabilities = self._next(tokens)
         known = _to_list(tokens)  # waits for these tokens while the next ones are computed
-        logs = [None] * len(known) if drawn is None else _to_list(drawn)
+        logs = [None] * len(known) if log_probs is None else _to_list(log_probs)
         for row, token, log in zip(self._batch, known, logs, strict=True):
             pieces.append(row.accept(token, log))
         self._force([row.next_forced() for row in self._batch])
@@ -91,16 +91,16 @@ class Generation:
 
     def _next(self, tokens: mx.array) -> tuple[mx.array, mx.array | None]:
         hidden = self._model.hidden_states(tokens[:, None], self._cache)
-        return self._draw(self._model.logits(hidden)[:, -1])
+        return self._sample(self._model.logits(hidden)[:, -1])
 
-    def _draw(self, logits: mx.array) -> tuple[mx.array, mx.array | None]:
-        """Start sampling a token a row, and its log-probability if any request needs it."""
+    def _sample(self, logits: mx.array) -> tuple[mx.array, mx.array | None]:
+        """Start sampling a token per row, and its log-probability if any request needs it."""
         logits = logits[:, : self._vocab_size]  # models may have padding rows
-        tokens, drawn = self._sampler(logits), None
+        tokens, log_probs = self._sampler(logits), None
         if any(row.request.log_probabilities for row in self._batch):
-            drawn = log_probabilities(logits, tokens)
-        mx.async_eval(tokens, *([] if drawn is None else [drawn]))
-        return tokens, drawn
+            log_probs = log_probabilities(logits, tokens)
+        mx.async_eval(tokens, *([] if log_probs is None else [log_probs]))
+        return tokens, log_probs
 
     def _force(self, forced: list[int | None]) -> None:
         """Replace tokens that were sampled before a tool's result was known."""

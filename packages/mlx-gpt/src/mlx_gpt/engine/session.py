@@ -136,19 +136,18 @@ class ChatSession:
         pieces = self.engine.stream([request], self._prompt_cache)
         try:
             for piece in pieces:
-                self._note(piece, turn, time.perf_counter() - begin)
+                self._record(piece, turn, time.perf_counter() - begin)
                 yield piece
         finally:
             pieces.close()
-            if (
-                self.speed.tokens == 0 and self.finish_reason is None
-            ):  # interrupted before the first token
+            is_empty = self.speed.tokens == 0 and self.finish_reason is None
+            if is_empty:  # interrupted before the first token
                 if before is None:
                     self.turns.remove(turn)
                 else:
                     turn.answer_ids = before
 
-    def _note(self, piece: Piece, turn: Turn, seconds: float) -> None:
+    def _record(self, piece: Piece, turn: Turn, seconds: float) -> None:
         if piece.token is not None:
             turn.answer_ids.append(piece.token)
             self.speed.tokens += 1

@@ -107,8 +107,8 @@ def evaluate_choice_task(
 ) -> TaskResult:
     """Return the accuracy of the model's letters; `batch_size` questions are computed at once.
 
-    Prompts longer than the model's `sequence_len` lose their beginning. Progress and ranks are as in
-    `measure_accuracy`.
+    Prompts longer than the model's `sequence_len` lose their beginning.
+    Progress and ranks are as in `measure_accuracy`.
     """
 
     def count_correct(numbers: Sequence[int]) -> int:

@@ -122,8 +122,7 @@ class Tokenizer:
         if sorted(ranks.values()) != list(range(len(ranks))):
             raise ValueError(f"ranks must be 0 to {len(ranks) - 1}, each once")
         _check_specials(specials, ranks)
-        layout = make_layout(ranks, pattern, specials)
-        return cls(json.dumps(layout, ensure_ascii=False, indent=1) + "\n", source="ranks")
+        return cls(_dump(make_layout(ranks, pattern, specials)), source="ranks")
 
     @classmethod
     def load(cls, folder: str | Path) -> "Tokenizer":
@@ -154,8 +153,7 @@ class Tokenizer:
             config = _CONFIG
         files = {"tokenizer.json": self._text}
         if config:
-            text = json.dumps(config, ensure_ascii=False, indent=1) + "\n"
-            files["tokenizer_config.json"] = text
+            files["tokenizer_config.json"] = _dump(config)
         for name, text in files.items():
             write_atomic(
                 folder / name, lambda path, text=text: path.write_bytes(text.encode("utf-8"))
@@ -245,3 +243,7 @@ def _check_specials(specials: Sequence[str], ranks: Mapping[bytes, int]) -> None
         raise ValueError(
             f"special tokens must differ from each other and from all tokens, got {list(specials)}"
         )
+
+
+def _dump(content: dict) -> str:
+    return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
