@@ -14,6 +14,8 @@ first user message. Content is text; an assistant's may instead be a list of par
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from mlx_gpt._suggest import did_you_mean
@@ -76,14 +78,9 @@ def visualize(
     Lines of tokens that are trained on begin with `+` (green), other lines with a space (red).
     """
     lines: list[str] = []
-    pieces: list[str] = []
-    pairs = list(zip(ids, mask, strict=True))
-    for i, (number, trained) in enumerate(pairs):
-        pieces.append(tokenizer.piece(number))
-        if i + 1 == len(pairs) or pairs[i + 1][1] != trained:
-            line = ("+ " if trained else "  ") + "|".join(pieces)
-            pieces = []
-            lines.append(f"{_GREEN if trained else _RED}{line}{_RESET}" if colour else line)
+    for trained, run in groupby(zip(ids, mask, strict=True), key=itemgetter(1)):
+        line = ("+ " if trained else "  ") + "|".join(tokenizer.piece(number) for number, _ in run)
+        lines.append(f"{_GREEN if trained else _RED}{line}{_RESET}" if colour else line)
     return "\n".join(lines)
 
 
@@ -92,11 +89,11 @@ def check_conversation(conversation: Conversation) -> Sequence[Mapping[str, Any]
     messages = conversation.get("messages") if isinstance(conversation, Mapping) else None
     if not isinstance(messages, list | tuple) or not messages:
         raise ValueError('a conversation is {"messages": [...]} with at least one message')
-    for place, message in enumerate(messages):
-        where = f"message {place + 1} of {len(messages)}"
+    for i, message in enumerate(messages):
+        where = f"message {i + 1} of {len(messages)}"
         if not isinstance(message, Mapping) or {"role", "content"} - set(message):
             raise ValueError(f"{where}: expected an object with role and content, got {message!r}")
-        _check_role(messages, place, where)
+        _check_role(messages, i, where)
         _check_content(message, where)
     if messages[-1]["role"] == "system":
         raise ValueError("message 1 of 1: a system message needs a user's message after it")

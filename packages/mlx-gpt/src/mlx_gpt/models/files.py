@@ -61,10 +61,10 @@ def read_model_config(path: str | Path) -> NanochatConfig | Nanochat2025Config:
 def read_tokenizer_hash(path: str | Path) -> str | None:
     """Return the `Tokenizer.sha256` saved in a model folder, None if it has none."""
     folder = find_model_folder(path)
-    found = _read_json(folder / CONFIG).get(TOKENIZER_HASH)
-    if found is not None and not isinstance(found, str):
-        raise ValueError(f"{folder / CONFIG}: {TOKENIZER_HASH} must be text, got {found!r}")
-    return found
+    sha256 = _read_json(folder / CONFIG).get(TOKENIZER_HASH)
+    if sha256 is not None and not isinstance(sha256, str):
+        raise ValueError(f"{folder / CONFIG}: {TOKENIZER_HASH} must be text, got {sha256!r}")
+    return sha256
 
 
 def load(
