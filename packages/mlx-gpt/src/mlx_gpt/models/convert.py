@@ -8,14 +8,13 @@ until 14 March 2026      with `resid_lambdas`: windows, gates and scales changed
 since                    with `smear_lambda`: `models.nanochat`
 """
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import mlx.core as mx
 
-from mlx_gpt.models.files import fill_weights, save_manifest, save_model
+from mlx_gpt.models.files import fill_weights, read_json, save_manifest, save_model
 from mlx_gpt.models.formats import Decoder, strict_config
 from mlx_gpt.models.nanochat import Nanochat, NanochatConfig
 from mlx_gpt.models.nanochat_2025 import Nanochat2025, Nanochat2025Config
@@ -102,11 +101,7 @@ def _without_padding(tensors: Mapping[str, mx.array], vocab_size: int) -> dict[s
 
 
 def _model_config(meta: Path) -> dict[str, object]:
-    try:
-        content = json.loads(meta.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{meta} is not JSON: {error}") from None
-    config = content.get("model_config") if isinstance(content, dict) else None
+    config = read_json(meta).get("model_config")
     if not isinstance(config, dict):
         raise ValueError(f"{meta} has no model_config")
     return config

@@ -61,7 +61,7 @@ def read_model_config(path: str | Path) -> NanochatConfig | Nanochat2025Config:
 def read_tokenizer_hash(path: str | Path) -> str | None:
     """Return the `Tokenizer.sha256` saved in a model folder, None if it has none."""
     folder = find_model_folder(path)
-    sha256 = _read_json(folder / CONFIG).get(TOKENIZER_HASH)
+    sha256 = read_json(folder / CONFIG).get(TOKENIZER_HASH)
     if sha256 is not None and not isinstance(sha256, str):
         raise ValueError(f"{folder / CONFIG}: {TOKENIZER_HASH} must be text, got {sha256!r}")
     return sha256
@@ -196,7 +196,7 @@ def check_finite(model: Decoder, source: str) -> None:
 
 
 def _build(folder: Path, dtype: mx.Dtype) -> Decoder:
-    config = _read_json(folder / CONFIG)
+    config = read_json(folder / CONFIG)
     try:
         return build_model(config, dtype)
     except ValueError as error:
@@ -219,7 +219,7 @@ def _cast(model: Decoder, dtype: mx.Dtype, training: bool) -> None:
 def _read_tensors(folder: Path) -> dict[str, mx.array]:
     files = [WEIGHTS]
     if (folder / _INDEX).is_file():
-        index = _read_json(folder / _INDEX).get("weight_map")
+        index = read_json(folder / _INDEX).get("weight_map")
         if not isinstance(index, dict):
             raise ValueError(f"{folder / _INDEX}: weight_map must name the file of each tensor")
         files = sorted(set(index.values()))
@@ -235,7 +235,8 @@ def _read_tensors(folder: Path) -> dict[str, mx.array]:
     return tensors
 
 
-def _read_json(path: Path) -> dict[str, object]:
+def read_json(path: Path) -> dict[str, object]:
+    """Return the JSON object in a file; `ValueError` if it holds anything else."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
