@@ -12,13 +12,11 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_gpt.engine import Engine
-from mlx_gpt.evaluate.bits_per_byte import bits_per_byte
-from mlx_gpt.evaluate.chat_core import evaluate_choice_task, evaluate_gsm8k
+from mlx_gpt.evaluate.choice_tasks import ChoiceTask, evaluate_choice_task, make_choice_question
 from mlx_gpt.evaluate.core import evaluate_core_task
-from mlx_gpt.evaluate.core_bundle import CoreTask, Example
-from mlx_gpt.evaluate.gsm8k import problem
-from mlx_gpt.evaluate.ranks import sum_over_ranks
-from mlx_gpt.evaluate.tasks import ChoiceTask, choice_question
+from mlx_gpt.evaluate.core_tasks import CoreTask, Example
+from mlx_gpt.evaluate.gsm8k import evaluate_gsm8k, make_problem
+from mlx_gpt.evaluate.metrics import bits_per_byte, sum_over_ranks
 from mlx_gpt.models.nanochat import Nanochat, NanochatConfig
 from mlx_gpt.tokenizer import Tokenizer
 from mlx_trainer import rank, world_size
@@ -48,9 +46,9 @@ core = CoreTask(
     "core", "multiple_choice", tuple(Example(pairs[i], i % 2) for i in range(5)), 0.5, shots=1
 )
 choice = ChoiceTask(
-    "choice", tuple(choice_question(f"{words[i]}?", ["x", "y"], i % 2) for i in range(5)), 0.5
+    "choice", tuple(make_choice_question(f"{words[i]}?", ["x", "y"], i % 2) for i in range(5)), 0.5
 )
-problems = [problem(f"{i}?", f"#### {i}") for i in range(3)]
+problems = [make_problem(f"{i}?", f"#### {i}") for i in range(3)]
 
 found = {
     "sum": sum_over_ranks(np.array([0.1, 2.0**60]) / world_size()).tolist(),

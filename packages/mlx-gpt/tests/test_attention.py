@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_gpt.models.attention import windowed_attention
+from mlx_gpt.models.layers import windowed_attention
 
 
 def whole(q, k, v, scale, window):

@@ -5,7 +5,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_gpt.evaluate.bits_per_byte import bits_per_byte
+from mlx_gpt.evaluate.metrics import bits_per_byte
 from mlx_shards import StreamConfig, TokenStream, local_shards, write_shards
 
 

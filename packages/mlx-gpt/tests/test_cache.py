@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlx.utils import tree_map
 
-from mlx_gpt.engine.cache import Cache, attention_mask
+from mlx_gpt.models.cache import Cache, attention_mask
 from mlx_gpt.models.nanochat import Nanochat, NanochatConfig
 
 HEADS, DIMS = 2, 4
@@ -46,7 +46,7 @@ def run(
         found.append(np.array(out))
         begin += size
         assert max(each.shape[2] for each in cache.arrays()) <= layer.window + 1
-        assert cache.seen == begin
+        assert cache.offset == begin
     return found
 
 
@@ -161,4 +161,4 @@ def test_nanochats_own_windows_hold_in_a_text_longer_than_the_model_was_made_for
 def test_a_cache_of_nothing_holds_nothing():
     cache = Cache([4, 8], [0, 0])
     assert cache.left_padding is None
-    assert (cache.seen, cache.nbytes, cache.arrays()) == (0, 0, [])
+    assert (cache.offset, cache.nbytes, cache.arrays()) == (0, 0, [])

@@ -17,8 +17,8 @@ from mlx_gpt.commands.sample import sample
 from mlx_gpt.commands.terminal import COMMANDS, ChatTerminal
 from mlx_gpt.data.conversation import render_conversation, render_for_completion
 from mlx_gpt.engine import Engine, Request, Sampling
-from mlx_gpt.engine.cache import Cache
 from mlx_gpt.engine.session import ChatSession
+from mlx_gpt.models.cache import Cache
 from mlx_gpt.models.files import save_model
 from mlx_gpt.models.nanochat import Nanochat, NanochatConfig
 from mlx_gpt.tokenizer import Tokenizer
@@ -156,7 +156,7 @@ def test_an_answer_closed_in_the_middle_stays_as_far_as_it_got(session: ChatSess
     pieces = session.ask("What is it?")
     begun = [next(pieces).token for _ in range(3)]
     pieces.close()
-    assert session.turns[-1].answered == begun
+    assert session.turns[-1].answer_ids == begun
     session.max_tokens = 6
     assert say(session, "Why?") == say_again(session, "Why?")
 
@@ -320,7 +320,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(session: ChatSession, model
     answers, notes = run(session, "What is it?", "^C", "/set max_tokens 4", "Why?", "/undo")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert "Ctrl-D or /quit quits." in notes
-    assert len(session.turns[0].answered) == 4
+    assert len(session.turns[0].answer_ids) == 4
     assert "Removed: Why?" in notes
     # The model went on from where it was: only new tokens were read.
     assert model._read[0] not in model._read[1:]

@@ -11,7 +11,7 @@ from mlx_gpt.data.conversation import (
     render_for_completion,
     visualize,
 )
-from mlx_gpt.tokenizer.tokenizer import SPECIALS, SPLIT_PATTERN, Tokenizer
+from mlx_gpt.tokenizer import SPECIALS, SPLIT_PATTERN, Tokenizer
 
 # Ids 0 to 255 are bytes, 256 "Hi", then the specials: BOS 257, user 258 and 259, assistant 260 and
 # 261, python 262 and 263, output 264 and 265.

@@ -1,4 +1,4 @@
-"""Checkpoints of nanochat become model folders, if their models can be computed here."""
+"""Checkpoints of nanochat become model folders, if their models are supported."""
 
 import json
 import pickle
@@ -12,12 +12,12 @@ import tiktoken
 from click.testing import CliRunner
 
 from mlx_gpt.commands.convert import convert
-from mlx_gpt.models.convert import convert_nanochat, model_from_tensors, nanochat_model
+from mlx_gpt.models.convert import convert_nanochat, load_nanochat, model_from_tensors
 from mlx_gpt.models.files import load_model
 from mlx_gpt.models.nanochat import Nanochat
 from mlx_gpt.models.nanochat_2025 import Nanochat2025
-from mlx_gpt.models.torch_files import read_torch_file
-from mlx_gpt.tokenizer.tokenizer import SPECIALS, SPLIT_PATTERN, Tokenizer
+from mlx_gpt.models.pickles import read_torch_file
+from mlx_gpt.tokenizer import SPECIALS, SPLIT_PATTERN, Tokenizer
 
 FIXTURES = Path(__file__).parent / "fixtures"
 NEWER, OLDER = FIXTURES / "nanochat", FIXTURES / "nanochat_2025"
@@ -57,7 +57,7 @@ def test_rows_that_are_no_tokens_are_left_out_of_the_older_model(tmp_path):
 def test_a_pickle_is_read_only_when_told_so(tmp_path):
     message = (
         f"{NEWER}/model_000010.pt is a pickle, which can run programs; "
-        f"say unsafe=True (--unsafe) if you trust where it comes from"
+        f"use unsafe=True (--unsafe) if you trust its source"
     )
     with pytest.raises(ValueError, match=exactly(message)):
         convert_nanochat(NEWER, tmp_path / "model")
@@ -69,8 +69,8 @@ def test_the_last_step_is_taken_unless_another_is_asked_for(tmp_path):
         shutil.copy(NEWER / f"{kind}_000010.{name}", tmp_path / f"{kind}_000010.{name}")
         shutil.copy(OLDER / f"{kind}_000005.{name}", tmp_path / f"{kind}_1000005.{name}")
     (tmp_path / "optim_2000000_rank0.pt").touch()
-    assert isinstance(nanochat_model(tmp_path, unsafe=True), Nanochat2025)
-    assert isinstance(nanochat_model(tmp_path, step=10, unsafe=True), Nanochat)
+    assert isinstance(load_nanochat(tmp_path, unsafe=True), Nanochat2025)
+    assert isinstance(load_nanochat(tmp_path, step=10, unsafe=True), Nanochat)
 
 
 def test_what_nanochat_assumes_of_older_checkpoints_is_assumed():
@@ -120,7 +120,7 @@ def test_models_of_the_weeks_between_are_refused():
     del tensors["smear_lambda"], tensors["smear_gate.weight"], tensors["backout_lambda"]
     message = (
         "d12: a model of nanochat between 11 January and 14 March 2026 (it has resid_lambdas, but "
-        "no smear_lambda); only older and newer ones can be computed here"
+        "no smear_lambda); only older and newer ones are supported"
     )
     with pytest.raises(ValueError, match=exactly(message)):
         model_from_tensors(config, tensors, "d12")
@@ -129,7 +129,7 @@ def test_models_of_the_weeks_between_are_refused():
 def test_a_tensor_that_is_missing_is_named():
     config, tensors = read(NEWER)
     del tensors["backout_lambda"]
-    message = "d12: the tensors are not those of the config; missing: backout_lambda"
+    message = "d12: the tensors do not match the config; missing: backout_lambda"
     with pytest.raises(ValueError, match=exactly(message)):
         model_from_tensors(config, tensors, "d12")
 
@@ -143,23 +143,21 @@ def test_a_config_with_something_unknown_is_refused(checkpoint):
 
 def test_absent_and_damaged_files_are_named(tmp_path):
     absent = tmp_path / "absent"
-    with pytest.raises(FileNotFoundError, match=exactly(f"{absent}: there is no such folder")):
-        nanochat_model(absent, unsafe=True)
+    with pytest.raises(FileNotFoundError, match=exactly(f"{absent}: no such folder")):
+        load_nanochat(absent, unsafe=True)
     with pytest.raises(FileNotFoundError, match=exactly(f"{tmp_path} has no model_<step>.pt")):
-        nanochat_model(tmp_path, unsafe=True)
+        load_nanochat(tmp_path, unsafe=True)
     (tmp_path / "model_000003.pt").touch()
     meta = tmp_path / "meta_000003.json"
-    with pytest.raises(FileNotFoundError, match=exactly(f"{meta}: there is no such file")):
-        nanochat_model(tmp_path, unsafe=True)
+    with pytest.raises(FileNotFoundError, match=exactly(f"{meta}: no such file")):
+        load_nanochat(tmp_path, unsafe=True)
     meta.write_text("{}")
     with pytest.raises(ValueError, match=exactly(f"{meta} has no model_config")):
-        nanochat_model(tmp_path, unsafe=True)
+        load_nanochat(tmp_path, unsafe=True)
     meta.write_text('{"model_config": {}}')
-    message = (
-        f"{tmp_path}/model_000003.pt: not tensors that torch.save wrote: File is not a zip file"
-    )
+    message = f"{tmp_path}/model_000003.pt: not tensors from torch.save: File is not a zip file"
     with pytest.raises(ValueError, match=exactly(message)):
-        nanochat_model(tmp_path, unsafe=True)
+        load_nanochat(tmp_path, unsafe=True)
 
 
 def test_the_command_writes_a_folder_and_says_what_it_is(tmp_path):

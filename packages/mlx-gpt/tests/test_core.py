@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_gpt.evaluate.continuations import Continuation, mean_losses, padded_batches
-from mlx_gpt.evaluate.core import are_correct, continuations, evaluate_core_task, prompts
-from mlx_gpt.evaluate.core_bundle import CoreTask, Example
-from mlx_gpt.evaluate.results import TaskResult, mean_centered
+from mlx_gpt.evaluate.core import are_correct, evaluate_core_task, make_continuations, make_prompts
+from mlx_gpt.evaluate.core_tasks import CoreTask, Example
+from mlx_gpt.evaluate.likelihood import Continuation, mean_losses, padded_batches
+from mlx_gpt.evaluate.metrics import TaskResult, mean_centered
 
 CONTEXTS = [
     "The quick brown fox", "She said: it's late,", "What is 12 times 7?", "How many r are",
@@ -147,7 +147,7 @@ def test_batches_and_their_padding_change_no_loss(tiny_model):
 
 def test_batches_have_few_lengths_and_none_is_longer_than_the_model_allows():
     rows = [list(range(1, 1 + length)) for length in (97, 3, 9, 65, 2)]
-    batches = list(padded_batches(rows, 3, longest=100))
+    batches = list(padded_batches(rows, 3, max_length=100))
     assert [(numbers, ids.shape) for numbers, ids in batches] == [
         ([4, 1, 2], (3, 64)),
         ([3, 0], (2, 100)),
@@ -164,33 +164,33 @@ def test_prompts_show_solved_examples_as_dclm_does():
         "t", "multiple_choice", (Example(pairs, 0), Example(others, 1)), 0.5, 1, "\nAnswer: "
     )
     shown = "Question: b\nAnswer: 4\n\nQuestion: a\nAnswer: "
-    assert prompts(task, 0) == [shown + "1", shown + "2"]
+    assert make_prompts(task, 0) == [shown + "1", shown + "2"]
 
     task = CoreTask(
         "t", "schema",
         (Example((("the cat", "ran"), ("the dog", "ran")), 1), Example((("x", "z"), ("y", "z")))),
         0.5, 1,
     )  # fmt: skip
-    assert prompts(task, 0) == ["x z\n\nthe cat ran", "x z\n\nthe dog ran"]
+    assert make_prompts(task, 0) == ["x z\n\nthe cat ran", "x z\n\nthe dog ran"]
 
     examples = (Example((("it was", "late"),)), Example((("she went", "home"),)))
     task = CoreTask("t", "language_modeling", examples, 0.0, 1)
-    assert prompts(task, 1) == ["it was late\n\nshe went", "it was late\n\nshe went home"]
+    assert make_prompts(task, 1) == ["it was late\n\nshe went", "it was late\n\nshe went home"]
 
 
 def test_shots_are_drawn_anew_for_each_question_and_never_are_the_question():
     examples = tuple(Example(((f"c{i}", "end"),)) for i in range(12))
     task = CoreTask("t", "language_modeling", examples, 0.0, 3)
-    shown = [prompts(task, i)[0].split("\n\n")[:-1] for i in range(12)]
+    shown = [make_prompts(task, i)[0].split("\n\n")[:-1] for i in range(12)]
     for i, lines in enumerate(shown):
         assert len(set(lines)) == 3
         assert f"c{i} end" not in lines
-    assert shown == [prompts(task, i)[0].split("\n\n")[:-1] for i in range(12)]
+    assert shown == [make_prompts(task, i)[0].split("\n\n")[:-1] for i in range(12)]
     assert len({tuple(lines) for lines in shown}) > 6
 
 
 def starts(rows, kind, longest=64):
-    return [(list(row.ids), row.start) for row in continuations(rows, kind, longest)]
+    return [(list(row.ids), row.start) for row in make_continuations(rows, kind, longest)]
 
 
 def test_a_continuation_begins_where_tokens_differ():

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from mlx_gpt.evaluate.core_bundle import CoreTask, Example, read_core_tasks
+from mlx_gpt.evaluate.core_tasks import CoreTask, Example, read_core_tasks
 
 CHOICE = {"query": "Which?", "choices": ["a", "b"], "gold": 1}
 SCHEMA = {"context_options": ["x", "y", "z"], "continuation": "end", "gold": 2}

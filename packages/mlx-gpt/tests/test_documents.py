@@ -7,9 +7,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mlx_gpt.data import text_files
-from mlx_gpt.data.documents import find_files, find_text, hold_out, read_files
-from mlx_gpt.data.text_files import PlainText, split_text
+from mlx_gpt.data import documents
+from mlx_gpt.data.documents import PlainText, find_files, find_text, hold_out, read_files
+from mlx_gpt.tokenizer.training import split_text
 from mlx_shards import CorruptShard, ReadOptions, write_shards
 
 SCRAPS = st.lists(
@@ -85,8 +85,8 @@ def test_a_file_read_in_any_order_is_the_file_without_its_mark(tmp_path_factory,
     path = tmp_path_factory.mktemp("text") / ("a.txt.gz" if zip else "a.txt")
     path.write_bytes(gzip.compress(data) if zip else data)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(text_files, "_CHUNK", 7)  # cuts characters
-        patch.setattr(text_files, "_BLOCK", 3)
+        patch.setattr(documents, "_CHUNK", 7)  # cuts characters
+        patch.setattr(documents, "_BLOCK", 3)
         patch.setattr(split_text, "__defaults__", (10,))
         reader = PlainText(path, ReadOptions())
         blocks = {i: reader.read(i) for i in reversed(range(len(reader.sizes)))}

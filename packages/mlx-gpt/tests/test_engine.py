@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mlx_gpt.engine import Engine, Piece, PromptCache, Request, Sampling
-from mlx_gpt.engine.cache import Cache
+from mlx_gpt.models.cache import Cache
 from mlx_gpt.models.nanochat import Nanochat, NanochatConfig
 from mlx_gpt.tokenizer import Tokenizer
 
@@ -261,7 +261,7 @@ def test_with_a_prompt_cache_a_turn_reads_only_what_is_new(
     # The last token of an answer has not been read yet: nothing came after it.
     assert read == [len(prompts[0]), *(len(part) + 1 for part in prompts[1:])]
     assert cache.cache is not None
-    assert len(cache.ids) == cache.cache.seen
+    assert len(cache.ids) == cache.cache.offset
     assert cache.nbytes > 0
 
 
@@ -346,7 +346,7 @@ def test_wrong_requests_are_refused(wrong: dict, message: str):
 def test_wrong_use_is_refused(engine: Engine, model: Watched, tokenizer: Tokenizer):
     with pytest.raises(ValueError, match=r"^there are no requests$"):
         engine.start([])
-    with pytest.raises(ValueError, match=r"^a prompt cache is of one request, got 2$"):
+    with pytest.raises(ValueError, match=r"^a prompt cache is for one request, got 2$"):
         engine.start([Request([1]), Request([2])], PromptCache())
     outside = r"^request 1: the prompt has id 384, but the tokenizer has 384 tokens$"
     with pytest.raises(ValueError, match=outside):

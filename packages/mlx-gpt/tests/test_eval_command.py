@@ -6,7 +6,7 @@ from click.testing import CliRunner
 
 from mlx_gpt.cli import main
 from mlx_gpt.commands.evaluate import evaluate
-from mlx_gpt.evaluate.bits_per_byte import bits_per_byte
+from mlx_gpt.evaluate.metrics import bits_per_byte
 from mlx_gpt.models.files import save_model
 from mlx_gpt.tokenizer import Tokenizer
 from mlx_shards import StreamConfig, TokenStream, local_shards, write_shards

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlx.utils import tree_map
 
-from mlx_gpt.models.files import load_model, model_folder, save_manifest, save_model
-from mlx_gpt.models.formats import parameters
+from mlx_gpt.models.files import find_model_folder, load_model, save_manifest, save_model
+from mlx_gpt.models.formats import named_parameters
 from mlx_gpt.models.nanochat import Nanochat, NanochatConfig
 from mlx_gpt.models.nanochat_2025 import Nanochat2025, Nanochat2025Config
-from mlx_gpt.models.torch_files import read_torch_file
+from mlx_gpt.models.pickles import read_torch_file
 from mlx_trainer import ChangedFileError
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -57,7 +57,7 @@ def refused(folder: Path, error: type[Exception], message: str):
 
 
 def assert_equal(got, expected) -> None:
-    got, expected = parameters(got), parameters(expected)
+    got, expected = named_parameters(got), named_parameters(expected)
     assert got.keys() == expected.keys()
     for name, array in expected.items():
         assert got[name].dtype == array.dtype, name
@@ -126,7 +126,7 @@ def test_casting_the_weights_changes_nothing_of_what_a_bfloat16_model_computes(f
         load_model(folder, mx.bfloat16),
         load_model(folder, mx.bfloat16, training=True),
     )
-    assert {array.dtype for array in parameters(halves).values()} == {mx.bfloat16}
+    assert {array.dtype for array in named_parameters(halves).values()} == {mx.bfloat16}
     assert halves.hidden_states(IDS).dtype == masters.hidden_states(IDS).dtype == mx.bfloat16
     assert mx.array_equal(halves(IDS), masters(IDS))
     assert not mx.array_equal(halves(IDS), load_model(folder)(IDS))
@@ -134,12 +134,12 @@ def test_casting_the_weights_changes_nothing_of_what_a_bfloat16_model_computes(f
 
 def test_for_training_all_but_embeddings_are_float32(tmp_path, folder):
     save_model(load_model(folder, mx.bfloat16), tmp_path / "halves")
-    trainable = parameters(load_model(tmp_path / "halves", mx.bfloat16, training=True))
+    trainable = named_parameters(load_model(tmp_path / "halves", mx.bfloat16, training=True))
     halves = {name for name, array in trainable.items() if array.dtype == mx.bfloat16}
     tables = ["transformer.wte.weight", "value_embeds.0.weight", "value_embeds.1.weight"]
     assert halves == set(tables)
     assert {trainable[name].dtype for name in trainable if name not in halves} == {mx.float32}
-    single = parameters(load_model(tmp_path / "halves", mx.float32, training=True))
+    single = named_parameters(load_model(tmp_path / "halves", mx.float32, training=True))
     assert {array.dtype for array in single.values()} == {mx.float32}
 
 
@@ -195,14 +195,14 @@ def test_a_loaded_model_needs_its_folder_no_more(folder):
 def test_a_run_folder_has_its_model_in_model(tmp_path, folder):
     run = tmp_path / "run"
     shutil.copytree(folder, run / "model")
-    assert model_folder(str(run)) == run / "model"
-    assert model_folder(run / "model") == run / "model"
+    assert find_model_folder(str(run)) == run / "model"
+    assert find_model_folder(run / "model") == run / "model"
     assert_equal(load_model(run), random_model())
 
 
 def test_a_path_without_a_model_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
-    refused(tmp_path / "absent", FileNotFoundError, "FOLDER: there is no such folder")
+    refused(tmp_path / "absent", FileNotFoundError, "FOLDER: no such folder")
     message = (
         "FOLDER is neither a model folder (it has no config.json) nor a finished run "
         "(it has no model/config.json)"
@@ -235,10 +235,10 @@ def test_every_tensor_that_does_not_fit_is_named_at_once(folder):
 
     rewrite(folder, damage)
     message = (
-        "FOLDER: the tensors are not those of the config; "
+        "FOLDER: the tensors do not match the config; "
         "missing: lm_head.weight, value_embeds.2.weight; "
         "unexpected: bias, lm_heads.weight (did you mean lm_head.weight?); "
-        "not fitting: smear_lambda is (1,) uint32, not (1,), x0_lambdas is (4,), not (3,)"
+        "misshapen: smear_lambda is (1,) uint32, not (1,), x0_lambdas is (4,), not (3,)"
     )
     refused(folder, ValueError, message)
 
@@ -256,7 +256,7 @@ def test_a_value_embedding_of_a_layer_without_one_is_refused(folder):
 
     rewrite(folder, move)
     message = (
-        "FOLDER: the tensors are not those of the config; missing: value_embeds.2.weight; "
+        "FOLDER: the tensors do not match the config; missing: value_embeds.2.weight; "
         "unexpected: value_embeds.1.weight (did you mean value_embeds.2.weight?)"
     )
     refused(folder, ValueError, message)

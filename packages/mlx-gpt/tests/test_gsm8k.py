@@ -7,18 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_gpt.data.conversation import render_for_completion
+from mlx_gpt.data.formats import solution_parts
 from mlx_gpt.engine import Completion, Engine
-from mlx_gpt.evaluate.chat_core import evaluate_gsm8k
 from mlx_gpt.evaluate.gsm8k import (
-    answer_of,
+    evaluate_gsm8k,
+    extract_answer,
     is_correct,
-    pass_at_k,
-    problem,
+    make_problem,
     read_problems,
-    solution_of,
-    solution_parts,
+    solution_text,
 )
-from mlx_gpt.evaluate.results import TaskResult
+from mlx_gpt.evaluate.metrics import TaskResult, pass_at_k
 
 SOLUTION = "She has 12*7 = <<12*7=84>>84 and\n3 more: <<84+3=87>>87.\n#### 87"
 
@@ -80,7 +79,7 @@ def test_every_mark_becomes_a_call_and_all_text_between_is_kept(marks, last):
     ],
 )
 def test_the_answer_is_the_first_number_after_four_hashes(text, answer):
-    assert answer_of(text) == answer
+    assert extract_answer(text) == answer
 
 
 @pytest.mark.parametrize(
@@ -142,16 +141,16 @@ def test_all_three_layouts_of_a_file_give_the_same_problems(tmp_path):
     # The order of NumPy's generator with seed 42, as in nanochat.
     asked = [each["messages"][0]["content"] for each in read[0]]
     assert asked == [f"How many? {i}" for i in (4, 2, 3, 1, 0)]
-    assert read[0][0] == problem("How many? 4", SOLUTION)
+    assert read[0][0] == make_problem("How many? 4", SOLUTION)
     assert read_problems(files[0], 2) == read[0][:2]
 
 
 def test_the_solutions_text_has_the_answer_and_not_the_calls():
-    assert solution_of(problem("How many?", SOLUTION)) == (
+    assert solution_text(make_problem("How many?", SOLUTION)) == (
         "She has 12*7 = 84 and\n3 more: 87.\n#### 87"
     )
     plain = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
-    assert solution_of(plain) == "a"
+    assert solution_text(plain) == "a"
 
 
 @pytest.mark.parametrize(
@@ -192,7 +191,7 @@ class Answers:
 @pytest.fixture
 def problems():
     """Four problems, whose answers are 0 to 3."""
-    return [problem(f"How many? {i}", f"It is <<{i}+0={i}>>{i}.\n#### {i}") for i in range(4)]
+    return [make_problem(f"How many? {i}", f"It is <<{i}+0={i}>>{i}.\n#### {i}") for i in range(4)]
 
 
 def prompt_of(tokenizer, asked):

@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from mlx_gpt.models.files import save_model
-from mlx_gpt.models.loading import load
+from mlx_gpt.models.files import load, save_model
 from mlx_gpt.tokenizer import Tokenizer
 from mlx_gpt.training.base_model import load_base
 

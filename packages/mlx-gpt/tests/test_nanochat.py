@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten, tree_map
 
-from mlx_gpt.models.convert import nanochat_model
-from mlx_gpt.models.formats import file_names, parameters
+from mlx_gpt.models.convert import load_nanochat
+from mlx_gpt.models.formats import named_parameters, tensor_names
 from mlx_gpt.models.nanochat import Nanochat, NanochatConfig
 from mlx_gpt.training.losses import loss_sum, token_losses
 
@@ -123,8 +123,10 @@ def exactly(message: str) -> str:
 @pytest.mark.parametrize(("sizes", "tokens"), SHAPES.values(), ids=SHAPES)
 def test_logits_are_those_of_a_float64_reference(sizes, tokens):
     model = random_model(*sizes)
-    names = file_names(model)
-    weights = {names[name]: np.array(p, dtype=np.float64) for name, p in parameters(model).items()}
+    names = tensor_names(model)
+    weights = {
+        names[name]: np.array(p, dtype=np.float64) for name, p in named_parameters(model).items()
+    }
     ids = np.random.default_rng(1).integers(0, model.config.vocab_size, (2, tokens))
     expected = np.stack([reference_logits(model.config, weights, row) for row in ids])
     got = np.array(model(mx.array(ids)))
@@ -133,7 +135,7 @@ def test_logits_are_those_of_a_float64_reference(sizes, tokens):
 
 
 def test_logits_loss_and_gradients_are_nanochats_own():
-    model = nanochat_model(FIXTURE, unsafe=True)
+    model = load_nanochat(FIXTURE, unsafe=True)
     expected = mx.load(str(FIXTURE / "expected.safetensors"))
     ids, targets = expected["ids"], expected["targets"]
 
@@ -143,7 +145,7 @@ def test_logits_loss_and_gradients_are_nanochats_own():
         return total / (targets >= 0).sum()
 
     loss, gradients = nn.value_and_grad(model, mean_loss)(model)
-    names = file_names(model)
+    names = tensor_names(model)
     got = {names[name]: gradient for name, gradient in tree_flatten(gradients)}
     assert_near(model(ids)[:, ::7], expected["logits"])
     assert_near(loss, expected["loss"])
@@ -186,7 +188,7 @@ def test_checkpointed_blocks_give_equal_gradients_with_less_memory():
 def test_bfloat16_activations_keep_float32_weights_and_logits():
     config = NanochatConfig(128, 70, 2, 2, 2, 32, "SL")
     model = Nanochat(config, mx.bfloat16).initialize(mx.random.key(0))
-    dtypes = {name: parameter.dtype for name, parameter in parameters(model).items()}
+    dtypes = {name: parameter.dtype for name, parameter in named_parameters(model).items()}
     halves = {name for name, dtype in dtypes.items() if dtype == mx.bfloat16}
     assert halves == {"transformer.wte.weight", "value_embeds.0.weight"}
     assert set(dtypes.values()) == {mx.bfloat16, mx.float32}
@@ -217,7 +219,7 @@ def fresh() -> dict[str, np.ndarray]:
     """The initialized parameters of a model large enough for statistics."""
     config = NanochatConfig(256, 3000, 4, 4, 2, 192)
     model = Nanochat(config).initialize(mx.random.key(7))
-    return {name: np.array(parameter) for name, parameter in parameters(model).items()}
+    return {name: np.array(parameter) for name, parameter in named_parameters(model).items()}
 
 
 @pytest.mark.parametrize(("name", "sigma"), [("transformer.wte", 0.8), ("lm_head", 0.001)])

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten, tree_map
 
-from mlx_gpt.models.convert import nanochat_model
+from mlx_gpt.models.convert import load_nanochat
 from mlx_gpt.models.files import load_model, save_model
-from mlx_gpt.models.formats import parameters
+from mlx_gpt.models.formats import named_parameters
 from mlx_gpt.models.nanochat_2025 import Nanochat2025, Nanochat2025Config
 from mlx_gpt.training.losses import loss_sum
 
@@ -48,7 +48,7 @@ def assert_near(got: mx.array, expected: mx.array) -> None:
 
 
 def test_logits_are_those_of_nanochats_own_code_of_that_time():
-    model = nanochat_model(FIXTURES / "nanochat_2025", unsafe=True)
+    model = load_nanochat(FIXTURES / "nanochat_2025", unsafe=True)
     assert isinstance(model, Nanochat2025)
     expected = mx.load(str(FIXTURES / "nanochat_2025/expected.safetensors"))
     assert_near(model(expected["ids"])[:, ::4], expected["logits"])
@@ -130,7 +130,7 @@ def test_recomputed_blocks_give_equal_gradients(model, ids):
 def test_weights_begin_as_in_nanochat():
     config = Nanochat2025Config(64, 2000, 2, 4, 2, 128)
     model = Nanochat2025(config, mx.bfloat16).initialize(mx.random.key(0))
-    weights = parameters(model)
+    weights = named_parameters(model)
     assert weights["transformer.wte.weight"].dtype == mx.bfloat16
     deviations = {name: mx.std(array.astype(mx.float32)).item() for name, array in weights.items()}
     for name, deviation in deviations.items():
@@ -170,7 +170,7 @@ def test_weights_begin_as_in_nanochat():
         ({"vocab_size": "70"}, "vocab_size: must be a whole number, got '70'"),
         (
             {"quantization": {"bits": 4}},
-            "quantized weights are not read; take the model they were made from",
+            "quantized weights are not supported; use the model before quantization",
         ),
         ({"model_type": "lama"}, "model_type 'lama' is not one of nanochat"),
     ],

@@ -16,9 +16,9 @@ import yaml
 from mlx.utils import tree_flatten
 
 from mlx_gpt.cli import main
-from mlx_gpt.data.text_files import split_text
 from mlx_gpt.models.files import load_model
 from mlx_gpt.tokenizer import Tokenizer
+from mlx_gpt.tokenizer.training import split_text
 from mlx_gpt.training import pretrain as pretraining
 from mlx_gpt.training.plan import accumulation_steps, fit_batch
 from mlx_gpt.training.pretrain import build, pretrain

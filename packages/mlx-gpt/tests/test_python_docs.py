@@ -3,7 +3,7 @@
 import abc
 import inspect
 
-from mlx_gpt.data.python_docs import conversations, documented, documents
+from mlx_gpt.data.python_docs import find_docstrings, make_conversations, make_documents
 
 MODULE = '''"""A module that is documented at some length here."""
 
@@ -31,21 +31,21 @@ def test_docstrings_become_documents_and_questions(tmp_path):
     (tmp_path / "test").mkdir()
     (tmp_path / "test" / "skipped.py").write_text(MODULE)
     (tmp_path / "broken.py").write_text("def (:")
-    found = list(documented(tmp_path))
-    texts = documents(found)
+    found = list(find_docstrings(tmp_path))
+    texts = make_documents(found)
     assert [text.split("\n")[0] for text in texts] == [
         "toys.box",
         "toys.box.Box(dict)",
         "toys.box.Box.open(self, key, *, loud=False)",
         "toys.box.wait(seconds: float)",
     ]
-    asked = [row["messages"] for row in conversations(found)]
+    asked = [row["messages"] for row in make_conversations(found)]
     assert asked[0][0]["content"] == "Explain toys.box.Box."
     assert asked[0][1]["content"] == "Keeps things together, and gives them back by name."
     assert len(asked) == 3
 
 
 def test_the_standard_library_is_read_by_default():
-    found = next(each for each in documented() if each.name == "abc.abstractmethod")
+    found = next(each for each in find_docstrings() if each.name == "abc.abstractmethod")
     assert found.signature == "(funcobj)"
     assert found.text == inspect.getdoc(abc.abstractmethod)

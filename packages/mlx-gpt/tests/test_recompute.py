@@ -2,8 +2,8 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 
+from mlx_gpt.models.layers import checkpointed
 from mlx_gpt.models.nanochat import Nanochat, NanochatConfig
-from mlx_gpt.models.recompute import recomputed
 
 
 class Scaled(nn.Module):
@@ -25,7 +25,7 @@ def test_gradients_go_to_weights_and_to_nested_inputs():
 
     weight = module.weight
     plain = mx.grad(lambda *a: loss(module, *a), (0, 1, 2))(weight, x, y)
-    again = mx.grad(lambda *a: loss(recomputed(module), *a), (0, 1, 2))(weight, x, y)
+    again = mx.grad(lambda *a: loss(checkpointed(module), *a), (0, 1, 2))(weight, x, y)
     for ours, theirs in zip(again, plain, strict=True):
         assert mx.allclose(ours, theirs, rtol=1e-6, atol=0)
 
@@ -53,8 +53,8 @@ def test_what_is_inside_of_blocks_is_not_kept():
 def test_the_module_keeps_its_weights():
     module = Scaled()
     weight = module.weight
-    recomputed(module)(mx.ones(2), (mx.ones(1), None), mx.array([0]))
+    checkpointed(module)(mx.ones(2), (mx.ones(1), None), mx.array([0]))
     assert module.weight is weight
     with pytest.raises(ValueError, match="broadcast"):
-        recomputed(module)(mx.ones(5), (mx.ones(1), None), mx.array([0]))
+        checkpointed(module)(mx.ones(5), (mx.ones(1), None), mx.array([0]))
     assert module.weight is weight

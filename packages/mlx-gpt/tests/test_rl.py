@@ -16,7 +16,7 @@ from mlx.utils import tree_flatten, tree_map
 
 from mlx_gpt.commands.rl import rl as rl_command
 from mlx_gpt.engine import Completion
-from mlx_gpt.evaluate.gsm8k import problem
+from mlx_gpt.evaluate.gsm8k import make_problem
 from mlx_gpt.models.files import load_model, save_model
 from mlx_gpt.training import rl
 from mlx_gpt.training.base_model import finetuning_optimizer
@@ -32,7 +32,9 @@ from mlx_gpt.training.rl import build, gsm8k_reward, reinforce
 from mlx_gpt.training.settings import RlAnswers, RlConfig, RlData, RlReport, RlTraining
 from mlx_trainer import Checkpoints, RunFolder
 
-QUESTIONS = [problem(f"What is {i} + {i}?", f"<<{i}+{i}={2 * i}>>\n#### {2 * i}") for i in range(8)]
+QUESTIONS = [
+    make_problem(f"What is {i} + {i}?", f"<<{i}+{i}={2 * i}>>\n#### {2 * i}") for i in range(8)
+]
 
 
 def count_of_e(conversation, text: str) -> float:
@@ -299,7 +301,7 @@ import sys
 from pathlib import Path
 from mlx_gpt.training.rl import build, reinforce
 from mlx_gpt.training.settings import *
-from mlx_gpt.evaluate.gsm8k import problem
+from mlx_gpt.evaluate.gsm8k import make_problem
 from mlx_gpt.training.display import TrainingDisplay
 from mlx_gpt.training.runs import open_run
 
@@ -308,7 +310,7 @@ config = RlConfig(
     base, RlData(""), RlAnswers(questions=4, samples=4, max_tokens=8),
     RlTraining(1, device_batch_size=2, threads=1), RlReport(1, evaluation_samples=4),
 )
-questions = [problem(f"What is {i}?", f"#### {i}") for i in range(8)]
+questions = [make_problem(f"What is {i}?", f"#### {i}") for i in range(8)]
 job = build(config, lambda conversation, text: float(text.count("e")), questions, questions[:3])
 with open_run(Path(folder), config, False, False) as run, TrainingDisplay(run) as display:
     reinforce(job, Path(folder), display)

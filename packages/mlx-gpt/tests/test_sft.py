@@ -13,7 +13,7 @@ import pytest
 from mlx.utils import tree_flatten, tree_map
 
 from mlx_gpt.data.conversation import render_conversation
-from mlx_gpt.evaluate.bits_per_byte import bits_per_byte
+from mlx_gpt.evaluate.metrics import bits_per_byte
 from mlx_gpt.models.files import load_model, save_model
 from mlx_gpt.models.nanochat import Nanochat, NanochatConfig
 from mlx_gpt.tokenizer import Tokenizer

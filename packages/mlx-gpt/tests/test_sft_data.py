@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_gpt.data.conversation import render_conversation
-from mlx_gpt.data.formats import read_conversations
-from mlx_gpt.data.mixture import Source, epoch_order, read_mixture
-from mlx_gpt.data.packing import PackedBatches
+from mlx_gpt.data.formats import Source, read_conversations, read_mixture
+from mlx_gpt.data.packing import PackedBatches, epoch_order
 from mlx_gpt.training.losses import IGNORE
 
 PADDING = 0

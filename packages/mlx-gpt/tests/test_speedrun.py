@@ -12,7 +12,7 @@ import pytest
 
 from mlx_gpt.data.documents import read_files
 from mlx_gpt.engine import Engine, Request, Sampling
-from mlx_gpt.models.files import load_model, model_folder
+from mlx_gpt.models.files import find_model_folder, load_model
 from mlx_gpt.tokenizer import Tokenizer
 from mlx_gpt.training.speedrun import prepare_text, speedrun, steps_of_one_epoch
 from mlx_gpt.training.speedrun_settings import SpeedrunConfig, check_speedrun
@@ -72,7 +72,7 @@ def test_from_text_to_a_chat_and_a_report_and_on_after_an_interruption(run, tmp_
     assert "| bits per byte |" in (output / "report.md").read_text()
     assert (output / "curves.png").stat().st_size > 10_000
 
-    folder = model_folder(output / "sft")
+    folder = find_model_folder(output / "sft")
     model, tokenizer = load_model(folder), Tokenizer.load(folder)
     assert tokenizer.vocab_size == 384
     engine = Engine(model, tokenizer)

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 
 from mlx_gpt.data.conversation import render_for_completion
-from mlx_gpt.evaluate.chat_core import choose_letters, evaluate_choice_task
-from mlx_gpt.evaluate.results import TaskResult
-from mlx_gpt.evaluate.tasks import (
+from mlx_gpt.evaluate.choice_tasks import (
     ChoiceTask,
-    bare_question,
-    choice_question,
+    choose_letters,
+    evaluate_choice_task,
+    make_choice_question,
     read_choice_tasks,
-    shuffled,
+    shuffle,
+    strip_frame,
 )
+from mlx_gpt.evaluate.metrics import TaskResult
 from mlx_gpt.models.nanochat import Nanochat
 
 ROWS = [
@@ -43,7 +44,7 @@ def folder(tmp_path):
 
 
 def test_a_question_is_worded_as_nanochat_words_it():
-    asked = choice_question("Which?", ["a cat", "a dog"], 1)
+    asked = make_choice_question("Which?", ["a cat", "a dog"], 1)
     assert asked.conversation["messages"] == [
         {
             "role": "user",
@@ -65,7 +66,7 @@ def test_a_question_is_worded_as_nanochat_words_it():
     ],
 )
 def test_the_frame_for_base_models_is_taken_off(query, bare):
-    assert bare_question(query) == bare
+    assert strip_frame(query) == bare
 
 
 def test_only_files_with_choices_are_tasks(folder):
@@ -78,7 +79,7 @@ def test_only_files_with_choices_are_tasks(folder):
 
 def test_the_order_is_that_of_numpys_generator_with_seed_42():
     order = np.random.default_rng(42).permutation(10).tolist()
-    assert shuffled(range(10)) == order
+    assert shuffle(range(10)) == order
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
@@ -106,7 +107,7 @@ def test_the_letter_is_the_likeliest_of_those_offered(tiny_model, tokenizer, fol
 
 def test_a_model_that_likes_one_letter_answers_with_it(tiny_model, tokenizer):
     # Only B's row of the head is not 0, and it is along the state where the answer begins.
-    questions = [choice_question(f"Which of {i}?", ["a", "b", "c"], i % 3) for i in range(6)]
+    questions = [make_choice_question(f"Which of {i}?", ["a", "b", "c"], i % 3) for i in range(6)]
     prompt = render_for_completion(tokenizer, questions[0].conversation)
     state = tiny_model.hidden_states(mx.array([prompt]))[0, -1]
     head = np.zeros(tiny_model.lm_head.weight.shape, np.float32)
@@ -121,7 +122,7 @@ def test_a_model_that_likes_one_letter_answers_with_it(tiny_model, tokenizer):
 
 def test_more_choices_than_letters_are_refused():
     with pytest.raises(ValueError, match=r"^a question has at most 26 choices, got 27$"):
-        choice_question("Which?", ["x"] * 27, 0)
+        make_choice_question("Which?", ["x"] * 27, 0)
 
 
 def test_a_folder_without_choices_is_an_error(folder):

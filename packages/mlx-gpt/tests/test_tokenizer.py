@@ -22,9 +22,9 @@ from tokenizers import (
 )
 from tokenizers import Tokenizer as HuggingFace
 
-from mlx_gpt.tokenizer.convert import convert_nanochat_tokenizer
-from mlx_gpt.tokenizer.files import ALPHABET, spell
-from mlx_gpt.tokenizer.tokenizer import SPECIALS, SPLIT_PATTERN, Tokenizer
+from mlx_gpt.models.pickles import read_nanochat_tokenizer
+from mlx_gpt.tokenizer import SPECIALS, SPLIT_PATTERN, Tokenizer
+from mlx_gpt.tokenizer.files import ALPHABET, to_byte_alphabet
 
 LLAMA3_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -255,8 +255,9 @@ def test_only_files_that_tiktoken_cannot_follow_run_without_it(others):
         name: ours._encode_batch.__qualname__.split(".")[0] for name, (ours, _) in others.items()
     }
     assert runs == {
-        "gpt2": "_tiktoken", "llama3": "_tiktoken",
-        "nfc": "_tokenizers", "digits": "_tokenizers", "added": "_tokenizers",
+        "gpt2": "_tiktoken_encoder", "llama3": "_tiktoken_encoder",
+        "nfc": "_tokenizers_encoder", "digits": "_tokenizers_encoder",
+        "added": "_tokenizers_encoder",
     }  # fmt: skip
 
 
@@ -325,7 +326,7 @@ def test_the_byte_alphabet_is_that_of_tokenizers():
         (piece, _), *rest = pre_tokenizers.ByteLevel(False, use_regex=False).pre_tokenize_str(
             character
         )
-        assert (piece, rest) == (spell(character.encode()), [])
+        assert (piece, rest) == (to_byte_alphabet(character.encode()), [])
 
 
 # nanochat's pickle
@@ -352,12 +353,12 @@ def test_nanochats_pickle_converts_only_when_asked_to(tmp_path):
     write_pickle(tmp_path / "tokenizer.pkl")
     path = tmp_path / "tokenizer.pkl"
     message = (
-        f"{path} is a pickle, which can run programs; say unsafe=True (--unsafe) if you trust "
-        "where it comes from"
+        f"{path} is a pickle, which can run programs; use unsafe=True (--unsafe) if you trust "
+        "its source"
     )
     with pytest.raises(ValueError, match=re.escape(message)):
-        convert_nanochat_tokenizer(tmp_path)
-    converted = convert_nanochat_tokenizer(tmp_path, unsafe=True)
+        read_nanochat_tokenizer(tmp_path)
+    converted = read_nanochat_tokenizer(tmp_path, unsafe=True)
     encoding = pickle.loads(path.read_bytes())
     text = "abc abab, it's 12345\n\n <|bos|>"
     assert converted.encode(text) == encoding.encode_ordinary(text)
@@ -370,7 +371,7 @@ def test_a_pickle_of_anything_else_is_refused_and_runs_nothing(tmp_path, capsys,
     path = tmp_path / "tokenizer.pkl"
     path.write_bytes(pickle.dumps(content))
     with pytest.raises(ValueError, match=re.escape(f"{path}: not a tokenizer of nanochat")):
-        convert_nanochat_tokenizer(path, unsafe=True)
+        read_nanochat_tokenizer(path, unsafe=True)
     assert capsys.readouterr().out == ""
 
 
@@ -386,7 +387,7 @@ def test_a_damaged_pickle_is_one_error_with_its_name(tmp_path, content, message)
     path = tmp_path / "tokenizer.pkl"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=re.escape(f"{path}: {message}")):
-        convert_nanochat_tokenizer(path, unsafe=True)
+        read_nanochat_tokenizer(path, unsafe=True)
 
 
 def test_a_pickle_with_a_gap_in_its_ranks_is_refused_by_its_name(tmp_path):
@@ -394,13 +395,13 @@ def test_a_pickle_with_a_gap_in_its_ranks_is_refused_by_its_name(tmp_path):
     ranks = BYTES | {b"ab": 257}
     write_pickle(path, mergeable_ranks=ranks, special_tokens={"<|bos|>": 257})
     with pytest.raises(ValueError, match=re.escape(f"{path}: ranks must be 0 to 256, each once")):
-        convert_nanochat_tokenizer(path, unsafe=True)
+        read_nanochat_tokenizer(path, unsafe=True)
 
 
 def test_a_pickle_with_specials_elsewhere_is_refused(tmp_path):
     write_pickle(tmp_path / "tokenizer.pkl", special_tokens={"<|bos|>": 999})
-    with pytest.raises(ValueError, match="special tokens must have the ids after the others"):
-        convert_nanochat_tokenizer(tmp_path, unsafe=True)
+    with pytest.raises(ValueError, match="the ids of special tokens must follow all others"):
+        read_nanochat_tokenizer(tmp_path, unsafe=True)
 
 
 # Errors
@@ -415,7 +416,7 @@ def test_a_pickle_with_specials_elsewhere_is_refused(tmp_path):
         ),
         (
             {"vocab_size": 9000},
-            "the text has pairs for only 258 tokens, 8,991 were asked for (special tokens not "
+            "the text has pairs for only 258 tokens, not for 8,991 (special tokens not "
             "counted); give more text or a smaller vocab_size",
         ),
         ({"max_chars": 0}, "max_chars must be at least 1, got 0"),
@@ -470,8 +471,8 @@ def test_ranks_must_be_complete():
             trained(["a"], pre_tokenizers.ByteLevel(), [])
             .to_str()
             .replace('"Ā"', '"東"'),
-            "x.json: expected byte-level BPE, but token '東' has the character '東', which stands "
-            "for no byte",
+            "x.json: expected byte-level BPE, but token '東' has the character '東', which is no "
+            "byte",
         ),
     ],
 )  # fmt: skip
@@ -488,7 +489,7 @@ def test_what_is_no_byte_level_bpe_is_refused_by_name(tmp_path, content, message
         (lambda file: file["model"]["vocab"].update(a=2**70), f"token 'a' has the id {2**70}"),
         (lambda file: file["added_tokens"][0].update(id=-1), "token '<|bos|>' has the id -1"),
         (lambda file: file["added_tokens"][0].update(content=3), "token 3 has the id 375"),
-        (lambda file: file["model"]["merges"].insert(0, []), "merge [] is not of two tokens"),
+        (lambda file: file["model"]["merges"].insert(0, []), "merge [] does not have two tokens"),
         (lambda file: file.update(normalizer=3), "Hugging Face's tokenizers cannot read it: data "),
     ],
 )
@@ -503,7 +504,7 @@ def test_a_damaged_file_is_refused_with_its_path(tmp_path, tokenizer, change, me
 
 
 def test_a_folder_without_tokenizer_says_so(tmp_path):
-    message = f"no tokenizer: {tmp_path / 'tokenizer.json'} is not there"
+    message = f"no tokenizer: {tmp_path / 'tokenizer.json'} does not exist"
     with pytest.raises(FileNotFoundError, match=re.escape(message)):
         Tokenizer.load(tmp_path)
 

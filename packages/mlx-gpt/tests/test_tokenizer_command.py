@@ -7,8 +7,8 @@ import tiktoken
 from click.testing import CliRunner, Result
 
 from mlx_gpt.commands.tokenizer import tokenizer as command
-from mlx_gpt.tokenizer.compression import measure, reference, report, table
-from mlx_gpt.tokenizer.tokenizer import SPECIALS, SPLIT_PATTERN, Tokenizer
+from mlx_gpt.tokenizer import SPECIALS, SPLIT_PATTERN, Tokenizer
+from mlx_gpt.tokenizer.compression import format_table, load_reference, measure, report
 
 # Compression
 
@@ -27,7 +27,7 @@ def test_compression_counts_bytes_of_utf8_and_compares_with_the_first():
     ]
     rows = measure({"ours": ours.encode_batch, "bytes": lambda texts: [[0] * 8]}, {"x": ["abab"]})
     assert [row["more_tokens"] for row in report(rows)] == [0, 3]
-    assert table(rows) == (
+    assert format_table(rows) == (
         "text  tokenizer  bytes  tokens  bytes/token  tokens vs first\n"
         "x     ours           4       2        2.000\n"
         "x     bytes          4       8        0.500          +300.0%"
@@ -38,7 +38,7 @@ def test_compression_counts_bytes_of_utf8_and_compares_with_the_first():
 
 def test_an_unknown_reference_lists_the_known_ones():
     with pytest.raises(ValueError, match=r"tokenizer 'gpt9' is unknown; write NAME=PATH.*gpt2"):
-        reference("gpt9")
+        load_reference("gpt9")
 
 
 # The commands
@@ -135,14 +135,14 @@ def test_report_refuses_what_it_cannot_compare_with(folder):
     assert result.exit_code == 2
     assert "there is a tokenizer 'this' already" in result.output
     result = run("report", mine, folder / "b.txt", "--compare", "x=nowhere")
-    assert str(result.exception) == "no tokenizer: nowhere is not there"
+    assert str(result.exception) == "no tokenizer: nowhere does not exist"
 
 
 def test_an_encoding_that_cannot_be_had_is_left_out_by_a_line(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
     result = run("report", folder / "tokenizer", folder / "b.txt", "--compare", "r50k_base")
-    assert result.stderr == "skipped: tokenizer r50k_base: tiktoken cannot get its file\n"
+    assert result.stderr == "skipped: tokenizer r50k_base: tiktoken cannot download its file\n"
     assert result.exit_code == 0
     assert len(result.stdout.splitlines()) == 2
 

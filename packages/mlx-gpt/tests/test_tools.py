@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_gpt.engine import Completion, Engine, Request, Sampling, calculate, content_parts
-from mlx_gpt.engine.cache import Cache
+from mlx_gpt.models.cache import Cache
 from mlx_gpt.tokenizer import Tokenizer
 
 
@@ -188,7 +188,7 @@ class Scripted:
     def hidden_states(self, ids: mx.array, cache: Cache | None = None) -> mx.array:
         assert cache is not None
         keys, _ = cache.layers[0].update(*[ids[:, None, :, None].astype(mx.float32)] * 2)
-        rows = np.array(keys)[:, 0, : cache.seen, 0].astype(int).tolist()
+        rows = np.array(keys)[:, 0, : cache.offset, 0].astype(int).tolist()
         # Padding is 0, which no prompt here begins with.
         self.read = [row[next(i for i, token in enumerate(row) if token) :] for row in rows]
         logits = np.zeros((len(rows), 1, self.vocab_size), np.float32)

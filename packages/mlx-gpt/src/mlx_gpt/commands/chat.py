@@ -39,7 +39,7 @@ def chat(
     from mlx_gpt.commands.terminal import ChatTerminal, line_history
     from mlx_gpt.engine import Engine, Sampling
     from mlx_gpt.engine.session import ChatSession
-    from mlx_gpt.models.loading import load
+    from mlx_gpt.models.files import load
 
     engine = Engine(*load(folder), tools=not no_tools)
     session = ChatSession(engine, Sampling(**sampling), max_tokens, system)

@@ -55,12 +55,17 @@ def evaluate(model: Path, output: Path | None, as_json: bool, **options) -> None
         raise click.UsageError("choose what to measure: --bpb, --core, --chat or --gsm8k")
     import json
 
-    from mlx_gpt.evaluate.evaluation import Questions, evaluate_folder, save, table
+    from mlx_gpt.evaluate.evaluation import (
+        EvaluationConfig,
+        evaluate_folder,
+        format_table,
+        save_evaluation,
+    )
     from mlx_gpt.machine import prepare_machine
     from mlx_trainer import rank
 
     prepare_machine()
-    found = evaluate_folder(model, Questions(**options))
+    found = evaluate_folder(model, EvaluationConfig(**options))
     if rank() == 0:
-        click.echo(json.dumps(found) if as_json else table(found))
-        click.echo(save(found, output or model), err=True)
+        click.echo(json.dumps(found) if as_json else format_table(found))
+        click.echo(save_evaluation(found, output or model), err=True)

@@ -40,8 +40,13 @@ def sample(
 
     prepare_machine()
     from mlx_gpt.engine import Engine, Sampling
-    from mlx_gpt.engine.continuations import continuations, read_prompts, show, stream
-    from mlx_gpt.models.loading import load
+    from mlx_gpt.engine.continuations import (
+        format_completions,
+        make_requests,
+        read_prompts,
+        stream_text,
+    )
+    from mlx_gpt.models.files import load
     from mlx_gpt.training.display import printable
 
     if prompts_file is not None:
@@ -53,14 +58,14 @@ def sample(
     if not all(stop):
         raise click.UsageError("--stop must not be empty")
     engine = Engine(*load(folder), tools=False)
-    requests = continuations(
+    requests = make_requests(
         engine.tokenizer, prompts, samples, max_tokens, Sampling(**sampling), stop
     )
     shown = printable if sys.stdout.isatty() else str
     if len(requests) == 1 and not as_json:
-        for text in stream(engine, prompts[0], requests[0]):
+        for text in stream_text(engine, prompts[0], requests[0]):
             click.echo(shown(text), nl=False)
         click.echo()
         return
-    for text in show(engine.generate(requests), prompts, samples, as_json):
+    for text in format_completions(engine.generate(requests), prompts, samples, as_json):
         click.echo(shown(text))

@@ -78,8 +78,8 @@ def train(
     import time
 
     from mlx_gpt.data.documents import find_files, read_files
-    from mlx_gpt.tokenizer.compression import measure, table
-    from mlx_gpt.tokenizer.tokenizer import SPECIALS, SPLIT_PATTERN, Tokenizer
+    from mlx_gpt.tokenizer import SPECIALS, SPLIT_PATTERN, Tokenizer
+    from mlx_gpt.tokenizer.compression import format_table, measure
     from mlx_shards import split_last
     from mlx_trainer import Progress
 
@@ -118,7 +118,7 @@ def train(
     )
     label = "training text" if held is used else f"held out: {held[-1].name}"
     sources = {label: _documents(held, column)}
-    click.echo(table(measure({"this": trained.encode_batch}, sources)))
+    click.echo(format_table(measure({"this": trained.encode_batch}, sources)))
 
 
 @tokenizer.command()
@@ -144,8 +144,8 @@ def report(
     tokenizers: dict[str, compression.EncodeBatch] = {"this": Tokenizer.load(folder).encode_batch}
     for spec in compare:
         try:
-            name, encode_batch = compression.reference(spec)
-        except compression.NotHere as error:
+            name, encode_batch = compression.load_reference(spec)
+        except compression.EncodingUnavailableError as error:
             click.echo(f"skipped: {error}", err=True)
             continue
         if name in tokenizers:
@@ -158,7 +158,7 @@ def report(
         shard.name if named else shard.location: _documents([shard], column) for shard in shards
     }
     rows = compression.measure(tokenizers, sources)
-    click.echo(json.dumps(compression.report(rows)) if as_json else compression.table(rows))
+    click.echo(json.dumps(compression.report(rows)) if as_json else compression.format_table(rows))
 
 
 @tokenizer.command()
@@ -184,9 +184,9 @@ def show(folder: Path, text: str) -> None:
 @click.option("--unsafe", is_flag=True, help="Read the pickle, of a source that you trust.")
 def convert(source: Path, output: Path, unsafe: bool) -> None:
     """Turn nanochat's tokenizer.pkl (SOURCE, or a file in it) into a tokenizer.json."""
-    from mlx_gpt.tokenizer.convert import convert_nanochat_tokenizer
+    from mlx_gpt.models.pickles import read_nanochat_tokenizer
 
-    converted = convert_nanochat_tokenizer(source, unsafe)
+    converted = read_nanochat_tokenizer(source, unsafe)
     converted.save(output)
     click.echo(f"{output}: {converted.vocab_size:,} tokens")
 
@@ -198,6 +198,6 @@ def _note(line: str) -> None:
 def _documents(shards: "list[Shard]", column: str) -> list[str]:
     """Return the first documents of shards, up to the limit of measured characters."""
     from mlx_gpt.data.documents import read_files
-    from mlx_gpt.tokenizer.training import capped
+    from mlx_gpt.tokenizer.training import limit_text
 
-    return list(capped(read_files(shards, column), _MEASURED_CHARS, _MEASURED_CHARS))
+    return list(limit_text(read_files(shards, column), _MEASURED_CHARS, _MEASURED_CHARS))

@@ -1,1 +1,3 @@
-"""Text and conversations: found, read, mixed, and packed into rows of tokens."""
+"""Text files and conversations, from files to rows of tokens."""
+
+IGNORE = -1  # the target of a token that is not trained on

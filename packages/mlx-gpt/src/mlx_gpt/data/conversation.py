@@ -1,19 +1,21 @@
-"""Chats as token ids with a mask that says which of them the model learns: nanochat's format.
+"""Render conversations as token ids with a loss mask, in nanochat's format.
 
-A conversation is `{"messages": [{"role": ..., "content": ...}, ...]}`. Roles are `user` and
-`assistant` in turn, the user first; one `system` message may come before and is put in front of
-the first user's text. Content is text; an assistant's may be a list of parts instead, each
+A conversation is `{"messages": [{"role": ..., "content": ...}, ...]}`. Roles alternate between
+`user` and `assistant`, the user first. One `system` message may come before; it is prepended to the
+first user message. Content is text; an assistant's may instead be a list of parts
 `{"type": "text" | "python" | "python_output", "text": ...}`.
 
-    <|bos|>                                                     not learned
-    <|user_start|> text <|user_end|>                            not learned
-    <|assistant_start|>                                         not learned
-    text, <|python_start|> program <|python_end|>               learned
-    <|output_start|> what the program printed <|output_end|>    not learned: a tool says it
-    <|assistant_end|>                                           learned
+    <|bos|>                                             not trained on
+    <|user_start|> text <|user_end|>                    not trained on
+    <|assistant_start|>                                 not trained on
+    text, <|python_start|> program <|python_end|>       trained on
+    <|output_start|> program's output <|output_end|>    not trained on: written by the tool
+    <|assistant_end|>                                   trained on
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from mlx_gpt._suggest import did_you_mean
@@ -21,7 +23,7 @@ from mlx_gpt.tokenizer.tokenizer import SPECIALS, Tokenizer
 
 Conversation = Mapping[str, Any]
 
-# The special tokens around a part of an assistant's message, and whether the model learns it.
+# Special tokens around a part of an assistant's message, and its loss mask.
 _PARTS: dict[str, tuple[str | None, str | None, int]] = {
     "text": (None, None, 1),
     "python": ("<|python_start|>", "<|python_end|>", 1),
@@ -33,11 +35,11 @@ _GREEN, _RED, _RESET = "\033[32m", "\033[31m", "\033[0m"
 def render_conversation(
     tokenizer: Tokenizer, conversation: Conversation, max_tokens: int | None = None
 ) -> tuple[list[int], list[int]]:
-    """Return ids and mask (1 where the model learns the token), at most `max_tokens` of each.
+    """Return ids and loss mask (1: the token is trained on), at most `max_tokens` of each.
 
-    Raises `ValueError` that says which message is wrong.
+    Raises `ValueError` with the number of the malformed message.
     """
-    messages = _merge_system(_checked(conversation))
+    messages = _merge_system(check_conversation(conversation))
     rendered = _Rendered(tokenizer)
     rendered.special("<|bos|>", 0)
     for message in messages:
@@ -48,20 +50,20 @@ def render_conversation(
         else:
             rendered.special("<|assistant_start|>", 0)
             for part in _parts(message["content"]):
-                before, after, learned = _PARTS[part["type"]]
-                rendered.special(before, learned)
-                rendered.text(part["text"], learned)
-                rendered.special(after, learned)
+                before, after, trained = _PARTS[part["type"]]
+                rendered.special(before, trained)
+                rendered.text(part["text"], trained)
+                rendered.special(after, trained)
             rendered.special("<|assistant_end|>", 1)
     return rendered.ids[:max_tokens], rendered.mask[:max_tokens]
 
 
 def render_for_completion(tokenizer: Tokenizer, conversation: Conversation) -> list[int]:
-    """Return the ids up to and with the `<|assistant_start|>` of the answer that is to come.
+    """Return the prompt for the next answer: ids up to and including `<|assistant_start|>`.
 
-    A last message of the assistant is left out: it is what the model is to say itself.
+    If the last message is the assistant's, it is dropped: the model is to generate it.
     """
-    messages = list(_checked(conversation))
+    messages = list(check_conversation(conversation))
     if messages[-1]["role"] == "assistant":
         messages = messages[:-1]
     ids, _ = render_conversation(tokenizer, {"messages": messages})
@@ -71,36 +73,42 @@ def render_for_completion(tokenizer: Tokenizer, conversation: Conversation) -> l
 def visualize(
     tokenizer: Tokenizer, ids: Sequence[int], mask: Sequence[int], colour: bool = False
 ) -> str:
-    """Return tokens for people to read, a line for each run of tokens with the same mask.
+    """Return tokens in readable form, one line for each run of tokens with the same mask.
 
-    Lines of learned tokens begin with `+` (and are green), the others with a blank (and are red).
+    Lines of tokens that are trained on begin with `+` (green), other lines with a space (red).
     """
     lines: list[str] = []
-    pieces: list[str] = []
-    pairs = list(zip(ids, mask, strict=True))
-    for place, (number, learned) in enumerate(pairs):
-        pieces.append(tokenizer.piece(number))
-        if place + 1 == len(pairs) or pairs[place + 1][1] != learned:
-            line = ("+ " if learned else "  ") + "|".join(pieces)
-            pieces = []
-            lines.append(f"{_GREEN if learned else _RED}{line}{_RESET}" if colour else line)
+    for trained, run in groupby(zip(ids, mask, strict=True), key=itemgetter(1)):
+        line = ("+ " if trained else "  ") + "|".join(tokenizer.piece(number) for number, _ in run)
+        lines.append(f"{_GREEN if trained else _RED}{line}{_RESET}" if colour else line)
     return "\n".join(lines)
 
 
-def check_conversation(conversation: Conversation) -> None:
-    """Raise `ValueError` unless `conversation` has the form that the module's text describes."""
-    _checked(conversation)
+def check_conversation(conversation: Conversation) -> Sequence[Mapping[str, Any]]:
+    """Return the messages; `ValueError` unless they have the form in this module's docstring."""
+    messages = conversation.get("messages") if isinstance(conversation, Mapping) else None
+    if not isinstance(messages, list | tuple) or not messages:
+        raise ValueError('a conversation is {"messages": [...]} with at least one message')
+    for i, message in enumerate(messages):
+        where = f"message {i + 1} of {len(messages)}"
+        if not isinstance(message, Mapping) or {"role", "content"} - set(message):
+            raise ValueError(f"{where}: expected an object with role and content, got {message!r}")
+        _check_role(messages, i, where)
+        _check_content(message, where)
+    if messages[-1]["role"] == "system":
+        raise ValueError("message 1 of 1: a system message needs a user's message after it")
+    return messages
 
 
 class _Rendered:
-    """Ids and mask as they grow."""
+    """Ids and mask of the messages rendered so far."""
 
     def __init__(self, tokenizer: Tokenizer):
         self.ids: list[int] = []
         self.mask: list[int] = []
         self._tokenizer = tokenizer
 
-    def special(self, name: str | None, learned: int) -> None:
+    def special(self, name: str | None, trained: int) -> None:
         if name is None:
             return
         try:
@@ -110,12 +118,12 @@ class _Rendered:
                 f"this tokenizer has no {name}; a chat needs the special tokens "
                 + " ".join(SPECIALS)
             ) from None
-        self.mask.append(learned)
+        self.mask.append(trained)
 
-    def text(self, text: str, learned: int) -> None:
+    def text(self, text: str, trained: int) -> None:
         ids = self._tokenizer.encode(text)
         self.ids += ids
-        self.mask += [learned] * len(ids)
+        self.mask += [trained] * len(ids)
 
 
 def _merge_system(messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
@@ -127,22 +135,6 @@ def _merge_system(messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str
 
 def _parts(content: str | Sequence[Mapping[str, str]]) -> Sequence[Mapping[str, str]]:
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
-
-
-def _checked(conversation: Conversation) -> Sequence[Mapping[str, Any]]:
-    """Return the messages of a conversation, or raise `ValueError`."""
-    messages = conversation.get("messages") if isinstance(conversation, Mapping) else None
-    if not isinstance(messages, list | tuple) or not messages:
-        raise ValueError('a conversation is {"messages": [...]} with at least one message')
-    for place, message in enumerate(messages):
-        where = f"message {place + 1} of {len(messages)}"
-        if not isinstance(message, Mapping) or {"role", "content"} - set(message):
-            raise ValueError(f"{where}: expected an object with role and content, got {message!r}")
-        _check_role(messages, place, where)
-        _check_content(message, where)
-    if messages[-1]["role"] == "system":
-        raise ValueError("message 1 of 1: a system message needs a user's message after it")
-    return messages
 
 
 def _check_role(messages: Sequence[Mapping[str, Any]], place: int, where: str) -> None:

@@ -1,27 +1,66 @@
-"""Rows of JSON lines to conversations.
+"""Conversations from files of JSON lines, alone or mixed.
 
-Three layouts are known by the keys of a row; further keys are ignored:
+The keys of a row tell its layout; other keys are ignored:
 
     {"messages": [{"role": "user", "content": ...}, ...]}     chat
     {"prompt": ..., "completion": ...}                        completion
-    {"instruction": ..., "input": ..., "output": ...}         Alpaca; "input" may be missing
+    {"instruction": ..., "input": ..., "output": ...}         Alpaca; "input" is optional
 """
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_gpt.data.conversation import Conversation, check_conversation
-from mlx_gpt.evaluate.gsm8k import solution_parts
-from mlx_gpt.evaluate.rows import read_rows
+from mlx_gpt.data.json_lines import read_rows
+
+_GSM8K = "gsm8k:"  # prefix of a source whose answers have GSM8K's calculator annotations
+_ANNOTATION = re.compile(r"<<([^>]+)>>")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file of conversations, used `repeat` times per epoch."""
+
+    path: Path
+    repeat: int = 1
+    calculator: bool = False  # convert GSM8K's annotations to tool calls
+
+    @classmethod
+    def parse(cls, text: str) -> "Source":
+        """Parse `[gsm8k:]path[:repeat]`; an existing file of exactly that name takes precedence."""
+        name = text.removeprefix(_GSM8K)
+        path, colon, repeat = name.rpartition(":")
+        if not colon or not repeat.isdecimal() or Path(name).exists():
+            path, repeat = name, "1"
+        if not path or int(repeat) < 1:
+            raise ValueError(
+                f"{text!r}: expected [gsm8k:]path[:repeat] with a repeat of at least 1, as in "
+                "chat.jsonl, chat.jsonl:2 or gsm8k:train.jsonl:4"
+            )
+        return cls(Path(path), int(repeat), name != text)
+
+
+def read_mixture(sources: Iterable[str | Source]) -> list[Conversation]:
+    """Return the conversations of all sources in their order, repeats included.
+
+    Raises `FileNotFoundError` for a missing file, `ValueError` for a malformed row.
+    """
+    conversations: list[Conversation] = []
+    for each in sources:
+        source = Source.parse(each) if isinstance(each, str) else each
+        conversations += read_conversations(source.path, source.calculator) * source.repeat
+    return conversations
 
 
 def read_conversations(path: str | Path, calculator: bool = False) -> list[Conversation]:
-    """Return the conversations of a file; empty lines are skipped.
+    """Return the conversations of a file; blank lines are skipped.
 
-    With `calculator`, GSM8K's marks `<<48/2=24>>` in answers become calls of the calculator and
-    what it returned. Raises `ValueError` with file and line where a row is no JSON object, has not
-    the layout of the file's first row, or is no conversation.
+    With `calculator`, GSM8K's annotations `<<48/2=24>>` in answers become tool calls with results.
+    Raises `ValueError` with file and line for a row that is not a JSON object, is not a valid
+    conversation, or has another layout than the first row.
     """
     conversations, layout = [], None
     for where, row in read_rows(Path(path)):
@@ -33,16 +72,42 @@ def read_conversations(path: str | Path, calculator: bool = False) -> list[Conve
                 "layout; put them into two files"
             )
         try:
-            conversation = _MAKE[layout](row)
+            conversation = _LAYOUTS[layout][1](row)
             check_conversation(conversation)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
-        conversations.append(_with_calculator(conversation) if calculator else conversation)
+        conversations.append(_with_tool_calls(conversation) if calculator else conversation)
     return conversations
 
 
-def _with_calculator(conversation: Conversation) -> Conversation:
-    """Return the conversation with the marks in the assistant's texts turned into parts."""
+def solution_parts(solution: str) -> list[dict[str, str]]:
+    """Return the parts of a GSM8K solution: text, and python and python_output of each `<<...>>`.
+
+    The output is the text after the last `=`, as in `<<5=5=5>>`; it is empty without a `=`.
+    """
+    parts = []
+    # `split` alternates between text and the content of annotations.
+    for number, piece in enumerate(_ANNOTATION.split(solution)):
+        if number % 2:
+            expression, _, result = piece.rpartition("=") if "=" in piece else (piece, "", "")
+            parts.append({"type": "python", "text": expression})
+            parts.append({"type": "python_output", "text": result})
+        elif piece:
+            parts.append({"type": "text", "text": piece})
+    return parts
+
+
+def make_conversation(question: str, answer: str | list[dict[str, str]]) -> dict[str, list[dict]]:
+    """Return the conversation of a question and its answer."""
+    return {
+        "messages": [
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": answer},
+        ]
+    }
+
+
+def _with_tool_calls(conversation: Conversation) -> Conversation:
     messages = []
     for message in conversation["messages"]:
         if message["role"] == "assistant" and isinstance(message["content"], str):
@@ -52,7 +117,7 @@ def _with_calculator(conversation: Conversation) -> Conversation:
 
 
 def _layout(row: dict, where: str) -> str:
-    for layout, keys in _KEYS.items():
+    for layout, (keys, _) in _LAYOUTS.items():
         if all(key in row for key in keys):
             return layout
     raise ValueError(
@@ -61,26 +126,9 @@ def _layout(row: dict, where: str) -> str:
     )
 
 
-def _chat(row: dict) -> Conversation:
-    return {"messages": row["messages"]}
-
-
-def _completion(row: dict) -> Conversation:
-    return _exchange(_text(row, "prompt"), _text(row, "completion"))
-
-
 def _alpaca(row: dict) -> Conversation:
     question, more = _text(row, "instruction"), _text(row, "input")
-    return _exchange(f"{question}\n\n{more}" if more else question, _text(row, "output"))
-
-
-def _exchange(question: str, answer: str) -> Conversation:
-    return {
-        "messages": [
-            {"role": "user", "content": question},
-            {"role": "assistant", "content": answer},
-        ]
-    }
+    return make_conversation(f"{question}\n\n{more}" if more else question, _text(row, "output"))
 
 
 def _text(row: dict, key: str) -> str:
@@ -90,13 +138,12 @@ def _text(row: dict, key: str) -> str:
     return value
 
 
-_KEYS = {
-    "chat": ("messages",),
-    "completion": ("prompt", "completion"),
-    "Alpaca": ("instruction", "output"),
-}
-_MAKE: dict[str, Callable[[dict], Conversation]] = {
-    "chat": _chat,
-    "completion": _completion,
-    "Alpaca": _alpaca,
+# Name -> required keys and the parser of a row.
+_LAYOUTS: dict[str, tuple[tuple[str, ...], Callable[[dict], Conversation]]] = {
+    "chat": (("messages",), lambda row: {"messages": row["messages"]}),
+    "completion": (
+        ("prompt", "completion"),
+        lambda row: make_conversation(_text(row, "prompt"), _text(row, "completion")),
+    ),
+    "Alpaca": (("instruction", "output"), _alpaca),
 }

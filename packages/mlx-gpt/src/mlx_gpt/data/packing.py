@@ -1,12 +1,12 @@
-"""Whole conversations packed into rows of one length, each used exactly once in every epoch.
+"""Pack whole conversations into rows of one length; each is used exactly once per epoch.
 
-The rule is nanochat's best fit: into the room left in a row goes the longest of about 100 buffered
-conversations that fits; where none fits, the row is padded. In nanochat a conversation longer than
-a row fits nowhere, stays in the buffer for ever, and fills it in the end (its issues 590 and 811).
-Here it is cut to the length of a row, or left out.
+Packing is nanochat's best fit: the longest of about 100 buffered conversations that fits goes into
+the row next; if none fits, the row is padded. In nanochat a conversation longer than a row never
+leaves the buffer, which such conversations fill over time (its issues 590 and 811). Here they are
+truncated or dropped.
 
-A conversation of which nothing is left to learn (its question alone fills the row) is left out too,
-so that every row has a target, and no update is 0 / 0.
+A conversation without targets (its question alone fills the row) is dropped too, so that every row
+has a target and no update is 0 / 0.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,9 +15,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from mlx_gpt.data import IGNORE
 from mlx_gpt.data.conversation import Conversation
-from mlx_gpt.data.mixture import epoch_order
-from mlx_gpt.training.losses import IGNORE
 
 Render = Callable[[Conversation], tuple[Sequence[int], Sequence[int]]]
 
@@ -25,9 +24,9 @@ BUFFER_SIZE = 100  # nanochat's
 
 
 class Batch(NamedTuple):
-    """The rows of one update, (rows, T) int32; `targets` is -1 where nothing is to be learned.
+    """The rows of one update, (rows, T) int32; `targets` are `IGNORE` where not trained on.
 
-    The last rows of an epoch's last batch may be padding alone.
+    The last rows of an epoch's last batch may contain only padding.
     """
 
     inputs: np.ndarray
@@ -36,27 +35,28 @@ class Batch(NamedTuple):
 
 @dataclass
 class Counts:
-    """What packing did to conversations and tokens so far, over all epochs."""
+    """Truncated and dropped conversations, and padding tokens, over all epochs so far."""
 
-    truncated: int = 0  # conversations longer than a row, cut and used
-    dropped: int = 0  # longer than a row, left out
-    without_target: int = 0  # nothing to learn in the first T + 1 tokens, left out
+    truncated: int = 0  # longer than a row
+    dropped: int = 0  # longer than a row
+    without_target: int = 0  # no target in the first T + 1 tokens, dropped
     padding: int = 0  # tokens
 
 
 class _Piece(NamedTuple):
-    conversation: int  # its index
+    conversation: int  # index
     ids: np.ndarray
-    learned: np.ndarray  # bool, of each token
+    trained: np.ndarray  # bool, per token
 
 
 class PackedBatches:
-    """Batches of conversations for `epochs` epochs; ask `next_batch` until it returns None.
+    """Batches of conversations for `epochs` epochs; call `next_batch` until it returns None.
 
-    `render` gives the ids of a conversation and which of them are to be learned. Rows hold T + 1 =
-    `sequence_len` + 1 tokens, of which inputs and targets are the first and the last T; padding is
-    `bos_id`. What one epoch leaves of its last batch stays empty. `oversize` says what becomes of
-    conversations longer than a row. With `shuffle` each epoch has its own order, given by the seed.
+    `render` returns the ids and the loss mask of a conversation. Rows have `sequence_len` + 1
+    tokens; inputs and targets are the first and the last `sequence_len` of them; `bos_id` is the
+    padding. Batches do not mix epochs: the rest of an epoch's last batch is padding. `oversize`
+    applies to conversations longer than a row. With `shuffle` each epoch has its own order, which
+    depends on the seed.
     """
 
     def __init__(
@@ -90,23 +90,23 @@ class PackedBatches:
         self.reset()
 
     def reset(self) -> None:
-        """Begin again with the first epoch."""
+        """Restart with the first epoch."""
         self.counts = Counts()
         self._begin(epoch=0)
 
     @property
     def used(self) -> int:
-        """Conversations used so far over all epochs, those left out among them."""
+        """Conversations used so far over all epochs, dropped ones included."""
         return self.epoch * len(self.conversations) + self._cursor - len(self._buffer)
 
     @property
     def total(self) -> int:
-        """Conversations of all epochs."""
+        """Conversations in all epochs."""
         return self.epochs * len(self.conversations)
 
     @property
     def progress(self) -> float:
-        """The share of all conversations that has been used; exactly 1 after the last batch."""
+        """Share of all conversations used so far; exactly 1 after the last batch."""
         return self.used / self.total
 
     def next_batch(self) -> Batch | None:
@@ -124,7 +124,7 @@ class PackedBatches:
         return Batch(ids[:, :-1], targets[:, 1:])
 
     def state(self) -> dict:
-        """Return what `load_state` needs to go on after the last batch, for JSON."""
+        """Return the position after the last batch, for `load_state`; serializable as JSON."""
         return {
             "epoch": self.epoch,
             "cursor": self._cursor,
@@ -134,7 +134,7 @@ class PackedBatches:
         }
 
     def load_state(self, state: dict) -> None:
-        """Go on where `state` was taken; `ValueError` if other data or more epochs were."""
+        """Resume at the position of `state`; `ValueError` if the data or the epochs changed."""
         if state["conversations"] != len(self.conversations):
             raise ValueError(
                 f"the data had {state['conversations']} conversations when the run was stopped, "
@@ -147,7 +147,7 @@ class PackedBatches:
         self._order_of(state["epoch"])
         self._cursor = state["cursor"]
         pieces = [self._piece(index) for index in state["buffer"]]
-        self._buffer = [piece for piece in pieces if piece]  # all of them, if the data is the same
+        self._buffer = [piece for piece in pieces if piece]  # all of them if the data is the same
         self.counts = Counts(**state["counts"])
 
     def _begin(self, epoch: int) -> None:
@@ -162,16 +162,16 @@ class PackedBatches:
         self._order = epoch_order(count, self.seed, epoch) if self.shuffle else np.arange(count)
 
     def _fill_row(self, ids: np.ndarray, targets: np.ndarray) -> None:
-        """Put conversations into a row of padding until none fits."""
+        """Fill a row of padding with conversations until none fits."""
         end = 0
         while (piece := self._longest(len(ids) - end)) is not None:
             begin, end = end, end + len(piece.ids)
             ids[begin:end] = piece.ids
-            targets[begin:end] = np.where(piece.learned, piece.ids, IGNORE)
+            targets[begin:end] = np.where(piece.trained, piece.ids, IGNORE)
         self.counts.padding += len(ids) - end
 
     def _longest(self, room: int) -> _Piece | None:
-        """Take the longest buffered conversation that fits, of equal ones the oldest."""
+        """Pop the longest buffered conversation that fits, of equal ones the oldest."""
         fitting = [i for i, piece in enumerate(self._buffer) if len(piece.ids) <= room]
         if not fitting:
             return None
@@ -180,7 +180,7 @@ class PackedBatches:
         return piece
 
     def _refill(self) -> None:
-        """Fill the buffer from what is left of the epoch."""
+        """Fill the buffer with the next conversations of the epoch."""
         while len(self._buffer) < self.buffer_size and self._cursor < len(self._order):
             piece = self._piece(int(self._order[self._cursor]))
             self._cursor += 1
@@ -188,16 +188,21 @@ class PackedBatches:
                 self._buffer.append(piece)
 
     def _piece(self, index: int) -> _Piece | None:
-        """Return a conversation's tokens, at most a row of them; None if it is to be left out."""
+        """Return a conversation's tokens, truncated to a row; None if it is dropped."""
         ids, mask = self.render(self.conversations[index])
         too_long = len(ids) > self.capacity
         if too_long and self.oversize == "drop":
             self.counts.dropped += 1
             return None
-        learned = np.array(mask[: self.capacity], bool)
-        learned[:1] = False  # nothing of this conversation comes before its first token
-        if not learned.any():
+        trained = np.array(mask[: self.capacity], bool)
+        trained[:1] = False  # no token of the conversation predicts its first one
+        if not trained.any():
             self.counts.without_target += 1
             return None
         self.counts.truncated += too_long
-        return _Piece(index, np.array(ids[: self.capacity], np.int32), learned)
+        return _Piece(index, np.array(ids[: self.capacity], np.int32), trained)
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
+    """Return the order of an epoch as indices (count,); equal arguments give equal orders."""
+    return np.random.default_rng([seed, epoch]).permutation(count)

@@ -1,7 +1,7 @@
-"""Text for a first run without any data: the documentation inside of this Python's own library.
+"""Training text without any data: the docstrings of Python's standard library.
 
-Modules are parsed, never imported. A docstring makes a document; that of a function or class also
-makes a conversation, which asks what it does.
+Modules are parsed, never imported. Every docstring becomes a document; docstrings of functions and
+classes also become conversations that ask what the function or class does.
 """
 
 import ast
@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from inspect import cleandoc
 from pathlib import Path
 
+from mlx_gpt.data.formats import make_conversation
+
 _SKIPPED = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "__pycache__"}
-_SHORTEST = 40  # characters of a docstring worth reading
-_LONGEST_ANSWER = 400
+_MIN_CHARS = 40  # of a docstring
+_MAX_ANSWER_CHARS = 400
 
 _QUESTIONS = (
     "What does {name} do?",
@@ -24,37 +26,32 @@ _QUESTIONS = (
 
 
 @dataclass(frozen=True)
-class Documented:
-    """Something with a docstring; `name` is dotted, `signature` as written, '' for a module."""
+class Docstring:
+    """A docstring; `name` is dotted, `signature` as in the source, "" for a module."""
 
     name: str
     signature: str
     text: str
 
 
-def documents(found: Iterable[Documented]) -> list[str]:
-    """Return the docstrings as texts, each under its name."""
-    return [f"{each.name}{each.signature}\n\n{each.text}" for each in found]
+def make_documents(docstrings: Iterable[Docstring]) -> list[str]:
+    """Return the docstrings as texts, each after its name."""
+    return [f"{each.name}{each.signature}\n\n{each.text}" for each in docstrings]
 
 
-def conversations(found: Iterable[Documented]) -> list[dict]:
+def make_conversations(docstrings: Iterable[Docstring]) -> list[dict]:
     """Return a question and its answer for each function and class."""
-    rows = []
-    for number, each in enumerate(found):
+    conversations = []
+    for number, each in enumerate(docstrings):
         answer = each.text.split("\n\n")[0]
-        if not each.signature or len(answer) > _LONGEST_ANSWER:
-            continue
-        question = _QUESTIONS[number % len(_QUESTIONS)].format(name=each.name)
-        messages = [
-            {"role": "user", "content": question},
-            {"role": "assistant", "content": " ".join(answer.split())},
-        ]
-        rows.append({"messages": messages})
-    return rows
+        if each.signature and len(answer) <= _MAX_ANSWER_CHARS:
+            question = _QUESTIONS[number % len(_QUESTIONS)].format(name=each.name)
+            conversations.append(make_conversation(question, " ".join(answer.split())))
+    return conversations
 
 
-def documented(library: Path | None = None) -> Iterator[Documented]:
-    """Yield what has a docstring in a folder of Python files, by default the standard library."""
+def find_docstrings(library: Path | None = None) -> Iterator[Docstring]:
+    """Yield the docstrings in a folder of Python files, by default the standard library."""
     library = library or Path(sysconfig.get_paths()["stdlib"])
     for path in sorted(library.rglob("*.py")):
         parts = path.relative_to(library).with_suffix("").parts
@@ -63,23 +60,23 @@ def documented(library: Path | None = None) -> Iterator[Documented]:
         try:
             tree = ast.parse(path.read_bytes())
         except (SyntaxError, ValueError):
-            continue  # a file of another Python, such as a template
+            continue  # not this version's Python, such as a template
         name = ".".join(part for part in parts if part != "__init__")
-        yield from _inside(tree, name, "")
+        yield from _walk(tree, name, "")
 
 
-def _inside(
+def _walk(
     node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef,
     name: str,
     signature: str,
-) -> Iterator[Documented]:
+) -> Iterator[Docstring]:
     text = cleandoc(ast.get_docstring(node, clean=False) or "")
-    if len(text) >= _SHORTEST:
-        yield Documented(name, signature, text)
+    if len(text) >= _MIN_CHARS:
+        yield Docstring(name, signature, text)
     for child in node.body:
-        below = f"{name}.{getattr(child, 'name', '')}"
+        child_name = f"{name}.{getattr(child, 'name', '')}"
         if isinstance(child, ast.ClassDef):
             bases = ", ".join(ast.unparse(base) for base in child.bases)
-            yield from _inside(child, below, f"({bases})")
+            yield from _walk(child, child_name, f"({bases})")
         elif isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
-            yield from _inside(child, below, f"({ast.unparse(child.args)})")
+            yield from _walk(child, child_name, f"({ast.unparse(child.args)})")

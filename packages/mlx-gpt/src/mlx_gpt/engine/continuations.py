@@ -1,4 +1,4 @@
-"""Continuations of prompts, and how `mlx-gpt sample` prints them."""
+"""Continuations of prompts, as `mlx-gpt sample` requests and prints them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mlx_gpt.engine import Completion, Engine, Request, Sampling
-from mlx_gpt.tokenizer import Tokenizer
+from mlx_gpt.engine.engine import Engine
+from mlx_gpt.engine.requests import Completion, Request
+from mlx_gpt.engine.sampler import Sampling
+from mlx_gpt.tokenizer.tokenizer import Tokenizer
 
 
 def read_prompts(path: Path) -> list[str]:
-    """Return the lines of a file; `ValueError` for one without any, or that is not UTF-8."""
+    """Return the lines of a file; `ValueError` if it is empty or not UTF-8."""
     try:
         prompts = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
@@ -22,7 +24,7 @@ def read_prompts(path: Path) -> list[str]:
     return prompts
 
 
-def continuations(
+def make_requests(
     tokenizer: Tokenizer,
     prompts: Sequence[str],
     samples: int,
@@ -30,29 +32,28 @@ def continuations(
     sampling: Sampling,
     stop: tuple[str, ...] = (),
 ) -> list[Request]:
-    """Return `samples` requests for each prompt, begun with BOS; with a seed, each has its own."""
+    """Return `samples` requests for each prompt, after BOS; a seed counts up over all of them."""
     requests: list[Request] = []
     for i, prompt in enumerate(prompts):
+        settings = sampling
         if sampling.seed is not None:
-            own = replace(sampling, seed=(sampling.seed + i * samples) % 2**64)
-        else:
-            own = sampling
+            settings = replace(sampling, seed=(sampling.seed + i * samples) % 2**64)
         ids = [tokenizer.bos_id, *tokenizer.encode(prompt)]
-        requests += Request(ids, max_tokens, own, stop).repeat(samples)
+        requests += Request(ids, max_tokens, settings, stop).repeat(samples)
     return requests
 
 
-def stream(engine: Engine, prompt: str, request: Request) -> Iterator[str]:
-    """Yield the prompt, then its continuation as it comes."""
+def stream_text(engine: Engine, prompt: str, request: Request) -> Iterator[str]:
+    """Yield the prompt, then its continuation as it is generated."""
     yield prompt
     for piece in engine.stream([request]):
         yield piece.text
 
 
-def show(
+def format_completions(
     completions: Sequence[Completion], prompts: Sequence[str], samples: int, as_json: bool
 ) -> Iterator[str]:
-    """Yield one text a completion: a JSON object, or a heading and the text with its prompt."""
+    """Yield one text per completion: a JSON object, or a heading, the prompt and the text."""
     for i, completion in enumerate(completions):
         prompt = prompts[i // samples]
         if as_json:

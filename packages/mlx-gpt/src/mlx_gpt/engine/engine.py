@@ -1,4 +1,4 @@
-"""Continue prompts with a model: in batches, streaming, with tools."""
+"""Continue prompts with a model: in batches, as a stream, with tools."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from collections.abc import Generator, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from mlx_gpt.engine.generation import Generation
-from mlx_gpt.engine.prefill import PromptCache
 from mlx_gpt.engine.requests import Completion, Piece, Request
 from mlx_gpt.engine.tools import Markers
+from mlx_gpt.models.cache import PromptCache
 
 if TYPE_CHECKING:
     from mlx_gpt.models.formats import Decoder
-    from mlx_gpt.tokenizer import Tokenizer
+    from mlx_gpt.tokenizer.tokenizer import Tokenizer
 
 
 class Engine:
     """A model and its tokenizer, ready to answer requests.
 
-    Each request has its own settings, whatever else is in the batch. Rows end at `end_ids`, by
-    default the tokenizer's: `<|assistant_end|>` and BOS. With `tools`, calls between the
-    tokenizer's python markers are answered by the calculator; a tokenizer without markers has no
-    tools. At most `prefill_chunk` tokens of a prompt are read at a time.
+    Each request has its own settings, independent of the rest of the batch. Rows end at `end_ids`,
+    by default the tokenizer's: `<|assistant_end|>` and BOS. With `tools`, the calculator answers
+    calls between the tokenizer's python markers; a tokenizer without markers has no tools. Prompts
+    are processed in chunks of `prefill_chunk` tokens.
 
-    A prompt may be longer than the model's `sequence_len`: it was not trained for that, and its
-    attention reaches back no further.
+    A prompt may be longer than the model's `sequence_len`, but the model was not trained for that,
+    and its attention reaches no further back.
     """
 
     def __init__(
@@ -46,21 +46,21 @@ class Engine:
     def generate(self, requests: Iterable[Request], max_batch: int = 64) -> list[Completion]:
         """Return the completions of the requests, in their order.
 
-        Equal prompts are read once: `request.repeat(16)` draws sixteen answers to one. More than
-        `max_batch` requests are answered in turns, those with prompts of similar lengths together.
+        Equal prompts, as in `request.repeat(16)`, are processed once. More than `max_batch`
+        requests are split into batches of prompts of similar lengths.
         """
         if max_batch < 1:
             raise ValueError(f"max_batch must be 1 or more, got {max_batch}")
         requests = list(requests)
-        alike = sorted(range(len(requests)), key=lambda i: _order(requests[i]))
+        order = sorted(range(len(requests)), key=lambda i: _sort_key(requests[i]))
         found: dict[int, Completion] = {}
-        for begin in range(0, len(alike), max_batch):
-            batch = alike[begin : begin + max_batch]
-            found |= zip(batch, self._answer([requests[i] for i in batch]), strict=True)
+        for begin in range(0, len(order), max_batch):
+            batch = order[begin : begin + max_batch]
+            found |= zip(batch, self._run([requests[i] for i in batch]), strict=True)
         return [found[i] for i in range(len(requests))]
 
-    def _answer(self, requests: Sequence[Request]) -> list[Completion]:
-        # On its own, so that its cache is gone when the next batch makes one.
+    def _run(self, requests: Sequence[Request]) -> list[Completion]:
+        # A function of its own, so that the cache is freed before the next batch.
         generation = self.start(requests)
         while generation.active:
             generation.step()
@@ -69,7 +69,7 @@ class Engine:
     def stream(
         self, requests: Sequence[Request], prompt_cache: PromptCache | None = None
     ) -> Generator[Piece, None, None]:
-        """Yield pieces of the answers as they come, at most one a request and step.
+        """Yield pieces of the answers as they are generated, at most one per request and step.
 
         Closing the iterator ends the generation. Each request's last piece has a `finish_reason`.
         """
@@ -83,19 +83,19 @@ class Engine:
     def start(
         self, requests: Sequence[Request], prompt_cache: PromptCache | None = None
     ) -> Generation:
-        """Read the prompts; return what is stepped, and cancelled, by hand.
+        """Process the prompts; return the generation, for callers that step or cancel it.
 
-        A `prompt_cache` goes with a single request.
+        A `prompt_cache` requires a single request.
         """
         if not requests:
             raise ValueError("there are no requests")
         if prompt_cache is not None and len(requests) > 1:
-            raise ValueError(f"a prompt cache is of one request, got {len(requests)}")
+            raise ValueError(f"a prompt cache is for one request, got {len(requests)}")
         for i, request in enumerate(requests):
-            strange = [id for id in request.prompt if not 0 <= id < self.tokenizer.vocab_size]
-            if strange:
+            unknown = [id for id in request.prompt if not 0 <= id < self.tokenizer.vocab_size]
+            if unknown:
                 raise ValueError(
-                    f"request {i}: the prompt has id {strange[0]}, but the tokenizer has "
+                    f"request {i}: the prompt has id {unknown[0]}, but the tokenizer has "
                     f"{self.tokenizer.vocab_size} tokens"
                 )
         return Generation(
@@ -104,5 +104,5 @@ class Engine:
         )  # fmt: skip
 
 
-def _order(request: Request) -> tuple[int, Sequence[int]]:
+def _sort_key(request: Request) -> tuple[int, Sequence[int]]:
     return len(request.prompt), request.prompt

@@ -1,12 +1,12 @@
-"""Draw the next token of each row of a batch, each row with its own settings and its own seed.
+"""Sample the next token of each row of a batch, each row with its own settings and seed.
 
-The filters work in this order, as in Transformers: logits over temperature, `top_k`, `top_p` of
-what `top_k` left, `min_p`. Each keeps the likeliest tokens, so what is left is always the first n
-of them; of equal logits the lower id comes first. A filter that no row uses costs nothing.
+Filters apply in this order, as in Transformers: temperature, `top_k`, `top_p` of the tokens that
+`top_k` kept, `min_p`. Each keeps the most likely tokens; of equal logits the lower id ranks first.
+A filter that no row uses costs nothing.
 
-A draw is the argmax of logits plus Gumbel noise, which has the distribution of the softmax
-(Gumbel-max). Each row's noise comes from the row's own key, so that a seed draws the same tokens in
-any batch.
+A sample is the argmax of logits plus Gumbel noise, which has the distribution of the softmax
+(Gumbel-max trick). Each row has its own random key, so that a seed gives the same tokens in any
+batch.
 """
 
 import math
@@ -15,19 +15,19 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-# Colder than this is taken for 0: logits apart by 0.001 would differ by a factor e^100.
-COLDEST = 1e-5
-# Noise lies above -2.9, but for a uniform draw of exactly 0, whose noise is -inf.
-_LEAST_NOISE = -4.0
+# Lower temperatures count as 0: logits apart by 0.001 would differ by a factor e^100.
+MIN_TEMPERATURE = 1e-5
+# Gumbel noise is above -2.9, except for a uniform draw of exactly 0, whose noise is -inf.
+_MIN_NOISE = -4.0
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn.
+    """Sampling settings.
 
-    `temperature` 0 takes the likeliest token. `top_k` keeps so many tokens (0: all), `top_p` the
-    fewest that have this share of the probability (1: all), `min_p` those at least this share as
-    likely as the likeliest (0: all). The likeliest is always kept. Without a `seed`, draws follow
+    `temperature` 0 is greedy. `top_k` keeps this many tokens (0: all), `top_p` the fewest with this
+    share of the probability (1: all), `min_p` those at least this fraction as likely as the most
+    likely one (0: all). The most likely token is always kept. Without a `seed`, sampling depends on
     `mx.random.seed`.
     """
 
@@ -51,12 +51,12 @@ class Sampling:
 
     @property
     def greedy(self) -> bool:
-        """Whether the likeliest token is taken."""
-        return self.temperature < COLDEST
+        """Whether the most likely token is chosen."""
+        return self.temperature < MIN_TEMPERATURE
 
 
 class Sampler:
-    """The settings of a batch's rows, and where each row's random numbers are."""
+    """The settings and the random keys of a batch's rows."""
 
     def __init__(self, settings: Sequence[Sampling]):
         self._keys = mx.stack([_key(each.seed) for each in settings])  # (B, 2)
@@ -71,10 +71,10 @@ class Sampler:
         self._filters = Filters(settings)
 
     def __call__(self, logits: mx.array) -> mx.array:
-        """Return one token id a row, (B,), of float32 logits (B, V)."""
+        """Return one token id per row, (B,), of float32 logits (B, V)."""
         if self._all_greedy:
             return mx.argmax(logits, axis=-1)
-        # From the likeliest down, as a cold temperature would overflow what lies above 0.
+        # Relative to the maximum, because a low temperature could overflow positive logits.
         scaled = (logits - logits.max(axis=-1, keepdims=True)) / self._temperature
         kept = self._filters.kept(scaled)
         pairs = _split(self._keys)
@@ -87,13 +87,13 @@ class Sampler:
         return mx.argmax(noisy, axis=-1)
 
     def take(self, rows: Sequence[int]) -> None:
-        """Keep these rows of the batch, in this order."""
+        """Select rows of the batch, in this order."""
         self._keys = self._keys[mx.array(list(rows))]
         self._set([self._settings[row] for row in rows])
 
 
 class Filters:
-    """`top_k`, `top_p` and `min_p` of each row, and whether any row uses them."""
+    """`top_k`, `top_p` and `min_p` of each row; unused filters are skipped."""
 
     def __init__(self, settings: Sequence[Sampling]):
         drawn = [each for each in settings if not each.greedy]
@@ -101,19 +101,19 @@ class Filters:
         if any(each.top_k for each in drawn):
             self._top_k = _column([each.top_k or 2**31 - 1 for each in settings])
         if any(each.top_p < 1 for each in drawn):
-            # Rounded sums may reach 1 before the last token: above 1 keeps them all.
+            # Rounded sums may reach 1 before the last token; a limit above 1 keeps all tokens.
             self._top_p = _column([each.top_p if each.top_p < 1 else 2.0 for each in settings])
         if any(each.min_p for each in drawn):
             self._min_p = _column([_log(each.min_p) for each in settings])
-        # Only so many of the largest logits need sorting; None: all of them.
+        # How many of the largest logits need sorting; None: all.
         self._largest = None
         if drawn and all(each.top_k for each in drawn):
             self._largest = max(each.top_k for each in drawn)
 
     def kept(self, logits: mx.array) -> mx.array | None:
-        """Return which tokens are left, boolean (B, V), of logits that temperature has divided.
+        """Return the mask of kept tokens, boolean (B, V), for logits after temperature.
 
-        None: all are.
+        None keeps all tokens.
         """
         kept = None
         if self._top_k is not None or self._top_p is not None:
@@ -125,7 +125,7 @@ class Filters:
         return kept
 
     def _count(self, ordered: mx.array) -> mx.array:
-        """Return how many tokens each row keeps, (B, 1), of its logits in descending order."""
+        """Return how many tokens each row keeps, (B, 1), from its logits in descending order."""
         width = ordered.shape[-1]
         if self._top_k is None:
             within = mx.ones(ordered.shape, mx.bool_)
@@ -139,14 +139,14 @@ class Filters:
 
 
 def log_probabilities(logits: mx.array, tokens: mx.array) -> mx.array:
-    """Return log-probabilities (B,) of one token a row, at temperature 1 and without filters."""
+    """Return log-probabilities (B,) of one token per row, at temperature 1 without filters."""
     chosen = mx.take_along_axis(logits, tokens[:, None], axis=-1)
     return (chosen - mx.logsumexp(logits, axis=-1, keepdims=True))[:, 0]
 
 
 def _descending(logits: mx.array, largest: int | None) -> mx.array:
     if largest is not None and largest < logits.shape[-1]:
-        logits = mx.topk(logits, largest, axis=-1)  # in any order
+        logits = mx.topk(logits, largest, axis=-1)  # unsorted
     return mx.sort(logits, axis=-1)[:, ::-1]
 
 
@@ -159,13 +159,13 @@ def _first(logits: mx.array, ordered: mx.array, count: mx.array) -> mx.array:
 
 
 def _split(keys: mx.array) -> mx.array:
-    """Return two new keys for each, (B, 2, 2)."""
+    """Return two new keys for each key, (B, 2, 2)."""
     return mx.vmap(lambda key: mx.random.split(key))(keys)  # type: ignore[operator]
 
 
 def _gumbel(keys: mx.array, width: int) -> mx.array:
     noise = mx.vmap(lambda key: mx.random.gumbel((width,), key=key))(keys)  # type: ignore[operator]
-    return mx.maximum(noise, _LEAST_NOISE)
+    return mx.maximum(noise, _MIN_NOISE)
 
 
 def _key(seed: int | None) -> mx.array:

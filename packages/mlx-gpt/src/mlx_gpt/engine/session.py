@@ -1,4 +1,4 @@
-"""A conversation with a model: what was said, as tokens, and what the model has read of it."""
+"""A chat session with a model: the turns as tokens, and the cache of the conversation."""
 
 from __future__ import annotations
 
@@ -8,37 +8,41 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mlx_gpt.data.conversation import check_conversation, render_conversation, render_for_completion
-from mlx_gpt.engine import Engine, Piece, PromptCache, Request, Sampling, content_parts
+from mlx_gpt.engine.engine import Engine
+from mlx_gpt.engine.requests import Piece, Request
+from mlx_gpt.engine.sampler import Sampling
+from mlx_gpt.engine.tools import content_parts
+from mlx_gpt.models.cache import PromptCache
 
 
 @dataclass
 class Turn:
-    """What the user said, and the tokens of it and of the answer."""
+    """A user message and the answer."""
 
-    text: str
-    asked: list[int]  # with the markers of the user's turn and <|assistant_start|>
-    answered: list[int] = field(default_factory=list)  # without <|assistant_end|>
+    text: str  # the user's
+    prompt_ids: list[int]  # with the special tokens of the user's turn and <|assistant_start|>
+    answer_ids: list[int] = field(default_factory=list)  # without <|assistant_end|>
 
 
 @dataclass
 class Speed:
-    """How fast the last answer came."""
+    """The speed of the last answer."""
 
     tokens: int = 0
-    first_seconds: float = 0.0  # until the first token, reading the prompt included
-    seconds: float = 0.0  # for the tokens after it
+    first_seconds: float = 0.0  # time to the first token, prefill included
+    seconds: float = 0.0  # for the other tokens
 
     @property
     def tokens_per_second(self) -> float:
-        """Tokens a second after the first."""
+        """Decoding speed: tokens per second after the first token."""
         return (self.tokens - 1) / self.seconds if self.tokens > 1 and self.seconds else 0.0
 
 
 class ChatSession:
-    """Ask, take back, save and load; a turn costs the model only its own tokens.
+    """Ask, undo, retry, save and load; each turn processes only its own tokens.
 
-    Answers stay the tokens that were drawn, as their text might be cut into others. With a seed in
-    `sampling` the n-th answer of the session is drawn with that seed + n.
+    Answers are stored as the sampled tokens, because encoding their text may give other tokens.
+    With a seed in `sampling`, the n-th answer of the session has the seed + n.
     """
 
     def __init__(
@@ -57,7 +61,7 @@ class ChatSession:
         self.finish_reason: str | None = None  # of the last answer
         self._prompt_cache = PromptCache()
         self._answers = 0
-        self._asked("", first=True)  # says what is missing where a tokenizer is not for chats
+        self._prompt("", first=True)  # raises if the tokenizer lacks special tokens
         self._end = engine.tokenizer.special("<|assistant_end|>")
 
     @property
@@ -65,41 +69,41 @@ class ChatSession:
         """The whole conversation as tokens."""
         ids: list[int] = []
         for turn in self.turns:
-            ids += [*turn.asked, *turn.answered, self._end]
+            ids += [*turn.prompt_ids, *turn.answer_ids, self._end]
         return ids
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes of what the model remembers."""
+        """Bytes of the cached keys and values."""
         return self._prompt_cache.nbytes
 
     def ask(self, text: str) -> Generator[Piece, None, None]:
-        """Say something; yield the answer. Closed in the middle, it stays as far as it got."""
-        self.turns.append(Turn(text, self._asked(text, first=not self.turns)))
+        """Send a message; yield the answer. If closed early, the partial answer is kept."""
+        self.turns.append(Turn(text, self._prompt(text, first=not self.turns)))
         return self._answer()
 
     def retry(self) -> Generator[Piece, None, None]:
-        """Take the last answer back and yield another one."""
-        before, self._last().answered = self._last().answered, []
+        """Discard the last answer and yield another one."""
+        before, self._last().answer_ids = self._last().answer_ids, []
         return self._answer(before)
 
     def undo(self) -> str:
-        """Take the last turn back; return what the user had said."""
+        """Remove the last turn; return its user message."""
         text = self._last().text
         self.turns.pop()
         return text
 
     def clear(self) -> None:
-        """Forget everything but the system's message and the settings."""
+        """Remove all turns; keep the system message and the settings."""
         self.turns, self._prompt_cache = [], PromptCache()
 
     def conversation(self) -> dict[str, Any]:
-        """Return what was said as `mlx_gpt.data.conversation` has it."""
+        """Return the conversation in the form of `mlx_gpt.data.conversation`."""
         messages: list[dict[str, Any]] = []
         if self.system:
             messages.append({"role": "system", "content": self.system})
         for turn in self.turns:
-            parts = content_parts(self.engine.tokenizer, turn.answered)
+            parts = content_parts(self.engine.tokenizer, turn.answer_ids)
             plain = all(part["type"] == "text" for part in parts)
             answer = "".join(part["text"] for part in parts) if plain else parts
             messages.append({"role": "user", "content": turn.text})
@@ -107,57 +111,57 @@ class ChatSession:
         return {"messages": messages}
 
     def load(self, conversation: Mapping[str, Any]) -> None:
-        """Go on from a conversation that ends with an answer; `ValueError` for another one."""
-        check_conversation(conversation)
-        messages = list(conversation["messages"])
+        """Continue a conversation that ends with an answer; `ValueError` for any other."""
+        messages = list(check_conversation(conversation))
         if messages[-1]["role"] != "assistant":
             raise ValueError("the conversation must end with an answer of the assistant")
         self.clear()
         self.system = messages.pop(0)["content"] if messages[0]["role"] == "system" else None
         for user, answer in zip(messages[::2], messages[1::2], strict=True):
             text = user["content"]
-            asked = self._asked(text, first=not self.turns)
+            prompt_ids = self._prompt(text, first=not self.turns)
             pair = {"messages": [{"role": "user", "content": ""}, answer]}
             ids, _ = render_conversation(self.engine.tokenizer, pair)
             before = len(render_for_completion(self.engine.tokenizer, pair))
-            self.turns.append(Turn(text, asked, ids[before:-1]))
+            self.turns.append(Turn(text, prompt_ids, ids[before:-1]))
 
     def _answer(self, before: list[int] | None = None) -> Generator[Piece, None, None]:
         turn, sampling = self.turns[-1], self.sampling
         if sampling.seed is not None:
             sampling = replace(sampling, seed=(sampling.seed + self._answers) % 2**64)
         self._answers += 1
-        # The end of the last answer is not said yet.
+        # Without the end token of the last answer, which is to be generated.
         request = Request(self.ids[:-1], self.max_tokens, sampling)
         begin, self.speed, self.finish_reason = time.perf_counter(), Speed(), None
         pieces = self.engine.stream([request], self._prompt_cache)
         try:
             for piece in pieces:
-                self._note(piece, turn, time.perf_counter() - begin)
+                self._record(piece, turn, time.perf_counter() - begin)
                 yield piece
         finally:
             pieces.close()
-            if self.speed.tokens == 0 and self.finish_reason is None:  # interrupted at once
+            is_empty = self.speed.tokens == 0 and self.finish_reason is None
+            if is_empty:  # interrupted before the first token
                 if before is None:
                     self.turns.remove(turn)
                 else:
-                    turn.answered = before
+                    turn.answer_ids = before
 
-    def _note(self, piece: Piece, turn: Turn, seconds: float) -> None:
+    def _record(self, piece: Piece, turn: Turn, seconds: float) -> None:
         if piece.token is not None:
-            turn.answered.append(piece.token)
+            turn.answer_ids.append(piece.token)
             self.speed.tokens += 1
         if self.speed.first_seconds == 0:
             self.speed.first_seconds = seconds
         self.speed.seconds = seconds - self.speed.first_seconds
         self.finish_reason = piece.finish_reason
 
-    def _asked(self, text: str, first: bool) -> list[int]:
+    def _prompt(self, text: str, first: bool) -> list[int]:
         messages = [{"role": "user", "content": text}]
         if first and self.system:
             messages.insert(0, {"role": "system", "content": self.system})
         ids = render_for_completion(self.engine.tokenizer, {"messages": messages})
-        return ids if first else ids[1:]  # one <|bos|> is enough
+        return ids if first else ids[1:]  # without another <|bos|>
 
     def _last(self) -> Turn:
         if not self.turns:

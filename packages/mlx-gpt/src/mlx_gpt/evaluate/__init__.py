@@ -1,4 +1,4 @@
-"""What a model can do: bits per byte, CORE's tasks, chat questions, GSM8K.
+"""Metrics and benchmarks of models: bits per byte, CORE, multiple choice, GSM8K.
 
-`evaluation` does all of it for a model folder; the other modules are usable alone.
+`evaluation` runs all of them on a model folder; the other modules are usable alone.
 """

@@ -1,8 +1,8 @@
-"""CORE (DCLM, arXiv 2406.11794): questions asked of a base model, scored by likelihood.
+"""CORE (DCLM, arXiv 2406.11794): tasks for base models, scored by likelihood.
 
-Of a multiple choice or a schema the option with the lowest mean loss of its continuation is the
-answer; a last word is right where it is what greedy decoding gives. Prompts, shots, and where
-continuations begin are as in nanochat, so that scores can be compared.
+In multiple choice and schema tasks the answer is the option with the lowest mean loss of its
+continuation; in language modeling tasks it is correct if greedy decoding gives the continuation.
+Prompts, shots, and where continuations begin are as in nanochat, so that scores are comparable.
 """
 
 import random
@@ -10,18 +10,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from mlx_gpt.evaluate.continuations import Continuation, are_greedy, mean_losses
-from mlx_gpt.evaluate.core_bundle import CoreTask, Example, Kind
-from mlx_gpt.evaluate.ranks import sum_over_ranks
-from mlx_gpt.evaluate.results import TaskResult
+from mlx_gpt.evaluate.core_tasks import CoreTask, Example, Kind
+from mlx_gpt.evaluate.likelihood import Continuation, are_greedy, mean_losses
+from mlx_gpt.evaluate.metrics import TaskResult, measure_accuracy
 from mlx_gpt.models.formats import Decoder
-from mlx_gpt.tokenizer import Tokenizer
-from mlx_trainer import rank, world_size
+from mlx_gpt.tokenizer.tokenizer import Tokenizer
 
-# Shots of question n are drawn with this seed + n.
-_SHOTS_SEED = 1234
-# So many questions are tokenized and sorted by length at once.
-_QUESTIONS = 128
+_SHOTS_SEED = 1234  # for question n: this + n
 
 
 def evaluate_core_task(
@@ -33,20 +28,16 @@ def evaluate_core_task(
 ) -> TaskResult:
     """Return the accuracy on a task; `batch_size` rows are computed at once.
 
-    Prompts longer than the model's `sequence_len` lose their beginning, where nanochat reads them
-    whole. `advance` is told how many questions were answered. Under `mlx.launch` ranks share the
-    questions and all get the result.
+    Unlike in nanochat, prompts longer than the model's `sequence_len` lose their beginning.
+    Progress and ranks are as in `measure_accuracy`.
     """
-    correct = 0
-    mine = range(rank(), len(task.examples), world_size())
-    for begin in range(0, len(mine), _QUESTIONS):
-        numbers = mine[begin : begin + _QUESTIONS]
-        correct += int(are_correct(model, tokenizer, task, numbers, batch_size).sum())
-        if advance:
-            advance(len(numbers))
-    total = float(sum_over_ranks(np.array([correct]))[0])
+
+    def count_correct(numbers: Sequence[int]) -> int:
+        return int(are_correct(model, tokenizer, task, numbers, batch_size).sum())
+
     count = len(task.examples)
-    return TaskResult(task.name, task.kind, count, total / count, task.baseline)
+    accuracy = measure_accuracy(count, count_correct, advance)
+    return TaskResult(task.name, task.kind, count, accuracy, task.baseline)
 
 
 def are_correct(
@@ -56,11 +47,11 @@ def are_correct(
     numbers: Sequence[int],
     batch_size: int,
 ) -> np.ndarray:
-    """Return whether the model solves the examples of these numbers, bool (numbers,)."""
-    texts = [prompts(task, number) for number in numbers]
+    """Return whether the model solves the examples at these indices, bool (numbers,)."""
+    texts = [make_prompts(task, number) for number in numbers]
     ids = iter(tokenizer.encode_batch([text for each in texts for text in each]))
     questions = [
-        continuations(
+        make_continuations(
             [[tokenizer.bos_id, *next(ids)] for _ in each], task.kind, model.config.sequence_len
         )
         for each in texts
@@ -73,10 +64,10 @@ def are_correct(
     return np.array(answers) == [task.examples[number].gold for number in numbers]
 
 
-def prompts(task: CoreTask, number: int) -> list[str]:
-    """Return the prompts of example `number`: one for each option.
+def make_prompts(task: CoreTask, number: int) -> list[str]:
+    """Return the prompts of example `number`, one for each option.
 
-    For a last word there are two: without it and with it.
+    A language modeling example has two: without and with its continuation.
     """
     example = task.examples[number]
     shots = ""
@@ -84,7 +75,7 @@ def prompts(task: CoreTask, number: int) -> list[str]:
         shots += task.delimiter.join(other.pairs[other.gold]) + "\n\n"
     texts = [shots + task.delimiter.join(pair) for pair in example.pairs]
     if task.kind == "language_modeling":
-        # Without the space at the end, which will be part of the last word's first token.
+        # Without trailing space, which belongs to the first token of the continuation.
         texts.insert(0, (shots + example.pairs[0][0] + task.delimiter).rstrip())
     return texts
 
@@ -94,24 +85,26 @@ def _draw_shots(task: CoreTask, number: int) -> list[Example]:
     return random.Random(_SHOTS_SEED + number).sample(others, task.shots)
 
 
-def continuations(rows: Sequence[Sequence[int]], kind: Kind, longest: int) -> list[Continuation]:
-    """Return what the model must rate: a row for each option, from the tokens of `prompts`.
+def make_continuations(
+    rows: Sequence[Sequence[int]], kind: Kind, max_length: int
+) -> list[Continuation]:
+    """Return the continuation of each option, from the tokens of `make_prompts`.
 
-    Where a continuation begins is told by the tokens, as the end of the prefix that all rows share,
-    or in a schema as the begin of their suffix: tokens may reach over the end of a text. At least
-    one token is the continuation, also where an option is the beginning of another. Rows have at
-    most `longest` tokens, the last ones.
+    It begins after the prefix that all rows share, in a schema with the suffix that they share.
+    Tokens decide this rather than texts, because a token may span the end of a text. It has at
+    least one token, even if an option is a prefix of another. Rows keep their last `max_length`
+    tokens.
     """
     is_schema = kind == "schema"
     shared = _shared_length([row[::-1] for row in rows] if is_schema else rows)
-    rated = rows[1:] if kind == "language_modeling" else rows
-    shared = min(shared, min(len(row) for row in rated) - 1)
-    starts = [len(row) - shared if is_schema else shared for row in rated]
-    return [_last_tokens(row, start, longest) for row, start in zip(rated, starts, strict=True)]
+    rows = rows[1:] if kind == "language_modeling" else rows
+    shared = min(shared, min(len(row) for row in rows) - 1)
+    starts = [len(row) - shared if is_schema else shared for row in rows]
+    return [_last_tokens(row, start, max_length) for row, start in zip(rows, starts, strict=True)]
 
 
 def _shared_length(rows: Sequence[Sequence[int]]) -> int:
-    """Return how many first tokens all rows share."""
+    """Return the length of the prefix that all rows share."""
     shortest = min(len(row) for row in rows)
     for place in range(shortest):
         if any(row[place] != rows[0][place] for row in rows):
@@ -119,6 +112,6 @@ def _shared_length(rows: Sequence[Sequence[int]]) -> int:
     return shortest
 
 
-def _last_tokens(ids: Sequence[int], start: int, longest: int) -> Continuation:
-    cut = max(0, len(ids) - longest)
+def _last_tokens(ids: Sequence[int], start: int, max_length: int) -> Continuation:
+    cut = max(0, len(ids) - max_length)
     return Continuation(ids[cut:], max(1, start - cut))

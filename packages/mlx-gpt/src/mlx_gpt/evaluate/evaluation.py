@@ -1,6 +1,6 @@
-"""Everything that can be asked of a model folder, as one dict, a table and a file.
+"""Evaluate a model folder: bits per byte, CORE, ChatCORE; as a dict, a table and a file.
 
-`evaluation.json` has the keys of what was asked for:
+`evaluation.json` has the keys of the metrics that were computed:
 
     {"model": "runs/d4",
      "bits_per_byte": 1.23, "tokens": 102400, "held_out_tokens": "111,540",
@@ -10,7 +10,7 @@
      "chat": {"score": ..., "tasks": {..., "gsm8k": {"type": "generative", ...}}},
      "seconds": 61.5}
 
-Accuracies and baselines are in [0, 1]; a score is the mean of `centered`. Where several answers to
+Accuracies and baselines are in [0, 1]; a score is the mean of `centered`. If several answers to
 GSM8K were sampled, its task has `"pass_at": {"1": ..., "2": ...}`.
 """
 
@@ -28,17 +28,15 @@ import numpy as np
 
 from mlx_gpt._atomic import write_atomic
 from mlx_gpt.data.documents import find_text
-from mlx_gpt.engine import Engine
-from mlx_gpt.evaluate.bits_per_byte import bits_per_byte
-from mlx_gpt.evaluate.chat_core import evaluate_choice_task, evaluate_gsm8k
+from mlx_gpt.engine.engine import Engine
+from mlx_gpt.evaluate.choice_tasks import ChoiceTask, evaluate_choice_task, read_choice_tasks
 from mlx_gpt.evaluate.core import evaluate_core_task
-from mlx_gpt.evaluate.core_bundle import CoreTask, read_core_tasks
-from mlx_gpt.evaluate.gsm8k import read_problems
-from mlx_gpt.evaluate.results import TaskResult, mean_centered
-from mlx_gpt.evaluate.tasks import ChoiceTask, read_choice_tasks
+from mlx_gpt.evaluate.core_tasks import CoreTask, read_core_tasks
+from mlx_gpt.evaluate.gsm8k import evaluate_gsm8k, read_problems
+from mlx_gpt.evaluate.metrics import TaskResult, bits_per_byte, mean_centered
+from mlx_gpt.models.files import load
 from mlx_gpt.models.formats import Decoder
-from mlx_gpt.models.loading import load
-from mlx_gpt.tokenizer import Tokenizer
+from mlx_gpt.tokenizer.tokenizer import Tokenizer
 from mlx_gpt.training.streams import count_tokens
 from mlx_shards import Cache, StreamConfig, TokenStream
 from mlx_trainer import Progress, rank, world_size
@@ -46,61 +44,67 @@ from mlx_trainer import Progress, rank, world_size
 FILE_NAME = "evaluation.json"
 _CACHE = "~/.cache/mlx-gpt/shards"
 
-Pair = tuple[np.ndarray, np.ndarray]  # inputs and targets
-
 
 @dataclass(frozen=True)
-class Questions:
-    """What to ask, as paths; `bpb` may also be a URL of a shard or hf:owner/name."""
+class EvaluationConfig:
+    """Data and settings; `bpb` may also be the URL of a shard or hf:owner/name."""
 
     bpb: str | None = None
     core: Path | None = None
     chat: Path | None = None
     gsm8k: Path | None = None
     bpb_tokens: int = 80 * 2**19  # nanochat's
-    oversize: Literal["split", "crop"] = "split"  # documents of bpb that are longer than a row
+    oversize: Literal["split", "crop"] = "split"  # documents of `bpb` longer than a row
     max_per_task: int | None = None
-    shots: int = 0  # for a folder without core.yaml
+    shots: int = 0  # for folders without core.yaml
     samples: int = 1  # answers to each problem of GSM8K
-    max_tokens: int = 512  # of such an answer
+    max_tokens: int = 512  # of an answer to GSM8K
     batch_size: int = 16
     seed: int = 0
 
 
-def evaluate_folder(folder: Path, asked: Questions) -> dict[str, Any]:
+def evaluate_folder(folder: Path, config: EvaluationConfig) -> dict[str, Any]:
     """Return the evaluation of a model or run folder; progress goes to stderr.
 
-    All files are read, and so checked, before the model computes anything. Under `mlx.launch` ranks
-    share the work and all get the result.
+    All files are read and checked before the model is used. Under `mlx.launch` ranks share the work
+    and all get the result.
     """
     began = time.perf_counter()
-    core_tasks = read_core_tasks(asked.core, asked.max_per_task, asked.shots) if asked.core else []
-    choice_tasks = read_choice_tasks(asked.chat, asked.max_per_task) if asked.chat else []
-    problems = read_problems(asked.gsm8k, asked.max_per_task) if asked.gsm8k else []
+    most = config.max_per_task
+    core_tasks = read_core_tasks(config.core, most, config.shots) if config.core else []
+    choice_tasks = read_choice_tasks(config.chat, most) if config.chat else []
+    problems = read_problems(config.gsm8k, most) if config.gsm8k else []
     model, tokenizer = load(folder)
     found: dict[str, Any] = {"model": str(folder)}
-    if asked.bpb:
-        found |= _bits_per_byte(model, tokenizer, asked)
-    if core_tasks:
-        found["core"] = _section(
-            [
-                _ask(evaluate_core_task, model, tokenizer, task, asked.batch_size)
-                for task in core_tasks
-            ]
-        )
-    chat = [
-        _ask(evaluate_choice_task, model, tokenizer, task, asked.batch_size)
-        for task in choice_tasks
-    ]
+    if config.bpb:
+        found |= _bits_per_byte(model, tokenizer, config)
+
+    def evaluate_task(
+        evaluate: Callable[..., TaskResult], task: CoreTask | ChoiceTask
+    ) -> TaskResult:
+        with _progress(task.name, len(task.examples)) as advance:
+            return evaluate(model, tokenizer, task, config.batch_size, advance)
+
+    results = {
+        "core": [evaluate_task(evaluate_core_task, task) for task in core_tasks],
+        "chat": [evaluate_task(evaluate_choice_task, task) for task in choice_tasks],
+    }
     if problems:
-        chat.append(_solve(model, tokenizer, problems, asked))
-    if chat:
-        found["chat"] = _section(chat)
+        with _progress("gsm8k", len(problems)) as advance:
+            result = evaluate_gsm8k(
+                Engine(model, tokenizer), problems, config.samples, config.max_tokens,
+                config.batch_size, config.seed, advance,
+            )  # fmt: skip
+        results["chat"].append(result)
+    for section, each in results.items():
+        if each:
+            tasks = {result.name: result.as_dict() for result in each}
+            found[section] = {"score": mean_centered(each), "tasks": tasks}
     return found | {"seconds": round(time.perf_counter() - began, 2)}
 
 
-def table(found: dict[str, Any]) -> str:
-    """Return an evaluation as lines for a terminal."""
+def format_table(found: dict[str, Any]) -> str:
+    """Return an evaluation as text for a terminal."""
     parts = []
     if "bits_per_byte" in found:
         parts.append(
@@ -124,45 +128,53 @@ def _section_table(section: dict[str, Any], score: str) -> str:
     return "\n".join(lines)
 
 
-def save(found: dict[str, Any], folder: Path) -> Path:
-    """Write `evaluation.json` into a folder, made if need be; return its path."""
+def save_evaluation(found: dict[str, Any], folder: Path) -> Path:
+    """Write `evaluation.json` into a folder, created if needed; return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / FILE_NAME
     write_atomic(path, lambda temporary: temporary.write_text(json.dumps(found, indent=2) + "\n"))
     return path
 
 
-def _bits_per_byte(model: Decoder, tokenizer: Tokenizer, asked: Questions) -> dict[str, Any]:
-    assert asked.bpb
-    shards = find_text(asked.bpb, note=_note)
+def _bits_per_byte(
+    model: Decoder, tokenizer: Tokenizer, config: EvaluationConfig
+) -> dict[str, Any]:
+    assert config.bpb
+    shards = find_text(config.bpb, note=_note)
     cache = None
     if not all(shard.local_path for shard in shards):
         cache = Cache(Path(_CACHE).expanduser(), max_bytes="20GB")
-    # What pretraining validates with, so that the numbers agree.
-    config = StreamConfig(
+    # The same as in pretraining's validation, so that the numbers agree.
+    stream_config = StreamConfig(
         model.config.sequence_len,
-        asked.batch_size,
+        config.batch_size,
         tokenizer.bos_id,
-        oversize=asked.oversize,
+        oversize=config.oversize,
         shuffle=False,
         epochs=1,
         last_batch="pad",
     )
     stream = TokenStream(
-        shards, tokenizer.encode_batch, config, cache=cache,
+        shards, tokenizer.encode_batch, stream_config, cache=cache,
         rank=rank(), world_size=world_size(), arrays="numpy",
     )  # fmt: skip
-    at_once = asked.batch_size * model.config.sequence_len * world_size()
-    # In memory, because progress wants to know their number: 8 bytes a token.
+    at_once = config.batch_size * model.config.sequence_len * world_size()
+    # In memory, because the progress bar needs their number: 8 bytes per token.
     batches = [
         (batch.inputs, batch.targets)
-        for batch in islice(stream, max(1, -(-asked.bpb_tokens // at_once)))
+        for batch in islice(stream, max(1, -(-config.bpb_tokens // at_once)))
     ]
     stream.close()
     read = stream.stats.counts.tokens
     held_out = count_tokens(stream)
-    with _progress(len(batches), "bits per byte") as advance:
-        value = bits_per_byte(model, _counted(batches, advance), tokenizer.token_bytes())
+    with _progress("bits per byte", len(batches) * world_size()) as advance:
+
+        def counted() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            for batch in batches:
+                yield batch
+                advance(1)
+
+        value = bits_per_byte(model, counted(), tokenizer.token_bytes())
     return {"bits_per_byte": value, "tokens": read, "held_out_tokens": held_out.size}
 
 
@@ -171,48 +183,11 @@ def _note(line: str) -> None:
         print(line, file=sys.stderr)
 
 
-def _counted(batches: list[Pair], advance: Callable[[int], object]) -> Iterator[Pair]:
-    for batch in batches:
-        yield batch
-        advance(1)
-
-
-def _ask(
-    evaluate: Callable[..., TaskResult],
-    model: Decoder,
-    tokenizer: Tokenizer,
-    task: CoreTask | ChoiceTask,
-    batch_size: int,
-) -> TaskResult:
-    with _progress(-(-len(task.examples) // world_size()), task.name) as advance:
-        return evaluate(model, tokenizer, task, batch_size, advance)
-
-
-def _solve(
-    model: Decoder, tokenizer: Tokenizer, problems: list[dict], asked: Questions
-) -> TaskResult:
-    with _progress(-(-len(problems) // world_size()), "gsm8k") as advance:
-        return evaluate_gsm8k(
-            Engine(model, tokenizer),
-            problems,
-            samples=asked.samples,
-            max_tokens=asked.max_tokens,
-            batch_size=asked.batch_size,
-            seed=asked.seed,
-            advance=advance,
-        )
-
-
-def _section(results: list[TaskResult]) -> dict[str, Any]:
-    tasks = {result.name: result.as_dict() for result in results}
-    return {"score": mean_centered(results), "tasks": tasks}
-
-
 @contextmanager
-def _progress(total: int, description: str) -> Iterator[Callable[[int], object]]:
-    """Give a function that counts work as done: on a bar, or nowhere on ranks but the first."""
+def _progress(description: str, total: int) -> Iterator[Callable[[int], object]]:
+    """Yield a function that advances a bar on rank 0, which does its share of `total`."""
     if rank():
         yield lambda amount: None
         return
-    with Progress(total, description) as progress:
+    with Progress(-(-total // world_size()), description) as progress:
         yield progress.advance

@@ -1,83 +1,71 @@
-"""GSM8K (arXiv 2110.14168): word problems, whose solutions calculate and end in `#### number`.
+"""GSM8K (arXiv 2110.14168): word problems whose solutions end in `#### number`.
 
-A solution marks what the calculator did as `<<expression=result>>`; here these become calls of the
-chat model's tool.
+Solutions annotate calculations as `<<expression=result>>`; here these become calls of the chat
+model's calculator. A generated answer is correct if its final number is.
 """
 
-import math
 import re
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from mlx_gpt.evaluate.rows import read_rows, text_of
-from mlx_gpt.evaluate.tasks import shuffled
+import numpy as np
+
+from mlx_gpt.data.conversation import render_for_completion
+from mlx_gpt.data.formats import make_conversation, solution_parts
+from mlx_gpt.data.json_lines import get_text, read_rows
+from mlx_gpt.engine.engine import Engine
+from mlx_gpt.engine.requests import Request
+from mlx_gpt.engine.sampler import Sampling
+from mlx_gpt.evaluate.choice_tasks import shuffle
+from mlx_gpt.evaluate.metrics import TaskResult, pass_at_k, sum_over_ranks
+from mlx_trainer import rank, world_size
+
+# nanochat's settings for pass@k.
+TEMPERATURE = 1.0
+TOP_K = 50
 
 _ANSWER = re.compile(r"#### (-?[0-9.,]+)")
 _NUMBER = re.compile(r"-?([0-9]+\.?[0-9]*|\.[0-9]+)")
-_CALL = re.compile(r"<<([^>]+)>>")
-# Where files hold pairs of texts in place of messages.
+# Keys of rows that have pairs of texts instead of messages.
 _PAIRS = {"question": "answer", "prompt": "completion"}
 
 
 def read_problems(path: Path, max_problems: int | None = None) -> list[dict[str, Any]]:
-    """Return the conversations of a JSON lines file, in nanochat's order of asking.
+    """Return the conversations of a JSON lines file, in the order of nanochat's evaluation.
 
-    Solutions are parts, so that the calculator is called where it was. Rows have `messages`, or
-    `question` and `answer`, or `prompt` and `completion`. Raises `ValueError` with file and line
-    for a malformed row or a solution without `#### number`.
+    Solutions are parts with calculator calls. Rows have `messages`, or `question` and `answer`, or
+    `prompt` and `completion`. Raises `ValueError` with file and line for a malformed row or a
+    solution without `#### number`.
     """
     problems = []
     for where, row in read_rows(path):
-        question, solution = _texts(row, where)
-        if answer_of(solution) is None:
+        question, solution = _parse_row(row, where)
+        if extract_answer(solution) is None:
             raise ValueError(f"{where}: the solution has no '#### number'")
-        problems.append(problem(question, solution))
-    return shuffled(problems)[:max_problems]
+        problems.append(make_problem(question, solution))
+    return shuffle(problems)[:max_problems]
 
 
-def problem(question: str, solution: str) -> dict[str, Any]:
-    """Return the conversation of a question and its solution, calculator marks as parts."""
-    messages = [
-        {"role": "user", "content": question},
-        {"role": "assistant", "content": solution_parts(solution)},
-    ]
-    return {"messages": messages}
+def make_problem(question: str, solution: str) -> dict[str, Any]:
+    """Return the conversation of a question and its solution, annotations as parts."""
+    return make_conversation(question, solution_parts(solution))
 
 
-def solution_parts(solution: str) -> list[dict[str, str]]:
-    """Return the parts of a solution: texts, and python and python_output of each `<<...>>`.
-
-    The result is what comes after the last `=`, as in `<<5=5=5>>`; without any it is empty.
-    """
-    parts = []
-    # Texts and what the marks enclose take turns.
-    for number, piece in enumerate(_CALL.split(solution)):
-        if number % 2:
-            expression, _, result = piece.rpartition("=") if "=" in piece else (piece, "", "")
-            parts.append({"type": "python", "text": expression})
-            parts.append({"type": "python_output", "text": result})
-        elif piece:
-            parts.append({"type": "text", "text": piece})
-    return parts
-
-
-def solution_of(conversation: dict[str, Any]) -> str:
-    """Return the text of a conversation's last message, without what the calculator did."""
+def solution_text(conversation: dict[str, Any]) -> str:
+    """Return the text of a conversation's last message, without calculator calls."""
     content = conversation["messages"][-1]["content"]
     if isinstance(content, str):
         return content
     return "".join(part["text"] for part in content if part["type"] == "text")
 
 
-def answer_of(text: str) -> str | None:
-    """Return the first number after `#### `, without commas and a closing full stop.
-
-    None where there is no such number.
-    """
+def extract_answer(text: str) -> str | None:
+    """Return the first number after `#### `, without commas and a final full stop, or None."""
     for found in _ANSWER.findall(text):
         number = found.replace(",", "").rstrip(".")
-        if _value(number) is not None:
+        if _parse_number(number) is not None:
             return number
     return None
 
@@ -85,41 +73,80 @@ def answer_of(text: str) -> str | None:
 def is_correct(completion_text: str, reference: str) -> bool:
     """Return whether a completion's answer is the number of the reference solution.
 
-    Numbers are compared by value: 18 is 18.00. `reference` ends in `#### number`, or is a number.
+    Numbers are compared by value: 18 equals 18.00. `reference` ends in `#### number`, or is a
+    number.
     """
-    right = _value(answer_of(reference) or reference.strip().replace(",", ""))
-    if right is None:
+    expected = _parse_number(extract_answer(reference) or reference.strip().replace(",", ""))
+    if expected is None:
         raise ValueError(f"the reference has no '#### number': {reference!r}")
-    answer = answer_of(completion_text)
-    return answer is not None and _value(answer) == right
+    answer = extract_answer(completion_text)
+    return answer is not None and _parse_number(answer) == expected
 
 
-def pass_at_k(samples: int, correct: int, k: int) -> float:
-    """Return the chance that one of k samples is correct, when `correct` of `samples` are.
+def evaluate_gsm8k(
+    engine: Engine,
+    problems: Sequence[dict[str, Any]],
+    samples: int = 1,
+    max_tokens: int = 512,
+    batch_size: int = 16,
+    seed: int = 0,
+    advance: Callable[[int], object] | None = None,
+) -> TaskResult:
+    """Return the accuracy on problems of `read_problems`.
 
-    1 - C(n - c, k) / C(n, k), without bias (arXiv 2107.03374).
+    A single answer is decoded greedily; more `samples` use temperature 1 and top-k 50, and give
+    pass@1 to pass@`samples` too. `batch_size` answers are generated at once. `advance` is called
+    with the number of problems answered. Under `mlx.launch` ranks share the problems and all get
+    the result.
     """
-    if not 0 <= correct <= samples or not 1 <= k <= samples:
-        raise ValueError(
-            f"pass@k needs 0 <= correct <= samples and 1 <= k <= samples, "
-            f"got correct={correct}, samples={samples}, k={k}"
-        )
-    return 1 - math.comb(samples - correct, k) / math.comb(samples, k)
+    mine = range(rank(), len(problems), world_size())
+    at_once = max(1, batch_size // samples)
+    passed = np.zeros(samples)
+    for begin in range(0, len(mine), at_once):
+        numbers = mine[begin : begin + at_once]
+        requests = [
+            request
+            for number in numbers
+            for request in _requests(
+                render_for_completion(engine.tokenizer, problems[number]),
+                samples,
+                max_tokens,
+                seed + number * samples,  # independent of batch size and number of ranks
+            )
+        ]
+        completions = iter(engine.generate(requests, batch_size))
+        for number in numbers:
+            reference = solution_text(problems[number])
+            correct = sum(is_correct(next(completions).text, reference) for _ in range(samples))
+            passed += [pass_at_k(samples, correct, k) for k in range(1, samples + 1)]
+        if advance:
+            advance(len(numbers))
+    pass_at = tuple(float(each) for each in sum_over_ranks(passed) / len(problems))
+    return TaskResult(
+        "gsm8k", "generative", len(problems), pass_at[0], 0.0, pass_at if samples > 1 else ()
+    )
 
 
-def _value(number: str) -> Decimal | None:
-    return Decimal(number) if _NUMBER.fullmatch(number) else None
+def _requests(prompt: list[int], samples: int, max_tokens: int, seed: int) -> list[Request]:
+    if samples == 1:
+        return [Request(prompt, max_tokens, Sampling(temperature=0.0))]
+    sampling = Sampling(temperature=TEMPERATURE, top_k=TOP_K, seed=seed)
+    return Request(prompt, max_tokens, sampling).repeat(samples)
 
 
-def _texts(row: dict, where: str) -> tuple[str, str]:
+def _parse_number(text: str) -> Decimal | None:
+    return Decimal(text) if _NUMBER.fullmatch(text) else None
+
+
+def _parse_row(row: dict, where: str) -> tuple[str, str]:
     for question, answer in _PAIRS.items():
         if question in row:
-            return text_of(row, question, where), text_of(row, answer, where)
+            return get_text(row, question, where), get_text(row, answer, where)
     messages = row.get("messages")
     if not isinstance(messages, list) or len(messages) != 2:
         raise ValueError(f"{where}: expected 'messages' with a question and its solution")
     for message, role in zip(messages, ("user", "assistant"), strict=True):
         if not isinstance(message, dict) or message.get("role") != role:
             raise ValueError(f"{where}: expected a message of the {role}, got {message!r}")
-    question, solution = (text_of(message, "content", where) for message in messages)
+    question, solution = (get_text(message, "content", where) for message in messages)
     return question, solution

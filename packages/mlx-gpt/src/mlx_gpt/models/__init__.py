@@ -1,1 +1,1 @@
-"""Decoder models: each file is readable alone; `files` loads and saves them."""
+"""Decoder models: one file for each, readable alone; `files` loads and saves them."""

@@ -1,4 +1,7 @@
-"""Model folders: `config.json` and `model.safetensors`, with every tensor accounted for."""
+"""Load and save model folders: `config.json`, `model.safetensors`, and the tokenizer's files.
+
+Loading is strict: missing, unexpected and misshapen tensors are errors.
+"""
 
 import difflib
 import json
@@ -10,107 +13,110 @@ import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
 from mlx_gpt._atomic import write_atomic
+from mlx_gpt.machine import default_dtype
 from mlx_gpt.models.formats import (
     Decoder,
-    as_nanochat_names,
-    describe,
-    file_names,
-    new_model,
-    parameters,
+    build_model,
+    config_values,
+    named_parameters,
+    rename_tensors,
+    tensor_names,
 )
 from mlx_gpt.models.nanochat import NanochatConfig
 from mlx_gpt.models.nanochat_2025 import Nanochat2025Config
+from mlx_gpt.tokenizer.tokenizer import Tokenizer
 from mlx_trainer import MANIFEST, check_manifest, write_manifest
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-TOKENIZER_HASH = "tokenizer_sha256"  # its key in the config
+TOKENIZER_HASH = "tokenizer_sha256"  # key in config.json
 _INDEX = "model.safetensors.index.json"  # of weights in several files
-# All that is written into a model folder, by whomever; the manifest names what is there.
+# All files that may be written into a model folder.
 MODEL_FILES = (MANIFEST, CONFIG, WEIGHTS, "tokenizer.json", "tokenizer_config.json")
-_LISTED = 8
+_MAX_NAMES = 8  # of tensors in a message
 
 
-def model_folder(path: str | Path) -> Path:
-    """Return the model folder that `path` is, or, of a run folder, has as `model`.
+def find_model_folder(path: str | Path) -> Path:
+    """Return `path` if it is a model folder, or its subfolder `model` if it is a run folder.
 
-    Raises `FileNotFoundError` when neither has a `config.json`.
+    Raises `FileNotFoundError` if neither has a `config.json`.
     """
     path = Path(path)
     for folder in (path, path / "model"):
         if (folder / CONFIG).is_file():
             return folder
     if not path.is_dir():
-        raise FileNotFoundError(f"{path}: there is no such folder")
+        raise FileNotFoundError(f"{path}: no such folder")
     raise FileNotFoundError(
         f"{path} is neither a model folder (it has no {CONFIG}) "
         f"nor a finished run (it has no model/{CONFIG})"
     )
 
 
-def config_of(path: str | Path) -> NanochatConfig | Nanochat2025Config:
-    """Return the configuration of the model in a model or run folder; errors as in `load_model`."""
-    return _unfilled(model_folder(path), mx.float32).config
+def read_model_config(path: str | Path) -> NanochatConfig | Nanochat2025Config:
+    """Return the config of the model in a model or run folder; errors as in `load_model`."""
+    return _build(find_model_folder(path), mx.float32).config
 
 
-def tokenizer_hash(path: str | Path) -> str | None:
-    """Return the `Tokenizer.sha256` that a model folder was saved with, None if it has none."""
-    folder = model_folder(path)
-    found = _read_json(folder / CONFIG).get(TOKENIZER_HASH)
-    if found is not None and not isinstance(found, str):
-        raise ValueError(f"{folder / CONFIG}: {TOKENIZER_HASH} must be text, got {found!r}")
-    return found
+def read_tokenizer_hash(path: str | Path) -> str | None:
+    """Return the `Tokenizer.sha256` saved in a model folder, None if it has none."""
+    folder = find_model_folder(path)
+    sha256 = read_json(folder / CONFIG).get(TOKENIZER_HASH)
+    if sha256 is not None and not isinstance(sha256, str):
+        raise ValueError(f"{folder / CONFIG}: {TOKENIZER_HASH} must be text, got {sha256!r}")
+    return sha256
 
 
-def save_model(model: Decoder, folder: str | Path, tokenizer_sha256: str | None = None) -> None:
-    """Write `config.json` and `model.safetensors`, each in one step; the folder is made if needed.
+def load(
+    folder: str | Path, dtype: mx.Dtype | None = None, training: bool = False
+) -> tuple[Decoder, Tokenizer]:
+    """Return the model and the tokenizer of a model or run folder.
 
-    `tokenizer_sha256` is of the tokenizer whose ids the model was trained on. Weights keep
-    their dtype, and have the names they have in nanochat. mlx-lm reads the folder of a
-    `Nanochat2025`.
+    `dtype` and `training` are as in `load_model`, but `None` is the machine's `default_dtype`.
+    Raises `ValueError` if the tokenizer is not the model's; see `check_tokenizer`.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / MANIFEST).unlink(missing_ok=True)  # of what is replaced here
-    names = file_names(model)
-    weights = {names[name]: array for name, array in parameters(model).items()}
-    config = describe(model) | {"dtype": str(_widest(weights)).removeprefix("mlx.core.")}
-    if tokenizer_sha256:
-        config[TOKENIZER_HASH] = tokenizer_sha256
-    text = json.dumps(config, indent=2) + "\n"
-    target = folder / CONFIG
-    if target.is_file() and target.read_text(encoding="utf-8") != text:
-        target.unlink()  # what is killed below must not leave it with the weights of another model
-    (folder / _INDEX).unlink(missing_ok=True)
-    write_atomic(
-        folder / WEIGHTS,
-        # transformers refuses a file that does not say which framework's layout it has.
-        lambda path: mx.save_safetensors(str(path), weights, metadata={"format": "pt"}),
-    )
-    write_atomic(target, lambda path: path.write_text(text, encoding="utf-8"))
+    path = find_model_folder(folder)
+    tokenizer = Tokenizer.load(path)
+    vocab_size = read_model_config(path).vocab_size
+    check_tokenizer(tokenizer, str(path), vocab_size, read_tokenizer_hash(path))
+    return load_model(path, dtype or default_dtype(), training), tokenizer
 
 
-def save_manifest(folder: Path) -> None:
-    """Write `manifest.json`, the checksums of the files of a model folder that is complete."""
-    write_manifest(folder, (name for name in MODEL_FILES[1:] if (folder / name).is_file()))
+def check_tokenizer(
+    tokenizer: Tokenizer, source: str, vocab_size: int, sha256: str | None = None
+) -> None:
+    """Raise `ValueError` unless the tokenizer is that of the model of `source`.
+
+    If the model was saved without the hash, only the size of the vocabulary is compared.
+    """
+    if tokenizer.vocab_size != vocab_size:
+        raise ValueError(
+            f"{source}: the tokenizer has {tokenizer.vocab_size:,} tokens and the model "
+            f"{vocab_size:,}; they do not belong together"
+        )
+    if sha256 and tokenizer.sha256 != sha256:
+        raise ValueError(
+            f"{source}: the tokenizer (sha256 {tokenizer.sha256[:12]}) is not the one that the "
+            f"model was trained with (sha256 {sha256[:12]}), though both have {vocab_size:,} "
+            "tokens; put the model's own tokenizer.json back"
+        )
 
 
 def load_model(path: str | Path, dtype: mx.Dtype | None = None, training: bool = False) -> Decoder:
     """Load the model of a model folder or run folder.
 
-    `dtype` is that of activations, and of the weights unless `training`: then only embeddings have
-    it, and all else is float32, as in pretraining. `None` keeps the weights as they are and
-    computes in the widest of their types. Raises `FileNotFoundError` when there is nothing to load,
-    `ChangedFileError` when a file is not what it was when a run ended,
-    `ValueError` for files that cannot be read, a config that asks for what is not computed here,
-    and tensors that are missing, unexpected or of another shape.
+    `dtype` is that of activations and weights; with `training` only of activations and embeddings,
+    while other weights are float32, as in pretraining. `None` keeps the dtypes of the weights and
+    computes in the widest of them. Raises `FileNotFoundError` for missing files, `ChangedFileError`
+    if a file does not match the manifest, `ValueError` for unreadable files, an unsupported config,
+    and tensors that are missing, unexpected, misshapen or not finite.
     """
-    folder = model_folder(path)
-    if (folder / MANIFEST).exists():  # there is none in a folder of others
+    folder = find_model_folder(path)
+    if (folder / MANIFEST).exists():  # folders of other programs have none
         check_manifest(folder, (CONFIG, WEIGHTS))
-    tensors = as_nanochat_names(_read_tensors(folder))
+    tensors = rename_tensors(_read_tensors(folder))
     activations = dtype or _widest(tensors)
-    model = _unfilled(folder, activations)
-    fill(model, tensors, str(folder))
+    model = _build(folder, activations)
+    fill_weights(model, tensors, str(folder))
     check_finite(model, str(folder))
     if dtype is not None or training:
         _cast(model, activations, training)
@@ -118,50 +124,80 @@ def load_model(path: str | Path, dtype: mx.Dtype | None = None, training: bool =
     return model
 
 
-def fill(model: Decoder, tensors: Mapping[str, mx.array], source: str) -> None:
-    """Put tensors, by their names in files, into a model of `source`, which errors name.
+def save_model(model: Decoder, folder: str | Path, tokenizer_sha256: str | None = None) -> None:
+    """Write `config.json` and `model.safetensors`, each atomically; create the folder if needed.
 
-    Raises `ValueError`, with all of them, if tensors are missing, unexpected or do not fit.
+    `tokenizer_sha256` is the hash of the tokenizer that the model was trained with. Weights keep
+    their dtype and have nanochat's names. mlx-lm can load the folder of a `Nanochat2025`.
     """
-    names = file_names(model)
-    expected = {names[name]: array for name, array in parameters(model).items()}
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)  # of the files replaced below
+    names = tensor_names(model)
+    weights = {names[name]: array for name, array in named_parameters(model).items()}
+    config = config_values(model) | {"dtype": str(_widest(weights)).removeprefix("mlx.core.")}
+    if tokenizer_sha256:
+        config[TOKENIZER_HASH] = tokenizer_sha256
+    text = json.dumps(config, indent=2) + "\n"
+    target = folder / CONFIG
+    if target.is_file() and target.read_text(encoding="utf-8") != text:
+        target.unlink()  # if killed below, the folder must not mix two models
+    (folder / _INDEX).unlink(missing_ok=True)
+    write_atomic(
+        folder / WEIGHTS,
+        # transformers refuses a file without this metadata.
+        lambda path: mx.save_safetensors(str(path), weights, metadata={"format": "pt"}),
+    )
+    write_atomic(target, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def save_manifest(folder: Path) -> None:
+    """Write `manifest.json`, the checksums of a complete model folder."""
+    write_manifest(folder, (name for name in MODEL_FILES[1:] if (folder / name).is_file()))
+
+
+def fill_weights(model: Decoder, tensors: Mapping[str, mx.array], source: str) -> None:
+    """Set the weights of a model from tensors with their names in files.
+
+    Raises `ValueError`, beginning with `source`, that lists all tensors that are missing,
+    unexpected or misshapen.
+    """
+    names = tensor_names(model)
+    expected = {names[name]: array for name, array in named_parameters(model).items()}
     missing = sorted(expected.keys() - tensors.keys())
-    unfit = [
-        name for name in expected if name in tensors and not _fits(tensors[name], expected[name])
-    ]
     problems = {
         "missing": missing,
         "unexpected": [
-            _with_near(name, missing) for name in sorted(tensors.keys() - expected.keys())
+            _suggest(name, missing) for name in sorted(tensors.keys() - expected.keys())
         ],
-        "not fitting": [
+        "misshapen": [
             f"{name} is {_show(tensors[name])}, not {_show(expected[name])}"
-            for name in sorted(unfit)
+            for name in sorted(expected.keys() & tensors.keys())
+            if not _fits(tensors[name], expected[name])
         ],
     }
     if any(problems.values()):
         listed = "; ".join(f"{what}: {_list(each)}" for what, each in problems.items() if each)
-        raise ValueError(f"{source}: the tensors are not those of the config; {listed}")
+        raise ValueError(f"{source}: the tensors do not match the config; {listed}")
     model.update(tree_unflatten([(name, tensors[names[name]]) for name in names]))
 
 
 def check_finite(model: Decoder, source: str) -> None:
-    """Raise `ValueError` unless all weights are finite numbers; `source` is what errors name."""
-    finite = {name: mx.isfinite(array).all() for name, array in parameters(model).items()}
+    """Raise `ValueError`, beginning with `source`, unless all weights are finite."""
+    finite = {name: mx.isfinite(array).all() for name, array in named_parameters(model).items()}
     mx.eval(finite)
-    spoilt = sorted(name for name, each in finite.items() if not each)
-    if spoilt:
+    bad = sorted(name for name, each in finite.items() if not each)
+    if bad:
         raise ValueError(
             f"{source}: weights that are not finite numbers, as after training that diverged: "
-            f"{_list(spoilt)}"
+            f"{_list(bad)}"
         )
 
 
-def _unfilled(folder: Path, dtype: mx.Dtype) -> Decoder:
-    """Return the model that the config describes, its weights yet to be filled in."""
-    config = _read_json(folder / CONFIG)
+def _build(folder: Path, dtype: mx.Dtype) -> Decoder:
+    config = read_json(folder / CONFIG)
     try:
-        return new_model(config, dtype)
+        return build_model(config, dtype)
     except ValueError as error:
         raise ValueError(f"{folder / CONFIG}: {error}") from None
 
@@ -174,7 +210,7 @@ def _cast(model: Decoder, dtype: mx.Dtype, training: bool) -> None:
     }
     weights = [
         (name, array.astype(mx.float32 if training and name not in embeddings else dtype))
-        for name, array in parameters(model).items()
+        for name, array in named_parameters(model).items()
     ]
     model.update(tree_unflatten(weights))
 
@@ -182,7 +218,7 @@ def _cast(model: Decoder, dtype: mx.Dtype, training: bool) -> None:
 def _read_tensors(folder: Path) -> dict[str, mx.array]:
     files = [WEIGHTS]
     if (folder / _INDEX).is_file():
-        index = _read_json(folder / _INDEX).get("weight_map")
+        index = read_json(folder / _INDEX).get("weight_map")
         if not isinstance(index, dict):
             raise ValueError(f"{folder / _INDEX}: weight_map must name the file of each tensor")
         files = sorted(set(index.values()))
@@ -198,7 +234,8 @@ def _read_tensors(folder: Path) -> dict[str, mx.array]:
     return tensors
 
 
-def _read_json(path: Path) -> dict[str, object]:
+def read_json(path: Path) -> dict[str, object]:
+    """Return the JSON object in a file; `ValueError` if it holds anything else."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -222,11 +259,11 @@ def _show(array: mx.array) -> str:
     return f"{array.shape}{dtype}".replace("mlx.core.", "")
 
 
-def _with_near(name: str, missing: Sequence[str]) -> str:
+def _suggest(name: str, missing: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, missing, n=1)
     return f"{name} (did you mean {near[0]}?)" if near else name
 
 
 def _list(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return ", ".join(names[:_MAX_NAMES]) + more

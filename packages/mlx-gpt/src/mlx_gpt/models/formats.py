@@ -1,12 +1,12 @@
-"""How each model is written: the keys of its `config.json` and the names of its tensors.
+"""File formats of the models: the keys of `config.json` and the names of tensors.
 
-model             config keys                      tensor names
-nanochat          nanochat's, from n_embd on       nanochat's
-nanochat of 2025  mlx-lm's, from hidden_size on    mlx-lm's, which are nanochat's; when reading
-                                                   also transformers'
+model             config keys                    tensor names
+nanochat          nanochat's, such as n_embd     nanochat's
+nanochat of 2025  mlx-lm's, such as hidden_size  nanochat's, which are mlx-lm's; transformers' names
+                                                 are read too
 
-The `model_type` of all of them is "nanochat": mlx-lm and transformers gave the older model that
-name before there was a newer one.
+Both have the `model_type` "nanochat": mlx-lm and transformers gave the older model that name before
+the newer one existed.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,15 +16,14 @@ from typing import Literal, TypeVar
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from mlx_gpt.models.nanochat import LOGIT_CAP, Nanochat, NanochatConfig
-from mlx_gpt.models.nanochat_2025 import Nanochat2025, Nanochat2025Config
+from mlx_gpt.models.nanochat import Nanochat, NanochatConfig
+from mlx_gpt.models.nanochat_2025 import LOGIT_CAP, Nanochat2025, Nanochat2025Config
 from mlx_trainer import ConfigError, load_config
 
 Decoder = Nanochat | Nanochat2025
 T = TypeVar("T")
 
-# Who wrote the folder, how to sample from the model, how to train it further: nothing that decides
-# what it computes.
+# Keys without influence on what the model computes.
 IGNORED_KEYS = frozenset(
     [
         *("architectures", "auto_map", "dtype", "torch_dtype", "transformers_version"),
@@ -55,9 +54,9 @@ class _Rope:
 
 @dataclass(frozen=True)
 class _Keys2025:
-    """What may be in the `config.json` of a model of 2025; a `Literal` has no other value here.
+    """The `config.json` of a model of 2025; other values than a `Literal` are not supported.
 
-    Defaults are mlx-lm's, of what it computes with and does not always write.
+    Defaults are those of mlx-lm, which does not write every key.
     """
 
     hidden_size: int
@@ -70,7 +69,7 @@ class _Keys2025:
     rope_theta: float = 10_000.0
     model_type: Literal["nanochat"] = "nanochat"
     rms_norm_eps: float = 1e-5  # mlx-lm never writes it; transformers and we do
-    rope_parameters: _Rope | None = None  # this and what follows is transformers'
+    rope_parameters: _Rope | None = None  # this and the following keys are transformers'
     hidden_act: Literal["relu2"] = "relu2"
     final_logit_softcapping: float = LOGIT_CAP
     attention_bias: Literal[False] = False
@@ -88,7 +87,7 @@ class _Keys2025:
             )
 
     def config(self) -> Nanochat2025Config:
-        """Return the same by nanochat's names."""
+        """Return the config with nanochat's names."""
         rope = self.rope_parameters or self
         return Nanochat2025Config(
             sequence_len=self.max_position_embeddings,
@@ -105,7 +104,7 @@ class _Keys2025:
 def _new_nanochat(values: Mapping[str, object], dtype: mx.Dtype) -> Decoder:
     if "hidden_size" in values:
         return Nanochat2025(strict_config(_Keys2025, values).config(), dtype)
-    # Defaults are for new models: a window pattern that was forgotten would go unnoticed.
+    # Defaults are for new models: a missing window pattern would go unnoticed.
     names = {field.name for field in fields(NanochatConfig)}
     if values.keys() < names:
         missing = sorted(names - values.keys())
@@ -113,36 +112,36 @@ def _new_nanochat(values: Mapping[str, object], dtype: mx.Dtype) -> Decoder:
     return Nanochat(strict_config(NanochatConfig, values), dtype)
 
 
-# From the content of config.json and the dtype of activations to a model without its weights.
+# model_type -> function of the config.json and the dtype of activations.
 MODELS: dict[str, Callable[[Mapping[str, object], mx.Dtype], Decoder]] = {"nanochat": _new_nanochat}
 
 
-def new_model(values: Mapping[str, object], dtype: mx.Dtype) -> Decoder:
-    """Return the model that a `config.json` describes, its weights yet to be filled in.
+def build_model(values: Mapping[str, object], dtype: mx.Dtype) -> Decoder:
+    """Return the model of a `config.json`, without its weights.
 
-    Raises `ValueError` for a model that is not here, and for unknown, missing or impossible keys.
+    Raises `ValueError` for an unsupported model, and for unknown, missing or invalid keys.
     """
     model_type = values.get("model_type")
     if not isinstance(model_type, str) or model_type not in MODELS:
         raise ValueError(f"model_type {model_type!r} is not one of {', '.join(MODELS)}")
     if "quantization" in values or "quantization_config" in values:
-        raise ValueError("quantized weights are not read; take the model they were made from")
+        raise ValueError("quantized weights are not supported; use the model before quantization")
     kept = {key: value for key, value in values.items() if key not in IGNORED_KEYS}
     return MODELS[model_type](kept, dtype)
 
 
 def strict_config(cls: type[T], values: Mapping[str, object]) -> T:
-    """Return the dataclass `cls` from a mapping; `ValueError` for unknown, missing, wrong keys."""
+    """Return the dataclass `cls` from a mapping; `ValueError` for unknown or missing keys."""
     try:
         return load_config(cls, base=values)
     except ConfigError as error:
-        # Where it came from, and the name of the class, say nothing here.
+        # The user does not know "base" or the name of the class.
         text = str(error).removeprefix("base: ").removeprefix(f"{cls.__name__}: ")
         raise ValueError(text) from None
 
 
-def describe(model: Decoder) -> dict[str, object]:
-    """Return the content of the `config.json` of a model."""
+def config_values(model: Decoder) -> dict[str, object]:
+    """Return the content of a model's `config.json`."""
     config = model.config
     values: dict[str, object] = {"architectures": [type(model).__name__]}
     if isinstance(config, NanochatConfig):
@@ -161,23 +160,23 @@ def describe(model: Decoder) -> dict[str, object]:
     }
 
 
-def file_names(model: Decoder) -> dict[str, str]:
+def tensor_names(model: Decoder) -> dict[str, str]:
     """Return the name in files of each parameter."""
-    names = {name: name for name in parameters(model)}
+    names = {name: name for name in named_parameters(model)}
     if isinstance(model, Nanochat):
-        # A list without gaps here, in files counted by the layer.
+        # A list without gaps in the model; files have the number of the layer.
         for i, layer in enumerate(model.config.value_embedding_layers):
             names[f"value_embeds.{i}.weight"] = f"value_embeds.{layer}.weight"
     return names
 
 
-def parameters(model: Decoder) -> dict[str, mx.array]:
+def named_parameters(model: Decoder) -> dict[str, mx.array]:
     """Return the parameters by their dotted names."""
     return dict(tree_flatten(model.parameters()))  # type: ignore[arg-type]
 
 
-def as_nanochat_names(tensors: Mapping[str, mx.array]) -> dict[str, mx.array]:
-    """Return the tensors by the names of nanochat, from those of transformers if need be."""
+def rename_tensors(tensors: Mapping[str, mx.array]) -> dict[str, mx.array]:
+    """Return the tensors with transformers' names replaced by nanochat's."""
     renamed = {}
     for name, array in tensors.items():
         for theirs, ours in _TRANSFORMERS_NAMES.items():

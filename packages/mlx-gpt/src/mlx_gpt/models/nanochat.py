@@ -1,45 +1,43 @@
 """nanochat's GPT as of July 2026 (https://github.com/karpathy/nanochat).
 
-What differs from a plain GPT:
-- rotary embeddings of base 100,000; keys and queries normalized after them, their products 1.44
-  times larger
+Differences from a plain GPT:
+- rotary embeddings of base 100,000, QK norm after them, attention scores 1.44 times larger
 - RMSNorm without parameters, also right after the token embedding
-- each token's embedding is smeared over from the one before it
+- smear: each token's embedding gets a gated share of the previous one
 - value embeddings in every second layer, gated per head
 - each block's input mixes the residual stream with the first embedding
 - attention windows of a quarter of the sequence in most layers
-- squared ReLU; what the middle layer knew is subtracted before the head
-- the head is untied, its logits capped at 15
+- squared ReLU
+- backout: a multiple of the middle layer's output is subtracted before the head
+- untied head, logits capped at 15
 
-Parameters keep nanochat's names, but for the value embeddings, which are a list without gaps here
+Parameters have nanochat's names, except that the value embeddings are a list without gaps
 (`models.formats` translates). Weights are float32 and cast where they are used, as in nanochat.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_gpt.engine.cache import Cache, LayerCache
-from mlx_gpt.models.attention import windowed_attention
-from mlx_gpt.models.nanochat_weights import draw_weights
-from mlx_gpt.models.recompute import recomputed
+from mlx_gpt.models.cache import Cache, LayerCache
+from mlx_gpt.models.layers import MLP, Linear, check_sizes, checkpointed, windowed_attention
 
 ROPE_BASE = 100_000.0
 LOGIT_CAP = 15.0
-# Of query-key products, over the usual 1 / sqrt(head_dim): 1.2 for each of the two.
+# Factor of attention scores beyond 1 / sqrt(head_dim): 1.2 each for queries and keys.
 SHARPNESS = 1.44
 SMEAR_CHANNELS = 24
 GATE_CHANNELS = 12
-# float32's machine epsilon, PyTorch's default in RMSNorm.
-NORM_EPS = 2.0**-23
+NORM_EPS = 2.0**-23  # float32's machine epsilon, PyTorch's default in RMSNorm
 
 
 @dataclass(frozen=True)
 class NanochatConfig:
-    """Sizes of the model; `window_pattern` is repeated over the layers, the last is always L."""
+    """Sizes of the model; `window_pattern` repeats over the layers, the last is always L."""
 
     sequence_len: int = 2048
     vocab_size: int = 32768
@@ -59,7 +57,7 @@ class NanochatConfig:
 
     @property
     def head_dim(self) -> int:
-        """Numbers in a key, query or value of one head."""
+        """Dimensions of one head."""
         return self.n_embd // self.n_head
 
     @property
@@ -69,7 +67,7 @@ class NanochatConfig:
 
     @property
     def windows(self) -> list[int]:
-        """How many tokens before itself a token attends to, per layer."""
+        """Number of previous tokens that a token attends to, per layer."""
         short = math.ceil(self.sequence_len / 4 / 128) * 128
         pattern = self.window_pattern.upper()
         letters = [pattern[i % len(pattern)] for i in range(self.n_layer - 1)] + ["L"]
@@ -77,35 +75,8 @@ class NanochatConfig:
 
     @property
     def value_embedding_layers(self) -> list[int]:
-        """Every second layer, the last among them."""
+        """Every second layer, including the last."""
         return [i for i in range(self.n_layer) if i % 2 == (self.n_layer - 1) % 2]
-
-
-def check_sizes(config) -> None:
-    """Raise `ValueError` for sizes, of this or an older config, that make no model."""
-    for name in ("sequence_len", "vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
-    if config.n_embd % config.n_head or (config.n_embd // config.n_head) % 2:
-        raise ValueError(
-            f"n_embd must be an even multiple of n_head, got {config.n_embd} and {config.n_head}"
-        )
-    if config.n_head % config.n_kv_head:
-        raise ValueError(
-            f"n_head must be a multiple of n_kv_head, got {config.n_head} and {config.n_kv_head}"
-        )
-
-
-class Linear(nn.Module):
-    """A product with a float32 weight, cast to the dtype of its input; no bias."""
-
-    def __init__(self, input_dims: int, output_dims: int):
-        super().__init__()
-        self.weight = mx.zeros((output_dims, input_dims))
-
-    def __call__(self, x: mx.array) -> mx.array:
-        """Return (..., output_dims) of (..., input_dims)."""
-        return x @ self.weight.astype(x.dtype).T
 
 
 def norm(x: mx.array) -> mx.array:
@@ -137,8 +108,8 @@ class Attention(nn.Module):
     ) -> mx.array:
         """Return (B, T, n_embd) of the normalized `x` (B, T, n_embd).
 
-        `value_embedding` (B, T, kv_heads * head_dim) of layers that have one; `cache` knows the
-        tokens before, and comes with a `mask`.
+        `value_embedding` (B, T, kv_heads * head_dim) in layers that have one; `mask` is used only
+        with a `cache`.
         """
         config = self._config
         B, T, _ = x.shape
@@ -149,7 +120,7 @@ class Attention(nn.Module):
             gate = 3 * mx.sigmoid(self.ve_gate(x[..., :GATE_CHANNELS]))  # (B, T, kv_heads)
             v = v + gate[..., None] * value_embedding.reshape(v.shape)
         q, k, v = (each.swapaxes(1, 2) for each in (q, k, v))  # (B, heads, T, head_dim)
-        offset = cache.seen if cache else 0
+        offset = cache.offset if cache else 0
         q, k = norm(_rotate(q, offset)), norm(_rotate(k, offset))
         scale = SHARPNESS / math.sqrt(config.head_dim)
         if cache:
@@ -161,23 +132,10 @@ class Attention(nn.Module):
 
 
 def _rotate(x: mx.array, offset: int) -> mx.array:
-    # nanochat turns by minus theta, which is what a negative scale of the positions does.
+    # nanochat rotates by minus theta, as a negative scale of the positions does.
     return mx.fast.rope(
         x, x.shape[-1], traditional=False, base=ROPE_BASE, scale=-1.0, offset=offset
     )
-
-
-class MLP(nn.Module):
-    """Two layers with a squared ReLU between them, four times as wide inside."""
-
-    def __init__(self, n_embd: int):
-        super().__init__()
-        self.c_fc = Linear(n_embd, 4 * n_embd)
-        self.c_proj = Linear(4 * n_embd, n_embd)
-
-    def __call__(self, x: mx.array) -> mx.array:
-        """Return (..., n_embd) of (..., n_embd)."""
-        return self.c_proj(nn.relu2(self.c_fc(x)))
 
 
 class Block(nn.Module):
@@ -197,17 +155,17 @@ class Block(nn.Module):
         mask: mx.array | str | None,
         cache: LayerCache | None,
     ) -> mx.array:
-        """Return (B, T, n_embd) of `x` and of the first embedding `x0`, mixed by two scalars."""
+        """Return (B, T, n_embd) from `x` and the first embedding `x0`, weighted by `mix`."""
         x = mix[0] * x + mix[1] * x0
         x = x + self.attn(norm(x), value_embedding, mask, cache)
         return x + self.mlp(norm(x))
 
 
 class Nanochat(nn.Module):
-    """The model; `dtype` is that of activations, and of the embeddings as nanochat stores them.
+    """The model; `dtype` is that of activations and, as in nanochat, of the embeddings.
 
-    `checkpoint_blocks` computes each block again in the backward pass instead of keeping what is
-    inside of it: about a third more work for a fraction of the memory.
+    `checkpoint_blocks` turns on gradient checkpointing of each block: about a third more work for a
+    fraction of the memory.
     """
 
     def __init__(
@@ -245,12 +203,12 @@ class Nanochat(nn.Module):
 
     @property
     def head_weight(self) -> mx.array:
-        """The rows of the head that are tokens, (vocab_size, n_embd)."""
+        """The head without padding rows, (vocab_size, n_embd)."""
         return self.lm_head.weight[: self.config.vocab_size]
 
     @property
     def logit_cap(self) -> float | None:
-        """c where logits are c tanh(x / c), None where they are not capped."""
+        """The c of logits c tanh(x / c), None without a cap."""
         return LOGIT_CAP
 
     def make_cache(self, left_padding: Sequence[int] | None = None) -> Cache:
@@ -258,7 +216,7 @@ class Nanochat(nn.Module):
         return Cache(self.config.windows, left_padding)
 
     def hidden_states(self, ids: mx.array, cache: Cache | None = None) -> mx.array:
-        """Return the states that the head reads, (B, T, n_embd); `cache` knows what came before."""
+        """Return the input of the head, (B, T, n_embd); `cache` has the previous tokens."""
         config = self.config
         x = norm(self.transformer["wte"](ids).astype(self._dtype))
         x = self._smear(x, cache)
@@ -272,14 +230,14 @@ class Nanochat(nn.Module):
             if i in config.value_embedding_layers:
                 value = next(values)(ids).astype(x.dtype)
             layer_cache = cache.layers[i] if cache else None
-            run = recomputed(block) if self.checkpoint_blocks and not cache else block
+            run = checkpointed(block) if self.checkpoint_blocks and not cache else block
             x = run(x, x0, mix, value, masks[i], layer_cache)
             if i == config.n_layer // 2:
                 middle = x
         return norm(x - self.backout_lambda.astype(x.dtype) * middle)
 
     def _smear(self, x: mx.array, cache: Cache | None) -> mx.array:
-        """Add to each embedding a share of the one before it, which the gate decides."""
+        """Add to each embedding a gated share of the previous one."""
         first = x[:, :1]
         if cache:
             previous, cache.previous = cache.previous, first if x.shape[1] == 1 else x[:, -1:]
@@ -292,13 +250,40 @@ class Nanochat(nn.Module):
             self.smear_gate(x[..., :SMEAR_CHANNELS])
         )
         if cache and cache.left_padding is not None:
-            positions = mx.arange(cache.seen, cache.seen + x.shape[1])
+            positions = mx.arange(cache.offset, cache.offset + x.shape[1])
             gate = gate * (positions > cache.left_padding[:, None])[..., None].astype(x.dtype)
         return x + gate * before
 
     def initialize(self, key: mx.array) -> "Nanochat":
-        """Draw the weights as nanochat does; return the model."""
-        draw_weights(self, key)
+        """Draw the weights as nanochat does; equal keys give equal weights. Return the model.
+
+        Uniform weights have a standard deviation of n_embd^-0.5. Projections into the residual
+        stream are 0, so that every block starts as the identity.
+        """
+        config, blocks = self.config, self.transformer["h"]
+        gates = [self.smear_gate, *(each.attn.ve_gate for each in blocks if "ve_gate" in each.attn)]
+        keys = iter(mx.random.split(key, 4 * len(blocks) + 2 + len(self.value_embeds) + len(gates)))
+        bound = math.sqrt(3 / config.n_embd)
+
+        def uniform(module: Any, low: float, high: float) -> None:
+            module.weight = mx.random.uniform(low, high, module.weight.shape, key=next(keys))
+
+        def normal(module: Any, deviation: float) -> None:
+            module.weight = deviation * mx.random.normal(module.weight.shape, key=next(keys))
+
+        normal(self.transformer["wte"], 0.8)
+        normal(self.lm_head, 0.001)
+        for block in blocks:
+            for layer in (block.attn.c_q, block.attn.c_k, block.attn.c_v):
+                uniform(layer, -bound, bound)
+            uniform(block.mlp.c_fc, -0.4 * bound, 0.4 * bound)
+        for embedding in self.value_embeds:
+            uniform(embedding, -bound, bound)
+        for gate in gates:
+            uniform(gate, 0.0, 0.02)
+        depth = mx.arange(config.n_layer) / max(config.n_layer - 1, 1)
+        self.resid_lambdas = 1.15 - 0.10 * depth
+        self.x0_lambdas = 0.20 - 0.15 * depth
         for embedding in [self.transformer["wte"], *self.value_embeds]:
             embedding.weight = embedding.weight.astype(self._dtype)
         return self

@@ -1,10 +1,9 @@
-"""nanochat's GPT from October 2025 to early January 2026, which mlx-lm and transformers also have.
+"""nanochat's GPT from October 2025 to early January 2026, also in mlx-lm and transformers.
 
-What differs from today's (`models.nanochat`): rotary embeddings of base 10,000, query-key products
-at the usual scale, every layer attends to everything before it, and none of the value embeddings,
-mixing scalars, smear and backout.
+Differences from `models.nanochat`: rotary embeddings of base 10,000, attention scores at the usual
+scale, no attention windows, value embeddings, mixing scalars, smear or backout.
 
-Parameters keep nanochat's names, which are mlx-lm's too. Weights are cast where they are used.
+Parameters have nanochat's names, as in mlx-lm. Weights are cast where they are used.
 """
 
 import math
@@ -14,19 +13,19 @@ from dataclasses import dataclass
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_gpt.engine.cache import Cache, LayerCache, attention_mask
-from mlx_gpt.models.nanochat import LOGIT_CAP, MLP, NORM_EPS, Linear, check_sizes
-from mlx_gpt.models.recompute import recomputed
+from mlx_gpt.models.cache import Cache, LayerCache, attention_mask
+from mlx_gpt.models.layers import MLP, Linear, check_sizes, checkpointed
 
-# The window of layers that attend to everything.
-NO_WINDOW = 1 << 30
+LOGIT_CAP = 15.0
+NORM_EPS = 2.0**-23  # float32's machine epsilon, PyTorch's default in RMSNorm
+NO_WINDOW = 1 << 30  # the window of layers that attend to all previous tokens
 
 
 @dataclass(frozen=True)
 class Nanochat2025Config:
-    """Sizes of the model; defaults are those of the speedrun of October 2025."""
+    """Sizes of the model; defaults are those of nanochat's speedrun of October 2025."""
 
-    sequence_len: int = 2048  # longest it was trained on; nothing is computed with it
+    sequence_len: int = 2048  # in training; not used in the computation
     vocab_size: int = 65536
     n_layer: int = 20
     n_head: int = 10  # query heads
@@ -40,12 +39,12 @@ class Nanochat2025Config:
 
     @property
     def head_dim(self) -> int:
-        """Numbers in a key, query or value of one head."""
+        """Dimensions of one head."""
         return self.n_embd // self.n_head
 
 
 class Attention(nn.Module):
-    """Causal attention with grouped queries, keys and queries normalized after the rotation."""
+    """Causal attention with grouped queries and QK norm after the rotary embeddings."""
 
     def __init__(self, config: Nanochat2025Config):
         super().__init__()
@@ -59,14 +58,14 @@ class Attention(nn.Module):
     def __call__(
         self, x: mx.array, mask: mx.array | str | None, cache: LayerCache | None
     ) -> mx.array:
-        """Return (B, T, n_embd) of the normalized `x` (B, T, n_embd), which come after `cache`."""
+        """Return (B, T, n_embd) of the normalized `x` (B, T, n_embd), which follows `cache`."""
         config = self._config
         B, T, _ = x.shape
         q = self.c_q(x).reshape(B, T, config.n_head, -1)
         k = self.c_k(x).reshape(B, T, config.n_kv_head, -1)
         v = self.c_v(x).reshape(B, T, config.n_kv_head, -1)
         q, k, v = (each.swapaxes(1, 2) for each in (q, k, v))  # (B, heads, T, head_dim)
-        offset = cache.seen if cache else 0
+        offset = cache.offset if cache else 0
         q, k = _rotate(q, config, offset), _rotate(k, config, offset)
         q, k = _norm(q, config), _norm(k, config)
         if cache:
@@ -77,7 +76,7 @@ class Attention(nn.Module):
 
 
 def _rotate(x: mx.array, config: Nanochat2025Config, offset: int) -> mx.array:
-    # nanochat turns by minus theta, which is what a negative scale of the positions does.
+    # nanochat rotates by minus theta, as a negative scale of the positions does.
     return mx.fast.rope(
         x, x.shape[-1], traditional=False, base=config.rope_theta, scale=-1.0, offset=offset
     )
@@ -105,9 +104,9 @@ class Block(nn.Module):
 
 
 class Nanochat2025(nn.Module):
-    """The model; `dtype` is that of activations, and of the embeddings as nanochat stores them.
+    """The model; `dtype` is that of activations and, as in nanochat, of the embeddings.
 
-    `checkpoint_blocks` computes each block again in the backward pass, as in `models.nanochat`.
+    `checkpoint_blocks` turns on gradient checkpointing of each block.
     """
 
     def __init__(
@@ -141,7 +140,7 @@ class Nanochat2025(nn.Module):
 
     @property
     def logit_cap(self) -> float | None:
-        """c where logits are c tanh(x / c), None where they are not capped."""
+        """The c of logits c tanh(x / c), None without a cap."""
         return LOGIT_CAP
 
     def make_cache(self, left_padding: Sequence[int] | None = None) -> Cache:
@@ -149,21 +148,21 @@ class Nanochat2025(nn.Module):
         return Cache([NO_WINDOW] * self.config.n_layer, left_padding)
 
     def hidden_states(self, ids: mx.array, cache: Cache | None = None) -> mx.array:
-        """Return the states that the head reads, (B, T, n_embd); `cache` knows what came before."""
+        """Return the input of the head, (B, T, n_embd); `cache` has the previous tokens."""
         x = _norm(self.transformer["wte"](ids).astype(self._dtype), self.config)
         layers = cache.layers if cache else [None] * self.config.n_layer
         padding = cache.left_padding if cache else None
         mask = attention_mask(ids.shape[1], NO_WINDOW, layers[0], padding)
         for block, layer in zip(self.transformer["h"], layers, strict=True):
-            run = recomputed(block) if self.checkpoint_blocks and not cache else block
+            run = checkpointed(block) if self.checkpoint_blocks and not cache else block
             x = run(x, mask, layer)
         return _norm(x, self.config)
 
     def initialize(self, key: mx.array) -> "Nanochat2025":
         """Draw the weights as nanochat did from January 2026 on; return the model.
 
-        Uniform weights have a standard deviation of n_embd^-0.5, projections back into the residual
-        stream begin at 0.
+        Uniform weights have a standard deviation of n_embd^-0.5; projections into the residual
+        stream are 0.
         """
         keys = iter(mx.random.split(key, 4 * self.config.n_layer + 2))
         bound = math.sqrt(3 / self.config.n_embd)

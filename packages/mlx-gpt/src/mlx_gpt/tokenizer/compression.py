@@ -1,4 +1,4 @@
-"""How many bytes of text a token stands for, with one tokenizer and with others beside it."""
+"""Compression: bytes of text per token, of one tokenizer or of several side by side."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -10,13 +10,13 @@ from mlx_gpt.tokenizer.tokenizer import Tokenizer
 EncodeBatch = Callable[[Sequence[str]], list[list[int]]]
 
 
-class NotHere(OSError):
-    """An encoding of tiktoken that is neither in its cache nor can be downloaded."""
+class EncodingUnavailableError(OSError):
+    """A tiktoken encoding is not in the cache and cannot be downloaded."""
 
 
 @dataclass(frozen=True)
 class Compression:
-    """What one tokenizer makes of one text: `bytes` are those of its UTF-8."""
+    """The size of one text with one tokenizer; `bytes` counts its UTF-8."""
 
     source: str
     tokenizer: str
@@ -25,16 +25,16 @@ class Compression:
 
     @property
     def bytes_per_token(self) -> float:
-        """Higher is better: the model sees more text in as many tokens."""
+        """Higher is better: the model sees more text in the same number of tokens."""
         return self.bytes / max(self.tokens, 1)
 
 
 def measure(
     tokenizers: Mapping[str, EncodeBatch], sources: Mapping[str, Sequence[str]]
 ) -> list[Compression]:
-    """Return a row for each source and tokenizer, tokenizers in their order within a source.
+    """Return a row for each source and tokenizer, grouped by source.
 
-    A source is a list of documents. Raises `ValueError` for one without text.
+    A source is a list of documents. Raises `ValueError` for a source without text.
     """
     rows = []
     for source, documents in sources.items():
@@ -50,8 +50,7 @@ def measure(
 def report(rows: Sequence[Compression]) -> list[dict]:
     """Return the rows as dicts with `bytes_per_token` and `more_tokens`.
 
-    `more_tokens` is relative to the first tokenizer on that source: 0.05 is 5% more tokens than it
-    needs.
+    `more_tokens` compares with the first tokenizer on that source: 0.05 means 5% more tokens.
     """
     first: dict[str, int] = {}
     for row in rows:
@@ -66,7 +65,7 @@ def report(rows: Sequence[Compression]) -> list[dict]:
     ]
 
 
-def table(rows: Sequence[Compression]) -> str:
+def format_table(rows: Sequence[Compression]) -> str:
     """Return the report as a text table."""
     header = ["text", "tokenizer", "bytes", "tokens", "bytes/token", "tokens vs first"]
     cells = [
@@ -90,12 +89,12 @@ def table(rows: Sequence[Compression]) -> str:
     )
 
 
-def reference(spec: str) -> tuple[str, EncodeBatch]:
-    """Return name and encoding of a tokenizer to compare with.
+def load_reference(spec: str) -> tuple[str, EncodeBatch]:
+    """Return the name and the encoder of a tokenizer to compare with.
 
-    `name=path` is a tokenizer.json or its folder; a bare name such as `gpt2` or `cl100k_base` is an
-    encoding of tiktoken, which downloads it unless it is in its cache. Raises `NotHere` where that
-    fails and `ValueError` for a name that tiktoken does not know.
+    `name=path` is a tokenizer.json or its folder; a bare name such as `gpt2` or `cl100k_base` is a
+    tiktoken encoding, downloaded unless cached. Raises `EncodingUnavailableError` if that fails,
+    `ValueError` for an unknown name.
     """
     name, equals, path = spec.partition("=")
     if equals:
@@ -108,5 +107,7 @@ def reference(spec: str) -> tuple[str, EncodeBatch]:
     try:
         encoding = tiktoken.get_encoding(name)
     except OSError as error:  # also what requests raises
-        raise NotHere(f"tokenizer {name}: tiktoken cannot get its file") from error
+        raise EncodingUnavailableError(
+            f"tokenizer {name}: tiktoken cannot download its file"
+        ) from error
     return name, lambda texts: encoding.encode_ordinary_batch(list(texts))

@@ -1,7 +1,7 @@
-"""What a `tokenizer.json` in the layout of Hugging Face's `tokenizers` says, read and written.
+"""Read and write `tokenizer.json` in the layout of Hugging Face's `tokenizers`.
 
-The file spells a token with one character a byte, GPT-2's byte alphabet, so that any bytes are
-text. This module turns that into bytes and back, and finds out whether tiktoken can do the work.
+The file writes a token with one character per byte, in GPT-2's byte alphabet. This module converts
+that to bytes and back, and decides whether tiktoken can encode with the vocabulary.
 """
 
 import hashlib
@@ -11,26 +11,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 GPT2_PATTERN = (
-    r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # of ByteLevel
+    r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # ByteLevel's
 )
 
-_PRINTED = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-_OTHERS = [byte for byte in range(256) if byte not in _PRINTED]
-# A byte that prints stands for itself; the others take the characters from U+0100 on, in order.
-ALPHABET = {byte: chr(byte) for byte in _PRINTED} | {
+_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
+# A printable byte is written as itself, the others as the characters from U+0100 on, in order.
+ALPHABET = {byte: chr(byte) for byte in _PRINTABLE} | {
     byte: chr(256 + place) for place, byte in enumerate(_OTHERS)
 }
-_MOST_IDS = 2**24
+_MAX_IDS = 2**24
 _BYTES = {character: byte for byte, character in ALPHABET.items()}
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What a file says of its tokens.
+    """The tokens of a file.
 
-    `tokens` has the bytes of each id (for an added token those of its text), `specials` the ids of
-    special tokens. `ranks` and `pattern` are what tiktoken needs to give the ids that `tokenizers`
-    gives; both are None where it cannot.
+    `tokens` has the bytes of each id (of an added token those of its text), `specials` the ids of
+    special tokens. With `ranks` and `pattern` tiktoken gives the same ids as `tokenizers`; both are
+    None if it cannot.
     """
 
     tokens: dict[int, bytes]
@@ -39,15 +39,15 @@ class Vocabulary:
     pattern: str | None
 
 
-def write_layout(ranks: Mapping[bytes, int], pattern: str, specials: Sequence[str]) -> dict:
-    """Return the content of a `tokenizer.json` for tiktoken's `ranks` and `specials` after them.
+def make_layout(ranks: Mapping[bytes, int], pattern: str, specials: Sequence[str]) -> dict:
+    """Return the content of a `tokenizer.json` with tiktoken's `ranks`, then `specials`.
 
-    Every way to cut a token in two known ones is a merge, as tiktoken merges whatever gives a known
-    token; and a piece that is a token as a whole is that token (`ignore_merges`).
+    tiktoken merges any two tokens whose concatenation is a token, so each such pair becomes a
+    merge. A piece that is a token as a whole is that token (`ignore_merges`).
     """
     ordered = sorted(ranks, key=ranks.__getitem__)
     merges = [
-        f"{spell(token[:cut])} {spell(token[cut:])}"
+        f"{to_byte_alphabet(token[:cut])} {to_byte_alphabet(token[cut:])}"
         for token in ordered
         for cut in range(1, len(token))
         if token[:cut] in ranks and token[cut:] in ranks
@@ -77,16 +77,16 @@ def write_layout(ranks: Mapping[bytes, int], pattern: str, specials: Sequence[st
             "fuse_unk": False,
             "byte_fallback": False,
             "ignore_merges": True,
-            "vocab": {spell(token): ranks[token] for token in ordered},
+            "vocab": {to_byte_alphabet(token): ranks[token] for token in ordered},
             "merges": merges,
         },
     }
 
 
-def read_layout(text: str, source: str) -> Vocabulary:
+def parse_layout(text: str, source: str) -> Vocabulary:
     """Return the vocabulary of a `tokenizer.json` from its text; `source` is for errors.
 
-    Raises `ValueError` where it is not byte-level BPE.
+    Raises `ValueError` unless it is byte-level BPE.
     """
     try:
         layout = json.loads(text)
@@ -95,15 +95,15 @@ def read_layout(text: str, source: str) -> Vocabulary:
         _check_ids({**model["vocab"], **{each["content"]: each["id"] for each in added}})
         specials = {each["content"]: each["id"] for each in added if each["special"]}
         plain = {each["content"]: each["id"] for each in added if not each["special"]}
-        spelt = {
+        written = {
             token: number
             for token, number in model["vocab"].items()
             if token not in specials and token not in plain
         }
-        tokens = {number: _unspell(token, source) for token, number in spelt.items()}
+        tokens = {number: _token_bytes(token, source) for token, number in written.items()}
         merges = [_pair(each) for each in model["merges"]]
         pattern = None if layout.get("normalizer") or plain else _one_pattern(layout)
-        ranks = _ranks(spelt, merges, bool(model.get("ignore_merges"))) if pattern else None
+        ranks = _ranks(written, merges, bool(model.get("ignore_merges"))) if pattern else None
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{source}: not a tokenizer.json of Hugging Face's tokenizers ({error!r})"
@@ -117,57 +117,57 @@ def read_layout(text: str, source: str) -> Vocabulary:
 
 
 def read_config(path: Path) -> dict:
-    """Return the content of a `tokenizer_config.json`; `ValueError` for one that is damaged."""
+    """Return the content of a `tokenizer_config.json`; `ValueError` if it is damaged."""
     config = json.loads(path.read_text("utf-8"))
     if not isinstance(config, dict):
         raise ValueError(f"{path} must hold a JSON object, got a {type(config).__name__}")
     for key in ("bos_token", "eos_token"):
-        if not isinstance(token_name(config.get(key)), str | None):
+        if not isinstance(token_text(config.get(key)), str | None):
             raise ValueError(f"{path}: {key} must be text, got {config[key]!r}")
     return config
 
 
-def token_name(token: str | dict | None) -> str | None:
-    """Return the text of a token as a `tokenizer_config.json` writes it."""
+def token_text(token: str | dict | None) -> str | None:
+    """Return the text of a token in a `tokenizer_config.json`: text, or an object with it."""
     return token.get("content") if isinstance(token, dict) else token
 
 
 def layout_sha256(text: str) -> str:
-    """Return the hash of what a `tokenizer.json` says, whatever its spaces and order of keys."""
+    """Return the hash of a `tokenizer.json`, independent of white space and the order of keys."""
     plain = json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(plain.encode()).hexdigest()
 
 
-def spell(token: bytes) -> str:
-    """Return how a file writes the bytes of a token."""
+def to_byte_alphabet(token: bytes) -> str:
+    """Return a token in GPT-2's byte alphabet."""
     return "".join([ALPHABET[byte] for byte in token])
 
 
-def unspell(token: str) -> bytes:
-    """Return the bytes that a file writes so; raises `KeyError` for another character."""
+def from_byte_alphabet(token: str) -> bytes:
+    """Return the bytes of a token in GPT-2's byte alphabet; `KeyError` for other characters."""
     return bytes([_BYTES[character] for character in token])
 
 
-def _unspell(token: str, source: str) -> bytes:
+def _token_bytes(token: str, source: str) -> bytes:
     try:
-        return unspell(token)
+        return from_byte_alphabet(token)
     except KeyError as error:
         raise ValueError(
             f"{source}: expected byte-level BPE, but token {token!r} has the character {error}, "
-            "which stands for no byte"
+            "which is no byte"
         ) from None
 
 
 def _check_ids(vocabulary: Mapping[object, object]) -> None:
     for token, number in vocabulary.items():
-        if not isinstance(token, str) or type(number) is not int or not 0 <= number < _MOST_IDS:
+        if not isinstance(token, str) or type(number) is not int or not 0 <= number < _MAX_IDS:
             raise TypeError(f"token {token!r} has the id {number!r}")
 
 
 def _pair(merge: str | list[str]) -> list[str]:
     parts = merge.split(" ") if isinstance(merge, str) else merge
     if len(parts) != 2:
-        raise TypeError(f"merge {merge!r} is not of two tokens")
+        raise TypeError(f"merge {merge!r} does not have two tokens")
     return parts
 
 
@@ -197,7 +197,7 @@ def _steps(pre_tokenizer: dict | None) -> list[dict]:
 
 
 def _one_pattern(layout: dict) -> str | None:
-    """Return the regular expression by which text is split, None where it is no single one."""
+    """Return the regular expression that splits text, None unless there is exactly one."""
     *splits, last = _steps(layout["pre_tokenizer"])
     if last["type"] != "ByteLevel" or last.get("add_prefix_space", True):
         return None
@@ -211,15 +211,16 @@ def _one_pattern(layout: dict) -> str | None:
 
 
 def _ranks(
-    spelt: Mapping[str, int], merges: Sequence[Sequence[str]], whole: bool
+    written: Mapping[str, int], merges: Sequence[Sequence[str]], whole: bool
 ) -> dict[bytes, int] | None:
-    """Return tiktoken's ranks, which are ids; None where merges do not come in the order of ids.
+    """Return tiktoken's ranks, which are ids; None if merges are not in the order of ids.
 
-    A token that no merge makes is found only as a whole piece, and only with `ignore_merges`.
+    A token that results from no merge is found only as a whole piece, and only with
+    `ignore_merges` (here `whole`).
     """
-    made = [spelt[left + right] for left, right in merges]
+    made = [written[left + right] for left, right in merges]
     parts_first = whole or all(
-        len(part) == 1 or spelt[part] < number
+        len(part) == 1 or written[part] < number
         for pair, number in zip(merges, made, strict=True)
         for part in pair
     )
@@ -227,7 +228,7 @@ def _ranks(
         return None
     reachable = set(made)
     return {
-        unspell(token): number
-        for token, number in spelt.items()
+        from_byte_alphabet(token): number
+        for token, number in written.items()
         if whole or len(token) == 1 or number in reachable
     }

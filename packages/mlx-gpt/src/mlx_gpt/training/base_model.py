@@ -15,9 +15,8 @@ import yaml
 from mlx.utils import tree_unflatten
 
 from mlx_gpt.machine import default_dtype
-from mlx_gpt.models.files import config_of, model_folder
+from mlx_gpt.models.files import find_model_folder, load, read_model_config
 from mlx_gpt.models.formats import Decoder
-from mlx_gpt.models.loading import load
 from mlx_gpt.models.nanochat import Nanochat, NanochatConfig
 from mlx_gpt.tokenizer import Tokenizer
 from mlx_gpt.training.plan import WIDTH_PER_LAYER, Plan, config_for
@@ -35,8 +34,8 @@ def settings_from_model(init_from: str) -> dict[str, dict]:
 
     Raises `FileNotFoundError` or `ValueError` where there is no model of July 2026.
     """
-    folder = model_folder(init_from)
-    shape = config_of(folder)
+    folder = find_model_folder(init_from)
+    shape = read_model_config(folder)
     if not isinstance(shape, NanochatConfig):
         raise ValueError(f"{folder}: {_ONLY}")
     depth, head_dim = shape.n_layer, shape.n_embd // shape.n_head

@@ -7,7 +7,7 @@ the next one starts.
 
 import mlx.core as mx
 
-IGNORE = -1  # the target of tokens without a loss
+from mlx_gpt.data import IGNORE
 
 # Logits computed at once. Smaller chunks cost more additions to the head's gradient.
 CHUNK_LOGITS = 1 << 24
@@ -18,7 +18,7 @@ def token_losses(
 ) -> mx.array:
     """Return the loss of each token in nats, float32, 0 where the target is -1; no gradient.
 
-    `hidden` is (..., D), `weight` (V, D), `targets` (...). Logits are capped to c tanh(x / c).
+    `hidden` is (..., D), `weight` (V, D), `targets` (...). Logits are limit_text to c tanh(x / c).
     """
     flat, labels = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
     losses: list[mx.array] = []

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
+from mlx_gpt.data import IGNORE
 from mlx_gpt.engine import Completion
-from mlx_gpt.evaluate.ranks import sum_over_ranks
+from mlx_gpt.evaluate.metrics import sum_over_ranks
 from mlx_gpt.models.formats import Decoder
-from mlx_gpt.training.losses import IGNORE, loss_sum
+from mlx_gpt.training.losses import loss_sum
 
 # Sequences are padded to a multiple of this, so that MLX compiles few shapes.
 LENGTH_STEP = 64

@@ -9,10 +9,9 @@ from pathlib import Path
 import mlx.core as mx
 
 from mlx_gpt.engine import Engine, Request, Sampling
-from mlx_gpt.evaluate.bits_per_byte import bits_per_byte
 from mlx_gpt.evaluate.core import evaluate_core_task
-from mlx_gpt.evaluate.core_bundle import CoreTask, read_core_tasks
-from mlx_gpt.evaluate.results import mean_centered
+from mlx_gpt.evaluate.core_tasks import CoreTask, read_core_tasks
+from mlx_gpt.evaluate.metrics import bits_per_byte, mean_centered
 from mlx_gpt.machine import peak_memory, step_threads
 from mlx_gpt.models.nanochat import Nanochat
 from mlx_gpt.tokenizer import Tokenizer

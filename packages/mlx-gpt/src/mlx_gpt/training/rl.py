@@ -18,8 +18,8 @@ import numpy as np
 
 from mlx_gpt.data.conversation import Conversation, render_for_completion
 from mlx_gpt.engine import Completion, Engine, Request, Sampling
-from mlx_gpt.evaluate.gsm8k import is_correct, pass_at_k, read_problems, solution_of
-from mlx_gpt.evaluate.ranks import sum_over_ranks
+from mlx_gpt.evaluate.gsm8k import is_correct, read_problems, solution_text
+from mlx_gpt.evaluate.metrics import pass_at_k, sum_over_ranks
 from mlx_gpt.machine import peak_memory, step_threads
 from mlx_gpt.models.formats import Decoder
 from mlx_gpt.tokenizer import Tokenizer
@@ -169,7 +169,7 @@ def reinforce(job: Job, folder: Path, report: Report, resume: bool = False) -> N
 
 def gsm8k_reward(conversation: Conversation, text: str) -> float:
     """Return 1 if the text ends in the number that the conversation's solution ends in, else 0."""
-    return float(is_correct(text, solution_of(dict(conversation))))
+    return float(is_correct(text, solution_text(dict(conversation))))
 
 
 def build(

@@ -7,11 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from mlx_gpt.data.mixture import Source
+from mlx_gpt.data.formats import Source
 from mlx_gpt.machine import prepare_machine
-from mlx_gpt.models.files import MODEL_FILES, model_folder, save_manifest, save_model
+from mlx_gpt.models.files import (
+    MODEL_FILES,
+    check_tokenizer,
+    find_model_folder,
+    save_manifest,
+    save_model,
+)
 from mlx_gpt.models.formats import Decoder
-from mlx_gpt.models.loading import check_tokenizer
 from mlx_gpt.tokenizer import Tokenizer
 from mlx_gpt.training.display import TrainingDisplay
 from mlx_gpt.training.settings import PretrainConfig
@@ -126,9 +131,11 @@ def inputs_of(config: Any) -> dict[str, str | Path]:
     Patterns and addresses are left to the stream, which compares its shards itself.
     """
     base = getattr(config, "model", None)
-    found: dict[str, str | Path] = {"model": model_folder(base)} if isinstance(base, str) else {}
+    found: dict[str, str | Path] = (
+        {"model": find_model_folder(base)} if isinstance(base, str) else {}
+    )
     if first := getattr(base, "init_from", None):
-        found["model.init_from"] = model_folder(first)
+        found["model.init_from"] = find_model_folder(first)
     data = getattr(config, "data", None)
     for name in ("train", "valid", "tokenizer"):
         value = getattr(data, name, None)

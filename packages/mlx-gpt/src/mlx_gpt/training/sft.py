@@ -14,11 +14,12 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
+from mlx_gpt.data import IGNORE
 from mlx_gpt.data.conversation import Conversation, render_conversation, render_for_completion
-from mlx_gpt.data.mixture import read_mixture
+from mlx_gpt.data.formats import read_mixture
 from mlx_gpt.data.packing import Batch, PackedBatches
 from mlx_gpt.engine import Engine, Request, Sampling
-from mlx_gpt.evaluate.ranks import sum_over_ranks
+from mlx_gpt.evaluate.metrics import sum_over_ranks
 from mlx_gpt.machine import peak_memory, step_threads
 from mlx_gpt.models.formats import Decoder
 from mlx_gpt.tokenizer import Tokenizer
@@ -29,7 +30,7 @@ from mlx_gpt.training.base_model import (
     settings_of_run,
 )
 from mlx_gpt.training.display import SftDisplay
-from mlx_gpt.training.losses import IGNORE, batch_loss, token_losses
+from mlx_gpt.training.losses import batch_loss, token_losses
 from mlx_gpt.training.plan import fit_batch
 from mlx_gpt.training.runs import (
     Report,

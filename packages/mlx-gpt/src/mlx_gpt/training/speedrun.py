@@ -21,14 +21,14 @@ from pathlib import Path
 from mlx_gpt.data import python_docs
 from mlx_gpt.data.conversation import render_for_completion
 from mlx_gpt.data.documents import find_files, hold_out, read_files
-from mlx_gpt.data.mixture import read_mixture
+from mlx_gpt.data.formats import read_mixture
 from mlx_gpt.engine import Engine, Request, Sampling
 from mlx_gpt.evaluate import evaluation
-from mlx_gpt.models.loading import load
+from mlx_gpt.models.files import load
 from mlx_gpt.report import write_report_card
 from mlx_gpt.tokenizer import Tokenizer
 from mlx_gpt.tokenizer.compression import measure, report
-from mlx_gpt.tokenizer.training import whole_characters
+from mlx_gpt.tokenizer.encoding import replace_surrogates
 from mlx_gpt.training.display import duration, printable
 from mlx_gpt.training.pretrain import run_pretraining
 from mlx_gpt.training.settings import (
@@ -100,9 +100,9 @@ def prepare_text(config: SpeedrunConfig, folder: Path, say: Say) -> None:
         shards = find_files(config.text, note=lambda line: say(f"  {line}"))
         files = [(shard.name, whole_texts(shard, say)) for shard in shards]
     else:
-        found = list(python_docs.documented())
-        files = [("documentation", python_docs.documents(found))]
-        write_lines(folder / "conversations.jsonl", python_docs.conversations(found))
+        found = list(python_docs.find_docstrings())
+        files = [("documentation", python_docs.make_documents(found))]
+        write_lines(folder / "conversations.jsonl", python_docs.make_conversations(found))
     size = sum(len(text) for _, texts in files for text in texts)
     if size < _MIN_CHARS:
         raise ValueError(
@@ -121,7 +121,7 @@ def prepare_text(config: SpeedrunConfig, folder: Path, say: Say) -> None:
 def whole_texts(shard: Shard, say: Say) -> list[str]:
     """Return the documents of a file with half surrogate pairs replaced, as the tokenizer does."""
     texts = list(read_files([shard]))
-    whole = [whole_characters(text) for text in texts]
+    whole = [replace_surrogates(text) for text in texts]
     changed = sum(before != after for before, after in zip(texts, whole, strict=True))
     if changed:
         say(f"  {shard.name}: half a surrogate pair became U+FFFD in {changed:,} document(s)")
@@ -225,13 +225,13 @@ def split_conversations(files: list[str], folder: Path, seed: int) -> tuple[Path
 def evaluate_models(config: SpeedrunConfig, folder: Path, say: Say) -> None:
     """Measure bits per byte of held-out text, and accuracy where there are questions."""
     core = Path(config.core) if config.core else None
-    questions = evaluation.Questions(bpb=str(folder / "data" / "valid"), core=core)
+    questions = evaluation.EvaluationConfig(bpb=str(folder / "data" / "valid"), core=core)
     for name in ("pretrain", "sft"):
         run = folder / name
         if run.exists() and not (run / evaluation.FILE_NAME).exists():
             found = evaluation.evaluate_folder(run, questions)
-            evaluation.save(found, run)
-            say(f"  {name}: " + evaluation.table(found).replace("\n", "\n  "))
+            evaluation.save_evaluation(found, run)
+            say(f"  {name}: " + evaluation.format_table(found).replace("\n", "\n  "))
 
 
 def write_chat(config: SpeedrunConfig, folder: Path, say: Say) -> None:

@@ -124,8 +124,8 @@ def _change(config: SpeedrunConfig, folder: Path, other: list[str]) -> None:
 def check_files(config: SpeedrunConfig) -> None:
     """Raise an error where batch, texts, conversations or questions cannot be used."""
     from mlx_gpt.data.documents import find_files
-    from mlx_gpt.data.mixture import read_mixture
-    from mlx_gpt.evaluate.core_bundle import read_core_tasks
+    from mlx_gpt.data.formats import read_mixture
+    from mlx_gpt.evaluate.core_tasks import read_core_tasks
     from mlx_gpt.training.plan import accumulation_steps
 
     accumulation_steps(config.batch_tokens, config.device_batch_size, config.sequence_len)

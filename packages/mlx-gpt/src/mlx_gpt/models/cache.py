@@ -1,78 +1,76 @@
-"""Keys and values of the tokens seen so far, of which a layer with a window keeps only that.
+"""Key/value caches; a layer with an attention window stores no more than its window.
 
-A batch of prompts of different lengths is padded on the left: `left_padding` tells each row's first
-token. Positions count from the padded beginning, which rotary embeddings do not mind.
+Prompts of different lengths are padded on the left; `left_padding` counts each row's padding.
+Positions include the padding, which is fine because rotary embeddings are relative.
 """
 
 from collections.abc import Sequence
 
 import mlx.core as mx
 
-# Buffers grow by so many tokens at a time.
-_STEP = 256
+_STEP = 256  # tokens by which buffers grow
 
 
 class LayerCache:
     """One layer's keys and values, (B, kv_heads, S, head_dim), of at most `window` + 1 tokens.
 
-    A token attends to itself and the `window` tokens before it. Position p lies at p % (window + 1)
-    of the buffer, so that adding a token moves nothing.
+    A token attends to itself and the `window` tokens before it. The buffer is a ring: position p is
+    stored at p % (window + 1), so that adding a token moves nothing.
     """
 
     def __init__(self, window: int):
         self.window = window
         self.keys: mx.array | None = None
         self.values: mx.array | None = None
-        self.seen = 0  # tokens so far
+        self.offset = 0  # tokens so far
 
     @property
     def size(self) -> int:
-        """Most tokens ever kept."""
+        """Capacity in tokens."""
         return self.window + 1
 
     def update(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Add (B, kv_heads, T, head_dim); return what the new tokens may attend to.
+        """Add (B, kv_heads, T, head_dim); return the keys and values that the new tokens see.
 
-        That is the last `window` tokens before them, oldest first, and they themselves; for a
-        single token the order is that of the buffer.
+        These are the last `window` tokens before them and the new tokens, oldest first; for a
+        single new token in the order of the buffer.
         """
-        total = self.seen + keys.shape[2]
+        total = self.offset + keys.shape[2]
         if keys.shape[2] == 1 or total <= self.size:
-            begin = self.seen % self.size
+            begin = self.offset % self.size
             keys = self.keys = _write(self.keys, keys, begin, self.size)
             values = self.values = _write(self.values, values, begin, self.size)
             held = min(total, self.size)
             attended = keys[:, :, :held], values[:, :, :held]
         else:
             attended = self._with_past(self.keys, keys), self._with_past(self.values, values)
-            # The token at position p belongs at p % size.
             shift = total % self.size
             self.keys, self.values = (
                 mx.roll(each[:, :, -self.size :], shift, 2) for each in attended
             )
-        self.seen = total
+        self.offset = total
         return attended
 
     def _with_past(self, buffer: mx.array | None, new: mx.array) -> mx.array:
-        past = min(self.seen, self.window)
+        past = min(self.offset, self.window)
         if buffer is None or not past:
             return new
-        if self.seen > self.size:
-            buffer = mx.roll(buffer, -(self.seen % self.size), 2)
-        held = min(self.seen, self.size)
+        if self.offset > self.size:
+            buffer = mx.roll(buffer, -(self.offset % self.size), 2)
+        held = min(self.offset, self.size)
         return mx.concatenate([buffer[:, :, held - past : held], new], axis=2)
 
     def key_positions(self, tokens: int) -> mx.array:
-        """Return the positions of the keys that `update` will return for so many new tokens."""
+        """Return the positions of the keys that `update` returns for this many new tokens."""
         if tokens == 1:
-            slots = mx.arange(min(self.seen + 1, self.size))
-            return self.seen - (self.seen - slots) % self.size
-        past = min(self.seen, self.window)
-        return mx.arange(self.seen - past, self.seen + tokens)
+            slots = mx.arange(min(self.offset + 1, self.size))
+            return self.offset - (self.offset - slots) % self.size
+        past = min(self.offset, self.window)
+        return mx.arange(self.offset - past, self.offset + tokens)
 
 
 class Cache:
-    """The caches of all layers of a model, and the last embedding that nanochat's smear needs."""
+    """The caches of all layers of a model, and the last embedding for nanochat's smear."""
 
     def __init__(self, windows: Sequence[int], left_padding: Sequence[int] | None = None):
         self.layers = [LayerCache(window) for window in windows]
@@ -82,12 +80,12 @@ class Cache:
         self.previous: mx.array | None = None  # (B, 1, n_embd)
 
     @property
-    def seen(self) -> int:
+    def offset(self) -> int:
         """Tokens so far, padding included."""
-        return self.layers[0].seen
+        return self.layers[0].offset
 
     def masks(self, tokens: int) -> "list[mx.array | str | None]":
-        """Return each layer's mask for so many new tokens; equal windows share theirs."""
+        """Return each layer's mask for this many new tokens; equal windows share a mask."""
         by_window = {
             layer.window: attention_mask(tokens, layer.window, layer, self.left_padding)
             for layer in {each.window: each for each in self.layers}.values()
@@ -105,7 +103,7 @@ class Cache:
         return [array for array in [*held, self.previous] if array is not None]
 
     def take(self, rows: Sequence[int]) -> None:
-        """Keep these rows of the batch, in this order; the same row may be taken often."""
+        """Select rows of the batch, in this order; a row may be repeated."""
         index = mx.array(list(rows))
         for layer in self.layers:
             if layer.keys is not None and layer.values is not None:
@@ -116,33 +114,61 @@ class Cache:
             self.left_padding = self.left_padding[index]
 
 
+class PromptCache:
+    """The cache of one conversation, so that each turn processes only its own tokens.
+
+    Pass it to `Engine.stream` with every turn. It is used if the new prompt begins with the tokens
+    in the cache, and discarded otherwise.
+    """
+
+    def __init__(self):
+        self.ids: list[int] = []
+        self.cache: Cache | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the keys and values."""
+        return self.cache.nbytes if self.cache else 0
+
+    def take(self, prompt: Sequence[int]) -> Cache | None:
+        """Remove the cache; return it if the prompt begins with `ids` and is longer."""
+        ids, cache = self.ids, self.cache
+        self.ids, self.cache = [], None
+        fits = len(ids) < len(prompt) and list(prompt[: len(ids)]) == ids
+        return cache if fits else None
+
+    def store(self, ids: Sequence[int], cache: Cache) -> None:
+        """Store a cache and its tokens."""
+        self.ids, self.cache = list(ids), cache
+
+
 def attention_mask(
     tokens: int, window: int, cache: LayerCache | None, left_padding: mx.array | None
 ) -> mx.array | str | None:
-    """Return what `mx.fast.scaled_dot_product_attention` takes as mask for so many new tokens.
+    """Return the mask of `mx.fast.scaled_dot_product_attention` for this many new tokens.
 
-    A token attends to itself, and to the `window` tokens before it that are not padding. The mask
-    is boolean, (B or 1, 1, T, S), unless "causal" or None says the same.
+    A token attends to itself and to the `window` tokens before it that are not padding. The mask is
+    boolean, (B or 1, 1, T, S), or an equivalent "causal" or None.
     """
-    seen = cache.seen if cache else 0
+    offset = cache.offset if cache else 0
     if left_padding is None:
         if tokens == 1:
             return None
-        if seen + tokens <= window + 1:
+        if offset + tokens <= window + 1:
             return "causal"
     keys = cache.key_positions(tokens) if cache else mx.arange(tokens)
-    queries = mx.arange(seen, seen + tokens)[:, None]
+    queries = mx.arange(offset, offset + tokens)[:, None]
     mask = (keys <= queries) & (keys >= queries - window)
     if left_padding is not None:
         first = left_padding[:, None, None]
-        # Padding attends to itself: a row of the softmax without any key would be NaN.
+        # Padding attends to itself, because a softmax over no key is NaN.
         mask = mask & ((keys >= first) | (keys == queries))
         return mask[:, None]
     return mask[None, None]
 
 
 def _write(buffer: mx.array | None, new: mx.array, begin: int, size: int) -> mx.array:
-    """Return the buffer, enlarged if it must be, with `new` at `begin` on axis 2."""
+    """Return the buffer, enlarged if necessary, with `new` at `begin` on axis 2."""
     B, heads, T, dims = new.shape
     capacity = 0 if buffer is None else buffer.shape[2]
     if begin + T > capacity:

@@ -1,7 +1,7 @@
-"""How a model rates given continuations of given contexts, many at a time.
+"""The likelihood of given continuations of given contexts, computed in batches.
 
-Rows are padded on the right, where a causal model cannot see it, to one of few lengths. Only the
-states before the tokens of a continuation meet the head.
+Rows are padded on the right, which a causal model does not see, to one of few lengths. Only the
+states that predict tokens of a continuation go through the head.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,13 +13,12 @@ import numpy as np
 from mlx_gpt.models.formats import Decoder
 from mlx_gpt.training.losses import token_losses
 
-# Lengths of batches are multiples of this.
-LENGTH_STEP = 64
+LENGTH_STEP = 64  # lengths of batches are multiples of this
 
 
 @dataclass(frozen=True)
 class Continuation:
-    """Token ids, of which those from `start` on are the continuation: at least one, never all."""
+    """Token ids; those from `start` on are the continuation, at least one and never all."""
 
     ids: Sequence[int]
     start: int
@@ -42,26 +41,28 @@ def mean_losses(model: Decoder, rows: Sequence[Continuation], batch_size: int) -
 
 
 def are_greedy(model: Decoder, rows: Sequence[Continuation], batch_size: int) -> np.ndarray:
-    """Return whether all of a continuation's tokens are the model's likeliest, bool (rows,)."""
+    """Return whether greedy decoding gives each continuation, bool (rows,)."""
     found = np.zeros(len(rows), bool)
     for numbers, states, targets, begins in _states(model, rows, batch_size):
-        likeliest = np.array(mx.argmax(model.logits(states), axis=-1))
-        found[numbers] = np.logical_and.reduceat(likeliest == targets, begins)
+        best = np.array(mx.argmax(model.logits(states), axis=-1))
+        found[numbers] = np.logical_and.reduceat(best == targets, begins)
     return found
 
 
 def padded_batches(
-    rows: Sequence[Sequence[int]], batch_size: int, longest: int
+    rows: Sequence[Sequence[int]], batch_size: int, max_length: int
 ) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Yield the numbers of rows of about one length, and their ids padded on the right.
+    """Yield the indices of rows of similar lengths, and their ids (rows, T) padded on the right.
 
-    No row may be longer than `longest`, and no batch is.
+    No row may be longer than `max_length`, and no batch is.
     """
     order = sorted(range(len(rows)), key=lambda number: len(rows[number]))
     for begin in range(0, len(order), batch_size):
         numbers = order[begin : begin + batch_size]
         length = len(rows[numbers[-1]])
-        ids = np.zeros((len(numbers), min(-(-length // LENGTH_STEP) * LENGTH_STEP, longest)), int)
+        ids = np.zeros(
+            (len(numbers), min(-(-length // LENGTH_STEP) * LENGTH_STEP, max_length)), int
+        )
         for row, number in enumerate(numbers):
             ids[row, : len(rows[number])] = rows[number]
         yield numbers, ids.astype(np.int32)
@@ -70,14 +71,14 @@ def padded_batches(
 def _states(
     model: Decoder, rows: Sequence[Continuation], batch_size: int
 ) -> Iterator[tuple[list[int], mx.array, np.ndarray, np.ndarray]]:
-    """Yield numbers of rows, the states (N, D) before each token of their continuations, these
-    tokens (N,), and where each row's begin.
+    """Yield indices of rows, the states (N, D) that predict the tokens of their continuations,
+    these tokens (N,), and the index of each row's first one.
     """
-    longest = model.config.sequence_len
-    for numbers, ids in padded_batches([row.ids for row in rows], batch_size, longest):
+    max_length = model.config.sequence_len
+    for numbers, ids in padded_batches([row.ids for row in rows], batch_size, max_length):
         chosen = [rows[number] for number in numbers]
         spans = [(row.start, len(row.ids)) for row in chosen]
-        # Token t is predicted by the state before it, at t - 1.
+        # The state at t - 1 predicts token t.
         places = [
             number * ids.shape[1] + token - 1
             for number, (start, end) in enumerate(spans)

@@ -1,8 +1,8 @@
-"""Tasks of CORE (DCLM, arXiv 2406.11794) from a folder: DCLM's own bundle, or any JSON lines.
+"""Read tasks of CORE (DCLM, arXiv 2406.11794) from a folder: DCLM's bundle, or JSON lines files.
 
 The bundle has `core.yaml` (tasks), `eval_data/` (rows) and `eval_meta_data.csv` (accuracies of
-guessing). A folder without `core.yaml` is one task for each `.jsonl` file, its type told by the
-keys of the rows:
+guessing). In a folder without `core.yaml` each `.jsonl` file is a task; the keys of its rows tell
+its type:
 
 - `query`, `choices`, `gold`: multiple_choice
 - `context_options`, `continuation`, `gold`: schema
@@ -17,20 +17,19 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from mlx_gpt._suggest import did_you_mean
-from mlx_gpt.evaluate.rows import gold_of, options_of, read_rows, text_of
+from mlx_gpt.data.json_lines import get_gold, get_options, get_text, read_rows
 
 Kind = Literal["multiple_choice", "schema", "language_modeling"]
 
-# Rows are shuffled once, so that the first few are a fair sample; DCLM's seed.
-_SHUFFLE_SEED = 1337
+_SHUFFLE_SEED = 1337  # DCLM's
 
 
 @dataclass(frozen=True)
 class Example:
-    """Pairs of a context and a continuation, of which number `gold` is right.
+    """Pairs of a context and a continuation; that with index `gold` is correct.
 
-    In a multiple choice the contexts are equal, in a schema the continuations, and a last-word task
-    has a single pair.
+    In multiple choice the contexts are equal, in a schema the continuations; language modeling has
+    a single pair.
     """
 
     pairs: tuple[tuple[str, str], ...]
@@ -41,7 +40,7 @@ class Example:
 class CoreTask:
     """Examples of one type; `baseline` is the accuracy of guessing, in [0, 1).
 
-    `shots` solved examples come before each question; `delimiter` stands between a context and its
+    `shots` solved examples precede each question; `delimiter` separates a context from its
     continuation.
     """
 
@@ -63,11 +62,11 @@ class CoreTask:
 def read_core_tasks(
     folder: Path, max_per_task: int | None = None, shots: int = 0
 ) -> list[CoreTask]:
-    """Return the tasks of a folder, in the order of `core.yaml` or of the files' names.
+    """Return the tasks of a folder, in the order of `core.yaml` or of the file names.
 
-    At most `max_per_task` examples of each are kept, after a shuffle that is always the same.
-    `shots` is for folders without `core.yaml`, which has its own. Raises `ValueError` with file and
-    line for whatever is malformed.
+    At most `max_per_task` examples of each are kept, after a shuffle with a fixed seed. `shots`
+    applies to folders without `core.yaml`, which has its own. Raises `ValueError` with file and
+    line for malformed content.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
@@ -79,25 +78,25 @@ def read_core_tasks(
     return [_read_file(path, max_per_task, shots) for path in files]
 
 
-def example_of(row: dict, kind: Kind, where: str) -> Example:
-    """Return the example of a row; `where` is what errors begin with."""
+def parse_example(row: dict, kind: Kind, where: str) -> Example:
+    """Return the example of a row; `where` is the prefix of errors."""
     if kind == "language_modeling":
-        context, continuation = row.get("context"), text_of(row, "continuation", where)
+        context, continuation = row.get("context"), get_text(row, "continuation", where)
         if not isinstance(context, str):
             raise ValueError(f"{where}: 'context' must be a text, got {context!r}")
         return Example(((context.strip(), continuation),))
     if kind == "multiple_choice":
-        query, choices = text_of(row, "query", where), options_of(row, "choices", where)
+        query, choices = get_text(row, "query", where), get_options(row, "choices", where)
         pairs = tuple((query, choice) for choice in choices)
     else:
-        options = options_of(row, "context_options", where)
-        continuation = text_of(row, "continuation", where)
+        options = get_options(row, "context_options", where)
+        continuation = get_text(row, "continuation", where)
         pairs = tuple((option, continuation) for option in options)
-    return Example(pairs, gold_of(row, len(pairs), where))
+    return Example(pairs, get_gold(row, len(pairs), where))
 
 
-def kind_of(row: dict, where: str) -> Kind:
-    """Return the type of task that a row's keys speak of."""
+def detect_kind(row: dict, where: str) -> Kind:
+    """Return the type of task that has the keys of a row."""
     for key, kind in _KIND_BY_KEY.items():
         if key in row:
             return kind
@@ -115,12 +114,12 @@ _KIND_BY_KEY: dict[str, Kind] = {
 
 def _read_file(path: Path, max_per_task: int | None, shots: int) -> CoreTask:
     rows = list(read_rows(path))
-    kind = kind_of(rows[0][1], rows[0][0])
-    examples = [example_of(row, kind, where) for where, row in rows]
+    kind = detect_kind(rows[0][1], rows[0][0])
+    examples = [parse_example(row, kind, where) for where, row in rows]
     guessed = 0.0
     if kind != "language_modeling":
         guessed = sum(1 / len(example.pairs) for example in examples) / len(examples)
-    # DCLM asks such questions like this; its bundle says so, a bare file cannot.
+    # DCLM's delimiter for such questions; its bundle states it, a bare file cannot.
     framed = all(example.pairs[0][0].startswith("Question:") for example in examples)
     delimiter = "\nAnswer: " if kind == "multiple_choice" and framed else " "
     kept = _sample(examples, max_per_task)
@@ -154,11 +153,11 @@ def _read_bundle(folder: Path, max_per_task: int | None) -> list[CoreTask]:
 def _bundle_task(
     folder: Path, entry: dict, where: str, baselines: dict[str, float], max_per_task: int | None
 ) -> CoreTask:
-    """Return one task of `core.yaml`; keys that do not matter to scoring are not looked at."""
+    """Return one task of `core.yaml`; keys without influence on the score are ignored."""
     if not isinstance(entry, dict):
         raise ValueError(f"{where}: expected keys and values, got {entry!r}")
-    name = text_of(entry, "label", where)
-    kind = _known_kind(text_of(entry, "icl_task_type", where), f"{where} ({name})")
+    name = get_text(entry, "label", where)
+    kind = _known_kind(get_text(entry, "icl_task_type", where), f"{where} ({name})")
     delimiter = entry.get("continuation_delimiter", " ")
     if not isinstance(delimiter, str):
         raise ValueError(
@@ -167,10 +166,10 @@ def _bundle_task(
     if name not in baselines:
         raise ValueError(f"{where}: {name!r} is not in {folder / 'eval_meta_data.csv'}")
     data = folder / "eval_data"
-    path = data / text_of(entry, "dataset_uri", where)
+    path = data / get_text(entry, "dataset_uri", where)
     if not path.resolve().is_relative_to(data.resolve()) or not path.is_file():
         raise ValueError(f"{where} ({name}): 'dataset_uri' names no file in {data}: {path}")
-    examples = [example_of(row, kind, row_where) for row_where, row in read_rows(path)]
+    examples = [parse_example(row, kind, row_where) for row_where, row in read_rows(path)]
     kept = _sample(examples, max_per_task)
     return CoreTask(name, kind, kept, baselines[name], _shots(entry, where), delimiter)
 
@@ -184,7 +183,7 @@ def _known_kind(given: str, where: str) -> Kind:
 
 
 def _shots(entry: dict, where: str) -> int:
-    """Return the first number of shots, the one that CORE is defined with."""
+    """Return the first number of shots, which defines CORE."""
     shots = entry.get("num_fewshot")
     first = shots[0] if isinstance(shots, list) and shots else None
     if not isinstance(first, int) or first < 0:
@@ -193,7 +192,7 @@ def _shots(entry: dict, where: str) -> int:
 
 
 def _read_baselines(path: Path) -> dict[str, float]:
-    """Return each task's accuracy of guessing; the file has percent."""
+    """Return each task's accuracy of guessing in [0, 1); the file has percent."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file; a folder with core.yaml must have it")
     found = {}
