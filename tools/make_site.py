@@ -106,20 +106,32 @@ def package_pages(root: Path, name: str) -> Iterator[tuple[str, str]]:
 
 def api_page(package: Path) -> str:
     """Return a page for mkdocstrings with each name that a package exports, where it is defined."""
-    tree = ast.parse((package / "__init__.py").read_text())
-    homes = {
-        alias.name: f"{node.module}.{alias.name}"
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    }
-    exported = next(
-        ast.literal_eval(node.value)
-        for node in tree.body
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
-    )
-    lines = [f"# API of {package.name}", ast.get_docstring(tree) or ""]
-    return "\n\n".join([*lines, *(f"::: {homes[name]}" for name in exported)]) + "\n"
+    lines = [f"# API of {package.name}", ast.get_docstring(parsed(package / "__init__.py")) or ""]
+    return "\n\n".join([*lines, *(f"::: {path}" for path in exports(package))]) + "\n"
+
+
+def exports(package: Path) -> list[str]:
+    """Return the dotted paths of what a package exports: constants, classes, functions.
+
+    The names are those of `__all__`, or, in a package that imports lazily, of `__init__.pyi`.
+    """
+    stub = package / "__init__.pyi"
+    tree = parsed(stub if stub.exists() else package / "__init__.py")
+    homes = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            module = f"{package.name}.{node.module}" if node.level else node.module
+            homes |= {alias.name: f"{module}.{alias.name}" for alias in node.names}
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            homes = {name: homes[name] for name in ast.literal_eval(node.value)}
+    names = sorted(homes, key=lambda name: (not name.isupper(), name[0].islower(), name))
+    return [homes[name] for name in names]
+
+
+def parsed(path: Path) -> ast.Module:
+    """Return the syntax tree of a module."""
+    return ast.parse(path.read_text())
 
 
 def command_lines(name: str, command: click.Command, depth: int = 1) -> Iterator[str]:

@@ -89,6 +89,14 @@ def test_the_reference_names_what_a_package_exports_where_it_is_defined(root):
     )
 
 
+def test_the_reference_of_a_lazy_package_follows_its_stub(root):
+    package = root / "packages/mlx-a/src/mlx_a"
+    (package / "__init__.py").write_text('"""Does a."""\nimport lazy_loader\n')
+    (package / "__init__.pyi").write_text("from .b import run as run\nfrom .b import C as C\n")
+    page = make(root)["packages/mlx-a/api.md"]
+    assert page == "# API of mlx_a\n\nDoes a.\n\n::: mlx_a.b.C\n\n::: mlx_a.b.run\n"
+
+
 def test_an_example_is_its_docstring_and_its_code(root):
     page = make(root)["examples/run.md"]
     assert page == (
