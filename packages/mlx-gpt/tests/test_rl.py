@@ -35,8 +35,6 @@ from mlx_trainer import Checkpoints, RunFolder
 QUESTIONS = [
     make_problem(f"What is {i} + {i}?", f"<<{i}+{i}={2 * i}>>\n#### {2 * i}") for i in range(8)
 ]
-    make_problem(f"What is {i} + {i}?", f"<<{i}+{i}={2 * i}>>\n#### {2 * i}") for i in range(8)
-]
 
 
 def count_of_e(conversation, text: str) -> float:
