@@ -97,7 +97,7 @@ def jitter(
 
 def _jitter_cell(cell: Cell, column: Column, numbers: NumberStatistics, noise: float) -> Cell:
     number = parse_number(cell, column.number_format)
-    if number is None or (str(cell).strip() in column.value_labels):
+    if number is None or str(cell).strip() in column.value_labels:
         return cell
     low, high = min(numbers.quantiles[0], number), max(numbers.quantiles[-1], number)
     moved = min(max(number + noise * numbers.deviation, low), high)

@@ -79,7 +79,8 @@ def infer_schema(
             raise TableError(f"column {name!r}: give the {kind} by its own argument, not by kinds")
     if ids and id_column in targets:
         raise TableError(f"column {id_column!r} is given as both target and id_column")
-    given: dict[str, Kind] = kinds | dict.fromkeys(targets, "target") | dict.fromkeys(ids, "id")
+    given: dict[str, Kind] = {**kinds, **dict.fromkeys(targets, "target")}
+    given.update(dict.fromkeys(ids, "id"))
     all_labels = _labels(table, labels)
     find_id = id_column is None
     filled_cells = {

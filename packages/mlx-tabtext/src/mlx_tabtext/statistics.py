@@ -93,7 +93,7 @@ class Statistics:
     numbers: dict[str, NumberStatistics]
 
     @classmethod
-    def learn(
+    def fit(
         cls, table: Table, columns: Sequence[Column], targets: Sequence[np.ndarray] | None
     ) -> "Statistics":
         """Learn from training rows; `targets` are arrays of class codes (`encode_targets`)."""

@@ -69,7 +69,7 @@ class TableText:
         if target is None and self.schema.targets and all(t in table for t in self.schema.targets):
             target = np.array([table[name] for name in self.schema.targets], dtype=object).T
         codes = None if target is None else encode_targets(target, rows)
-        self._statistics = Statistics.learn(table, self.columns, codes)
+        self._statistics = Statistics.fit(table, self.columns, codes)
         self._budget = None
         if count_tokens is not None and max_tokens is not None:
             self._budget = TokenBudget(count_tokens, max_tokens)

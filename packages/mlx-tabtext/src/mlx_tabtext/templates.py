@@ -14,24 +14,23 @@ _SENTENCE_END = re.compile(r"(?<=[.!?;])\s+|\n")
 
 @dataclass(frozen=True)
 class Sentence:
-    """A part of a template up to a sentence end: text, then pairs of (column, text)."""
+    """A part of a template up to a sentence end: pairs of literal text and the column after it."""
 
-    start: str
-    rest: tuple[tuple[str, str], ...]
+    parts: tuple[tuple[str, str | None], ...]
 
     @property
     def names(self) -> tuple[str, ...]:
         """The distinct columns."""
-        return tuple(dict.fromkeys(name for name, _ in self.rest))
+        return tuple(dict.fromkeys(name for _, name in self.parts if name is not None))
 
     def fill(self, values: Mapping[str, Sequence[str | None]], row: int) -> str | None:
         """Return the sentence for a row; `None` if a value is missing."""
-        text = self.start
-        for name, literal in self.rest:
-            value = values[name][row]
+        text = ""
+        for literal, name in self.parts:
+            value = "" if name is None else values[name][row]
             if value is None:
                 return None
-            text += value + literal
+            text += literal + value
         return text
 
 
@@ -48,35 +47,21 @@ def parse_template(template: str, schema: Schema) -> tuple[Sentence, ...]:
         raise TableError(
             f"template {template!r}: {error}; write a column as {{Age}} and a brace as {{{{"
         ) from None
-    sentences: list[Sentence] = []
-    start, rest = "", []
+    sentences: list[list[tuple[str, str | None]]] = [[]]
     for literal, name, spec, conversion in parts:
-        first, *following = _SENTENCE_END.split(literal)
-        start, rest = _append(start, rest, first)
-        for text in following:
-            _close(sentences, start, rest)
-            start, rest = text, []
+        *ends, last = _SENTENCE_END.split(literal)
+        for text in ends:
+            sentences[-1].append((text, None))
+            sentences.append([])
         if name is not None:
             _check_field(template, name, spec or conversion, schema)
-            rest = [*rest, (name, "")]
-    _close(sentences, start, rest)
-    if not any(sentence.rest for sentence in sentences):
+        sentences[-1].append((last, name))
+    found = [Sentence(tuple(each)) for each in sentences]
+    if not any(sentence.names for sentence in found):
         raise TableError(f"template {template!r} names no column; write one as {{Age}}")
-    return tuple(sentences)
-
-
-def _append(
-    start: str, rest: list[tuple[str, str]], literal: str
-) -> tuple[str, list[tuple[str, str]]]:
-    if not rest:
-        return start + literal, rest
-    name, before = rest[-1]
-    return start, [*rest[:-1], (name, before + literal)]
-
-
-def _close(sentences: list[Sentence], start: str, rest: list[tuple[str, str]]) -> None:
-    if start.strip() or rest:
-        sentences.append(Sentence(start, tuple(rest)))
+    return tuple(
+        each for each in found if each.names or any(text.strip() for text, _ in each.parts)
+    )
 
 
 def _check_field(template: str, name: str, extra: str | None, schema: Schema) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from mlx_tabtext.delimited import column_names, decode
 from mlx_tabtext.table import Table, TableError, plain_cell
 
-_LARGEST_WHOLE = 2**53  # floats hold every integer up to here
+_LARGEST_WHOLE = 2**53  # float64 represents every integer up to here
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def _json_text(label: str, raw: bytes) -> str:
 def _load(label: str, where: str, text: str) -> Any:
     try:
         found = json.loads(text, object_pairs_hook=_unique)
-        if "\\u" in text:  # JSON can spell half a character, which no file can hold
+        if "\\u" in text:  # may be a lone surrogate, which UTF-8 cannot encode
             json.dumps(found, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         place = f"{label}: {where}" if where else label
