@@ -27,6 +27,7 @@ class Data:
     valid: list[str] = setting([], "Held text.", flag="--valid")
     cache: str | None = setting(None, "Not a flag.")
     tokenizer: str | None = setting(None, "Its folder.", flag="--tokenizer", path="folder")
+    chats: list[str] = setting([], "Conversations.", flag="--chat", path="file")
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ def test_each_kind_of_field_is_read_as_its_type(tmp_path):
         (["--kind", "text"], "Invalid value for '--kind': 'text' is not COLUMN=KIND"),
         (["--tokenizer", "nowhere"], "Directory 'nowhere' does not exist."),
         (["--cache", "x"], "No such option"),
+        (["--chat", "nothing.jsonl"], "File 'nothing.jsonl' does not exist."),
     ],
 )
 def test_a_wrong_value_is_wrong_usage(arguments, message):

@@ -141,7 +141,8 @@ class SettingsCommand(click.Command):
         """Write the options, each group under its heading."""
         groups: dict[str, list[tuple[str, str]]] = {"Options": []}
         for parameter in self.get_params(ctx):
-            if record := parameter.get_help_record(ctx):
+            record = parameter.get_help_record(ctx)
+            if record and isinstance(parameter, click.Option):  # arguments stand in the usage
                 groups.setdefault(getattr(parameter, "group", "Options"), []).append(record)
         for heading, records in groups.items():
             if records:
@@ -215,7 +216,8 @@ def _attributes(kind: Any, default: object, about: Setting) -> dict[str, Any]:
         pair = _Parsed(functools.partial(_pair, form=form))
         return given | {"multiple": True, "metavar": form, "type": pair}
     if origin in (list, tuple):
-        return given | {"multiple": True, "type": arguments[0] if arguments else str}
+        item = _attributes(arguments[0] if arguments else str, None, about)
+        return item | {"multiple": True}
     if origin is typing.Literal:
         return given | {"type": click.Choice([str(each) for each in arguments])}
     if kind is bool:

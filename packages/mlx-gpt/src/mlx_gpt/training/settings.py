@@ -4,12 +4,10 @@ They stand in a module of their own, and not on top of the scripts that read the
 is derived from them and must answer in 0.3 s, while the scripts import MLX.
 """
 
-# ruff: noqa: RUF009 (`setting` makes a field, and each class has its own)
-
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from mlx_trainer.settings import setting
+from mlx_trainer import setting
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 
@@ -18,14 +16,9 @@ _ABOVE_0: dict[str, Any] = {"above": 0, "at_most": 10**9}
 
 
 def _parse_numbers(text: str) -> list[int]:
-    """Return the numbers of `0-199` or `0,3,6542`; raises `ValueError` for another form."""
-    found: list[int] = []
-    for part in text.split(","):
-        first, _, last = part.partition("-")
-        if not (first.isdigit() and (last or first).isdigit()):
-            raise ValueError(f"{text!r} is not like 0-199 or 0,3,6542")
-        found += range(int(first), int(last or first) + 1)
-    return found
+    from mlx_shards import parse_numbers  # loads numpy
+
+    return parse_numbers(text)
 
 
 # Settings that several stages have.
