@@ -23,7 +23,7 @@ def test_pickles_are_read_where_nanochats_files_are_converted_and_nowhere_else()
     readers = {
         path.parent.name for path in SOURCES if imported(ast.parse(path.read_text())) & {"pickle"}
     }
-    assert readers == {"models", "tokenizer"}
+    assert readers == {"models"}
 
 
 def test_help_imports_nothing_heavy():
