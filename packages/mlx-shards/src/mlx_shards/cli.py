@@ -272,7 +272,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort) as error:
         cause = error.__cause__ or error  # click raises Abort from KeyboardInterrupt
-        number = signal.Signals(*(cause.args or (signal.SIGINT,)))
+        number = signal.Signals(cause.args[0] if cause.args else signal.SIGINT)
         _print_error(f"Interrupted ({number.name}). Repeat the command to resume a download.")
         sys.exit(128 + number)
     except BrokenPipeError:
