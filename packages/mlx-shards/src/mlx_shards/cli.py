@@ -217,9 +217,8 @@ def verify(source: Path, column: str, quick: bool) -> None:
             if problem := find_problem(shard, column, quick):
                 bad.append(f"{shard.name}: {problem}")
             progress.advance(1)
-    for line in bad:
-        click.echo(line)
     if bad:
+        click.echo("\n".join(bad))
         raise click.ClickException(f"{len(bad)} of {len(shards)} shards are bad")
     known = sum(shard.sha256 is not None for shard in shards)
     click.echo(f"{len(shards)} shards are good, {known} of them by SHA-256")
@@ -273,9 +272,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort) as error:
         cause = error.__cause__ or error  # click raises Abort from KeyboardInterrupt
-        (number,) = cause.args or (signal.SIGINT,)
-        name = signal.Signals(number).name
-        _print_error(f"Interrupted ({name}). Repeat the command to resume a download.")
+        number = signal.Signals(cause.args[0] if cause.args else signal.SIGINT)
+        _print_error(f"Interrupted ({number.name}). Repeat the command to resume a download.")
         sys.exit(128 + number)
     except BrokenPipeError:
         sys.exit(1)
