@@ -161,7 +161,7 @@ class EncoderSettings:
 
 @dataclass(frozen=True)
 class HeadSettings:
-    """The head of the network, and the features of a row beside its text."""
+    """The head of the network, and its numeric and categorical features."""
 
     pooling: Literal["mean", "cls", "max", "mean+max", "cls+mean"] = setting(
         "mean", "Pooling of the token states."

@@ -34,14 +34,14 @@ from mlx_trainer import (
     write_manifest,
 )
 
-# The files beside the members that the manifest of the run names: all but the report.
+# The files that the manifest of the run names; each member has its own manifest.
 RUN_FILES = ("competition.json", "train_rows.npy", "validation.csv", "summary.json")
 
 Report = Callable[[dict[str, Any]], None]
 
 
 def run_job(job: Job, run: RunFolder, report: Report, resume: bool = False) -> Results:
-    """Train what is not trained yet, score, and write predictions and scores into `run`."""
+    """Train the unfinished members, score, and write predictions, scores and report."""
     started = time.monotonic()
     (run.path / MANIFEST).unlink(missing_ok=True)  # until the run is complete again
     _save_json(run.path / "competition.json", job.competition.to_dict())

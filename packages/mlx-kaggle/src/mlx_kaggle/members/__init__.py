@@ -1,1 +1,1 @@
-"""The ensemble members: models that are fitted to rows, predict, and are saved and loaded."""
+"""Ensemble members and baselines: models of the rows of a table."""

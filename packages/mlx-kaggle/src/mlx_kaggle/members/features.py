@@ -1,4 +1,4 @@
-"""Features of a row beside its text, fitted on train only: numbers, categories, tf-idf of words."""
+"""Features of a row, fitted on train only: numbers, one-hot categories, tf-idf of words."""
 
 import re
 from collections import Counter

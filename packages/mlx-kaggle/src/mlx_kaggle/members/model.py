@@ -93,7 +93,7 @@ class Member:
 
     @property
     def features(self) -> HeadFeatures | None:
-        """The input of the head beside the text."""
+        """The numeric and categorical input of the head."""
         return self.linear.features if self.linear else None
 
     def save(self, folder: Path) -> None:

@@ -28,7 +28,7 @@ def make_optimizer(config: RunConfig, model: TextModel) -> Optimizer:
     if training.optimizer == "adamw":
         groups = parameter_groups(config, model.encoder)
         return AdamW(BETAS, EPS, training.weight_decay, groups)
-    # BLAS has one thread beside threads of our own, see `machine.py`.
+    # Threads of our own leave BLAS a share of the cores, see `sharing_cores`.
     two_streams = True if training.threads > 1 else None
     groups = muon_groups(config, model)
     return Muon(training.learning_rate, groups=groups, two_streams=two_streams)

@@ -63,7 +63,7 @@ class Display(ProgressDisplay):
             say(f"... and {len(job.notes) - NOTES_SHOWN} more notes; see report.html")
 
     def note(self, line: str) -> None:
-        """Show what the user should know."""
+        """Show a note."""
         self.console.print(f"note: {line}")
 
     def estimate(self, estimate: Estimate) -> None:

@@ -1,1 +1,1 @@
-"""Tables: what they hold, which rows a fold takes, and the submission that answers them."""
+"""Tables of a competition: read, infer columns and task, split rows, write a submission."""

@@ -43,7 +43,7 @@ def read_tables(data: DataSettings) -> Tables:
 
 
 def find_beside_train(data: DataSettings) -> dict[str, str | None]:
-    """Paths of the test table and the sample submission: as given, else beside `train`.
+    """Return the paths of test table and sample submission: as given, else beside `train`.
 
     Files with the ending of the training file come first.
     """
@@ -67,7 +67,7 @@ def _beside(names: Sequence[str], data: DataSettings) -> str | None:
 
 
 def row_count(table: Table) -> int:
-    """Number of rows."""
+    """Return the number of rows."""
     return len(next(iter(table.values()), []))
 
 
