@@ -44,6 +44,19 @@ _TRANSFORMERS_NAMES = {
 }
 
 
+# mlx-lm's and transformers' config keys -> nanochat's.
+_CONFIG_KEYS = {
+    "hidden_size": "n_embd",
+    "max_position_embeddings": "sequence_len",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+    "num_key_value_heads": "n_kv_head",
+    "rms_norm_eps": "norm_eps",
+    "rope_theta": "rope_theta",
+    "vocab_size": "vocab_size",
+}
+
+
 @dataclass(frozen=True)
 class _Rope:
     """transformers' nested form of `rope_theta`."""
@@ -88,17 +101,10 @@ class _Keys2025:
 
     def config(self) -> Nanochat2025Config:
         """Return the config with nanochat's names."""
-        rope = self.rope_parameters or self
-        return Nanochat2025Config(
-            sequence_len=self.max_position_embeddings,
-            vocab_size=self.vocab_size,
-            n_layer=self.num_hidden_layers,
-            n_head=self.num_attention_heads,
-            n_kv_head=self.num_key_value_heads,
-            n_embd=self.hidden_size,
-            rope_theta=rope.rope_theta,
-            norm_eps=self.rms_norm_eps,
-        )
+        values = {ours: getattr(self, theirs) for theirs, ours in _CONFIG_KEYS.items()}
+        if self.rope_parameters:
+            values["rope_theta"] = self.rope_parameters.rope_theta
+        return Nanochat2025Config(**values)
 
 
 def _new_nanochat(values: Mapping[str, object], dtype: mx.Dtype) -> Decoder:
@@ -146,18 +152,9 @@ def config_values(model: Decoder) -> dict[str, object]:
     values: dict[str, object] = {"architectures": [type(model).__name__]}
     if isinstance(config, NanochatConfig):
         return values | asdict(config)
-    return values | {
-        "model_type": "nanochat",
-        "hidden_size": config.n_embd,
-        "intermediate_size": 4 * config.n_embd,
-        "max_position_embeddings": config.sequence_len,
-        "num_attention_heads": config.n_head,
-        "num_hidden_layers": config.n_layer,
-        "num_key_value_heads": config.n_kv_head,
-        "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.rope_theta,
-        "vocab_size": config.vocab_size,
-    }
+    keys = {theirs: getattr(config, ours) for theirs, ours in _CONFIG_KEYS.items()}
+    keys["intermediate_size"] = 4 * config.n_embd
+    return values | {"model_type": "nanochat"} | dict(sorted(keys.items()))
 
 
 def tensor_names(model: Decoder) -> dict[str, str]:
