@@ -90,7 +90,7 @@ class PretrainModel:
     width_per_layer: int = setting(64, "The width is this times the depth.", at_least=1)
     head_dim: int = setting(128, "Dimensions of an attention head.", at_least=1)
     n_kv_head: int | None = setting(None, "Key/value heads; as many as heads.", at_least=1)
-    dtype: Dtype = _dtype()
+    dtype: Dtype = _dtype()  # noqa: RUF009 (a new field for each class)
     checkpoint_blocks: bool = _checkpoint_blocks()
     init_from: str | None = setting(None, "Model or run folder to begin with: its weights, shape "
         "and tokenizer.", flag="--init-from", metavar="MODEL",
@@ -192,7 +192,7 @@ class SftTraining:
     keep_optimizer_state: bool = setting(True, "Momentum of the base run's last checkpoint, if "
         "there is one.", flag="--keep-optimizer-state/--fresh-optimizer",
         default_text="kept")  # fmt: skip
-    dtype: Dtype = _dtype()
+    dtype: Dtype = _dtype()  # noqa: RUF009 (a new field for each class)
     checkpoint_blocks: bool = _checkpoint_blocks()
     threads: int = _threads()
     seed: int = _seed("Seed of the order.")
@@ -261,7 +261,7 @@ class RlTraining:
     learning_rate: float = setting(0.02, "Rate of the matrices; all others keep their ratio to it.",
         **_ABOVE_0)  # fmt: skip
     initial_rate: float = setting(0.05, "Share of the rates at first; falls to 0.", **_ABOVE_0)
-    dtype: Dtype = _dtype()
+    dtype: Dtype = _dtype()  # noqa: RUF009 (a new field for each class)
     checkpoint_blocks: bool = _checkpoint_blocks()
     threads: int = _threads()
     seed: int = _seed("Seed of the answers.")
