@@ -137,6 +137,15 @@ def test_cases_that_ops_do_not_cover_use_mlx_own():
             assert mx.array_equal(case(), plain).item()
 
 
+def test_a_stream_given_explicitly_reaches_mlx():
+    x = mx.random.normal((4, 8))
+    stream = mx.new_stream(mx.cpu)
+    with fast_ops():
+        assert mx.array_equal(mx.softmax(x, axis=-1, stream=stream), mx.softmax(x, axis=-1)).item()
+        with pytest.raises((TypeError, ValueError)):
+            mx.softmax(x, axis=-1, stream="no stream")
+
+
 @partial(mx.compile, shapeless=True)
 def compiled_before(gate, x):
     return nn.silu(gate) * nn.gelu_approx(x) + nn.gelu(x)

@@ -162,8 +162,9 @@ def _dispatch(original: Function, ours: Function) -> Function:
 
     @wraps(original, updated=())
     def function(*arguments: Any, **options: Any) -> Any:
-        if _is_enabled() and options.pop("stream", None) is None:
-            found = ours(*arguments, **options)
+        if _is_enabled() and options.get("stream") is None:
+            ours_take = {name: each for name, each in options.items() if name != "stream"}
+            found = ours(*arguments, **ours_take)
             if found is not NotImplemented:
                 return found
         return original(*arguments, **options)

@@ -10,8 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from mlx_kaggle._suggest import did_you_mean
-from mlx_trainer import ConfigError, setting
+from mlx_trainer import ConfigError, did_you_mean, setting
 
 PRESETS = {
     "quick": "a small encoder trained from scratch on your text: offline, made for CPUs (default)",

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from mlx_kaggle._atomic import write_atomic
 from mlx_kaggle.job import Job, Results, baseline_predictions, members
 from mlx_kaggle.members.optimizer import optimizer_table
 from mlx_kaggle.members.text import Experiment, check_finite, predict_member
@@ -31,6 +30,7 @@ from mlx_trainer import (
     RunFolder,
     check_manifest,
     dump_config,
+    write_atomic,
     write_manifest,
 )
 

@@ -1,5 +1,7 @@
 """The public names, which `__init__.py` imports at their first use."""
 
+from ._atomic import write_atomic as write_atomic
+from ._suggest import did_you_mean as did_you_mean
 from .adamw import AdamW as AdamW
 from .adamw import Group as Group
 from .adamw import Groups as Groups
@@ -80,6 +82,7 @@ __all__ = [
     "decay_matrices",
     "delete_owned",
     "describe_environment",
+    "did_you_mean",
     "dump_config",
     "fingerprint",
     "fit",
@@ -97,5 +100,6 @@ __all__ = [
     "warmup_cosine",
     "warmup_linear",
     "world_size",
+    "write_atomic",
     "write_manifest",
 ]

@@ -12,11 +12,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TextIO
 
-from mlx_gpt._atomic import write_atomic
-from mlx_gpt._suggest import did_you_mean
 from mlx_gpt.engine import Piece
 from mlx_gpt.engine.session import ChatSession
 from mlx_gpt.training.display import printable
+from mlx_trainer import did_you_mean, write_atomic
 
 GREETING = "Write a message, or /help. Ctrl-C stops an answer, Ctrl-D quits."
 _HISTORY_LINES = 1000

@@ -18,8 +18,8 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-from mlx_gpt._suggest import did_you_mean
 from mlx_gpt.tokenizer.tokenizer import SPECIALS, Tokenizer
+from mlx_trainer import did_you_mean
 
 Conversation = Mapping[str, Any]
 

@@ -26,7 +26,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mlx_gpt._atomic import write_atomic
 from mlx_gpt.data.documents import find_text
 from mlx_gpt.engine.engine import Engine
 from mlx_gpt.evaluate.choice_tasks import ChoiceTask, evaluate_choice_task, read_choice_tasks
@@ -39,7 +38,7 @@ from mlx_gpt.models.formats import Decoder
 from mlx_gpt.tokenizer.tokenizer import Tokenizer
 from mlx_gpt.training.streams import count_tokens
 from mlx_shards import Cache, StreamConfig, TokenStream
-from mlx_trainer import Progress, rank, world_size
+from mlx_trainer import Progress, rank, world_size, write_atomic
 
 FILE_NAME = "evaluation.json"
 _CACHE = "~/.cache/mlx-gpt/shards"

@@ -12,7 +12,6 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
-from mlx_gpt._atomic import write_atomic
 from mlx_gpt.machine import default_dtype
 from mlx_gpt.models.formats import (
     Decoder,
@@ -25,7 +24,7 @@ from mlx_gpt.models.formats import (
 from mlx_gpt.models.nanochat import NanochatConfig
 from mlx_gpt.models.nanochat_2025 import Nanochat2025Config
 from mlx_gpt.tokenizer.tokenizer import Tokenizer
-from mlx_trainer import MANIFEST, check_manifest, write_manifest
+from mlx_trainer import MANIFEST, check_manifest, write_atomic, write_manifest
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 TOKENIZER_HASH = "tokenizer_sha256"  # key in config.json

@@ -28,12 +28,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mlx_gpt._atomic import write_atomic
 from mlx_gpt.report import curves, numbers
 from mlx_gpt.report.markdown import one_line
 from mlx_gpt.report.page import page
 from mlx_gpt.report.runs import STAGES, Json, Run, read_runs
 from mlx_gpt.tokenizer import Tokenizer
+from mlx_trainer import write_atomic
 
 FORMAT = 1
 LABELS = {"pretrain": "BASE", "sft": "SFT", "rl": "RL"}

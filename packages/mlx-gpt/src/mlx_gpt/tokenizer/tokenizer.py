@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from mlx_gpt._atomic import write_atomic
-from mlx_gpt._suggest import did_you_mean
 from mlx_gpt.tokenizer.encoding import batch_encoder, check_pattern
 from mlx_gpt.tokenizer.files import (
     layout_sha256,
@@ -24,6 +22,7 @@ from mlx_gpt.tokenizer.files import (
     token_text,
 )
 from mlx_gpt.tokenizer.training import SPLIT_PATTERN, limit_text, train_ranks
+from mlx_trainer import did_you_mean, write_atomic
 
 # nanochat's, in its order; they have the last ids.
 SPECIALS = (

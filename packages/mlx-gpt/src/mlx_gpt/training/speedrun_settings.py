@@ -8,7 +8,7 @@ from pathlib import Path
 
 # Not its names, because this module must stay light for `--help`.
 import mlx_trainer
-from mlx_gpt._atomic import write_atomic
+from mlx_trainer import write_atomic
 from mlx_trainer.settings import setting
 
 # The shards that a speedrun writes, as glob patterns.

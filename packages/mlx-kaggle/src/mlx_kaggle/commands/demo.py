@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from mlx_kaggle import DataError
-from mlx_kaggle._atomic import write_atomic
+from mlx_trainer import write_atomic
 
 FOLDS = 3
 

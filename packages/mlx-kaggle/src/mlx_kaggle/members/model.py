@@ -22,13 +22,12 @@ from mlx_encoders import (
 from mlx_fastcpu import patch_nn
 from mlx_heads import ClassificationHead, RegressionHead, TargetScaler
 from mlx_kaggle import RunError
-from mlx_kaggle._atomic import write_atomic
 from mlx_kaggle.config import EncoderSettings, RunConfig
 from mlx_kaggle.members.features import HeadFeatures
 from mlx_kaggle.members.linear import LinearModel
 from mlx_kaggle.tables.competition import Competition
 from mlx_tabtext import TableText
-from mlx_trainer import check_manifest, write_manifest
+from mlx_trainer import check_manifest, write_atomic, write_manifest
 
 Head = ClassificationHead | RegressionHead
 

@@ -8,11 +8,11 @@ import jinja2
 import numpy as np
 
 from mlx_heads import calibration_curve, confusion_matrix, expected_calibration_error
-from mlx_kaggle._atomic import write_atomic
 from mlx_kaggle.job import Results
 from mlx_kaggle.report import describe_columns, duration, plots, shorten
 from mlx_kaggle.tables.files import take
 from mlx_tabtext import TableText, TextConfig
+from mlx_trainer import write_atomic
 
 WRONG_ROWS = 12
 COLUMNS_SHOWN = NOTES_SHOWN = 200

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from mlx_kaggle import DataError
-from mlx_kaggle._atomic import write_atomic
 from mlx_kaggle.config import DataSettings
 from mlx_tabtext import TABLE_ENDINGS, Table, is_missing, read_table
+from mlx_trainer import write_atomic
 
 SUBMISSION_NAMES = ("sample_submission", "gender_submission", "sampleSubmission")
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from mlx_heads import DEFAULT_METRIC, get_metric
 from mlx_kaggle import DataError
-from mlx_kaggle._suggest import did_you_mean
 from mlx_kaggle.config import DataSettings
 from mlx_kaggle.tables.columns import ignore_copies, ignore_unknown, likely_labels
 from mlx_kaggle.tables.competition import Competition, as_number
@@ -24,6 +23,7 @@ from mlx_tabtext import (
     load_data_dictionary,
     parse_number,
 )
+from mlx_trainer import did_you_mean
 
 # The metric of each known competition, from its page.
 COMPETITION_METRICS = {
