@@ -102,7 +102,7 @@ def test_separators_that_are_no_line_ends_in_json_are_none(tmp_path):
         ('{"query": "q", "choices": ["a"], "gold": 0}',
          "line 2: 'choices' must be a list of at least two texts, got ['a']"),
         ('{"query": "q", "choices": ["a", 2], "gold": 0}',
-         "line 2: 'choices' must hold texts, got 2"),
+         "line 2: 'choices' must contain texts, got 2"),
         ('{"query": "q", "choices": ["a", "b"], "gold": 2}',
          "line 2: 'gold' must be an index from 0 to 1, got 2"),
         ('{"query": "q", "choices": ["a", "b"], "gold": true}',

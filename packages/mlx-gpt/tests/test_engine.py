@@ -344,7 +344,7 @@ def test_wrong_requests_are_refused(wrong: dict, message: str):
 
 
 def test_wrong_use_is_refused(engine: Engine, model: Watched, tokenizer: Tokenizer):
-    with pytest.raises(ValueError, match=r"^there are no requests$"):
+    with pytest.raises(ValueError, match=r"^expected at least one request, got none$"):
         engine.start([])
     with pytest.raises(ValueError, match=r"^a prompt cache is for one request, got 2$"):
         engine.start([Request([1]), Request([2])], PromptCache())

@@ -169,6 +169,6 @@ def test_a_tokenizer_of_another_model_is_refused(run_folder, data, texts, capsys
         main(["eval", "--model", str(run_folder), "--core", str(data / "tasks")])
     assert caught.value.code == 1
     assert capsys.readouterr().err == (
-        f"Error: {run_folder / 'model'}: the tokenizer has 400 tokens and the model 384; they do "
-        "not belong together\n"
+        f"Error: {run_folder / 'model'}: the tokenizer has 400 tokens and the model 384; use "
+        "the tokenizer that the model was trained with\n"
     )

@@ -270,7 +270,7 @@ def test_a_value_embedding_of_a_layer_without_one_is_refused(folder):
             " is not JSON: Expecting property name enclosed in double quotes: "
             "line 1 column 2 (char 1)",
         ),
-        ("[]", " must hold a JSON object, got a list"),
+        ("[]", " must contain a JSON object, got a list"),
         ("{}", ": model_type None is not one of nanochat"),
         (
             '{"model_type": "nanochat", "n_layers": 3}',

@@ -30,8 +30,8 @@ def test_another_tokenizer_of_the_same_size_is_refused(how, tiny_model, tokenize
         how(str(tmp_path))
     assert str(error.value) == (
         f"{tmp_path}: the tokenizer (sha256 {other.sha256[:12]}) is not the one that the model was "
-        f"trained with (sha256 {tokenizer.sha256[:12]}), though both have 384 tokens; put the "
-        "model's own tokenizer.json back"
+        f"trained with (sha256 {tokenizer.sha256[:12]}), though both have 384 tokens; restore the "
+        "model's tokenizer.json"
     )
     tokenizer.save(tmp_path)
     assert how(str(tmp_path))[1].sha256 == tokenizer.sha256
@@ -59,13 +59,16 @@ def test_weights_that_are_not_finite_are_not_loaded(tiny_model, tokenizer, tmp_p
     tiny_model.lm_head.weight = tiny_model.lm_head.weight * float("nan")
     save_model(tiny_model, tmp_path)
     tokenizer.save(tmp_path)
-    with pytest.raises(ValueError, match=r"weights that are not finite .*: lm_head.weight$"):
+    with pytest.raises(ValueError, match=r"weights are not finite, .*: lm_head.weight$"):
         load(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("content", "problem"),
-    [("[]", "must hold a JSON object, got a list"), ('{"bos_token": 7}', "bos_token must be text")],
+    [
+        ("[]", "must contain a JSON object, got a list"),
+        ('{"bos_token": 7}', "bos_token must be text"),
+    ],
 )
 def test_a_damaged_tokenizer_config_is_named(tokenizer, tmp_path, content, problem):
     tokenizer.save(tmp_path)

@@ -307,7 +307,7 @@ def test_wrong_usage_is_one_line(data, tmp_path, capsys):
         (["--tokens-per-parameter", "nan"], 2, "nan is no finite number"),
         (["--batch-tokens", "100"], 2, "batch_tokens 100 is not a multiple of 128"),
         (["--data", str(tmp_path / "nothing")], 1, "nothing: no such file or folder"),
-        (["--data", one], 1, f"{one} is one shard, and the last one validates"),
+        (["--data", one], 1, f"{one} is one shard, but the last one is for validation"),
         (["--resume"], 1, "is not a run: it has no run.json"),
     ):  # fmt: skip
         steps = [] if arguments == ["--resume"] else ["--steps", "1"]
@@ -397,8 +397,7 @@ def test_more_steps_must_be_more(data, tmp_path, capsys):
         main(command(data, tmp_path / "run", "--resume", "--steps", "2")[3:])
     assert stopped.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "Error: --steps 2 with --resume: the run has 2 already; give more of them, or leave "
-        "--steps out"
+        "Error: --steps 2 with --resume: the run has 2 already; give more steps, or omit --steps"
     )
 
 
@@ -420,7 +419,7 @@ def test_a_run_begins_with_a_model_and_its_tokenizer(data, tmp_path, texts, caps
     trained(data, tmp_path / "next", "--resume", "--steps", "4")
     Tokenizer.train([text.upper() for text in texts], 384).save(tmp_path / "tokenizer")
     for wrong, message in (
-        (["--depth", "3"], f"model.depth is 3, but {tmp_path / 'base'} has 2; leave it out"),
+        (["--depth", "3"], f"model.depth is 3, but {tmp_path / 'base'} has 2; remove the"),
         (["--sequence-len", "16"], "model.sequence_len is 16, but"),
         (["--tokenizer", str(tmp_path / "tokenizer")], "is not the tokenizer of"),
     ):

@@ -388,7 +388,7 @@ def test_damaged_files_are_refused_with_their_names(base):
 
     path = base / "evaluation.json"
     path.write_text('{"core": {"tasks": {}}}')
-    fails(f"{base}: 'core' of evaluation.json is not what `mlx-gpt eval` writes: KeyError('score')")
+    fails(f"{base}: 'core' of evaluation.json is not from `mlx-gpt eval`: KeyError('score')")
     path.write_text("[]")
     fails(f"{path}: expected a JSON object, got list")
     log(base, pretraining_events())
@@ -402,7 +402,7 @@ def test_damaged_files_are_refused_with_their_names(base):
     path = base / "model" / "tokenizer_report.json"
     path.write_text("[3]")
     fails(
-        f"{path}: not what `mlx-gpt tokenizer report --json` prints: "
+        f"{path}: not the output of `mlx-gpt tokenizer report --json`: "
         "TypeError(\"'int' object is not subscriptable\")"
     )
 

@@ -273,8 +273,8 @@ def test_the_summary_is_a_mean_over_answers(groups):
     ("answers", "message"),
     [
         ({"questions": 9},
-         "there are 8 questions, fewer than the 9 of a round (answers.questions)"),
-        ({"samples": 1}, "answers.samples must be at least 2, as answers are compared, got 1"),
+         "got 8 questions, fewer than the 9 of a round (answers.questions)"),
+        ({"samples": 1}, "answers.samples must be at least 2, to compare answers, got 1"),
     ],
 )  # fmt: skip
 def test_settings_that_do_not_fit_are_refused(config, answers, message):

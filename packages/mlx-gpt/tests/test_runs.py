@@ -65,7 +65,7 @@ def test_a_resumed_run_says_where_its_paths_begin(tmp_path):
         raise missing
     assert str(error.value) == (
         f"no tokenizer; paths in {tmp_path / 'config.yaml'} are relative to the folder where "
-        "the run was started: resume it from there, or change them"
+        "the run was started: resume it from there, or change the paths"
     )
     with pytest.raises(FileNotFoundError) as error, explain_missing_paths(tmp_path, resume=False):
         raise missing

@@ -58,7 +58,7 @@ def test_empty_lines_are_skipped(tmp_path):
     ("second", "message"),
     [
         ({"prompt": "a", "completion": "b"},
-         ", line 2: this row is of the completion layout, the file's first row of the chat "
+         ", line 2: this row has the completion layout, but the file's first row the chat "
          "layout; put them into two files"),
         ({"text": "a"},
          ", line 2: a row needs the key messages, or prompt and completion, or instruction and "

@@ -98,7 +98,7 @@ def asked(sources, **changed):
     ("rows", "changed", "message"),
     [
         ([], {}, "chats.jsonl: no rows"),
-        ([{"prompt": "a", "completion": "b"}], {}, "one conversation; one trains, one validates"),
+        ([{"prompt": "a", "completion": "b"}], {}, "one conversation; at least two are needed"),
         ([{"question": "a"}], {}, "a row needs the key messages"),
         (None, {"batch_tokens": 100}, "batch_tokens 100 is not a multiple of 8,192"),
         (None, {"text": ["absent.txt"]}, "absent.txt: no such file or folder"),
@@ -143,7 +143,7 @@ def test_halves_of_characters_are_replaced_and_counted(tmp_path):
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     said: list[str] = []
     prepare_text(SpeedrunConfig([str(tmp_path / "a.jsonl")]), tmp_path, said.append)
-    assert "  a.jsonl: half a surrogate pair became U+FFFD in 1 document(s)" in said
+    assert "  a.jsonl: replaced unpaired surrogates in 1 document(s)" in said
     texts = [text for name in ("train", "valid")
              for text in read_files(local_shards(tmp_path / "data" / name))]  # fmt: skip
     assert "half \ufffd of it" in texts

@@ -416,7 +416,7 @@ def test_a_pickle_with_specials_elsewhere_is_refused(tmp_path):
         ),
         (
             {"vocab_size": 9000},
-            "the text has pairs for only 258 tokens, not for 8,991 (special tokens not "
+            "the text has enough pairs for only 258 tokens, not 8,991 (special tokens not "
             "counted); give more text or a smaller vocab_size",
         ),
         ({"max_chars": 0}, "max_chars must be at least 1, got 0"),

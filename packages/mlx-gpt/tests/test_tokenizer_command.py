@@ -95,7 +95,7 @@ def test_an_existing_tokenizer_is_kept(folder):
     arguments = ("train", folder, "-o", folder / "tokenizer", "--vocab-size", 280)
     result = run(*arguments)
     assert result.exit_code == 1
-    assert "holds a tokenizer; models trained with it need it" in result.output
+    assert "contains a tokenizer, which models trained with it need" in result.output
     assert (folder / "tokenizer" / "tokenizer.json").read_bytes() == before
 
 

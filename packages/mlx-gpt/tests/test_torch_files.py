@@ -203,7 +203,7 @@ def test_what_is_no_dict_of_tensors_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"a\.pt holds a list, not a dict of tensors$"):
         read_torch_file(path)
     path = write(tmp_path / "b.pt", {"step": 3})
-    with pytest.raises(ValueError, match=r"b\.pt: step is a int, no tensor$"):
+    with pytest.raises(ValueError, match=r"b\.pt: step is a int, not a tensor$"):
         read_torch_file(path)
 
 

@@ -1,4 +1,4 @@
-"""The command group, and what an interrupted command tells about continuing it."""
+"""The command group, and the hint of an interrupted command on how to resume it."""
 
 import sys
 from typing import NoReturn
@@ -31,7 +31,7 @@ def cli() -> None:
     """Train your own ChatGPT: tokenizer, pretraining, fine-tuning, evaluation and chat with MLX.
 
     \b
-    Start here, offline, without any data; or name text of yours (.txt, .md, .jsonl, .parquet):
+    Start here, offline, without any data; or give your own text (.txt, .md, .jsonl, .parquet):
       mlx-gpt speedrun --output runs/first
       mlx-gpt chat --model runs/first/sft
     """

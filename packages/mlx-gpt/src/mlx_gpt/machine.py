@@ -1,11 +1,11 @@
-"""The machine: prepare MLX for it, and ask for its threads, default dtype and peak memory."""
+"""Prepare MLX for the machine; choose threads and the default dtype; measure peak memory."""
 
 import os
 import resource
 import sys
 from functools import cache
 
-# Bytes; enough to reuse the buffers of a step, little enough to leave room for the model.
+# Bytes; enough to reuse the buffers of a step, and few enough to leave memory for the model.
 CACHE_LIMIT = 2 << 30
 # More threads cost more memory for gradients than they save time.
 MAX_THREADS = 8
@@ -42,7 +42,7 @@ def default_dtype():
 
 
 def step_threads(wanted: int, rows: int) -> int:
-    """Return how many threads share a micro-batch of so many rows; `wanted` 0 chooses."""
+    """Return how many threads share a micro-batch of `rows`; if `wanted` is 0, choose."""
     import mlx.core as mx
 
     if mx.default_device() != mx.cpu or not hasattr(mx, "clear_streams"):

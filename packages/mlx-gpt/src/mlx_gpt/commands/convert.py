@@ -7,7 +7,7 @@ import click
 
 @click.group()
 def convert() -> None:
-    """Turn another program's model into a model folder."""
+    """Convert another program's model to a model folder."""
 
 
 @convert.command()
@@ -21,7 +21,7 @@ def convert() -> None:
 def nanochat(
     checkpoint: Path, step: int | None, tokenizer: Path | None, output: Path, unsafe: bool
 ) -> None:
-    """Turn a checkpoint of nanochat (model_<step>.pt, meta_<step>.json) into a model folder.
+    """Convert a checkpoint of nanochat (model_<step>.pt, meta_<step>.json) to a model folder.
 
     CHECKPOINT is a folder such as ~/.cache/nanochat/base_checkpoints/d20. No code in the pickles is
     run, and torch is not needed.

@@ -29,21 +29,21 @@ continuation. --chat asks every file that has choices.
     help="Multiple-choice questions answered by letter, for a chat model.",
 )
 @click.option("--gsm8k", type=FILE, help="Problems answered with #### number: .jsonl")
-@click.option(
-    "--max-per-task", type=AT_LEAST_1, help="Most questions of each task.  [default: all]"
-)
+@click.option("--max-per-task", type=AT_LEAST_1, help="Maximum questions per task.  [default: all]")
 @click.option("--bpb-tokens", type=AT_LEAST_1, default=80 * 2**19, show_default=True,
-              help="Most tokens of --bpb.")  # fmt: skip
+              help="Maximum tokens for --bpb.")  # fmt: skip
 @click.option("--oversize", type=click.Choice(["split", "crop"]), default="split",
               show_default=True, help="Documents of --bpb longer than a row: read all of them, or "
               "crop them as nanochat.")  # fmt: skip
 @click.option("--shots", type=click.IntRange(0), default=0, show_default=True,
-              help="Solved examples before a question, where --core has no core.yaml.")  # fmt: skip
+              help="Solved examples before a question, if --core has no core.yaml.")  # fmt: skip
 @click.option("--samples", type=AT_LEAST_1, default=1, show_default=True,
-              help="Answers to each problem of --gsm8k; more than one gives pass@k.")  # fmt: skip
+              help="Answers per problem of --gsm8k; with more than one, pass@k too.")  # fmt: skip
 @click.option("--max-tokens", type=AT_LEAST_1, default=512, show_default=True,
-              help="Most tokens of an answer to --gsm8k.")  # fmt: skip
-@click.option("--batch-size", type=AT_LEAST_1, default=16, show_default=True, help="Rows at once.")
+              help="Maximum tokens per answer to --gsm8k.")  # fmt: skip
+@click.option(
+    "--batch-size", type=AT_LEAST_1, default=16, show_default=True, help="Rows per batch."
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True,
               help="Seed of --samples.")  # fmt: skip
 @click.option("--output", type=OUTPUT_FOLDER,

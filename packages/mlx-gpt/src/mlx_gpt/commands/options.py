@@ -31,9 +31,9 @@ class RunOptions:
     def check(
         self, flags: Mapping[str, object], required: Mapping[str, str], changeable: str = ""
     ) -> None:
-        """Fail with a usage error for a missing flag, and for settings beside `--resume`.
+        """Raise a usage error for a missing flag, and for settings given with `--resume`.
 
-        `required` maps keys to flags; the setting `changeable` may be given with `--resume`.
+        `required` maps keys to flags; only the setting `changeable` is allowed with `--resume`.
         """
         others = self.config or self.overrides or self.overwrite
         if self.resume and (others or flags.keys() - {changeable}):
@@ -80,18 +80,18 @@ def sampling_options(max_tokens: int, temperature: float) -> Callable[[Callable]
             return function(sampling={name: values.pop(name) for name in names}, **values)
 
         for option in (
-            click.option("--seed", type=click.IntRange(0), help="Make the sampling repeatable."),
+            click.option("--seed", type=click.IntRange(0), help="Makes the sampling repeatable."),
             click.option("--min-p", default=0.0, show_default=True, type=Finite(0, 1),
-                         help="Sample from tokens at least this share as likely as the likeliest."),
+                         help="Sample from tokens with this fraction of the top probability."),
             click.option("--top-p", default=1.0, show_default=True,
                          type=Finite(0, 1, min_open=True),
                          help="Sample from the fewest tokens with this share of the probability."),
             click.option("--top-k", default=50, show_default=True, type=click.IntRange(0),
-                         help="Sample from so many of the likeliest tokens; 0: all."),
+                         help="Sample from this many of the likeliest tokens; 0: all."),
             click.option("--temperature", default=temperature, show_default=True, type=Finite(0),
                          help="0 takes the likeliest token."),
             click.option("--max-tokens", default=max_tokens, show_default=True, type=AT_LEAST_1,
-                         help="Most tokens to generate."),
+                         help="Maximum tokens to generate."),
         ):  # fmt: skip
             command = option(command)
         return command

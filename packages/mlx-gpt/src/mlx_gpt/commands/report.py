@@ -8,11 +8,11 @@ import click
 from mlx_gpt.commands.options import INPUT_FOLDER, OUTPUT_FOLDER
 
 EPILOG = """\b
-  mlx-gpt report runs/first                 (pretrain/, sft/, rl/ in it, as a speedrun has)
+  mlx-gpt report runs/first                 (a speedrun: its pretrain/, sft/, rl/)
   mlx-gpt report runs/d4 runs/d6 --output comparison/
 
-Also reads the results of `mlx-gpt eval` in the runs, and tokenizer_report.json beside
-tokenizer.json, the output of `mlx-gpt tokenizer report --json`.
+Also reads the results of `mlx-gpt eval` in the runs, and tokenizer_report.json next to
+tokenizer.json: the output of `mlx-gpt tokenizer report --json`.
 """
 
 

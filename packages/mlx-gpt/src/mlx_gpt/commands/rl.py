@@ -10,7 +10,7 @@ from mlx_trainer.command_line import SettingsCommand, settings_options
 
 EPILOG = """\b
 In each round the model answers every question several times; answers better than the mean of
-their group become likelier. An answer is right if its "#### number" is that of the solution.
+their group become likelier. An answer is correct if its "#### number" equals the solution's.
 
 \b
   mlx-gpt rl --model runs/d4-sft --data gsm8k/train.jsonl --valid gsm8k/test.jsonl \\
@@ -24,7 +24,7 @@ their group become likelier. An answer is right if its "#### number" is that of 
 @run_options
 @settings_options(RlConfig)
 def rl(flags: dict[str, object], output: Path, run: RunOptions) -> None:
-    """Reinforce right answers to GSM8K questions."""
+    """Reinforce correct answers to GSM8K questions."""
     run.check(flags, {"model": "--model", "data.train": "--data"})
     from mlx_gpt.training.rl import run_reinforcement
     from mlx_gpt.training.runs import read_config

@@ -10,11 +10,11 @@ from mlx_gpt.training.speedrun_settings import SpeedrunConfig
 from mlx_trainer.command_line import settings_options
 
 EPILOG = """\b
-Without TEXT it learns from the documentation in this Python's standard library, and its chat
-model answers what a function does: nothing is downloaded.
+Without TEXT it trains on the documentation in Python's standard library, and the chat model
+explains what a function does. Nothing is downloaded.
 
 \b
-An interrupted speedrun continues when it is started again with the same options.
+To continue an interrupted speedrun, start it again with the same options.
 
 \b
   mlx-gpt speedrun --output runs/first

@@ -75,7 +75,7 @@ class ChatTerminal:
         self._show(self.session.ask(text))
 
     def note(self, text: str) -> None:
-        """Write a line that is not the model's."""
+        """Write a line that is not part of an answer."""
         print(text, file=self._notes, flush=True)
 
     def _show(self, pieces: Generator[Piece, None, None]) -> None:
@@ -207,7 +207,7 @@ def line_history(path: Path) -> Iterator[None]:
     """Let `input` edit lines, and keep them in a file that only its owner can read."""
     try:
         import readline
-    except ImportError:  # as on Windows
+    except ImportError:  # on Windows
         yield
         return
     with suppress(OSError):
@@ -226,7 +226,7 @@ def line_history(path: Path) -> Iterator[None]:
 def _interrupts(is_wanted: bool) -> Iterator[Callable[[], bool]]:
     """Yield a function that returns whether Ctrl-C was pressed; a second one interrupts at once.
 
-    Between two tokens the cache is complete, so that the next turn can continue from it.
+    The caller stops between two tokens, where the cache is complete for the next turn.
     """
     asked = threading.Event()
     if not is_wanted or threading.current_thread() is not threading.main_thread():

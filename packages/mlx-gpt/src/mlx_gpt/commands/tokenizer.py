@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from mlx_shards import Shard
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
-# Most characters that compression is measured on: a shard of nanochat's has 250 million.
+# Compression is measured on at most this many characters: a shard of nanochat has 250 million.
 _MEASURED_CHARS = 10_000_000
 
 
@@ -52,7 +52,7 @@ def tokenizer() -> None:
     "--output", "-o", required=True, type=OUTPUT_FOLDER, help="Folder for tokenizer.json."
 )
 @click.option("--vocab-size", default=32768, show_default=True, type=AT_LEAST_1,
-              help="Tokens in all: 256 bytes, merges and 9 special ones.")  # fmt: skip
+              help="All tokens: 256 bytes, merges and 9 special ones.")  # fmt: skip
 @click.option("--max-chars", default="2B", show_default=True, type=Count(),
               help="Characters to learn from.")  # fmt: skip
 @click.option("--max-document-chars", type=Count(),
@@ -61,7 +61,7 @@ def tokenizer() -> None:
 @click.option("--column", default="text", show_default=True, help="Column or key of the text.")
 @click.option("--pattern", help="Regular expression that splits text; nanochat's by default.")
 @click.option("--hold-out-last/--use-all", default=None,
-              help="Hold out the last shard; the default for several shards.")  # fmt: skip
+              help="Hold out the last shard; default with several shards.")  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace a tokenizer that is in the folder.")
 def train(
     shards: tuple[str, ...],
@@ -85,13 +85,13 @@ def train(
 
     if (output / "tokenizer.json").exists() and not overwrite:
         raise click.ClickException(
-            f"{output} holds a tokenizer; models trained with it need it. Choose another folder, "
-            "or --overwrite"
+            f"{output} contains a tokenizer, which models trained with it need. Choose another "
+            "folder, or --overwrite"
         )
     used = held = find_files(shards, column, _note)
     if hold_out_last or (hold_out_last is None and len(used) > 1):
         used, held = split_last(used)
-    output.mkdir(parents=True, exist_ok=True)  # fail before the work rather than after it
+    output.mkdir(parents=True, exist_ok=True)  # fail early
     read = 0
 
     def count(chars: int) -> None:
@@ -132,9 +132,9 @@ def train(
 def report(
     folder: Path, files: tuple[str, ...], compare: tuple[str, ...], column: str, as_json: bool
 ) -> None:
-    """Print bytes per token of the tokenizer in FOLDER on FILES, beside other tokenizers.
+    """Compare bytes per token of the tokenizer in FOLDER on FILES with other tokenizers.
 
-    Of each file the first 10 million characters are measured.
+    Only the first 10 million characters of each file are measured.
     """
     import json
 
@@ -181,9 +181,9 @@ def show(folder: Path, text: str) -> None:
 @click.option(
     "--output", "-o", required=True, type=OUTPUT_FOLDER, help="Folder for tokenizer.json."
 )
-@click.option("--unsafe", is_flag=True, help="Read the pickle, of a source that you trust.")
+@click.option("--unsafe", is_flag=True, help="Read the pickle; you trust its source.")
 def convert(source: Path, output: Path, unsafe: bool) -> None:
-    """Turn nanochat's tokenizer.pkl (SOURCE, or a file in it) into a tokenizer.json."""
+    """Convert nanochat's tokenizer.pkl (SOURCE, or a file in it) to a tokenizer.json."""
     from mlx_gpt.models.pickles import read_nanochat_tokenizer
 
     converted = read_nanochat_tokenizer(source, unsafe)

@@ -10,8 +10,8 @@ from mlx_gpt.training.settings import PretrainConfig
 from mlx_trainer.command_line import SettingsCommand, settings_options
 
 EPILOG = """\b
-Everything follows from --depth: width, tokens, batch, steps, learning rates and weight
-decay, by nanochat's rules. Settings that you give replace these. --dry-run prints the plan.
+--depth sets the width, tokens, batch, steps, learning rates and weight decay, by nanochat's
+rules. Your settings override these. --dry-run prints the plan.
 
 \b
 On a laptop or a few CPU cores:
@@ -23,7 +23,7 @@ Two processes that share each batch:
   mlx.launch -n 2 -- mlx-gpt train ...
 
 \b
-More steps for a run, also a finished one; other text for a model, with its tokenizer:
+Extend a run, even a finished one; pretrain a model further on other text:
   mlx-gpt train --resume --output runs/d4 --steps 1000
   mlx-gpt train --init-from runs/d4 --data other/ --output runs/d4-other --steps 500
 

@@ -1,8 +1,8 @@
 """Render conversations as token ids with a loss mask, in nanochat's format.
 
 A conversation is `{"messages": [{"role": ..., "content": ...}, ...]}`. Roles alternate between
-`user` and `assistant`, the user first. One `system` message may come before; it is prepended to the
-first user message. Content is text; an assistant's may instead be a list of parts
+`user` and `assistant`, the user first. One `system` message may come before them; it is prepended
+to the first user message. Content is text; that of an assistant may also be a list of parts
 `{"type": "text" | "python" | "python_output", "text": ...}`.
 
     <|bos|>                                             not trained on

@@ -32,7 +32,7 @@ PLAIN_TEXT = (".txt", ".text", ".md", ".markdown")
 _BLOCK = 1024  # documents
 _CHUNK = 2**20  # bytes
 _TOKEN_FILES = (".bin", ".npy", ".safetensors")
-_MAX_CHECKED_SIZE = 4096  # bytes; larger files are assumed to have text
+_MAX_CHECKED_SIZE = 4096  # bytes; larger files are assumed not to be empty
 _MAX_NAMES = 5  # in a message
 _HELD_OUT = 20  # one document in 20 validates
 
@@ -61,7 +61,7 @@ def find_text(
     column: str = "text",
     note: Note = lambda line: None,
 ) -> list[Shard]:
-    """Return the shards with text of any place that `find_shards` accepts, such as a URL.
+    """Return the shards with text from any source that `find_shards` accepts, such as a URL.
 
     `note` and errors are as in `find_files`.
     """
@@ -84,9 +84,9 @@ def read_files(
 def hold_out(files: Iterable[tuple[str, list[str]]], seed: int) -> tuple[list[str], list[str]]:
     """Split documents into training and validation data; `files` are names with their documents.
 
-    One document in 20 validates. In plain text these are the last ones, so that the text around
-    them is not trained on; in other files, which may be sorted, a random choice. Fewer than 20
-    documents are split further.
+    One document in 20 validates. In plain text these are the last documents, so that neighbouring
+    text is not trained on; in other files, which may be sorted, they are a random sample. Fewer
+    than 20 documents are first split into shorter ones.
     """
     files = list(files)
     if sum(len(documents) for _, documents in files) < _HELD_OUT:
@@ -145,7 +145,7 @@ def _is_empty(shard: Shard, column: str) -> bool:
 
 
 def _list_names(names: Iterable[str]) -> str:
-    """Return the number of files and the names of the first."""
+    """Return the number of files and the names of the first few."""
     names = sorted(names)
     more = f" and {len(names) - _MAX_NAMES:,} more" if len(names) > _MAX_NAMES else ""
     files = "1 file" if len(names) == 1 else f"{len(names):,} files"
@@ -184,7 +184,7 @@ class PlainText:
         self._file.close()
 
     def _find_ends(self) -> array:
-        """Return the byte offsets of the first document's begin and of all documents' ends."""
+        """Return the byte offsets where the first document begins and where each document ends."""
         has_mark = self._file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
         ends = array("Q", [len(codecs.BOM_UTF8) if has_mark else 0])
         self._file.seek(ends[0])

@@ -1,6 +1,6 @@
-"""Conversations from files of JSON lines, alone or mixed.
+"""Read conversations from JSON lines files, alone or mixed.
 
-The keys of a row tell its layout; other keys are ignored:
+The keys of a row determine its layout; other keys are ignored:
 
     {"messages": [{"role": "user", "content": ...}, ...]}     chat
     {"prompt": ..., "completion": ...}                        completion
@@ -68,7 +68,7 @@ def read_conversations(path: str | Path, calculator: bool = False) -> list[Conve
         layout = layout or found
         if found != layout:
             raise ValueError(
-                f"{where}: this row is of the {found} layout, the file's first row of the {layout} "
+                f"{where}: this row has the {found} layout, but the file's first row the {layout} "
                 "layout; put them into two files"
             )
         try:
@@ -98,7 +98,7 @@ def solution_parts(solution: str) -> list[dict[str, str]]:
 
 
 def make_conversation(question: str, answer: str | list[dict[str, str]]) -> dict[str, list[dict]]:
-    """Return the conversation of a question and its answer."""
+    """Return a conversation with one question and its answer."""
     return {
         "messages": [
             {"role": "user", "content": question},

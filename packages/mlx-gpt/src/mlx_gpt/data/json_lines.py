@@ -47,7 +47,7 @@ def get_options(row: dict, key: str, where: str) -> list[str]:
         raise ValueError(f"{where}: {key!r} must be a list of at least two texts, got {value!r}")
     for each in value:
         if not isinstance(each, str):
-            raise ValueError(f"{where}: {key!r} must hold texts, got {each!r}")
+            raise ValueError(f"{where}: {key!r} must contain texts, got {each!r}")
     return value
 
 

@@ -1,12 +1,12 @@
 """Pack whole conversations into rows of one length; each is used exactly once per epoch.
 
-Packing is nanochat's best fit: the longest of about 100 buffered conversations that fits goes into
-the row next; if none fits, the row is padded. In nanochat a conversation longer than a row never
-leaves the buffer, which such conversations fill over time (its issues 590 and 811). Here they are
-truncated or dropped.
+Packing is best-fit, as in nanochat: of about 100 buffered conversations the longest that fits goes
+into the row; if none fits, the row is padded. In nanochat a conversation longer than a row never
+leaves the buffer, so that such conversations fill it over time (its issues 590 and 811). Here they
+are truncated or dropped.
 
-A conversation without targets (its question alone fills the row) is dropped too, so that every row
-has a target and no update is 0 / 0.
+A conversation without targets, because its question alone fills the row, is dropped too. So every
+row has a target, and no update is 0 / 0.
 """
 
 from collections.abc import Callable, Sequence
@@ -50,7 +50,7 @@ class _Piece(NamedTuple):
 
 
 class PackedBatches:
-    """Batches of conversations for `epochs` epochs; call `next_batch` until it returns None.
+    """Batches of packed conversations over `epochs`; call `next_batch` until it returns None.
 
     `render` returns the ids and the loss mask of a conversation. Rows have `sequence_len` + 1
     tokens; inputs and targets are the first and the last `sequence_len` of them; `bos_id` is the
@@ -90,7 +90,7 @@ class PackedBatches:
         self.reset()
 
     def reset(self) -> None:
-        """Restart with the first epoch."""
+        """Restart from the first epoch."""
         self.counts = Counts()
         self._begin(epoch=0)
 
@@ -171,7 +171,7 @@ class PackedBatches:
         self.counts.padding += len(ids) - end
 
     def _longest(self, room: int) -> _Piece | None:
-        """Pop the longest buffered conversation that fits, of equal ones the oldest."""
+        """Pop the longest buffered conversation that fits; the oldest of equally long ones."""
         fitting = [i for i, piece in enumerate(self._buffer) if len(piece.ids) <= room]
         if not fitting:
             return None

@@ -1,4 +1,4 @@
-"""Training text without any data: the docstrings of Python's standard library.
+"""Training text that is always available: the docstrings of Python's standard library.
 
 Modules are parsed, never imported. Every docstring becomes a document; docstrings of functions and
 classes also become conversations that ask what the function or class does.
@@ -60,7 +60,7 @@ def find_docstrings(library: Path | None = None) -> Iterator[Docstring]:
         try:
             tree = ast.parse(path.read_bytes())
         except (SyntaxError, ValueError):
-            continue  # not this version's Python, such as a template
+            continue  # not valid Python in this version, such as a template
         name = ".".join(part for part in parts if part != "__init__")
         yield from _walk(tree, name, "")
 

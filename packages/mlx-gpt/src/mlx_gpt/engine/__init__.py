@@ -1,4 +1,4 @@
-"""Generation: requests in, completions out, as a whole or as a stream."""
+"""Generate completions of requests, in batches or as a stream."""
 
 from mlx_gpt.engine.engine import Engine
 from mlx_gpt.engine.generation import Generation

@@ -1,4 +1,4 @@
-"""Continuations of prompts, as `mlx-gpt sample` requests and prints them."""
+"""Continuations of prompts, for `mlx-gpt sample`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def make_requests(
     sampling: Sampling,
     stop: tuple[str, ...] = (),
 ) -> list[Request]:
-    """Return `samples` requests for each prompt, after BOS; a seed counts up over all of them."""
+    """Return `samples` requests per prompt, BOS first; request i has the seed + i."""
     requests: list[Request] = []
     for i, prompt in enumerate(prompts):
         settings = sampling

@@ -20,11 +20,11 @@ class Engine:
 
     Each request has its own settings, independent of the rest of the batch. Rows end at `end_ids`,
     by default the tokenizer's: `<|assistant_end|>` and BOS. With `tools`, the calculator answers
-    calls between the tokenizer's python markers; a tokenizer without markers has no tools. Prompts
-    are processed in chunks of `prefill_chunk` tokens.
+    calls between the tokenizer's python markers; without these markers `tools` has no effect.
+    Prompts are processed in chunks of `prefill_chunk` tokens.
 
-    A prompt may be longer than the model's `sequence_len`, but the model was not trained for that,
-    and its attention reaches no further back.
+    A prompt may be longer than the model's `sequence_len`, but the model was not trained for this,
+    and its attention windows do not grow.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Engine:
         return [found[i] for i in range(len(requests))]
 
     def _run(self, requests: Sequence[Request]) -> list[Completion]:
-        # A function of its own, so that the cache is freed before the next batch.
+        # A separate function, so that the cache is freed before the next batch.
         generation = self.start(requests)
         while generation.active:
             generation.step()
@@ -88,7 +88,7 @@ class Engine:
         A `prompt_cache` requires a single request.
         """
         if not requests:
-            raise ValueError("there are no requests")
+            raise ValueError("expected at least one request, got none")
         if prompt_cache is not None and len(requests) > 1:
             raise ValueError(f"a prompt cache is for one request, got {len(requests)}")
         for i, request in enumerate(requests):

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class Generation:
-    """Call `step` while `active`; finished rows leave the batch.
+    """A batch in progress: call `step` while `active`. Finished rows leave the batch.
 
-    The next tokens are computed while the caller handles the current ones; those of finished rows
-    are discarded. `cancel` may be called from any thread.
+    The next tokens are computed while the caller handles the current ones; tokens computed for rows
+    that just finished are discarded. `cancel` may be called from any thread.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Generation:
         self._vocab_size = tokenizer.vocab_size
         self._batch = list(self.rows)  # rows of the arrays below
         self._prompt_cache = prompt_cache
-        self._consistent = False  # whether the cache matches the tokens: only between steps
+        self._consistent = False  # whether the cache matches the tokens; true only between steps
         held = prompt_cache.take(requests[0].prompt) if prompt_cache else None
         logits, self._cache = prefill(model, [each.prompt for each in requests], chunk, held)
         self._sampler = Sampler([each.sampling for each in requests])

@@ -82,9 +82,9 @@ class Completion:
 class TextStream:
     """Decodes UTF-8 incrementally and stops before the first stop string.
 
-    A token may end inside a character, and a stop string may begin and end inside tokens: text that
-    is undecided is held back. The result does not depend on how the bytes are split. The stop
-    string that is complete first counts, and of several the longest. Invalid UTF-8 becomes U+FFFD.
+    A token may end inside a character, and a stop string may begin and end inside tokens, so
+    undecided text is held back. The result does not depend on how the bytes are split. The stop
+    string that ends first counts; of several, the longest. Invalid UTF-8 becomes U+FFFD.
     """
 
     def __init__(self, stop: Sequence[str] = ()):
@@ -99,7 +99,7 @@ class TextStream:
         return self._decide(self._decoder.decode(data))
 
     def finish(self) -> str:
-        """Return the text held back so far, as no more bytes follow."""
+        """Return the text held back so far; call this after the last bytes."""
         text = self._decide(self._decoder.decode(b"", final=True))
         held, self._held = self._held, ""
         return text + held
@@ -117,7 +117,7 @@ class TextStream:
         return text[:border]
 
     def _find(self, text: str) -> int | None:
-        """Return where the stop string begins that is complete first."""
+        """Return the start of the stop string that ends first."""
         begins = ((text.find(each), len(each)) for each in self._stop)
         found = [(begin + length, begin) for begin, length in begins if begin >= 0]
         return min(found)[1] if found else None

@@ -26,8 +26,8 @@ class Sampling:
     """Sampling settings.
 
     `temperature` 0 is greedy. `top_k` keeps this many tokens (0: all), `top_p` the fewest with this
-    share of the probability (1: all), `min_p` those at least this fraction as likely as the most
-    likely one (0: all). The most likely token is always kept. Without a `seed`, sampling depends on
+    share of the probability (1: all), `min_p` those at least `min_p` times as likely as the most
+    likely token (0: all), which is always kept. Without a `seed`, sampling depends on
     `mx.random.seed`.
     """
 

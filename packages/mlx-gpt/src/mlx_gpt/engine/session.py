@@ -39,7 +39,7 @@ class Speed:
 
 
 class ChatSession:
-    """Ask, undo, retry, save and load; each turn processes only its own tokens.
+    """A conversation to continue, undo, save and load; each turn processes only its new tokens.
 
     Answers are stored as the sampled tokens, because encoding their text may give other tokens.
     With a seed in `sampling`, the n-th answer of the session has the seed + n.
@@ -130,7 +130,7 @@ class ChatSession:
         if sampling.seed is not None:
             sampling = replace(sampling, seed=(sampling.seed + self._answers) % 2**64)
         self._answers += 1
-        # Without the end token of the last answer, which is to be generated.
+        # Without the end token of the last answer, which the model generates next.
         request = Request(self.ids[:-1], self.max_tokens, sampling)
         begin, self.speed, self.finish_reason = time.perf_counter(), Speed(), None
         pieces = self.engine.stream([request], self._prompt_cache)

@@ -68,8 +68,8 @@ def read_choice_tasks(folder: Path, max_per_task: int | None = None) -> list[Cho
 def make_choice_question(question: str, choices: Sequence[str], gold: int) -> ChoiceQuestion:
     """Return the question in nanochat's wording.
 
-    Each letter follows its choice, which is easier for small models, without a space before it, so
-    that it is the same token as the answer.
+    Each letter follows its choice, which is easier for small models. No space precedes the letter,
+    so that it is the same token as the answer.
     """
     if len(choices) > len(string.ascii_uppercase):
         raise ValueError(f"a question has at most 26 choices, got {len(choices)}")
@@ -83,7 +83,7 @@ def make_choice_question(question: str, choices: Sequence[str], gold: int) -> Ch
 
 
 def strip_frame(query: str) -> str:
-    """Return a query without the `Question:` and `Answer:` that frame it for base models."""
+    """Return a query without its `Question:` and `Answer:`, which are for base models."""
     return query.strip().removeprefix("Question:").removesuffix("Answer:").strip()
 
 
@@ -143,5 +143,5 @@ def choose_letters(
 def _letter_id(tokenizer: Tokenizer, letter: str) -> int:
     ids = tokenizer.encode(letter)
     if len(ids) != 1:
-        raise ValueError(f"the letter {letter!r} must be one token, the tokenizer makes {ids}")
+        raise ValueError(f"the letter {letter!r} must be one token, but is {ids} here")
     return ids[0]

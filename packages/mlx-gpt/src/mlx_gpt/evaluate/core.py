@@ -90,10 +90,9 @@ def make_continuations(
 ) -> list[Continuation]:
     """Return the continuation of each option, from the tokens of `make_prompts`.
 
-    It begins after the prefix that all rows share, in a schema with the suffix that they share.
-    Tokens decide this rather than texts, because a token may span the end of a text. It has at
-    least one token, even if an option is a prefix of another. Rows keep their last `max_length`
-    tokens.
+    It begins after the prefix that all rows share; in a schema it is the suffix that they share.
+    Tokens are compared, not texts, because a token may span the end of a text. It has at least one
+    token, even if an option is a prefix of another. Rows keep their last `max_length` tokens.
     """
     is_schema = kind == "schema"
     shared = _shared_length([row[::-1] for row in rows] if is_schema else rows)

@@ -1,8 +1,8 @@
 """Read tasks of CORE (DCLM, arXiv 2406.11794) from a folder: DCLM's bundle, or JSON lines files.
 
 The bundle has `core.yaml` (tasks), `eval_data/` (rows) and `eval_meta_data.csv` (accuracies of
-guessing). In a folder without `core.yaml` each `.jsonl` file is a task; the keys of its rows tell
-its type:
+guessing). In a folder without `core.yaml` each `.jsonl` file is a task; the keys of its rows
+determine its type:
 
 - `query`, `choices`, `gold`: multiple_choice
 - `context_options`, `continuation`, `gold`: schema
@@ -26,7 +26,7 @@ _SHUFFLE_SEED = 1337  # DCLM's
 
 @dataclass(frozen=True)
 class Example:
-    """Pairs of a context and a continuation; that with index `gold` is correct.
+    """Pairs of a context and a continuation; the pair with index `gold` is correct.
 
     In multiple choice the contexts are equal, in a schema the continuations; language modeling has
     a single pair.
@@ -55,7 +55,7 @@ class CoreTask:
         if not 0 <= self.shots < len(self.examples):
             raise ValueError(
                 f"task {self.name}: {self.shots} shots need as many examples besides the question, "
-                f"and there are {len(self.examples)} examples in all"
+                f"got {len(self.examples)} examples in total"
             )
 
 
@@ -119,7 +119,7 @@ def _read_file(path: Path, max_per_task: int | None, shots: int) -> CoreTask:
     guessed = 0.0
     if kind != "language_modeling":
         guessed = sum(1 / len(example.pairs) for example in examples) / len(examples)
-    # DCLM's delimiter for such questions; its bundle states it, a bare file cannot.
+    # DCLM's delimiter for such questions, which a bare file cannot specify.
     framed = all(example.pairs[0][0].startswith("Question:") for example in examples)
     delimiter = "\nAnswer: " if kind == "multiple_choice" and framed else " "
     kept = _sample(examples, max_per_task)
@@ -153,7 +153,7 @@ def _read_bundle(folder: Path, max_per_task: int | None) -> list[CoreTask]:
 def _bundle_task(
     folder: Path, entry: dict, where: str, baselines: dict[str, float], max_per_task: int | None
 ) -> CoreTask:
-    """Return one task of `core.yaml`; keys without influence on the score are ignored."""
+    """Return one task of `core.yaml`; keys that do not affect the score are ignored."""
     if not isinstance(entry, dict):
         raise ValueError(f"{where}: expected keys and values, got {entry!r}")
     name = get_text(entry, "label", where)

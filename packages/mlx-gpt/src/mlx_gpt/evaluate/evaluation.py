@@ -65,8 +65,8 @@ class EvaluationConfig:
 def evaluate_folder(folder: Path, config: EvaluationConfig) -> dict[str, Any]:
     """Return the evaluation of a model or run folder; progress goes to stderr.
 
-    All files are read and checked before the model is used. Under `mlx.launch` ranks share the work
-    and all get the result.
+    All files are read and checked before the model is used. Under `mlx.launch` the ranks share the
+    work and all get the result.
     """
     began = time.perf_counter()
     most = config.max_per_task
@@ -143,7 +143,7 @@ def _bits_per_byte(
     cache = None
     if not all(shard.local_path for shard in shards):
         cache = Cache(Path(_CACHE).expanduser(), max_bytes="20GB")
-    # The same as in pretraining's validation, so that the numbers agree.
+    # The same as the validation in pretraining, so that the numbers agree.
     stream_config = StreamConfig(
         model.config.sequence_len,
         config.batch_size,
@@ -184,7 +184,7 @@ def _note(line: str) -> None:
 
 @contextmanager
 def _progress(description: str, total: int) -> Iterator[Callable[[int], object]]:
-    """Yield a function that advances a bar on rank 0, which does its share of `total`."""
+    """Yield a function that advances a bar on rank 0 by its share of `total`."""
     if rank():
         yield lambda amount: None
         return

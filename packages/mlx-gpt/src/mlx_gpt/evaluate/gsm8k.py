@@ -94,8 +94,8 @@ def evaluate_gsm8k(
 ) -> TaskResult:
     """Return the accuracy on problems of `read_problems`.
 
-    A single answer is decoded greedily; more `samples` use temperature 1 and top-k 50, and give
-    pass@1 to pass@`samples` too. `batch_size` answers are generated at once. `advance` is called
+    A single answer is decoded greedily; several `samples` use temperature 1 and top-k 50, and add
+    pass@1 to pass@`samples`. `batch_size` answers are generated at once. `advance` is called
     with the number of problems answered. Under `mlx.launch` ranks share the problems and all get
     the result.
     """

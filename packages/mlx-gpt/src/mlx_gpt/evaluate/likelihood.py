@@ -1,6 +1,6 @@
-"""The likelihood of given continuations of given contexts, computed in batches.
+"""The likelihood of continuations given their contexts, computed in batches.
 
-Rows are padded on the right, which a causal model does not see, to one of few lengths. Only the
+Rows are padded on the right, which a causal model does not see, to one of a few lengths. Only the
 states that predict tokens of a continuation go through the head.
 """
 
@@ -18,7 +18,7 @@ LENGTH_STEP = 64  # lengths of batches are multiples of this
 
 @dataclass(frozen=True)
 class Continuation:
-    """Token ids; those from `start` on are the continuation, at least one and never all."""
+    """Token ids of a context and its continuation, which begins at `start`; neither is empty."""
 
     ids: Sequence[int]
     start: int
@@ -54,7 +54,7 @@ def padded_batches(
 ) -> Iterator[tuple[list[int], np.ndarray]]:
     """Yield the indices of rows of similar lengths, and their ids (rows, T) padded on the right.
 
-    No row may be longer than `max_length`, and no batch is.
+    Rows must not be longer than `max_length`; neither are batches.
     """
     order = sorted(range(len(rows)), key=lambda number: len(rows[number]))
     for begin in range(0, len(order), batch_size):

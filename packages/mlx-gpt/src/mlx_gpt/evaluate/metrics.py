@@ -93,7 +93,7 @@ def bits_per_byte(model: Decoder, batches: Iterable[Any], token_bytes: np.ndarra
     """Return the bits that `model` needs per byte of the targets, comparable across tokenizers.
 
     As in nanochat: nats of all targets that stand for bytes, over ln 2 times the number of bytes.
-    Special tokens stand for none and do not count, nor do targets of -1.
+    Special tokens, which stand for no bytes, and targets of -1 do not count.
 
     A batch is a pair (inputs, targets), or an object with these attributes, such as mlx-shards'
     batches: (B, T) integers, MLX or NumPy, negative targets ignored. `token_bytes` (vocab_size,) is

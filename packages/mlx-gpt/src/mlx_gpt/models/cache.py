@@ -30,7 +30,7 @@ class LayerCache:
         return self.window + 1
 
     def update(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Add (B, kv_heads, T, head_dim); return the keys and values that the new tokens see.
+        """Add (B, kv_heads, T, head_dim); return the keys and values to attend to.
 
         These are the last `window` tokens before them and the new tokens, oldest first; for a
         single new token in the order of the buffer.

@@ -1,6 +1,6 @@
 """Convert nanochat's checkpoints, which are torch files, to model folders.
 
-The checkpoints do not store the version of the model. The names of their tensors tell it:
+The checkpoints do not store the version of the model; the names of their tensors identify it:
 
 until 11 January 2026    embeddings, blocks and head only: `models.nanochat_2025`
 until 14 March 2026      with `resid_lambdas`: windows, gates and scales changed every few days;
@@ -50,8 +50,8 @@ def convert_nanochat(
 def load_nanochat(checkpoint: str | Path, step: int | None = None, unsafe: bool = False) -> Decoder:
     """Return the model of a checkpoint folder of nanochat; `step` None is the last one.
 
-    Weights keep their dtype. The file is a pickle and needs `unsafe`, although the reader calls
-    nothing that the pickle names. Raises `FileNotFoundError` for a missing file, `ValueError` for a
+    Weights keep their dtype. The file is a pickle and requires `unsafe`, although the reader calls
+    no function named in it. Raises `FileNotFoundError` for a missing file, `ValueError` for a
     damaged one or an unsupported model.
     """
     folder = Path(checkpoint)

@@ -83,20 +83,20 @@ def load(
 def check_tokenizer(
     tokenizer: Tokenizer, source: str, vocab_size: int, sha256: str | None = None
 ) -> None:
-    """Raise `ValueError` unless the tokenizer is that of the model of `source`.
+    """Raise `ValueError` unless the model of `source` was trained with this tokenizer.
 
     If the model was saved without the hash, only the size of the vocabulary is compared.
     """
     if tokenizer.vocab_size != vocab_size:
         raise ValueError(
             f"{source}: the tokenizer has {tokenizer.vocab_size:,} tokens and the model "
-            f"{vocab_size:,}; they do not belong together"
+            f"{vocab_size:,}; use the tokenizer that the model was trained with"
         )
     if sha256 and tokenizer.sha256 != sha256:
         raise ValueError(
             f"{source}: the tokenizer (sha256 {tokenizer.sha256[:12]}) is not the one that the "
             f"model was trained with (sha256 {sha256[:12]}), though both have {vocab_size:,} "
-            "tokens; put the model's own tokenizer.json back"
+            "tokens; restore the model's tokenizer.json"
         )
 
 
@@ -156,9 +156,9 @@ def save_manifest(folder: Path) -> None:
 
 
 def fill_weights(model: Decoder, tensors: Mapping[str, mx.array], source: str) -> None:
-    """Set the weights of a model from tensors with their names in files.
+    """Set the weights of a model from tensors, whose names are those in files.
 
-    Raises `ValueError`, beginning with `source`, that lists all tensors that are missing,
+    Raises `ValueError`, beginning with `source`, with a list of all tensors that are missing,
     unexpected or misshapen.
     """
     names = tensor_names(model)
@@ -188,8 +188,7 @@ def check_finite(model: Decoder, source: str) -> None:
     bad = sorted(name for name, each in finite.items() if not each)
     if bad:
         raise ValueError(
-            f"{source}: weights that are not finite numbers, as after training that diverged: "
-            f"{_list(bad)}"
+            f"{source}: weights are not finite, probably because training diverged: {_list(bad)}"
         )
 
 
@@ -234,13 +233,13 @@ def _read_tensors(folder: Path) -> dict[str, mx.array]:
 
 
 def read_json(path: Path) -> dict[str, object]:
-    """Return the JSON object in a file; `ValueError` if it holds anything else."""
+    """Return the JSON object in a file; `ValueError` for any other content."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
     if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold a JSON object, got a {type(values).__name__}")
+        raise ValueError(f"{path} must contain a JSON object, got a {type(values).__name__}")
     return values
 
 

@@ -23,7 +23,7 @@ from mlx_trainer import ConfigError, load_config
 Decoder = Nanochat | Nanochat2025
 T = TypeVar("T")
 
-# Keys without influence on what the model computes.
+# Keys that do not affect the computation.
 IGNORED_KEYS = frozenset(
     [
         *("architectures", "auto_map", "dtype", "torch_dtype", "transformers_version"),
@@ -67,7 +67,7 @@ class _Rope:
 
 @dataclass(frozen=True)
 class _Keys2025:
-    """The `config.json` of a model of 2025; other values than a `Literal` are not supported.
+    """The `config.json` of a model of 2025; values outside of a `Literal` are not supported.
 
     Defaults are those of mlx-lm, which does not write every key.
     """
@@ -110,7 +110,7 @@ class _Keys2025:
 def _new_nanochat(values: Mapping[str, object], dtype: mx.Dtype) -> Decoder:
     if "hidden_size" in values:
         return Nanochat2025(strict_config(_Keys2025, values).config(), dtype)
-    # Defaults are for new models: a missing window pattern would go unnoticed.
+    # Defaults are for new models: in a file, a missing window pattern would go unnoticed.
     names = {field.name for field in fields(NanochatConfig)}
     if values.keys() < names:
         missing = sorted(names - values.keys())
@@ -141,7 +141,7 @@ def strict_config(cls: type[T], values: Mapping[str, object]) -> T:
     try:
         return load_config(cls, base=values)
     except ConfigError as error:
-        # The user does not know "base" or the name of the class.
+        # Without "base" and the name of the class, which mean nothing to the user.
         text = str(error).removeprefix("base: ").removeprefix(f"{cls.__name__}: ")
         raise ValueError(text) from None
 
@@ -158,10 +158,10 @@ def config_values(model: Decoder) -> dict[str, object]:
 
 
 def tensor_names(model: Decoder) -> dict[str, str]:
-    """Return the name in files of each parameter."""
+    """Return each parameter's name in files."""
     names = {name: name for name in named_parameters(model)}
     if isinstance(model, Nanochat):
-        # A list without gaps in the model; files have the number of the layer.
+        # The model has a list without gaps; files number the entries by layer.
         for i, layer in enumerate(model.config.value_embedding_layers):
             names[f"value_embeds.{i}.weight"] = f"value_embeds.{layer}.weight"
     return names

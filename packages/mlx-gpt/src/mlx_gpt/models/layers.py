@@ -7,7 +7,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
-# Query blocks of `windowed_attention`: fewer tokens a block are slow, more blocks save little.
+# Query blocks of `windowed_attention`: small blocks are slow, and more blocks save little.
 _MIN_BLOCK_TOKENS = 128
 _MAX_BLOCKS = 8
 
@@ -90,7 +90,7 @@ def _block_mask(begin: int, end: int, first: int, window: int) -> mx.array | str
 
 
 def checkpointed(module: nn.Module) -> Callable[..., mx.array]:
-    """Return a function that calls `module` with gradient checkpointing: it keeps only the inputs.
+    """Return a function that calls `module` with gradient checkpointing: it stores only the inputs.
 
     Inputs may be nested in tuples and lists; gradients go to the trainable parameters and to all
     inputs of a floating type. The module returns one array.

@@ -132,7 +132,7 @@ class Attention(nn.Module):
 
 
 def _rotate(x: mx.array, offset: int) -> mx.array:
-    # nanochat rotates by minus theta, as a negative scale of the positions does.
+    # nanochat rotates by minus theta, hence the negative scale.
     return mx.fast.rope(
         x, x.shape[-1], traditional=False, base=ROPE_BASE, scale=-1.0, offset=offset
     )

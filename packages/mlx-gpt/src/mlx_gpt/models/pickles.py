@@ -20,7 +20,7 @@ import numpy as np
 
 from mlx_gpt.tokenizer.tokenizer import Tokenizer
 
-# The dtype in the file and of the tensor.
+# Storage type -> dtype in the file and dtype of the tensor.
 _STORAGES = {
     "FloatStorage": (np.dtype("<f4"), mx.float32),
     "HalfStorage": (np.dtype("<f2"), mx.float16),
@@ -58,10 +58,12 @@ def read_torch_file(path: str | Path) -> dict[str, mx.array]:
     except Exception as error:  # a damaged pickle can raise almost anything
         raise ValueError(f"{path}: not tensors from torch.save: {error}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not a dict of tensors")
+        raise ValueError(f"{path} contains a {type(content).__name__}, not a dict of tensors")
     others = [name for name, each in content.items() if not isinstance(each, mx.array)]
     if others:
-        raise ValueError(f"{path}: {others[0]} is a {type(content[others[0]]).__name__}, no tensor")
+        raise ValueError(
+            f"{path}: {others[0]} is a {type(content[others[0]]).__name__}, not a tensor"
+        )
     return content
 
 

@@ -17,7 +17,7 @@ Keys of `report.json`; a number that was not measured is null, or its key is mis
         validation  [{step, bits_per_byte, loss_nats_per_token, pass@k, seconds}]
         evaluation  evaluation.json of `mlx-gpt eval`; its "seconds" are evaluation_seconds here
         samples     {step, texts [{prompt, text}]}
-    summary         [{metric, BASE, SFT, RL}]; where a stage has several runs, a column for each
+    summary         [{metric, BASE, SFT, RL}]; a stage with several runs has a column for each
     total           wall_clock_seconds: training, and evaluation of all runs
 """
 
@@ -47,7 +47,7 @@ _log = logging.getLogger(__name__)
 def write_report_card(paths: Sequence[Path], output: Path, now: datetime | None = None) -> Json:
     """Report on runs, and on the runs in folders; write it into `output`, and return it.
 
-    Raises `ValueError` where there is no run, and for files that cannot be read.
+    Raises `ValueError` for a folder without runs, and for unreadable files.
     """
     runs = read_runs(paths)
     report = make_report(runs, now or datetime.now(UTC))
@@ -59,13 +59,13 @@ def write_report_card(paths: Sequence[Path], output: Path, now: datetime | None 
 
 
 def _draw_curves(runs: Sequence[Run], path: Path) -> str | None:
-    """Write the figure; return its line for the page, or an error in its place."""
+    """Write the figure; return its line for the page, or an error instead."""
     try:
         figure = curves.draw(runs)
         if figure is None:
             return None
         write_atomic(path, lambda temporary: curves.save(figure, temporary))
-    except Exception as error:  # the report is worth writing without its figure
+    except Exception as error:  # the report is useful without its figure
         reason = one_line(f"{type(error).__name__}: {error}")[:200]
         line = f"the figure {path.name} could not be drawn ({reason})"
         _log.warning("%s", line)
@@ -131,10 +131,10 @@ def _environment(run: Run) -> Json:
 
 
 def _tokenizer(run: Run) -> Json | None:
-    """Return a description of a run's tokenizer, None where it cannot be found.
+    """Return a description of a run's tokenizer, None if it cannot be found.
 
     Its compression comes from a `tokenizer_report.json`, the output of `mlx-gpt tokenizer report
-    --json`, beside the same `tokenizer.json`: in the model, or in the original folder.
+    --json`, next to the `tokenizer.json` in the model or in the original folder.
     """
     given = run.setting("data.tokenizer")
     folders = [run.path / "model", *([Path(given)] if given else [])]
@@ -162,7 +162,7 @@ def _compression(path: Path) -> list[Json]:
         return [dict(row, bytes_per_token=float(row["bytes_per_token"])) for row in rows]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
-            f"{path}: not what `mlx-gpt tokenizer report --json` prints: {error!r}"
+            f"{path}: not the output of `mlx-gpt tokenizer report --json`: {error!r}"
         ) from error
 
 
@@ -177,14 +177,13 @@ def _evaluation(run: Run) -> Json | None:
                 float(task["accuracy"] + task["baseline"] + task["centered"])
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(
-                f"{run.path}: {section!r} of evaluation.json is not what `mlx-gpt eval` writes: "
-                f"{error!r}"
+                f"{run.path}: {section!r} of evaluation.json is not from `mlx-gpt eval`: {error!r}"
             ) from error
     return found | {"evaluation_seconds": run.evaluation.get("seconds")}
 
 
 def _summary(found: list[Json]) -> list[Json]:
-    """Return a row per metric, with a column per stage, or per run of a stage with several."""
+    """Return a row per metric; a column per stage, or per run if a stage has several."""
     columns = {}
     for stage in STAGES:
         of_stage = [run for run in found if run["stage"] == stage]

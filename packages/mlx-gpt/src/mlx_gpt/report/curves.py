@@ -1,6 +1,6 @@
 """The curves of all runs as one figure.
 
-Runs are labelled by their folder's name as it is spelled: not read as mathematics or LaTeX.
+Labels are folder names, shown literally: matplotlib must not parse them as math or LaTeX.
 """
 
 import warnings

@@ -56,7 +56,7 @@ _SETTINGS = {
 def settings(run: Run, vocabulary: int | None) -> Json:
     """Return the settings of a run; for pretraining also the sizes of its plan.
 
-    These need the number of tokens in the `vocabulary`, and are None without it.
+    The sizes need the number of tokens in the `vocabulary`; without it they are None.
     """
     found = {name: run.setting(key) for name, key in _SETTINGS[run.stage].items()}
     if run.stage != "pretrain":
@@ -152,7 +152,7 @@ def _losses(updates: list[Json]) -> Json:
 
 
 def validations(run: Run) -> list[Json]:
-    """Return the evaluations during training in order, by the log's names with units."""
+    """Return the evaluations during training in order, their keys renamed to include units."""
     names = {"loss": "loss_nats_per_token", "updates": "step", "evaluation_seconds": "seconds"}
     hidden = ("event", "time")
     return [
@@ -171,7 +171,7 @@ def samples(run: Run) -> Json | None:
 
 
 def wall_clock_seconds(events: Sequence[Json]) -> float:
-    """Return the time from the beginning of a log to its end, with pauses between resumes."""
+    """Return the time from the beginning of a log to its end, including pauses before resumes."""
     first = events[0]
     # A line is written after the work that it reports.
     began = first["time"] - (first.get("evaluation_seconds") or first.get("seconds") or 0.0)

@@ -128,7 +128,7 @@ def _times(report: Json) -> list[str]:
 
 
 def _run_names(group: Json, count: int) -> list[str]:
-    """Return the names of a group's runs, unless it has all of them."""
+    """Return lines with the names of a group's runs, no lines if it has all runs."""
     if len(group["runs"]) == count:
         return []
     return ["", f"{', '.join(map(one_line, group['runs']))}:"]
@@ -238,7 +238,7 @@ def _first_and_last(run: Json, key: str) -> str | None:
 
 
 def _steps(run: Json) -> str:
-    """Return the steps of a run, and the planned number where it is known."""
+    """Return the steps of a run, and the planned number if it is known."""
     training, asked = run["training"], run["asked"].get("steps")
     if asked:
         return f"{training['steps']:,} of {asked:,} steps"

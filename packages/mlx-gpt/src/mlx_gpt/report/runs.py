@@ -13,7 +13,7 @@ Json = dict[str, Any]
 
 STAGES: tuple[Stage, ...] = ("pretrain", "sft", "rl")
 
-# The plan of a run needs these; `mlx-gpt train` writes them.
+# The plan of a run needs these settings, which `mlx-gpt train` writes.
 _PRETRAINING = {
     "model": ("depth", "sequence_len", "window_pattern", "width_per_layer", "head_dim"),
     "training": ("steps", "batch_tokens", "tokens_per_parameter"),
@@ -34,7 +34,7 @@ class Run:
 
     @property
     def state(self) -> str:
-        """Whether the run ended: its last log line says so."""
+        """Whether the run ended, from its last log line."""
         if not self.of("update"):
             return "not started"
         return "finished" if self.events[-1]["event"] == "end" else "unfinished"
@@ -44,7 +44,7 @@ class Run:
         return [event for event in self.events if event["event"] == kind]
 
     def setting(self, key: str) -> Any:
-        """Return a setting by its dotted key, None where the configuration lacks it."""
+        """Return a setting by its dotted key, None if the configuration does not have it."""
         value: Any = self.config
         for part in key.split("."):
             value = value.get(part) if isinstance(value, dict) else None
@@ -52,7 +52,7 @@ class Run:
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
-    """Read run folders, and those directly below other folders; sorted by stage, then name.
+    """Read run folders, or the runs in a folder of runs; sorted by stage, then name.
 
     Raises `ValueError` for a folder without a run, and with the path of a damaged file.
     """
@@ -81,7 +81,7 @@ def read_run(folder: Path, name: str) -> Run:
 def read_events(path: Path) -> list[Json]:
     """Return the events of a log; an incomplete last line is dropped.
 
-    Raises `ValueError` with file and line for any other that is not an event.
+    Raises `ValueError` with file and line for any other line that is not an event.
     """
     if not path.is_file():
         return []
@@ -145,7 +145,7 @@ def _read_config(path: Path) -> Json:
 
 
 def _stage(folder: Path, config: Json) -> Stage:
-    """Return the stage by its settings: only RL has answers, only pretraining a depth."""
+    """Infer the stage from the settings: only RL has answers, only pretraining has a depth."""
     model, data = config.get("model"), config.get("data")
     if isinstance(model, dict) and "depth" in model:
         for section, names in _PRETRAINING.items():

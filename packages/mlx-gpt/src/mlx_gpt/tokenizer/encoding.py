@@ -1,4 +1,4 @@
-"""Encode text: with tiktoken where it gives the ids of the file, else with `tokenizers`."""
+"""Encode text: with tiktoken if it returns the same ids, else with `tokenizers`."""
 
 from collections.abc import Callable, Sequence
 
@@ -26,7 +26,7 @@ def check_pattern(pattern: str) -> None:
     """Raise `ValueError` unless tiktoken and `tokenizers` both accept the regular expression."""
     try:
         Regex(pattern)
-        # tiktoken panics on an empty match: is one possible before a letter, a space, a digit?
+        # tiktoken panics on an empty match: test for one before a letter, a space, a digit.
         matches_nothing = any(
             compile_pattern(rf"\A(?:{pattern}){probe}\z").encode_ordinary(probe)
             for probe in ("x", " ", "1")
@@ -53,7 +53,7 @@ def _tiktoken_encoder(text: str, pattern: str, ranks: dict[bytes, int]) -> Batch
     try:
         # tiktoken drops text that no match covers; `tokenizers` keeps it as a piece, as we do.
         encoding = compile_pattern(rf"(?:{pattern})|(?:(?!{pattern})[\s\S])+", ranks)
-    except ValueError:  # a regular expression of another dialect
+    except ValueError:  # a regular expression in another dialect
         return None
 
     def encode(texts: Sequence[str], threads: int) -> list[list[int]]:
@@ -62,8 +62,8 @@ def _tiktoken_encoder(text: str, pattern: str, ranks: dict[bytes, int]) -> Batch
                 return [encoding.encode_ordinary(text) for text in texts]
             return encoding.encode_ordinary_batch(list(texts), num_threads=threads)
         except BaseException as error:
-            # A million spaces in a row overflow tiktoken's regular expressions. It panics: that is
-            # not an Exception, and would end a training run.
+            # A million spaces in a row overflow tiktoken's regular expressions. It panics, which is
+            # not an Exception and would end a training run.
             if type(error).__name__ != "PanicException":
                 raise
             return _tokenizers_encoder(text)(texts, threads)

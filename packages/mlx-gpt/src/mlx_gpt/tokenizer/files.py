@@ -28,9 +28,9 @@ _BYTES = {character: byte for byte, character in ALPHABET.items()}
 class Vocabulary:
     """The tokens of a file.
 
-    `tokens` has the bytes of each id (of an added token those of its text), `specials` the ids of
-    special tokens. With `ranks` and `pattern` tiktoken gives the same ids as `tokenizers`; both are
-    None if it cannot.
+    `tokens` has the bytes of each id (for an added token, of its text), `specials` the ids of
+    special tokens. With `ranks` and `pattern` tiktoken returns the same ids as `tokenizers`; both
+    are None if it cannot.
     """
 
     tokens: dict[int, bytes]
@@ -120,7 +120,7 @@ def read_config(path: Path) -> dict:
     """Return the content of a `tokenizer_config.json`; `ValueError` if it is damaged."""
     config = json.loads(path.read_text("utf-8"))
     if not isinstance(config, dict):
-        raise ValueError(f"{path} must hold a JSON object, got a {type(config).__name__}")
+        raise ValueError(f"{path} must contain a JSON object, got a {type(config).__name__}")
     for key in ("bos_token", "eos_token"):
         if not isinstance(token_text(config.get(key)), str | None):
             raise ValueError(f"{path}: {key} must be text, got {config[key]!r}")
@@ -154,7 +154,7 @@ def _token_bytes(token: str, source: str) -> bytes:
     except KeyError as error:
         raise ValueError(
             f"{source}: expected byte-level BPE, but token {token!r} has the character {error}, "
-            "which is no byte"
+            "which is not a byte"
         ) from None
 
 

@@ -60,7 +60,7 @@ _CONFIG = {
 
 
 class Tokenizer:
-    """Byte-level BPE: `encode` loses nothing, and `decode` gives the text back.
+    """Byte-level BPE: `encode` is lossless, and `decode` restores the text.
 
     The name of a special token in a text becomes ordinary tokens, so that no user can end a turn by
     typing it. Special tokens are added by id: `special(name)`.

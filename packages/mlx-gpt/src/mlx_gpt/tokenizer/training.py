@@ -31,8 +31,8 @@ _BREAKS = [
 def train_ranks(texts: Iterable[str], size: int, pattern: str) -> dict[bytes, int]:
     """Return `size` tokens with their ids: the 256 bytes first, then the merges in their order.
 
-    Equal texts give equal tokens. Raises `ValueError` if the texts have too few pairs of neighbours
-    for so many merges.
+    Equal texts give equal tokens. Raises `ValueError` if the texts have too few pairs for so many
+    merges.
     """
     check_pattern(pattern)
     tokenizer = HuggingFaceTokenizer(models.BPE())
@@ -54,7 +54,7 @@ def train_ranks(texts: Iterable[str], size: int, pattern: str) -> dict[bytes, in
         ranks[from_byte_alphabet(left + right)] = len(ranks)
     if len(ranks) < size:
         raise ValueError(
-            f"the text has pairs for only {len(ranks):,} tokens, not for {size:,} (special "
+            f"the text has enough pairs for only {len(ranks):,} tokens, not {size:,} (special "
             "tokens not counted); give more text or a smaller vocab_size"
         )
     return ranks
@@ -84,10 +84,10 @@ def limit_text(
 def split_text(text: str | Iterable[str], min_chars: int = MIN_PIECE_CHARS) -> Iterator[str]:
     """Yield a text, or one that arrives in parts, in pieces of 1 to 2 x `min_chars` characters.
 
-    A piece ends at the first blank line after `min_chars` characters; if none follows within as
-    many again, at the first end of a line, else of a sentence, else at a space, else at
-    2 x `min_chars`. Joined, the pieces are the text. Only the last piece may be shorter: at least
-    `min_chars` / 2 if it is not the only one.
+    A piece ends between `min_chars` and 2 x `min_chars` characters: at the first blank line there,
+    else at the first end of a line, else of a sentence, else at a space, else at the limit. Joined,
+    the pieces are the text. Only the last piece may be shorter: at least `min_chars` / 2 if it is
+    not the only one.
     """
     rest = ""
     for part in [text] if isinstance(text, str) else text:

@@ -1,8 +1,8 @@
-"""Models that a run begins with, and the optimizer of the fine-tuning stages.
+"""The model that a run starts from, and the optimizer of the fine-tuning stages.
 
-Pretraining begins with fresh weights or those of a model; fine-tuning and reinforcement learning
-begin with a model or the run that trained it. The optimizer's recipe is nanochat's, and so for
-models with its parameter names.
+Pretraining starts from fresh weights or a model; fine-tuning and reinforcement learning start from
+a model or the run that trained it. The optimizer's recipe is nanochat's; it expects nanochat's
+parameter names.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,14 +25,14 @@ from mlx_muon import AdamWRule, Muon, Rule, nanochat
 from mlx_muon.rules import Value
 from mlx_trainer import CheckpointError, Checkpoints, ConfigError, world_size
 
-_ONLY = "only models of nanochat of July 2026 are pretrained further; `mlx-gpt sft` takes others"
-_WITHOUT_MOMENTUM = "training.keep_optimizer_state=false begins without momentum"
+_ONLY = "only nanochat models of July 2026 can be pretrained further; `mlx-gpt sft` accepts others"
+_WITHOUT_MOMENTUM = "training.keep_optimizer_state=false starts without momentum"
 
 
 def settings_from_model(init_from: str) -> dict[str, dict]:
     """Return the settings that a model determines: the tokenizer and the shape.
 
-    Raises `FileNotFoundError` or `ValueError` where there is no model of July 2026.
+    Raises `FileNotFoundError` or `ValueError` unless it is a model of July 2026.
     """
     folder = find_model_folder(init_from)
     shape = read_model_config(folder)
@@ -53,22 +53,22 @@ def settings_from_model(init_from: str) -> dict[str, dict]:
 
 
 def check_shape(config: PretrainConfig, from_model: Mapping[str, dict]) -> None:
-    """Raise `ConfigError` where the settings differ from those of `settings_from_model`."""
+    """Raise `ConfigError` if the settings differ from those of `settings_from_model`."""
     for name, value in from_model["model"].items():
         if (given := getattr(config.model, name)) != value:
             raise ConfigError(
-                f"model.{name} is {given}, but {config.model.init_from} has {value}; leave it out: "
-                "the model brings its own shape"
+                f"model.{name} is {given}, but {config.model.init_from} has {value}; remove the "
+                "setting: the shape comes from the model"
             )
 
 
 def build_model(
     plan: Plan, config: PretrainConfig, tokenizer: Tokenizer, resume: bool = False
 ) -> Nanochat:
-    """Return the model to begin with: fresh weights depend on the seed alone.
+    """Return the model to start from; fresh weights depend only on the seed.
 
-    With `resume` the weights of `model.init_from` are not read, as a checkpoint has others. Raises
-    `ConfigError` where that model has another shape or tokenizer.
+    With `resume` the weights of `model.init_from` are not read, because the checkpoint replaces
+    them. Raises `ConfigError` if that model has another shape or tokenizer.
     """
     dtype, init_from = _dtype(config.model.dtype), config.model.init_from
     if init_from and not resume:
@@ -78,8 +78,8 @@ def build_model(
         if tokenizer.sha256 != its_tokenizer.sha256:
             raise ConfigError(
                 f"data.tokenizer {config.data.tokenizer} ({_identify(tokenizer)}) is not the "
-                f"tokenizer of {init_from} ({_identify(its_tokenizer)}); leave it out: the model "
-                "brings its own"
+                f"tokenizer of {init_from} ({_identify(its_tokenizer)}); remove the setting: the "
+                "tokenizer comes from the model"
             )
         if plan.config != model.config:
             raise ConfigError(f"{init_from} is a {model.config}, the settings give {plan.config}")
@@ -102,7 +102,7 @@ def _identify(tokenizer: Tokenizer) -> str:
 def load_base(
     path: str, dtype: str = "auto", checkpoint_blocks: bool = False
 ) -> tuple[Decoder, Tokenizer]:
-    """Return model and tokenizer of a model or run folder, to train in a dtype by name."""
+    """Load model and tokenizer of a model or run folder for training in the named dtype."""
     model, tokenizer = load(path, _dtype(dtype), training=True)
     model.checkpoint_blocks = checkpoint_blocks
     return model, tokenizer
@@ -150,9 +150,9 @@ def _relative(rule: Rule, scale: float) -> AdamWRule:
 
 
 def settings_of_run(run: Path, names: Sequence[str]) -> dict[str, float]:
-    """Return the training settings of a base run by name, only those that it has.
+    """Return the training settings of a base run that are in `names`, if it has them.
 
-    A model folder that is no run has none. Raises `ValueError` with the path of a damaged file.
+    A plain model folder has none. Raises `ValueError` with the path of a damaged file.
     """
     file = run / "config.yaml"
     if not file.is_file():
@@ -177,8 +177,8 @@ def settings_of_run(run: Path, names: Sequence[str]) -> dict[str, float]:
 def load_momentum(optimizer: Muon, model: nn.Module, run: str | Path) -> bool:
     """Load the momenta of a run's last checkpoint into the optimizer; False without a checkpoint.
 
-    The count of updates, which schedules read, still begins at 0. Raises `ValueError` where a
-    momentum does not fit its parameter.
+    The count of updates, which schedules read, still starts at 0. Raises `ValueError` if a momentum
+    does not fit its parameter.
     """
     try:
         checkpoint = Checkpoints(Path(run) / "checkpoints").verified()

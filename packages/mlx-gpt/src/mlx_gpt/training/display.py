@@ -6,7 +6,7 @@ from mlx_trainer import Display, RunFolder
 
 # The weight of the old mean in the smoothed loss, as in nanochat.
 _SMOOTHING = 0.9
-# A model may write anything, also what moves the cursor or renames the window.
+# A model may write anything, including control codes that move the cursor or rename the window.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -115,12 +115,12 @@ def describe_extension(event: dict) -> str:
         )
         differs = event["rates_differ_from"]
         text += "other rates from update {rates_differ_from:,} on" if differs else "the same rates"
-        text += "; a run with --schedule constant can be extended and be equal"
+        text += "; only runs with --schedule constant equal one long run when extended"
     return text.format_map(event)
 
 
 def printable(text: str) -> str:
-    """Return text with control characters replaced, but for tabs and ends of lines."""
+    """Replace the control characters in a text, except tabs and line ends."""
     return _CONTROL.sub("\ufffd", text)
 
 

@@ -1,8 +1,8 @@
 """Cross-entropy of a language model's head, in chunks: the logits of a batch never exist at once.
 
-With a vocabulary of 32,768, the logits of 32 rows of 2,048 tokens take 8 GiB, and their gradient as
-much again. Here a chunk of tokens goes through the head, the softmax and back into gradients before
-the next one starts.
+With a vocabulary of 32,768, the logits of 32 rows of 2,048 tokens take 8 GiB, and their gradient
+another 8 GiB. Here each chunk of tokens goes through the head, the softmax and the backward pass
+before the next one starts.
 """
 
 import mlx.core as mx
@@ -18,7 +18,7 @@ def token_losses(
 ) -> mx.array:
     """Return the loss of each token in nats, float32, 0 where the target is -1; no gradient.
 
-    `hidden` is (..., D), `weight` (V, D), `targets` (...). Logits are limit_text to c tanh(x / c).
+    `hidden` is (..., D), `weight` (V, D), `targets` (...). Logits are capped to c tanh(x / c).
     """
     flat, labels = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
     losses: list[mx.array] = []
@@ -47,7 +47,7 @@ def loss_sum(
 
     Shapes as in `token_losses`; `token_weights` has the shape of `targets` (default 1) and gets no
     gradient. The gradients for `hidden` and `weight` are computed in the forward pass, so that
-    logits are neither kept nor computed again: call `token_losses` if no gradient is wanted.
+    logits are neither stored nor recomputed. If no gradient is needed, call `token_losses`.
     """
     flat, labels = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
     weights = (labels != IGNORE).astype(mx.float32)
@@ -97,8 +97,8 @@ def _chunks(tokens: int, vocabulary: int) -> list[tuple[int, int]]:
 
 
 def _after(x: mx.array, results: list[mx.array]) -> mx.array:
-    # Without this MLX computes the logits of many chunks at once: the results of one chunk must be
-    # done before the logits of the next.
+    # The logits of a chunk must wait for the results of the chunk before; otherwise MLX computes
+    # the logits of many chunks at once.
     return mx.depends([x], results)[0] if results else x
 
 

@@ -1,4 +1,4 @@
-"""One dial, the depth, sets everything: sizes, tokens, batch, steps, rates and weight decay.
+"""The depth determines everything: sizes, tokens, batch, steps, rates and weight decay.
 
 The rules are nanochat's (July 2026). The width grows with the depth. Training takes 12 tokens per
 scaling parameter. The batch grows with the tokens to the power 0.383 (arXiv 2505.13738), the rates
@@ -116,7 +116,7 @@ def make_plan(
     batch_tokens: int | None = None,
     steps: int | None = None,
 ) -> Plan:
-    """Return the plan for a depth; arguments that are None follow from it.
+    """Return the plan for a depth, which determines arguments that are None.
 
     `steps` overrides `tokens_per_parameter` for the length of the run only: weight decay and batch
     follow `tokens_per_parameter`, as in nanochat.
@@ -221,10 +221,10 @@ def fit_batch(
     usual_tokens: int,
     max_rows: int = MAX_ROWS,
 ) -> tuple[int, int]:
-    """Return tokens per update and rows per micro-batch, so that micro-batches make the update.
+    """Return tokens per update and rows per micro-batch; whole micro-batches make an update.
 
     An argument that is None is chosen: the tokens nearest to `usual_tokens`, and the most rows up
-    to `max_rows`. Raises `ConfigError` where the given ones do not fit together.
+    to `max_rows`. Raises `ConfigError` if the given ones do not fit together.
     """
     row = sequence_len * world_size()
     if batch_tokens is None:

@@ -16,7 +16,7 @@ from mlx_gpt.evaluate.metrics import sum_over_ranks
 from mlx_gpt.models.formats import Decoder
 from mlx_gpt.training.losses import loss_sum
 
-# Sequences are padded to a multiple of this, so that MLX compiles few shapes.
+# Sequences are padded to a multiple of this, so that MLX compiles for few shapes.
 LENGTH_STEP = 64
 
 
@@ -37,17 +37,17 @@ class Tally:
             setattr(self, name, getattr(self, name) + int(found[name]))
 
     def is_hopeless(self, rounds: int) -> bool:
-        """Return whether so many rounds passed without any reward; never for 0."""
+        """Return whether the first `rounds` rounds had no reward; False if `rounds` is 0."""
         return 0 < rounds <= self.rounds and not self.rewarded
 
     def check(self) -> None:
-        """Raise `ValueError` if no answer was ever rewarded, as nothing was learned then."""
+        """Raise `ValueError` if no answer was ever rewarded: nothing was learned."""
         if self.answers and not self.rewarded:
             raise ValueError(
                 f"none of the {self.answers:,} answers of {self.rounds:,} rounds was rewarded, so "
                 "nothing was learned and no model is written: fine-tune the model longer on such "
                 "problems (mlx-gpt sft --data gsm8k:FILE) until mlx-gpt eval --gsm8k finds some "
-                "right answers, or give --samples and --max-tokens more room"
+                "correct answers, or raise --samples or --max-tokens"
             )
 
 

@@ -51,7 +51,7 @@ class Job:
     train: TokenStream
     valid: TokenStream
     accumulation: int  # micro-batches per update
-    core: list[CoreTask]  # maybe none
+    core: list[CoreTask]  # may be empty
     held_out: Usage  # of the validation data
     notes: list[str] = field(default_factory=list)  # on the data, to show
 
@@ -68,7 +68,7 @@ def run_pretraining(
     overwrite: bool = False,
     steps: int | None = None,
 ) -> None:
-    """Create or resume the run folder, and train; on resume maybe for more `steps`."""
+    """Create or resume the run folder, and train; `steps` extends a resumed run."""
     planned = config.training.steps if steps else None
     config = with_more_steps(config, steps) if steps else config
     with start_run(partial(build, config, resume), output, resume, overwrite) as (job, display):
@@ -134,9 +134,9 @@ def pretrain(
 
 
 def build(config: PretrainConfig, resume: bool = False) -> Job:
-    """Build model, optimizer, step and streams; raises `ValueError` where they do not fit.
+    """Build model, optimizer, step and streams; raises `ValueError` if they do not fit.
 
-    With `resume` the weights of `model.init_from` are not read, as a checkpoint has others.
+    With `resume` the weights of `model.init_from` are not read: the checkpoint replaces them.
     """
     check_settings(config)
     tokenizer = Tokenizer.load(config.data.tokenizer)
@@ -170,7 +170,7 @@ def build_step(model: Nanochat, plan: Plan, training: PretrainTraining, rows: in
         nanochat,
         plan.config.n_embd,
         plan.steps,
-        # Rates grow with the root of this number, which does nothing else.
+        # This number only scales the rates, which grow with its square root.
         batch_tokens=max(1, round(plan.batch_tokens * training.rate_scale**2)),
         learning_rate=training.learning_rate,
         weight_decay=plan.weight_decay,
@@ -222,17 +222,17 @@ def evaluate_core(job: Job) -> dict:
 
 
 def evaluation_tokens(job: Job) -> int:
-    """Return the tokens per evaluation; by default it takes a twentieth of the time."""
+    """Return the tokens per evaluation; by default evaluations take 5% of the training time."""
     settings = job.config.report
     if settings.evaluation_tokens:
         return settings.evaluation_tokens
     between = (settings.evaluate_every or job.plan.steps) * job.plan.batch_tokens
-    # A token takes a third of the time that training on it takes.
+    # Evaluating on a token takes a third of the time of training on it.
     return min(max(3 * between // 20, job.plan.batch_tokens), MAX_EVALUATION_TOKENS)
 
 
 def _first_batches(job: Job, tokens: int) -> Iterator:
-    """Yield validation batches until all ranks have read so many tokens."""
+    """Yield validation batches until all ranks together have read `tokens`."""
     read = 0
     for batch in job.valid:
         yield batch

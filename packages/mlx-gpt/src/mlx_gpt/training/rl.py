@@ -2,8 +2,8 @@
 
 nanochat's: REINFORCE (Williams 1992) on groups of answers to the same question. The advantage of an
 answer is its reward minus the mean of its group, and all tokens of a pass have the same weight
-(arXiv 2503.14476). Each update draws new answers, so that it needs neither a reference model nor a
-clipped ratio. Only sampled tokens are targets: neither the prompt nor the results of tools. One
+(arXiv 2503.14476). Each update samples new answers, so neither a reference model nor a clipped
+ratio is needed. Only sampled tokens are targets, not the prompt or the results of tools. One
 difference from nanochat: a round in which no answer is better than the others makes no update,
 because momentum alone would move every matrix by a full step.
 """
@@ -61,7 +61,7 @@ MOMENTUM = 0.95
 USUAL_QUESTIONS = 16  # per round, or all if there are fewer
 # nanochat's rates here, relative to those of pretraining: 0.2, 0.1 and 0.004.
 RATE_SCALES = {"wte": 2 / 3, "value_embeds": 2 / 3, "lm_head": 1 / 2}
-# Part of the seed of answers: what they are drawn for.
+# The part of an answer's seed that depends on its purpose.
 _TRAIN, _VALID = 0, 1
 
 
@@ -94,7 +94,7 @@ class Job:
 
     @property
     def rounds(self) -> int:
-        """The number of rounds; each asks some questions and learns from the answers."""
+        """The number of rounds; each learns from the answers to some questions."""
         return len(self.train) // self.config.answers.questions * self.config.training.epochs
 
 
@@ -180,8 +180,8 @@ def build(
 ) -> Job:
     """Load the model, and the problems unless conversations are given.
 
-    Each conversation ends in a reference answer, which only `reward` sees. Raises `ValueError`
-    where the settings do not fit.
+    Each conversation ends in a reference answer, which only `reward` sees. Raises `ValueError` if
+    the settings do not fit.
     """
     training, data = config.training, config.data
     check_settings(config)
@@ -205,7 +205,7 @@ def _check(config: RlConfig) -> None:
     answers = config.answers
     if answers.samples < 2:
         raise ConfigError(
-            f"answers.samples must be at least 2, as answers are compared, got {answers.samples}"
+            f"answers.samples must be at least 2, to compare answers, got {answers.samples}"
         )
     if answers.questions % world_size():
         raise ConfigError(
@@ -218,7 +218,7 @@ def _with_questions(answers: RlAnswers, total: int) -> RlAnswers:
     count = answers.questions or min(USUAL_QUESTIONS, total) // world_size() * world_size()
     if not 0 < count <= total:
         raise ConfigError(
-            f"there are {total} questions, fewer than the {count or world_size()} of a round "
+            f"got {total} questions, fewer than the {count or world_size()} of a round "
             "(answers.questions)"
         )
     return replace(answers, questions=count)

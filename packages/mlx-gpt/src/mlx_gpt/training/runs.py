@@ -1,4 +1,4 @@
-"""Run folders of all stages: start, resume and extend a run, save its model, explain its errors."""
+"""Run folders: start, resume and extend the runs of all stages, save models, explain errors."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -68,9 +68,9 @@ def read_config(
     resume: bool = False,
     base: Mapping[str, object] | None = None,
 ) -> T:
-    """Return the run's own configuration on resume, else that of base, file, flags and overrides.
+    """Return the saved configuration on resume, else merge base, file, flags and overrides.
 
-    `flags` are by dotted key. Raises `ConfigError` for wrong ones.
+    `flags` are by dotted key. Raises `ConfigError` for wrong settings.
     """
     if not resume:
         return load_config(kind, base, file, overrides, flags)
@@ -105,9 +105,9 @@ def start_run(
 def open_run(
     output: Path, config: Any, resume: bool, overwrite: bool
 ) -> Iterator[RunFolder | None]:
-    """Create or resume the run and lock it, on rank 0; other ranks wait for that and get None.
+    """Create or resume the run and lock it, on rank 0; other ranks wait and get None.
 
-    Raises what `RunFolder.create` and `RunFolder.resume` do.
+    Raises the errors of `RunFolder.create` and `RunFolder.resume`.
     """
     run = None
     if rank() == 0:
@@ -128,7 +128,7 @@ def open_run(
 def inputs_of(config: Any) -> dict[str, str | Path]:
     """Return the local files and folders that a run reads, by the keys of its configuration.
 
-    Patterns and addresses are left to the stream, which compares its shards itself.
+    Patterns and URLs are skipped: the stream compares its shards.
     """
     base = getattr(config, "model", None)
     found: dict[str, str | Path] = (
@@ -139,7 +139,7 @@ def inputs_of(config: Any) -> dict[str, str | Path]:
     data = getattr(config, "data", None)
     for name in ("train", "valid", "tokenizer"):
         value = getattr(data, name, None)
-        if isinstance(value, list):  # conversations, each maybe with a prefix and a number
+        if isinstance(value, list):  # conversations, with an optional prefix and repeat
             found |= {f"data.{name}[{n}]": Source.parse(each).path for n, each in enumerate(value)}
         elif value and Path(value).exists():
             found[f"data.{name}"] = value
@@ -151,8 +151,8 @@ def restore(
 ) -> tuple[Checkpoints, Position | None]:
     """Return the checkpoints of a run and, on resume, the position of the last one.
 
-    That checkpoint is loaded into the job's step. `keys` must be in the position. Raises
-    `ValueError` for a damaged checkpoint, and for one of another tokenizer.
+    That checkpoint is loaded into the job's step. The position must have `keys`. Raises
+    `ValueError` for a damaged checkpoint, and for one with another tokenizer.
     """
     settings = job.config.report
     checkpoints = Checkpoints(
@@ -166,15 +166,15 @@ def restore(
         return checkpoints, None
     source = f"{checkpoints.latest()}/state.json"
     if absent := [key for key in keys if key not in position]:
-        raise ValueError(f"{source}: not a checkpoint of this kind of run: it lacks {absent[0]}")
-    if "tokenizer" in position:  # not yet in those of version 0.1
+        raise ValueError(f"{source}: not a checkpoint of this kind of run: it has no {absent[0]}")
+    if "tokenizer" in position:  # absent in checkpoints of version 0.1
         check_tokenizer(job.tokenizer, source, **position["tokenizer"])
     checkpoints.load(job.step)
     return checkpoints, position
 
 
 def truncate_log(folder: Path, updates: int) -> None:
-    """Drop, on rank 0, the log lines that a run resumed after so many updates will log again."""
+    """Drop, on rank 0, the log lines after so many updates, which a resumed run logs again."""
     if rank() == 0:
         run = RunFolder(folder)
         run.truncate_after(updates or -1)  # at 0 all is logged again
@@ -199,8 +199,8 @@ def with_more_steps(config: PretrainConfig, steps: int) -> PretrainConfig:
     planned = config.training.steps
     if planned is not None and steps <= planned:
         raise ConfigError(
-            f"--steps {steps:,} with --resume: the run has {planned:,} already; give more of them, "
-            "or leave --steps out"
+            f"--steps {steps:,} with --resume: the run has {planned:,} already; give more steps, "
+            "or omit --steps"
         )
     return replace(config, training=replace(config.training, steps=steps))
 
@@ -209,8 +209,8 @@ def extend_run(folder: Path, config: PretrainConfig, planned: int, done: int) ->
     """Write the configuration with more steps into the run; return the event for its log.
 
     `planned` is the number of steps that it had before, `done` the updates so far.
-    "decay_differs_from" and "rates_differ_from" are the first updates that one long run would have
-    made otherwise, None where there are none: if both are None, the runs are equal bit for bit.
+    "decay_differs_from" and "rates_differ_from" are the first updates whose decay or rates differ
+    from those of one long run. If both are None, the runs are equal bit for bit.
     """
     earlier: list[int] = []
     if rank() == 0:
@@ -220,8 +220,8 @@ def extend_run(folder: Path, config: PretrainConfig, planned: int, done: int) ->
     training, steps = config.training, config.training.steps or 0
     decay, rates = None, None
     if training.schedule == "nanochat":
-        # The decay is a cosine over all steps; rates and momentum depend on their number only once
-        # they fall.
+        # The decay is a cosine over all steps; rates and momentum depend on the number of steps
+        # only once they fall.
         lengths = (*earlier, planned, steps)
         falling = min(each - round(training.warmdown_ratio * each) for each in lengths)
         decay = 2 if done >= 2 else None
@@ -232,7 +232,7 @@ def extend_run(folder: Path, config: PretrainConfig, planned: int, done: int) ->
 
 @contextmanager
 def explain_missing_paths(output: Path, resume: bool) -> Iterator[None]:
-    """Add to the error of a missing file that a resumed run's paths may be relative."""
+    """Add a hint to the error of a missing file: a resumed run's paths may be relative."""
     try:
         yield
     except FileNotFoundError as error:
@@ -240,13 +240,13 @@ def explain_missing_paths(output: Path, resume: bool) -> Iterator[None]:
             raise
         raise FileNotFoundError(
             f"{error}; paths in {output / 'config.yaml'} are relative to the folder where the run "
-            "was started: resume it from there, or change them"
+            "was started: resume it from there, or change the paths"
         ) from None
 
 
 @contextmanager
 def explain_divergence(folder: Path, setting: str, value: float) -> Iterator[None]:
-    """Add to the error of diverged training its last checkpoint, and a lower rate to try."""
+    """Add the last checkpoint and a lower rate to try to the error of diverged training."""
     try:
         yield
     except TrainingError as error:

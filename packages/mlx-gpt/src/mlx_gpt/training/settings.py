@@ -1,7 +1,7 @@
-"""The settings of all stages: default, help, range and flag of each, as `config.yaml` names them.
+"""The settings of all stages, named as in `config.yaml`: default, help, range and flag of each.
 
-They stand in a module of their own, and not on top of the scripts that read them, because `--help`
-is derived from them and must answer in 0.3 s, while the scripts import MLX.
+They are not in the scripts that read them, because `--help` is derived from them and must answer
+in 0.3 s, while the scripts import MLX.
 """
 
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ def _parse_numbers(text: str) -> list[int]:
     return parse_numbers(text)
 
 
-# Settings that several stages have.
+# Settings that several stages share.
 def _dtype() -> Any:
     text = "float32 on a CPU, bfloat16 elsewhere"
     return setting("auto", "Type of the weights.", flag="--dtype", default_text=text)
@@ -34,7 +34,7 @@ def _checkpoint_blocks() -> Any:
 
 def _threads() -> Any:
     text = "Threads that share a micro-batch on a CPU."
-    return setting(0, text, flag="--threads", at_least=0, default_text="as many as cores, up to 8")
+    return setting(0, text, flag="--threads", at_least=0, default_text="one per core, up to 8")
 
 
 def _seed(help: str) -> Any:
@@ -51,11 +51,11 @@ def _checkpoint_every(default: int, unit: str) -> Any:
 
 
 def _checkpoint_seconds() -> Any:
-    return setting(600.0, "Seconds between checkpoints; 0: any number.", at_least=0)
+    return setting(600.0, "Seconds between checkpoints; 0: no limit.", at_least=0)
 
 
 def _keep_checkpoints(default: int) -> Any:
-    return setting(default, "Latest checkpoints that are kept.", at_least=1)
+    return setting(default, "Number of latest checkpoints to keep.", at_least=1)
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class PretrainData:
         flag="--numbers", metavar="NUMBERS", parse=_parse_numbers)  # fmt: skip
     column: str = setting("text", "Column or key of the text.")
     cache: str = setting("~/.cache/mlx-gpt/shards", "Folder for downloaded shards.")
-    cache_size: str = setting("20GB", "Most bytes of that folder.")
+    cache_size: str = setting("20GB", "Maximum size of that folder.")
     buffer_size: int = setting(1000, "Documents that packing chooses from.", at_least=1)
     # With short rows nanochat's `crop` drops most of the text.
     oversize: Literal["split", "crop", "drop"] = setting("split", "Documents longer than a row: "
@@ -81,7 +81,7 @@ class PretrainData:
 
 @dataclass(frozen=True)
 class PretrainModel:
-    """The depth, and what differs from the shape that it implies."""
+    """The depth, and settings that override the shape it implies."""
 
     depth: int = setting(12, "Layers; sets everything else.", flag="--depth", at_least=1)
     sequence_len: int = setting(2048, "Tokens per row.", flag="--sequence-len", at_least=1)
@@ -92,7 +92,7 @@ class PretrainModel:
     n_kv_head: int | None = setting(None, "Key/value heads; as many as heads.", at_least=1)
     dtype: Dtype = _dtype()  # noqa: RUF009 (a new field for each class)
     checkpoint_blocks: bool = _checkpoint_blocks()
-    init_from: str | None = setting(None, "Model or run folder to begin with: its weights, shape "
+    init_from: str | None = setting(None, "Model or run folder to start from: its weights, shape "
         "and tokenizer.", flag="--init-from", metavar="MODEL",
         default_text="fresh weights")  # fmt: skip
 
@@ -109,7 +109,7 @@ class PretrainTraining:
         flag="--batch-tokens", at_least=1, default_text="by depth")  # fmt: skip
     device_batch_size: int | None = setting(None, "Rows per micro-batch of a process; fewer need "
         "less memory.", flag="--device-batch-size", at_least=1,
-        default_text="what fits, up to 32")  # fmt: skip
+        default_text="as fits, up to 32")  # fmt: skip
     learning_rate: float = setting(0.02, "Rate of the matrices, before scaling.", **_ABOVE_0)
     rate_scale: float = setting(1.0, "Multiplies all rates but those of the smear, on top of the "
         "batch's scale.", **_ABOVE_0)  # fmt: skip
@@ -141,7 +141,7 @@ class PretrainReport:
     core: str | None = setting(None, "Folder of CORE's tasks, as for `mlx-gpt eval`.",
         flag="--core", path="folder")  # fmt: skip
     core_every: int = _interval(2000, "--core-every", "Steps between measurements of --core")
-    core_max_per_task: int = setting(500, "Most questions of a task.", at_least=1)
+    core_max_per_task: int = setting(500, "Maximum questions per task.", at_least=1)
     checkpoint_every: int = _checkpoint_every(0, "Steps")
     checkpoint_seconds: float = _checkpoint_seconds()
     keep_checkpoints: int = _keep_checkpoints(2)
@@ -185,7 +185,7 @@ class SftTraining:
         or_zero=True, **_ABOVE_0)  # fmt: skip
     rate_scale: float = setting(0.0, "Multiplies all rates but those of the smear, on top of the "
         "batch's scale.", or_zero=True, **_ABOVE_0)  # fmt: skip
-    initial_rate: float = setting(0.8, "Share of the rates to begin with.", **_ABOVE_0)
+    initial_rate: float = setting(0.8, "Share of the rates at the start.", **_ABOVE_0)
     warmdown_ratio: float = setting(0.5, "Share of the training over which rates fall.", at_least=0,
         at_most=1)  # fmt: skip
     final_rate: float = setting(0.0, "Share of the rates at the end.", at_least=0, at_most=1)
@@ -204,7 +204,7 @@ class SftReport:
 
     evaluate_every: int = _interval(200, "--evaluate-every", "Steps between evaluations")
     sample_every: int = _interval(200, "--sample-every", "Steps between samples")
-    sample_tokens: int = setting(64, "Most tokens of a sample.", at_least=1)
+    sample_tokens: int = setting(64, "Maximum tokens per sample.", at_least=1)
     prompts: list[str] = setting(
         ["Hello! Who are you?", "What is the capital of France?", "Why is the sky blue?",
          "Tell me a short story about a dog.", "What is 12 * 7?"],
@@ -237,16 +237,16 @@ class RlData:
 
 @dataclass(frozen=True)
 class RlAnswers:
-    """How answers are drawn."""
+    """How answers are sampled."""
 
     questions: int = setting(0, "Questions per round of all processes.", flag="--questions",
         at_least=1, or_zero=True, default_text="16, or all")  # fmt: skip
     samples: int = setting(16, "Answers per question.", flag="--samples", at_least=1)
-    max_tokens: int = setting(256, "Most tokens of an answer.", flag="--max-tokens", at_least=1)
+    max_tokens: int = setting(256, "Maximum tokens per answer.", flag="--max-tokens", at_least=1)
     temperature: float = setting(1.0, "Sampling temperature.", flag="--temperature", above=0)
-    top_k: int = setting(50, "Sample from so many of the likeliest tokens; 0: all.", flag="--top-k",
-        at_least=0)  # fmt: skip
-    batch_size: int = setting(64, "Answers that a process draws at once.", at_least=1)
+    top_k: int = setting(50, "Sample from this many of the likeliest tokens; 0: all.",
+        flag="--top-k", at_least=0)  # fmt: skip
+    batch_size: int = setting(64, "Answers that a process samples at once.", at_least=1)
 
 
 @dataclass(frozen=True)
@@ -254,13 +254,13 @@ class RlTraining:
     """How long and how fast to train."""
 
     epochs: int = setting(1, "Passes over the questions.", flag="--epochs", at_least=1)
-    device_batch_size: int = setting(8, "Most answers per micro-batch of a process.",
+    device_batch_size: int = setting(8, "Maximum answers per micro-batch of a process.",
         flag="--device-batch-size", at_least=1)  # fmt: skip
-    unrewarded_rounds: int = setting(100, "Stop after so many rounds without any reward; 0: never.",
+    unrewarded_rounds: int = setting(100, "Stop after this many rounds without any reward; 0: no.",
         at_least=0)  # fmt: skip
     learning_rate: float = setting(0.02, "Rate of the matrices; all others keep their ratio to it.",
         **_ABOVE_0)  # fmt: skip
-    initial_rate: float = setting(0.05, "Share of the rates at first; falls to 0.", **_ABOVE_0)
+    initial_rate: float = setting(0.05, "Share of the rates at the start; falls to 0.", **_ABOVE_0)
     dtype: Dtype = _dtype()  # noqa: RUF009 (a new field for each class)
     checkpoint_blocks: bool = _checkpoint_blocks()
     threads: int = _threads()
@@ -272,7 +272,7 @@ class RlReport:
     """How often to evaluate and save, in rounds."""
 
     evaluate_every: int = _interval(60, "--evaluate-every", "Rounds between evaluations")
-    evaluation_questions: int = setting(400, "Most questions per evaluation.", at_least=1)
+    evaluation_questions: int = setting(400, "Maximum questions per evaluation.", at_least=1)
     evaluation_samples: int = setting(8, "Answers per question of an evaluation.", at_least=1)
     checkpoint_every: int = _checkpoint_every(60, "Rounds")
     checkpoint_seconds: float = _checkpoint_seconds()

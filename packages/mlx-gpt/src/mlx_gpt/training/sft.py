@@ -1,8 +1,8 @@
 """Supervised fine-tuning on conversations: build, train, evaluate, sample. The loop is `finetune`.
 
-The recipe is nanochat's, with two differences. Rates keep the factor for the batch size that they
-had in pretraining; nanochat drops it here. An update divides by the number of its targets; nanochat
-averages the means of unequal micro-batches, 0 / 0 among them.
+The recipe is nanochat's, with two differences. Rates keep pretraining's factor for the batch size;
+nanochat drops it here. An update divides by the number of its targets; nanochat averages the means
+of unequal micro-batches, some of which are 0 / 0.
 """
 
 import math
@@ -52,7 +52,7 @@ from mlx_trainer import (
     world_size,
 )
 
-# nanochat's, for a base model that is not a run with settings of its own.
+# nanochat's, for a base model that is not a run and has no settings.
 DEFAULTS = {
     "batch_tokens": 2**19,
     "device_batch_size": 32,
@@ -147,14 +147,14 @@ def finetune(job: Job, folder: Path, report: Report, resume: bool = False) -> No
 
 
 def build(config: SftConfig) -> Job:
-    """Load the model and the data; `ValueError` where they, or the settings, do not fit."""
+    """Load the model and the data; `ValueError` if they, or the settings, do not fit."""
     check_settings(config)
     training = config.training
     model, tokenizer = load_base(config.model, training.dtype, training.checkpoint_blocks)
     training = inherit_settings(training, Path(config.model), model.config.sequence_len)
     config = replace(config, training=training)
     threads = step_threads(training.threads, training.device_batch_size)
-    # Rates grow with the root of this number, which does nothing else.
+    # This number only scales the rates, which grow with its square root.
     batch = max(1, round(training.batch_tokens * training.rate_scale**2))
     optimizer = finetuning_optimizer(
         model, batch, training.learning_rate, muon_momentum, threads=threads
@@ -178,7 +178,7 @@ def inherit_settings(training: SftTraining, model: Path, sequence_len: int) -> S
             f"training.sequence_len: got {found['sequence_len']}, more than the {sequence_len} "
             "tokens that the model was made for"
         )
-    # Inherited sizes give way to given ones where they do not fit together.
+    # Given sizes override inherited ones that do not fit them.
     found["batch_tokens"], found["device_batch_size"] = fit_batch(
         training.batch_tokens or None,
         training.device_batch_size or None,
@@ -192,7 +192,7 @@ def inherit_settings(training: SftTraining, model: Path, sequence_len: int) -> S
 def pack_batches(
     config: SftConfig, tokenizer: Tokenizer
 ) -> tuple[PackedBatches, PackedBatches | None]:
-    """Return the batches of all ranks for training, and those for validation if there are any."""
+    """Return the training batches of all ranks, and the validation batches, if any."""
     data, training = config.data, config.training
     length, rows = training.sequence_len, training.batch_tokens // training.sequence_len
 
@@ -231,7 +231,7 @@ def rate_scale(job: Job) -> float:
 
 
 def shard_batch(batch: Batch, device_batch_size: int) -> list[dict[str, np.ndarray]]:
-    """Return this rank's micro-batches with a target, or one without."""
+    """Return this rank's micro-batches that have targets, or one without any."""
     inputs, targets = (rows[rank() :: world_size()] for rows in batch)
     pieces = [
         {"inputs": inputs[begin : begin + device_batch_size],

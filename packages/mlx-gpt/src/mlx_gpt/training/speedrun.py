@@ -1,12 +1,12 @@
 """All stages in one run: text, tokenizer, pretraining, fine-tuning, evaluation, a chat.
 
-Each stage leaves a folder that the commands of the same name read. A stopped speedrun is continued
-by starting it again: finished stages are skipped, an interrupted one is resumed.
+Each stage writes a folder that the command of the same name can read. To continue a stopped
+speedrun, start it again: finished stages are skipped, an interrupted one is resumed.
 
     data/       train/ and valid/, shards of the text
     tokenizer/  tokenizer.json
     pretrain/   run folder of the base model
-    sft/        run folder of the chat model, where there are conversations
+    sft/        run folder of the chat model, if there are conversations
     chat.md     answers to a few questions
     report.md, report.json, curves.png
 """
@@ -54,7 +54,7 @@ from mlx_shards import Shard, local_shards, write_shards
 from mlx_trainer import FolderLock, RunFolder, delete_owned, world_size
 
 _MIN_CHARS = 1000  # of the text; even that is too little for a useful model
-_HELD_OUT = 20  # one of so many conversations
+_HELD_OUT = 20  # one conversation in 20 validates
 
 Say = Callable[[str], object]
 
@@ -119,12 +119,12 @@ def prepare_text(config: SpeedrunConfig, folder: Path, say: Say) -> None:
 
 
 def whole_texts(shard: Shard, say: Say) -> list[str]:
-    """Return the documents of a file with half surrogate pairs replaced, as the tokenizer does."""
+    """Return the documents of a file, unpaired surrogates replaced as the tokenizer does."""
     texts = list(read_files([shard]))
     whole = [replace_surrogates(text) for text in texts]
     changed = sum(before != after for before, after in zip(texts, whole, strict=True))
     if changed:
-        say(f"  {shard.name}: half a surrogate pair became U+FFFD in {changed:,} document(s)")
+        say(f"  {shard.name}: replaced unpaired surrogates in {changed:,} document(s)")
     return whole
 
 
@@ -174,7 +174,7 @@ def data_config(folder: Path) -> PretrainData:
 
 
 def steps_of_one_epoch(config: SpeedrunConfig, folder: Path) -> int:
-    """Return how many updates read each document once: small texts are soon memorized."""
+    """Return the updates of one epoch: more would only memorize a small text."""
     training = PretrainTraining(device_batch_size=config.device_batch_size, seed=config.seed)
     model = PretrainModel(config.depth, config.sequence_len)
     settings = PretrainConfig(data_config(folder), model, training)
@@ -223,7 +223,7 @@ def split_conversations(files: list[str], folder: Path, seed: int) -> tuple[Path
 
 
 def evaluate_models(config: SpeedrunConfig, folder: Path, say: Say) -> None:
-    """Measure bits per byte of held-out text, and accuracy where there are questions."""
+    """Measure bits per byte of held-out text, and accuracy if there are questions."""
     core = Path(config.core) if config.core else None
     questions = evaluation.EvaluationConfig(bpb=str(folder / "data" / "valid"), core=core)
     for name in ("pretrain", "sft"):
@@ -277,7 +277,7 @@ def run_stage(output: Path, settings: object, start: Callable[..., None]) -> Non
 
 
 def is_finished(output: Path) -> bool:
-    """Return whether a run came to its end."""
+    """Return whether a run is finished."""
     return any(line["event"] == "end" for line in RunFolder.open(output).metrics())
 
 

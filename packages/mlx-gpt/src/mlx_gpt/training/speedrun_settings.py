@@ -1,4 +1,4 @@
-"""The settings of a speedrun: the first start writes them, later ones must give the same."""
+"""The settings of a speedrun: the first start writes them, later starts must match them."""
 
 # ruff: noqa: RUF009 (`setting` makes a field)
 
@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-# Not its names, because this module must stay light for `--help`.
+# Not imported, because this module must stay light for `--help`.
 import mlx_trainer
 from mlx_trainer import write_atomic
 from mlx_trainer.settings import setting
@@ -36,7 +36,7 @@ _STAGES = {
 
 @dataclass(frozen=True)
 class SpeedrunConfig:
-    """What to learn from, and how large; without `text` it is this Python's documentation."""
+    """Data and sizes; without `text`, the documentation in Python's standard library."""
 
     text: list[str] = setting([], "Files and folders of text.")
     conversations: list[str] = setting([], "JSON lines of conversations.")
@@ -48,7 +48,7 @@ class SpeedrunConfig:
         32, "Rows per micro-batch.", flag="--device-batch-size", at_least=1
     )
     steps: int | None = setting(
-        None, "Updates.", flag="--steps", at_least=1, default_text="once over the text"
+        None, "Updates.", flag="--steps", at_least=1, default_text="one epoch"
     )
     # nanochat's rates fall with the root of the batch. Measured with 8,192 tokens, depth 4 and 120
     # steps: 1.83 bits per byte at twice these rates, 1.79 at four times.
@@ -71,8 +71,8 @@ class SpeedrunConfig:
 def check_speedrun(config: SpeedrunConfig, folder: Path) -> None:
     """Write the settings of a new folder, or compare them with those of its first start.
 
-    A setting, a text too, may change until a model was trained with it. Raises `ValueError` for all
-    that would stop a later stage.
+    Settings and texts may change until a model was trained with them. Raises `ValueError` for
+    everything that would stop a later stage.
     """
     file, read = folder / "speedrun.yaml", folder / "inputs.json"
     inputs = {name: [Path(each) for each in getattr(config, name)]
@@ -122,7 +122,7 @@ def _change(config: SpeedrunConfig, folder: Path, other: list[str]) -> None:
 
 
 def check_files(config: SpeedrunConfig) -> None:
-    """Raise an error where batch, texts, conversations or questions cannot be used."""
+    """Raise an error if batch, texts, conversations or questions cannot be used."""
     from mlx_gpt.data.documents import find_files
     from mlx_gpt.data.formats import read_mixture
     from mlx_gpt.evaluate.core_tasks import read_core_tasks
@@ -131,7 +131,7 @@ def check_files(config: SpeedrunConfig) -> None:
     accumulation_steps(config.batch_tokens, config.device_batch_size, config.sequence_len)
     find_files(config.text)
     if config.conversations and len(read_mixture(config.conversations)) < 2:
-        raise ValueError(f"{config.conversations[0]}: one conversation; one trains, one validates")
+        raise ValueError(f"{config.conversations[0]}: one conversation; at least two are needed")
     if config.core:
         read_core_tasks(Path(config.core))
 

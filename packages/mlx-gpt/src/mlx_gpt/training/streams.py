@@ -19,7 +19,7 @@ _MAX_COUNTED = 2**21
 class Usage:
     """Tokens of an epoch that a stream yields, of the total in its documents.
 
-    Both count the beginning only of a text that is longer than was counted (not `is_whole`).
+    Counting may stop before the end of a long text; then `is_whole` is false.
     """
 
     used: int
@@ -38,7 +38,7 @@ class Usage:
 
 
 def count_tokens(stream: TokenStream, limit: int = _MAX_COUNTED) -> Usage:
-    """Return the usage of a stream of one epoch, read on from its position."""
+    """Read a stream of one epoch from its position, and return its usage."""
     for _ in stream:
         if _usage(stream).total >= limit:
             return _usage(stream, is_whole=False)
@@ -65,8 +65,8 @@ def open_streams(
     held: list[Shard] = find_text(data.valid, None, data.column, note) if data.valid else []
     if not held and len(shards) == 1:
         raise ValueError(
-            f"{data.train} is one shard, and the last one validates: give several, or name one to "
-            "validate on with --valid"
+            f"{data.train} is one shard, but the last one is for validation: give several, or "
+            "name a validation shard with --valid"
         )
     if not held:
         shards, held = split_last(shards)
