@@ -132,7 +132,7 @@ def test_a_sample_that_fits_nothing_is_refused_before_training(
         done = run_cli(*arguments, *more, code=1)
         assert done.stderr == (
             f"Error: {tmp_path}/sample_submission.csv: its columns besides the ids (PassengerId) "
-            f"are neither one prediction nor one column a class: a, b; the 2 classes of "
+            f"are neither one prediction nor one column per class: a, b; the 2 classes of "
             f"'Survived': 0, 1\n"
         )
     assert not (tmp_path / "run").exists()

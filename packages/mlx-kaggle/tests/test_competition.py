@@ -87,7 +87,9 @@ def test_validation_rows_in_train_are_refused(passengers):
 
 def test_natural_repeats_are_no_leak():
     train = np.array([1, 1, 2, 2, 3, 3, 4, 4] * 10, np.uint64)
-    assert "train repeats" in str(check_overlap(train, train[:4], "test.csv", "train.csv", False))
+    assert "duplicates within train" in str(
+        check_overlap(train, train[:4], "test.csv", "train.csv", False)
+    )
 
 
 def test_a_missing_column_is_named(passengers, write_csv):
@@ -214,7 +216,7 @@ def test_numbers_that_could_be_classes_or_amounts_say_so(write_csv):
     found = read(quality, "quality")
     assert (found.task, found.metric) == ("multiclass", "accuracy")
     assert found.notes == (
-        "target 'quality' holds the whole numbers 3 to 9, read as 7 unordered classes; if "
+        "target 'quality' has the whole numbers 3 to 9, read as 7 unordered classes; if "
         "their order matters, add --task regression, or --metric quadratic_kappa for ordered "
         "classes",
     )
@@ -226,7 +228,7 @@ def test_numbers_that_could_be_classes_or_amounts_say_so(write_csv):
     found = read(ages, "age")
     assert found.task == "regression"
     assert found.notes == (
-        "target 'age' holds 30 distinct numbers, read as a regression; if they are codes of "
+        "target 'age' has 30 distinct numbers, read as a regression; if they are codes of "
         "classes, add --task multiclass",
     )
     assert read(ages, "age", metric="quadratic_kappa").task == "multiclass"
@@ -243,7 +245,7 @@ def test_likely_label_columns_are_warned_about(write_csv):
     train = write_csv("train.csv", labelled(40, **LABELS))
     (note,) = read(train, "joy").notes
     assert note == (
-        "2 columns next to 'joy' also hold 0 and 1 (fear, anger): if they are labels too, they are "
+        "2 columns next to 'joy' also have 0 and 1 (fear, anger): if they are labels too, they are "
         "unknown when predicting and the score is too good; drop them: --set "
         '\'data.drop=["fear", "anger"]\''
     )
@@ -284,4 +286,4 @@ def test_a_sample_of_another_target_is_not_used(write_csv):
     sample = write_csv("sample_submission.csv", {"id": range(40, 45), "fear": [0] * 5})
     found = read(train, "joy")
     assert found.submission is None
-    assert f"{sample} is not used: it asks for other columns of {train}" in found.notes
+    assert f"{sample} is not used: its columns are other columns of {train}" in found.notes

@@ -196,7 +196,7 @@ def test_a_prediction_that_is_not_finite_names_model_and_row(run):
         predict(run)
     assert str(error.value) == (
         f"{run / MEMBER}: its prediction of row 2 of test.csv is not a finite "
-        "number (12 such rows); nothing was written. Train it again, at a lower learning rate if "
+        "number (12 such rows); nothing was written. Train this model again, at a lower rate if "
         "it diverged"
     )
     assert not Path("out.csv").exists()
@@ -225,13 +225,13 @@ def test_an_output_that_cannot_be_written_is_found_before_predicting(run):
 
 def test_the_demo_writes_over_no_table_of_others(tmp_path):
     (tmp_path / "train.csv").write_text("mine")
-    with pytest.raises(DataError, match=r"train.csv: is not of the demo, so it is kept"):
+    with pytest.raises(DataError, match=r"train.csv: not a file of the demo"):
         write_demo_data(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["train.csv"]
     write_demo_data(tmp_path / "demo")
     write_demo_data(tmp_path / "demo")
     (tmp_path / "mine" / "run").mkdir(parents=True)
-    with pytest.raises(DataError, match=r"run: is not of the demo, so it is kept"):
+    with pytest.raises(DataError, match=r"run: not a file of the demo"):
         write_demo_data(tmp_path / "mine")
 
 

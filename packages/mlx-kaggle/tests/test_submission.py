@@ -68,14 +68,14 @@ def test_numbered_columns_are_the_classes_of_these_numbers():
             ["Class_1", "Class_2", "Class_3"],
             "multiclass",
             ("0", "1", "2"),
-            "s.csv: its columns besides the ids (Id) are neither one prediction nor one column a "
+            "s.csv: its columns besides the ids (Id) are neither one prediction nor one column per "
             "class: Class_1, Class_2, Class_3; the 3 classes of 'y': 0, 1, 2",
         ),
         (
             ["a", "b"],
             "multiclass",
             ("a", "b", "c"),
-            "s.csv: its columns besides the ids (Id) are neither one prediction nor one column a "
+            "s.csv: its columns besides the ids (Id) are neither one prediction nor one column per "
             "class: a, b; the 3 classes of 'y': a, b, c",
         ),
         (
@@ -88,7 +88,7 @@ def test_numbered_columns_are_the_classes_of_these_numbers():
             ["y"],
             "binary",
             ("<=50K", ">50K"),
-            "s.csv: column 'y' holds 0, which is no class of 'y' (<=50K, >50K)",
+            "s.csv: column 'y' contains 0, which is not a class of 'y' (<=50K, >50K)",
         ),
     ],
 )
@@ -188,7 +188,7 @@ def test_a_sample_without_ids_has_the_rows_of_the_test_table():
     assert (form.ids, form.predictions) == ((), ["y"])
     _, rows, _ = place_rows(form, {"y": ["0"] * 2}, "s.csv", {"size": ["1", "2"]}, "test.csv")
     assert rows.tolist() == [0, 1]
-    with pytest.raises(DataError, match=r"test.csv: 3 rows; s.csv, which has no ids, has 2"):
+    with pytest.raises(DataError, match=r"test.csv: 3 rows, but s.csv has no ids and 2 rows"):
         place_rows(form, {"y": ["0"] * 2}, "s.csv", {"size": ["1"] * 3}, "test.csv")
 
 

@@ -5,7 +5,7 @@ Nothing heavy is imported before a command runs, so that `--help` is quick.
 
 import time
 
-# The start of the command: the imports that follow take part of the time it reports.
+# The start of the command, so that the reported time includes the imports below.
 STARTED = time.monotonic()
 
 

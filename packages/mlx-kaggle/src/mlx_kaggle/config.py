@@ -1,7 +1,7 @@
 """The configuration of a run: preset, then file, then flags, then `--set`; later ones win.
 
 An unknown key or a value out of range is an error. The result is saved as `config.yaml` in the run
-folder, and a resumed run reads nothing else.
+folder; a resumed run reads only this file.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ PRESETS = {
     "thorough": "ModernBERT-base, 5 folds, 3 seeds, test-time augmentation of 4 texts: for a GPU",
 }
 
-# scikit-learn takes seeds below 2**32; those of seeds and folds are counted up from this one.
+# scikit-learn requires seeds below 2**32; members and folds count up from the configured seed.
 MAX_SEED = 2**31 - 1
 
 Kind = Literal["numeric", "categorical", "text", "date", "boolean", "ignored"]
@@ -27,7 +27,7 @@ Style = Literal["list", "sentence", "great", "json", "markdown", "template"]
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Files, columns and metric; whatever is not given is inferred and shown."""
+    """Files, columns and metric; missing settings are inferred and shown."""
 
     train: str = setting("", "Training table (see below); required.", flag="--train", path="file")
     target: str = setting("", "Column to predict; required.", flag="--target")
@@ -37,20 +37,20 @@ class DataSettings:
         "Test table, for the leak check.",
         flag="--test",
         path="file",
-        default_text="found beside --train",
+        default_text="found next to --train",
     )
     sample_submission: str | None = setting(
         None,
         "Submission whose format to follow.",
         flag="--sample-submission",
         path="file",
-        default_text="found beside --train",
+        default_text="found next to --train",
     )
     id_column: str | None = setting(
         None, "Id column; '' for none.", flag="--id", default_text="inferred"
     )
     competition: str | None = setting(
-        None, "Known competition whose column texts are used; by default, by its columns."
+        None, "Known competition, for its column texts; by default recognized by its columns."
     )
     task: Literal["binary", "multiclass", "regression"] | None = setting(
         None, "Kind of the target.", flag="--task", default_text="inferred"
@@ -73,7 +73,7 @@ class DataSettings:
     labels: dict[str, str] = setting({}, "Names of columns in the text, such as Pclass: class.")
     drop: tuple[str, ...] = setting((), "Columns to ignore.")
     allow_leak: bool = setting(
-        False, "Train although validation or test rows leak.", flag="--allow-leak"
+        False, "Train even if validation or test rows leak.", flag="--allow-leak"
     )
 
     def __post_init__(self) -> None:
@@ -89,12 +89,12 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class TextSettings:
-    """Serialization of a row as text, and its augmentation while training."""
+    """Serialization of a row as text, and its augmentation in training."""
 
     style: Style = setting("list", "Form of the text: 'age: 22; sex: male' is a list.")
     template: str | None = setting(None, "Text with '{Column}' for the style template.")
     missing: Literal["omit", "unknown", "missing"] = setting(
-        "unknown", "Omit a missing cell, or write this word."
+        "unknown", "How to write a missing cell: omit it, or write this word."
     )
     numbers: Literal["value", "value+word", "word", "value+bin"] = setting(
         "value", "'22', '22 (low)', 'low' or '22 (q3 of 10)', by quantiles of the training rows."
@@ -103,20 +103,20 @@ class TextSettings:
     order: Literal["importance", "table"] = setting("importance", "Order of the columns.")
     max_tokens: int = setting(128, "Token budget of a row, with special tokens.", at_least=8)
     tta: int = setting(
-        1, "Test-time augmentation: predictions of so many texts of a row are averaged.", at_least=1
+        1, "Test-time augmentation: average the predictions of this many texts per row.", at_least=1
     )
     shuffle_columns: float = setting(
         0.0, "Share of training rows with columns in random order.", at_least=0, at_most=1
     )
     drop_column: float = setting(
-        0.0, "Dropout probability of a column while training.", at_least=0, at_most=1
+        0.0, "Dropout probability of a column in training.", at_least=0, at_most=1
     )
     numeric_jitter: float = setting(
-        0.0, "Noise on training numbers, in standard deviations.", at_least=0
+        0.0, "Noise added to training numbers, in standard deviations.", at_least=0
     )
     drop_token: float = setting(
         0.0,
-        "Probability of a training token to become unknown, against memorizing.",
+        "Token dropout: probability that a training token becomes unknown.",
         at_least=0,
         below=1,
     )
@@ -135,13 +135,13 @@ class EncoderSettings:
         parse=lambda text: "" if text == "scratch" else text,
     )
     freeze: Literal["none", "embeddings", "half", "all"] = setting(
-        "none", "Part that is not trained; half is the embeddings and the lower half of the layers."
+        "none", "Frozen part; half is the embeddings and the lower half of the layers."
     )
     dropout: float | None = setting(
         None, "Dropout; by default of the encoder's config, 0.1 from scratch.", at_least=0, below=1
     )
     attention_dropout: float = setting(
-        0.0, "Dropout of attention weights; it rules out fused attention.", at_least=0, below=1
+        0.0, "Dropout of attention weights; disables fused attention.", at_least=0, below=1
     )
     tokenizer: Literal["wordpiece", "bpe"] = setting("wordpiece", "Kind of the tokenizer.")
     vocab_size: int = setting(4096, "Tokens of the vocabulary.", at_least=1)
@@ -180,13 +180,13 @@ class HeadSettings:
 class TrainingSettings:
     """Optimizer, schedule and loop.
 
-    Early stopping chooses the best epoch on the rows that are then scored: the score is too good.
+    Early stopping makes the score too good: it chooses the epoch on the rows that are then scored.
     """
 
     optimizer: Literal["adamw", "muon"] = setting("adamw", "See below.", flag="--optimizer")
     muon_rate: float = setting(1.0, "Multiplier of the rate of Muon's matrices.", above=0)
     epochs: int = setting(10, "Passes over the training rows.", at_least=1)
-    batch_size: int = setting(32, "Rows of an update.", at_least=1)
+    batch_size: int = setting(32, "Rows per update.", at_least=1)
     micro_batch_tokens: int = setting(
         4096, "Tokens of a micro-batch, which bounds memory.", at_least=1
     )
@@ -246,7 +246,7 @@ def resolve_config(
     `flags` maps dotted keys to values (`{"data.train": "train.csv"}`). Raises `ConfigError` for an
     unknown key or a wrong value, with the key and its source.
     """
-    import yaml  # not at the top: `--help` does without
+    import yaml  # not at the top: `--help` does not need it
 
     from mlx_trainer import load_config
     from mlx_trainer.threads import check_thread_count

@@ -34,7 +34,7 @@ from mlx_trainer import (
     write_manifest,
 )
 
-# The files that the manifest of the run names; each member has its own manifest.
+# The files in the manifest of the run; each member has its own manifest.
 RUN_FILES = ("competition.json", "train_rows.npy", "validation.csv", "summary.json")
 
 Report = Callable[[dict[str, Any]], None]
@@ -43,7 +43,7 @@ Report = Callable[[dict[str, Any]], None]
 def run_job(job: Job, run: RunFolder, report: Report, resume: bool = False) -> Results:
     """Train the unfinished members, score, and write predictions, scores and report."""
     started = time.monotonic()
-    (run.path / MANIFEST).unlink(missing_ok=True)  # until the run is complete again
+    (run.path / MANIFEST).unlink(missing_ok=True)  # incomplete until the end
     _save_json(run.path / "competition.json", job.competition.to_dict())
     _save_array(run.path / "train_rows.npy", row_hashes(job.table, job.competition.feature_names))
     baselines = {name: job.scores(found) for name, found in baseline_predictions(job).items()}

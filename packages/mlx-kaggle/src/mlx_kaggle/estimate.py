@@ -1,7 +1,7 @@
-"""Estimate the time of a run from a few timed pieces of it.
+"""Estimate the time of a run by timing a few pieces.
 
 The pieces are preparation, updates, predictions, baselines and a figure, on at most `ROWS` rows.
-Their results are thrown away; their time counts as part of the whole command.
+Their results are discarded; their time is part of the estimate.
 """
 
 import time
@@ -24,9 +24,9 @@ from mlx_kaggle.tables.files import take
 T = TypeVar("T")
 # Enough rows for typical lengths and counts, few enough to be timed in seconds.
 ROWS, BASELINE_ROWS, PREDICTED_ROWS = 4000, (500, 1500), (64, 320)
-# Updates are timed for so many seconds, but at least so many updates.
+# Updates are timed for at least these seconds and this number.
 TIMED_SECONDS, TIMED_UPDATES = 1.5, 4
-# Iterations of the gradient boosting that are timed; fewer would amplify a moment of other load.
+# Timed iterations of gradient boosting; with fewer, a brief load distorts the result.
 TIMED_ITERATIONS = 11
 # Figures of a report; one is timed.
 FIGURES = 6
@@ -34,7 +34,7 @@ FIGURES = 6
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds of the whole command, with those that have passed, and the counts behind them."""
+    """Seconds of the whole command, including those elapsed, and the counts they are based on."""
 
     seconds: float
     members: int
@@ -45,7 +45,7 @@ class Estimate:
     def __str__(self) -> str:
         models = f"{self.members} model{'s' if self.members > 1 else ''}"
         return (
-            f"about {duration(self.seconds)} in all ({models} x {self.epochs} epochs x "
+            f"about {duration(self.seconds)} in total ({models} x {self.epochs} epochs x "
             f"{self.updates_per_epoch} updates of {self.seconds_per_update:.2g} s)"
         )
 
@@ -91,7 +91,7 @@ def estimate_run(job: Job) -> Estimate:
 def _time_updates(experiment: Experiment, median: int) -> tuple[float, float]:
     """Return the seconds of the update at `median`, and of tracing a shape.
 
-    Two steps are traced: the first one also compiles kernels, which the process then keeps.
+    Two steps are traced, because the first one also compiles kernels, once per process.
     """
     update = next(experiment.batches(0, start=median))
     first = 0.0
@@ -146,7 +146,7 @@ def _time_baselines(job: Job, rows: int) -> float:
 
 
 def _line(few: int, short: float, many: int, long: float, rows: int) -> float:
-    """Extrapolate two timings, or 0 and the only one, to `rows`."""
+    """Extrapolate linearly to `rows` from two timings, or from 0 and the only timing."""
     if many <= few:
         return short * rows / few
     slope = max(long - short, 0.0) / (many - few)

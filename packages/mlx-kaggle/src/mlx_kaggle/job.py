@@ -1,4 +1,4 @@
-"""The input and outcome of a run: tables read, inferred, checked and split; models, baselines."""
+"""The input and outcome of a run: read, infer, check and split tables; members and baselines."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class Job:
     splits: Sequence[Split]
     notes: list[str]
     rows: np.ndarray
-    """Positions in the files of the rows of `table`, which has no rows without a target."""
+    """Positions in the files of the rows of `table`; rows without a target are dropped."""
 
     @property
     def scored_rows(self) -> np.ndarray:
@@ -50,7 +50,7 @@ class Job:
 
 @dataclass
 class Results:
-    """The outcome of a finished run, as the report and the command line show it."""
+    """The outcome of a finished run, for the report and the command line."""
 
     job: Job
     prediction: np.ndarray
@@ -113,7 +113,7 @@ def _add_validation(job: Job, val: Table, file: str) -> None:
     encoded = Target(job.competition, file).encode(val[target], rows)
     count = len(job.rows)
     job.notes += notes
-    # It may lack columns that no model reads.
+    # Columns that no model reads may be missing.
     nothing = [None] * len(rows)
     job.table = {name: [*cells, *val.get(name, nothing)] for name, cells in job.table.items()}
     job.splits = [(np.arange(count), np.arange(count, count + len(rows)))]
@@ -130,7 +130,7 @@ def members(config: RunConfig) -> list[tuple[str, int, int]]:
 
 
 def baseline_predictions(job: Job, iterations: int = ITERATIONS) -> dict[str, np.ndarray]:
-    """Predict the scored rows with simple models, so that nobody is fooled by a score alone.
+    """Predict the scored rows with simple models, to compare scores with.
 
     "majority" (or "mean"), "HistGradientBoosting" on numeric and categorical columns, and "linear
     model" on these and on the words of text columns. `iterations` are those of the boosting.

@@ -1,4 +1,4 @@
-"""Activate mlx-fastcpu, and share the cores between threads of training and of BLAS."""
+"""Activate mlx-fastcpu, and share the cores between training threads and BLAS threads."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,9 +21,9 @@ def prepare_machine() -> str:
 
 @contextmanager
 def sharing_cores(threads: int) -> Iterator[None]:
-    """Give BLAS its share of the cores while this many threads of ours compute."""
+    """Limit BLAS to its share of the cores while this many training threads compute."""
     all_threads, before = _blas_threads(), mlx_fastcpu.activate().threads
-    if all_threads is None or before is None:  # no BLAS of ours, as on a GPU or a Mac
+    if all_threads is None or before is None:  # not our BLAS, as on a GPU or a Mac
         yield
         return
     mlx_fastcpu.activate(threads=max(1, all_threads // threads))
@@ -35,10 +35,10 @@ def sharing_cores(threads: int) -> Iterator[None]:
 
 @cache
 def _blas_threads() -> int | None:
-    """Return the threads of BLAS before any change, `None` without a BLAS of ours."""
+    """Return the original number of BLAS threads, `None` if we do not control the BLAS."""
     return mlx_fastcpu.activate().threads
 
 
 def step_threads(wanted: int) -> int:
-    """Return the threads of a training step: as wanted on a CPU, one elsewhere."""
+    """Return the threads of a training step: `wanted` on a CPU, one elsewhere."""
     return wanted if mx.default_device() == mx.cpu and hasattr(mx, "clear_streams") else 1

@@ -68,7 +68,7 @@ def create_run(folder: Path, config: RunConfig, overwrite: bool) -> RunFolder:
 
 
 def resume_run(folder: Path) -> tuple[RunFolder, RunConfig]:
-    """Open a run to continue it; changed inputs are an error."""
+    """Open a run to resume it; changed inputs are an error."""
     config = read_config(folder)
     return RunFolder.resume(folder, kind=KIND, inputs=inputs_of(config)), config
 
@@ -155,7 +155,7 @@ class FinishedRun:
     def predict(self, table: Table, file: str) -> np.ndarray:
         """Return the mean prediction of all models."""
         predictions = []
-        # One model in memory at a time; progress after each, as large tables take minutes.
+        # One model in memory at a time; progress after each, because large tables take minutes.
         with Progress(len(self.member_folders), "predicting with model") as progress:
             for folder in self.member_folders:
                 member, tta = Member.load(folder), self.config.text.tta
@@ -193,7 +193,7 @@ def predict_run(
         sample = read_table(file, separator=run.config.data.separator)
         form = read_format(sample, file, competition, table)
         if probabilities and probability_format(form, competition).columns != form.columns:
-            raise DataError(f"{file}: has one column of labels; leave out --probabilities")
+            raise DataError(f"{file}: has one column of labels; omit --probabilities")
         form = probability_format(form, competition) if probabilities else form
         ids, rows, more = place_rows(form, sample, file, table, test)
         notes += more
@@ -207,7 +207,7 @@ def predict_run(
 
 
 def _check_output(output: Path, run: FinishedRun, *read: str | None) -> None:
-    """Refuse an output inside the run, over an input, or that cannot be written."""
+    """Refuse an output that is inside the run, is an input, or is not writable."""
     if output.resolve().is_relative_to(run.folder.resolve()):
         raise RunError(f"{output}: is in the run {run.folder}; choose an --output outside of it")
     inputs = [*read, *inputs_of(run.config).values()]

@@ -18,7 +18,7 @@ FOLDS = 3
               default=Path("mlx-kaggle-demo"), help="Folder to write.")  # fmt: skip
 @click.pass_context
 def demo(context: click.Context, output: Path) -> None:
-    """Train, predict and evaluate on real data of scikit-learn: offline, two minutes."""
+    """Train, predict and evaluate on real data from scikit-learn: offline, two minutes."""
     files = write_demo_data(output)
     run, submission = output / "run", output / "submission.csv"
     click.echo(f"wrote {output}/train.csv, test.csv, sample_submission.csv: 178 real wines, 13")
@@ -69,7 +69,7 @@ def write_demo_data(folder: Path) -> dict[str, Path]:
     if not (folder / "train.csv").exists():
         taken += [path for name in ("run", "submission.csv") if (path := folder / name).exists()]
     if taken:
-        raise DataError(f"{taken[0]}: is not of the demo, so it is kept; choose another --output")
+        raise DataError(f"{taken[0]}: not a file of the demo; choose another --output")
     folder.mkdir(parents=True, exist_ok=True)
     for path, text in texts.items():
         write_atomic(path, lambda temporary, text=text: temporary.write_text(text, "utf-8"))

@@ -16,9 +16,9 @@ RUN = click.option("--run", "folder", required=True, help="Run folder written by
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), required=True,
               help="Submission CSV to write.")  # fmt: skip
 @click.option("--sample-submission", type=FILE,
-              help="Submission whose format to follow.  [default: that of the run]")  # fmt: skip
+              help="Sample submission, for the format.  [default: that of the run]")  # fmt: skip
 @click.option("--probabilities", is_flag=True, help="Write probabilities instead of classes.")
-@click.option("--allow-leak", is_flag=True, help="Predict although rows were trained on.")
+@click.option("--allow-leak", is_flag=True, help="Predict even if rows were trained on.")
 def predict(folder: Path, test: str, output: Path, sample_submission: str | None,
             probabilities: bool, allow_leak: bool) -> None:  # fmt: skip
     """Predict a test table with every model of a run, and write a checked submission."""
@@ -34,7 +34,7 @@ def predict(folder: Path, test: str, output: Path, sample_submission: str | None
 @click.command()
 @RUN
 @click.option("--data", type=FILE, required=True, help="Table with the target column.")
-@click.option("--allow-leak", is_flag=True, help="Score although rows were trained on.")
+@click.option("--allow-leak", is_flag=True, help="Score even if rows were trained on.")
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON.")
 def evaluate(folder: Path, data: str, allow_leak: bool, as_json: bool) -> None:
     """Score a run on labelled rows that it was not trained on."""

@@ -16,7 +16,7 @@ EPILOG = """Presets (--preset):
   standard  fine-tunes a small pretrained encoder (MiniLM, 23 M parameters), by hub id or
             from a local folder: --encoder PATH
   thorough  ModernBERT-base (149 M parameters), 5 folds, 3 seeds, test-time augmentation
-            of 4 texts a row: for a GPU or a patient CPU
+            of 4 texts per row: for a GPU, slow on a CPU
 
 Optimizers (--optimizer):
 
@@ -24,8 +24,8 @@ Optimizers (--optimizer):
   adamw     AdamW for everything. The default.
   muon      Muon for the matrices inside the encoder, AdamW for embeddings, head, norms and
             biases. Both use the same rates, decay by layer, head_rate and weight decay;
-            training.muon_rate multiplies the rate of the matrices alone.
-            An update takes longer, above all with large encoders and small batches.
+            training.muon_rate multiplies only the rate of the matrices.
+            An update takes longer, especially with large encoders and small batches.
 
 Tables: .csv, .tsv, .parquet, .jsonl or .json, .xlsx (pip install 'mlx-kaggle[xlsx]'), and .gz
 or .zip of one of them.
@@ -44,7 +44,7 @@ A wrong key is an error. `--set training.epochs=3 --set text.style=sentence`
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="One setting.")
 @click.option("--resume", is_flag=True, help="Continue the run in --output where it stopped.")
 @click.option("--overwrite", is_flag=True, help="Replace the run in --output.")
-@click.option("--dry-run", is_flag=True, help="Show the inferred tables and the time, and stop.")
+@click.option("--dry-run", is_flag=True, help="Show the inferred tables and the time, and exit.")
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON.")
 @settings_options(RunConfig)
 def train(
@@ -61,7 +61,7 @@ def train(
     """Train on a table, cross-validate, and write a run folder with a report."""
     if resume:
         if given := _given_options():
-            raise click.UsageError(f"--resume takes everything from --output; leave out {given[0]}")
+            raise click.UsageError(f"--resume takes everything from --output; omit {given[0]}")
     elif "data.train" not in flags:
         raise click.UsageError("Missing option '--train'.")
     elif "data.target" not in flags and not config:

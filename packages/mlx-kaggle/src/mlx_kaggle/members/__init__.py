@@ -1,1 +1,1 @@
-"""Ensemble members and baselines: models of the rows of a table."""
+"""Ensemble members and baselines: models that predict the rows of a table."""

@@ -1,4 +1,4 @@
-"""Rows of a table to texts, token ids and padded batches; random only by (seed, epoch)."""
+"""Turn rows into texts, token ids and padded batches; (seed, epoch) determine all randomness."""
 
 import re
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from mlx_trainer import PlannedBatch, plan_batches
 
 # Padded lengths: few, so that few shapes are compiled.
 BUCKETS = (16, 24, 32, 48, 64, 80, 96, 128, 160, 192, 256, 384, 512, 768, 1024, 2048, 4096, 8192)
-# Training a tokenizer takes quadratic time in the length of a word; WordPiece reads none over 100.
+# Training a tokenizer is quadratic in the length of a word; WordPiece skips words over 100.
 _LONG_WORD = re.compile(r"\S{200}")
 
 
@@ -48,7 +48,7 @@ def fit_text(
     budget = settings.max_tokens - tokenizer.num_special_tokens
     fitted = {**text.to_dict(), "max_tokens": budget}
     text = TableText.from_dict(fitted, count_tokens=tokenizer.count)
-    text.transform(train)  # fills its report of the rows that the budget shortens
+    text.transform(train)  # counts the rows that the budget shortens
     return tokenizer, text
 
 
@@ -72,7 +72,7 @@ def augmentation_of(config: RunConfig) -> Augmentation | None:
 def drop_tokens(
     ids: list[list[int]], tokenizer: Tokenizer, share: float, seed: int
 ) -> list[list[int]]:
-    """Replace a share of the tokens, but never the first and last, by the unknown token."""
+    """Replace a share of the tokens, except the first and last, with the unknown token."""
     unknown = tokenizer.backend.token_to_id(str(tokenizer.settings.get("unk_token")))
     if unknown is None:
         unknown = tokenizer.pad_token_id
@@ -101,7 +101,7 @@ class Rows:
 
 
 def pad_batch(rows: Rows, planned: PlannedBatch, pad_token_id: int) -> dict[str, np.ndarray]:
-    """Pad to `planned.rows` by `planned.length`; the rows added have weight 0."""
+    """Pad to `planned.rows` by `planned.length`; added rows have weight 0."""
     input_ids = np.full((planned.rows, planned.length), pad_token_id, np.int32)
     mask = np.zeros((planned.rows, planned.length), bool)
     for row, index in enumerate(planned.indices):

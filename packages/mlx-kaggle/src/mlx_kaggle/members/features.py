@@ -11,11 +11,11 @@ from scipy.sparse import csr_array
 
 from mlx_tabtext import Schema, Table, date_values, is_missing, numeric_values
 
-# Standard deviations; a larger value means no more than "extreme", and would dominate the head.
+# Numbers are clipped to this many standard deviations; larger ones would dominate the head.
 CLIP = 4.0
-# Training rows that a category needs for a column of its own, the most frequent first.
+# Training rows that a category needs to get a column; the most frequent come first.
 MIN_CATEGORY_ROWS, MAX_CATEGORIES = 5, 30
-# A word of fewer training rows tells more about those rows than about new ones.
+# A word in fewer training rows would only be memorized.
 MIN_ROWS, MAX_WORDS = 3, 20_000
 _WORD = re.compile(r"\w+")
 
@@ -61,7 +61,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Categories:
-    """The values of a categorical column with a 0/1 column each; "" is a missing cell."""
+    """The values of a categorical column that are one-hot encoded; "" is a missing cell."""
 
     name: str
     values: tuple[str, ...]
@@ -143,7 +143,7 @@ def _skew(values: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class WordFeatures:
-    """tf-idf of the frequent words of all text columns together; each row has length 1, or 0.
+    """tf-idf of the frequent words of all text columns together; rows have L2 norm 1, or 0.
 
     The weight of a word that occurs n times is (1 + ln n) * (1 + ln((1 + rows) / (1 + rows with
     it))), as in scikit-learn's `TfidfVectorizer(sublinear_tf=True)`.
@@ -155,7 +155,7 @@ class WordFeatures:
 
     @classmethod
     def fit(cls, schema: Schema, table: Table) -> "WordFeatures":
-        """Keep words of at least `MIN_ROWS` training rows, the `MAX_WORDS` most frequent."""
+        """Keep words in at least `MIN_ROWS` training rows, at most `MAX_WORDS` of them."""
         columns = tuple(column.name for column in schema.features if column.kind == "text")
         seen, count = Counter[str](), 0
         for words in _word_counts(columns, table):

@@ -1,4 +1,4 @@
-"""The linear model of a row: a network learns its residual, so it only has to learn the rest."""
+"""The linear model of a row; the network learns its residual."""
 
 import warnings
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ from mlx_kaggle.tables.competition import Competition
 from mlx_kaggle.tables.splits import Split, split_rows
 from mlx_tabtext import Table
 
-# Penalties on the squared norm. A regression keeps the best one on held-out rows. For classes, log
-# loss would choose a larger one than accuracy does (on titanic and nlp-disaster).
+# L2 penalties. A regression chooses the best one on held-out rows. For classes, log loss would
+# choose a larger one than accuracy does (on titanic and nlp-disaster).
 RIDGE_ALPHAS = (1.0, 10.0, 100.0)
 LOGISTIC_ALPHA = 0.5
 # The logit of a class without training rows: about one in a thousand.
@@ -75,8 +75,8 @@ def fit_linear(
 ) -> tuple[LinearModel | None, np.ndarray | None]:
     """Fit on `train`; also return the cross-fitted outputs of its rows.
 
-    Each output comes from a model that has not seen the row: the fitted model explains its own rows
-    better than new ones, and a network would train on a residual that is too small. The output of
+    A cross-fitted output comes from a model that was not fitted on the row. The fitted model
+    overfits its training rows, so the network would train on too small a residual. The output of
     the only row of a class is 0. `targets` are class indices or standardized values (N,). Both
     results are `None` without any feature.
     """
@@ -143,7 +143,7 @@ def _held_out(
 def _solve(
     matrix: csr_array, targets: np.ndarray, classes: int, alpha: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return weight (features, outputs) and bias (outputs,); 0 classes are a regression."""
+    """Return weight (features, outputs) and bias (outputs,); 0 classes mean a regression."""
     if not classes:
         ridge = Ridge(alpha=alpha).fit(matrix, targets)
         return np.array([ridge.coef_], np.float32).T, np.array([ridge.intercept_], np.float32)

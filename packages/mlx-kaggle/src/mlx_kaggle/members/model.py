@@ -31,7 +31,7 @@ from mlx_trainer import check_manifest, write_atomic, write_manifest
 
 Head = ClassificationHead | RegressionHead
 
-# Every file of a member's folder; the manifest names those that exist.
+# All files that a member's folder may have; the manifest lists those that exist.
 MEMBER_FILES = (
     "manifest.json",
     "member.json",
@@ -81,7 +81,7 @@ def make_model(encoder: EncoderModel, head: Head) -> TextModel:
 
 @dataclass
 class Member:
-    """A model with all that predicting from a table needs."""
+    """A model with everything that is needed to predict from a table."""
 
     model: TextModel
     tokenizer: Tokenizer

@@ -15,7 +15,7 @@ from mlx_trainer import AdamW, Group, Groups
 
 BETAS = (0.9, 0.999)
 EPS = 1e-8
-# ModernBERT keeps query, key and value in one matrix, and both halves of its gated network.
+# ModernBERT fuses query, key and value in one matrix, and both halves of its gated MLP in another.
 FUSED = {"Wqkv": 3, "Wi": 2}
 
 
@@ -28,7 +28,7 @@ def make_optimizer(config: RunConfig, model: TextModel) -> Optimizer:
     if training.optimizer == "adamw":
         groups = parameter_groups(config, model.encoder)
         return AdamW(BETAS, EPS, training.weight_decay, groups)
-    # Threads of our own leave BLAS a share of the cores, see `sharing_cores`.
+    # Our threads leave BLAS a share of the cores, see `sharing_cores`.
     two_streams = True if training.threads > 1 else None
     groups = muon_groups(config, model)
     return Muon(training.learning_rate, groups=groups, two_streams=two_streams)
@@ -56,10 +56,10 @@ def optimizer_table(config: RunConfig, model: TextModel) -> str | None:
 
 
 def muon_groups(config: RunConfig, model: TextModel) -> list[MuonGroup]:
-    """Return one group of parameters for each rule, which together hold all trained ones.
+    """Return one group of parameters for each rule; together they cover all trained parameters.
 
     Rates and decay are those of `parameter_groups`, times `muon_rate` for Muon: with "moonlight"
-    its updates are as large as AdamW's late ones; AdamW's first are larger.
+    its updates are as large as AdamW's late updates; AdamW's first updates are larger.
     """
     training, group_of = config.training, parameter_groups(config, model.encoder)
     found: dict[tuple[str, MuonRule | AdamWRule], set[str]] = {}
@@ -83,7 +83,7 @@ def muon_groups(config: RunConfig, model: TextModel) -> list[MuonGroup]:
 
 
 def part_of(path: str, array: mx.array, encoder: EncoderModel) -> str:
-    """Return the part of a `TextModel` that has a parameter; Muon is for the "matrices"."""
+    """Return the part of a `TextModel` that a parameter belongs to; Muon trains "matrices"."""
     if not path.startswith("encoder."):
         return "head"
     if array.ndim < 2:
@@ -95,7 +95,7 @@ def part_of(path: str, array: mx.array, encoder: EncoderModel) -> str:
 
 
 def split_of(path: str, array: mx.array) -> tuple[int, ...] | None:
-    """Return the rows of each matrix in a fused one, `None` for a plain one."""
+    """Return the rows of each matrix in a fused matrix, `None` for a plain matrix."""
     parts = FUSED.get(path.split(".")[-2])
     return (array.shape[0] // parts,) * parts if parts else None
 

@@ -108,7 +108,7 @@ class Experiment:
         return -(-len(self.targets) // self.config.training.batch_size)
 
     def rows(self, epoch: int) -> Rows:
-        """Return the training rows as token ids, augmented anew for each epoch."""
+        """Return the training rows as token ids, with new augmentation for each epoch."""
         member, settings = self.member, self.config.text
         seed = self.seed * 100_003 + epoch
         augmentation = augmentation_of(self.config)
@@ -240,7 +240,7 @@ def check_finite(prediction: np.ndarray, member: Path, file: str) -> None:
         raise RunError(
             f"{member}: its prediction of row {rows[0] + 2} of {file} is not a finite number"
             + (f" ({len(rows)} such rows)" if len(rows) > 1 else "")
-            + "; nothing was written. Train it again, at a lower learning rate if it diverged"
+            + "; nothing was written. Train this model again, at a lower rate if it diverged"
         )
 
 

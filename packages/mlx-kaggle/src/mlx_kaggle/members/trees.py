@@ -25,7 +25,7 @@ def predict_trees(
 ) -> np.ndarray | None:
     """Fit on `train`, and predict probabilities (N, classes) or values (N,) for `val`.
 
-    `None` without a column that is more than text.
+    `None` if all columns are text.
     """
     if all(column.kind == "text" for column in competition.schema.features):
         return None
@@ -41,7 +41,7 @@ def predict_trees(
     if (counts == 1).any():  # early stopping would split the only row of a class
         options["early_stopping"] = False
     trees = HistGradientBoostingClassifier(**options).fit(x_train, y)
-    probabilities = np.zeros((len(x_val), len(competition.classes)))  # also of absent classes
+    probabilities = np.zeros((len(x_val), len(competition.classes)))  # 0 for absent classes
     probabilities[:, trees.classes_] = trees.predict_proba(x_val)
     return probabilities
 

@@ -1,4 +1,4 @@
-"""The report page of a run and its display in a terminal; here, the texts that both show."""
+"""The report page of a run and its display in a terminal; here, formatting that both use."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ LONGEST_NAME = 40
 
 
 def duration(seconds: float) -> str:
-    """`95` as "1 min 35 s"."""
+    """Format seconds: 95 becomes "1 min 35 s"."""
     seconds = round(seconds)
     if seconds < 60:
         return f"{max(seconds, 1)} s"
@@ -18,7 +18,7 @@ def duration(seconds: float) -> str:
 
 
 def shorten(text: str, length: int = LONGEST_NAME) -> str:
-    """Cut a longer text, with the number of characters cut."""
+    """Truncate a long text, and append the number of characters cut."""
     if len(text) <= length:
         return text
     return f"{text[:length]}... ({len(text) - length:,} more characters)"
@@ -33,12 +33,12 @@ def describe_columns(columns: Sequence[Column], shown: int) -> tuple[list[tuple[
 
 
 def count_kinds(columns: Sequence[Column]) -> str:
-    """`1,962 more columns: 1,900 numeric, 62 categorical`."""
+    """Count columns by kind: "1,962 more columns: 1,900 numeric, 62 categorical"."""
     kinds = Counter(column.kind for column in columns).most_common()
     counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds)
     return f"{len(columns):,} more column{'s' if len(columns) > 1 else ''}: {counts}"
 
 
 def format_score(value: float) -> str:
-    """Four decimals, or none for large values."""
+    """Format a score with four decimals, or without decimals if it is large."""
     return f"{value:.4f}" if abs(value) < 1000 else f"{value:.0f}"

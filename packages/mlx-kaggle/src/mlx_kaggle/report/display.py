@@ -28,7 +28,7 @@ class Display(ProgressDisplay):
     def __init__(self, as_json: bool = False):
         super().__init__()
         self.as_json = as_json
-        # Names of columns and classes are no markup: "[/b]" is an error there, ":cat:" an emoji.
+        # Names of columns and classes may look like markup: "[/b]" is an error, ":cat:" an emoji.
         self.console = Console(
             stderr=as_json, highlight=False, soft_wrap=True, markup=False, emoji=False
         )

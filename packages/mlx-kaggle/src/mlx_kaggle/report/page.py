@@ -29,8 +29,8 @@ def write_report(path: Path, results: Results, config: str) -> None:
     text = _fit_text(results)
     page = {
         "title": f"{competition.target}: {Path(job.config.data.train).name}",
-        "subtitle": f"{competition.task}, {len(job.scored_rows)} rows scored that were not "
-        f"trained on, {len(results.histories)} models, {duration(results.seconds)}",
+        "subtitle": f"{competition.task}, {len(job.scored_rows)} held-out rows scored, "
+        f"{len(results.histories)} models, {duration(results.seconds)}",
         "score": results.score,
         "metric": competition.metric,
         "spread": spread,
@@ -58,7 +58,7 @@ def write_report(path: Path, results: Results, config: str) -> None:
     source = resources.files("mlx_kaggle.report").joinpath("report.html.jinja").read_text("utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     html = environment.from_string(source).render(page)
-    # Names of files may hold bytes that are no text.
+    # Names of files may contain invalid UTF-8.
     write_atomic(path, lambda temporary: temporary.write_text(html, "utf-8", "backslashreplace"))
 
 

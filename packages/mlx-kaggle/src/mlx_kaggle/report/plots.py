@@ -1,7 +1,7 @@
 """The figures of the report as inline SVG.
 
-Names of classes and models are drawn as they are spelled, never parsed as mathematics. A figure
-that cannot be drawn becomes a line with the reason.
+Names of classes and models are drawn literally, never parsed as math. A figure that cannot be drawn
+is replaced by a line with the reason.
 """
 
 import io
@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 P = ParamSpec("P")
-# Keep text as text: the browser has the letters that matplotlib's font lacks.
+# Keep text as text: browsers have glyphs that matplotlib's font does not have.
 STYLE: Any = {"text.parse_math": False, "text.usetex": False, "svg.fonttype": "none"}
 LONGEST_LABEL = 32
 INK, BLUE, ORANGE, GREY = "#24292f", "#2f6fb0", "#d9822b", "#c9ced6"
@@ -48,7 +48,7 @@ def _figure_of(draw: Callable[P, Figure]) -> Callable[P, str]:
 
 @_figure_of
 def training_curves(histories: dict[str, list[dict]], metric: str) -> Figure:
-    """Training loss and validation metric by epoch, one line a model."""
+    """Training loss and validation metric by epoch, one line per model."""
     figure, (left, right) = _figure(2, 3.0)
     for name, history in histories.items():
         epochs = [entry["epoch"] + 1 for entry in history]
@@ -92,7 +92,7 @@ def residuals(truth: np.ndarray, prediction: np.ndarray, log: bool) -> Figure:
     if log and low > 0:
         left.set(xscale="log", yscale="log")
         subs = (1, 2, 5) if high < 100 * low else (1,)
-        for axis in (left.xaxis, left.yaxis):  # the default labels of powers are mathematics
+        for axis in (left.xaxis, left.yaxis):  # the default labels of powers need math parsing
             axis.set_major_locator(LogLocator(subs=subs))
             axis.set_major_formatter(EngFormatter(sep=""))
             axis.set_minor_formatter(NullFormatter())

@@ -1,1 +1,1 @@
-"""Tables of a competition: read, infer columns and task, split rows, write a submission."""
+"""Tables of a competition: read them, infer columns and task, split rows, write a submission."""

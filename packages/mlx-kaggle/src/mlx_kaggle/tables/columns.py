@@ -18,11 +18,11 @@ NAMES_SHOWN = 5
 def ignore_unknown(
     schema: Schema, test: Table | None, sample: Table | None, test_file: str, notes: list[str]
 ) -> Schema:
-    """Ignore the features that are unknown when predicting.
+    """Ignore the features that are unknown at prediction time.
 
-    The test table lacks them, or the sample submission asks for them. A test table with the target
-    proves nothing, as it may hold other labels too. Raises `DataError` when the test table has
-    none of the features.
+    They are missing from the test table, or are columns of the sample submission. A test table with
+    the target does not count, because it may contain other labels too. Raises `DataError` if the
+    test table has none of the features.
     """
     target, features = str(schema.target), [column.name for column in schema.features]
     known = test if test is not None and target not in test else None
@@ -76,9 +76,9 @@ def _ignore(schema: Schema, reasons: dict[str, str]) -> Schema:
 
 
 def _pattern(cells: Sequence[Any]) -> tuple[str, ...] | bytes:
-    """Return a key that equal columns share; where values repeat, renamed copies share it too.
+    """Return a key that equal columns share; if values repeat, relabelled copies share it too.
 
-    Columns of unique cells are all renamings of each other, so their cells are the key.
+    Columns of unique cells are all relabelled copies of each other, so their cells are the key.
     """
     numbers: dict[Any, int] = {}
     codes = np.array([numbers.setdefault(cell, len(numbers)) for cell in cells], "u4")
@@ -86,9 +86,9 @@ def _pattern(cells: Sequence[Any]) -> tuple[str, ...] | bytes:
 
 
 def likely_labels(schema: Schema, train: Table, test: Table | None) -> list[str]:
-    """Return a note on columns that look like further labels: 0/1 and next to a 0/1 target.
+    """Return a note on columns that look like additional labels: 0/1 and next to a 0/1 target.
 
-    No note for columns of a test table without the target, nor for a one-hot group of features.
+    Columns of a test table without the target and one-hot groups of features do not count.
     """
     target = str(schema.target)
     pair = _distinct_labels(train[target])
@@ -109,14 +109,14 @@ def likely_labels(schema: Schema, train: Table, test: Table | None) -> list[str]
     low, high = sorted(pair)
     listed = list_names(found, NAMES_SHOWN)
     return [
-        f"{len(found)} columns next to {target!r} also hold {low} and {high} ({listed}): if they "
+        f"{len(found)} columns next to {target!r} also have {low} and {high} ({listed}): if they "
         f"are labels too, they are unknown when predicting and the score is too good; drop them: "
         f"--set 'data.drop={json.dumps(found, ensure_ascii=False)}'"
     ]
 
 
 def _distinct_labels(cells: Sequence[Any]) -> set[str]:
-    """Return the distinct labels, three at most: enough to tell that they are not two."""
+    """Return at most three distinct labels: enough to see that there are more than two."""
     found: set[str] = set()
     for cell in cells:
         if not is_missing(cell):
@@ -132,7 +132,7 @@ def _is_one_hot(columns: Sequence[Sequence[Any]]) -> bool:
 
 
 def check_columns(competition: Competition, table: Table, file: str) -> list[str]:
-    """Refuse a table that lacks a feature; return notes on unknown columns and unreadable cells."""
+    """Refuse a table without all features; return notes on unknown columns and unreadable cells."""
     missing = [name for name in competition.feature_names if name not in table]
     if missing:
         more = f" (and {len(missing) - 1} more: {', '.join(missing[1:6])})" if missing[1:] else ""

@@ -21,10 +21,10 @@ METRICS_OF_TASK = {
 
 @dataclass(frozen=True)
 class Format:
-    """The columns of a submission in order, and the content of those that are no ids.
+    """The columns of a submission in order, and the content of those that are not ids.
 
-    "label": the class, spelled as `spelling` says. "probability": of the second class. "classes":
-    one probability a column, of `classes` in turn. "value": the predicted number.
+    "label": the class, spelled by `spelling`. "probability": that of the second class. "classes":
+    one probability per column, in the order of `classes`. "value": the predicted number.
     """
 
     columns: tuple[str, ...]
@@ -35,7 +35,7 @@ class Format:
 
     @property
     def predictions(self) -> list[str]:
-        """The columns that are no ids."""
+        """The columns that are not ids."""
         return [name for name in self.columns if name not in self.ids]
 
     @classmethod
@@ -58,7 +58,7 @@ class Format:
 
 @dataclass(frozen=True)
 class Competition:
-    """What was inferred from the tables: shown to the user, saved in the run, used to predict."""
+    """The facts inferred from the tables: shown to the user, saved in the run, used to predict."""
 
     schema: Schema
     target: str
@@ -75,7 +75,7 @@ class Competition:
 
     @property
     def feature_names(self) -> list[str]:
-        """The columns a model may learn from."""
+        """The columns that a model may learn from."""
         return [column.name for column in self.schema.features]
 
     @property
@@ -170,8 +170,8 @@ class Target:
     ) -> float:
         """Return the metric of `prediction` against encoded cells.
 
-        The area under the curve is the mean over the classes that occur: the only row of a class
-        never validates, and would leave no score at all.
+        The area under the curve is the mean over the classes that occur: the only row of a class is
+        never in a validation set, and without it the score would be undefined.
         """
         chosen = get_metric(metric or self.competition.metric)
         present = np.unique(encoded)
@@ -189,18 +189,18 @@ class Target:
         return {name: self.score(encoded, prediction, name) for name in names}
 
     def labels(self, prediction: np.ndarray) -> list[str]:
-        """Return the most probable class of each row, as the training file spells it."""
+        """Return the most probable class of each row, spelled as in the training file."""
         return [self.competition.classes[code] for code in prediction.argmax(1)]
 
 
 def normalize_label(label: str) -> str:
-    """Return one spelling for equal labels: `1` for `1.0`, `true` for `TRUE`."""
+    """Normalize the spelling of a label: `1.0` becomes `1`, `TRUE` becomes `true`."""
     number = as_number(label)
     return label.strip().casefold() if number is None else f"{number:.15g}"
 
 
 def as_number(value: Any) -> float | None:
-    """Convert to a float, or to `None`."""
+    """Convert to a float; `None` if it is not a number."""
     try:
         return float(value)
     except (TypeError, ValueError):
@@ -208,7 +208,7 @@ def as_number(value: Any) -> float | None:
 
 
 def list_names(names: Sequence[str], shown: int = 12) -> str:
-    """Join the first names, and count the others."""
+    """Join the first names, and append the number of others."""
     more = f", ... {len(names) - shown} more" if len(names) > shown else ""
     return (", ".join(names[:shown]) or "none") + more
 

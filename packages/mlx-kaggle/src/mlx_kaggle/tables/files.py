@@ -29,7 +29,7 @@ class Tables:
 
 
 def read_tables(data: DataSettings) -> Tables:
-    """Read the given files, and a test table and sample submission found beside `train`."""
+    """Read the given files, and a test table and sample submission found next to `train`."""
     found = find_beside_train(data)
     given = (data.test, data.sample_submission)
     notes = tuple(f"found {path}" for path in found.values() if path and path not in given)
@@ -43,9 +43,9 @@ def read_tables(data: DataSettings) -> Tables:
 
 
 def find_beside_train(data: DataSettings) -> dict[str, str | None]:
-    """Return the paths of test table and sample submission: as given, else beside `train`.
+    """Return the paths of test table and sample submission: as given, else next to `train`.
 
-    Files with the ending of the training file come first.
+    Files with the same ending as the training file take precedence.
     """
     return {
         "test": data.test or _beside(("test",), data),
@@ -97,7 +97,7 @@ def drop_unlabelled(table: Table, target: str, file: str) -> tuple[Table, np.nda
 def index_ids(
     columns: Sequence[Sequence[Any]], names: Sequence[str], file: str
 ) -> dict[tuple[str, ...], int]:
-    """Return the row of each id, read from several columns together; refuse repeated ids."""
+    """Return the row of each id, a tuple over `names`; refuse repeated ids."""
     rows: dict[tuple[str, ...], int] = {}
     for row, cells in enumerate(zip(*columns, strict=True)):
         key = tuple(map(str, cells))

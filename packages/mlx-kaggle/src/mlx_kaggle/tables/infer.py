@@ -32,17 +32,17 @@ COMPETITION_METRICS = {
     "nlp-disaster": "f1",
     "spaceship-titanic": "accuracy",
 }
-# Metrics of the logarithm: with a target of log1p(y) the squared loss agrees with them.
+# Metrics of the logarithm: the squared loss of a target log1p(y) optimizes them.
 LOG_METRICS = ("rmsle", "rmse_log")
 MAX_CLASSES = 200
-# More distinct numbers than this are a regression, unless a metric says otherwise.
+# A target with more distinct numbers is a regression, unless the metric requires classes.
 FEW_NUMBERS = 20
 
 
 def infer_competition(data: DataSettings, tables: Tables) -> Competition:
-    """Infer all that is not given.
+    """Infer everything that is not given.
 
-    Raises `DataError`, naming file and column, where the tables do not fit the settings.
+    Raises `DataError`, naming file and column, if the tables do not fit the settings.
     """
     _check_target(data, tables.train)
     files = find_beside_train(data)
@@ -122,7 +122,7 @@ def _infer_schema(
 def _with_submission(
     competition: Competition, data: DataSettings, tables: Tables, notes: list[str]
 ) -> Competition:
-    """Add the format of the sample submission, unless the sample is of another target."""
+    """Add the format of the sample submission, unless the sample is for another target."""
     sample, train, test = tables.sample_submission, tables.train, tables.test
     if not sample:
         return competition
@@ -133,7 +133,7 @@ def _with_submission(
         and data.target not in sample
         and all(name in train for name in sample)
     ):
-        notes.append(f"{file} is not used: it asks for other columns of {data.train}")
+        notes.append(f"{file} is not used: its columns are other columns of {data.train}")
         return competition
     form = read_format(sample, file, competition, test, train)
     notes.append(f"submission: {form}")
@@ -171,20 +171,20 @@ def infer_task(cells: Sequence[Any], data: DataSettings, metric: str | None = No
 
 
 def other_readings(cells: Sequence[Any], task: str, target: str) -> list[str]:
-    """Return a note when the target could be read as another task, with the flag for it."""
+    """Return a note if the target could be read as another task, with the flag for it."""
     numbers = _distinct_numbers(cells)
     if numbers is None or len(numbers) == 2:
         return []
     if task == "multiclass":
         return [
-            f"target {target!r} holds the whole numbers {min(numbers):g} to {max(numbers):g}, read "
+            f"target {target!r} has the whole numbers {min(numbers):g} to {max(numbers):g}, read "
             f"as {len(numbers)} unordered classes; if their order matters, add --task regression, "
             f"or --metric quadratic_kappa for ordered classes"
         ]
     repeated = 2 * len(numbers) <= len(cells)
     if repeated and len(numbers) <= (MAX_CLASSES if _are_whole(numbers) else FEW_NUMBERS):
         return [
-            f"target {target!r} holds {len(numbers)} distinct numbers, read as a regression; if "
+            f"target {target!r} has {len(numbers)} distinct numbers, read as a regression; if "
             f"they are codes of classes, add --task multiclass"
         ]
     return []
@@ -201,7 +201,7 @@ def find_classes(cells: Sequence[Any]) -> tuple[str, ...]:
 
 
 def _distinct_numbers(cells: Sequence[Any]) -> set[float] | None:
-    """Return the distinct finite numbers of a column, `None` if some cell is no number."""
+    """Return the distinct finite numbers of a column, `None` if a cell is not a number."""
     known = {str(cell).strip() for cell in cells if not is_missing(cell) and not is_infinite(cell)}
     written = find_number_format(sorted(known))
     numbers = {parse_number(value, written) for value in known}

@@ -1,4 +1,4 @@
-"""Which rows train and which validate, and the check that no row does both."""
+"""Split rows into training and validation sets, and check that no row is in both."""
 
 import hashlib
 import warnings
@@ -11,7 +11,7 @@ from mlx_kaggle import DataError
 from mlx_tabtext import Table
 
 Split = tuple[np.ndarray, np.ndarray]
-# A leak is a larger share of shared rows than this, and than twice the repeats within train.
+# A leak is a share of shared rows above this and above twice the share of duplicates within train.
 LEAK = 0.05
 CLASSES_SHOWN = 8
 
@@ -22,7 +22,7 @@ def split_rows(
     """Return `folds` splits (train rows, validation rows), or one hold-out split for 0 folds.
 
     Splits are stratified by class, or by the quantile of a regression target. The only row of a
-    class trains in every split and validates in none.
+    class is in the training rows of every split.
     """
     strata = _quantile_bins(targets) if task == "regression" else np.unique(targets, False, True)[1]
     counts = np.bincount(strata)
@@ -49,7 +49,7 @@ def rare_classes(targets: np.ndarray, classes: Sequence[str], folds: int) -> lis
             notes.append(f"class {name!r} has {count} rows, fewer than {folds} folds: some folds "
                          f"do not validate it")  # fmt: skip
     more = len(notes) - CLASSES_SHOWN
-    rest = [f"... and {more} more classes with so few rows"] if more > 0 else []
+    rest = [f"... and {more} more classes with too few rows"] if more > 0 else []
     return [*notes[:CLASSES_SHOWN], *rest]
 
 
@@ -72,7 +72,7 @@ def _quantile_bins(values: np.ndarray) -> np.ndarray:
     bins = int(np.clip(len(values) // 20, 2, 10))
     edges = np.unique(np.quantile(values, np.linspace(0, 1, bins + 1)[1:-1]))
     codes = np.searchsorted(edges, values, side="right")
-    # Ties can leave a bin with one row, which cannot be divided: join it to its neighbour.
+    # Ties can leave a bin with one row, which cannot be split: merge it with its neighbour.
     counts = np.bincount(codes)
     codes[np.isin(codes, np.flatnonzero(counts < 2))] = int(counts.argmax())
     return np.unique(codes, return_inverse=True)[1]
@@ -94,7 +94,7 @@ def check_overlap(
     """Compare row hashes: return a note for a few shared rows, refuse many.
 
     Raises `DataError` for a leak: more than 5 % of the rows of `file` are in the training file,
-    and more than twice the share of rows that the training file repeats itself.
+    and more than twice the share of duplicates within the training file.
     """
     if not len(other):
         return None
@@ -103,7 +103,7 @@ def check_overlap(
     repeated = 1 - len(np.unique(train)) / max(len(train), 1)
     what = f"{int(shared.sum())} of {len(other)} rows of {file} are also in {train_file}"
     if share <= max(LEAK, 2 * repeated):
-        return f"{what} (train repeats {repeated:.1%} of its own rows)" if shared.any() else None
+        return f"{what} (duplicates within train: {repeated:.1%})" if shared.any() else None
     if allow:
         return f"LEAK allowed by --allow-leak: {what}; scores on it mean nothing"
     raise DataError(

@@ -1,4 +1,4 @@
-"""A submission: the format that a sample asks for, its rows, and the check against the sample."""
+"""A submission: infer its format from a sample, place its rows, and check it against the sample."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import takewhile
@@ -19,7 +19,7 @@ from mlx_kaggle.tables.competition import (
 from mlx_kaggle.tables.files import index_ids, row_count
 from mlx_tabtext import Table, is_missing
 
-# Pairs of labels with one meaning; a sample takes the first pair that holds its cells.
+# Equivalent pairs of labels; the first pair that contains a sample's cells is its spelling.
 PAIRS = ("false true", "False True", "FALSE TRUE", "no yes", "No Yes", "NO YES", "n y", "N Y",
          "f t", "F T", "0 1", "0.0 1.0")  # fmt: skip
 
@@ -33,7 +33,7 @@ def read_format(
 ) -> Format:
     """Infer the format from the columns and cells of a sample submission.
 
-    Raises `DataError` when they do not fit the competition.
+    Raises `DataError` if they do not fit the competition.
     """
     columns = tuple(sample)
     ids = _id_columns(columns, competition, test if test is not None else train)
@@ -53,7 +53,7 @@ def read_format(
         return Format(columns, ids, "classes", matched)
     raise DataError(
         f"{file}: its columns besides the ids ({list_names(ids)}) are neither one prediction nor "
-        f"one column a class: {list_names(names)}; the {len(competition.classes)} classes of "
+        f"one column per class: {list_names(names)}; the {len(competition.classes)} classes of "
         f"{competition.target!r}: {list_names(competition.classes)}"
     )
 
@@ -87,7 +87,7 @@ def known_format(competition: Competition, probabilities: bool = False) -> Forma
 def _id_columns(
     columns: Sequence[str], competition: Competition, known: Table | None
 ) -> tuple[str, ...]:
-    """Return the leading columns that the test table (or train) has, but at least the first."""
+    """Return the leading columns that are in the test table (or train), at least the first."""
     there = set(known or ()) | {competition.id_column}
     ids = tuple(takewhile(lambda name: name in there and name != competition.target, columns))
     ids = ids[:-1] if len(ids) == len(columns) else ids
@@ -101,7 +101,7 @@ def _one_column(
     file: str,
     competition: Competition,
 ) -> Format:
-    """Tell a label from a probability by the cells; the metric decides about 0 and 1."""
+    """Infer label or probability from the cells; if they are 0 and 1, the metric decides."""
     (name,) = [each for each in columns if each not in ids]
     classes = competition.classes
     values = {str(cell).strip() for cell in cells if not is_missing(cell)}
@@ -115,14 +115,14 @@ def _one_column(
     if spelling is None:
         wrong = sorted(values - {normalize_label(each) for each in classes})
         raise DataError(
-            f"{file}: column {name!r} holds {list_names(wrong)}, which is no class of "
+            f"{file}: column {name!r} contains {list_names(wrong)}, which is not a class of "
             f"{competition.target!r} ({list_names(classes)})"
         )
     return Format(columns, ids, "label", classes, spelling)
 
 
 def find_spelling(values: set[str], classes: Sequence[str]) -> dict[str, str] | None:
-    """Return how a sample with these `values` spells the classes, `None` if they are no classes."""
+    """Map classes to their spelling in a sample; `None` if its `values` are not the classes."""
     for spell in _spellings(classes):
         spelled = {label: spell(label) for label in classes}
         if values <= set(spelled.values()) and len(set(spelled.values())) == len(classes):
@@ -145,7 +145,7 @@ def _spellings(classes: Sequence[str]) -> Iterator[Callable[[str], str]]:
 
 
 def _match(names: Sequence[str], classes: Sequence[str]) -> tuple[str, ...] | None:
-    """Return the class of each column, by name without the prefix and suffix of all columns.
+    """Return the class of each column: its name without the prefix and suffix of all names.
 
     `None` unless each class has exactly one column.
     """
@@ -177,8 +177,9 @@ def submission_columns(
     """Return the columns of a submission, by default in the format seen in training.
 
     `ids` are the cells of the id column, or of each of several; `prediction` has the same rows.
-    Without a sample, classes are spelled as in training. `probabilities`, or a metric of them,
-    replace the classes: the second class of a binary task, else one column a class.
+    Without a sample, classes are spelled as in training. With `probabilities`, or if the metric
+    needs them, they replace the classes: of the second class of a binary task, else one column per
+    class.
     """
     form = form or known_format(competition, probabilities)
     given = ids if isinstance(ids, Mapping) else dict.fromkeys(form.ids[:1], ids)
@@ -202,12 +203,12 @@ def place_rows(
 ) -> tuple[dict[str, list[Any]], np.ndarray, list[str]]:
     """Return the ids of the sample, the position in `test` of each of its rows, and notes.
 
-    Raises `DataError` when ids repeat, or when the test table lacks an id of the sample.
+    Raises `DataError` if ids repeat, or if the test table does not have all ids of the sample.
     """
     if not form.ids:
         rows, wanted = row_count(test), row_count(sample)
         if rows != wanted:
-            raise DataError(f"{test_file}: {rows} rows; {file}, which has no ids, has {wanted}")
+            raise DataError(f"{test_file}: {rows} rows, but {file} has no ids and {wanted} rows")
         return {}, np.arange(rows), []
     wanted = index_ids([_stripped(sample[name]) for name in form.ids], form.ids, file)
     sources = [_source(name, sample[name], file, test, test_file, form) for name in form.ids]
