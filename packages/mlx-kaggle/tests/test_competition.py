@@ -87,9 +87,8 @@ def test_validation_rows_in_train_are_refused(passengers):
 
 def test_natural_repeats_are_no_leak():
     train = np.array([1, 1, 2, 2, 3, 3, 4, 4] * 10, np.uint64)
-    assert "duplicates within train" in str(
-        check_overlap(train, train[:4], "test.csv", "train.csv", False)
-    )
+    note = check_overlap(train, train[:4], "test.csv", "train.csv", False)
+    assert "duplicates within train" in str(note)
 
 
 def test_a_missing_column_is_named(passengers, write_csv):

@@ -240,7 +240,7 @@ def folder_of(tmp_path, documents, parquet):
 
 @pytest.fixture
 def tokenize():
-    """One token a byte, from 1 on, so that 0 is free for BOS."""
+    """One token per byte, from 1 on, so that 0 is free for BOS."""
     return lambda texts: [[1 + byte for byte in text.encode()] for text in texts]
 
 

@@ -134,7 +134,7 @@ def test_a_file_whose_end_cannot_be_known_is_refused_unless_its_size_is_given(
     server.lengths = server.ranges = False
     message = (
         f"{server.url}/a.jsonl: the server does not state where the file ends, so that "
-        "truncation would not be noticed; give its size or SHA-256, as in a manifest"
+        "truncation would go undetected; give its size or SHA-256, as in a manifest"
     )
     shard = server.add("a.jsonl", LINES)
     for _ in range(2):

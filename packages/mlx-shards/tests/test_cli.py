@@ -117,10 +117,10 @@ WRONG = {
         "http://host/{}.bin: a URL template needs numbers, such as 0-7"
     ),
     "fetch http://host/{name}.bin --to x --numbers 1": (
-        "http://host/{name}.bin: expected {} or {:05d} where the number belongs ('name')"
+        "http://host/{name}.bin: expected {} or {:05d} in place of the number ('name')"
     ),
     "fetch http://host/{.bin --to x --numbers 1": (
-        "http://host/{.bin: expected {} or {:05d} where the number belongs (expected '}' before "
+        "http://host/{.bin: expected {} or {:05d} in place of the number (expected '}' before "
         "end of string)"
     ),
     "fetch http://host/a.bin --to x --max-bytes 20GiB": (
@@ -140,7 +140,7 @@ WRONG = {
         "Invalid value for '--on-error': 'no' is not one of 'raise', 'skip'."
     ),
     "make missing -o x": "missing: no such file or folder",
-    "make a.jsonl -o full": "full holds 1 shards already; choose another folder",
+    "make a.jsonl -o full": "full already has 1 shards; choose another folder",
     "make a.jsonl -o x --shard-chars much": (
         "Invalid value for '--shard-chars': expected a size such as 500MB or 20GB, got 'much'"
     ),

@@ -148,7 +148,7 @@ GOOD = b'{"text": "a"}\n'
         ("a.jsonl.gz", gzip.compress(GOOD)[:-4], "Compressed file ended before the end"),
         ("a.jsonl.gz", GOOD, "Not a gzipped file"),
         ("a.jsonl.zst", GOOD, "ZSTD"),
-        ("a.bin", b"123", "3 bytes do not hold whole tokens of uint16"),
+        ("a.bin", b"123", "3 bytes are not a multiple of a uint16 token"),
         ("a.npy", b"123", ""),
         ("a.safetensors", b"123", "not safetensors of integers: "),
         ("a.safetensors", (2**40).to_bytes(8, "little"), "not safetensors of integers: "),
@@ -194,7 +194,7 @@ def test_wrong_use_is_a_value_error(tmp_path, parquet, exactly):
         blocks(path, column="body")
     path = tmp_path / "b.parquet"
     pq.write_table(pa.table({"text": [1, 2]}), path)
-    with pytest.raises(ValueError, match=exactly(f"{path}: column 'text' holds int64, not text")):
+    with pytest.raises(ValueError, match=exactly(f"{path}: column 'text' is int64, not text")):
         blocks(path)
     path = tmp_path / "d.npy"
     np.save(path, np.zeros((2, 3)))

@@ -1,4 +1,4 @@
-"""S6: a stream that goes on from a state gives the same tokens as one that was not stopped."""
+"""S6: a stream resumed from a state yields the same tokens as an uninterrupted one."""
 
 import json
 from dataclasses import replace

@@ -191,7 +191,7 @@ def test_a_format_of_others_cannot_wrap_ids_either(tmp_path, exactly):
 
 def test_a_separator_that_the_file_cannot_hold_is_an_error(tmp_path, exactly):
     write_token_bin(tmp_path / "a.bin", np.arange(50))
-    message = f"{tmp_path}/a.bin: its uint16 cannot hold the id 70,000 that documents begin with"
+    message = f"{tmp_path}/a.bin: its uint16 cannot represent the id 70,000, which begins documents"
     with pytest.raises(ValueError, match=exactly(message)):
         list(stream_of(tmp_path / "a.bin", None, replace(CONFIG, bos_id=70_000)))
 

@@ -45,7 +45,7 @@ def test_templates_give_nanochats_names():
 
 
 def test_a_template_without_a_place_for_the_number_is_refused(exactly):
-    message = "https://host/a.parquet: gives the same URL twice; it needs {} or {:05d}"
+    message = "https://host/a.parquet: makes the same URL twice; it needs {} or {:05d}"
     with pytest.raises(ValueError, match=exactly(message)):
         http_shards("https://host/a.parquet", range(2))
 
@@ -148,7 +148,7 @@ def test_one_file_cannot_be_both_training_and_validation(exactly):
     shards = http_shards("http://host/{}.bin", range(3))
     assert split_last(shards) == (shards[:2], shards[2:])
     message = (
-        "cannot keep 1 of 1 shards for validation and have some to train on; make smaller shards "
+        "cannot hold out 1 of 1 shards for validation and train on the rest; make smaller shards "
         "(mlx-shards make --shard-chars)"
     )
     with pytest.raises(ValueError, match=exactly(message)):

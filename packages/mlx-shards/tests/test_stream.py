@@ -89,7 +89,7 @@ def test_fewer_rows_than_a_batch_are_an_error_and_not_an_empty_loop(folder_of, t
     folder, _ = folder_of(3)
     config = StreamConfig(64, 20, bos_id=0, packing="pad", epochs=1)
     message = (
-        "the shards fill 3 rows, fewer than one batch of 20; lower batch_size, raise epochs or "
+        "the shards fill only 3 rows of one batch of 20; lower batch_size, raise epochs or "
         "set last_batch='pad'"
     )
     with pytest.raises(ValueError, match=exactly(message)):
@@ -105,7 +105,7 @@ def test_shards_of_tokens_need_no_tokenizer_and_text_does(folder_of, tmp_path, e
     assert first.document_ids[0].tolist() == [1, 1, 1, 1, 2, 2, 2, 2]
     folder, _ = folder_of(3)
     message = (
-        f"{folder}/shard_00000.parquet: rows 1 to 3: the shards hold text: pass tokenize, a "
+        f"{folder}/shard_00000.parquet: rows 1 to 3: the shards are text: pass tokenize, a "
         "function of a list of texts"
     )
     with pytest.raises(ValueError, match=exactly(message)):
@@ -128,7 +128,7 @@ def test_a_shard_with_other_rows_than_the_manifest_says_is_an_error(folder_of, t
     folder, _ = folder_of(8)
     shards = [replace(each, rows=9) for each in local_shards(folder)]
     with pytest.raises(
-        ShardError, match=exactly(f"{folder}/shard_00000.parquet holds 8 documents, not 9")
+        ShardError, match=exactly(f"{folder}/shard_00000.parquet has 8 documents, not 9")
     ):
         next(iter(TokenStream(shards, tokenize, StreamConfig(8, 1, bos_id=0))))
 

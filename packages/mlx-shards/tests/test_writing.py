@@ -76,7 +76,7 @@ def test_the_tokens_of_nanochats_loader_come_out_unchanged(tmp_path, documents, 
 
 def test_nothing_is_written_over(tmp_path, exactly):
     write_shards(["a"], tmp_path)
-    message = f"{tmp_path} holds 1 shards already; choose another folder"
+    message = f"{tmp_path} already has 1 shards; choose another folder"
     with pytest.raises(ValueError, match=exactly(message)):
         write_shards(["a"], tmp_path)
     with pytest.raises(ValueError, match=exactly("no documents to write")):

@@ -1,7 +1,7 @@
 """Pretraining data that streams, resumes exactly and never fills the disk.
 
-`local_shards`, `http_shards`, `hub_shards` and `manifest_shards` find shards; a `Cache` downloads
-them within its bounds; a `TokenStream` packs their documents into batches of one shape.
+`local_shards`, `http_shards`, `hub_shards` and `manifest_shards` find shards; a bounded `Cache`
+downloads them; a `TokenStream` packs their documents into batches of one shape.
 """
 
 from mlx_shards.batches import Batch

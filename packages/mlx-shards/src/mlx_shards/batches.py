@@ -1,7 +1,7 @@
-"""Pack documents into the batches of one rank, from a snapshot on; NumPy in the background thread.
+"""Pack documents into the batches of one rank, starting from a snapshot; NumPy, runs in a thread.
 
-Every rank packs the same global batches, of `batch_size * world_size` rows, and takes its own rows.
-So all ranks have equally many batches, but each reads and tokenizes everything.
+Every rank packs the same global batches of `batch_size * world_size` rows, and takes its rows from
+them. So all ranks have the same number of batches, but each reads and tokenizes everything.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,9 +22,9 @@ from mlx_shards.state import Counts, Snapshot, StreamConfig
 class Batch:
     """(B, T) int32 each, `mx.array` or NumPy.
 
-    `targets` are the tokens after `inputs`, `ignore_id` where none follows. `document_ids` number
-    the documents of a row from 1, 0 is padding: equal ids may attend to each other. `rows` is less
-    than B only in a padded last batch.
+    `targets` are the tokens after `inputs`, `ignore_id` if none follows. `document_ids` number the
+    documents of a row from 1, 0 is padding: tokens with equal ids may attend to each other. `rows`
+    is less than B only in a padded last batch.
     """
 
     inputs: Any
@@ -36,9 +36,9 @@ class Batch:
 class Mixture(Iterator[Piece]):
     """An iterator over the documents of several sources.
 
-    The next document comes from the source farthest below its share of the tokens so far: no
-    randomness, and no share is off by more than a document. An exhausted source (finite `epochs`)
-    leaves its share to the others.
+    The next document comes from the source farthest below its share of the tokens so far. This is
+    deterministic, and no share is off by more than a document. When a source is exhausted (finite
+    `epochs`), the others get its share.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Mixture(Iterator[Piece]):
 
 @dataclass(frozen=True)
 class Batcher:
-    """Makes the batches of one rank; `lookahead` is the number of shards to download ahead."""
+    """Builds the batches of one rank; `lookahead` is the number of shards to download ahead."""
 
     sources: Mapping[str, Source]
     encode: Encoder
@@ -108,7 +108,7 @@ class Batcher:
             if rows < len(tokens) and (config.last_batch == "drop" or not rows):
                 if not counts.batches:
                     raise ValueError(
-                        f"the shards fill {rows} rows, fewer than one batch of {len(tokens)}; "
+                        f"the shards fill only {rows} rows of one batch of {len(tokens)}; "
                         "lower batch_size, raise epochs or set last_batch='pad'"
                     )
                 return
@@ -133,7 +133,7 @@ class Batcher:
             yield self._batch(tokens, ids, lengths), snapshot
 
     def _batch(self, tokens: np.ndarray, ids: np.ndarray, lengths: np.ndarray) -> Batch:
-        """Cut out the rows of this rank; the target of a token is the next one."""
+        """Select the rows of this rank; the target of a token is the next one."""
         first = self.rank * self.config.batch_size
         mine = slice(first, first + self.config.batch_size)
         tokens, ids, lengths = tokens[mine], ids[mine], lengths[mine]
@@ -161,7 +161,7 @@ class Batcher:
         return Mixture(iterators, weights, snapshot.tokens_read)
 
     def _packer(self, mixture: Mixture, snapshot: Snapshot) -> Packer:
-        """Return the packer with the pieces that it held at the snapshot."""
+        """Return a packer with the pieces that were buffered at the snapshot."""
         config = self.config
         packers = {
             "best_fit": BestFit(config.sequence_length + 1, config.oversize, config.buffer_size),

@@ -1,8 +1,8 @@
 """A folder of downloaded shards with bounds on bytes and files.
 
 Any number of threads and processes may share a folder. Each shard is downloaded once; a leased
-shard is not deleted; the bounds always hold, downloads in progress included. Two shards of one name
-but different addresses get two files. A `placed` shard has the name of its file in this folder.
+shard is not deleted; the bounds always hold, downloads in progress included. Two shards of the same
+name but different addresses get two files. A `placed` shard is named after its file in this folder.
 """
 
 import threading
@@ -28,7 +28,7 @@ from mlx_shards.shard import (
 )
 from mlx_shards.sync import Lease, Lock, Stop, file_identity
 
-_POLL = 0.02  # seconds between checks for what another process does
+_POLL = 0.02  # seconds between checks of other processes
 _STEP = 8 << 20  # bytes reserved at a time if the server does not state the size
 
 Use = Literal["use", "ahead"]
@@ -52,9 +52,8 @@ class Cache:
     """Downloaded shards in `folder`, at most `max_bytes` (an int, or "20GB") and `max_files`.
 
     Only downloaded files count and may be deleted, least recently used first. Other files in the
-    folder are used if their name is that of a shard, and never deleted. A read-only folder is used
-    without downloading. `room_timeout` is how many seconds a lease waits while all shards are in
-    use.
+    folder are used if they have the name of a shard, and never deleted. A read-only folder is used
+    without downloading. A lease waits at most `room_timeout` seconds while all shards are in use.
     """
 
     def __init__(
@@ -73,7 +72,7 @@ class Cache:
         self._room_timeout = room_timeout
         self._index = CacheIndex(self.folder, parse_bytes(max_bytes), max_files)
         self._sizes: dict[str, int] = {}  # by address, from servers
-        self._foreign: dict[Path, Shard] = {}  # which shard a file was taken for
+        self._foreign: dict[Path, Shard] = {}  # the shard that a foreign file was used as
         self._stats_lock = threading.Lock()
 
     def lease(
@@ -82,9 +81,9 @@ class Cache:
         stop: Stop | None = None,
         before_waiting: Callback = lambda: None,
     ) -> Lease:
-        """Return the shard, downloaded and checked; it stays until its lease is released.
+        """Return a lease of the shard, downloaded and checked; it is not deleted before release.
 
-        `before_waiting` is called before waiting for others, to release what they may wait for.
+        `before_waiting` is called before waiting for others, to release files they may wait for.
         Raises `DownloadError`, `CorruptShard` (after a second download) or `CacheFull`.
         """
         stop = stop or Stop()
@@ -103,7 +102,7 @@ class Cache:
                     lease = self._download(placed, stop, reserve, "use")
                 self._count(misses=1)
                 return lease
-            missed = True  # another thread or process downloads it
+            missed = True  # another thread or process is downloading it
             before_waiting()
             stop.wait(_POLL)
 
@@ -111,8 +110,8 @@ class Cache:
         """Reserve room to download ahead, and return the function that downloads.
 
         Both return None if files in use leave no room. The lease protects the shard from other
-        downloads ahead; `lease` may still evict it. Reserving is quick, so that threads can reserve
-        in the order of need.
+        downloads ahead; `lease` may still evict it. Reserving is fast, so that threads can reserve
+        in the order in which shards are needed.
         """
         index = self._index
         with index.locked():
@@ -122,18 +121,18 @@ class Cache:
             lock = self._begin(shard) if index.is_writable else None
             if lock is None:
                 return None
-            # An unknown size is guessed: that of the largest file here.
+            # Guess an unknown size: that of the largest file here.
             size = shard.size or self._sizes.get(shard.address) or index.largest()
             with self._explain_disk_errors(shard, lock.release):
                 plan = index.record("plan", shard.name) or {}
-                evicted = index.reserve(shard.name, size, plan, gentle=True)
+                evicted = index.reserve(shard.name, size, plan, keep_ahead=True)
         if evicted is None:
             lock.release()
             return None
         self._count(evictions=evicted)
 
         def reserve(size: int, record: dict) -> None:
-            if not self._reserve(shard, size, record, gentle=True):
+            if not self._reserve(shard, size, record, keep_ahead=True):
                 raise _NoRoom
 
         def download(stop: Stop) -> Lease | None:
@@ -157,7 +156,7 @@ class Cache:
         return True
 
     def _begin(self, shard: Shard) -> Lock | None:
-        """Lock the shard for downloading; None if another downloads it."""
+        """Lock the shard for downloading; None if another process or thread is downloading it."""
         if not self._index.is_writable:
             raise ShardError(
                 f"{shard.address} is not in {self.folder}, which cannot be written: use another "
@@ -169,7 +168,7 @@ class Cache:
     def _explain_disk_errors(
         self, shard: Shard, undo: Callback | None = None
     ) -> AbstractContextManager[None]:
-        """Delete the part on a full disk: it would keep the disk full."""
+        """Delete the partial download if the disk is full, to free space."""
         return explain_disk_errors(
             self._index.file("part", shard.name),
             f"free some space, take another folder, or lower max_bytes ({self._index.max_bytes:,})",
@@ -274,7 +273,7 @@ class Cache:
         self, shard: Shard, stop: Stop, before_waiting: Callback, size: int, record: dict
     ) -> None:
         until = time.monotonic() + self._room_timeout
-        while not self._reserve(shard, size, record, gentle=False):
+        while not self._reserve(shard, size, record, keep_ahead=False):
             if time.monotonic() > until:
                 raise CacheFull(
                     f"no room for {shard.name} ({size:,} bytes): all shards in {self.folder} "
@@ -284,9 +283,9 @@ class Cache:
             before_waiting()
             stop.wait(_POLL)
 
-    def _reserve(self, shard: Shard, size: int, record: dict, gentle: bool) -> bool:
+    def _reserve(self, shard: Shard, size: int, record: dict, keep_ahead: bool) -> bool:
         with self._index.locked():
-            evicted = self._index.reserve(shard.name, size, record, gentle)
+            evicted = self._index.reserve(shard.name, size, record, keep_ahead)
         self._count(evictions=evicted or 0)
         return evicted is not None
 
@@ -297,4 +296,4 @@ class Cache:
 
 
 class _NoRoom(Exception):
-    """There is no room now for a shard to fetch ahead."""
+    """The cache has no room now to download a shard ahead."""

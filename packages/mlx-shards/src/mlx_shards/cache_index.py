@@ -1,15 +1,15 @@
-"""The index of a cache folder: which files it holds, and which may be deleted.
+"""The index of a cache folder: the files in it, and which of them may be deleted.
 
     <folder>/<name>                     a shard
-    <folder>/<hash>/<name>              a shard whose name another one has
+    <folder>/<hash>/<name>              another shard of the same name
     <folder>/.mlx-shards/owned/<key>    JSON: the address of a downloaded shard, its size and hash
     <folder>/.mlx-shards/part/<key>     a download in progress or interrupted
     <folder>/.mlx-shards/plan/<key>     JSON: its reserved room, address and validator
     <folder>/.mlx-shards/bad/<key>      a file that failed its check
     <folder>/.mlx-shards/{use,ahead,download}/<key>   locks; see `sync`
 
-Only this module deletes. A file without a record in `owned` does not count and is never deleted. A
-folder that cannot be written needs neither locks nor records: nothing in it can be deleted.
+Only this module deletes files. A file without a record in `owned` does not count and is never
+deleted. A read-only folder needs neither locks nor records: nothing in it can be deleted.
 """
 
 import errno
@@ -46,7 +46,7 @@ def downloaded_shards(folder: Path) -> list[Shard]:
 
 @dataclass(frozen=True)
 class Entry:
-    """A file that counts: its size now or when complete, and when it was last used."""
+    """A file that counts: its size, now or when complete, and the time of its last use."""
 
     name: str
     kind: Literal["bad", "part", "shard"]
@@ -75,7 +75,7 @@ class CacheIndex:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Lock the index for a decision; never while downloading."""
+        """Lock the index to decide what to evict or write; never hold it while downloading."""
         if not self.is_writable:
             yield
             return
@@ -83,7 +83,7 @@ class CacheIndex:
             yield
 
     def place(self, shard: Shard) -> Shard:
-        """Return the shard with its name in this folder: `<hash>/<name>` if another has its own."""
+        """Return the shard with its name in this folder: `<hash>/<name>` if the name is taken."""
         identity = f"{shard.address} {shard.sha256 or ''}"
         other = f"{hashlib.sha256(identity.encode()).hexdigest()[:12]}/{shard.name}"
         if self._holder(other) is not None:
@@ -122,11 +122,11 @@ class CacheIndex:
     def touch(self, name: str) -> None:
         """Mark an owned shard as used now."""
         if self.is_writable:
-            now = time.time_ns()  # the file system's own clock moves in steps of milliseconds
+            now = time.time_ns()  # the file system's clock only has a resolution of milliseconds
             os.utime(self.file("owned", name), ns=(now, now))
 
     def begin(self, name: str, address: str) -> Lock | None:
-        """Lock a shard for downloading and record its address; None if another downloads it."""
+        """Lock a shard for downloading and record its address; None if it is being downloaded."""
         lock = self.lock("download", name)
         if lock and (self.record("plan", name) or {}).get("location") != address:
             self.file("part", name).unlink(missing_ok=True)
@@ -179,11 +179,11 @@ class CacheIndex:
                 f"{self.max_bytes:,}; raise max_bytes"
             )
 
-    def reserve(self, name: str, size: int, record: dict, gentle: bool) -> int | None:
+    def reserve(self, name: str, size: int, record: dict, keep_ahead: bool) -> int | None:
         """Reserve `size` bytes for a shard; return the number of evicted files.
 
-        None if files in use leave no room; `gentle` spares files fetched ahead, too. Raises
-        `CacheFull` where no eviction would help.
+        None if files in use leave no room; `keep_ahead` also keeps files downloaded ahead. Raises
+        `CacheFull` if evicting everything would not be enough.
         """
         self.check_bound(name, size)
         entries = [each for each in self.entries() if (each.name, each.kind) != (name, "part")]
@@ -193,7 +193,7 @@ class CacheIndex:
             victim = next(candidates, None)
             if victim is None:
                 return None
-            if self._evict(victim, gentle):
+            if self._evict(victim, keep_ahead):
                 entries.remove(victim)
                 evicted += 1
         _write_json(self.file("plan", name), {**record, "room": size})
@@ -204,7 +204,7 @@ class CacheIndex:
         return files_fit and sum(each.size for each in entries) + size <= self.max_bytes
 
     def _candidates(self, entries: list[Entry]) -> Iterator[Entry]:
-        """Yield the entries in their order, those fetched ahead last."""
+        """Yield the entries in their order, those downloaded ahead last."""
         ahead = []
         for entry in list(entries):
             if entry.kind == "shard" and self._is_locked("ahead", entry.name):
@@ -213,7 +213,7 @@ class CacheIndex:
                 yield entry
         yield from ahead
 
-    def _evict(self, entry: Entry, gentle: bool) -> bool:
+    def _evict(self, entry: Entry, keep_ahead: bool) -> bool:
         name = entry.name
         if entry.kind == "bad":
             self.file("bad", name).unlink()
@@ -223,7 +223,7 @@ class CacheIndex:
                 return False
             self.abandon(name)
             return True
-        if self._is_locked("use", name) or (gentle and self._is_locked("ahead", name)):
+        if self._is_locked("use", name) or (keep_ahead and self._is_locked("ahead", name)):
             return False
         # The file first: a record without a file is harmless, a file without a record would stay.
         (self.folder / name).unlink(missing_ok=True)
@@ -254,7 +254,7 @@ class CacheIndex:
             size = status.st_size if status else 0
             if self._is_locked("download", name):
                 size = max(size, (self.record("plan", name) or {}).get("room", 0))
-            elif not status:  # a killed process had written nothing
+            elif not status:  # a killed process wrote nothing
                 self.file("plan", name).unlink(missing_ok=True)
             if status or size:
                 yield Entry(name, "part", size, status.st_mtime if status else 0.0)

@@ -36,7 +36,7 @@ _PRINTED_ERRORS = 10  # skipped rows
 
 
 class Parsed(click.ParamType):
-    """A value that `parse` reads; its `ValueError` is a usage error."""
+    """A value converted by `parse`, whose `ValueError` becomes a usage error."""
 
     def __init__(self, name: str, parse: Callable[[str], Any]):
         self.name = name
@@ -51,7 +51,7 @@ class Parsed(click.ParamType):
 
 
 class Progress:
-    """Counts what is done of `total` units (None: unknown); use it in a `with` block."""
+    """Counts completed units of `total` (None: unknown); use it in a `with` block."""
 
     def __init__(self, unit: str, total: int | None = None):
         self._unit = unit
@@ -76,7 +76,7 @@ class Progress:
             self._bar.stop()
 
     def advance(self, count: int) -> None:
-        """Add to the units that are done."""
+        """Add completed units."""
         self._done += count
         if self._bar:
             self._bar.update(self._task, advance=count)
@@ -116,7 +116,7 @@ _column = click.option(
 )
 _on_error = click.option(
     "--on-error", type=click.Choice(["raise", "skip"]), default="raise", show_default=True,
-    help="Stop at a row that cannot be used, or skip and count it.",
+    help="Stop at an unusable row, or skip and count it.",
 )  # fmt: skip
 
 
@@ -134,9 +134,9 @@ def cli() -> None:
 @click.option("--output", "-o", required=True, type=click.Path(path_type=Path, file_okay=False))
 @_column
 @click.option("--shard-chars", type=Parsed("size", parse_bytes), default="250M", show_default=True,
-              help="Characters a shard.")  # fmt: skip
+              help="Characters per shard.")  # fmt: skip
 @click.option("--group", default=1024, show_default=True, type=click.IntRange(1),
-              help="Documents a row group.")  # fmt: skip
+              help="Documents per row group.")  # fmt: skip
 @click.option("--shuffle-seed", type=click.IntRange(0), help="Shuffle the documents in memory.")
 @_on_error
 def make(
@@ -178,7 +178,7 @@ def make(
 def fetch(
     source: str, folder: Path, numbers: list[int] | None, max_bytes: int, parallel: int
 ) -> None:
-    """Download shards into a folder; those already there are kept.
+    """Download shards into a folder; existing ones are kept.
 
     SOURCE is a manifest (.json, also by URL), a URL with {} or {:05d} and --numbers, the URL of one
     shard, or hf:owner/name[:pattern].
@@ -187,7 +187,7 @@ def fetch(
         shards = find_shards(source, numbers)
         check_remote(shards)
     headers = hub_headers() if source.startswith("hf:") else {}
-    # All shards are to stay, so that waiting makes no room.
+    # All shards are kept, so waiting would not make room.
     cache = Cache(folder, max_bytes, http=Http(headers=headers), room_timeout=0)
     with Progress("shards", len(shards)) as progress:
         paths = fetch_all(cache, shards, parallel, progress.advance)
@@ -205,9 +205,9 @@ def fetch(
 @_column
 @click.option("--quick", is_flag=True, help="Read only the metadata of files, no documents.")
 def verify(source: Path, column: str, quick: bool) -> None:
-    """Check that shards can be read, and their size and SHA-256 where known.
+    """Check that shards are readable, and their size and SHA-256 if known.
 
-    SOURCE is a folder, or a manifest beside its shards.
+    SOURCE is a folder, or a manifest next to its shards.
     """
     with _usage_errors():
         shards = shards_to_verify(source)
@@ -254,7 +254,7 @@ def stats(source: Path, column: str, as_json: bool, on_error: OnError) -> None:
         skipped = _count_skipped(sum(line["skipped"] for line in chosen))
         click.echo(
             f"{len(chosen)} shards, {documents:,} documents{skipped}, {units:,} {unit}, "
-            f"{units / max(documents, 1):,.0f} a document, "
+            f"{units / max(documents, 1):,.0f} per document, "
             f"longest {max(line['longest'] for line in chosen):,}"
         )
 

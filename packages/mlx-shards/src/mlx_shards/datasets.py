@@ -1,6 +1,6 @@
 """Whole data sets: write, read, download, verify and count their shards.
 
-Shards are written as nanochat does: parquet, one column of text, row groups of 1024, zstd level 3.
+Shards are written as in nanochat: parquet, one column of text, row groups of 1024, zstd level 3.
 """
 
 import json
@@ -39,10 +39,10 @@ def write_shards(
 ) -> list[Shard]:
     """Write `shard_00000.parquet` and so on, and `manifest.json`; return the shards.
 
-    A shard ends at the first full row group with which it has `shard_chars` characters; the last
+    A shard ends with the first full row group that brings it to `shard_chars` characters; the last
     shard may be smaller. `progress` is called with the number of documents of each row group.
-    Raises `ValueError` if the folder holds shards already, or without documents. A failure removes
-    what was written.
+    Raises `ValueError` if the folder already contains shards, or without documents. On failure the
+    written shards are removed.
     """
     folder = Path(folder)
     check_output(folder)
@@ -73,9 +73,9 @@ def write_shards(
 
 
 def check_output(folder: Path) -> None:
-    """Raise `ValueError` if a folder holds shards that `write_shards` would mix with its own."""
+    """Raise `ValueError` if a folder already contains shards of `write_shards`."""
     if present := sorted(folder.glob("shard_*.parquet")):
-        raise ValueError(f"{folder} holds {len(present)} shards already; choose another folder")
+        raise ValueError(f"{folder} already has {len(present)} shards; choose another folder")
 
 
 def _groups(documents: Iterable[str], size: int) -> Iterator[list[str]]:
@@ -138,7 +138,7 @@ def read_documents(
         with _open(shard, column) as opened:
             for row in _rows(opened, on_error, on_skip):
                 if isinstance(row, np.ndarray):
-                    raise ValueError(f"{shard.address} holds tokens, expected text")
+                    raise ValueError(f"{shard.address} contains tokens, expected text")
                 yield row
 
 
@@ -163,7 +163,7 @@ def fetch_all(
     parallel: int = 4,
     progress: Callable[[int], object] = lambda shards: None,
 ) -> list[Path]:
-    """Download the shards that the cache lacks, and return all files.
+    """Download the shards that are not in the cache, and return the paths of all.
 
     The first error stops the other downloads. All shards must fit the bounds together: each is
     leased until the end.
@@ -191,7 +191,7 @@ def fetch_all(
 
 
 def check_remote(shards: Sequence[Shard]) -> None:
-    """Raise `ValueError` if a shard is local, so that it cannot be downloaded."""
+    """Raise `ValueError` if a shard is local, which cannot be downloaded."""
     for shard in shards:
         if shard.local_path is not None:
             raise ValueError(f"{shard.address} is a local file: nothing to download")
@@ -207,7 +207,7 @@ def shards_to_verify(source: Path) -> list[Shard]:
 
 
 def find_problem(shard: Shard, column: str = "text", quick: bool = False) -> str | None:
-    """Return what is wrong with a local shard, or None; `quick` reads no documents."""
+    """Return the problem of a local shard, or None; `quick` reads no documents."""
     path = shard.local_path
     if path is None or not path.exists():
         return "missing"

@@ -2,7 +2,7 @@
 
 The order is a pure function of seed, source, epoch and the numbers of documents. A shuffled epoch
 permutes the shards, in each shard its blocks (row groups), and in each block its documents. So only
-one block is in memory, and the order does not depend on what was read before.
+one block is in memory, and the order does not depend on previous reads.
 """
 
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -20,8 +20,8 @@ from mlx_shards.state import Position, StreamConfig
 Tokenize = Callable[[list[str]], Sequence[Sequence[int]]]
 
 _SHARDS, _BLOCKS, _DOCUMENTS = range(3)
-_BATCH_TEXTS = 128  # texts a call of the tokenizer, as nanochat
-_BATCH_CHARS = 2**22  # characters a call of the tokenizer
+_BATCH_TEXTS = 128  # texts per call of the tokenizer, as in nanochat
+_BATCH_CHARS = 2**22  # characters per call of the tokenizer
 
 
 class Order:
@@ -55,14 +55,14 @@ class Order:
 
 
 class Encoder:
-    """Turns documents into int32 vectors that begin with `bos_id` (None: with nothing)."""
+    """Turns documents into int32 vectors that begin with `bos_id` (None: no BOS)."""
 
     def __init__(self, tokenize: Tokenize | None, bos_id: int | None):
         self._tokenize = tokenize
         self._bos = np.array([] if bos_id is None else [bos_id], np.int32)
 
     def __call__(self, documents: Sequence[Document]) -> list[np.ndarray | BadRow]:
-        """Return one vector a document; a `BadRow` if the tokenizer fails or ids are invalid."""
+        """Return one vector per document; a `BadRow` if the tokenizer fails or ids are invalid."""
         texts = [each for each in documents if isinstance(each, str)]
         tokenized = iter(self._tokenize_all(texts) if texts else [])
         encoded: list[np.ndarray | BadRow] = []
@@ -77,7 +77,7 @@ class Encoder:
 
     def _tokenize_all(self, texts: list[str]) -> list[Sequence[int] | BadRow]:
         if self._tokenize is None:
-            raise ValueError("the shards hold text: pass tokenize, a function of a list of texts")
+            raise ValueError("the shards are text: pass tokenize, a function of a list of texts")
         try:
             encoded = self._tokenize(texts)
         except MemoryError:
@@ -103,8 +103,8 @@ class Encoder:
 class DocumentIterator(Iterator[Piece]):
     """An iterator over the documents of source number `source`, epoch after epoch.
 
-    `position` is that of the next document; `lookahead` shards are downloaded ahead. `skipped`
-    counts bad rows over all epochs; `skipped_rows` keeps the first.
+    `position` is the position of the next document; `lookahead` shards are downloaded ahead.
+    `skipped` counts bad rows over all epochs; `skipped_rows` has the first ones.
     """
 
     source: int
@@ -209,7 +209,7 @@ class DocumentIterator(Iterator[Piece]):
         """
         with self.opener.open(self.shards[index]) as opened:
             sizes = opened.sizes
-            # Only now: downloads ahead must not take the room of this shard.
+            # Not earlier: downloads ahead must not take the room of this shard.
             if self.opener.prefetcher:
                 self.opener.prefetcher.announce(self.source, self.shards[index], upcoming)
             firsts = np.cumsum([0, *sizes])

@@ -1,7 +1,7 @@
-"""Download one file: resume it, retry transient errors, fail at once on permanent ones.
+"""Download one file: resume it, retry transient errors, fail immediately on permanent ones.
 
-A file is complete if its end is known: by a length, by chunks, by its encoding, or because the
-server has nothing after it. Otherwise a truncated body would look like a complete one.
+A file counts as complete only if its end is known: from a length, chunks, its encoding, or because
+the server has no more bytes. Otherwise a truncated body would look like a complete one.
 """
 
 import email.utils
@@ -37,7 +37,7 @@ class Http:
     """Headers, timeouts and retries of requests; times in seconds.
 
     Retry n waits a random time in [0, initial_backoff * 2^(n-1)], at most `max_backoff`, and at
-    least what `Retry-After` asks for. `attempts` limits those in a row without a new byte.
+    least the time in `Retry-After`. `attempts` limits consecutive attempts without a new byte.
     `timeout` bounds connecting and each wait for bytes, `deadline` the whole file. Tests may
     replace `sleep(seconds, stop)`, `clock` and `jitter`.
     """
@@ -58,7 +58,7 @@ class Http:
 
 
 def fetch_json(url: str, http: Http) -> tuple[Any, str | None]:
-    """Return the JSON at `url`, and the URL of the next page if the server gives one."""
+    """Return the JSON at `url`, and the URL of the next page, if any."""
     stop = Stop()
     shown = strip_credentials(url)
 
@@ -106,13 +106,13 @@ def _retry(
 
 @dataclass
 class Download:
-    """The download of one file to `path`, continuing what is there.
+    """The download of one file to `path`; resumes an existing part.
 
     `started` is called before the first byte is written, with the total size (None if unknown) and
     the validator; `received` before each write, with the number of bytes and the size after it.
-    `validator` is the ETag or date that the existing part must agree with. A part without one is
-    resumed only if `hash_known`. If a size or hash is known, the caller will notice truncation, so
-    that the server need not state where the file ends.
+    `validator` is the ETag or date that the existing part must match. A part without one is resumed
+    only if `hash_known`. If a size or hash is known, the caller will detect truncation, so the
+    server need not state where the file ends.
     """
 
     url: str
@@ -128,15 +128,15 @@ class Download:
     def run(self) -> None:
         """Complete the file.
 
-        Raises `DownloadError` at once where the server refuses (401, 403, 404, 410 and the like),
-        and where retries do not help within the limits of `http`.
+        Raises `DownloadError` immediately if the server refuses (401, 403, 404, 410 and the like),
+        and when the retries within the limits of `http` have failed.
         """
         self._shown = strip_credentials(self.url)
         self._deadline = self.http.clock() + self.http.deadline
         _retry(self._shown, self.http, self.stop, self._attempt, self._size)
 
     def _attempt(self) -> None:
-        """Request what is missing and append it."""
+        """Request the missing bytes and append them."""
         headers = dict(self.http.headers)
         have = self._size() if self.validator or self.hash_known else 0
         if have:
@@ -152,7 +152,7 @@ class Download:
     def _receive(self, response: Response, have: int) -> None:
         offset, total = self._locate(response, have)
         encoding = content_encoding(response, self.url)
-        # A range of an encoded body counts other bytes than those of the file.
+        # A range of an encoded body counts encoded bytes, not those of the file.
         validator = None if encoding else _validator(response)
         if offset and (encoding or validator not in (None, self.validator or validator)):
             self.path.unlink()
@@ -197,7 +197,7 @@ class Download:
         return offset
 
     def _check_end(self, end: int) -> None:
-        """Check by another request that the file has no bytes after `end`."""
+        """Check with another request that the file has no bytes after `end`."""
         headers = {**self.http.headers, "Range": f"bytes={end}-"}
         with request(self.url, headers, self.http.timeout, self.stop) as response:
             status, length = response.status, response.content_length
@@ -210,7 +210,7 @@ class Download:
                 raise TransientError(f"the body ended after {end:,} bytes, and the file has more")
         raise DownloadError(
             f"{self._shown}: the server does not state where the file ends, so that "
-            "truncation would not be noticed; give its size or SHA-256, as in a manifest"
+            "truncation would go undetected; give its size or SHA-256, as in a manifest"
         )
 
     def _size(self) -> int:
@@ -218,7 +218,7 @@ class Download:
 
 
 def _check_status(url: str, response: Response) -> None:
-    """Raise the error of a status that is no success."""
+    """Raise the error of an unsuccessful status."""
     status = response.status
     if status in _RETRIED:
         retry_after = _retry_after(response.headers.get("Retry-After", ""))
@@ -239,7 +239,7 @@ def _content_range(response: Response) -> tuple[int | None, int | None]:
 
 
 def _validator(response: Response) -> str | None:
-    """Return what `If-Range` accepts: a strong ETag or a date."""
+    """Return a strong ETag or a date, for `If-Range`."""
     tag = response.headers.get("ETag")
     return tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified")
 

@@ -1,11 +1,11 @@
-"""Open a shard by the suffix of its name, and read its documents block by block.
+"""Open a shard with the reader for its suffix, and read its documents block by block.
 
     .parquet                    text; a block is a row group (extra `parquet`)
     .jsonl .jsonl.gz .jsonl.zst text, one JSON object a line (.zst: extra `parquet`)
     .bin                        tokens of nanoGPT (no header) or llm.c (header)
     .npy .safetensors           tokens: one vector of integers
 
-`register_format` adds another.
+`register_format` adds others.
 """
 
 import gzip
@@ -25,7 +25,7 @@ from mlx_shards.tokens import BLOCK, block_sizes, open_bin, open_npy, open_safet
 
 @dataclass(frozen=True)
 class BadRow:
-    """Why a document cannot be used; `damaged` if downloading it again may help."""
+    """The reason why a document is unusable; `damaged` if downloading it again may help."""
 
     reason: str
     damaged: bool = False
@@ -63,8 +63,9 @@ class Reader(Protocol):
 class ReadOptions:
     """Options of readers.
 
-    `column` holds the text. `document_start` is the token that begins a document in token shards;
-    None cuts them every 2048 tokens. `token_dtype` is the dtype of a .bin without header.
+    `column` is the column of the text. `document_start` is the token that begins a document in
+    token shards; None cuts them every 2048 tokens. `token_dtype` is the dtype of a .bin without
+    header.
     """
 
     column: str = "text"
@@ -112,11 +113,11 @@ class _ParquetText:
         values = kind.value_type if types.is_dictionary(kind) else kind
         # A column without values may have the type null.
         if not (types.is_string(values) or types.is_large_string(values) or types.is_null(values)):
-            raise ValueError(f"{self._path}: column {self._column!r} holds {kind}, not text")
+            raise ValueError(f"{self._path}: column {self._column!r} is {kind}, not text")
 
     def read(self, block: int) -> list[str | BadRow]:
         try:
-            # One thread: reading is no bottleneck, and pyarrow's pool would outlive the stream.
+            # One thread: reading is not a bottleneck, and pyarrow's pool would outlive the stream.
             table = self._file.read_row_group(block, columns=[self._column], use_threads=False)
         except self._errors as error:
             raise CorruptShard(f"{self._path}: row group {block}: {error}") from error
@@ -139,7 +140,7 @@ def _decode(value: Any) -> str | BadRow | None:
 
 
 class _JsonLines:
-    """The text of one JSON object a line. The whole shard is in memory, decompressed."""
+    """The texts of one JSON object per line. The whole shard is decompressed in memory."""
 
     def __init__(
         self, path: Path, options: ReadOptions, compression: Literal["gzip", "zstd"] | None = None
@@ -196,7 +197,7 @@ _FORMATS: dict[str, OpenReader] = {
 
 
 def register_format(suffix: str, open_reader: OpenReader) -> None:
-    """Read shards whose name ends with `suffix` (lower case) by `open_reader(path, options)`.
+    """Read shards whose name ends with `suffix` (lower case) with `open_reader(path, options)`.
 
     Names may be in upper case.
     """

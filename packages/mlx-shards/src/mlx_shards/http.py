@@ -43,13 +43,13 @@ class Response:
 
     @property
     def content_length(self) -> int | None:
-        """The length of the body as it is sent, if the server states it."""
+        """The length of the body as sent, if the server states it."""
         length = self.headers.get("Content-Length", "")
         return int(length) if length.isdigit() else None
 
     @property
     def is_chunked(self) -> bool:
-        """Whether the body marks its own end, so that `read` fails on a truncated one."""
+        """Whether the body marks its end, so that `read` fails if it is truncated."""
         return self.headers.get("Transfer-Encoding", "").strip().lower().endswith("chunked")
 
 
@@ -57,7 +57,7 @@ class Response:
 def request(url: str, headers: Mapping[str, str], timeout: float, stop: Stop) -> Iterator[Response]:
     """Open `url` with GET and follow redirects; only the first host receives secret headers.
 
-    Raises `TransientError` where a retry may help, `DownloadError` for a wrong URL or certificate.
+    Raises `TransientError` if a retry may help, `DownloadError` for a wrong URL or certificate.
     `timeout` (seconds) bounds connecting, and each wait for more bytes.
     """
     parts = _split(url)
@@ -79,13 +79,13 @@ def request(url: str, headers: Mapping[str, str], timeout: float, stop: Stop) ->
             with _network_errors(shown):
                 stop.check()
                 connection.connect()
-            # http.client drops its reference to the socket where the response closes it.
+            # http.client drops its reference to the socket if the response closes it.
             sock = connection.sock
             with stop.interrupting(lambda sock=sock: _shut_down(sock)):
                 with _network_errors(shown):
                     connection.request("GET", target, headers={**headers, **proxy_headers})
                     response = connection.getresponse()
-                closing.callback(response.close)  # the connection may not know it
+                closing.callback(response.close)  # the connection may have no reference to it
                 location = response.getheader("Location")
                 if response.status in _REDIRECTS and location:
                     url = urljoin(url, location)
@@ -137,7 +137,7 @@ def _connection(
     assert via.hostname
     proxy_headers = _credentials("Proxy-Authorization", via)
     connection = kind(via.hostname, via.port or 80, timeout=timeout)
-    if secure:  # the proxy sees CONNECT only, and nothing that follows
+    if secure:  # the proxy sees only CONNECT
         connection.set_tunnel(parts.hostname, parts.port, proxy_headers)
         return connection, target, {}
     return connection, f"{parts.scheme}://{_host(parts)}{target}", proxy_headers
@@ -175,11 +175,11 @@ def _network_errors(url: str) -> Iterator[None]:
     except ssl.SSLCertVerificationError as error:
         raise DownloadError(f"{url}: {error.verify_message or error}") from error
     except TimeoutError as error:
-        raise TransientError("nothing received in time") from error
+        raise TransientError("timed out waiting for bytes") from error
     except http.client.InvalidURL as error:
         raise DownloadError(f"{url}: {error}") from error
     except (OSError, http.client.HTTPException, ValueError) as error:
-        # http.client has no class for this, only a message.
+        # http.client has no exception class for this, only a message.
         if refusal := re.fullmatch(r"Tunnel connection failed: (4\d\d).*", str(error)):
             status = int(refusal[1])
             raise DownloadError(f"{url}: {proxy_refusal(status)}", status) from error
@@ -203,8 +203,8 @@ def _shut_down(sock: socket.socket) -> None:
 def content_encoding(response: Response, url: str) -> str | None:
     """Return `gzip` or `deflate` if the server compressed the file for transport, or None.
 
-    A file.gz sent with `Content-Encoding: gzip` is the file itself. Raises `DownloadError` for
-    another encoding: none was requested.
+    A file.gz sent with `Content-Encoding: gzip` is not decoded. Raises `DownloadError` for other
+    encodings: none was requested.
     """
     encoding = response.headers.get("Content-Encoding", "").strip().lower().removeprefix("x-")
     paths = (urlsplit(each).path for each in (url, response.url))

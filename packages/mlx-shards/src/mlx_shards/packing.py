@@ -1,8 +1,8 @@
 """Pack documents into rows of one length.
 
-`BestFit` is nanochat's rule: the largest buffered document that fits goes into the room left in a
-row; if none fits, the shortest is cropped and its rest lost. Rows have no padding, and begin with a
-BOS token. nanochat scans all buffered documents for each placement; here they are indexed by
+`BestFit` is nanochat's rule: the largest buffered document that fits into the rest of a row is
+placed next; if none fits, the shortest is cropped and its rest lost. Rows have no padding and begin
+with a BOS token. nanochat scans all buffered documents for each placement; here they are indexed by
 length, with equal results (ties go to the document that came first).
 `Flat` cuts the concatenated documents and loses nothing. `Pad` gives each document its own row.
 """
@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-# A buffer of so many tokens is full: nanochat's thousand documents have a third of this.
+# A buffer with this many tokens is full: nanochat's 1,000 documents have a third of this.
 BUFFER_TOKENS = 2**22
 
 
 class Reference(NamedTuple):
-    """Where to read the tokens of a piece again.
+    """The location of a piece's tokens, to reread them.
 
     `source`, `shard` and `document` are indices; `start` is the first token of the piece.
     """
@@ -44,10 +44,10 @@ class Piece(NamedTuple):
 
 
 class Packer:
-    """Fills rows from documents, and buffers pieces between rows; here in a queue.
+    """Fills rows from documents, and buffers pieces between rows; this class uses a queue.
 
-    `lost` counts tokens that were cropped or dropped. References to the buffered pieces are enough
-    to restore a packer.
+    `lost` counts tokens that were cropped or dropped. A packer can be restored from references to
+    the buffered pieces.
     """
 
     def __init__(self) -> None:
@@ -71,17 +71,17 @@ class Packer:
         return sum(len(piece.tokens) for piece in self._queue)
 
     def restore(self, pieces: Iterable[Piece]) -> None:
-        """Buffer the pieces of an earlier `held()`, read again."""
+        """Buffer the reread pieces of an earlier `held()`."""
         self._queue.extend(pieces)
 
 
 class BestFit(Packer):
     """nanochat's rule with a buffer of at least `buffer_size` documents, refilled 128 at a time.
 
-    A buffer of `BUFFER_TOKENS` tokens is full with fewer documents. `oversize` treats documents
-    longer than a row: `crop` keeps them whole, as nanochat does, and crops them when nothing
-    shorter is left; `split` cuts them to the length of a row, and the rest of a cropped piece
-    begins a later row, so that nothing is lost; `drop` skips them.
+    With `BUFFER_TOKENS` tokens it is full earlier. `oversize` is for documents longer than a row:
+    `crop` buffers them whole, as nanochat does, and crops them when nothing shorter is left;
+    `split` cuts them to the length of a row, and the rest of a cropped piece starts a later row, so
+    that nothing is lost; `drop` skips them.
     """
 
     def __init__(self, capacity: int, oversize: str = "crop", buffer_size: int = 1000):
@@ -92,7 +92,7 @@ class BestFit(Packer):
         self._refill = 128  # nanochat's
         self._lengths: list[int] = []  # sorted, unique
         self._by_length: dict[int, deque[tuple[int, Piece]]] = {}
-        self._references: dict[int, Reference] = {}  # by the number of arrival
+        self._references: dict[int, Reference] = {}  # by order of arrival
         self._arrivals = 0
         self._tokens = 0
 
@@ -106,7 +106,7 @@ class BestFit(Packer):
                 break
             room = len(row) - used
             fitting = bisect_right(self._lengths, room)
-            # The longest that fits, or the shortest of all, cropped.
+            # The longest that fits; else crop the shortest of all.
             piece = self._pop(self._lengths[max(fitting - 1, 0)])
             placed = piece.tokens[:room]
             if len(placed) < len(piece.tokens):
@@ -130,7 +130,7 @@ class BestFit(Packer):
         """See `Packer`."""
         for piece in pieces:
             split = self._oversize == "split"
-            # A piece ends where `_admit` cut it, even if it has lost its beginning.
+            # A piece ends where `_admit` cut it, even if its beginning was used before.
             end = self._capacity - piece.reference.start % self._capacity if split else None
             self._add(Piece(piece.reference, piece.tokens[:end]))
 
@@ -183,7 +183,7 @@ class BestFit(Packer):
 class Flat(Packer):
     """The concatenated documents cut into rows; the last token of a row begins the next one.
 
-    So every token but the very first is a target exactly once, and nothing is lost.
+    So every token except the very first is a target exactly once, and nothing is lost.
     """
 
     def fill(self, row: np.ndarray, ids: np.ndarray, documents: Iterator[Piece]) -> int:
@@ -198,14 +198,14 @@ class Flat(Packer):
             used = _put(placed, row, ids, used, count)
             if used == len(row):  # its last token is the first input of the next row
                 self._queue.append(piece.rest(len(placed) - 1))
-        # A single token is the last target of the row before: nothing is left to predict.
+        # A single token was the last target of the row before: it predicts nothing.
         return 0 if used == 1 else used
 
 
 class Pad(Packer):
-    """One document a row, the rest of the row padding.
+    """One document per row, then padding.
 
-    `oversize` treats documents longer than a row: `crop` loses the rest, `split` continues in the
+    `oversize` is for documents longer than a row: `crop` loses the rest, `split` continues in the
     next row, `drop` skips them.
     """
 

@@ -15,10 +15,10 @@ _RETRY = 0.1  # seconds between checks for room in the cache
 
 
 class BackgroundIterator(Iterator[T]):
-    """The items of an iterator, made by a thread at most `depth` items ahead.
+    """The items of an iterator, computed by a thread at most `depth` items ahead.
 
-    An error of the iterator is raised in place of its item. The thread calls `make` and closes that
-    iterator.
+    An error of the iterator is raised instead of its item. The thread creates the iterator with
+    `make` and closes it.
     """
 
     def __init__(self, make: Callable[[], Iterator[T]], depth: int, stop: Stop):
@@ -93,7 +93,7 @@ class ShardPrefetcher:
             thread.start()
 
     def announce(self, source: int, current: Shard, upcoming: Sequence[Shard]) -> None:
-        """Set the shard that a source reads now, and those that it reads next."""
+        """Set the shard that a source is reading, and the next ones."""
         with self._changed:
             self._current[source] = current.address
             self._upcoming[source] = [each for each in upcoming if each.local_path is None]
@@ -107,7 +107,7 @@ class ShardPrefetcher:
             while shard.address in self._busy and not self._stop.is_set():
                 self._changed.wait()
             error = self._errors.pop(shard.address, None)
-            # A full disk may have room by now: the reader tries again.
+            # A full disk may have room by now: the reader retries.
             if error and not isinstance(error, DiskFull):
                 raise error
 
@@ -129,7 +129,7 @@ class ShardPrefetcher:
                 if shard is None:
                     self._changed.wait()
                     continue
-                # Still inside the lock, so that threads reserve room in the order of need.
+                # Still inside the lock, so that threads reserve room for the next shards first.
                 download = self._claim(shard)
                 if download is None:
                     self._changed.wait(_RETRY)
@@ -165,7 +165,7 @@ class ShardPrefetcher:
             lease = download(self._stop)
         except Stopped:
             return
-        except Exception as error:  # the reader raises it when it comes to this shard
+        except Exception as error:  # the reader raises it when it reaches this shard
             with self._changed:
                 self._errors[shard.address] = error
             return

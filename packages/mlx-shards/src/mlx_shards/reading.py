@@ -1,4 +1,4 @@
-"""Read open shards: local ones in place, others through the cache; bad rows and damaged files."""
+"""Read shards, local ones in place, others through the cache; handle bad rows and damaged files."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +25,7 @@ _log = logging.getLogger("mlx_shards")
 
 @dataclass(frozen=True)
 class SkippedRow:
-    """A row that could not be used: `document` counts from 0 in the shard."""
+    """An unusable row; `document` counts from 0 in the shard."""
 
     shard: Shard
     document: int
@@ -44,14 +44,14 @@ class SkippedRows:
         return list(self._rows.values())
 
     def add(self, shard: Shard, document: int, reason: str) -> None:
-        """Log and keep a row that is skipped."""
+        """Log and store a skipped row."""
         key = (shard.address, document)
         if key in self._rows or len(self._rows) == _MOST_SKIPPED:
             return
         self._rows[key] = SkippedRow(shard, document, reason)
         _log.warning("skipped a row: %s", reason)
         if len(self._rows) == _MOST_SKIPPED:
-            _log.warning("other rows that are skipped are counted only")
+            _log.warning("more skipped rows are counted, but not logged")
 
 
 class Opener:
@@ -73,7 +73,7 @@ class Opener:
 
     @contextmanager
     def open(self, shard: Shard) -> "Iterator[OpenShard]":
-        """Give a `with` block the shard; the file is opened by the first read."""
+        """Yield the shard for a `with` block; the first read opens the file."""
         opened = OpenShard(self, shard)
         self._open.append(opened)
         try:
@@ -98,23 +98,23 @@ class Opener:
         return lease is not None and self._cache is not None and self._cache.reject(shard, lease)
 
     def reject_rows(self, shard: Shard, lease: Lease | None) -> bool:
-        """Do the same for damaged rows, but only once: they may be so on the server."""
+        """Do the same for damaged rows, but only once: they may be damaged on the server."""
         if shard.address in self._rejected:
             return False
         self._rejected.add(shard.address)
         return self.reject(shard, lease)
 
     def pause_all(self) -> None:
-        """Close all files before waiting; the next read opens them again.
+        """Close all files before waiting; the next read reopens them.
 
-        Otherwise two mixtures could deadlock, each holding what the other waits for.
+        Otherwise two mixtures could deadlock, each waiting for a file of the other.
         """
         for opened in self._open:
             opened.pause()
 
 
 class OpenShard:
-    """A shard whose documents are read; a damaged one from the cache is downloaded once more."""
+    """A shard that is being read; a damaged one from the cache is downloaded once more."""
 
     def __init__(self, opener: Opener, shard: Shard):
         self.shard = shard
@@ -131,11 +131,11 @@ class OpenShard:
             self._sizes = self._repair(lambda reader: list(reader.sizes))
             found, rows = sum(self._sizes), self.shard.rows
             if rows not in (None, found):
-                raise ShardError(f"{self.shard.address} holds {found} documents, not {rows}")
+                raise ShardError(f"{self.shard.address} has {found} documents, not {rows}")
         return self._sizes
 
     def read(self, block: int, on_error: OnError = "raise") -> Sequence[Document]:
-        """Return the documents of a block; if it is unreadable and skipped, a `BadRow` for each."""
+        """Return the documents of a block, or `BadRow`s if it is unreadable and errors skipped."""
         try:
             documents = self._repair(lambda reader: reader.read(block))
             damaged = any(isinstance(each, BadRow) and each.damaged for each in documents)
@@ -148,7 +148,7 @@ class OpenShard:
             return [BadRow(str(error), cause=error)] * self.sizes[block]
         if len(documents) != self.sizes[block]:
             raise ShardError(
-                f"{self.shard.address} changed: block {block} holds {len(documents)} documents "
+                f"{self.shard.address} changed: block {block} has {len(documents)} documents "
                 f"instead of {self.sizes[block]}"
             )
         return documents
@@ -170,7 +170,7 @@ class OpenShard:
         return error
 
     def pause(self) -> None:
-        """Close the file; the next read opens it again."""
+        """Close the file; the next read reopens it."""
         reader, self._reader = self._reader, None
         lease, self._lease = self._lease, None
         if reader:

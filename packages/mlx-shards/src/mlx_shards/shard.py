@@ -33,7 +33,7 @@ class CorruptShard(ShardError):
 
 
 class RowError(ShardError, ValueError):
-    """A row holds no text, cannot be tokenized, or has invalid token ids."""
+    """A row has no text, cannot be tokenized, or has invalid token ids."""
 
 
 class DiskFull(ShardError):
@@ -52,7 +52,7 @@ class StateError(ShardError):
 def explain_disk_errors(
     path: Path, advice: str, undo: Callable[[], object] = lambda: None
 ) -> Iterator[None]:
-    """Call `undo` and raise `DiskFull` where a disk, quota or file size limit is exceeded.
+    """Call `undo` and raise `DiskFull` if a disk, quota or file size limit is exceeded.
 
     Any other `OSError` without a path gets this one.
     """
@@ -72,7 +72,7 @@ class Shard:
     """One file of documents.
 
     `name` is its path inside the data set, with slashes. `location` is an http(s) URL, a file URL
-    or a local path. `size` (bytes), `sha256` (hex) and `rows` (documents) are checked where known.
+    or a local path. `size` (bytes), `sha256` (hex) and `rows` (documents) are checked if known.
     """
 
     name: str
@@ -101,7 +101,7 @@ class Shard:
 
     @property
     def address(self) -> str:
-        """The location without credentials: it identifies the shard."""
+        """The location without credentials, which identifies the shard."""
         return strip_credentials(self.location)
 
     @property
@@ -120,7 +120,7 @@ def strip_credentials(url: str) -> str:
 def fingerprint(shards: Sequence[Shard]) -> str:
     """Return 16 hex digits that identify the shards' names in their order.
 
-    Copies in another place have the same. Where a name occurs twice, the addresses count too.
+    Copies elsewhere have the same fingerprint. If a name occurs twice, the addresses count too.
     """
     names = Counter(shard.name for shard in shards)
     lines = [s.name if names[s.name] == 1 else f"{s.name} {s.address}" for s in shards]
@@ -134,7 +134,7 @@ def sha256_of(path: Path) -> str:
 
 
 def find_mismatch(shard: Shard, size: int, digest: str) -> str | None:
-    """Return how a file of this size and SHA-256 contradicts the shard, or None."""
+    """Return how this size and SHA-256 differ from the shard's, or None."""
     if shard.size not in (None, size):
         return f"{size:,} bytes instead of {shard.size:,}"
     if shard.sha256 not in (None, digest):

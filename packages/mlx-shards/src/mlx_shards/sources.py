@@ -90,10 +90,10 @@ def _is_hidden(path: Path, base: Path) -> bool:
 
 
 def http_shards(template: str, numbers: Iterable[int]) -> list[Shard]:
-    """Return one shard a number from a URL such as `https://host/shard_{:05d}.parquet`.
+    """Return one shard per number from a URL such as `https://host/shard_{:05d}.parquet`.
 
-    Their names are the shortest unique ends of the URLs: `https://host/set/{}/data.parquet` gives
-    `0/data.parquet`.
+    Their names are the shortest unique ends of the URLs: `0/data.parquet` for
+    `https://host/set/{}/data.parquet`.
     """
     numbers = list(numbers)
     if not numbers:
@@ -102,13 +102,13 @@ def http_shards(template: str, numbers: Iterable[int]) -> list[Shard]:
         urls = [template.format(number) for number in numbers]
     except (KeyError, IndexError, AttributeError, ValueError) as error:
         raise ValueError(
-            f"{template}: expected {{}} or {{:05d}} where the number belongs ({error})"
+            f"{template}: expected {{}} or {{:05d}} in place of the number ({error})"
         ) from error
     number, count = Counter(numbers).most_common(1)[0]
     if count > 1:
         raise ValueError(f"{template}: number {number} is given {count} times")
     if len(set(urls)) < len(urls):
-        raise ValueError(f"{template}: gives the same URL twice; it needs {{}} or {{:05d}}")
+        raise ValueError(f"{template}: makes the same URL twice; it needs {{}} or {{:05d}}")
     return [Shard(name, url) for name, url in zip(_names(urls), urls, strict=True)]
 
 
@@ -185,7 +185,7 @@ def hub_shards(
 ) -> list[Shard]:
     """Return the files of a Hugging Face data set that match `pattern`, with sizes and hashes.
 
-    The URLs contain the commit of `revision`, so that later pushes change nothing. `HF_ENDPOINT`
+    The URLs contain the commit of `revision`, so later pushes have no effect. `HF_ENDPOINT`
     and `HF_TOKEN` (or the token that `hf auth login` stores) are honoured. The cache of a private
     data set needs the token too: `Http(headers=hub_headers())`.
     """
@@ -226,7 +226,7 @@ def hub_headers() -> dict[str, str]:
 
 
 def find_shards(where: str | Path, numbers: Iterable[int] | None = None) -> list[Shard]:
-    """Return the shards of any source, as the command line does.
+    """Return the shards of any source that the command line accepts.
 
     `where` is `hf:owner/name[:pattern]`, a template with `{}` and `numbers`, a manifest (`.json`),
     the URL of one shard, or a local file, folder or pattern.
@@ -252,7 +252,7 @@ def split_last(shards: Sequence[Shard], count: int = 1) -> tuple[list[Shard], li
     """Return training and validation shards: the last `count` validate, as in nanochat."""
     if not 0 < count < len(shards):
         raise ValueError(
-            f"cannot keep {count} of {len(shards)} shards for validation and have some to train "
-            "on; make smaller shards (mlx-shards make --shard-chars)"
+            f"cannot hold out {count} of {len(shards)} shards for validation and train on the "
+            "rest; make smaller shards (mlx-shards make --shard-chars)"
         )
     return list(shards[:-count]), list(shards[-count:])

@@ -1,6 +1,6 @@
 """The configuration of a stream, and its state as small JSON, exact to the token.
 
-The state has references to the packer's documents, which are read and tokenized again.
+The state has references to the packer's documents, which are reread and tokenized on loading.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,15 +21,15 @@ _CHANGEABLE = ("batch_size", "epochs", "last_batch", "on_error")
 
 @dataclass(frozen=True)
 class StreamConfig:
-    """Everything that decides which tokens a stream gives, and in which order.
+    """Everything that determines the tokens of a stream and their order.
 
-    Every batch has `batch_size` B rows (a rank) of `sequence_length` T tokens. `bos_id` begins each
-    document, and separates documents in token shards. `mlx_shards.packing` explains `packing`,
+    Every batch has `batch_size` B rows (per rank) of `sequence_length` T tokens. `bos_id` begins
+    each document, and separates documents in token shards. `mlx_shards.packing` explains `packing`,
     `oversize` (documents longer than T + 1) and the `buffer_size` of `best_fit`. Padding is
-    `pad_id`, with `ignore_id` as its target. `epochs=None` never ends; otherwise the last batch, if
-    short of rows, is dropped or padded. `column` holds the text; `token_dtype` is the dtype of .bin
-    shards without header. `on_error="skip"` skips and counts rows that hold no text, cannot be
-    tokenized or have ids beyond int32.
+    `pad_id`, with `ignore_id` as its target. `epochs=None` never ends; otherwise the last batch is
+    dropped or padded if it is too short. `column` is the column of the text; `token_dtype` is the
+    dtype of .bin shards without header. `on_error="skip"` skips and counts rows that have no text,
+    cannot be tokenized or have ids beyond int32.
     """
 
     sequence_length: int
@@ -69,8 +69,8 @@ class StreamConfig:
 class Counts:
     """Totals of all ranks since the beginning.
 
-    `tokens` were placed in rows, `lost` ones cropped or dropped, `padding` fills rows. `skipped`
-    counts documents that could not be used, once an epoch.
+    `tokens` were placed in rows, `lost` ones were cropped or dropped, `padding` fills rows.
+    `skipped` counts unusable documents, once per epoch.
     """
 
     batches: int = 0
@@ -87,7 +87,7 @@ class Counts:
 
 
 class Position(NamedTuple):
-    """The position of the next document: shards read of the epoch, documents read of the shard."""
+    """The position of the next document: shards read in the epoch, documents read in the shard."""
 
     epoch: int = 0
     shard: int = 0
@@ -151,7 +151,7 @@ def from_json(state: Mapping, config: StreamConfig, sources: Mapping[str, Source
             _references(state["held"]),
             state["held_tokens"],
             Counts(**state["counts"]),
-            tuple(entry.get("skipped", 0) for entry in entries),  # not in the first version
+            tuple(entry.get("skipped", 0) for entry in entries),  # absent in the first version
         )
     except (KeyError, TypeError, IndexError) as error:
         raise StateError(f"not the state of a stream: {error!r}") from error

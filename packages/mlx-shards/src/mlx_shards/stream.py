@@ -21,9 +21,9 @@ from mlx_shards.sync import Stop, Stopped
 
 @dataclass(frozen=True)
 class Stats:
-    """`counts` include those before a resume; the rest belongs to this stream object.
+    """Counts and times; only `counts` include the time before a resume.
 
-    `stall_seconds` is the time that the training loop waited for batches, without its first batch
+    `stall_seconds` is the time that the training loop waited for batches, excluding the first one
     (`first_batch_seconds`).
     """
 
@@ -38,9 +38,9 @@ class TokenStream:
 
     `shards` is a list, or a dict of named `Source`s to mix. `tokenize` turns a list of texts into
     lists of ids (None for token shards). Remote shards need a `cache`. Only `config`, `rank` and
-    `world_size` decide what the batches contain. `prefetch` (batches ahead, in one thread) and
-    `shards_ahead` (downloads ahead, a thread each) may change any time; 0 means no thread. `arrays`
-    is the type of the batches.
+    `world_size` determine the content of the batches. `prefetch` (batches ahead, in one thread) and
+    `shards_ahead` (downloads ahead, one thread each) may change any time; 0 means no thread.
+    `arrays` is the type of the batches.
 
     Leaving the loop stops the threads; another loop continues after the last batch.
     """
@@ -121,7 +121,7 @@ class TokenStream:
         """Return the state after the last batch, ready for JSON.
 
         It does not depend on prefetching or the cache. A stream of another world size continues at
-        the next row of the global batches: with equal `batch_size * world_size` these are the same.
+        the next global row; if `batch_size * world_size` is equal, so are the global batches.
         """
         return to_json(self._snapshot, self.config, self._sources)
 
@@ -136,7 +136,7 @@ class TokenStream:
         self._snapshot = from_json(saved, self.config, self._sources)
 
     def reset(self) -> None:
-        """Start again, such as for each evaluation on the same batches."""
+        """Restart from the beginning, for example to evaluate on the same batches."""
         self._check_closed()
         self._snapshot = first_snapshot(len(self._sources))
 
@@ -148,9 +148,9 @@ class TokenStream:
 
     @property
     def skipped(self) -> list[SkippedRow]:
-        """The first 100 skipped rows (`on_error="skip"`), each once, including those read ahead.
+        """The first 100 skipped rows (`on_error="skip"`), each once, including rows read ahead.
 
-        `stats.counts.skipped` and the state count them up to the last batch.
+        `stats.counts.skipped` and the state count only rows up to the last batch.
         """
         return self._skipped.rows
 

@@ -1,7 +1,7 @@
 """Synchronization: stop threads, lock files between processes, lease a file.
 
-File locks use `flock`: the system releases those of a dead process. No lock stores a process id,
-so that none can be stale.
+File locks use `flock`: the system releases the locks of a dead process. No lock stores a process
+id, so no lock can be stale.
 """
 
 import fcntl
@@ -26,7 +26,7 @@ class Stop:
         self._interrupts: list[Callable[[], None]] = []
 
     def set(self) -> None:
-        """Request the stop, and call what `interrupting` registered in this thread."""
+        """Request the stop, and call the functions registered by `interrupting` in this thread."""
         with self._lock:
             self._event.set()
             for interrupt in self._interrupts:
@@ -88,7 +88,7 @@ def try_lock(path: Path, shared: bool = False) -> Lock | None:
 
 
 def try_lock_unwritable(path: Path) -> Lock:
-    """Take a shared lock on a read-only file; return an empty lock where that is impossible."""
+    """Take a shared lock on a read-only file; return an empty lock if that is impossible."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -130,6 +130,6 @@ class Lease(Lock):
 
 
 def file_identity(path: Path) -> tuple[int, int]:
-    """Return what distinguishes a file from a later one of the same name."""
+    """Return numbers that distinguish a file from a later one of the same name."""
     status = path.stat()
     return status.st_ino, status.st_mtime_ns

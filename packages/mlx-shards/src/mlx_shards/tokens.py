@@ -11,7 +11,7 @@ from mlx_shards._atomic import write_atomic
 from mlx_shards.shard import CorruptShard, explain_disk_errors
 
 MAX_ID = 2**31 - 1
-BLOCK = 1024  # documents a block in formats without blocks
+BLOCK = 1024  # documents per block in formats without blocks
 
 # llm.c (dev/data/data_common.py): 256 int32 of header: magic, version, number of tokens.
 _LLMC_MAGIC = 20240520
@@ -21,14 +21,14 @@ _SAFETENSORS = {
     "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4",
     "U64": "<u8", "I64": "<i8",
 }  # fmt: skip
-_CHUNK = 2048  # tokens a document where no token separates documents
+_CHUNK = 2048  # tokens per document if no token separates documents
 
 
 def as_ids(values: Sequence[int] | np.ndarray) -> np.ndarray:
     """Return token ids as (length,) int32.
 
-    Raises `ValueError` for anything but a vector of integers, and for negative ids or ids beyond
-    int32: a cast would silently change those.
+    Raises `ValueError` for anything except a vector of integers, and for negative ids or ids beyond
+    int32, which a cast would silently change.
     """
     try:
         ids = np.asarray(values)
@@ -64,7 +64,7 @@ class Tokens:
     """A reader of one vector of token ids, cut into documents.
 
     `starts` are the first tokens of the documents. Without them each `document_start` token begins
-    a document; without that too, a document has 2048 tokens.
+    a document; without both, a document has 2048 tokens.
     """
 
     def __init__(
@@ -106,13 +106,13 @@ def _check_separator(path: Path, dtype: np.dtype, document_start: int | None) ->
     limits = np.iinfo(dtype)
     if document_start is not None and not limits.min <= document_start <= limits.max:
         raise ValueError(
-            f"{path}: its {dtype.name} cannot hold the id {document_start:,} that documents begin "
-            "with"
+            f"{path}: its {dtype.name} cannot represent the id {document_start:,}, which begins "
+            "documents"
         )
 
 
 def _check_starts(path: Path, starts: np.ndarray, count: int) -> np.ndarray:
-    """Return `starts` as int64; raises `ValueError` where tokens would be lost."""
+    """Return `starts` as int64; raises `ValueError` if tokens would be lost."""
     if starts.ndim != 1 or starts.dtype.kind not in "iu":
         raise ValueError(f"{path}: starts must be a vector of integers, got {starts.dtype}")
     checked = starts.astype(np.int64)
@@ -128,7 +128,7 @@ def _check_starts(path: Path, starts: np.ndarray, count: int) -> np.ndarray:
 def document_starts(tokens: np.ndarray, document_start: int | None) -> np.ndarray:
     """Return the indices at which documents begin.
 
-    A separator at the end, as nanoGPT writes it, begins no document.
+    A separator at the end, which nanoGPT writes, begins no document.
     """
     if document_start is None:
         return np.arange(0, len(tokens), _CHUNK)
@@ -152,7 +152,7 @@ def open_bin(path: Path, document_start: int | None, token_dtype: str) -> Tokens
         dtype, offset, count = np.dtype(dtype), _LLMC_HEADER, int(header[2])
         rest = size - offset - count * dtype.itemsize
     if rest:
-        raise CorruptShard(f"{path}: {size:,} bytes do not hold whole tokens of {dtype.name}")
+        raise CorruptShard(f"{path}: {size:,} bytes are not a multiple of a {dtype.name} token")
     return Tokens(path, _map(path, dtype, offset, count), document_start)
 
 
@@ -166,7 +166,7 @@ def open_npy(path: Path, document_start: int | None) -> Tokens:
 
 
 def open_safetensors(path: Path, document_start: int | None) -> Tokens:
-    """Open the tensor `tokens`, and `starts` (each document's first token) where it exists."""
+    """Open the tensor `tokens`, and `starts` (each document's first token) if it exists."""
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
