@@ -304,7 +304,7 @@ def test_wrong_usage_is_one_line(data, tmp_path, capsys):
          "training.device_batch_size: must be at least 1, got 0"),
         (["--set", "training.warmdown_ratio=3"], 2, "training.warmdown_ratio: must be from 0 to 1"),
         (["--set", f"training.seed={2**80}"], 2, "training.seed: must be below 2^63"),
-        (["--tokens-per-parameter", "nan"], 2, "nan is no finite number"),
+        (["--tokens-per-parameter", "nan"], 2, "nan is not a finite number"),
         (["--batch-tokens", "100"], 2, "batch_tokens 100 is not a multiple of 128"),
         (["--data", str(tmp_path / "nothing")], 1, "nothing: no such file or folder"),
         (["--data", one], 1, f"{one} is one shard, but the last one is for validation"),

@@ -37,7 +37,7 @@ def test_a_run_is_made_and_opened_again_and_replaced_only_when_asked_for(tmp_pat
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_folder_that_is_no_run_is_left_alone(tmp_path, overwrite):
     (tmp_path / "holiday.jpg").touch()
-    with pytest.raises(OSError, match=r"is not empty and holds no run"):
+    with pytest.raises(OSError, match=r"is not empty and not a run"):
         begin(tmp_path, overwrite=overwrite)
     assert [each.name for each in tmp_path.iterdir()] == ["holiday.jpg"]
 
@@ -93,7 +93,7 @@ def test_resume_refuses_a_tokenizer_that_changed(tmp_path, tokenizer):
     path = tmp_path / "tokenizer" / "tokenizer.json"
     path.write_text(path.read_text() + " ")
     with (
-        pytest.raises(ChangedFileError, match=rf"{path} \(data.tokenizer\) is not what it was"),
+        pytest.raises(ChangedFileError, match=rf"{path} \(data.tokenizer\) was changed since"),
         open_run(tmp_path / "run", config, True, False),
     ):
         pass

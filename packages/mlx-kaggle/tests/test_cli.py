@@ -142,7 +142,7 @@ def test_a_finished_run_is_not_overwritten_unasked(run_cli, passengers, write_cs
     arguments = train_arguments(passengers, write_csv, tiny_flags, rows=40, epochs=1)
     run_cli(*arguments)
     done = run_cli(*arguments, code=1)
-    assert done.stderr.startswith("Error: run holds a run: resume or overwrite it (--resume")
+    assert done.stderr.startswith("Error: run is a run: resume or overwrite it (--resume")
     run_cli("train", "--resume", "--output", "run")
 
 

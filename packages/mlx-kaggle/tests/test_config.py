@@ -64,7 +64,7 @@ def test_muon_is_asked_for_by_flag_or_file_and_kept(tmp_path):
             f"training.threads must be from 1 to {max(8, os.cpu_count())}, got 10000: ",
         ),
         ("folds: many\n", "run.yaml:1: folds:"),
-        ("- 1\n", "must hold keys and values"),
+        ("- 1\n", "must contain keys and values"),
         ("a: [1\n", "not YAML"),
     ],
 )

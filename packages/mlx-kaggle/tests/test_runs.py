@@ -84,7 +84,7 @@ def test_a_folder_with_a_configuration_of_others_is_not_touched(tables):
     project = Path("project")
     (project / "src").mkdir(parents=True)
     (project / "config.yaml").write_text("epochs: 3")
-    with pytest.raises(FileExistsError, match="holds no run"):
+    with pytest.raises(FileExistsError, match="and not a run"):
         create_run(project, settings(), overwrite=True)
     assert (project / "config.yaml").read_text() == "epochs: 3"
 
@@ -92,7 +92,7 @@ def test_a_folder_with_a_configuration_of_others_is_not_touched(tables):
 def test_a_run_that_holds_its_own_table_is_not_replaced(run):
     inside = Path(shutil.move("train.csv", run / "train.csv"))
     flags = {"data.train": str(inside), "data.target": "y"}
-    with pytest.raises(FileExistsError, match=r"train.csv is an input and lies in"):
+    with pytest.raises(FileExistsError, match=r"train.csv is an input inside"):
         create_run(run, resolve_config(None, None, flags, []), overwrite=True)
     assert inside.exists()
     assert (run / "summary.json").exists()
@@ -105,7 +105,7 @@ def test_resume_refuses_a_table_in_another_order(run):
     table.write_text("\n".join([header, *reversed(rows)]) + "\n")
     with pytest.raises(ChangedFileError) as error:
         resume_run(run)
-    assert str(error.value).startswith("train.csv (data.train) is not what it was")
+    assert str(error.value).startswith("train.csv (data.train) was changed since")
     assert (run / "summary.json").read_text() == before
 
 
@@ -118,7 +118,7 @@ def test_resume_refuses_another_test_table_and_another_encoder(tables, tiny_mode
         resume_run(Path("run"))
     create_run(Path("run"), config, True).close()
     Path("test.csv").unlink()
-    with pytest.raises(ChangedFileError, match=r"test.csv \(data.test\) is not what it was"):
+    with pytest.raises(ChangedFileError, match=r"test.csv \(data.test\) was changed since"):
         resume_run(Path("run"))
 
 
@@ -183,7 +183,7 @@ def test_predict_refuses_a_configuration_that_asks_for_fewer_models(run):
 
 def test_predict_refuses_an_emptied_manifest(run):
     write_manifest(run / MEMBER, [])
-    with pytest.raises(ChangedFileError, match=r"does not name encoder/config\.json"):
+    with pytest.raises(ChangedFileError, match=r"does not list encoder/config\.json"):
         predict(run)
 
 

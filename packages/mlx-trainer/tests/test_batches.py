@@ -102,7 +102,7 @@ def test_padding_ratio_counts_empty_rows_and_empty_positions():
             {"lengths": [3], "rank": 2, "world_size": 2},
             "rank must be between 0 and world_size - 1, got 2 of 2",
         ),
-        ({"lengths": [-1]}, "lengths must be one list of numbers of tokens, none negative"),
+        ({"lengths": [-1]}, "lengths must be a list of numbers of tokens, 0 or more each"),
     ],
 )
 def test_impossible_plans_are_refused(arguments, message, exactly):

@@ -173,8 +173,8 @@ def test_one_changed_byte_is_an_error(tmp_path, make_step, make_batch, name):
     with pytest.raises(CheckpointError) as error:
         Checkpoints(tmp_path).load(step)
     assert str(error.value) == (
-        f"{path} is damaged: its checksum is not the one in state.json; there is no other one, so "
-        "the run has to begin again"
+        f"{path} is damaged: its checksum is not the one in state.json; it is the only "
+        "checkpoint, so the run must be restarted"
     )
 
 
@@ -195,7 +195,7 @@ def test_missing_files_and_other_formats_are_errors(tmp_path, make_step, make_ba
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ("[]", "holds no JSON object"),
+        ("[]", "is not a JSON object"),
         ('{"format": 1}', "is damaged: updates is missing or wrong"),
         ('{"format": 1, "updates": 1, "checksums": []}', "is damaged: checksums is missing or"),
         ("{", "cannot be read: "),
@@ -212,8 +212,8 @@ def test_a_damaged_state_names_the_older_checkpoint(
     with pytest.raises(CheckpointError) as error:
         checkpoints.load(step)
     assert f"{folder / 'state.json'} {problem}" in str(error.value)
-    way_out = f"; to go on from an older one, write step-00000001 into {tmp_path / 'latest'}"
-    assert str(error.value).endswith(way_out)
+    remedy = f"; to resume from an older one, write step-00000001 into {tmp_path / 'latest'}"
+    assert str(error.value).endswith(remedy)
     (tmp_path / "latest").write_text("step-00000001")
     assert checkpoints.load(step) == {}
     assert step.updates == 1
@@ -225,7 +225,7 @@ def test_a_damaged_pointer_names_a_checkpoint_to_take(tmp_path, make_step, make_
     step([make_batch(4)], 0.1)
     Checkpoints(tmp_path).save(step, {})
     (tmp_path / "latest").write_bytes(pointer)
-    with pytest.raises(CheckpointError, match=r"which is no checkpoint; .* write step-00000001"):
+    with pytest.raises(CheckpointError, match=r"which is not a checkpoint; .* write step-00000001"):
         Checkpoints(tmp_path).latest()
 
 
@@ -261,7 +261,7 @@ def test_another_model_is_an_error_that_lists_what_differs(tmp_path, make_step, 
     with pytest.raises(CheckpointError) as error:
         Checkpoints(tmp_path).load(other)
     assert str(error.value) == (
-        f"{folder / 'model.safetensors'} does not fit what is being trained: layers.1.weight is "
+        f"{folder / 'model.safetensors'} does not fit this model or optimizer: layers.1.weight is "
         "mlx.core.float32 (3, 8), expected mlx.core.float32 (3, 9); missing extra"
     )
     assert everything(other) == before

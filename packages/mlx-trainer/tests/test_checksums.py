@@ -55,7 +55,7 @@ def test_a_manifest_finds_what_is_lost_or_flipped(tmp_path):
     weights.unlink()
     with pytest.raises(ChangedFileError) as error:
         check_manifest(tmp_path)
-    assert str(error.value) == f"{weights} is missing; {tmp_path / 'manifest.json'} names it"
+    assert str(error.value) == f"{weights} is missing; it is listed in {tmp_path / 'manifest.json'}"
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"sha256": 3}', '{"sha256": {}}'])
@@ -69,5 +69,5 @@ def test_a_manifest_must_name_what_is_required(tmp_path):
     (tmp_path / "a").touch()
     write_manifest(tmp_path, ["a"])
     check_manifest(tmp_path, ["a"])
-    with pytest.raises(ChangedFileError, match=r"manifest.json is damaged: it does not name b$"):
+    with pytest.raises(ChangedFileError, match=r"manifest.json is damaged: it does not list b$"):
         check_manifest(tmp_path, ["a", "b"])

@@ -98,7 +98,7 @@ def test_each_kind_of_field_is_read_as_its_type(tmp_path):
     [
         (["--steps", "0"], "Invalid value for '--steps': 0 is not in the range x>=1."),
         (["--rate", "0"], "Invalid value for '--rate': 0.0 is not in the range x>0"),
-        (["--rate", "nan"], "Invalid value for '--rate': nan is no finite number."),
+        (["--rate", "nan"], "Invalid value for '--rate': nan is not a finite number."),
         (["--dtype", "int8"], "'int8' is not one of 'auto', 'float32'."),
         (["--words", "maybe"], "'maybe' is not one of 'on', 'off'."),
         (["--numbers", "a"], "Invalid value for '--numbers': 'a' is not like 12"),

@@ -204,7 +204,7 @@ def test_a_check_of_the_dataclass_names_the_source_of_that_field():
         ),
         ("text: {}\n", "name: required, but not given"),
         ("name: a\nname: b\n", "{path}:2: name: given twice, first on line 1"),
-        ("- 1\n", "{path}: must hold keys and values, got list"),
+        ("- 1\n", "{path}: must contain keys and values, got list"),
     ],
 )
 def test_mistakes_in_a_file_name_key_line_and_remedy(tmp_path, text, message):

@@ -169,7 +169,7 @@ def test_a_wrong_number_of_updates_is_an_error(step, make_batch, count, exactly)
         return iter([[make_batch(4)]] * count)
 
     given = 3 if count == 3 else "more"
-    message = f"batches(0, 0) gave {given} updates, expected 4: updates_per_epoch is 4"
+    message = f"batches(0, 0) yielded {given} updates, expected 4: updates_per_epoch is 4"
     with pytest.raises(ValueError, match=exactly(message)):
         fit(step, batches, 4, epochs=1, learning_rate=1e-2)
 
@@ -179,7 +179,7 @@ def test_a_metric_that_is_not_there_is_an_error(step, batches):
     with pytest.raises(KeyError) as error:
         fit(step, batches, 4, epochs=1, learning_rate=1e-2, evaluation=evaluation)
     assert error.value.args == (
-        "evaluate returned no 'auc' to monitor, but ['epoch', 'f1', 'train_loss']",
+        "evaluate did not return 'auc' to monitor, but ['epoch', 'f1', 'train_loss']",
     )
 
 
@@ -198,7 +198,7 @@ def test_checkpoints_of_another_run_are_not_overwritten_or_misread(
     with pytest.raises(CheckpointError) as error:
         fit(step, batches, 5, **again)
     assert str(error.value) == (
-        f"{latest} was saved with 4 updates an epoch, this run has 5: data or batch size differ"
+        f"{latest} was saved with 4 updates per epoch, this run has 5: data or batch size differ"
     )
     checkpoints.save(step, {"my": "loop"})
     with pytest.raises(CheckpointError, match="was not saved by fit"):

@@ -35,7 +35,7 @@ def test_work_ends_though_its_output_cannot_be_written(tmp_path, shell):
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
     assert (tmp_path / "done").read_text() == "done"
     reason = "No space left on device" if ">" in shell else "Broken pipe"
-    assert done.stderr == f"standard output ended ({reason}); not all was shown there\n"
+    assert done.stderr == f"standard output failed ({reason}); it is incomplete\n"
     assert done.returncode == 0
 
 

@@ -88,7 +88,7 @@ def test_an_existing_run_is_replaced_only_when_told(tmp_path):
     with pytest.raises(FileExistsError) as error:
         RunFolder.create(run.path, {"a": 2})
     assert str(error.value) == (
-        f"{run.path} holds a run: resume or overwrite it (--resume, --overwrite), or choose "
+        f"{run.path} is a run: resume or overwrite it (--resume, --overwrite), or choose "
         "another folder"
     )
     again = RunFolder.create(run.path, {"a": 2}, overwrite=True)
@@ -125,8 +125,8 @@ def test_a_folder_that_is_no_run_of_the_tool_is_not_touched(tmp_path, marker):
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(FileExistsError) as error:
         RunFolder.create(tmp_path, {}, overwrite=True)
-    holds = "holds a run of other" if marker else "is not empty and holds no run (no run.json)"
-    assert str(error.value) == f"{tmp_path} {holds}: nothing was touched; choose another folder"
+    problem = "is a run of other" if marker else "is not empty and not a run (no run.json)"
+    assert str(error.value) == f"{tmp_path} {problem}: nothing was changed; choose another folder"
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
     with pytest.raises(FileNotFoundError):
         RunFolder.open(tmp_path, RunKind("mine"))
@@ -139,8 +139,8 @@ def test_a_run_that_holds_an_input_is_not_replaced(tmp_path):
     with pytest.raises(FileExistsError) as error:
         RunFolder.create(tmp_path / "run", {}, overwrite=True, inputs={"data.train": table})
     assert str(error.value) == (
-        f"{table} is an input and lies in {tmp_path / 'run'}, which would be replaced: nothing was "
-        "touched; move it, or choose another folder"
+        f"{table} is an input inside {tmp_path / 'run'}, which would be replaced: nothing was "
+        "changed; move it, or choose another folder"
     )
     assert RunFolder.open(tmp_path / "run").path == tmp_path / "run"
 
@@ -189,7 +189,7 @@ def test_resume_refuses_a_changed_input_and_names_it(tmp_path):
         return str(error.value)
 
     table.write_text("a,b\n2,1\n")
-    ending = f"is not what it was when the run in {tmp_path / 'run'} began; restore the old " \
+    ending = f"was changed since the run in {tmp_path / 'run'} started; restore the old " \
         "file, or start another run"  # fmt: skip
     assert refusal() == f"{table} (data.train) {ending}"
     table.write_text("a,b\n1,2\n")
@@ -216,8 +216,8 @@ def test_resume_refuses_a_changed_setting_but_not_a_moved_input(tmp_path):
     with pytest.raises(ChangedFileError) as error:
         RunFolder.resume(run.path, inputs={"data.train": moved})
     assert str(error.value) == (
-        f"{path} was changed since the run began: data.folds was 5, and is 3; undo that, or start "
-        "another run"
+        f"{path} was changed since the run started: data.folds was 5, and is 3; undo the change, "
+        "or start another run"
     )
     run.replace_config({"data": {"train": "moved.csv", "folds": 3}})
     RunFolder.resume(run.path, inputs={"data.train": moved}).close()

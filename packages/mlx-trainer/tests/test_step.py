@@ -207,7 +207,7 @@ def test_an_update_without_weight_is_refused(make_network, make_batch, loss_fn, 
         ValueError,
         match=exactly(
             "update 1: the total weight of all micro-batches is 0, so there is no mean loss; "
-            "leave out updates without a valid example"
+            "skip updates without a valid example"
         ),
     ):
         TrainStep(make_network(), AdamW(), loss_fn)([batch, batch], 0.1)

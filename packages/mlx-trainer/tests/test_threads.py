@@ -316,7 +316,7 @@ def test_batches_without_rows_in_common_are_refused(make_network, loss_fn, exact
 @pytest.mark.parametrize("threads", [0, -1, 10_000])
 def test_no_threads_and_more_than_cores_are_refused(make_network, loss_fn, exactly, threads):
     message = (
-        f"threads must be from 1 to {max(8, os.cpu_count())}, got {threads}: each thread holds "
+        f"threads must be from 1 to {max(8, os.cpu_count())}, got {threads}: each thread stores "
         "gradients of the whole model, and more threads than cores save no time"
     )
     with pytest.raises(ValueError, match=exactly(message)):

@@ -1,4 +1,4 @@
-"""AdamW (Loshchilov and Hutter 2019, algorithm 2, as PyTorch has it) with parameter groups."""
+"""AdamW (Loshchilov and Hutter 2019, algorithm 2, as in PyTorch) with parameter groups."""
 
 import math
 from collections.abc import Callable
@@ -9,13 +9,13 @@ import mlx.core as mx
 from mlx.optimizers import Optimizer
 from mlx.utils import tree_flatten, tree_map_with_path
 
-# The largest power of 2 whose square float32 holds.
+# The largest power of 2 whose square does not overflow float32.
 LARGEST = 2.0**63
 
 
 @dataclass(frozen=True)
 class Group:
-    """How one parameter is treated: multiplier of the learning rate, and whether it decays."""
+    """The options of one parameter: multiplier of the learning rate, and whether it decays."""
 
     rate: float = 1.0
     decay: bool = True
@@ -25,7 +25,7 @@ Groups = Callable[[str, mx.array], Group]
 
 
 def decay_matrices(path: str, parameter: mx.array) -> Group:
-    """Decay what has two or more axes: no bias, no gain of a norm. The default grouping."""
+    """Decay parameters with two or more axes: not biases and norms. The default grouping."""
     return Group(decay=parameter.ndim >= 2)
 
 
@@ -54,10 +54,10 @@ class AdamW(Optimizer):
     """AdamW with decoupled decay, bias correction and float32 moments for any parameter dtype.
 
     The learning rate is not an argument: `TrainStep` sets `learning_rate` for every update, as an
-    array, so that a compiled step is never traced again. Decay is `rate * weight_decay *
-    parameter`, with the rate of the parameter's group. Costs 8 bytes a parameter. Finite gradients
-    beyond 2^63, whose squares float32 does not hold, count as 2^63; the second moment forgets them
-    by `betas[1]` an update. Infinities and NaN reach the weights.
+    array, so that a compiled step is never retraced. Decay is `rate * weight_decay * parameter`,
+    with the rate of the parameter's group. The state takes 8 bytes per parameter. Finite gradients
+    beyond 2^63, whose squares overflow float32, are clipped to 2^63; in the second moment they
+    decay by `betas[1]` per update. Infinities and NaN are not clipped.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class AdamW(Optimizer):
         self.learning_rate = 0.0
 
     def init(self, parameters: dict) -> None:
-        """Make moments, and find the group, of each parameter; moments present are kept."""
+        """Create moments and look up the group of each parameter; existing moments are kept."""
         super().init(parameters)
         for path, parameter in tree_flatten(parameters):
             self._groups[path] = self._grouping(path, parameter)  # type: ignore[arg-type]
@@ -98,8 +98,8 @@ class AdamW(Optimizer):
             self.init(gradients)
         self.state["step"] = self.step + 1
         first, second = (_bias_correction(beta, self.step) for beta in self.betas)
-        # Keeps mx.compile from fusing these scalars into the loop over the elements of a parameter:
-        # on the CPU it would call expm1 twice for each.
+        # Prevents mx.compile from fusing these scalars into the loop over the elements of a
+        # parameter: on the CPU it would call expm1 twice per element.
         update = partial(self._apply, mx.contiguous(first), mx.contiguous(mx.sqrt(second)))
         return tree_map_with_path(update, gradients, parameters, self.state)
 
@@ -129,7 +129,7 @@ class AdamW(Optimizer):
 
 
 def _bias_correction(beta: float, step: mx.array) -> mx.array:
-    """Return 1 - beta ** step; expm1 keeps the digits that 1 - 0.999 loses in float32 (6e-5)."""
+    """Return 1 - beta ** step, by expm1: in float32 1 - 0.999 has an error of 6e-5."""
     if beta == 0:
         return mx.array(1.0)
     return -mx.expm1(step.astype(mx.float32) * math.log(beta))

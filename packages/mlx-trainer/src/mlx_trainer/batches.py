@@ -7,7 +7,7 @@ import numpy as np
 
 BUCKETS = (16, 24, 32, 48, 64, 96, 128, 192, 256)
 
-# Examples are sorted by length within so many updates: batches stay random.
+# Examples are sorted by length only within this many updates, so that batches stay random.
 _UPDATES_PER_SORT = 50
 
 
@@ -34,16 +34,16 @@ def plan_batches(
     rank: int = 0,
     world_size: int = 1,
 ) -> Plan:
-    """Return the updates of one epoch, each a list of micro-batches; equal arguments, equal plan.
+    """Return the updates of one epoch, each a list of micro-batches; the plan is deterministic.
 
-    There are ceil(n / batch_size) updates for any lengths. Examples are shuffled, sorted by length
-    within 50 * batch_size of them, cut into updates, and the updates are shuffled; `shuffle=False`
-    keeps the order but for that sort. A bucket has one fixed number of rows, such that rows *
-    length <= `max_tokens` in one process, so that at most one shape per bucket exists.
+    An epoch has ceil(n / batch_size) updates for any lengths. Examples are shuffled, sorted by
+    length within groups of 50 * batch_size, cut into updates, and the updates are shuffled;
+    `shuffle=False` only sorts. A bucket has one fixed number of rows, such that rows * length <=
+    `max_tokens` in one process, so each bucket has at most one shape.
 
     With `world_size` processes each gets its share of the same updates, and the same number and
     shapes of micro-batches; a share may be empty. Raises `ValueError` for a length above the last
-    bucket, and where `max_tokens` has no room for one row.
+    bucket, and if `max_tokens` is less than one row.
     """
     lengths = np.asarray(lengths, dtype=np.int64)
     sizes = np.asarray(sorted(buckets), dtype=np.int64)
@@ -72,7 +72,7 @@ def plan_batches(
 
 
 def padding_ratio(plan: Plan, lengths: Sequence[int] | np.ndarray) -> float:
-    """Return the share of the positions of all planned batches that hold no token."""
+    """Return the share of padding in the positions of all planned batches."""
     lengths = np.asarray(lengths)
     batches = [batch for update in plan for batch in update]
     positions = sum(batch.rows * batch.length for batch in batches)
@@ -83,7 +83,7 @@ def padding_ratio(plan: Plan, lengths: Sequence[int] | np.ndarray) -> float:
 def _micro_batches(
     update: np.ndarray, bucket_of: np.ndarray, rows_of: dict[int, int], world_size: int
 ) -> Iterator[tuple[np.ndarray, int]]:
-    """Cut an update, sorted by length, from its longest example on, each piece with its bucket."""
+    """Cut an update, sorted by length, from the longest example on; yield pieces and buckets."""
     while len(update):
         length = int(bucket_of[update[-1]])
         taken = rows_of[length] * world_size
@@ -92,7 +92,7 @@ def _micro_batches(
 
 
 def _rows(share: int, most: int) -> int:
-    """Return the rows of equal micro-batches that hold `share` examples, `most` at a time."""
+    """Return the rows of each of the equal micro-batches of `share` examples, at most `most`."""
     pieces = -(-share // min(share, most))
     return -(-share // pieces)
 
@@ -111,7 +111,7 @@ def _check(
     if not len(sizes) or sizes[0] < 1:
         raise ValueError(f"buckets must be positive lengths, got {sizes.tolist()}")
     if lengths.ndim != 1 or (len(lengths) and lengths.min() < 0):
-        raise ValueError("lengths must be one list of numbers of tokens, none negative")
+        raise ValueError("lengths must be a list of numbers of tokens, 0 or more each")
     if len(lengths) and lengths.max() > sizes[-1]:
         worst = int(lengths.argmax())
         raise ValueError(

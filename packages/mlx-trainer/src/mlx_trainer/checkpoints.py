@@ -1,4 +1,4 @@
-"""Checkpoints that survive being killed: versioned folders, synced, then one atomic pointer.
+"""Checkpoints that survive a kill: versioned, synced folders and an atomically replaced pointer.
 
 folder/latest                       name of the last good checkpoint, replaced in one step
 folder/step-00000123/model.safetensors      all parameters, trainable or not
@@ -48,9 +48,9 @@ class CheckpointError(ValueError):
 class Checkpoints:
     """The checkpoints of one run in `folder`, of which the newest `keep` stay on disk.
 
-    A checkpoint is due every `every` updates and every `seconds` seconds; 0 turns either off. Under
-    `mlx.launch` every process calls the same methods, rank zero writes, and all ranks must see the
-    folder to load from it.
+    A checkpoint is due every `every` updates and every `seconds` seconds; 0 disables either. Under
+    `mlx.launch` every process calls the same methods, rank zero writes, and all ranks need access
+    to the folder to load from it.
     """
 
     def __init__(self, folder: str | Path, keep: int = 1, every: int = 0, seconds: float = 0.0):
@@ -70,7 +70,7 @@ class Checkpoints:
         return self._target() if (self.folder / _POINTER).exists() else None
 
     def due(self, updates: int) -> bool:
-        """Return whether to write a checkpoint after so many updates."""
+        """Return whether to write a checkpoint after this many updates."""
         if self.every and updates % self.every == 0:
             return True
         if not self.seconds:
@@ -80,8 +80,8 @@ class Checkpoints:
     def save(self, step: TrainStep, position: Mapping[str, Json]) -> Path:
         """Write model, optimizer, random state and `position`; return the checkpoint's folder.
 
-        `position` is what the loop needs to continue: JSON, which `load` returns. Raises
-        `TrainingError` if a weight is not finite; the last good checkpoint stays.
+        `position` is the loop's state to resume from, as JSON; `load` returns it. Raises
+        `TrainingError` if a weight is not finite; the last good checkpoint is kept.
         """
         _check_finite(step)
         keys = distributed.gather_keys(random_key())
@@ -110,7 +110,7 @@ class Checkpoints:
             if not (source / name).is_file() or _checksum(source / name) != checksum:
                 raise CheckpointError(
                     f"{source / name} is damaged: its checksum is not the one in state.json"
-                    f"{_way_out(source)}"
+                    f"{_remedy(source)}"
                 )
         return source
 
@@ -127,7 +127,7 @@ class Checkpoints:
         if len(keys) != distributed.world_size():
             raise CheckpointError(
                 f"{source} was written by {len(keys)} processes, but "
-                f"{distributed.world_size()} are running; start as many"
+                f"{distributed.world_size()} are running; start the same number"
             )
         load_parameters(step.model, source / "model.safetensors")
         step.prepare()
@@ -157,14 +157,14 @@ class Checkpoints:
         name = pointer.read_bytes().decode("utf-8", "replace").strip()
         if not name or not (self.folder / name / "state.json").is_file():
             raise CheckpointError(
-                f"{pointer} names {name[:40]!r}, which is no checkpoint{_way_out(pointer)}"
+                f"{pointer} names {name[:40]!r}, which is not a checkpoint{_remedy(pointer)}"
             )
         return self.folder / name
 
     def _write(self, step: TrainStep, state: dict) -> None:
         target = self.folder / f"step-{step.updates:08d}"
         if target == self.latest():
-            # The last good checkpoint is never touched, even by saving the same update again.
+            # The last good checkpoint is never modified, even if the same update is saved again.
             target = target.with_name(target.name + "-again")
         partial = target.with_name(f".{target.name}")
         shutil.rmtree(partial, ignore_errors=True)
@@ -218,7 +218,7 @@ def _load_optimizer(step: TrainStep, path: Path) -> None:
     loaded = _read_arrays(path)
     state = step.optimizer.state
     expected = dict(tree_flatten(state))
-    # Checkpoints of older versions lack the rates of groups: these were settings then.
+    # Checkpoints of older versions have no rates of groups, which were settings then.
     loaded = {name: each for name, each in expected.items() if name.startswith("rates.")} | loaded
     _compare(expected, loaded, path)
     step.optimizer.state = tree_map_with_path(lambda name, _: loaded[name], state)
@@ -231,10 +231,10 @@ def _read_state(source: Path) -> dict:
         state = json.loads((source / "state.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"{source / 'state.json'} cannot be read: {error}{_way_out(source)}"
+            f"{source / 'state.json'} cannot be read: {error}{_remedy(source)}"
         ) from error
     if not isinstance(state, dict):
-        raise CheckpointError(f"{source / 'state.json'} holds no JSON object{_way_out(source)}")
+        raise CheckpointError(f"{source / 'state.json'} is not a JSON object{_remedy(source)}")
     if state.get("format") != _FORMAT:
         raise CheckpointError(
             f"{source} has format {state.get('format')}, this version reads format {_FORMAT}"
@@ -242,29 +242,29 @@ def _read_state(source: Path) -> dict:
     wrong = [name for name, kind in _STATE.items() if not isinstance(state.get(name), kind)]
     if wrong:
         raise CheckpointError(
-            f"{source / 'state.json'} is damaged: {wrong[0]} is missing or wrong{_way_out(source)}"
+            f"{source / 'state.json'} is damaged: {wrong[0]} is missing or wrong{_remedy(source)}"
         )
     return state
 
 
-def _way_out(damaged: Path) -> str:
+def _remedy(damaged: Path) -> str:
     """Return the end of a message: how to continue without a damaged checkpoint."""
     whole = {path.parent for path in damaged.parent.glob("step-*/state.json")} - {damaged}
     if not whole:
-        return "; there is no other one, so the run has to begin again"
+        return "; it is the only checkpoint, so the run must be restarted"
     older = max(whole).name
-    return f"; to go on from an older one, write {older} into {damaged.parent / _POINTER}"
+    return f"; to resume from an older one, write {older} into {damaged.parent / _POINTER}"
 
 
 def _check_finite(step: TrainStep) -> None:
     flat = dict(tree_flatten(step.model.parameters()))
     finite = [mx.isfinite(array).all() for array in flat.values()]
     mx.eval(finite)
-    spoilt = [name for name, each in zip(flat, finite, strict=True) if not each]
-    if spoilt:
+    bad = [name for name, each in zip(flat, finite, strict=True) if not each]
+    if bad:
         raise TrainingError(
-            f"update {step.updates} left {len(spoilt)} of {len(flat)} weights with values that are "
-            f"not finite, {spoilt[0]} first; lower the learning rate"
+            f"update {step.updates} left {len(bad)} of {len(flat)} weights with values that are "
+            f"not finite, {bad[0]} first; lower the learning rate"
         )
 
 
@@ -277,7 +277,7 @@ def _read_arrays(path: Path) -> dict[str, mx.array]:
 
 
 def _compare(expected: dict[str, mx.array], loaded: dict[str, mx.array], path: Path) -> None:
-    """Raise unless both hold the same names with the same shapes and dtypes."""
+    """Raise unless both have the same names with the same shapes and dtypes."""
     problems = [f"missing {name}" for name in expected.keys() - loaded.keys()]
     problems += [f"unexpected {name}" for name in loaded.keys() - expected.keys()]
     for name in expected.keys() & loaded.keys():
@@ -289,7 +289,7 @@ def _compare(expected: dict[str, mx.array], loaded: dict[str, mx.array], path: P
     if problems:
         shown = "; ".join(sorted(problems)[:10])
         rest = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
-        raise CheckpointError(f"{path} does not fit what is being trained: {shown}{rest}")
+        raise CheckpointError(f"{path} does not fit this model or optimizer: {shown}{rest}")
 
 
 def _checksum(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""Fingerprints of the files that a run reads, and manifests of the files that it writes.
+"""Fingerprints of the input files of a run, and manifests of its output files.
 
 Both map file names to SHA-256 checksums, so that an error can name the changed file.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from mlx_trainer._atomic import write_atomic
 
 MANIFEST = "manifest.json"
-# Above this total size of an input, only the size and some pieces of each file are read.
+# Larger inputs are sampled: only the size and some pieces of each file are hashed.
 WHOLE_BELOW = 4 << 30
 _PIECE, _PIECES = 1 << 20, 16
 _FORMAT = 1
@@ -26,7 +26,7 @@ def fingerprint(path: str | Path) -> dict[str, str]:
     """Return the checksum of the file at `path`, or of each file in that folder by relative name.
 
     Hidden files are skipped. Inputs above 4 GiB are sampled: the size of each file and 16 pieces of
-    1 MiB. Raises `FileNotFoundError` if nothing is at `path`.
+    1 MiB. Raises `FileNotFoundError` if `path` does not exist.
     """
     path = Path(path)
     if path.is_file():
@@ -65,7 +65,7 @@ def write_manifest(folder: str | Path, files: Iterable[str]) -> None:
 def check_manifest(folder: str | Path, required: Iterable[str] = ()) -> None:
     """Raise `ChangedFileError` unless every file of the manifest has its checksum.
 
-    The manifest must name the `required` files. Raises `FileNotFoundError` without a manifest.
+    The manifest must list the `required` files. Raises `FileNotFoundError` without a manifest.
     """
     path = Path(folder) / MANIFEST
     try:
@@ -74,13 +74,13 @@ def check_manifest(folder: str | Path, required: Iterable[str] = ()) -> None:
         if values["format"] != _FORMAT:
             raise ValueError(f"its format is {values['format']}, not {_FORMAT}")
         if lacking := sorted(set(required) - sums.keys()):
-            raise ValueError(f"it does not name {lacking[0]}")
+            raise ValueError(f"it does not list {lacking[0]}")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ChangedFileError(f"{path} is damaged: {error}") from None
     for name, checksum in sums.items():
         file = path.parent / name
         if not file.is_file():
-            raise ChangedFileError(f"{file} is missing; {path} names it")
+            raise ChangedFileError(f"{file} is missing; it is listed in {path}")
         if _whole(file) != checksum:
             raise ChangedFileError(
                 f"{file} is damaged or was changed: its SHA-256 is not the one in {path.name}"

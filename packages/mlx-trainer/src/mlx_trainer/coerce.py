@@ -24,7 +24,7 @@ class Mismatch(Exception):
 
 
 class CliText(str):
-    """Text typed as an override: its field decides its type."""
+    """Text of an override, to be parsed by the type of its field."""
 
 
 def build(cls: type, values: Mapping, path: str):
@@ -55,7 +55,7 @@ def build(cls: type, values: Mapping, path: str):
 def coerce(kind: object, value: object, path: str, finite: bool = True):
     """Return `value` converted to the annotation `kind`; raises `Mismatch`.
 
-    `finite` refuses an infinite number; NaN is refused always.
+    `finite` refuses infinite numbers; NaN is always refused.
     """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
@@ -114,7 +114,7 @@ def _checked(number: float, path: str, finite: bool) -> float:
 
 
 def _union(kinds: tuple, value: object, path: str, finite: bool):
-    # null first, so that an override null of `str | None` is not the text "null".
+    # null first, so that the override "null" of a `str | None` is not taken as text.
     kinds = tuple(sorted(kinds, key=lambda kind: kind is not type(None)))
     problems = []
     for kind in kinds:
@@ -151,9 +151,9 @@ def _tuple(kinds: tuple, value: object, path: str):
     )
 
 
-def _expect(kind, value, path: str, words: str) -> typing.Any:
+def _expect(kind, value, path: str, description: str) -> typing.Any:
     if not isinstance(value, kind):
-        raise Mismatch(path, f"must be {words}, got {_show(value)}")
+        raise Mismatch(path, f"must be {description}, got {_show(value)}")
     return value
 
 

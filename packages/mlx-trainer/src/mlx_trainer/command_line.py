@@ -1,6 +1,6 @@
-"""What the command lines of applications share: flags from a configuration, errors, exit codes.
+"""Shared parts of the applications' command lines: flags from a configuration, errors, exit codes.
 
-Needs the extra `cli` (click), and imports nothing else that is slow: `--help` stays fast.
+Needs the extra `cli` (click). All other imports are fast, so that `--help` is fast.
 """
 
 import contextlib
@@ -22,10 +22,10 @@ NO_BACKEND = (
     "MLX has no backend on this machine; install one: pip install 'mlx[cpu]' (or 'mlx[cuda12]', "
     "'mlx[cuda13]' with an NVIDIA GPU)"
 )
-# How messages of MLX begin that come from the machine and not from a defect.
+# Prefixes of MLX's messages for failures of the machine, which are not bugs.
 _MACHINE_ERRORS = {
     "[write]": "a file could not be written: is the disk full?",
-    "[ring] ": "the connection to another process was lost: that process ended and says why",
+    "[ring] ": "the connection to another process was lost: see the error of that process",
 }
 
 
@@ -37,14 +37,14 @@ def run(
 ) -> NoReturn:
     """Run a command line and exit: 0 when done, 2 for wrong usage, 1 for a failure.
 
-    An error becomes one line on standard error; `--debug` among the `arguments` shows its
-    traceback instead. `explain` returns the message of an application's own errors, and None for
-    all others. An error with an attribute `exit_code` exits with it. SIGINT, SIGTERM and SIGHUP
-    exit with 128 + their number, and with the hint of the command: how to continue.
+    An error becomes one line on standard error; `--debug` among the `arguments` shows its traceback
+    instead. `explain` returns the message for an application's errors, and None for all others. An
+    error with an attribute `exit_code` exits with that code. SIGINT, SIGTERM and SIGHUP exit with
+    128 + their number, and print the command's hint on how to resume.
     """
     try:
         for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is signal.SIG_DFL:  # nohup has it ignored
+            if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP
                 signal.signal(number, _interrupt)
         status = cli.main([each for each in arguments if each != "--debug"], standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
@@ -52,7 +52,7 @@ def run(
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort) as error:
-        cause = error.__cause__ or error  # click makes an Abort of an interrupt
+        cause = error.__cause__ or error  # click raises Abort from KeyboardInterrupt
         number = getattr(cause, "signal_number", signal.SIGINT)
         details = "; ".join([signal.Signals(number).name, *filter(None, [str(cause)])])
         hint = (resume_hints or {}).get(arguments[0]) if arguments else None
@@ -73,7 +73,7 @@ def _message(error: Exception) -> str:
         return NO_BACKEND
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
-    # A key alone is no sentence: it comes from a lookup that should have been checked.
+    # The message of a KeyError is only the key: a failed lookup is a bug.
     if isinstance(error, KeyError) and error.args and " " in str(error.args[0]):
         return str(error.args[0])
     if isinstance(error, ValueError | OSError | FloatingPointError):
@@ -98,8 +98,8 @@ def _interrupt(number: int, frame: object) -> NoReturn:
 def settings_options(config: type) -> Callable[[Callable], Callable]:
     """Return a decorator that adds an option for every field of `config` that has a flag.
 
-    The command gets one argument `flags` with the given ones: dotted key to value, as `load_config`
-    takes them. With `cls=SettingsCommand` its help has a group for each section of `config`.
+    The command gets one argument `flags`: the given flags as a dict from dotted keys to values, for
+    `load_config`. With `cls=SettingsCommand` its help has a group for each section of `config`.
     """
     options = dict(_options(config, "", ""))
 
@@ -119,8 +119,9 @@ def settings_options(config: type) -> Callable[[Callable], Callable]:
 
 
 class SettingOption(click.Option):
-    """An option made from a field: `group` is its heading in the help, and its default stands
-    there though click is given none, so that only what was typed counts as given.
+    """An option made from a field; `group` is its heading in the help.
+
+    The help shows its default, but click has none, so that only typed options count as given.
     """
 
     def __init__(self, *declarations: Any, group: str, default_text: str | None, **attributes: Any):
@@ -129,7 +130,7 @@ class SettingOption(click.Option):
         self.default_text = default_text
 
     def get_help_extra(self, ctx: click.Context) -> Any:
-        """Return what stands in brackets after the help."""
+        """Return the text in brackets after the help."""
         extra = super().get_help_extra(ctx)
         return {"default": self.default_text, **extra} if self.default_text else extra
 
@@ -142,7 +143,7 @@ class SettingsCommand(click.Command):
         groups: dict[str, list[tuple[str, str]]] = {"Options": []}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
-            if record and isinstance(parameter, click.Option):  # arguments stand in the usage
+            if record and isinstance(parameter, click.Option):  # arguments are in the usage
                 groups.setdefault(getattr(parameter, "group", "Options"), []).append(record)
         for heading, records in groups.items():
             if records:
@@ -151,7 +152,7 @@ class SettingsCommand(click.Command):
 
 
 class Finite(click.FloatRange):
-    """A number in a range that is neither NaN, which every range lets through, nor infinite."""
+    """A finite number in a range; `FloatRange` alone accepts NaN and infinity."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -159,7 +160,7 @@ class Finite(click.FloatRange):
         """Return the number; fail with a usage error."""
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
-            self.fail(f"{value} is no finite number.", param, ctx)
+            self.fail(f"{value} is not a finite number.", param, ctx)
         return number
 
 
@@ -174,7 +175,7 @@ class _OnOff(click.Choice):
 
 
 class _Parsed(click.ParamType):
-    """Text that a function turns into a value, or refuses by `ValueError`."""
+    """Text that a function converts to a value, or refuses with `ValueError`."""
 
     def __init__(self, parse: Callable[[str], object], name: str = "text"):
         self.parse = parse
@@ -203,7 +204,7 @@ def _options(config: type, prefix: str, group: str) -> Iterator[tuple[str, tuple
 
 
 def _attributes(kind: Any, default: object, about: Setting) -> dict[str, Any]:
-    """Return the attributes that make click read a value of the annotation `kind`."""
+    """Return the option attributes with which click parses the annotation `kind`."""
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         kind = next(each for each in typing.get_args(kind) if each is not type(None))
     origin, arguments = typing.get_origin(kind) or kind, typing.get_args(kind)

@@ -25,9 +25,9 @@ def load_config(
     Later sources win key by key; nested mappings are merged. `flags` are values by dotted key. An
     override is `dotted.key=value`, its value read as YAML unless the field is text. Fields may be
     bool, int, float, str, Path, Literal, unions, tuples, lists, `dict[str, X]` and dataclasses.
-    Numbers are finite, and in the range that `setting` gave their field. Every problem is a
-    `ConfigError` that names the dotted key and where its value came from, a file with its line; so
-    is a `ValueError` of a `__post_init__` whose message begins with the field's name.
+    Numbers must be finite and in the range declared by `setting`. Every problem is a `ConfigError`
+    that names the dotted key and the source of its value, with the line in a file. A `ValueError`
+    of a `__post_init__` is reported in the same way if its message begins with the field's name.
     """
     values: dict[str, object] = {}
     origins: dict[str, str] = {}
@@ -54,7 +54,7 @@ def dump_config(config: object) -> str:
     plain = _plain(config)
     text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
     if yaml.safe_load(text) != plain:
-        # PyYAML writes a few characters, such as U+0085, in a way that it reads as blanks.
+        # PyYAML reads some characters that it writes, such as U+0085, as blanks.
         text = yaml.safe_dump(plain, sort_keys=False)
     return text
 
@@ -87,7 +87,7 @@ def _read(path: Path) -> tuple[dict, dict[str, int]]:
     if root is None:
         return {}, {}
     if not isinstance(root, yaml.MappingNode):
-        raise ConfigError(f"{path}: must hold keys and values, got {type(content).__name__}")
+        raise ConfigError(f"{path}: must contain keys and values, got {type(content).__name__}")
     lines: dict[str, int] = {}
     for key, line in _key_lines(root, ""):
         if key in lines:
@@ -119,7 +119,7 @@ def _nest(key: str, value: object) -> dict[str, object]:
 
 
 def _origin(path: str, origins: dict[str, str]) -> str:
-    """Return "source: " for a key, or for the nearest key above that a source gave."""
+    """Return "source: " for a key, or for its nearest parent that a source sets."""
     while path:
         if path in origins:
             return f"{origins[path]}: "

@@ -1,15 +1,15 @@
-"""What a data-parallel loop needs to know; trivial in a single process."""
+"""Rank, number of processes and synchronization for data parallelism; trivial in one process."""
 
 import mlx.core as mx
 
 
 def rank() -> int:
-    """Return the number of this process among those that `mlx.launch` started, 0 when alone."""
+    """Return the rank of this process under `mlx.launch`, 0 in a single process."""
     return mx.distributed.init().rank()
 
 
 def world_size() -> int:
-    """Return how many processes train together, 1 when alone."""
+    """Return the number of processes that train together, 1 for a single process."""
     return mx.distributed.init().size()
 
 
@@ -20,7 +20,7 @@ def wait_for_all() -> None:
 
 
 def rank_zero_says(flag: bool) -> bool:
-    """Return rank zero's flag on every rank, for decisions that read a clock."""
+    """Return rank zero's flag on every rank, for decisions that depend on a clock."""
     if world_size() == 1:
         return flag
     mine = float(flag) if rank() == 0 else 0.0

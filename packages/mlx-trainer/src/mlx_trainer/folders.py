@@ -1,4 +1,4 @@
-"""Lock a folder, delete the files in it that match patterns, force writes to disk."""
+"""Lock a folder, delete files in it by patterns, sync writes to disk."""
 
 import contextlib
 import fcntl
@@ -10,8 +10,8 @@ from pathlib import Path, PurePath
 class FolderLock:
     """An exclusive lock of a folder, held until `close`; the end of a process releases its locks.
 
-    Raises `BlockingIOError` while another process holds it. On a file system without locks it
-    locks nothing.
+    Raises `BlockingIOError` while another process holds it. It has no effect on a file system
+    without locks.
     """
 
     def __init__(self, folder: Path):
@@ -48,18 +48,18 @@ def owned_files(folder: Path, patterns: Iterable[str]) -> Iterator[Path]:
 
 
 def delete_owned(folder: Path, patterns: Iterable[str], last: str = "") -> None:
-    """Delete the files that match, `last` after the others, and the subfolders left empty."""
+    """Delete the files that match, `last` after the others, and then empty subfolders."""
     owned = sorted(set(owned_files(folder, patterns)), key=lambda path: path == folder / last)
     for path in owned:
         path.unlink()
     for parent in sorted({each for path in owned for each in path.parents}, reverse=True):
         if parent != folder and parent.is_relative_to(folder):
-            with contextlib.suppress(OSError):  # a folder with other files stays
+            with contextlib.suppress(OSError):  # a folder with other files is kept
                 parent.rmdir()
 
 
 def sweep(folder: Path, patterns: Iterable[str]) -> None:
-    """Delete temporary files of killed writes of the files that match."""
+    """Delete temporary files that killed processes left of the files that match."""
     for pattern in dict.fromkeys(patterns):
         final = PurePath(pattern)
         stem, suffix = final.stem, final.suffix

@@ -1,4 +1,4 @@
-"""Gradients as sums over the rows of micro-batches, and their norm, right for big arrays too."""
+"""Gradients as sums over the rows of micro-batches, and their norm, accurate for large arrays."""
 
 import math
 from collections.abc import Callable
@@ -14,9 +14,9 @@ Sums = tuple[mx.array, mx.array, dict]  # of losses, weights and gradients
 Gradients = Callable[[Arrays], tuple[tuple[mx.array, mx.array], dict]]
 
 # The CPU backend of MLX adds all elements of a float32 array into one float32 accumulator: the
-# squared norm of a 30522 x 768 array of 0.01 comes out as 2048 instead of 2344, and a clip by that
-# norm is wrong by as much. Summing one axis at a time keeps every chain of additions short; this is
-# the longest chain accepted on one axis before the array is folded into a square.
+# squared norm of a 30522 x 768 array of 0.01 becomes 2048 instead of 2344, and clipping by it has
+# the same error. Summing one axis at a time keeps every chain of additions short. Arrays with an
+# axis longer than this are first folded into a square.
 _LONGEST_AXIS = 8192
 
 
@@ -25,7 +25,7 @@ def gradient_function(model: nn.Module, loss_fn: LossFunction, compile: bool) ->
     function = nn.value_and_grad(model, partial(_checked, loss_fn, model))
     if not compile:
         return function
-    # The random state is an input and an output: dropout would else repeat its first mask.
+    # The random state is an input and an output; otherwise dropout would repeat its first mask.
     state = [model.state, mx.random.state]
     return mx.compile(function, inputs=state, outputs=state)
 
@@ -46,10 +46,10 @@ def _checked(loss_fn: LossFunction, model: nn.Module, batch: Arrays) -> tuple[mx
 
 
 def accumulate(gradients_of: Gradients, batches: list[Arrays]) -> Sums:
-    """Return the sums over several micro-batches, the last of them maybe not evaluated yet."""
+    """Return the sums over several micro-batches, which may not be evaluated yet."""
     (loss, weight), gradients = gradients_of(batches[0])
     for batch in batches[1:]:
-        # Evaluated here: one lazy graph of all micro-batches would hold all their activations.
+        # Evaluated here: a lazy graph of all micro-batches would keep all their activations.
         mx.eval(loss, weight, gradients)
         more, more_gradients = gradients_of(batch)
         loss, weight, gradients = total([(loss, weight, gradients), (*more, more_gradients)])
@@ -72,9 +72,8 @@ def _add(total: mx.array, gradient: mx.array) -> mx.array:
 def safe_sum(x: mx.array) -> mx.array:
     """Return the sum of all elements as a float32 scalar, by partial sums on every backend.
 
-    For n elements the longest chain of additions is about sqrt(n), or the longest axis where no
-    axis exceeds 8192: a transposed view, as matrix gradients often are, is then summed without a
-    copy.
+    For n elements the longest chain of additions is about sqrt(n), or the longest axis if no axis
+    exceeds 8192. In that case a transposed view, such as most matrix gradients, is not copied.
     """
     if x.size == 0:
         return mx.array(0.0)  # the CPU backend of MLX 0.32 may take minutes to sum an empty array
@@ -93,7 +92,7 @@ def safe_sum(x: mx.array) -> mx.array:
 def global_norm(tree: object) -> mx.array:
     """Return the Euclidean norm over all arrays of a tree (nested dicts and lists), in float32.
 
-    Right for entries of any size: float32 makes infinity of the square of 2e19, and 0 of 1e-23's.
+    Accurate for entries of any size: in float32 the square of 2e19 is infinite, that of 1e-23 is 0.
     """
     leaves = [leaf.astype(mx.float32) for _, leaf in tree_flatten(tree)]  # type: ignore[arg-type]
     leaves = [leaf for leaf in leaves if leaf.size]
@@ -110,6 +109,6 @@ def _largest(x: mx.array) -> mx.array:
 
 
 def _power_of_two(x: mx.array) -> mx.array:
-    """Return the power of 2 below `x`, division by which rounds nothing; 1 for 0 and infinity."""
+    """Return the power of 2 below `x`, to divide by without rounding; 1 for 0 and infinity."""
     power = (x.view(mx.uint32) & 0x7F800000).view(mx.float32)
     return mx.where((power > 0) & mx.isfinite(power), power, 1.0)

@@ -26,8 +26,8 @@ Report = Callable[[dict[str, object]], object]
 class Evaluation:
     """How to choose the best epoch: `evaluate(model, epoch)` returns metrics by name.
 
-    It is called in evaluation mode after every `every` epochs and after the last. After `patience`
-    evaluations in a row without a better `monitor` training ends early; 0 turns that off. NaN is
+    It is called in evaluation mode after every `every` epochs and after the last. Training stops
+    early after `patience` evaluations in a row without a better `monitor`; 0 disables this. NaN is
     never better.
     """
 
@@ -41,7 +41,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class FitResult:
-    """What `fit` did: one history entry an epoch (epoch, train_loss, metrics), epochs from 0."""
+    """The result of `fit`: a history entry per epoch (epoch, train_loss, metrics), from epoch 0."""
 
     history: list[dict]
     best_score: float | None
@@ -52,7 +52,7 @@ class FitResult:
 
 @dataclass
 class _Position:
-    """The position of the loop: all that a resumed run needs besides the arrays."""
+    """The position of the loop: the state that a resumed run needs besides the arrays."""
 
     updates_per_epoch: int
     epoch: int = 0
@@ -83,16 +83,15 @@ def fit(
     """Train for `epochs`; with `evaluation` the model ends with its best weights.
 
     `batches(epoch, start)` yields the updates of an epoch from update `start` on, each a list of
-    micro-batches, the same at every call. `schedule` defaults to `warmup_cosine(0.1)`. `report` is
-    given a dict for each event ("resume", "update", "evaluation", "checkpoint", "end") on rank
-    zero.
+    micro-batches; every call must yield the same ones. `schedule` defaults to `warmup_cosine(0.1)`.
+    `report` is called on rank zero with a dict for each event ("resume", "update", "evaluation",
+    "checkpoint", "end").
 
     With `checkpoints` the state is saved at the end of every epoch and whenever one is due. A
-    killed run that continues with `resume=True` ends with the same weights as an uninterrupted one,
-    bit for bit, if model, data and `evaluate` depend only on their arguments and MLX's random
-    state. `stopping` is the function of `stop_requested`: once it returns a signal, the state is
-    saved and `Stopped` raised. "examples_per_second" in reports is the weight of an update per
-    second.
+    killed run that is resumed with `resume=True` ends with the same weights as an uninterrupted
+    one, bit for bit, if model, data and `evaluate` depend only on their arguments and MLX's random
+    state. `stopping` is the function yielded by `stop_requested`: once it returns a signal, the
+    state is saved and `Stopped` raised. "examples_per_second" is the weight of updates per second.
     """
     schedule = schedule or warmup_cosine(0.1)
     report = report if report and distributed.rank() == 0 else _ignore
@@ -109,7 +108,7 @@ def fit(
             report({"event": "update", **event, "examples_per_second": speed})
             within = position.update < updates_per_epoch
             stop = stopping() if stopping and within else 0
-            # The end of an epoch is saved after its evaluation, once.
+            # At the end of an epoch the state is saved only after the evaluation.
             if within and checkpoints and (stop or checkpoints.due(step.updates)):
                 _save(step, checkpoints, position, report)
             if stop:
@@ -152,7 +151,7 @@ def _start(
     if checkpoints and found:
         position = _load_position(step, checkpoints, found, updates_per_epoch)
     if resume:
-        # Reported without a checkpoint too: the lines that the killed run logged are void then.
+        # Reported even without a checkpoint: then all lines of the killed run must be dropped.
         report({"event": "resume", "epoch": position.epoch, "updates": step.updates})
     return position
 
@@ -167,14 +166,14 @@ def _load_position(
         raise CheckpointError(f"{found} was not saved by fit: {error}") from error
     if position.updates_per_epoch != updates_per_epoch:
         raise CheckpointError(
-            f"{found} was saved with {position.updates_per_epoch} updates an epoch, "
+            f"{found} was saved with {position.updates_per_epoch} updates per epoch, "
             f"this run has {updates_per_epoch}: data or batch size differ"
         )
     return position
 
 
 def _updates(batches: Batches, position: _Position) -> Iterator[Sequence[Batch]]:
-    """Yield the rest of the epoch's updates; raise unless there are `updates_per_epoch`."""
+    """Yield the remaining updates of the epoch; raise unless it has `updates_per_epoch`."""
     expected = position.updates_per_epoch - position.update
     count = 0
     for update in batches(position.epoch, position.update):
@@ -184,7 +183,7 @@ def _updates(batches: Batches, position: _Position) -> Iterator[Sequence[Batch]]
         yield update
     if count != expected:
         raise ValueError(
-            f"batches({position.epoch}, {position.updates_per_epoch - expected}) gave "
+            f"batches({position.epoch}, {position.updates_per_epoch - expected}) yielded "
             f"{'more' if count > expected else count} updates, expected {expected}: "
             f"updates_per_epoch is {position.updates_per_epoch}"
         )
@@ -241,7 +240,7 @@ def _end_epoch(
 def _score(evaluation: Evaluation, entry: dict) -> float:
     if evaluation.monitor not in entry:
         raise KeyError(
-            f"evaluate returned no {evaluation.monitor!r} to monitor, but {sorted(entry)}"
+            f"evaluate did not return {evaluation.monitor!r} to monitor, but {sorted(entry)}"
         )
     if math.isnan(entry[evaluation.monitor]):
         logger.warning("epoch %d: %s is NaN", entry["epoch"], evaluation.monitor)
@@ -266,7 +265,7 @@ def _save(step: TrainStep, checkpoints: Checkpoints, position: _Position, report
 
 
 class _Best:
-    """The best weights so far: beside the checkpoints for a resumed run, or in memory."""
+    """The best weights so far: with the checkpoints, for a resumed run, or in memory."""
 
     def __init__(self, model: nn.Module, checkpoints: Checkpoints | None):
         self.model = model

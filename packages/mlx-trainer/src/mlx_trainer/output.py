@@ -1,4 +1,4 @@
-"""Protect long work from its outputs: streams that close, files that cannot be written."""
+"""Protect long work from failing outputs: closed streams and unwritable files."""
 
 import contextlib
 import os
@@ -45,9 +45,9 @@ class _Lasting:
 
 @contextmanager
 def lasting_output() -> Iterator[None]:
-    """Continue when standard output or error is closed (`| head`) or full; report it at the end.
+    """Continue if standard output or error is closed (`| head`) or full; report it at the end.
 
-    The text that such a stream no longer takes is lost: use it for work that also writes files.
+    Later text of such a stream is lost: use this only for work that also writes files.
     """
     before = sys.stdout, sys.stderr
     streams = [_Lasting(each) for each in before]
@@ -60,14 +60,14 @@ def lasting_output() -> Iterator[None]:
         sys.stdout, sys.stderr = before
         if failure := streams[0].failure:
             with contextlib.suppress(OSError):
-                print(f"standard output ended ({failure.strerror}); not all was shown there",
+                print(f"standard output failed ({failure.strerror}); it is incomplete",
                       file=sys.stderr, flush=True)  # fmt: skip
 
 
 def check_output(path: str | Path) -> None:
-    """Make the folder of a file to be written later; raise `OSError` if it cannot be written.
+    """Create the folder of a file to be written later; raise `OSError` if it cannot be written.
 
-    Deletes temporary files that killed writes of the same file left beside it.
+    Deletes temporary files of killed writes of the same file.
     """
     path = Path(path)
     if path.is_dir():
@@ -77,7 +77,7 @@ def check_output(path: str | Path) -> None:
             raise PermissionError(f"{path} cannot be written")
         return
     target = Path(os.path.realpath(path))
-    if not path.is_symlink():  # never make the target folder of a link
+    if not path.is_symlink():  # never create the target folder of a link
         target.parent.mkdir(parents=True, exist_ok=True)
     sweep(target.parent, [target.name.replace("[", "[[]")])
     probe = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")

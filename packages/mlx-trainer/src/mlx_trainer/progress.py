@@ -1,4 +1,4 @@
-"""Progress on standard error: a bar on a terminal, elsewhere a plain line now and then."""
+"""Progress on standard error: a bar on a terminal, occasional plain lines elsewhere."""
 
 import sys
 import time
@@ -7,7 +7,7 @@ from typing import Self, TextIO
 
 from mlx_trainer.distributed import rank
 
-# Without a terminal: a line at every tenth of the work, and after so many seconds of silence.
+# Without a terminal: a line at every tenth of the work, and after this many seconds without one.
 _SHARES = 10
 _SILENCE = 30.0
 
@@ -15,8 +15,8 @@ _SILENCE = 30.0
 class Progress:
     """The progress of `total` units of work; use it in a `with` block.
 
-    On a terminal a bar of the extra `progress` (rich) with rate and time left; without a terminal,
-    or without rich, plain lines. `stream` is standard error by default.
+    On a terminal a bar with rate and time left, which needs the extra `progress` (rich); without
+    rich or a terminal, plain lines. `stream` is standard error by default.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Display:
             print(line, file=sys.stderr, flush=True)
 
     def start(self, total: int, description: str, completed: int = 0) -> None:
-        """Show a bar of `total` units of work, in place of the one before."""
+        """Show a bar of `total` units of work, which replaces the last one."""
         self.close()
         if not self._is_quiet:
             self._bar = Progress(total, description, completed=completed)
@@ -122,7 +122,7 @@ def _short(value: float) -> str:
 
 
 def _rich_bar(stream: TextIO):
-    """Return an unstarted rich bar on `stream`, None where rich is not installed."""
+    """Return an unstarted rich bar on `stream`, None if rich is not installed."""
     try:
         from rich import progress
         from rich.console import Console

@@ -14,7 +14,7 @@ def random_key() -> Key:
 
 def set_random_key(key: Key) -> None:
     """Restore the key that `random_key` returned."""
-    # The state takes no assignment, but a seed's two halves are the key.
+    # The state cannot be assigned, but the two halves of a seed are the key.
     mx.random.seed((key[0] << 32) | key[1])
 
 

@@ -1,9 +1,9 @@
-"""The run folder: its configuration, its environment and its measurements.
+"""The run folder: configuration, environment and metrics of a run.
 
 run.json        the marker: the tool that made the run, and the fingerprints of its inputs
 config.yaml     the resolved configuration
 env.json        Python, platform, package versions, device, commit
-metrics.jsonl   one JSON object a line, appended while training
+metrics.jsonl   one JSON object per line, appended while training
 """
 
 import contextlib
@@ -25,15 +25,15 @@ from mlx_trainer.folders import FolderLock, delete_owned, sweep
 MARKER, CONFIG, METRICS = "run.json", "config.yaml", "metrics.jsonl"
 _FORMAT = 1
 _OWN = (MARKER, CONFIG, "env.json", METRICS)
-# Left in any folder by file managers and notebooks: a folder with nothing else counts as empty.
+# File managers and notebooks create these: a folder with nothing else counts as empty.
 _IGNORED = (".DS_Store", ".ipynb_checkpoints", "Thumbs.db", "desktop.ini")
 
 
 @dataclass(frozen=True)
 class RunKind:
-    """The tool that makes a run, and glob patterns of all files that it writes below the folder.
+    """The tool that writes a run, and glob patterns of all files that it writes into the folder.
 
-    Replacing a run deletes the files that match, and no others.
+    Replacing a run deletes only the files that match.
     """
 
     tool: str
@@ -54,7 +54,7 @@ class RunFolder:
         self.path = Path(path)
         self.kind = kind
         self.kept: list[Path] = []
-        """Files in the folder of a replaced run that the run did not write: they were kept."""
+        """Files in the folder of a replaced run that were kept, because no run wrote them."""
         self._lock: FolderLock | None = None
 
     @classmethod
@@ -67,19 +67,19 @@ class RunFolder:
         kind: RunKind = PLAIN,
         inputs: Mapping[str, str | Path] | None = None,
     ) -> "RunFolder":
-        """Make a new run with its resolved `config`, a dataclass or a mapping of plain values.
+        """Create a new run with its resolved `config`, a dataclass or a mapping of plain values.
 
-        `inputs` are the files and folders that the run reads, by the dotted key of `config` that
-        names them; `resume` compares them. `overwrite` replaces a run of the same tool: it deletes
-        the files of `kind` and keeps all others. Raises `FileExistsError` for a folder that holds
-        other files, a run without `overwrite`, or one of the inputs, and `BlockingIOError` while
-        another process writes. What a killed start left is cleaned up.
+        `inputs` are the files and folders that the run reads, by their dotted keys in `config`;
+        `resume` compares them. `overwrite` replaces a run of the same tool: it deletes the files of
+        `kind` and keeps all others. Raises `FileExistsError` for a folder with other files, with a
+        run without `overwrite`, or with one of the inputs, and `BlockingIOError` while another
+        process writes. Files of a start that was killed are deleted.
         """
         run = cls(path, kind)
         inputs = inputs or {}
         run.path.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
-            (run.path / max(run._patterns(), key=len)).lstat()  # a path too long fails now
+            (run.path / max(run._patterns(), key=len)).lstat()  # fails now if a path is too long
         run._lock = FolderLock(run.path)
         try:
             run._clear(overwrite, inputs)
@@ -103,10 +103,10 @@ class RunFolder:
         kind: RunKind = PLAIN,
         inputs: Mapping[str, str | Path] | None = None,
     ) -> "RunFolder":
-        """Open a run to continue it; a last line of metrics that a kill cut short is dropped.
+        """Open a run to continue it; an incomplete last line of metrics is dropped.
 
-        Raises `ChangedFileError`, which names the file or setting, for an input or a configuration
-        that changed, and `BlockingIOError` while another process writes.
+        Raises `ChangedFileError`, which names the file or setting, for a changed input or
+        configuration, and `BlockingIOError` while another process writes.
         """
         run = cls.open(path, kind)
         run._lock = FolderLock(run.path)
@@ -121,9 +121,9 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | Path, kind: RunKind | None = None) -> "RunFolder":
-        """Open an existing run to read it, without a change or a lock.
+        """Open an existing run to read it, without changing or locking it.
 
-        Raises `FileNotFoundError` if the folder holds no run, or, with `kind`, a run of another
+        Raises `FileNotFoundError` if the folder is not a run, or, with `kind`, a run of another
         tool, and `ChangedFileError` if a setting changed; paths of inputs may change.
         """
         run = cls(path, kind or PLAIN)
@@ -171,7 +171,7 @@ class RunFolder:
         run_files.keep(self.path / METRICS, wanted)
 
     def replace_config(self, config: object) -> None:
-        """Replace the configuration of a run that continues with other settings on purpose."""
+        """Replace the configuration of a run that intentionally continues with other settings."""
         marker = self._marker()
         if marker is None:
             raise FileNotFoundError(f"{self.path} is not a run: it has no {MARKER}")
@@ -179,30 +179,30 @@ class RunFolder:
         self._write(CONFIG, dump_config(config))
 
     def _clear(self, overwrite: bool, inputs: Mapping[str, str | Path]) -> None:
-        """Delete a run to replace, or what a killed start left; refuse any other content."""
+        """Delete a run to replace, or files of a killed start; refuse any other content."""
         marker = self._marker()
         sweep(self.path, self._patterns())
         if marker is None:
             if any(each.name not in _IGNORED for each in self.path.iterdir()):
                 raise FileExistsError(
-                    f"{self.path} is not empty and holds no run (no {MARKER}): nothing was "
-                    "touched; choose another folder"
+                    f"{self.path} is not empty and not a run (no {MARKER}): nothing was "
+                    "changed; choose another folder"
                 )
         elif marker["tool"] != self.kind.tool:
             raise FileExistsError(
-                f"{self.path} holds a run of {marker['tool']}: nothing was touched; choose "
+                f"{self.path} is a run of {marker['tool']}: nothing was changed; choose "
                 "another folder"
             )
         elif (self.path / CONFIG).exists() and not overwrite:
             raise FileExistsError(
-                f"{self.path} holds a run: resume or overwrite it (--resume, --overwrite), or "
+                f"{self.path} is a run: resume or overwrite it (--resume, --overwrite), or "
                 "choose another folder"
             )
         for path in map(Path, inputs.values()):
             if path.resolve().is_relative_to(self.path.resolve()):
                 raise FileExistsError(
-                    f"{path} is an input and lies in {self.path}, which would be replaced: "
-                    "nothing was touched; move it, or choose another folder"
+                    f"{path} is an input inside {self.path}, which would be replaced: "
+                    "nothing was changed; move it, or choose another folder"
                 )
         # The marker is deleted last: a kill in between leaves a run that can be replaced.
         delete_owned(self.path, self._patterns(), last=MARKER)
@@ -221,8 +221,8 @@ class RunFolder:
         for key in sorted(before.keys() | now.keys()):
             if key not in inputs and before.get(key, ...) != now.get(key, ...):
                 raise ChangedFileError(
-                    f"{path} was changed since the run began: {key} was {before.get(key)!r}, and "
-                    f"is {now.get(key)!r}; undo that, or start another run"
+                    f"{path} was changed since the run started: {key} was {before.get(key)!r}, and "
+                    f"is {now.get(key)!r}; undo the change, or start another run"
                 )
 
     def _check_inputs(self, inputs: Mapping[str, str | Path]) -> None:
@@ -236,7 +236,7 @@ class RunFolder:
                 changed = changed_file(inputs[key], known[key]["sha256"])
             if changed:
                 raise ChangedFileError(
-                    f"{changed} ({key}) is not what it was when the run in {self.path} began; "
+                    f"{changed} ({key}) was changed since the run in {self.path} started; "
                     "restore the old file, or start another run"
                 )
 
@@ -251,8 +251,8 @@ class RunFolder:
         except (ValueError, KeyError, TypeError):
             pass
         raise ValueError(
-            f"{path} is damaged or of a newer version (this one knows format {_FORMAT}): nothing "
-            "was touched"
+            f"{path} is damaged or of a newer version (this one reads format {_FORMAT}): nothing "
+            "was changed"
         )
 
     def _write_marker(self, config: object, inputs: Mapping[str, object], tool: str) -> None:

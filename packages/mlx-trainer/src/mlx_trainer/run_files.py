@@ -1,4 +1,4 @@
-"""Two files of a run folder: `metrics.jsonl`, one JSON object a line, and `env.json`."""
+"""Two files of a run folder: `metrics.jsonl`, one JSON object per line, and `env.json`."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ from mlx_trainer._atomic import write_atomic
 
 
 def describe_environment() -> dict[str, object]:
-    """Return what a result may depend on besides the configuration: versions, device, commit."""
+    """Return versions, device and commit: the environment that a result may depend on."""
     packages = {each.metadata["Name"]: each.version for each in metadata.distributions()}
     return {
         "python": platform.python_version(),
@@ -45,19 +45,19 @@ def append(path: Path, entry: Mapping[str, object]) -> None:
 
 
 def read(path: Path) -> list[dict]:
-    """Return the whole lines; raises `ValueError` with the number of a damaged one."""
+    """Return the complete lines; raises `ValueError` with the number of a damaged one."""
     return [entry for _, entry in _entries(path)]
 
 
 def keep(path: Path, wanted: Callable[[dict], bool]) -> None:
-    """Keep the lines that are `wanted`; drop a last line that was cut short."""
+    """Keep the lines that are `wanted`; drop an incomplete last line."""
     text = "".join(line + "\n" for line, entry in _entries(path) if wanted(entry))
     if path.exists() and text != path.read_text("utf-8"):
         write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _entries(path: Path) -> Iterator[tuple[str, dict]]:
-    """Yield each whole line of a log, and its entry."""
+    """Yield each complete line of a log, and its entry."""
     try:
         text = path.read_text("utf-8") if path.exists() else ""
     except UnicodeDecodeError as error:
@@ -73,7 +73,7 @@ def _entries(path: Path) -> Iterator[tuple[str, dict]]:
 
 
 def _finite(value: object) -> object:
-    """Replace NaN and infinities, which JSON lacks, by None."""
+    """Replace NaN and infinities, which JSON does not have, with None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Declare a setting once: its default, help, command-line flag and range stand in the dataclass.
+"""Declare a setting once, in the dataclass: its default, help, command-line flag and range.
 
 `load_config` checks the ranges, `command_line.settings_options` makes the flags. Importing this
 module costs nothing, so that a command line can derive its `--help` from a configuration.
@@ -10,18 +10,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
-_MOST_INTEGER = 2**63 - 1  # what 64 bits hold
+_MOST_INTEGER = 2**63 - 1  # of 64 bits
 
 
 class ConfigError(ValueError):
-    """A configuration has an unknown key, a wrong type or value, or lacks a required key."""
+    """A configuration has an unknown key, a wrong type or value, or no value for a required key."""
 
     exit_code = 2  # of a command line: wrong usage
 
 
 @dataclass(frozen=True)
 class Range:
-    """The values a number may have; None is no bound, `or_zero` allows 0 besides."""
+    """The range of a number; None means no bound, `or_zero` also allows 0."""
 
     at_least: float | None = None
     at_most: float | None = None
@@ -53,7 +53,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Setting:
-    """What `setting` attaches to a field, under the metadata key "setting"."""
+    """The declaration that `setting` attaches to a field, under the metadata key "setting"."""
 
     help: str
     flag: str | None
@@ -83,11 +83,11 @@ def setting(
 ) -> Any:
     """Return a dataclass field; without a `default` it is required.
 
-    `flag` is its command-line flag ("--depth", "--cache/--no-cache"), without one the field is set
-    by file or override only. Lists and dicts are copied for each object. `infinite` allows
-    infinity; NaN is refused always. `--help` shows `default_text` where the default stands for
-    something else. `path` must exist on the command line; `parse` turns a flag's text into the
-    value, and raises `ValueError` for a wrong one.
+    `flag` is its command-line flag ("--depth", "--cache/--no-cache"); without one, only a file or
+    an override sets the field. Lists and dicts are copied for each object. `infinite` allows
+    infinity; NaN is always refused. `--help` shows `default_text` instead of the default. A `path`
+    given as a flag must exist; `parse` converts a flag's text to the value, and raises `ValueError`
+    for invalid text.
     """
     limits = Range(at_least, at_most, above, below, or_zero)
     about = Setting(help, flag, limits, infinite, default_text, metavar, path, parse)
@@ -97,7 +97,7 @@ def setting(
 
 
 def setting_of(each: Field) -> Setting | None:
-    """Return what `setting` said about a field, None for a plain field."""
+    """Return the declaration of a field by `setting`, None for a plain field."""
     return each.metadata.get("setting")
 
 
@@ -109,7 +109,7 @@ def check_settings(config: object) -> None:
 
 
 def range_problem(value: object, about: Setting) -> str | None:
-    """Return how a number breaks its range, as `must be at least 1, got 0`, or None."""
+    """Return the error of a number outside its range, such as `must be at least 1, got 0`."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     if value not in about.range:

@@ -21,11 +21,11 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def stop_requested() -> Iterator[Callable[[], int]]:
-    """Yield a function that returns the number of the signal that arrived, 0 before one.
+    """Yield a function that returns the number of the signal that arrived, 0 before any.
 
-    A second signal raises `KeyboardInterrupt` at once. Ignored signals, as under `nohup`, stay
-    ignored. Signals keep their usual effect outside the main thread, which alone receives them, and
-    under several processes, which would stop after different updates.
+    A second signal raises `KeyboardInterrupt` immediately. Ignored signals, as under `nohup`, stay
+    ignored. Signals keep their usual effect outside the main thread, because only that receives
+    them, and with several processes, because these would stop after different updates.
     """
     asked = 0
     if threading.current_thread() is not threading.main_thread() or world_size() > 1:

@@ -40,20 +40,19 @@ class TrainStep:
     """The update of `model` by `optimizer`; call it with the micro-batches of one update.
 
     `loss_fn(model, batch)` returns (sum of losses, sum of weights), both scalars: a padded row or
-    token adds 0 to both. `max_grad_norm=None` turns clipping off. With `compile`, a batch shape
-    seen before costs no new trace; freezing, unfreezing, `train()` and `eval()` between updates are
-    noticed. Only trainable parameters get gradients and optimizer state. Under `mlx.launch` sums
-    and weights are added over all processes, so every process holds the same weights after every
-    update.
+    token adds 0 to both. `max_grad_norm=None` disables clipping. With `compile`, each batch shape
+    is traced once; freezing, unfreezing, `train()` and `eval()` between updates are detected. Only
+    trainable parameters get gradients and optimizer state. Under `mlx.launch` sums and weights are
+    added over all processes, so every process has the same weights after every update.
 
     With `threads` above 1, for the CPU, each thread computes its share of the rows of every
-    micro-batch: the same update up to rounding, sooner if the BLAS is told to use one thread. Each
-    thread draws its own dropout; of running statistics those of the first thread are kept. Arrays
+    micro-batch. The update is the same up to rounding, and faster if the BLAS uses one thread. Each
+    thread has its own dropout; only the running statistics of the first thread are kept. Arrays
     that `loss_fn` uses besides the model's and the batch's must be evaluated beforehand.
 
-    `optimizer` is any `mlx.optimizers.Optimizer` that reads its rate from `state["learning_rate"]`;
-    one with a method `recognize` is shown the model by it.
-    `updates` counts the updates done; `weight` is the total weight of the last one.
+    `optimizer` is any `mlx.optimizers.Optimizer` that reads its rate from `state["learning_rate"]`.
+    If it has a method `recognize`, that is called with the model.
+    `updates` counts the completed updates; `weight` is the total weight of the last one.
     """
 
     def __init__(
@@ -85,8 +84,8 @@ class TrainStep:
         """Do one update; return (mean loss, norm of the gradient before clipping), both evaluated.
 
         NumPy arrays in `batches` are converted. Raises `ValueError` for a total weight of 0, and
-        `TrainingError` for a loss or gradient that is not finite: load a checkpoint then, the
-        weights are unusable.
+        `TrainingError` for a loss or gradient that is not finite: the weights are then unusable,
+        load a checkpoint.
         """
         if not batches:
             raise ValueError("an update needs at least one batch, got an empty list")
@@ -103,9 +102,9 @@ class TrainStep:
         return loss, norm
 
     def prepare(self) -> bool:
-        """Make optimizer state and functions for the trainable parameters; False if unchanged.
+        """Create optimizer state and functions for the trainable parameters; False if unchanged.
 
-        Updates call it; call it yourself to see the optimizer's state before the first update.
+        Updates call it; call it to access the optimizer's state before the first update.
         """
         trainable = self.model.trainable_parameters()
         modes = [module.training for _, module in self.model.named_modules()]
@@ -115,7 +114,7 @@ class TrainStep:
         if not structure[0]:
             raise ValueError("the model has no trainable parameter: everything is frozen")
         if hasattr(self.optimizer, "recognize"):
-            # Before the state is made: a resumed run must get the state of the first update.
+            # Before the state is created: a resumed run must get the same state as a new one.
             self.optimizer.recognize(self.model)  # type: ignore[attr-defined]
         self.optimizer.init(trainable)
         arguments = self.model, self.loss_fn, self.compile
@@ -125,7 +124,7 @@ class TrainStep:
         else:
             self._gradients = gradient_function(*arguments)
         self._apply = self._apply_sums
-        # A list that every call fills again, so that a replaced optimizer state is seen.
+        # Every call refills this list, so that a replaced optimizer state is used.
         self._update_state: list[object] = []
         if self.compile:
             state = self._update_state
@@ -143,7 +142,7 @@ class TrainStep:
         self._update_state[:] = [self.model.state, self.optimizer.state]
         sums = self._threads(batches) if self._threads else [accumulate(self._gradients, batches)]
         if distributed.world_size() > 1:
-            # Means over processes serve as sums: their number cancels in sum / weight.
+            # Means over processes replace sums: the number of processes cancels in sum / weight.
             sums = [nn.average_gradients(total(sums))]
         loss, weight, norm = self._apply(sums)
         mx.eval(self.model.state, self.optimizer.state, random_state(), loss, weight, norm)
@@ -168,7 +167,7 @@ class TrainStep:
         if float(weight) == 0:
             raise ValueError(
                 f"update {self.updates + 1}: the total weight of all micro-batches is 0, so there "
-                "is no mean loss; leave out updates without a valid example"
+                "is no mean loss; skip updates without a valid example"
             )
         if not (math.isfinite(float(loss)) and math.isfinite(float(norm))):
             raise TrainingError(

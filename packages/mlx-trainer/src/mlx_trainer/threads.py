@@ -1,8 +1,8 @@
 """Gradients of one model by several threads of the CPU, each on its own rows.
 
 MLX computes elementwise operations on the CPU in one thread, so two threads with half a batch each
-are faster than one with the whole. In MLX 0.32 streams are local to a thread, so no thread may
-use an array that another thread has not evaluated yet.
+are faster than one thread. In MLX 0.32 streams are local to a thread, so a thread must not use an
+array that another thread has not evaluated yet.
 """
 
 import os
@@ -27,7 +27,7 @@ from mlx_trainer.gradients import (
 )
 from mlx_trainer.random_keys import Key, set_random_key, split_random_key
 
-MOST_THREADS = 8  # also on a CPU with fewer cores, where they do no harm
+MOST_THREADS = 8  # allowed even with fewer cores, which does no harm
 
 Contents = list[tuple[dict | list, object, object]]  # container, key, value
 Job = TypeVar("Job")
@@ -55,7 +55,7 @@ class GradientThreads:
             [each[number] for each in parts if number < len(each)]
             for number in range(max(map(len, parts)))
         ]
-        mx.eval(self.model.state, shares)  # no thread may see what another has yet to evaluate
+        mx.eval(self.model.state, shares)  # threads must share only evaluated arrays
         # The random state is local to a thread in MLX 0.32 (though mx.random.state is one object),
         # and a new thread's starts from entropy. So each share has a key drawn from the state of
         # this thread, which the user seeds and checkpoints save.
@@ -66,7 +66,7 @@ class GradientThreads:
 
 
 def check_threads(threads: int) -> None:
-    """Raise `ValueError` if a step cannot use so many threads."""
+    """Raise `ValueError` if a step cannot use this many threads."""
     check_thread_count(threads, "threads")
     if threads > 1 and mx.default_device().type != mx.cpu:
         raise ValueError(
@@ -80,7 +80,7 @@ def check_thread_count(threads: int, name: str) -> None:
     most = max(MOST_THREADS, os.cpu_count() or 1)
     if not 1 <= threads <= most:
         raise ValueError(
-            f"{name} must be from 1 to {most}, got {threads}: each thread holds gradients of the "
+            f"{name} must be from 1 to {most}, got {threads}: each thread stores gradients of the "
             "whole model, and more threads than cores save no time"
         )
 
@@ -105,7 +105,7 @@ def split_rows(batch: Mapping[str, mx.array], parts: int) -> list[Arrays]:
 def _worker(
     model: nn.Module, loss_fn: LossFunction, compile: bool, lock: threading.Lock
 ) -> Callable[[tuple[list[Arrays], Key]], tuple[Sums, Contents]]:
-    """Return the function that one thread computes for an update, with its own state."""
+    """Return the function that one thread calls for each update, with separate state."""
     function = gradient_function(model, loss_fn, compile)
 
     def work(share: tuple[list[Arrays], Key]) -> tuple[Sums, Contents]:
@@ -125,10 +125,10 @@ class _SharedModel:
     `nn.value_and_grad` and `mx.compile` put tracers into the model while they build a graph. So
     graphs are built under `lock`, which costs nothing: Python's own lock lets only one thread build
     at a time anyway. Evaluation, the slow part, runs outside the lock. A copy of the model per
-    thread would need no lock, but would miss what bound methods, closures and attributes of other
-    types hold.
+    thread would need no lock, but would miss the arrays in bound methods, closures and attributes
+    of other types.
 
-    The model stays unchanged. Changes by a call (running statistics) are kept in `contents` for
+    The model stays unchanged. Changes by a call (running statistics) are stored in `contents` for
     the next call of this thread.
     """
 
@@ -148,7 +148,7 @@ class _SharedModel:
                 self.contents = list(_walk(self._model))
             finally:
                 _put(before)
-            # Only this thread can evaluate what the call added to the model.
+            # Only this thread can evaluate the arrays that the call added to the model.
             mx.eval(self._model.state)
         mx.eval(result, [value for _, _, value in self.contents])
         return result
@@ -166,22 +166,22 @@ def _walk(tree: dict | list | tuple) -> Iterator[tuple[dict | list, object, obje
         if isinstance(value, (dict, list, tuple)):
             yield from _walk(value)
         if not isinstance(value, (dict, list)) and not isinstance(tree, tuple):
-            yield tree, key, value  # a tuple too: mx.compile puts a new one in its place
+            yield tree, key, value  # tuples too: mx.compile replaces them
 
 
 class Workers(Generic[Job, Result]):
     """Persistent threads: each calls `make` once, and the function it returns with every job.
 
-    The function is made and dropped in its thread: MLX keeps compiled functions by thread and by
-    address, so one released elsewhere leaves an entry that a later function may be mistaken for
-    (MLX issue 3940). `make` must not hold the owner of the workers, or they would never be
-    collected.
+    The function is created and released in its thread: MLX caches compiled functions by thread and
+    address, so a function released in another thread leaves a stale entry, which a later function
+    at the same address would hit (MLX issue 3940). `make` must not reference the owner of the
+    workers, or they would never be collected.
     """
 
     def __init__(self, count: int, make: Callable[[], Callable[[Job], Result]]):
         queues: list[SimpleQueue] = [SimpleQueue() for _ in range(count)]
-        # Daemons: the interpreter waits for other threads before it runs exit handlers, and the
-        # exit handler of `finalize` ends these.
+        # Daemons: the interpreter waits for non-daemon threads before it runs exit handlers, but
+        # these threads are ended by the exit handler of `finalize`.
         threads = [
             threading.Thread(target=_work, args=(queue, make), daemon=True, name="mlx-trainer")
             for queue in queues
@@ -216,7 +216,7 @@ def _work(queue: SimpleQueue, make: Callable[[], Callable]) -> None:
                 reply.set_result(function(job))
             except BaseException as error:  # raised again by `reply.result()`
                 reply.set_exception(_with_note(error))
-            del task, job, reply  # an idle worker holds no gradients
+            del task, job, reply  # an idle worker must not keep gradients alive
     finally:
         del function
         # A stream that lives until the end of the process can abort it with "terminate called
