@@ -68,11 +68,11 @@ BAD = {
     "empty": ("", "the file is empty; a CSV file starts with a line of names"),
     "ragged": (
         'a,b\n1,"x\ny"\n1,2,3\n',
-        "row 4: 3 cells where the header has 2 columns; put cells that hold ',' in double quotes",
+        "row 4: 3 cells, but the header has 2 columns; put cells that contain ',' in double quotes",
     ),
     "short": (
         "a,b\n1,2\n3\n",
-        "row 3: 1 cells where the header has 2 columns; put cells that hold ',' in double quotes",
+        "row 3: 1 cells, but the header has 2 columns; put cells that contain ',' in double quotes",
     ),
     "twice": (
         "a,b,a\n1,2,3\n",

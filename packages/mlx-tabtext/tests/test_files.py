@@ -126,13 +126,13 @@ def test_the_sheets_that_are_not_read_are_named(write, caplog):
 BAD = {
     "two.zip": (
         lambda: zipped(**{"a.csv": CSV, "b.parquet": b""}),
-        "holds 2 tables: a.csv, b.parquet; unpack it, then give the one table to read",
+        "has 2 tables: a.csv, b.parquet; unpack it, then give the one table to read",
     ),
     "none.zip": (
         lambda: zipped(**{"readme.md": b""}),
-        "holds no table: readme.md; unpack it, then give the one table to read",
+        "has no table: readme.md; unpack it, then give the one table to read",
     ),
-    "empty.zip": (zipped, "holds no table; unpack it, then give the one table to read"),
+    "empty.zip": (zipped, "has no table; unpack it, then give the one table to read"),
     "cut.zip": (
         lambda: zipped(**{"a.csv": CSV})[:-30],
         "cannot unpack this zip archive (damaged: File is not a zip file)",
@@ -209,8 +209,7 @@ BAD = {
     ),
     "wide.xlsx": (
         lambda: workbook([["a"], [1], [1, 2]]),
-        "row 3: 2 cells where the header in row 1 has 1 columns; name every column in the first "
-        "row",
+        "row 3: 2 cells, but the header in row 1 has 1 columns; name every column in the first row",
     ),
     "twice.xlsx": (
         lambda: workbook([["a", "a"], [1, 2]]),
@@ -248,7 +247,7 @@ BAD = {
         "row 1: not JSON ('utf-8' codec can't encode character '\\ud800' in position 7: "
         "surrogates not allowed); each row is an object of column names and cells",
     ),
-    "empty.jsonl": (lambda: b"\n", "the file is empty; it should hold one JSON object a line"),
+    "empty.jsonl": (lambda: b"\n", "the file is empty; it should have one JSON object per line"),
     "empty.parquet": (lambda: b"", "the file is empty; it should be a parquet file"),
     "bytes.parquet": (
         lambda: parquet({"a": [b"x"]}),
@@ -276,7 +275,7 @@ def test_rows_are_named_inside_archives(write):
     path = write("t.zip", zipped(**{"a.csv": b"a,b\n1\n"}))
     with pytest.raises(TableError) as error:
         read_table(path)
-    assert str(error.value).startswith(f"{path} (a.csv): row 2: 1 cells where the header has 2")
+    assert str(error.value).startswith(f"{path} (a.csv): row 2: 1 cells, but the header has 2")
 
 
 @pytest.mark.parametrize(

@@ -211,5 +211,5 @@ def test_bad_augmentations_are_named():
         fit(table).augment(table, seed=-1)
     with pytest.raises(ValueError, match=r"^count must be at least 1, not 0$"):
         fit(table).transform_tta(table, count=0)
-    with pytest.raises(TableError, match=r"^no rows to fit on; the table has a header only$"):
+    with pytest.raises(TableError, match=r"^no rows to fit on; the table has only a header$"):
         fit({name: [] for name in table})

@@ -36,7 +36,7 @@ def kind_and_reason(cells, name="column", **options):
         (["2012-03-14", "1999-12-31"] * 30, "date", "dates like 1999-12-31"),
         ([date(2012, 3, 14), None] * 30, "date", "dates like 2012-03-14"),
         ([f"C{each}" for each in range(ROWS)], "text", "60 distinct short values in 60 cells"),
-        ([f"A man of {each}" for each in range(ROWS)], "text", "4 words a cell, 100% unique"),
+        ([f"A man of {each}" for each in range(ROWS)], "text", "4 words per cell, 100% unique"),
         (["not in family", "own child here"] * 30, "categorical", "2 distinct values"),
     ],
 )
@@ -109,7 +109,10 @@ def test_schema_survives_json(passengers):
             {"kinds": {"Age": "numerical"}},
             "column 'Age': unknown kind 'numerical'; did you mean 'numeric'?",
         ),
-        ({"kinds": {"Age": "id"}}, "column 'Age': give the id by its own argument, not by kinds"),
+        (
+            {"kinds": {"Age": "id"}},
+            "column 'Age': give the id as a separate argument, not in kinds",
+        ),
         ({"labels": {"Age": "a", "Sex": "a"}}, "labels: 'Age' and 'Sex' have the same label 'a'"),
         (
             {"target": "Age", "id_column": "Age"},

@@ -96,7 +96,7 @@ def test_numpy_cells_become_plain():
     [
         ({"a": [1], "b": [1, 2]}, "columns differ in length: 'a' has 1 cells, 'b' has 2"),
         ({}, "a table needs at least one column, this one has none"),
-        ([1], "row 0 is int; a list of rows holds one dict per row"),
+        ([1], "row 0 is int; a list of rows needs one dict per row"),
         (
             {"a": [1, [2]]},
             "column 'a', row 1: a cell is text, a number, a boolean, a date or None, not list",

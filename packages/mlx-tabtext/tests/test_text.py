@@ -180,7 +180,7 @@ def test_state_survives_json(text_of, passengers, schema, count_words):
         ("{Survived}", "column 'Survived' is target, not an input"),
         (
             "{Age:.2f}",
-            "field 'Age' has '.2f' after it; write {Age} alone, numbers are rounded by "
+            "field 'Age' is followed by '.2f'; write {Age} alone, numbers are rounded by "
             "TextConfig(digits=...)",
         ),
         (
@@ -238,7 +238,7 @@ def test_misuse_is_named(schema, passengers, text_of):
     with pytest.raises(TableError) as error:
         text_of().transform({"Age": [1], "Sex": ["male"]})
     assert str(error.value) == (
-        "the table lacks 5 of 7 input columns: Pclass, Name, Fare, Cabin, Alone; it has Age, Sex"
+        "the table does not have 5 of 7 input columns: Pclass, Name, Fare, Cabin, Alone; it has Age, Sex"
     )
     with pytest.raises(
         ValueError, match=r"^TextConfig has no option 'stile'; did you mean 'style'"

@@ -20,9 +20,9 @@ class Augmentation:
 
     `shuffle_columns`: probability of a random column order. `drop_column`: dropout probability of
     each column; free text is never dropped, and one column always remains. `numeric_jitter`:
-    standard deviation of Gaussian noise, in those of the training rows (0.02 is sensible); values
-    stay in the training range, and columns of few distinct values do not change. `styles`: one is
-    drawn for each row; empty for the configured one.
+    standard deviation of Gaussian noise, in standard deviations of the column (0.02 is sensible);
+    values stay in the training range, and columns with few distinct values do not change. `styles`:
+    one is drawn for each row; empty for the configured style.
     """
 
     shuffle_columns: float = 1.0
@@ -44,7 +44,7 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Draws:
-    """Random numbers of all rows. Row `i` depends on the seed and on `first_row + i` only."""
+    """Random numbers of all rows. Row `i` depends only on the seed and on `first_row + i`."""
 
     order: np.ndarray  # (rows, columns), sort keys
     shuffled: np.ndarray  # (rows,), boolean: where the sort keys apply
@@ -108,10 +108,10 @@ def _jitter_cell(cell: Cell, column: Column, numbers: NumberStatistics, noise: f
 def limit_dropout(
     table: Table, columns: Sequence[Column], free_text: Collection[str], drop: np.ndarray
 ) -> np.ndarray:
-    """Return which cells to drop, (rows, columns) boolean, fewer than those drawn in `drop`.
+    """Return the cells to drop, (rows, columns) boolean: those drawn in `drop`, with exceptions.
 
-    Free text stays, and so does the most important value of a row that would lose all. `columns`
-    are most important first.
+    Free text is kept. A row that would lose all values keeps the most important one. `columns` are
+    most important first.
     """
     drop = drop & np.array([column.name not in free_text for column in columns])
     filled = np.array(

@@ -14,7 +14,7 @@ CountTokens: TypeAlias = Callable[[list[str]], Sequence[int]]
 """Number of tokens of each text, special tokens included or not, the same for every text."""
 
 Truncation: TypeAlias = Literal["free text", "alone", "never"]
-"""When a value is truncated: to fill the tokens left, only if it alone exceeds the limit, never."""
+"""When to truncate a value: to fill the remaining tokens, if it alone exceeds the limit, never."""
 
 _CACHE_LIMIT = 1_000_000  # pieces; about 100 MB
 _FEWEST_TOKENS = 8  # free text is not truncated to fewer
@@ -22,7 +22,7 @@ _FEWEST_TOKENS = 8  # free text is not truncated to fewer
 
 @dataclass(frozen=True)
 class BudgetReport:
-    """What the token budget changed in one call; zero without a budget.
+    """Counts of the changes by the token budget in one call; zero without a budget.
 
     `rows_shortened` have a dropped column or a truncated value, or both. `columns_dropped` counts
     by label.
@@ -55,10 +55,10 @@ class BudgetReport:
 
 @dataclass
 class Segment:
-    """One column of the table (one sentence of a template) in every row.
+    """One column of the table (or one sentence of a template) in all rows.
 
-    `format` returns the values; a budget that is used up before this segment never calls it.
-    `present` returns where they are not `None`, boolean (rows,).
+    `format` returns the values; it is not called if the budget is used up before this segment.
+    `present` returns a boolean mask (rows,) of the values that are not `None`.
     """
 
     labels: tuple[str, ...]
@@ -69,12 +69,12 @@ class Segment:
 
     @cached_property
     def values(self) -> list[str | None]:
-        """One formatted value a row."""
+        """One formatted value per row."""
         return self.format()
 
     @cached_property
     def pieces(self) -> list[str | None]:
-        """One piece of text a row, `None` where the row omits or the budget drops it."""
+        """One piece of text per row, `None` if the row omits it or the budget drops it."""
         rendered = {value: self.render(value) for value in set(self.values) if value is not None}
         return [None if value is None else rendered[value] for value in self.values]
 
@@ -82,10 +82,10 @@ class Segment:
 class TokenBudget:
     """A token limit and a token counter.
 
-    The cost of a text is the sum over its pieces, each with its delimiters: ` age: 22;`. That is
-    exact, except at both ends of the text, for tokenizers that split at white space first
-    (WordPiece, byte-level BPE). Texts over three quarters of the limit are counted again as a
-    whole, and lose further columns if over.
+    The cost of a text is the sum over its pieces, each with its delimiters: ` age: 22;`. For
+    tokenizers that split at white space first (WordPiece, byte-level BPE) it is exact, except at
+    both ends of the text. Texts over three quarters of the limit are recounted as a whole; more
+    columns are dropped if they are over the limit.
     """
 
     def __init__(self, count_tokens: CountTokens, max_tokens: int) -> None:
@@ -108,7 +108,7 @@ class TokenBudget:
             if len(counts) != len(new):
                 raise ValueError(
                     f"count_tokens returned {len(counts)} counts for {len(new)} texts; "
-                    "it must return one number a text"
+                    "it must return one number per text"
                 )
             self._cache.update(zip(new, counts, strict=True))
         return np.array([self._cache[text] for text in texts], dtype=np.int64)
@@ -185,7 +185,7 @@ class TokenBudget:
         rooms: np.ndarray,
         delimiters: Delimiters,
     ) -> np.ndarray:
-        """Return how many units of each value fit: binary search, one tokenizer batch a step."""
+        """Return how many units of each value fit, by binary search with one batch per step."""
         low = np.zeros(len(units), dtype=np.int64)  # this many fit
         high = np.array([len(words) for words in units])  # no more than this many can
         step = 16  # doubled each time: only a small part of a text of megabytes fits
@@ -226,7 +226,7 @@ def row_pieces(segments: Sequence[Segment], row: int, order: np.ndarray) -> list
 
 
 def _drop(segments: list[Segment], rank_cut: np.ndarray) -> tuple[np.ndarray, Counter[str]]:
-    """Drop the pieces of each row from its rank on; return the rows that lost any, label counts."""
+    """Drop the pieces of each row from `rank_cut` on; return the changed rows and label counts."""
     dropped, labels = np.zeros(len(rank_cut), dtype=bool), Counter[str]()
     for rank, segment in enumerate(segments):
         late = rank_cut <= rank

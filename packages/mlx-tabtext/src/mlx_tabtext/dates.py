@@ -13,7 +13,7 @@ from mlx_tabtext.table import Cell, Table, column_cells, is_missing
 
 DatePart: TypeAlias = Literal["year", "month", "weekday", "days"]
 
-# strftime's %B and %A would follow the machine's locale.
+# strftime's %B and %A depend on the machine's locale.
 MONTHS = [
     *("January", "February", "March", "April", "May", "June"),
     *("July", "August", "September", "October", "November", "December"),
@@ -37,9 +37,9 @@ _ISO_SHAPE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?")
 
 
 def find_date_format(cells: Iterable[str], *, allow_compact: bool = False) -> str | None:
-    """Return the first of `FORMATS` that reads 95 % of the distinct texts, or `None`.
+    """Return the first of `FORMATS` that parses 95 % of the distinct texts, or `None`.
 
-    `allow_compact` also tries `20120314`, otherwise a number.
+    `allow_compact` also tries `20120314`, which is otherwise a number.
     """
     distinct = set(cells)
     allowed_failures = len(distinct) // 20
@@ -84,7 +84,7 @@ def parse_date(cell: Cell, date_format: str | None) -> datetime | None:
 def format_date(when: datetime, date_format: str | None = ISO) -> str:
     """Return `14 March 2012, Wednesday`, with `, 13:05` unless at midnight, without a time zone.
 
-    A column of months gives `March 2012`.
+    In a column of months: `March 2012`.
     """
     month = f"{MONTHS[when.month - 1]} {when.year}"
     if date_format in _MONTH_ONLY:
@@ -104,7 +104,7 @@ def date_values(
 
     `year`, `month` (1 to 12), `weekday` (Monday is 0), or `days` since 1 January 1970 (the time of
     day as a fraction). Pass `date_format=schema[name].date_format`; without it, the format is
-    found in these cells and may differ from the training table's.
+    inferred from these cells and may differ from that of the training table.
     """
     cells = column_cells(table, name)
     if part not in _PARTS:

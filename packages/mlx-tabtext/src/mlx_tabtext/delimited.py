@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 
 
 def parse_csv(label: str, raw: bytes, *, separator: str | None = None) -> Table:
-    """Parse the content of a file, as `read_csv` describes; `label` names it in errors."""
+    """Parse the content of a file, see `read_csv`; `label` names the file in errors."""
     text = decode(label, raw)
     if not text.strip():
         raise TableError(f"{label}: the file is empty; a CSV file starts with a line of names")
@@ -31,8 +31,8 @@ def parse_csv(label: str, raw: bytes, *, separator: str | None = None) -> Table:
     for row, cells in records:
         if len(cells) != len(names):
             raise TableError(
-                f"{label}: row {row}: {len(cells)} cells where the header has {len(names)} "
-                f"columns; put cells that hold {separator!r} in double quotes"
+                f"{label}: row {row}: {len(cells)} cells, but the header has {len(names)} "
+                f"columns; put cells that contain {separator!r} in double quotes"
             )
         for column, cell in zip(columns, cells, strict=True):
             column.append(cell or None)
@@ -68,7 +68,7 @@ def _decode_windows(label: str, raw: bytes, error: UnicodeDecodeError) -> str:
 
 
 def _records(label: str, text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield (number of its first line, cells) of each record, without blank lines."""
+    """Yield (number of the first line, cells) for each record, without blank lines."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     old_limit = csv.field_size_limit(_LONGEST_CELL)
     row = 1
@@ -88,9 +88,9 @@ def _records(label: str, text: str, separator: str) -> Iterator[tuple[int, list[
 
 
 def _find_separator(text: str) -> str:
-    """Return the separator with the most cells a record, the same number in each record.
+    """Return the separator with the most cells per record, and the same number in each record.
 
-    Fallbacks: the one with the most cells in the header, a comma for a single column.
+    Fallbacks: the separator with the most cells in the header; a comma for a single column.
     """
     best = (False, 1, ",")
     for separator in SEPARATORS:
@@ -112,7 +112,7 @@ def _sample_widths(text: str, separator: str) -> list[int]:
                 widths.append(len(cells))
             if len(widths) == _SAMPLE_ROWS:
                 break
-    except csv.Error:  # a cell over csv's limit: judge by the rows before it
+    except csv.Error:  # a cell over csv's limit: use the rows before it
         return widths
     return widths
 

@@ -1,4 +1,4 @@
-"""Tables from files: the ending decides the format, and contradicting content is an error."""
+"""Read tables from files: the ending determines the format; contradicting content is an error."""
 
 import gzip
 import io
@@ -19,7 +19,7 @@ TABLE_ENDINGS = (
 )
 """Endings of the files that `read_table` reads; any other is read as delimited text."""
 
-_PARSERS = {  # by ending: the parser, what the file should be, what its content may look like
+_PARSERS = {  # ending: parser, expected file type, content types that the parser accepts
     ".parquet": (parse_parquet, "a parquet file", ("a parquet file",)),
     ".jsonl": (parse_json_lines, "a JSON file", ("JSON", None)),
     ".ndjson": (parse_json_lines, "a JSON file", ("JSON", None)),
@@ -27,7 +27,7 @@ _PARSERS = {  # by ending: the parser, what the file should be, what its content
     ".xlsx": (parse_workbook, "an Excel workbook", ("an Excel workbook",)),
 }
 
-_FIRST_BYTES = {  # what the file is, and what to do
+_FIRST_BYTES = {  # first bytes: file type, remedy
     b"PK\x03\x04": ("a zip archive", "unpack or convert it first"),
     b"\x1f\x8b": ("a gzip file", "rename it so that it ends in .gz"),
     b"PAR1": ("a parquet file", "rename it so that it ends in .parquet"),
@@ -47,16 +47,16 @@ _HTML = (b"<!doctype html", b"<html", b"<head", b"<body")
 
 
 def read_table(path: str | Path, *, separator: str | None = None) -> Table:
-    """Read a table from a file. The ending decides the format.
+    """Read a table from a file. The ending determines the format.
 
-    `.csv`, `.tsv` and unknown endings: see `read_csv`; `separator` is for these only. `.jsonl`,
-    `.ndjson`, `.json`: one object a line (`.json` also an array of objects); a missing key is a
+    `.csv`, `.tsv` and unknown endings: see `read_csv`; only these use `separator`. `.jsonl`,
+    `.ndjson`, `.json`: one object per line (`.json` also an array of objects); a missing key is a
     missing cell. `.parquet`: needs pyarrow (the extra `parquet`). `.xlsx`: needs openpyxl (the
-    extra `xlsx`), reads the first sheet. Also `.gz` of these, and `.zip` of one of these.
+    extra `xlsx`), reads the first sheet. Also `.gz` of these, and `.zip` with one of these.
 
-    Typed cells keep their type, except: float columns of whole numbers become integers, lists and
-    objects become JSON text with a logged warning. Raises `TableError` with file, row and column,
-    also for content that contradicts the ending.
+    Typed cells keep their type, with two exceptions: float columns of whole numbers become
+    integers; lists and objects become JSON text with a logged warning. Raises `TableError` with
+    file, row and column, also for content that contradicts the ending.
     """
     path = Path(path)
     label, name, raw = _unpack(str(path), path.name.lower(), _read_bytes(path))
@@ -73,12 +73,13 @@ def read_table(path: str | Path, *, separator: str | None = None) -> Table:
 
 
 def read_csv(path: str | Path, *, separator: str | None = None) -> Table:
-    """Read a CSV file with a header line. Cells are text, or `None` where empty.
+    """Read a CSV file with a header line. Cells are text, or `None` if empty.
 
-    The default `separator` is the best of comma, semicolon, tab and `|`. The encoding is UTF-8,
-    UTF-16 with a byte order mark, or else Windows-1252 with a logged warning. Quoted cells may
-    hold line breaks; blank lines are skipped; an empty column name becomes `Unnamed: 3` (position
-    from 0, as in pandas). A header alone gives zero rows. Raises `TableError` with the line number.
+    The default `separator` is detected: comma, semicolon, tab or `|`. The encoding is UTF-8, UTF-16
+    with a byte order mark, or else Windows-1252 with a logged warning. Quoted cells may contain
+    line breaks; blank lines are skipped; an empty column name becomes `Unnamed: 3` (position from
+    0, as in pandas). A file with only a header is a table without rows. Raises `TableError` with
+    the line number.
     """
     path = Path(path)
     return _parse_csv(str(path), _read_bytes(path), separator)
@@ -134,7 +135,7 @@ def _unzip(label: str, raw: bytes) -> tuple[str, bytes]:
 
 
 def _only_table(label: str, members: list[str]) -> str:
-    """Return the one table in an archive; hidden and macOS resource files do not count."""
+    """Return the only table in an archive, ignoring hidden and macOS resource files."""
     names = [
         name for name in members if "__MACOSX" not in name and PurePosixPath(name).name[0] != "."
     ]
@@ -145,7 +146,7 @@ def _only_table(label: str, members: list[str]) -> str:
     more = f" and {len(shown) - 5} more" if len(shown) > 5 else ""
     what = f"{len(tables)} tables" if tables else "no table"
     listed = f": {', '.join(shown[:5])}{more}" if shown else ""
-    raise TableError(f"{label}: holds {what}{listed}; unpack it, then give the one table to read")
+    raise TableError(f"{label}: has {what}{listed}; unpack it, then give the one table to read")
 
 
 def _refuse(label: str, raw: bytes, wanted: str) -> NoReturn:
@@ -156,7 +157,7 @@ def _refuse(label: str, raw: bytes, wanted: str) -> NoReturn:
 
 
 def _recognize(raw: bytes) -> tuple[str, str] | None:
-    """Return what the content is and what to do, or `None` if it may be delimited text."""
+    """Return the file type and a remedy, or `None` if the content may be delimited text."""
     for start, found in _FIRST_BYTES.items():
         if raw.startswith(start):
             if start == b"PK\x03\x04" and b"xl/" in raw:
@@ -171,7 +172,7 @@ def _recognize(raw: bytes) -> tuple[str, str] | None:
 
 
 def _is_json(raw: bytes) -> bool:
-    """Return whether this is one JSON object a line, or an array of objects."""
+    """Return whether this is one JSON object per line, or an array of objects."""
     text = raw.decode("utf-8-sig", "replace").lstrip()
     first = text if text.startswith("[") else text.partition("\n")[0]
     try:

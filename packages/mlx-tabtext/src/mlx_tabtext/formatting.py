@@ -1,4 +1,4 @@
-"""Cells to strings: numbers, truth values, dates, coded values and text; and invalid cells."""
+"""Format cells as strings: numbers, booleans, dates, coded values, text; find invalid cells."""
 
 import math
 import re
@@ -18,13 +18,13 @@ _INTEGER = re.compile(r"[+-]?[0-9]+")
 
 
 Level: TypeAlias = Callable[[float], str | None]
-"""Number to its quantile level (`low`, `q3 of 10`), `None` for none."""
+"""Function from a number to its quantile level (`low`, `q3 of 10`) or `None`."""
 
 
 def format_column(
     cells: Sequence[Cell], column: Column, level: Level | None, config: TextConfig
 ) -> list[str | None]:
-    """Return the string of each cell; `None` where the row omits the column."""
+    """Return the string of each cell; `None` if the row omits the column."""
     format_value = _formatter(column, level, config)
     missing = column.value_labels.get("")
     if missing is None and config.missing != "omit":
@@ -42,7 +42,7 @@ def format_column(
 
 
 def has_value(cells: Sequence[Cell], column: Column, config: TextConfig) -> np.ndarray:
-    """Return where `format_column` gives a string, boolean (rows,), without formatting."""
+    """Return a boolean mask (rows,) of `format_column(...) is not None`, without formatting."""
     if config.missing != "omit" or "" in column.value_labels:
         return np.ones(len(cells), dtype=bool)
     kind = column.kind
@@ -51,10 +51,10 @@ def has_value(cells: Sequence[Cell], column: Column, config: TextConfig) -> np.n
 
 
 def format_number(cell: int | float | str, digits: int) -> str:
-    """Return a number in plain digits, with about `digits` significant ones.
+    """Return a number in plain digits, with about `digits` significant digits.
 
     The part before the decimal point is never rounded. Only magnitudes from 1e15 and below 1e-9
-    have an exponent. `cell` must be a finite number, or text of one.
+    have an exponent. `cell` must be a finite number, as a number or as text.
     """
     if isinstance(cell, int) or (isinstance(cell, str) and _INTEGER.fullmatch(cell.strip())):
         return str(int(cell))
@@ -126,8 +126,8 @@ def _plain(cell: Cell, digits: int) -> str:
 def find_invalid_cells(table: Table, schema: Schema) -> dict[str, list[int]]:
     """Return the rows (from 0) of filled cells that are not numbers or dates, by input column.
 
-    `numeric_values` and `date_values` give NaN for them, texts show them unchanged. Infinite
-    numbers are among them; texts omit these. Columns that the table lacks are skipped.
+    `numeric_values` and `date_values` return NaN for them; texts contain them unchanged. Infinite
+    numbers count too, but texts omit them. Missing columns are skipped.
     """
     found = {}
     for column in schema.features:

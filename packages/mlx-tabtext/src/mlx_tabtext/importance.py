@@ -1,10 +1,10 @@
 """Column importance: normalized mutual information with the target, from the training rows.
 
-Mutual information is divided by the entropy of the target: 0 is independent, 1 determines it.
+Mutual information is divided by the entropy of the target: 0 means independent, 1 determines it.
 Numbers and dates are binned by deciles, values seen fewer than five times share one code, and
 missing is a value. The bias under independence, `(values - 1) (classes - 1) / (2 rows)` (Miller and
-Madow, 1955), is subtracted: it favours columns of many values. The score of a text column is that
-of its best single word, or of being filled.
+Madow, 1955), is subtracted, because it favours columns with many values. The score of a text column
+is that of its best single word, or of being filled.
 """
 
 import re
@@ -64,7 +64,7 @@ def _encode_target(values: np.ndarray) -> np.ndarray:
 
 
 def _column_codes(table: Table, column: Column) -> np.ndarray:
-    """Return one small integer a row; missing values share a code, rare ones another."""
+    """Return one small integer per row; missing values share a code, rare ones another."""
     if column.kind in ("numeric", "boolean"):
         values = numeric_values(table, column.name, number_format=column.number_format)
         return _decile_codes(values)

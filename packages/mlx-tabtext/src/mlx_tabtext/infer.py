@@ -1,6 +1,6 @@
 """Infer a schema from a table.
 
-The first rule that matches decides the kind of a column, and its `reason` names the rule:
+The first matching rule determines the kind of a column, and its `reason` names the rule:
 
 1. given: `kinds`, `target`, `id_column`
 2. `ignored`: all cells missing, or one value in every row
@@ -11,11 +11,11 @@ The first rule that matches decides the kind of a column, and its `reason` names
 5. `date`: 95 % of the distinct cells fit one date format
 6. `numeric`: 95 % of the filled cells are numbers, none with a leading zero like `007`. Integers
    with few distinct values (a passenger class) are numeric too: their order is information. Each
-   column has its own number format (`numbers.py`). If `1,234` may be 1234 or 1.234, the decimal
-   mark of the other columns decides, or else it is 1234. An infinite number counts as a number
-   here, but is read as missing.
-7. `text`: many different values (over half of the rows, and over 20), or values of three words and
-   more that rarely repeat
+   column has a number format (`numbers.py`). If `1,234` may be 1234 or 1.234, the decimal mark of
+   the other columns decides; if they do not, it is 1234. An infinite number counts as a number
+   here, but as a missing value later.
+7. `text`: many different values (over half of the rows, and over 20), or values of three or more
+   words that rarely repeat
 8. `categorical`: all others
 """
 
@@ -55,15 +55,15 @@ def infer_schema(
     labels: Mapping[str, str] | None = None,
     value_labels: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Schema:
-    """Return the schema of a table, by the rules in the docstring of this module.
+    """Infer the schema of a table by the rules in the docstring of this module.
 
-    `id_column=None` finds the id, `""` means no id. In texts, `labels` replace column names and
+    `id_column=None` infers the id, `""` means no id. In texts, `labels` replace column names and
     `value_labels` coded cells: `{"Embarked": {"S": "Southampton"}}`. A cell with a value label is
     not missing; the label of `""` replaces the missing cells of its column. Raises `TableError`
     for unknown names, equal labels, and a table without rows.
     """
     if check_table(table) == 0:
-        raise TableError("no rows to infer column kinds from; the table has a header only")
+        raise TableError("no rows to infer column kinds from; the table has only a header")
     targets = [target] if isinstance(target, str) else list(target or ())
     kinds, labels, value_labels = dict(kinds or {}), dict(labels or {}), dict(value_labels or {})
     ids = [id_column] if id_column else []
@@ -76,7 +76,9 @@ def infer_schema(
     for name, kind in kinds.items():
         check_kind(name, kind)
         if kind in ("target", "id"):
-            raise TableError(f"column {name!r}: give the {kind} by its own argument, not by kinds")
+            raise TableError(
+                f"column {name!r}: give the {kind} as a separate argument, not in kinds"
+            )
     if ids and id_column in targets:
         raise TableError(f"column {id_column!r} is given as both target and id_column")
     given: dict[str, Kind] = {**kinds, **dict.fromkeys(targets, "target")}
@@ -157,7 +159,7 @@ def _find_numbers(
 
 
 def _common_decimal(formats: Iterable[tuple[str | None, ...]]) -> str | None:
-    """Return the decimal mark of the unambiguous columns, if they agree."""
+    """Return the decimal mark of the unambiguous columns, `None` if they disagree."""
     marks = [{decimal_mark(each) for each in possible} for possible in formats if possible]
     certain = set[str]().union(*(each for each in marks if len(each) == 1))
     return next(iter(certain)) if len(certain) == 1 else None
@@ -260,7 +262,7 @@ def _text_kind(filled: Sequence[Cell], distinct: set[str]) -> tuple[Kind, str]:
     words = sum(len(str(cell).split()) for cell in filled) / rows
     unique = len(distinct) / rows
     if words >= 3 and unique > 0.2:
-        return "text", f"{words:.0f} words a cell, {unique:.0%} unique"
+        return "text", f"{words:.0f} words per cell, {unique:.0%} unique"
     if len(distinct) > 20 and unique > 0.5:
         return "text", f"{len(distinct)} distinct short values in {rows} cells"
     return "categorical", _describe(distinct)

@@ -1,4 +1,4 @@
-"""Numbers as people write them: `1234.5`, `$1,234.50`, `45%`, `1.234,5`, `1 234`, `(12)`.
+"""Parse numbers in common formats: `1234.5`, `$1,234.50`, `45%`, `1.234,5`, `1 234`, `(12)`.
 
 The number format of a column is a text such as `$1,234.5%`: an optional currency, one of `MARKS`,
 an optional `%`. `None` is the plain format of `float()`. Every other format also reads `(12)` as
@@ -31,7 +31,7 @@ FALSE_VALUES = ("no", "false", "n", "f")
 
 NUMBER_SHARE = 0.95  # of the filled cells must be numbers
 _LONGEST = 60  # characters; longer cells are not searched for marks
-# No underscores (float() takes them), no hexadecimal.
+# No underscores (which float() accepts), no hexadecimal.
 _PLAIN = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _INFINITE = re.compile(r"[+-]?(inf(inity)?|∞)", re.IGNORECASE)
 _BLANK = "[ \u00a0\u2009\u202f]"
@@ -43,7 +43,7 @@ _POINT_GROUPS = re.compile(r"[+-]?[1-9][0-9]{0,2}(\.[0-9]{3})+")
 
 
 def plain_number(cell: Cell, number_format: str | None = None) -> str | int | float | None:
-    """Return a number as a Python number or as text that `float()` takes, or `None`."""
+    """Return a number as a Python number or as text that `float()` accepts, or `None`."""
     if not isinstance(cell, str):
         return cell if isinstance(cell, bool | int | float) else None
     text = cell.strip()
@@ -74,7 +74,7 @@ def parse_number(cell: Cell, number_format: str | None = None) -> float | None:
 
 
 def parse_boolean(cell: Cell) -> bool | None:
-    """Return the truth value of a boolean, of 0 and 1, and of yes/no, true/false, y/n, t/f."""
+    """Return a boolean, 0 or 1, yes/no, true/false, y/n or t/f as a bool, else `None`."""
     if isinstance(cell, str):
         text = cell.strip().casefold()
         if text in TRUE_VALUES:
@@ -86,10 +86,10 @@ def parse_boolean(cell: Cell) -> bool | None:
 
 
 def numeric_values(table: Table, name: str, *, number_format: str | None = None) -> np.ndarray:
-    """Return a column as float64, NaN where a cell is missing, infinite or not a number.
+    """Return a column as float64, NaN if a cell is missing, infinite or not a number.
 
-    Pass `number_format=schema[name].number_format`; the default is the plain format. Truth values
-    are 1 and 0.
+    Pass `number_format=schema[name].number_format`; the default is the plain format. Booleans are 1
+    and 0.
     """
     values = np.full(len(column_cells(table, name)), math.nan)
     for row, cell in enumerate(table[name]):
@@ -115,7 +115,7 @@ def is_empty(cell: Cell, kind: str) -> bool:
 
 
 def find_number_format(cells: Iterable[Cell], *, decimal: str | None = None) -> str | None:
-    """Return the format that reads the most filled cells of a column; `None` is the plain one.
+    """Return the format that parses the most filled cells of a column; `None` is the plain one.
 
     If every `1,234` of the column could be thousands or decimals, `decimal` (`","` or `"."`)
     decides, or else the order of `MARKS`.
@@ -124,11 +124,11 @@ def find_number_format(cells: Iterable[Cell], *, decimal: str | None = None) -> 
 
 
 def number_formats(cells: Iterable[Cell], *, share: float = NUMBER_SHARE) -> tuple[str | None, ...]:
-    """Return all formats that read the most filled cells of a column, likeliest first.
+    """Return all formats that parse the most filled cells of a column, likeliest first.
 
-    Empty for digits only, and if less than `share` of the cells are numbers. Empty also for several
-    currencies, for codes (groups of digits of one total length, like phone numbers), and if every
-    cell is in parentheses.
+    The result is empty if less than `share` of the cells are numbers, and for digits only, several
+    currencies, codes (groups of digits with one total length, such as phone numbers), and if all
+    cells are in parentheses.
     """
     counts = Counter(each.strip() for each in cells if isinstance(each, str))
     counts = Counter({text: n for text, n in counts.items() if not _INFINITE.fullmatch(text)})

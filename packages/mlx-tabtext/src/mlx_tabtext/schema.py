@@ -45,7 +45,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Schema:
-    """All columns of a table, in its order; `schema["Age"]` is one."""
+    """All columns of a table, in their order; `schema["Age"]` is one."""
 
     columns: tuple[Column, ...]
 
@@ -100,7 +100,7 @@ def check_kind(name: str, kind: str) -> None:
 def humanize(name: str) -> str:
     """Return `SibSp` as `sib sp`, `bill_length_mm` as `bill length mm`, `1stFlrSF` as `1st flr sf`.
 
-    A name without letters or digits stays as it is.
+    A name without letters or digits is unchanged.
     """
     words = _SEPARATORS.sub(" ", _WORD_START.sub(" ", name)).strip().lower()
     return words if any(character.isalnum() for character in words) else name

@@ -62,7 +62,7 @@ class FormattedTable:
 def column_segments(
     style: str, columns: Sequence[Column], formatted: FormattedTable, free_text: Collection[str]
 ) -> list[Segment]:
-    """Return one segment a column, in the given order (most important first)."""
+    """Return one segment per column, in the given order (most important first)."""
     bare = len(columns) == 1 and columns[0].kind == "text"
     return [
         Segment(
@@ -85,9 +85,9 @@ def _truncation(column: Column, free_text: Collection[str]) -> Truncation:
 def template_segments(
     sentences: Sequence[Sentence], columns: Sequence[Column], formatted: FormattedTable, rows: int
 ) -> tuple[list[Segment], np.ndarray]:
-    """Return one segment a sentence, most important first, and the order in which to print them.
+    """Return one segment per sentence, most important first, and the order in which to print them.
 
-    A sentence is as important as its best column; one without columns is dropped last.
+    A sentence is as important as its best column; sentences without columns are dropped last.
     """
     rank = {column.name: at for at, column in enumerate(columns)}
     best = [min((rank[name] for name in each.names), default=-1) for each in sentences]

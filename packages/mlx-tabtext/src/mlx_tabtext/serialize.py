@@ -1,4 +1,4 @@
-"""Serialization options and styles: how a label and a value become a piece of a row's text."""
+"""Serialization options, and styles that turn a label and a value into a piece of text."""
 
 import dataclasses
 import json
@@ -15,21 +15,21 @@ Missing: TypeAlias = Literal["omit", "unknown", "missing"]
 Numbers: TypeAlias = Literal["value", "value+word", "word", "value+bin"]
 Order: TypeAlias = Literal["importance", "table"]
 Render: TypeAlias = Callable[[str], str]
-"""Formatted value to piece."""
+"""Function from a formatted value to its piece."""
 
 _JSON_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?(e[+-]?[0-9]+)?")
 
 
 @dataclass(frozen=True)
 class TextConfig:
-    """How rows are serialized.
+    """Options for serializing rows.
 
     `style`: `list` "age: 22; sex: male", `sentence` "The age is 22. The sex is male.", `great`
     "age is 22, sex is male" (GReaT, Borisov et al., 2023), `json`, `markdown` "- age: 22", or
     `template` with `template` set. `missing`: omit the column, or write the word. `digits`:
     significant digits of numbers. `numbers`: "22", "22 (low)", "low", or "22 (q3 of 10)", by
-    quantiles of the training rows. `order`: most important column first, or as in the table; the
-    budget drops the least important first in both cases. `include` and `exclude` name columns.
+    quantiles of the training rows. `order`: most important column first, or table order; the budget
+    drops the least important first in both cases. `include` and `exclude` are column names.
     `max_text_words` (0: no limit) truncates text cells.
     """
 
@@ -57,7 +57,7 @@ class TextConfig:
         if self.max_text_words < 0:
             raise ValueError(f"max_text_words must be 0 or more, not {self.max_text_words}")
         if self.include is not None:
-            object.__setattr__(self, "include", tuple(self.include))  # JSON gives a list
+            object.__setattr__(self, "include", tuple(self.include))  # a list from JSON
         object.__setattr__(self, "exclude", tuple(self.exclude))
 
     def to_dict(self) -> dict[str, Any]:
@@ -93,7 +93,7 @@ class Delimiters:
         return f"{self.prefix}{self.separator.join(pieces)}{self.suffix}"
 
     def in_context(self, piece: str) -> str:
-        """Return a piece with the delimiters it has inside a text: ` age: 22;`."""
+        """Return a piece with its delimiters inside a text: ` age: 22;`."""
         mark = self.separator.rstrip()
         return f"{self.separator[len(mark) :]}{piece}{mark}"
 
@@ -111,7 +111,7 @@ DELIMITERS = {
 def piece_renderer(style: str, column: Column, *, bare: bool) -> Render:
     """Return the function from a formatted value to the piece of this column.
 
-    `bare`: list, sentence and great omit the label, as for a text column that is the only input.
+    With `bare`, for a text column that is the only input, list, sentence and great omit the label.
     """
     label = column.label
     if style == "json":

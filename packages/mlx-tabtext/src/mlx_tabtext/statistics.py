@@ -14,16 +14,16 @@ from mlx_tabtext.schema import Column, humanize
 from mlx_tabtext.table import Table, is_missing
 
 FREE_TEXT_WORDS = 5
-"""Text columns with this many words a cell on average are free text: first in the ranking."""
+"""Text columns with this many words per cell on average are free text: first in the ranking."""
 
 WORDS = ("very low", "low", "medium", "high", "very high")
 YEAR_WORDS = ("very early", "early", "middle", "late", "very late")
 BINS = 10
 FEW_VALUES = 12  # the months of a year
-"""A column with at most this many distinct numbers gets no word and no bin."""
+"""Columns with at most this many distinct numbers get no word and no bin."""
 
 _KNOTS = 21  # one quantile every 5 %
-_LEAK = 0.95  # importance from which a column is suspicious
+_LEAK = 0.95  # from this importance on, a column may be a leak
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class NumberStatistics:
 
     @classmethod
     def fit(cls, values: np.ndarray, *, years: bool = False) -> "NumberStatistics":
-        """Learn from float64 values, ignoring NaN; `years` are early or late, not low or high."""
+        """Fit on float64 values, ignoring NaN; `years` are "early" or "late", not "low"."""
         known = values[np.isfinite(values)]
         if len(known) == 0:
             return cls((), 0.0, few_values=True)
@@ -54,8 +54,8 @@ class NumberStatistics:
     def rank(self, value: float) -> float:
         """Return the quantile rank of `value`, from 0 to 1.
 
-        A frequent value has the middle of its ranks, but the smallest training value has 0 and
-        the largest 1: a zero that most rows have is "very low".
+        A frequent value has the middle of its ranks, but the smallest training value has 0 and the
+        largest 1, so that a zero in most rows is "very low".
         """
         if value <= self.quantiles[0]:
             return 0.0
@@ -96,7 +96,7 @@ class Statistics:
     def fit(
         cls, table: Table, columns: Sequence[Column], targets: Sequence[np.ndarray] | None
     ) -> "Statistics":
-        """Learn from training rows; `targets` are arrays of class codes (`encode_targets`)."""
+        """Fit on training rows; `targets` are arrays of class codes (`encode_targets`)."""
         free_text = _find_free_text(table, columns)
         scores = {} if targets is None else _scores(table, columns, targets)
         others = (column.name for column in columns if column.name not in free_text)

@@ -11,10 +11,10 @@ import numpy as np
 from mlx_tabtext._suggest import did_you_mean
 
 Cell: TypeAlias = str | int | float | bool | date | None
-"""One cell. `datetime` is a `date`; `None` is an empty cell."""
+"""One cell. `datetime` is a subclass of `date`; `None` is an empty cell."""
 
 Table: TypeAlias = dict[str, list]
-"""Column name to cells, all columns of one length."""
+"""Column names to cells; all columns have the same length."""
 
 MISSING_VALUES = ("", "na", "n/a", "#n/a", "nan", "<na>", "nat", "null", "?")
 """Texts that mean an empty cell, in any case.
@@ -31,7 +31,7 @@ class TableError(ValueError):
 def as_table(data: object) -> Table:
     """Return a table from a data frame (pandas, polars, pyarrow), dict rows or a dict of columns.
 
-    Cells become plain Python values; NaN, NaT and null become `None`. A key that a dict row lacks
+    Cells become plain Python values; NaN, NaT and null become `None`. A key missing from a dict row
     is a `None` cell. narwhals reads the frames, so none of these libraries is required.
     """
     if isinstance(data, Mapping):
@@ -58,7 +58,7 @@ def is_missing(cell: Cell) -> bool:
 
 
 def check_table(table: Table) -> int:
-    """Return the number of rows; `TableError` if this is no table."""
+    """Return the number of rows; `TableError` if this is not a table."""
     if not isinstance(table, dict):
         raise TableError(
             f"a table is a dict of column name to list of cells, not {type(table).__name__}; "
@@ -99,7 +99,7 @@ def _columns_of_rows(rows: Sequence[object]) -> dict[str, list]:
     for number, row in enumerate(rows):
         if not isinstance(row, Mapping):
             raise TableError(
-                f"row {number} is {type(row).__name__}; a list of rows holds one dict per row"
+                f"row {number} is {type(row).__name__}; a list of rows needs one dict per row"
             )
         names.update(dict.fromkeys(str(name) for name in row))
     by_name = [{str(name): cell for name, cell in row.items()} for row in rows]  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Rows to texts: fit on the training rows, then transform any table."""
+"""Serialize rows as texts: fit on the training rows, then transform any table."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -41,7 +41,7 @@ class TableText:
 
     @property
     def statistics(self) -> Statistics:
-        """What `fit` learned; `ValueError` before it."""
+        """The statistics learned by `fit`; `ValueError` before it."""
         if self._statistics is None:
             raise ValueError("this TableText is not fitted; call fit(training_table) first")
         return self._statistics
@@ -62,7 +62,7 @@ class TableText:
         """
         rows = check_table(table)
         if rows == 0:
-            raise TableError("no rows to fit on; the table has a header only")
+            raise TableError("no rows to fit on; the table has only a header")
         if (count_tokens is None) != (max_tokens is None):
             raise ValueError("give count_tokens and max_tokens together, or neither")
         self._check_columns(table)
@@ -76,7 +76,7 @@ class TableText:
         return self
 
     def transform(self, table: Table) -> list[str]:
-        """Return one text a row. A row has the same text in any table."""
+        """Return one text per row. The text of a row does not depend on other rows."""
         rows = check_table(table)
         orders = np.tile(self._print_order(), (rows, 1))
         texts, self.report = self._texts(table, self.config.style, orders)
@@ -90,10 +90,10 @@ class TableText:
         augmentation: Augmentation | None = None,
         first_row: int = 0,
     ) -> list[str]:
-        """Return one randomly changed text a row, for training only.
+        """Return one randomly changed text per row, for training only.
 
-        Row `i` depends on `seed`, its cells and `first_row + i`. For a chunk of a table, give the
-        position of its first row: the texts are then those of the whole table.
+        Row `i` depends on `seed`, its cells and `first_row + i`. For a chunk of a table, pass the
+        position of its first row to get the same texts as for the whole table.
         """
         augmentation = augmentation or Augmentation()
         styles = augmentation.styles or (self.config.style,)
@@ -138,7 +138,7 @@ class TableText:
         return lists
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON form of all but the token counter."""
+        """Return a JSON form of everything except the token counter."""
         return {
             "format": _FORMAT,
             "schema": self.schema.to_dict(),
@@ -198,7 +198,7 @@ class TableText:
         missing = [column.name for column in self.columns if column.name not in table]
         if missing:
             raise TableError(
-                f"the table lacks {len(missing)} of {len(self.columns)} input columns: "
+                f"the table does not have {len(missing)} of {len(self.columns)} input columns: "
                 f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}; "
                 f"it has {', '.join(list(table)[:10])}"
             )

@@ -68,7 +68,7 @@ def _check_field(template: str, name: str, extra: str | None, schema: Schema) ->
     features = [column.name for column in schema.features]
     if extra:
         raise TableError(
-            f"template {template!r}: field {name!r} has {extra!r} after it; write "
+            f"template {template!r}: field {name!r} is followed by {extra!r}; write "
             f"{{{name}}} alone, numbers are rounded by TextConfig(digits=...)"
         )
     if name not in features:

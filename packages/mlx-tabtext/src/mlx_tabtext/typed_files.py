@@ -1,4 +1,4 @@
-"""Files of typed cells to tables: JSON, parquet, Excel."""
+"""Read tables from files with typed cells: JSON, parquet, Excel."""
 
 import io
 import json
@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 def parse_json(label: str, raw: bytes) -> Table:
-    """Parse an array of objects, or one object a line."""
+    """Parse an array of objects, or one object per line."""
     text = _json_text(label, raw)
     if not text.lstrip().startswith("["):
         return parse_json_lines(label, raw)
@@ -26,7 +26,7 @@ def parse_json(label: str, raw: bytes) -> Table:
 
 
 def parse_json_lines(label: str, raw: bytes) -> Table:
-    """Parse one object a line, without blank lines. Errors count lines of the file."""
+    """Parse one object per line, skipping blank lines. Errors count lines of the file."""
     lines = enumerate(_json_text(label, raw).split("\n"), start=1)
     rows = ((f"row {at}", line) for at, line in lines if line.strip())
     return _table_of_rows(label, ((where, _load(label, where, line)) for where, line in rows))
@@ -35,7 +35,7 @@ def parse_json_lines(label: str, raw: bytes) -> Table:
 def _json_text(label: str, raw: bytes) -> str:
     text = decode(label, raw)
     if not text.strip():
-        raise TableError(f"{label}: the file is empty; it should hold one JSON object a line")
+        raise TableError(f"{label}: the file is empty; it should have one JSON object per line")
     return text
 
 
@@ -98,7 +98,7 @@ def parse_parquet(label: str, raw: bytes) -> Table:
 def parse_workbook(label: str, raw: bytes) -> Table:
     """Parse the first sheet with openpyxl; its first row that is not blank is the header.
 
-    A logged warning names the other sheets. Blank rows are skipped. A formula gives its stored
+    A logged warning names the other sheets. Blank rows are skipped. A formula is read as its stored
     value; a formula without one is an error. Errors count rows of the sheet.
     """
     try:
@@ -126,7 +126,7 @@ def parse_workbook(label: str, raw: bytes) -> Table:
         used = max(at for at, cell in enumerate(cells, start=1) if _filled(cell))
         if used > wide:
             raise TableError(
-                f"{label}: row {row}: {used} cells where the header in row {first} has {wide} "
+                f"{label}: row {row}: {used} cells, but the header in row {first} has {wide} "
                 "columns; name every column in the first row"
             )
     names = column_names(label, first, ["" if n is None else str(n) for n in header[:wide]])
