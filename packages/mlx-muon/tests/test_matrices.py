@@ -182,13 +182,13 @@ def test_join_inverts_split(batch, parts, columns, transposed):
         (
             MuonRule(),
             (12,),
-            "group '*': w: shape (12,) is no matrix, which Muon needs; give it an AdamWRule, or "
+            "group '*': w: shape (12,) is not a matrix, which Muon needs; give it an AdamWRule, or "
             "let the group match only arrays with ndim >= 2",
         ),
         (
             MuonRule(),
             (0, 3),
-            "group '*': w: shape (0, 3) is no matrix, which Muon needs; give it an AdamWRule, or "
+            "group '*': w: shape (0, 3) is not a matrix, which Muon needs; give it an AdamWRule, or "
             "let the group match only arrays with ndim >= 2",
         ),
     ],

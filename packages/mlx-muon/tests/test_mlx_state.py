@@ -94,7 +94,9 @@ def test_state_of_another_model_is_refused_whole(model_and_gradients, exactly):
     state = trained_by(optim.Muon(0.02), model, gradients_at)
     other = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 7))
     optimizer = keller()
-    message = "layers.1.weight: the state to load has shape (6, 4) in 'v', the parameter (7, 4)"
+    message = (
+        "layers.1.weight: the state to load has shape (6, 4) in 'v', but the parameter has (7, 4)"
+    )
     with pytest.raises(ValueError, match=exactly(message)):
         load_mlx_state(optimizer, state, other)
     assert int(optimizer.step) == 0

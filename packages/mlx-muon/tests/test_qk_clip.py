@@ -69,21 +69,21 @@ def test_dtypes_stay_and_it_runs_compiled(gaussian):
     [
         (
             (mx.zeros((8, 3)), mx.zeros((8, 3)), mx.zeros(3)),
-            "max_logits must hold one number for each query head: shape (3,) does not divide the "
+            "max_logits must have one number for each query head: shape (3,) does not divide the "
             "8 rows of q_weight",
         ),
         (
             (mx.zeros((8, 3)), mx.zeros((8, 3)), mx.zeros((2, 1))),
-            "max_logits must hold one number for each query head: shape (2, 1) does not divide "
+            "max_logits must have one number for each query head: shape (2, 1) does not divide "
             "the 8 rows of q_weight",
         ),
         (
             (mx.zeros((8, 3)), mx.zeros((6, 3)), mx.zeros(2)),
-            "k_weight has 6 rows, which are no heads of 4 rows that 2 query heads could share",
+            "k_weight has 6 rows, not a number of heads of 4 rows that 2 query heads could share",
         ),
         (
             (mx.zeros((12, 3)), mx.zeros((8, 3)), mx.zeros(3)),
-            "k_weight has 8 rows, which are no heads of 4 rows that 3 query heads could share",
+            "k_weight has 8 rows, not a number of heads of 4 rows that 3 query heads could share",
         ),
         ((mx.zeros((8, 3)), mx.zeros((8, 3)), mx.zeros(2), 0), "tau must be positive, got 0"),
     ],

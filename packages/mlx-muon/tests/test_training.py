@@ -135,7 +135,7 @@ def test_a_muon_rule_for_a_vector_is_refused_at_the_first_update(exactly):
     model = nn.Linear(2, 2)
     optimizer = Muon(groups=[Group("*", MuonRule(), "everything")])
     message = (
-        "group 'everything': bias: shape (2,) is no matrix, which Muon needs; give it an "
+        "group 'everything': bias: shape (2,) is not a matrix, which Muon needs; give it an "
         "AdamWRule, or let the group match only arrays with ndim >= 2"
     )
     with pytest.raises(ValueError, match=exactly(message)):

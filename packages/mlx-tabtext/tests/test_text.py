@@ -238,7 +238,8 @@ def test_misuse_is_named(schema, passengers, text_of):
     with pytest.raises(TableError) as error:
         text_of().transform({"Age": [1], "Sex": ["male"]})
     assert str(error.value) == (
-        "the table does not have 5 of 7 input columns: Pclass, Name, Fare, Cabin, Alone; it has Age, Sex"
+        "the table does not have 5 of 7 input columns: Pclass, Name, Fare, Cabin, Alone; "
+        "it has Age, Sex"
     )
     with pytest.raises(
         ValueError, match=r"^TextConfig has no option 'stile'; did you mean 'style'"

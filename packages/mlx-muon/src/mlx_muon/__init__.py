@@ -1,4 +1,4 @@
-"""Muon and its variants for MLX: `Muon` fits where `mlx.optimizers.AdamW` fits."""
+"""Muon and its variants for MLX: `Muon` is a drop-in replacement for `mlx.optimizers.AdamW`."""
 
 from mlx_muon.groups import Group
 from mlx_muon.mlx_state import load_mlx_state

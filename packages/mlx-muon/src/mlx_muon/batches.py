@@ -13,8 +13,8 @@ from mlx_muon.matrices import split_sizes
 from mlx_muon.rules import MuonRule, Number
 from mlx_muon.updates import equalize_variance, momentum_step, muon_direction, weight_step
 
-# A batch saves calls, and costs copies and memory. On the CPU large matrices gain nothing from it,
-# unless two streams share them.
+# A batch saves calls, but costs copies and memory. On the CPU batches of large matrices are only
+# useful if two streams share them.
 CPU_BATCH_BYTES = 4 << 20
 TWO_STREAMS_BATCH_BYTES = 32 << 20
 GPU_BATCH_BYTES = 256 << 20
@@ -66,7 +66,7 @@ def update_matrices(
 ) -> None:
     """Replace weight and state of each parameter under a `MuonRule`.
 
-    Batches have at most `max_bytes`; a larger stack is a batch of its own.
+    Batches have at most `max_bytes`; a larger stack is a separate batch.
     """
     chosen = [each for each in parameters if isinstance(each.assignment.rule, MuonRule)]
     stacks = [_split(each) for each in chosen]
@@ -110,9 +110,9 @@ def _join(parameter: Parameter, stacks: list[Stack]) -> None:
 def _batches(stacks: Sequence[Stack], max_bytes: int) -> Iterator[list[Stack]]:
     alike: dict[tuple, list[Stack]] = {}
     for stack in stacks:
-        # These fields only decide how a parameter is divided, which is done by now.
+        # These fields only determine how a parameter is divided, which is done by now.
         rule = replace(stack.rule, split=None, heads=None, transposed=None, kind=None)
-        # The state may hold different rates for equal rules.
+        # The state may have different rates for equal rules.
         own = None if rule.learning_rate is None else id(stack.rule)
         alike.setdefault((rule, own, *stack.weight.shape[1:]), []).append(stack)
     for same in alike.values():

@@ -1,4 +1,4 @@
-"""Data parallel: each process orthogonalizes some matrices and gathers the others."""
+"""Data parallelism: each process orthogonalizes some matrices and gathers the others."""
 
 from collections.abc import Callable, Sequence
 

@@ -81,7 +81,7 @@ def _member_lines(members: Sequence[tuple[str, mx.array, Assignment]]) -> list[s
 
 
 def _hint(path: str, shapes: tuple[tuple[int, int, int], ...]) -> str:
-    """Suggest `split` for what looks like a fused projection treated as one matrix."""
+    """Suggest `split` for a parameter that looks like a fused projection but is one matrix."""
     fused = re.search(r"qkv|c_attn|in_proj|gate_up", path.lower())
     if not fused or len(shapes) != 1 or shapes[0][1] <= shapes[0][2]:
         return ""

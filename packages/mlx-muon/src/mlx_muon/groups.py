@@ -1,4 +1,4 @@
-"""Which rule a parameter gets: by the user's groups, the model's structure, or its name."""
+"""Assign a rule to each parameter: by the user's groups, the model's structure, or its name."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Assignment:
-    """The rule of one parameter, and why; `matrices` is `None` under AdamW."""
+    """The rule of one parameter, and the reason; `matrices` is `None` under AdamW."""
 
     group: str
     rule: Rule
@@ -62,9 +62,9 @@ def assign(
     adamw: AdamWRule,
     structure: Structure,
 ) -> Assignment:
-    """Return the rule of one parameter: of the first group that matches, else by its kind.
+    """Return the rule of one parameter: that of the first matching group, else by its kind.
 
-    Raises `ValueError` where a group gives a `MuonRule` to a parameter that is no matrix.
+    Raises `ValueError` if a group assigns a `MuonRule` to a parameter that is not a matrix.
     """
     is_convolution = path in structure.convolutions
     group = next((each for each in groups if each.matches(path, array)), None)

@@ -1,4 +1,4 @@
-"""A parameter as matrices: convolutions, experts, heads, fused projections."""
+"""Divide a parameter into matrices: convolutions, experts, heads, fused projections."""
 
 import math
 import re
@@ -48,12 +48,12 @@ def matrices_of(
 ) -> Matrices:
     """Return how `rule` divides the parameter at `path` into matrices.
 
-    Raises `ValueError` for fewer than two axes, and where `split` or `heads` do not fit the rows.
+    Raises `ValueError` for fewer than two axes, and if `split` or `heads` do not fit the rows.
     """
     if len(shape) < 2 or 0 in shape:
         raise ValueError(
-            f"{path}: shape {shape} is no matrix, which Muon needs; give it an AdamWRule, or let "
-            "the group match only arrays with ndim >= 2"
+            f"{path}: shape {shape} is not a matrix, which Muon needs; give it an AdamWRule, or "
+            "let the group match only arrays with ndim >= 2"
         )
     is_convolution = is_convolution or len(shape) > 3 or _names_convolution(path)
     kind = rule.kind or ("convolution" if is_convolution else "experts")
@@ -87,6 +87,6 @@ def _names_convolution(path: str) -> bool:
 def _is_lora_matrix(path: str, shape: tuple[int, ...]) -> bool:
     """Recognize mlx-lm's lora_a (inputs, rank) and lora_b (rank, outputs).
 
-    Those of its experts have three axes and are stored the other way round.
+    Those of experts have three axes and are stored transposed.
     """
     return len(shape) == 2 and re.fullmatch(r"(.*\.)?lora_[ab]", path) is not None

@@ -14,9 +14,10 @@ def load_mlx_state(optimizer: Muon, state: dict, parameters: dict) -> list[str]:
     `state` is that of `mlx.optimizers.Muon`, `Adam` or `AdamW`, or of a `MultiOptimizer` of these;
     `parameters` is the model or its trainable parameters. A parameter starts fresh if `state` does
     not have it, or if it gets AdamW here and had MLX's Muon, which keeps a momentum for every
-    parameter. MLX's momentum includes weight decay; that share fades within about 20 steps.
+    parameter. MLX's momentum includes weight decay; that part decays within about 20 steps.
 
-    Raises `ValueError`, with nothing imported, for an array that has not the parameter's shape.
+    Raises `ValueError`, with nothing imported, for an array that does not have the parameter's
+    shape.
     """
     optimizer.init(parameters)
     children = state.get("states", [state])
@@ -30,8 +31,8 @@ def load_mlx_state(optimizer: Muon, state: dict, parameters: dict) -> list[str]:
         for name, (array, _) in found.items():
             if array.shape != parameter.shape:
                 raise ValueError(
-                    f"{path}: the state to load has shape {array.shape} in {name!r}, the parameter "
-                    f"{parameter.shape}"
+                    f"{path}: the state to load has shape {array.shape} in {name!r}, but the "
+                    f"parameter has {parameter.shape}"
                 )
         is_muon = isinstance(optimizer.assignment(path, parameter).rule, MuonRule)
         if list(found) != (["v"] if is_muon else ["m", "v"]):

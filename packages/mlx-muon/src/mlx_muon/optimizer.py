@@ -1,7 +1,7 @@
 """`Muon`: an `mlx.optimizers.Optimizer` with parameter groups, batched matrices and AdamW.
 
-Its state is `{"step", "learning_rate", "rates", "parameters"}`. "rates" has the learning rates that
-rules set themselves, by name ("muon", "adamw", or the group's); without any it is left out.
+Its state is `{"step", "learning_rate", "rates", "parameters"}`. "rates" has the learning rates set
+in rules, by name ("muon", "adamw", or the group's); it is omitted if no rule sets one.
 "parameters" is the model's tree, each leaf a dict: `momentum` (and `variance`) under a MuonRule,
 `m`, `v` and `count` under an AdamWRule, and `mantissa` with `keep_mantissa`. All but `count` and
 `mantissa` are float32. Rates in the state are those before a schedule.
@@ -28,23 +28,23 @@ from mlx_muon.updates import adamw_step, split_float32, to_float32
 class Muon(Optimizer):
     """Muon for the matrices of a model, AdamW for everything else.
 
-    `learning_rate` (a number, or a function of the step) and `weight_decay` apply to the rules that
-    set none themselves. `muon` is the rule of the weights inside the model; `adamw` that of
-    embeddings, heads, biases and norms, which are recognized by the model's structure, then by
-    name. `groups`, each a pattern or predicate with a rule, take precedence over both.
-    `explain(model)` shows which rule each parameter gets, and why.
+    `learning_rate` (a number, or a function of the step) and `weight_decay` apply to rules that do
+    not set them. `muon` is the rule of the weights inside the model; `adamw` that of embeddings,
+    heads, biases and norms, which are recognized by the model's structure, then by name. `groups`,
+    each a pattern or predicate with a rule, take precedence over both. `explain(model)` shows the
+    rule of each parameter, and the reason.
 
     Rates that are numbers are part of the state, so loading a state replaces them. Assigning to
-    `learning_rate` sets the rate of all rules without one of their own, times their
-    `relative_rate`; the others are in `state["rates"]`. `schedule`, a function of the step,
-    multiplies them all. Rates that are functions are not part of the state. All may change inside
-    `mx.compile` without a new trace.
+    `learning_rate` sets the rate of all rules that do not set one, times their `relative_rate`; the
+    others are in `state["rates"]`. `schedule`, a function of the step, multiplies them all. Rates
+    that are functions are not part of the state. All may change inside `mx.compile` without a new
+    trace.
 
-    `keep_mantissa` keeps the lower 16 bits of bfloat16 weights in the state, so that they train as
-    float32 weights do. `state_dtype` is the dtype of momenta and moments; bfloat16 halves their
+    `keep_mantissa` stores the lower 16 bits of bfloat16 weights in the state, so that they train
+    like float32 weights. `state_dtype` is the dtype of momenta and moments; bfloat16 halves their
     memory and rounds them. `max_batch_bytes` limits the matrices orthogonalized at once (default
     4 MiB on the CPU, 256 MiB on a GPU). `two_streams=True` is for CPUs whose BLAS uses one thread,
-    as beside `TrainStep(threads=2)` of mlx-trainer: it orthogonalizes two halves of a batch at
+    such as with `TrainStep(threads=2)` of mlx-trainer: it orthogonalizes two halves of a batch at
     once, in batches of up to 32 MiB; by default only small matrices are halved. With a
     `distributed` group each process orthogonalizes a share of the matrices; the gradients must
     already be averaged over the processes.
@@ -98,12 +98,12 @@ class Muon(Optimizer):
         self._complete_rates()
 
     def init(self, parameters: dict) -> None:
-        """Choose the rule of each parameter and make its state; existing state is kept.
+        """Choose the rule of each parameter and create its state; existing state is kept.
 
-        Pass the model itself: its structure decides before names do, and only its trainable
+        Pass the model itself: its structure takes precedence over names, and only its trainable
         parameters count. The first `update` calls this.
 
-        Raises `ValueError` where a rule does not fit a parameter, or loaded state its shape.
+        Raises `ValueError` if a rule does not fit a parameter, or loaded state its shape.
         """
         if unknown := set(self.state) - {"step", "learning_rate", "rates", "parameters"}:
             raise ValueError(
@@ -138,10 +138,10 @@ class Muon(Optimizer):
         return new_state(self._assignments[path], parameter, self.state_dtype, self.keep_mantissa)
 
     def recognize(self, model: dict) -> None:
-        """Read the structure of a model, as `init` and `update` do; ignore anything else.
+        """Read the structure of a model, as `init` and `update` do; ignore other trees.
 
-        Rules that `init` chose without the structure are chosen again, for parameters that were not
-        updated yet. State that still fits is kept: in `mx.compile` new zeros would never change.
+        Rules that `init` chose without the structure are rechosen, for parameters without an
+        update. State that still fits is kept: in `mx.compile` new zeros would never change.
         """
         if not isinstance(model, nn.Module):
             return
@@ -263,7 +263,7 @@ class Muon(Optimizer):
             state["rates"] = rates
 
     def explain(self, parameters: dict) -> str:
-        """Return a table of the rule and current rate of each parameter, and why it has the rule.
+        """Return a table of the rule and current rate of each parameter, with the reasons.
 
         `parameters` is the model or a tree.
         """

@@ -51,7 +51,7 @@ MOST_SPLIT_ROWS = 64
 State = list[mx.array]
 Input = TypeVar("Input")
 
-_thread_local = threading.local()  # since MLX 0.32 a stream belongs to the thread that made it
+_thread_local = threading.local()  # since MLX 0.32 a stream belongs to the thread that created it
 
 
 def orthogonalize(
@@ -71,14 +71,14 @@ def orthogonalize(
     for each step; "svd" is exact, runs on the CPU and has no gradient. `steps` defaults to the
     number of coefficients.
 
-    The result does not depend on the scale of `x`, from 1e-30 to 1e30, and is 0 where `x` is 0.
+    The result does not depend on the scale of `x`, from 1e-30 to 1e30; zero matrices stay 0.
     `norm` first brings the singular values below 1. "schatten4" is closer to the largest of them
     than "frobenius". "aol" divides each row by the root of the row's sum of |X X^T|, which changes
     the directions slightly. "none" expects singular values below 1.
 
     By default matrices at least twice as wide as high are iterated through X X^T, which is faster
-    and equal up to rounding; `gram` overrides that. `dtype` is the dtype of the iteration, where
-    half precision uses the direct form; the result has the dtype of `x`.
+    and equal up to rounding; `gram` overrides that. `dtype` is the dtype of the iteration; half
+    precision uses the direct form. The result has the dtype of `x`.
 
     On a CPU with several cores, a stack (matrices, rows, columns) of small matrices is computed in
     two halves at once. `two_streams=True` does so for matrices of any size, which halves the time
@@ -140,7 +140,7 @@ def frobenius_norm(x: mx.array) -> mx.array:
 
 
 def nonzero(x: mx.array) -> mx.array:
-    """Return norms to divide by, with 1 in place of 0, so that zeros stay 0."""
+    """Return norms to divide by, with 1 instead of 0, so that zeros stay 0."""
     return mx.where(x > 0, x, 1)
 
 
@@ -174,8 +174,8 @@ def _iterate_gram(y: mx.array, coefficients: Coefficients, two_streams: bool | N
     """Iterate on R = Y Y^T and collect the factor Q; the result is Q Y.
 
     Every iteration is Y -> Z Y with Z = a + b R + c R^2, so R -> Z R Z and Q -> Z Q, all of the
-    small size. They commute, as polynomials of the first R. MLX is lazy: the last R, which nothing
-    reads, is not computed.
+    small size. They commute, because they are polynomials of the first R. MLX is lazy: the last R,
+    which is not used, is not computed.
     """
 
     def start(y: mx.array) -> list[mx.array]:
@@ -204,8 +204,8 @@ def _iterate_halves(
     """Return `step(... step(start(y), inputs[0]) ..., inputs[-1])`, for each half of `y` if split.
 
     MLX computes one stream in one thread, and a BLAS uses more only for large products. A second
-    stream for half of the matrices halves the time where the BLAS has one thread, and saves 30 %
-    for matrices of 64 x 64 where it has two.
+    stream for half of the matrices halves the time if the BLAS has one thread, and saves 30 % for
+    matrices of 64 x 64 if it has two.
     """
     if not _pays_to_split(y, two_streams):
         state = start(y)
@@ -251,6 +251,6 @@ def _concatenate(stacks: list[mx.array]) -> mx.array:
 def _by_svd(x: mx.array) -> mx.array:
     u, s, v = mx.linalg.svd(largest_one(x), stream=mx.cpu)
     rank = s.shape[-1]
-    # Where x is 0 up to rounding, the direction is arbitrary: keep 0.
+    # If x is 0 up to rounding, the direction is arbitrary: keep 0.
     kept = (s > s[..., :1] * 1e-6).astype(mx.float32)
     return ((u[..., :rank] * kept[..., None, :]) @ v[..., :rank, :]).astype(x.dtype)

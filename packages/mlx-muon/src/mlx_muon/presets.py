@@ -29,7 +29,7 @@ def keller(learning_rate: Value = 0.02, *, weight_decay: Value = 0.0, **options:
 
 
 def moonlight(learning_rate: Value = 1e-3, *, weight_decay: Value = 0.1, **options: Any) -> Muon:
-    """Return Moonlight's Muon, whose rate and decay are also those of its AdamW.
+    """Return Moonlight's Muon, with the same rate and decay for AdamW.
 
     Liu et al. 2025, arXiv 2502.16982. All parameters decay.
     """

@@ -12,22 +12,22 @@ def qk_clip(
     batch, over all processes. The weights are (heads * head_dim, hidden_size); concatenate a bias
     to its weight on the last axis. With fewer key heads than query heads, a key head is scaled by
     the root of the factor that its worst query head needs, each query head by the rest. Call this
-    after an update (Kimi K2, arXiv 2507.20534, section 2.1, with alpha = 0.5). It has no effect
-    where q and k are normalized after their projections.
+    after an update (Kimi K2, arXiv 2507.20534, section 2.1, with alpha = 0.5). It has no effect if
+    q and k are normalized after their projections.
 
-    Raises `ValueError` where the heads do not divide the weights.
+    Raises `ValueError` if the heads do not divide the weights.
     """
     q_heads = max_logits.size
     if max_logits.ndim != 1 or not q_heads or q_weight.shape[0] % q_heads:
         raise ValueError(
-            f"max_logits must hold one number for each query head: shape {max_logits.shape} does "
+            f"max_logits must have one number for each query head: shape {max_logits.shape} does "
             f"not divide the {q_weight.shape[0]} rows of q_weight"
         )
     head_dim = q_weight.shape[0] // q_heads
     k_heads = k_weight.shape[0] // head_dim
     if k_weight.shape[0] % head_dim or not k_heads or q_heads % k_heads:
         raise ValueError(
-            f"k_weight has {k_weight.shape[0]} rows, which are no heads of {head_dim} rows that "
+            f"k_weight has {k_weight.shape[0]} rows, not a number of heads of {head_dim} rows that "
             f"{q_heads} query heads could share"
         )
     if not tau > 0:

@@ -1,4 +1,4 @@
-"""The rules a parameter can be updated by: `MuonRule` for matrices, `AdamWRule` for the rest."""
+"""The update rules of parameters: `MuonRule` for matrices, `AdamWRule` for the rest."""
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
@@ -21,8 +21,8 @@ class MuonRule:
     """Orthogonalized momentum (Jordan et al. 2024), with the variants of later papers.
 
     `learning_rate` and `weight_decay` default to the optimizer's. `relative_rate` multiplies the
-    optimizer's rate; a rule with a `learning_rate` of its own ignores the optimizer's. The rate is
-    multiplied by `scale`, for a matrix of r rows (outputs) and c columns:
+    optimizer's rate; a rule with a `learning_rate` ignores the optimizer's. The rate is multiplied
+    by `scale`, for a matrix of r rows (outputs) and c columns:
 
     - "keller": sqrt(max(1, r / c)), for rates near 0.02.
     - "moonlight": 0.2 sqrt(max(r, c)). Updates are then as large as AdamW's, so its learning rates
@@ -44,8 +44,8 @@ class MuonRule:
 
     `method`, `steps`, `norm` and `dtype` are passed to `orthogonalize`.
 
-    `split` gives the row counts of the parts of a fused projection, such as (q, k, v). `heads` is a
-    number of equal parts, for a query, key or value projection. Each part is a matrix of its own.
+    `split` is the row counts of the parts of a fused projection, such as (q, k, v). `heads` is a
+    number of equal parts, for a query, key or value projection. Each part is a separate matrix.
     `transposed` declares a weight stored as (inputs, outputs), as MLX stores LoRA matrices; by
     default those are recognized by name.
     `kind` "convolution" flattens more than two axes to one matrix (outputs, all other axes);
@@ -101,16 +101,16 @@ class MuonRule:
 
 @dataclass(frozen=True)
 class AdamWRule:
-    """AdamW with bias correction and decoupled decay, in float32 whatever the parameter's dtype.
+    """AdamW with bias correction and decoupled decay, in float32 for any dtype of the parameter.
 
-    Loshchilov and Hutter 2019, algorithm 2, as PyTorch computes it. `learning_rate` and
-    `weight_decay` default to the optimizer's. `relative_rate` multiplies the optimizer's rate; a
-    rule with a `learning_rate` of its own ignores the optimizer's. Parameters of fewer than two
-    axes (biases, gains of norms) decay only with `decay_vectors`.
+    Loshchilov and Hutter 2019, algorithm 2, as in PyTorch. `learning_rate` and `weight_decay`
+    default to the optimizer's. `relative_rate` multiplies the optimizer's rate; a rule with a
+    `learning_rate` ignores the optimizer's. Parameters with fewer than two axes (biases, gains of
+    norms) decay only with `decay_vectors`.
 
     Finite gradients beyond 2^63, whose squares overflow float32, are clipped to 2^63. At
     `betas[1]` = 0.95 the second moment then needs 1,700 updates to decay back to 1. Infinities and
-    NaN reach the weights.
+    NaN are not clipped.
     """
 
     learning_rate: Value | None = None
@@ -134,7 +134,7 @@ Rule = MuonRule | AdamWRule
 
 
 def value_at(value: Value, step: mx.array) -> Number:
-    """Return a number as it is, or the float32 result of a schedule at `step`."""
+    """Return a number unchanged, or the float32 result of a schedule at `step`."""
     return mx.array(value(step)).astype(mx.float32) if callable(value) else value
 
 

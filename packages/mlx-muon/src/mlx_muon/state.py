@@ -1,7 +1,8 @@
 """The optimizer's state: a tree like the model's, with a dict of arrays for each parameter.
 
 `momentum` (and `variance`, a list) under a MuonRule; `m`, `v` and `count` under an AdamWRule;
-`mantissa` for bfloat16 weights that keep theirs. Learning rates that are numbers are beside it.
+`mantissa` for bfloat16 weights with `keep_mantissa`. Learning rates that are numbers are stored
+next to this tree.
 """
 
 import re
@@ -69,9 +70,9 @@ def check_fit(
     held: dict[str, mx.array],
     mantissa_shape: tuple[int, ...] | None,
 ) -> None:
-    """Raise `ValueError` where loaded state comes from another rule or shape of the parameter.
+    """Raise `ValueError` if loaded state is from another rule or shape of the parameter.
 
-    A mantissa of `mantissa_shape` is accepted whatever dtype the parameter has now.
+    A mantissa of `mantissa_shape` is accepted for any current dtype of the parameter.
     """
     if mantissa_shape is not None:
         wanted = {"mantissa": mx.zeros(mantissa_shape, mx.uint16)} | wanted
@@ -95,9 +96,10 @@ def at_path(tree: Any, path: str) -> dict:
 def name_rates(
     muon: MuonRule, adamw: AdamWRule, groups: Sequence[Group]
 ) -> dict[int, tuple[str, float]]:
-    """Return (name, rate) by id of each rule whose own learning rate is a number.
+    """Return (name, rate) by id of each rule with a `learning_rate` that is a number.
 
-    Names are "muon", "adamw" and those of the groups, with "_" for all but letters and digits.
+    Names are "muon", "adamw" and those of the groups, with "_" for other characters than letters
+    and digits.
     """
     named: dict[int, tuple[str, float]] = {}
     taken: set[str] = set()

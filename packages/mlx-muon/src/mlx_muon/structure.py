@@ -1,8 +1,8 @@
 """The kind of each parameter: embedding, head, norm or bias, or a matrix inside the model.
 
 A matrix with the vocabulary's size and the last layer of a model have a row or column for each
-token or class, and so need AdamW, whatever their names. Names decide only where the structure of
-the model does not.
+token or class, so they need AdamW, whatever their names. Names are used only if the structure of
+the model is not conclusive.
 """
 
 import re
@@ -20,7 +20,7 @@ LINEAR = nn.Linear | nn.QuantizedLinear
 EMBEDDINGS = {"embed", "embeds", "embedding", "embeddings", "emb", "embs", "wte", "wpe"}
 # These count only at the end of a name: `cls_token` is an embedding, `token_mixing` is not.
 TABLES = {"pos", "position", "positions", "positional", "token", "tokens"}
-# Tables whose rows are no vocabulary: positions, distances, segments, patches of an image.
+# Tables whose rows are not a vocabulary: positions, distances, segments, patches of an image.
 NO_VOCABULARY = {"pos", "position", "positions", "positional", "wpe", "relative", "bias"}
 NO_VOCABULARY |= {"type", "segment", "patch"}
 HEADS = {"head", "classifier", "score", "qa_outputs", "to_logits", "unembed", "decoder"}
@@ -31,7 +31,7 @@ NORMS_AND_BIASES = {"bias", "norm", "layernorm", "rmsnorm", "ln", "log"}
 
 @dataclass
 class Structure:
-    """By path: (kind, why) where the structure decides; and which weights are convolutions."""
+    """By path: (kind, reason) if the structure determines it; the paths of convolutions."""
 
     kinds: dict[str, tuple[str, str]] = field(default_factory=dict)
     convolutions: set[str] = field(default_factory=set)
@@ -40,8 +40,8 @@ class Structure:
 def structure_of(parameters: dict, held: Mapping[str, Collection[str]] = {}) -> Structure:
     """Return the kinds that a model's structure determines, or a tree's with less certainty.
 
-    In a tree only names show which parameters are embeddings, and the last layer is unknown. There
-    the names of the state `held` for a parameter show what it was trained as.
+    In a tree only names identify embeddings, and the last layer is unknown. There the names in the
+    existing state `held` show how a parameter was trained.
     """
     if not isinstance(parameters, nn.Module):
         return _structure_of_tree(flatten(parameters), held)
@@ -64,7 +64,7 @@ def structure_of(parameters: dict, held: Mapping[str, Collection[str]] = {}) -> 
 
 
 def kind_by_name(path: str, array: mx.array) -> tuple[str, str]:
-    """Return "embedding", "head", "norm or bias" or "matrix", and why."""
+    """Return "embedding", "head", "norm or bias" or "matrix", and the reason."""
     parts = path.lower().split(".")
     module, name = parts[-2] if len(parts) > 1 else "", parts[-1]
     if array.ndim < 2 or not array.size:
@@ -90,7 +90,7 @@ def flatten(tree: object) -> dict[str, mx.array]:
 def trainable_floats(parameters: dict) -> dict[str, mx.array]:
     """Return the floating-point parameters by path: the trainable ones of a model, all of a tree.
 
-    Some models keep index tables and masks among their parameters; these are left out.
+    Some models have index tables and masks among their parameters; these are skipped.
     """
     if isinstance(parameters, nn.Module):
         parameters = parameters.trainable_parameters()
@@ -121,8 +121,8 @@ def _vocabulary_sized(
 ) -> dict[str, tuple[str, str]]:
     """Return the matrices outside of blocks that share the row count of a vocabulary.
 
-    Not of a table of positions: a layer may have as many units by chance. Nor of a vocabulary as
-    large as the model is wide.
+    Tables of positions do not count, because a layer may have the same size by chance; neither do
+    vocabularies of the model's width.
     """
     widths = {width for _, width in tables.values()}
     vocabularies = {
@@ -148,7 +148,7 @@ def _is_in_numbered_block(path: str) -> bool:
 def _block_prefixes(model: nn.Module) -> tuple[str, ...]:
     """Return the prefixes of the modules that repeat in a list, or are alone in one.
 
-    The different modules of an `nn.Sequential` are no blocks.
+    The different modules of an `nn.Sequential` are not blocks.
     """
     items = [(name.rpartition(".")[0], type(module), name)
              for name, module in model.named_modules()
@@ -164,7 +164,7 @@ def _block_prefixes(model: nn.Module) -> tuple[str, ...]:
 def _output_weight(model: nn.Module) -> str | None:
     """Return the path of the last layer's weight, if the layer is an `nn.Linear`.
 
-    A square weight is no output if others have its size, as the projections of attention do.
+    A square weight is not an output if others have its size, such as attention projections.
     """
     last = _last_linear(model, "")
     if last is None:
@@ -175,7 +175,7 @@ def _output_weight(model: nn.Module) -> str | None:
 
 
 def _last_linear(module: Any, name: str) -> tuple[str, tuple[int, ...]] | None:
-    """Search lists, `nn.Sequential`s and the only module of a model, no others."""
+    """Search only lists, `nn.Sequential`s and the only module of a model."""
     is_list = isinstance(module, list)
     parts = enumerate(module) if is_list else module.children().items()
     parts = [(key, part) for key, part in parts if _has_matrices(part)]

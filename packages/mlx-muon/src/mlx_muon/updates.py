@@ -1,7 +1,7 @@
 """The arithmetic of one update, as functions of arrays: Muon, AdamW, and bfloat16 weights.
 
-Muon's arrays are float32 stacks of matrices, (matrices, rows, columns). The steps linear in the
-gradient are in `momentum_step`, the costly one in `muon_direction`, the rest in `weight_step`.
+Muon's arrays are float32 stacks of matrices, (matrices, rows, columns). `momentum_step` is linear
+in the gradient, `muon_direction` is the expensive part, and `weight_step` does the rest.
 """
 
 import math
@@ -11,7 +11,7 @@ import mlx.core as mx
 from mlx_muon.orthogonalize import frobenius_norm, largest_one, nonzero, orthogonalize
 from mlx_muon.rules import MuonRule, Number
 
-# The largest power of 2 whose square float32 holds.
+# The largest power of 2 whose square does not overflow float32.
 LARGEST = 2.0**63
 
 
@@ -113,8 +113,9 @@ def adamw_step(
 ) -> mx.array:
     """Return the new float32 weight; `m`, `v` and `count` in `state` are replaced.
 
-    Each parameter counts its own updates, so that the bias correction is right for one that is
-    unfrozen late. Finite gradients are clipped to `LARGEST`, as an infinite `v` would never decay.
+    The updates of each parameter are counted, so that the bias correction is right for parameters
+    that are unfrozen late. Finite gradients are clipped to `LARGEST`, because an infinite `v` would
+    never decay.
     """
     beta1, beta2 = betas
     state["count"] = state["count"] + 1
@@ -135,16 +136,16 @@ def adamw_step(
 
 
 def _bias_correction(beta: Number, count: mx.array) -> mx.array:
-    """Return 1 - beta^count; expm1 keeps the digits that 1 - 0.999 loses in float32 (6e-5)."""
+    """Return 1 - beta^count, by expm1: in float32 1 - 0.999 has an error of 6e-5."""
     if isinstance(beta, mx.array):
         return -mx.expm1(count * mx.log(mx.maximum(beta, 1e-30)))
     return -mx.expm1(count * math.log(max(beta, 1e-30)))
 
 
 def _runtime_scalar(value: Number) -> mx.array:
-    """Return a number that `mx.compile` does not write into its kernels as a constant.
+    """Return a number that `mx.compile` does not compile into its kernels as a constant.
 
-    A new constant would need a new kernel, which the CPU's compiler takes half a second to build.
+    A new constant would need a new kernel, which takes the CPU's compiler half a second.
     """
     return mx.contiguous(mx.array(value, mx.float32))
 
@@ -158,8 +159,8 @@ def split_float32(x: mx.array) -> tuple[mx.array, mx.array]:
 
 def join_float32(upper: mx.array, lower: mx.array) -> mx.array:
     """Invert `split_float32`, bit for bit."""
-    # Rounding added 1 to the upper half where the lower half is 0x8000 or more. An upper half of 0
-    # there was assigned after `split_float32`.
+    # Rounding added 1 to the upper half if the lower half is 0x8000 or more. An upper half of 0 in
+    # that case was assigned after `split_float32`.
     is_zero = (upper.view(mx.uint16) & 0x7FFF) == 0
     lower = mx.where(is_zero & (lower >= 0x8000), mx.array(0, mx.uint16), lower)
     bits = upper.view(mx.uint16).astype(mx.uint32) - (lower >> 15).astype(mx.uint32)
@@ -167,10 +168,10 @@ def join_float32(upper: mx.array, lower: mx.array) -> mx.array:
 
 
 def to_float32(weight: mx.array, lower: mx.array | None) -> mx.array:
-    """Return the weight in float32, with the lower 16 bits that its state keeps.
+    """Return the weight in float32, with the lower 16 bits from its state.
 
-    A bfloat16 weight alone ignores every change below 2^-9 of it, most of those late in training.
-    After a cast to another dtype the kept bits still apply to the entries that did not change.
+    A bfloat16 weight alone loses every relative change below 2^-9, which are most changes late in
+    training. After a cast to another dtype the bits still apply to the entries that did not change.
     """
     if lower is None:
         return weight.astype(mx.float32)
