@@ -113,7 +113,7 @@ def test_layer_index_counts_from_embeddings_to_the_last_norm(tiny_config):
 
 @pytest.mark.parametrize("path", ["head.weight", "layers.9.mlp.Wi.weight", "model.layers.0.x"])
 def test_layer_index_refuses_paths_of_other_modules(path, tiny_config):
-    with pytest.raises(ValueError, match=f"'{path}' is no parameter of a"):
+    with pytest.raises(ValueError, match=f"'{path}' is not a parameter of a"):
         layer_index(path, tiny_config)
 
 

@@ -126,8 +126,8 @@ def test_only_global_layers_propagate_a_change_past_the_window():
 @pytest.mark.parametrize(
     ("input_ids", "mask", "error", "message"),
     [
-        (np.ones(4, int), None, ValueError, r"input_ids must be \(batch, length\), none empty"),
-        (np.ones((2, 0), int), None, ValueError, "none empty; got"),
+        (np.ones(4, int), None, ValueError, r"input_ids must be \(batch, length\), both not 0"),
+        (np.ones((2, 0), int), None, ValueError, "both not 0; got"),
         (np.ones((2, 4), int), np.ones((2, 5), bool), ValueError, "the shape of input_ids"),
         (np.ones((2, 4), int), np.ones((2, 4)), TypeError, "must be bool or int"),
         (np.ones((2, 4)), None, TypeError, "input_ids must be integers, got"),

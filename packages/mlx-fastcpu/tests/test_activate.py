@@ -118,7 +118,7 @@ print(json.dumps([[astuple(each) for each in found], [depth(mx.linalg.inv), dept
     ("library", "reason"),
     [
         ("/nowhere/libblas.so", "cannot load /nowhere/libblas.so: cannot open shared object"),
-        ("libm.so.6", "libm.so.6 is no BLAS with LAPACK: it has no cblas_sgemm and sgetrf_"),
+        ("libm.so.6", "libm.so.6 is not a BLAS with LAPACK: no cblas_sgemm and sgetrf_ in it"),
         (__file__, f"cannot load {__file__}: "),
     ],
 )
@@ -163,7 +163,7 @@ except slots.UnsupportedError as error:
 {ERRORS}
 print(json.dumps([message, slots.read_slots(found) == before, errors()]))
 """)
-    assert message == f"with this library MLX computes a wrong {computation}; it was undone"
+    assert message == f"with this library MLX computes a wrong {computation}; change reverted"
     assert restored
     assert {n: e for n, e in errors.items() if not e < LARGEST.get(n, 1e-4)} == {}
 

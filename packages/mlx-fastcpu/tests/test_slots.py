@@ -56,5 +56,5 @@ def test_a_library_replaced_on_disk_is_refused(tmp_path):
         other = tmp_path / "other"
         other.write_bytes(bytes(100))
         other.replace(path)
-        with pytest.raises(UnsupportedError, match="start Python again"):
+        with pytest.raises(UnsupportedError, match="restart Python"):
             loaded_slots("libreplaced.so", lambda name: True)

@@ -134,7 +134,7 @@ def test_outputs_that_would_broadcast_are_refused():
 def test_cross_entropy_refuses_wrong_shapes_and_dtypes():
     message = (
         r"^cross_entropy takes \(B, K\) logits and \(B,\) targets, got \(4,\) and \(4,\); "
-        r"the one logit of a binary head goes to binary_cross_entropy$"
+        r"for the one logit of a binary head use binary_cross_entropy$"
     )
     with pytest.raises(ValueError, match=message):
         cross_entropy(mx.zeros(4), mx.zeros(4, mx.int32))

@@ -188,8 +188,8 @@ def test_join_inverts_split(batch, parts, columns, transposed):
         (
             MuonRule(),
             (0, 3),
-            "group '*': w: shape (0, 3) is not a matrix, which Muon needs; give it an AdamWRule, or "
-            "let the group match only arrays with ndim >= 2",
+            "group '*': w: shape (0, 3) is not a matrix, which Muon needs; give it an AdamWRule, "
+            "or let the group match only arrays with ndim >= 2",
         ),
     ],
 )

@@ -19,7 +19,7 @@ def check_inputs(
     """
     input_ids = mx.array(input_ids) if isinstance(input_ids, np.ndarray) else input_ids
     if input_ids.ndim != 2 or 0 in input_ids.shape:
-        raise ValueError(f"input_ids must be (batch, length), none empty; got {input_ids.shape}")
+        raise ValueError(f"input_ids must be (batch, length), both not 0; got {input_ids.shape}")
     if not mx.issubdtype(input_ids.dtype, mx.integer):
         raise TypeError(f"input_ids must be integers, got {input_ids.dtype}")
     if attention_mask is None:
@@ -42,7 +42,7 @@ def check_inputs(
 def padding_mask(valid: mx.array | None) -> mx.array | None:
     """Return the mask in which every query attends to the valid keys: (B, L) to (B, 1, 1, L).
 
-    None (all valid) stays None.
+    For None (all valid) it returns None.
     """
     if valid is None:
         return None

@@ -108,7 +108,7 @@ class BertModel(nn.Module):
     ) -> list[mx.array]:
         """Return the embedding output and the output of each layer, `num_hidden_layers + 1` arrays.
 
-        The last one is what calling the model returns.
+        The last one equals the output of the model.
         """
         ids, valid = check_inputs(input_ids, attention_mask)
         if ids.shape[1] > self.config.max_position_embeddings:
@@ -158,7 +158,7 @@ class _Embeddings(nn.Module):
 
 
 class _Encoder(nn.Module):
-    """The list of layers, a module of its own for the name `encoder.layer`."""
+    """The list of layers; a separate module for the name `encoder.layer`."""
 
     def __init__(self, config: BertConfig):
         super().__init__()

@@ -30,7 +30,7 @@ def build_model(config: EncoderConfig, seed: int = 0) -> EncoderModel:
 
     Initialized as in `transformers`: normal for BERT, with a zero row for the padding token;
     truncated normal for ModernBERT, narrower for the two matrices that write into the residual
-    stream. The same seed gives the same weights. They are computed at first use.
+    stream. The weights depend only on the config and the seed. They are computed at first use.
     """
     model = BertModel(config) if isinstance(config, BertConfig) else ModernBertModel(config)
     parameters = named_parameters(model)
@@ -47,8 +47,8 @@ def build_model(config: EncoderConfig, seed: int = 0) -> EncoderModel:
 def layer_index(path: str, config: EncoderConfig) -> int:
     """Return the depth of a parameter: 0 for embeddings, 1 to N for layers, N + 1 after them.
 
-    For layer-wise learning rate decay. Raises `ValueError` for a path that is no parameter of this
-    encoder.
+    For layer-wise learning rate decay. Raises `ValueError` for a path that is not a parameter of
+    this encoder.
     """
     last = config.num_hidden_layers
     if path.startswith("embeddings."):
@@ -58,7 +58,7 @@ def layer_index(path: str, config: EncoderConfig) -> int:
     layer = re.match(r"(?:encoder\.layer|layers)\.(\d+)\.", path)
     if layer is None or int(layer[1]) >= last:
         raise ValueError(
-            f"{path!r} is no parameter of a {last}-layer encoder: expected a path under "
+            f"{path!r} is not a parameter of a {last}-layer encoder: expected a path under "
             f"embeddings, encoder.layer.<n> or layers.<n> with n < {last}, final_norm or pooler"
         )
     return int(layer[1]) + 1

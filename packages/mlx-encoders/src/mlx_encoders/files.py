@@ -34,14 +34,14 @@ def find_folder(name: str | Path) -> Path:
     if folder.is_dir():
         return folder
     if isinstance(name, Path) or name.count("/") > 1 or name.startswith((".", "/", "~")):
-        raise FileNotFoundError(f"there is no folder {str(name)!r}")
+        raise FileNotFoundError(f"no folder {str(name)!r}")
     try:
         return Path(snapshot_download(name, allow_patterns=_NEEDED_FILES))
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
-            f"{name!r} is no local folder, and no hub repository of that id could be downloaded or "
-            f"found in the local cache ({type(error).__name__}); check the spelling, the network "
-            f"and, for private repositories, the login"
+            f"{name!r} is not a local folder, and no hub repository of that id could be downloaded "
+            f"or found in the local cache ({type(error).__name__}); check the spelling, the "
+            f"network and, for private repositories, the login"
         ) from error
 
 
@@ -49,7 +49,7 @@ def read_json(path: Path) -> dict[str, object]:
     """Return the JSON object in a file; raises `ValueError` with the path if it has none."""
     values = _read(path, lambda: json.loads(path.read_text(encoding="utf-8")))
     if not isinstance(values, dict):
-        raise ValueError(f"{path} must have a JSON object, got {type(values).__name__}; {_ADVICE}")
+        raise ValueError(f"{path} must be a JSON object, got {type(values).__name__}; {_ADVICE}")
     return values
 
 
@@ -73,4 +73,4 @@ def _read(path: Path, read: Callable[[], T]) -> T:
         if isinstance(error, MemoryError):
             raise
         reason = " ".join(str(error).replace(str(path), "").split())
-        raise ValueError(f"{path} is damaged or cut short ({reason}); {_ADVICE}") from error
+        raise ValueError(f"{path} is damaged or truncated ({reason}); {_ADVICE}") from error

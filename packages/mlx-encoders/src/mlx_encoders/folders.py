@@ -1,4 +1,4 @@
-"""Load and save Hugging Face folders; a tensor that does not match is an error that lists it."""
+"""Load and save Hugging Face folders; tensors that do not match are listed in an error."""
 
 import json
 import logging
@@ -33,8 +33,8 @@ class LoadReport:
     """The names of the tensors that did not match.
 
     `missing` parameters got fresh weights, or are a pooler that the model does not have.
-    `unexpected` tensors are no parameters of the model. `dropped` tensors are task heads, stored
-    buffers, or tensors of another shape. All but heads and pooler had to be named in `new`.
+    `unexpected` tensors are not parameters of the model. `dropped` tensors are task heads, stored
+    buffers, or tensors of another shape. All except heads and pooler were allowed by `new`.
     """
 
     missing: tuple[str, ...] = ()
@@ -55,7 +55,7 @@ def load(name: str | Path, dtype: mx.Dtype | None = None) -> tuple[EncoderModel,
     if tokenizer.vocab_size > model.config.vocab_size:
         raise ValueError(
             f"the tokenizer in {folder} has {tokenizer.vocab_size} tokens, but the model has "
-            f"embeddings for {model.config.vocab_size}; they do not belong together"
+            f"embeddings for {model.config.vocab_size}; use the tokenizer of this model"
         )
     return model, tokenizer
 
@@ -85,8 +85,8 @@ def load_model(
     """Load the model of a folder or hub id, and report the tensors that did not match.
 
     `new` has prefixes of parameters that may be missing or mis-shaped, and then get fresh weights
-    from `seed`, and of tensors that may be unexpected; any other mismatch is a `ValueError`. A BERT
-    checkpoint without pooler tensors gives a model without pooler, unless `new` names "pooler".
+    from `seed`, and of tensors that may be unexpected; any other mismatch is a `ValueError`. The
+    model of a BERT checkpoint without pooler tensors has no pooler, unless `new` has "pooler".
 
     `dropout` and `attention_dropout` replace the probabilities of the config. Attention dropout is
     slow on a CPU: it needs the attention weights, which the fused kernel never stores.
@@ -155,7 +155,7 @@ def _read_tensors(folder: Path) -> dict[str, mx.array]:
             isinstance(file, str) for file in weight_map.values()
         ):
             raise ValueError(
-                f"{index}: weight_map must give the file of each tensor; "
+                f"{index}: weight_map must name the file of each tensor; "
                 "copy or download the file again"
             )
         files = [folder / file for file in sorted(set(weight_map.values()))]

@@ -27,7 +27,7 @@ class ModernBertConfig:
     `layer_types` has "full_attention" or "sliding_attention" for each layer; None means full at
     every `global_attn_every_n_layers`-th index. `local_attention` is the whole window in tokens: a
     query attends to `local_attention // 2` keys on each side, and itself. The ids of special tokens
-    are stored only.
+    are only stored.
     """
 
     vocab_size: int = 50368
@@ -155,7 +155,7 @@ class ModernBertModel(nn.Module):
     ) -> list[mx.array]:
         """Return the embedding output and the output of each layer, `num_hidden_layers + 1` arrays.
 
-        The last one includes the final norm, and is what calling the model returns.
+        The last one includes the final norm, and equals the output of the model.
         """
         if token_type_ids is not None:
             raise ValueError("ModernBERT has no token types: token_type_ids must be None")

@@ -1,4 +1,4 @@
-"""Text to token ids and back, by the `tokenizers` library and the files of transformers."""
+"""Encode and decode text with the `tokenizers` library; read and write transformers' files."""
 
 import functools
 import json
@@ -30,7 +30,7 @@ class Tokenizer:
         """Wrap `backend`; `settings` is the content of a `tokenizer_config.json`.
 
         Disables the truncation and padding of `backend`; they are arguments of `encode` and `pad`.
-        Raises `ValueError` when `settings` has no padding token, or one that `backend` lacks.
+        Raises `ValueError` if `settings` has no padding token, or one that `backend` does not have.
         """
         _make_forks_safe()
         pad_token = token_text(settings.get("pad_token"))
@@ -153,7 +153,7 @@ class Tokenizer:
 
 
 def add_special_ids(backend: tokenizers.Tokenizer, cls_token: str, sep_token: str) -> None:
-    """Make `backend` add special tokens as BERT does: [CLS] text [SEP], and for pairs likewise."""
+    """Make `backend` add special tokens as in BERT: [CLS] text [SEP], or [CLS] a [SEP] b [SEP]."""
     backend.post_processor = processors.TemplateProcessing(
         single=f"{cls_token} $A {sep_token}",
         pair=f"{cls_token} $A {sep_token} $B:1 {sep_token}:1",
@@ -176,7 +176,7 @@ def _id_of(backend: tokenizers.Tokenizer, token: str) -> int:
 
 
 def _from_vocabulary(path: Path, settings: dict[str, object]) -> tokenizers.Tokenizer:
-    """Build the tokenizer that transformers builds for a BERT folder with a vocabulary only."""
+    """Build the tokenizer that transformers builds for a BERT folder with only a vocabulary."""
     tokens = path.read_text(encoding="utf-8").splitlines()
     unknown, cls_token, sep_token = (
         str(token_text(settings[role])) for role in ("unk_token", "cls_token", "sep_token")

@@ -27,10 +27,10 @@ def train_tokenizer(
 
     Each digit and punctuation mark is a token, so that 7.25 and 2.75 share tokens. "wordpiece"
     drops whitespace and, with `lowercase`, accents. It covers ASCII and the most frequent other
-    characters; words with any other become [UNK]. "bpe" works on bytes: no text is unknown, and
-    `decode` restores all but the case. Merges need `min_frequency` occurrences, so the vocabulary
-    may be smaller than `vocab_size`. Raises `ValueError` when `vocab_size` is too small for the
-    single characters.
+    characters; words with other characters become [UNK]. "bpe" works on bytes: no text is unknown,
+    and `decode` restores everything except the case. Merges need `min_frequency` occurrences, so
+    the vocabulary may be smaller than `vocab_size`. Raises `ValueError` if `vocab_size` is too
+    small for the single characters.
     """
     if isinstance(texts, str):
         raise TypeError("texts must be an iterable of strings, got one string")
@@ -65,9 +65,9 @@ def _train_wordpiece(
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,
         min_frequency=min_frequency,
-        # The trainer would give inner characters ids in the order of a random hash, and break ties
-        # between equally frequent merges differently in each run. As "special" tokens they have
-        # fixed ids; the vocabulary then moves to a backend where they are ordinary tokens.
+        # The trainer would assign ids to inner characters in the order of a random hash, and break
+        # ties between equally frequent merges differently in each run. As "special" tokens they
+        # have fixed ids; the vocabulary then moves to a backend where they are ordinary tokens.
         special_tokens=[*SPECIAL_TOKENS, *(_PREFIX + character for character in inner)],
         initial_alphabet=first,
         limit_alphabet=len(first),
@@ -96,7 +96,7 @@ def _characters(
     splitter: pre_tokenizers.PreTokenizer,
     lowercase: bool,
 ) -> tuple[list[str], list[str]]:
-    """Return the characters of the vocabulary, and those of them that occur inside words."""
+    """Return the characters of the vocabulary, and the subset that occurs inside words."""
     words: Counter[str] = Counter()
     for text in texts:
         pieces = splitter.pre_tokenize_str(normalizer.normalize_str(text))

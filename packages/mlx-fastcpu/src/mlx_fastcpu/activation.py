@@ -1,4 +1,4 @@
-"""`activate`: speed up MLX as far as this machine permits, and report the result."""
+"""`activate`: speed up MLX on this machine, and report the result."""
 
 import logging
 import sys
@@ -23,7 +23,8 @@ class Status:
     If `active`, MLX computes with `library` (a path) through `slots` redirected functions, on
     `threads` threads (`None` if unknown), at `gflops` GFLOP/s in a 512 x 512 float32 product.
     `reason` states what was done, or why nothing was. `cache_limit` is in bytes, or `None` if
-    unchanged or if MLX (before 0.32) has none on the CPU. `compiler` is what `mx.compile` uses.
+    unchanged or if MLX (before 0.32) has none on the CPU. `compiler` describes the compiler of
+    `mx.compile`.
     """
 
     active: bool
@@ -60,18 +61,18 @@ def activate(
 ) -> Status:
     """Connect MLX to an optimized BLAS and LAPACK, and let it keep freed buffers.
 
-    Works before and after `import mlx.core`. A later call changes only what its arguments name.
+    Works before and after `import mlx.core`. A later call changes only the settings it is given.
     `library` is a path or file name of a BLAS with LAPACK, "mkl", "openblas" (the system's), or
     `None` for the `scipy-openblas32` package. `cache_limit` is in bytes; by default it is a quarter
-    of the memory and at most 8 GiB, but never less than a limit set before. `threads` defaults to
-    the library's choice, which follows its environment variables. With `compiler_flags` "native"
+    of the memory and at most 8 GiB, but never less than an earlier limit. `threads` defaults to the
+    library's choice, which follows its environment variables. With `compiler_flags` "native"
     the kernels of `mx.compile` use this CPU's vector units (with GCC: exponentials 10 times faster,
     accurate to 4 units in the last place); other text is passed to g++. Either changes PATH and
     TMPDIR to a folder that only this user can write to.
 
     Does nothing on macOS, with a GPU, or if MLX's library has an unknown layout, and removes a
-    library that computes a wrong result; `reason` then states why. The machine's state never
-    raises; wrong arguments raise `ValueError`.
+    library that computes a wrong result; `reason` then states why. It raises `ValueError` for wrong
+    arguments, but never because of the machine.
     """
     _check_arguments(library, cache_limit, threads)
     if refusal := refuse_platform(sys.platform) or _refuse_device():

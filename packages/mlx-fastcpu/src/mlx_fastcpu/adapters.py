@@ -1,4 +1,4 @@
-"""`mlx_fastcpu.ops` with MLX's signatures; `NotImplemented` for cases that they do not cover."""
+"""`mlx_fastcpu.ops` with MLX's signatures; they return `NotImplemented` for unsupported cases."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -82,7 +82,7 @@ def linear_call(layer: nn.Linear, x: mx.array) -> Found:
 
 @dataclass(frozen=True)
 class _Dequantized:
-    """A quantized weight and its float32 form; a class, so that no tree of parameters has it."""
+    """A quantized weight and its float32 form; a class, to keep it out of parameter trees."""
 
     weight: mx.array
     scales: mx.array
@@ -110,7 +110,7 @@ def dequantized_bytes(model: nn.Module) -> int:
 
 
 def keep_dequantized(model: nn.Module) -> None:
-    """Dequantize every quantized weight once, and keep the result beside it."""
+    """Dequantize every quantized weight once, and store the result in its layer."""
     for layer in _quantized(model):
         options = {"group_size": layer.group_size, "bits": layer.bits, "mode": layer.mode}
         weight32 = mx.dequantize(layer.weight, layer.scales, layer.get("biases"), **options)

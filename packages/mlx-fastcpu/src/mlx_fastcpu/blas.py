@@ -55,7 +55,7 @@ class Library:
 
 
 def find_library(name: str | None) -> str:
-    """Return the path, or the name for the loader, of the library called `name`.
+    """Return the path of the library `name`, or its name for the loader.
 
     `None` is the library of the `scipy-openblas32` package; "mkl" and "openblas" are searched in
     the folders of their packages and the system; other names are returned unchanged. Raises
@@ -102,7 +102,7 @@ def load_library(path: str) -> Library:
                     f"{path} does not use 32-bit integers (LP64), which MLX passes"
                 )
             return library
-    raise UnsupportedError(f"{path} is no BLAS with LAPACK: it has no cblas_sgemm and sgetrf_")
+    raise UnsupportedError(f"{path} is not a BLAS with LAPACK: no cblas_sgemm and sgetrf_ in it")
 
 
 def bind(library: Library) -> int:
@@ -113,7 +113,7 @@ def bind(library: Library) -> int:
     """
     slots = loaded_slots("libmlx.so", lambda name: WANTED.fullmatch(name) is not None)
     if "cblas_sgemm" not in slots:
-        raise UnsupportedError("libmlx.so imports no cblas_sgemm; its BLAS cannot be replaced")
+        raise UnsupportedError("libmlx.so does not import cblas_sgemm; its BLAS cannot be replaced")
     new, missing = {}, []
     for name, each in slots.items():
         if address := library.address(name):
@@ -121,7 +121,7 @@ def bind(library: Library) -> int:
         else:
             missing.append(name)
     if missing:
-        raise UnsupportedError(f"{library.path} lacks {', '.join(sorted(missing))}")
+        raise UnsupportedError(f"{library.path} does not have {', '.join(sorted(missing))}")
     rebind(new)
     return len(new)
 
@@ -135,7 +135,7 @@ def rebind(new: dict[int, int]) -> None:
     write_slots(new)
     if wrong := find_wrong_result():
         write_slots(old)
-        raise UnsupportedError(f"with this library MLX computes a wrong {wrong}; it was undone")
+        raise UnsupportedError(f"with this library MLX computes a wrong {wrong}; change reverted")
 
 
 def set_threads(library: Library, threads: int) -> None:
@@ -151,8 +151,9 @@ def get_threads(library: Library) -> int | None:
 def has_32_bit_integers(sgetrf: Callable[..., object]) -> bool:
     """Call this LAPACK routine and return whether it works with LP64 integers.
 
-    The integers passed are 64 bits wide with small values, which both kinds of library read alike;
-    only the pivots they write differ. So a library of the other kind does not crash.
+    The integers passed are 64 bits wide with small values, which both kinds of library read as the
+    same numbers; only the pivots that they write differ. So a library of the other kind does not
+    crash.
     """
     matrix = np.array([[0, 2, 0], [0, 0, 4], [8, 0, 0]], dtype=np.float32, order="F")
     pivots = np.zeros(2 * len(matrix), dtype=np.int32)
@@ -173,7 +174,7 @@ def has_32_bit_integers(sgetrf: Callable[..., object]) -> bool:
 def find_wrong_result() -> str | None:
     """Return the name of an MLX computation that disagrees with NumPy, or `None`.
 
-    The inputs differ in each call, so that no buffer of an earlier call can hold the result.
+    The inputs differ in each call, so that stale buffers cannot contain the result.
     """
     import mlx.core as mx
 

@@ -1,9 +1,10 @@
 """The C++ compiler of `mx.compile`: check that it works, and set its flags.
 
-MLX writes each kernel as C++ and compiles it by `g++ -O3` in a folder below TMPDIR that all users
-share. Whoever writes there first decides what every user's MLX executes, and kernels of different
-flags are not distinguished. So flags need a private folder, one for each set of flags, compiler and
-CPU. TMPDIR is set to it, and PATH to a wrapper of g++ that adds the flags to MLX's kernels only.
+MLX writes each kernel as C++ and compiles it with `g++ -O3` in a folder below TMPDIR that all users
+share. Whoever writes there first determines what every user's MLX executes, and kernels with
+different flags are not distinguished. So flags need a private folder for each set of flags,
+compiler and CPU. TMPDIR is set to it, and PATH to a wrapper of g++ that adds the flags only to
+MLX's kernels.
 """
 
 import ctypes
@@ -101,15 +102,15 @@ def prepare_compiler(flags: str | None) -> str:
 def use_flags(flags: str) -> Path:
     """Compile kernels with `flags` from now on ("native": those for this CPU); return their folder.
 
-    Raises `UnsupportedError`, with nothing changed, when there is no compiler, the flags do not
-    work, or no private folder can be made.
+    Raises `UnsupportedError`, with nothing changed, without a compiler, if the flags do not work,
+    or if no private folder can be created.
     """
-    # Without the wrappers of earlier calls and of a parent process, which would be chained.
+    # Without the wrappers of earlier calls and of a parent process, which would form a chain.
     entries = os.environ.get("PATH", os.defpath).split(os.pathsep)
     path = os.pathsep.join(each for each in entries if "/mlx-fastcpu/kernels-" not in each)
     version, compiler = compiler_version(), shutil.which("g++", path=path)
     if version is None or compiler is None:
-        raise UnsupportedError("there is no g++ on PATH")
+        raise UnsupportedError("no g++ on PATH")
     native = flags == "native"
     flags = NATIVE_FLAGS if native else flags
     key = "\n".join((version, compiler, flags, _cpu_flags()))

@@ -1,6 +1,6 @@
 """Report the use of MLX in a forked process, which would otherwise hang silently.
 
-MLX's threads do not exist in a forked child, so that a wait for them never ends. In the child
+MLX's threads do not exist in a forked child, so a wait for them never ends. In the child
 `mx.eval` and `mx.async_eval` therefore raise, and any other wait inside MLX (`print(array)`,
 `array.item()`) first writes a line to stderr.
 """
@@ -28,7 +28,7 @@ _watching = False
 
 
 def watch_forks() -> None:
-    """Report in every process forked from now on; further calls change nothing."""
+    """Report in every process forked from now on; further calls have no effect."""
     global _watching
     if not _watching:
         _watching = True

@@ -2,7 +2,7 @@
 
 On such input a fast LAPACK's eigenvalue routine writes out of bounds (the process aborts),
 iterations do not end, and factorizations skip non-finite entries and return finite numbers. The
-reference LAPACK in MLX's wheels also exits in `eigvals` and hangs in `svd`. All of it depends on
+reference LAPACK in MLX's wheels also exits in `eigvals` and hangs in `svd`. All of this depends on
 size, position and library.
 """
 
@@ -43,7 +43,7 @@ def _guard(original: Function, triangle: bool, iterative: bool) -> Function:
         with _stream_context(stream):
             read = _read_triangle(a, *arguments, **options) if triangle else a
             nan = _nan_unless_finite(read, (-2, -1))
-            # Zeros cannot be inverted; the identity needs a static shape, which some traces lack.
+            # Zeros cannot be inverted; the identity needs a static shape, absent in some traces.
             fill = None if iterative else mx.eye(*a.shape[-2:], dtype=a.dtype)
             safe = _replaced_where(nan[..., None, None], a, fill)
             found = compute(safe, *arguments, **options)

@@ -1,8 +1,8 @@
 """Run unmodified models with `mlx_fastcpu.ops`, on the CPU only.
 
 Models access MLX's layers as module attributes (`mx.fast.layer_norm`, `nn.gelu`). The first use of
-this module replaces each by a wrapper. The wrapper calls MLX's own function unless the calling
-thread is in `fast_ops()` and on the CPU.
+this module replaces each with a wrapper. The wrapper calls MLX's function unless the calling thread
+is in `fast_ops()` and on the CPU.
 """
 
 import threading
@@ -32,7 +32,7 @@ def fast_ops() -> Iterator[None]:
 
     LayerNorm, RMSNorm, RoPE, attention, softmax, logsumexp, cross-entropy, GELU, SiLU, sigmoid,
     squared ReLU, `nn.Linear`, quantized products. Cases that `ops` does not cover, such as other
-    devices, other axes or attention sinks, use MLX's own.
+    devices, other axes or attention sinks, use MLX's functions.
     """
     install()
     depth = getattr(_thread_local, "depth", 0)
@@ -54,8 +54,8 @@ def patch_nn(model: M, dequantize: bool | None = None) -> M:
     """Run every call of `model` within `fast_ops()`; return the same model.
 
     Parameters, names and `isinstance` do not change. Does nothing if MLX's default device is a GPU.
-    `dequantize` also keeps the weights of quantized layers in float32: generation is 3 to 4 times
-    faster, for 4 to 8 times their memory. By default it does so if they fit in a quarter of the
+    `dequantize` also stores the weights of quantized layers in float32: generation is 3 to 4 times
+    faster, for 4 to 8 times their memory. The default is true if they fit in a quarter of the
     memory.
     """
     if mx.default_device() != mx.cpu:

@@ -76,7 +76,7 @@ class ReducedStatus:
         return ", ".join(parts)
 
 
-_old: dict[int, int] = {}  # the slots' earlier values, while they hold the reduced product
+_old: dict[int, int] = {}  # the slots' earlier values, while the reduced product is in them
 _new: dict[int, int] = {}
 _measured: dict[tuple[int, int | None], tuple[float, float]] = {}  # by function and threads
 
@@ -91,7 +91,7 @@ def enable() -> ReducedStatus:
     convolutions too; subnormal inputs count as zero.
 
     Without AVX512-BF16 or a compiler, or below a speed-up of 1.2, nothing is changed and `reason`
-    states why. The machine's state never raises.
+    states why. It never raises because of the machine.
     """
     try:
         with activation.lock:
@@ -103,7 +103,7 @@ def enable() -> ReducedStatus:
 
 
 def disable() -> None:
-    """Undo `enable()`, except for slots that were redirected again since."""
+    """Undo `enable()`, except for slots that were redirected after it."""
     with activation.lock:
         if not _old:
             return
@@ -117,7 +117,7 @@ def disable() -> None:
 def matmul() -> Iterator[ReducedStatus]:
     """Reduce the products computed inside the `with` block; yield the status.
 
-    Call `mx.eval` inside, as MLX computes arrays when they are evaluated. Products of other threads
+    Call `mx.eval` inside, because MLX computes arrays on evaluation. Products of other threads
     are reduced too. After an earlier `enable()` the reduction continues after the block.
     """
     was_active = _is_active()
@@ -176,7 +176,7 @@ def _enable() -> ReducedStatus:
 def _cpu() -> tuple[set[str], str]:
     try:
         text = CPU_INFO.read_text()
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         return set(), ""
     found = dict(re.findall(r"^(flags|model name)\s*:\s*(.*)$", text, re.MULTILINE))
     return set(found.get("flags", "").split()), found.get("model name", "")

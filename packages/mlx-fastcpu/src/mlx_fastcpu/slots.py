@@ -1,7 +1,7 @@
 """Import slots of a loaded library: the memory words with the addresses of the functions it calls.
 
 They are found in the library's ELF file. Only the dynamic segment is read: the loader needs it, so
-no tool strips it; section headers may be missing. Field layouts and constants follow the ELF-64
+it is never stripped; section headers may be missing. Field layouts and constants follow the ELF-64
 specification and the psABI supplements for x86-64 and AArch64.
 """
 
@@ -31,7 +31,7 @@ SLOT_RELOCATIONS = {62: (6, 7), 183: (1025, 1026)}  # by e_machine: x86-64, AArc
 
 
 class UnsupportedError(Exception):
-    """Nothing can be changed in this process or on this machine; the message says why."""
+    """Nothing can be changed in this process or on this machine, for the reason in the message."""
 
 
 class ElfError(ValueError):
@@ -79,7 +79,7 @@ def loaded_slots(library_name: str, wanted: Callable[[str], bool]) -> dict[str, 
         raise UnsupportedError(f"several {library_name} are loaded: {', '.join(sorted(paths))}")
     path = Path(paths.pop())
     if not path.exists() or path.stat().st_ino != mappings[0].inode:
-        raise UnsupportedError(f"{path} was replaced after it was loaded; start Python again")
+        raise UnsupportedError(f"{path} was replaced after it was loaded; restart Python")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
             slots = import_slots(data, wanted)
@@ -123,8 +123,8 @@ def write_slots(values: dict[int, int]) -> None:
 def import_slots(data: bytes | mmap.mmap, wanted: Callable[[str], bool]) -> dict[str, list[int]]:
     """Return the slots of each imported function whose name is `wanted`.
 
-    Slots are addresses in the file's own numbering (see `load_bias`). Raises
-    `ElfError` for anything but a little-endian ELF-64 library for x86-64 or AArch64.
+    Slots are virtual addresses of the file (see `load_bias`). Raises `ElfError` for anything except
+    a little-endian ELF-64 library for x86-64 or AArch64.
     """
     try:
         return _import_slots(data, wanted)

@@ -1,4 +1,4 @@
-"""Calibration: whether predictions made with 80 % probability are correct in 80 % of cases."""
+"""Calibration: are predictions with 80 % probability correct in 80 % of cases?"""
 
 import numpy as np
 from numpy.typing import ArrayLike

@@ -1,7 +1,7 @@
 """Per-example losses in float32; the caller weights and averages them.
 
-Shapes are checked; values are not, as reading them would break a compiled step. A (B, 1) output
-with (B,) targets is an error: broadcasting would train on B x B pairs.
+Shapes are checked, but values are not: reading them would break a compiled step. A (B, 1) output
+with (B,) targets is an error, because broadcasting would train on B x B pairs.
 """
 
 import mlx.core as mx
@@ -38,7 +38,7 @@ def cross_entropy(
 ) -> mx.array:
     """Return the (B,) losses of (B, K) logits against (B,) integer classes in 0..K-1.
 
-    A target outside 0..K-1 gives NaN (infinity with smoothing), so that a wrong label is noticed.
+    The loss of a target outside 0..K-1 is NaN (infinity with smoothing), to expose wrong labels.
 
     With smoothing e the target distribution is (1 - e) onehot + e / K, and `class_weights` (K,)
     multiply its terms, as in torch's `cross_entropy(reduction="none")`. Torch's "mean" divides by
@@ -52,7 +52,7 @@ def cross_entropy(
     distribution = (1.0 - label_smoothing) * onehot.astype(mx.float32) + label_smoothing / classes
     if class_weights is not None:
         distribution = distribution * class_weights.astype(mx.float32)
-    # Subtract the maximum first: with logits of 1e4 a loss near 1 would keep three decimals only.
+    # Subtract the maximum first: with logits of 1e4 a loss near 1 would keep only three decimals.
     logits = logits - mx.stop_gradient(logits.max(axis=-1, keepdims=True))
     log_probabilities = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
     losses = -(distribution * log_probabilities).sum(axis=-1)
@@ -69,7 +69,7 @@ def mean_squared_error(values: mx.array, targets: mx.array) -> mx.array:
 def huber(values: mx.array, targets: mx.array, delta: float = 1.0) -> mx.array:
     """Return (B,) losses: e^2 / 2 up to an error of `delta`, delta (|e| - delta / 2) beyond.
 
-    (B, T) values give means over T. Equal to torch's `huber_loss`.
+    For (B, T) values their means over T. Equal to torch's `huber_loss`.
     """
     _check_same_shape("values", values, targets)
     if not delta > 0:
@@ -111,7 +111,7 @@ def _check_classes(logits: mx.array, targets: mx.array, class_weights: mx.array 
     if logits.ndim != 2 or targets.shape != logits.shape[:1]:
         raise ValueError(
             f"cross_entropy takes (B, K) logits and (B,) targets, got {logits.shape} and "
-            f"{targets.shape}; the one logit of a binary head goes to binary_cross_entropy"
+            f"{targets.shape}; for the one logit of a binary head use binary_cross_entropy"
         )
     if not mx.issubdtype(targets.dtype, mx.integer):
         raise TypeError(f"targets must be integer class numbers, got {targets.dtype}")

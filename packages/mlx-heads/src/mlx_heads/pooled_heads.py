@@ -31,7 +31,7 @@ class PooledHead(nn.Module):
     columns reach the output through a `NumericBranch` of `feature_size` concatenated to the text,
     and through a linear skip connection initialized to zero, so that the head can learn a linear
     model of the numbers. Output weights are initialized to N(0, 0.02), the bias to zero. Initial
-    weights depend on `seed` alone; dropout uses `mx.random.state`.
+    weights depend only on `seed`; dropout uses `mx.random.state`.
     """
 
     def __init__(
@@ -145,8 +145,8 @@ class RegressionHead(PooledHead):
 class NumericBranch(nn.Module):
     """Standardized numbers (B, num_features) to (B, size): linear, SiLU, dropout, linear.
 
-    Without LayerNorm, which over a few columns would remove the scale that has the information.
-    Impute missing values first; a NaN feature gives a NaN output.
+    Without LayerNorm, which over a few columns would remove the scale, and so the information.
+    Impute missing values first; the output for a NaN feature is NaN.
     """
 
     def __init__(self, num_features: int, size: int = 64, *, dropout: float = 0.1, seed: int = 0):

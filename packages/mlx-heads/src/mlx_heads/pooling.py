@@ -13,8 +13,9 @@ def pool(hidden: mx.array, attention_mask: mx.array, pooling: Pooling = "mean") 
     """Reduce (B, L, D) to (B, D), or to (B, 2D) for a pooling with a plus.
 
     `attention_mask` is boolean (B, L), true for tokens. "cls" is the first token of the mask, which
-    is not position 0 with left padding. Vectors at padding have no effect, even NaN; a row of
-    padding only gives zeros. The mean is computed in float32; the result has the dtype of `hidden`.
+    is not position 0 with left padding. Vectors at padding have no effect, even NaN; the result of
+    a row with only padding is 0. The mean is computed in float32; the result has the dtype of
+    `hidden`.
     """
     check_pooling(pooling)
     _check_shapes(hidden, attention_mask)

@@ -14,7 +14,7 @@ TargetTransform = Literal["standard", "log1p", "none"]
 # log1p predictions are clipped to this factor of the training range: after exp, one outlier would
 # dominate the score.
 RANGE_FACTOR = 10.0
-_LARGEST_LOG = 709.0  # exp of more overflows float64
+_LARGEST_LOG = 709.0  # exp of larger numbers overflows float64
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ class TargetScaler:
         """Return float64 predictions in the unit of the targets, in the shape of `z`.
 
         With "log1p" they are clipped between a tenth of the smallest training value (-1 if any was
-        negative) and ten times the largest, so infinite outputs become finite. Without it they
-        raise `ValueError`, as NaN always does.
+        negative) and ten times the largest, so infinite outputs become finite. Otherwise infinite
+        outputs raise `ValueError`; NaN always does.
         """
         with np.errstate(over="ignore"):  # infinities are clipped or raise below
             values = np.asarray(z, np.float64) * self.scale + self.mean

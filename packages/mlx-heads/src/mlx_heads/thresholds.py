@@ -23,9 +23,9 @@ def best_threshold(
     """Return the t for which `probability >= t` has the best score of all thresholds, O(N log N).
 
     `y_true` (N,) is 0 or 1, `probability` (N,) of class 1 or (N, 2). t is halfway between two
-    adjacent probabilities, or 0.5 if that is equivalent; of equally good thresholds the one nearest
-    0.5. It exceeds 1 if never predicting 1 is best. Use rows that the model was not trained on. The
-    score at t is optimistic: it is a maximum over thresholds.
+    adjacent probabilities, or 0.5 if that is equivalent; of equally good thresholds it is the one
+    nearest 0.5. It exceeds 1 if it is best to never predict 1. Use rows that the model was not
+    trained on. The score at t is optimistic, because it is a maximum over thresholds.
     """
     valid = get_args(ThresholdMetric)
     if metric not in valid:

@@ -1,6 +1,6 @@
 """Common neural network layers, formulated to be fast on MLX's CPU backend.
 
-They run anywhere but are fast on Linux CPUs only; on Metal and CUDA use MLX's own, as
+They run anywhere but are fast only on Linux CPUs; on Metal and CUDA use MLX's layers, as
 `mlx_fastcpu.patch_nn` does. All support first derivatives (`mx.grad`, `mx.vjp`), but not `mx.vmap`
 or `mx.jvp`.
 """

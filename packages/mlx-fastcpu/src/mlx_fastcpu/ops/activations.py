@@ -54,7 +54,7 @@ def _elementwise(
 ) -> Callable[[mx.array], mx.array]:
     """Return a function that computes its value and its derivative in one kernel.
 
-    `mx.custom_function` is no option: `mx.compile(shapeless=True)` cannot trace it. Instead a term
+    `mx.custom_function` does not work: `mx.compile(shapeless=True)` cannot trace it. Instead a term
     that is 0 and has the derivative `slope` is added to the value; the backward pass is then one
     product.
     """

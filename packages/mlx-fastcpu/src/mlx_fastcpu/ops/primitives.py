@@ -3,7 +3,7 @@
 Measured on 2 cores, float32, 6.3 million elements: `mx.exp` takes 73 ms, `mx.power(e, x)` 27 and,
 compiled with vector instructions, 2.4. A row sum is 15 times slower than a product with ones.
 Inside `mx.compile` one broadcasting operation makes the whole fused kernel scalar; `mx.contiguous`
-prevents the fusion, and copies nothing where rows are contiguous.
+prevents the fusion, and copies nothing if rows are contiguous.
 
 MLX's CPU backend adds all elements into one float32 number: the sum of 2^25 ones is 2^24. In
 `safe_sum` no chain of additions is longer than 128 per level, so its relative error is below 1e-5.

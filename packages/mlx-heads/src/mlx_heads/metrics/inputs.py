@@ -1,4 +1,4 @@
-"""Checks of the inputs of metrics: one truth and one prediction per row, and weights."""
+"""Check the inputs of metrics: one truth and one prediction per row, and weights."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -33,7 +33,7 @@ def check_labels(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[np.ndarray, np.n
 
 
 def check_probabilities(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Return (N,) int64 classes and (N,) or (N, K) floats, in their own precision."""
+    """Return (N,) int64 classes and (N,) or (N, K) floats, in their original precision."""
     predicted = np.asarray(y_pred)
     if predicted.dtype.kind != "f":
         predicted = predicted.astype(np.float64)

@@ -71,11 +71,11 @@ def mcc(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> float:
 
 
 def quadratic_kappa(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> float:
-    """Cohen's kappa with weights (i - j)^2 on the class numbers themselves.
+    """Cohen's kappa with weights (i - j)^2 on the class numbers.
 
-    1 - sum w O / sum w E: the mean squared difference, over the one expected of independent sides.
-    NaN if both are the same constant. Class numbers that do not occur count as steps too, as with
-    all `labels` passed to scikit-learn's `cohen_kappa_score`.
+    1 - sum w O / sum w E: the mean squared difference, over that expected of independent sides. NaN
+    if both are the same constant. Class numbers that do not occur count as steps too, as in
+    scikit-learn's `cohen_kappa_score` with all `labels`.
     """
     if truth.dtype.kind in "US" or predicted.dtype.kind in "US":
         raise TypeError("quadratic_kappa needs ordered class numbers, got strings")

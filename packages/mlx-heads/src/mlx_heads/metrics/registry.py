@@ -39,7 +39,7 @@ class Metric:
     def __call__(
         self, y_true: ArrayLike, y_pred: ArrayLike, sample_weight: ArrayLike | None = None
     ) -> float:
-        """Return the score, NaN where the metric is undefined.
+        """Return the score, NaN if the metric is undefined.
 
         Raises `ValueError` or `TypeError` with the row or shape for invalid inputs.
         """
@@ -48,7 +48,7 @@ class Metric:
 
 
 def get_metric(name: str) -> Metric:
-    """Return the metric called `name`; raises `ValueError` with the nearest known name."""
+    """Return the metric `name`; raises `ValueError` with the nearest known name."""
     if name not in METRICS:
         raise ValueError(f"unknown metric {name!r}{did_you_mean(str(name), METRICS)}")
     return METRICS[name]
