@@ -1,7 +1,7 @@
 """Train a small network in a plain MLX loop with Muon, and with AdamW, at three learning rates.
 
-Muon takes the place of `mlx.optimizers.AdamW`: one line changes. It orthogonalizes the updates of
-the weight matrices of hidden layers and gives everything else AdamW; `explain` says which is which.
+Muon replaces `mlx.optimizers.AdamW`: one line changes. It orthogonalizes the updates of the weight
+matrices of hidden layers and uses AdamW for all other parameters; `explain` shows the rule of each.
 
     uv run python examples/muon_loop.py
 """
@@ -26,7 +26,7 @@ def loss_fn(model, inputs, classes):
 
 
 def train(optimizer):
-    """Learn the classes that another network gives; return the mean loss of the last ten steps."""
+    """Learn the classes of another network; return the mean loss of the last ten steps."""
     teacher, model = make_network(seed=1), make_network(seed=2)
     step = nn.value_and_grad(model, loss_fn)
     losses = []

@@ -1,7 +1,7 @@
 """Write shards, stream them as packed batches, stop, and resume at exactly the next token.
 
-The state of a stream is a short JSON text. Whatever was prefetched or shuffled when it was saved, a
-new stream that loads it gives the batches that the first one would have given.
+The state of a stream is a short JSON text. A new stream that loads it yields the same batches that
+the first one would have yielded, regardless of prefetching and shuffling.
 
     uv run python examples/stream_shards.py
 """
@@ -21,7 +21,7 @@ print(f"{len(shards)} shards in {folder}")
 
 
 def tokenize(texts):
-    """Return lists of ids: here of bytes, with 0 free for the beginning of a document."""
+    """Return lists of ids: bytes plus 1, so that 0 is free for BOS."""
     return [[1 + byte for byte in text.encode()] for text in texts]
 
 
@@ -34,7 +34,7 @@ whole = [batch.inputs.tolist() for batch in islice(open_stream(), 20)]
 
 first = open_stream()
 before = [batch.inputs.tolist() for batch in islice(first, 7)]
-saved = json.dumps(first.state())  # save it beside the checkpoint of the model
+saved = json.dumps(first.state())  # save it with the checkpoint of the model
 second = open_stream()
 second.load_state(saved)
 after = [batch.inputs.tolist() for batch in islice(second, 13)]

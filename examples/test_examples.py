@@ -1,4 +1,4 @@
-"""Run every example as a reader would, and look at what it found."""
+"""Run every example as a script, and check its results."""
 
 import runpy
 import tempfile
@@ -11,7 +11,7 @@ EXAMPLES = Path(__file__).parent
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsys):
-    """Return a function that runs an example; it gives the script's names and what it printed."""
+    """Return a function that runs an example and returns the script's globals and output."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
     def run(name):

@@ -1,8 +1,8 @@
 """Train with `mlx_trainer.fit`, get killed in the middle, and end with the same weights.
 
-Checkpoints hold weights, optimizer, random state and position, and are written atomically. The
-killed run continues from the last one; the weights at the end equal those of a run that nobody
-interrupted, bit for bit, dropout included.
+Checkpoints contain weights, optimizer, random state and position, and are written atomically. The
+killed run continues from the last one; the final weights equal those of an uninterrupted run, bit
+for bit, dropout included.
 
     uv run python examples/train_and_resume.py
 """
@@ -22,7 +22,7 @@ labels = (data.sum(axis=1) > 0).astype(np.int32)
 
 
 def batches(epoch, start):
-    """Yield the updates of an epoch from `start` on: the order follows from the epoch alone."""
+    """Yield the updates of an epoch from `start` on; the order depends only on the epoch."""
     order = np.random.default_rng([7, epoch]).permutation(len(data))
     for rows in order.reshape(8, 32)[start:]:
         yield [{"x": data[rows], "y": labels[rows]}]

@@ -243,8 +243,7 @@ def test_a_continuation_needs_a_token_before_it_and_one_of_its_own():
 
 def test_more_shots_than_other_examples_are_refused():
     message = (
-        "task task: 8 shots need as many examples besides the question, and there are 8 examples "
-        "in all"
+        "task task: 8 shots need as many examples besides the question, got 8 examples in total"
     )
     with pytest.raises(ValueError, match=exactly(message)):
         make_task("schema", shots=8)

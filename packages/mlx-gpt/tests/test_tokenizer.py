@@ -471,8 +471,8 @@ def test_ranks_must_be_complete():
             trained(["a"], pre_tokenizers.ByteLevel(), [])
             .to_str()
             .replace('"Ā"', '"東"'),
-            "x.json: expected byte-level BPE, but token '東' has the character '東', which is no "
-            "byte",
+            "x.json: expected byte-level BPE, but token '東' has the character '東', which is "
+            "not a byte",
         ),
     ],
 )  # fmt: skip

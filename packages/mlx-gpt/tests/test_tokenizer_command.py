@@ -76,7 +76,7 @@ def test_the_last_shard_is_held_out_unless_told_otherwise(folder, texts, tmp_pat
 def test_one_shard_is_trained_on_unless_it_is_to_be_held_out(folder, tmp_path):
     assert run("train", folder / "a.jsonl", "-o", tmp_path, "--vocab-size", 280).exit_code == 0
     result = run("train", folder / "a.jsonl", "-o", tmp_path / "b", "--hold-out-last")
-    assert "cannot keep 1 of 1 shards for validation" in str(result.exception)
+    assert "cannot hold out 1 of 1 shards for validation" in str(result.exception)
 
 
 def test_caps_and_pattern_reach_the_training(folder, texts, tmp_path):

@@ -200,7 +200,7 @@ def test_big_endian_numbers_are_refused(tmp_path):
 
 def test_what_is_no_dict_of_tensors_is_refused(tmp_path):
     path = write(tmp_path / "a.pt", [1, 2])
-    with pytest.raises(ValueError, match=r"a\.pt holds a list, not a dict of tensors$"):
+    with pytest.raises(ValueError, match=r"a\.pt contains a list, not a dict of tensors$"):
         read_torch_file(path)
     path = write(tmp_path / "b.pt", {"step": 3})
     with pytest.raises(ValueError, match=r"b\.pt: step is a int, not a tensor$"):

@@ -114,7 +114,7 @@ def test_resume_refuses_another_test_table_and_another_encoder(tables, tiny_mode
     create_run(Path("run"), config, False).close()
     weights = Path(tiny_modernbert) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
-    with pytest.raises(ChangedFileError, match=r"model.safetensors \(encoder.path\) is not what"):
+    with pytest.raises(ChangedFileError, match=r"model.safetensors \(encoder.path\) was changed"):
         resume_run(Path("run"))
     create_run(Path("run"), config, True).close()
     Path("test.csv").unlink()

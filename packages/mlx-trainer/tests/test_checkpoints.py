@@ -188,7 +188,9 @@ def test_missing_files_and_other_formats_are_errors(tmp_path, make_step, make_ba
         Checkpoints(tmp_path).load(step)
     assert str(error.value) == f"{folder} has format 9, this version reads format 1"
     (folder / "state.json").unlink()
-    with pytest.raises(CheckpointError, match=f"latest names '{folder.name}', which is no check"):
+    with pytest.raises(
+        CheckpointError, match=f"latest names '{folder.name}', which is not a check"
+    ):
         Checkpoints(tmp_path).load(step)
 
 
