@@ -1,8 +1,9 @@
 """Fine-tune a text encoder on a pandas DataFrame.
 
-mlx-tabtext serializes rows as texts, mlx-encoders tokenizes and encodes them, mlx-heads predicts and
-scores, mlx-trainer trains. Their interfaces are arrays and callables. The encoder is small and trained
-from scratch, so that this runs offline; `mlx_encoders.load("path or hub id")` loads a pretrained one.
+mlx-tabtext serializes rows as texts, mlx-encoders tokenizes and encodes them, mlx-heads predicts
+and scores, mlx-trainer trains. Their interfaces are arrays and callables. The encoder is small and
+trained from scratch, so that this runs offline; `mlx_encoders.load("path or hub id")` loads a
+pretrained one.
 
     uv run --with pandas python examples/finetune_encoder.py
 """

@@ -291,7 +291,7 @@ def test_an_unknown_model_type_is_refused(folder):
 
 @pytest.mark.parametrize("name", ["./nowhere", "/no/where", "a/b/c", Path("nowhere")])
 def test_a_missing_folder_is_named(name):
-    with pytest.raises(FileNotFoundError, match="^no folder"):
+    with pytest.raises(FileNotFoundError, match=r"^no folder"):
         load_model(name)
 
 

@@ -378,7 +378,7 @@ def test_folders_that_are_no_runs_are_refused_in_one_line(tmp_path):
     fails(foreign, "{path}: its config.yaml is not that of mlx-gpt train, sft or rl")
     lacking = tmp_path / "lacking"
     RunFolder.create(lacking, replace(PRETRAIN, training=stages.PretrainTraining()))
-    fails(lacking, "{path}: its config.yaml lacks training.steps")
+    fails(lacking, "{path}: its config.yaml has no training.steps")
 
 
 def test_damaged_files_are_refused_with_their_names(base):

@@ -16,7 +16,7 @@ from mlx_kaggle.members.features import HeadFeatures
 from mlx_kaggle.report import count_kinds, shorten
 from mlx_kaggle.tables.columns import check_columns
 from mlx_kaggle.tables.competition import Target
-from mlx_kaggle.tables.files import find_beside_train, read_tables
+from mlx_kaggle.tables.files import find_companion_files, read_tables
 from mlx_kaggle.tables.infer import infer_competition
 from mlx_kaggle.tables.splits import row_hashes
 from mlx_tabtext import Column, as_table, infer_schema
@@ -67,10 +67,10 @@ def test_files_beside_train_are_found_with_any_ending(passengers, write_csv, tmp
     sample = tmp_path / "sampleSubmission.csv.gz"
     sample.write_bytes(gzip.compress(b"PassengerId,Survived\n1,0\n"))
     data = DataSettings(train=train, target="Survived")
-    assert find_beside_train(data) == {"test": test, "sample_submission": str(sample)}
+    assert find_companion_files(data) == {"test": test, "sample_submission": str(sample)}
     assert read_tables(data).sample_submission == {"PassengerId": ["1"], "Survived": ["0"]}
     alike = write_parquet(tmp_path / "test.parquet", typed(passengers(8, seed=2)))
-    assert find_beside_train(data)["test"] == alike
+    assert find_companion_files(data)["test"] == alike
     assert len(read_tables(data).test["Sex"]) == 8
 
 

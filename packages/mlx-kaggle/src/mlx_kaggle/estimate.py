@@ -55,7 +55,7 @@ def estimate_run(job: Job) -> Estimate:
     config, training = job.config, job.config.training
     train_rows, val_rows = job.splits[0]
     names = members(config)
-    sample = _some(train_rows, ROWS)
+    sample = _sample_rows(train_rows, ROWS)
     scale = len(train_rows) / len(sample)
     table = take(job.table, sample)
     preparing, experiment = _timed(
@@ -116,7 +116,7 @@ def _time_prediction(job: Job, experiment: Experiment, rows: int) -> float:
     found = job.splits[0][1]
 
     def predict(count: int) -> float:
-        table = take(job.table, _some(found, count))
+        table = take(job.table, _sample_rows(found, count))
         return _timed(
             lambda: predict_member(experiment.member, job.competition, table, job.config, tta=1)
         )[0]
@@ -130,7 +130,7 @@ def _time_baselines(job: Job, rows: int) -> float:
     """Return the seconds of the baselines on one split of `rows` rows, from a few iterations."""
 
     def fit(count: int, iterations: int) -> float:
-        some = _some(np.concatenate(job.splits[0]), count)
+        some = _sample_rows(np.concatenate(job.splits[0]), count)
         train, val = np.split(np.arange(len(some)), [len(some) * 4 // 5])
         table, encoded = take(job.table, some), job.encoded[some]
         sample = replace(job, table=table, encoded=encoded, splits=[(train, val)])
@@ -153,7 +153,7 @@ def _line(few: int, short: float, many: int, long: float, rows: int) -> float:
     return long + slope * (rows - many)
 
 
-def _some(rows: np.ndarray, count: int) -> np.ndarray:
+def _sample_rows(rows: np.ndarray, count: int) -> np.ndarray:
     if len(rows) <= count:
         return rows
     return np.random.default_rng(0).choice(rows, count, replace=False)

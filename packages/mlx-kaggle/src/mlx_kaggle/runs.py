@@ -23,7 +23,7 @@ from mlx_kaggle.tables.columns import check_columns
 from mlx_kaggle.tables.competition import Competition, Format, Target
 from mlx_kaggle.tables.files import (
     drop_unlabelled,
-    find_beside_train,
+    find_companion_files,
     index_ids,
     row_count,
     write_csv,
@@ -81,7 +81,7 @@ def read_config(folder: Path) -> RunConfig:
 
 def inputs_of(config: RunConfig) -> dict[str, str | Path]:
     """Return the files and folders that a run reads, by configuration key."""
-    data, found = config.data, find_beside_train(config.data)
+    data, found = config.data, find_companion_files(config.data)
     named = {"data.train": data.train, "data.val": data.val}
     named |= {f"data.{name}": path for name, path in found.items()}
     inputs: dict[str, str | Path] = {key: path for key, path in named.items() if path}
@@ -184,7 +184,7 @@ def predict_run(
         notes.append(f"{test}: has the target {competition.target!r}; it is not used to predict")
     file = sample_submission
     if file is None and competition.submission_columns:
-        found = find_beside_train(run.config.data)["sample_submission"]
+        found = find_companion_files(run.config.data)["sample_submission"]
         file = found if found and Path(found).is_file() else None
     if file is None:
         sample, form = None, known_format(competition, probabilities)

@@ -86,9 +86,9 @@ class CacheIndex:
         """Return the shard with its name in this folder: `<hash>/<name>` if the name is taken."""
         identity = f"{shard.address} {shard.sha256 or ''}"
         other = f"{hashlib.sha256(identity.encode()).hexdigest()[:12]}/{shard.name}"
-        if self._holder(other) is not None:
+        if self._record_of(other) is not None:
             return replace(shard, name=other)
-        record = self._holder(shard.name)
+        record = self._record_of(shard.name)
         if record is None:
             return shard
         if shard.sha256 and "sha256" in record:
@@ -97,7 +97,7 @@ class CacheIndex:
             is_same = record.get("location", shard.address) == shard.address
         return shard if is_same else replace(shard, name=other)
 
-    def _holder(self, name: str) -> dict | None:
+    def _record_of(self, name: str) -> dict | None:
         """Return the record of the shard that has or downloads a name; {} for a foreign file."""
         if (self.folder / name).exists():
             return self.record("owned", name) or {}

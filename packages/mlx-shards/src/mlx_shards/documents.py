@@ -205,7 +205,7 @@ class DocumentIterator(Iterator[Piece]):
     ) -> Iterator[tuple[int, Piece | None]]:
         """Yield the pieces after the first `skip` rows, each with the number of rows read.
 
-        A skipped row gives None.
+        For a skipped row it yields None.
         """
         with self.opener.open(self.shards[index]) as opened:
             sizes = opened.sizes

@@ -101,7 +101,7 @@ class BestFit(Packer):
         used = count = 0
         while used < len(row):
             if not self._is_full():
-                self._take(documents)
+                self._fill_buffer(documents)
             if not self._lengths:
                 break
             room = len(row) - used
@@ -115,7 +115,7 @@ class BestFit(Packer):
                 else:
                     self.lost += len(piece.tokens) - len(placed)
             count += 1
-            used = _put(placed, row, ids, used, count)
+            used = _write(placed, row, ids, used, count)
         return used
 
     def held(self) -> tuple[Reference, ...]:
@@ -137,7 +137,7 @@ class BestFit(Packer):
     def _is_full(self) -> bool:
         return len(self._references) >= self._buffer_size or self._tokens >= BUFFER_TOKENS
 
-    def _take(self, documents: Iterator[Piece]) -> None:
+    def _fill_buffer(self, documents: Iterator[Piece]) -> None:
         while not self._is_full():
             taken = 0
             for piece in islice(documents, self._refill):
@@ -195,7 +195,7 @@ class Flat(Packer):
                 break
             placed = piece.tokens[: len(row) - used]
             count += 1
-            used = _put(placed, row, ids, used, count)
+            used = _write(placed, row, ids, used, count)
             if used == len(row):  # its last token is the first input of the next row
                 self._queue.append(piece.rest(len(placed) - 1))
         # A single token was the last target of the row before: it predicts nothing.
@@ -219,7 +219,7 @@ class Pad(Packer):
         if piece is None:
             return 0
         placed = piece.tokens[: len(row)]
-        _put(placed, row, ids, 0, 1)
+        _write(placed, row, ids, 0, 1)
         if len(placed) < len(piece.tokens):
             if self._oversize == "split":
                 self._queue.append(piece.rest(len(placed)))
@@ -235,7 +235,7 @@ class Pad(Packer):
         return None
 
 
-def _put(tokens: np.ndarray, row: np.ndarray, ids: np.ndarray, start: int, number: int) -> int:
+def _write(tokens: np.ndarray, row: np.ndarray, ids: np.ndarray, start: int, number: int) -> int:
     """Write a document into a row from `start` on; return its end."""
     end = start + len(tokens)
     # Not an assignment, which would silently change 64-bit ids that do not fit.

@@ -83,7 +83,7 @@ def _word_presence(cells: Sequence[Cell]) -> list[np.ndarray]:
     for row, words in enumerate(documents):
         for word in words & position.keys():
             present[position[word], row] = 1
-    rare = _rare(len(documents))
+    rare = _rare_limit(len(documents))
     return [present[at] for word, at in position.items() if counts[word] >= rare]
 
 
@@ -99,10 +99,10 @@ def _decile_codes(values: np.ndarray) -> np.ndarray:
 def _category_codes(cells: Sequence[Cell]) -> np.ndarray:
     texts = np.array(["" if is_missing(cell) else f"={cell}" for cell in cells], dtype=str)
     _, codes, counts = np.unique(texts, return_inverse=True, return_counts=True)
-    return np.where(counts[codes] < _rare(len(cells)), len(counts), codes)
+    return np.where(counts[codes] < _rare_limit(len(cells)), len(counts), codes)
 
 
-def _rare(rows: int) -> float:
+def _rare_limit(rows: int) -> float:
     return min(_RARE, 1 + rows / 20)
 
 

@@ -75,7 +75,7 @@ class Checkpoints:
             return True
         if not self.seconds:
             return False
-        return distributed.rank_zero_says(time.monotonic() - self._saved_at >= self.seconds)
+        return distributed.rank_zero_flag(time.monotonic() - self._saved_at >= self.seconds)
 
     def save(self, step: TrainStep, position: Mapping[str, Json]) -> Path:
         """Write model, optimizer, random state and `position`; return the checkpoint's folder.

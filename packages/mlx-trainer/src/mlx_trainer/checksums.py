@@ -73,8 +73,8 @@ def check_manifest(folder: str | Path, required: Iterable[str] = ()) -> None:
         sums = {str(name): str(value) for name, value in values["sha256"].items()}
         if values["format"] != _FORMAT:
             raise ValueError(f"its format is {values['format']}, not {_FORMAT}")
-        if lacking := sorted(set(required) - sums.keys()):
-            raise ValueError(f"it does not list {lacking[0]}")
+        if absent := sorted(set(required) - sums.keys()):
+            raise ValueError(f"it does not list {absent[0]}")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ChangedFileError(f"{path} is damaged: {error}") from None
     for name, checksum in sums.items():

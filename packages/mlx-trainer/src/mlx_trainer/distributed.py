@@ -19,7 +19,7 @@ def wait_for_all() -> None:
         mx.eval(mx.distributed.all_sum(mx.array(1.0), stream=mx.cpu))
 
 
-def rank_zero_says(flag: bool) -> bool:
+def rank_zero_flag(flag: bool) -> bool:
     """Return rank zero's flag on every rank, for decisions that depend on a clock."""
     if world_size() == 1:
         return flag

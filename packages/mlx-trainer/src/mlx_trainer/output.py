@@ -11,7 +11,7 @@ from typing import TextIO
 from mlx_trainer.folders import sweep
 
 
-class _Lasting:
+class _LastingStream:
     """A text stream that discards its text once its target is closed or full."""
 
     def __init__(self, stream: TextIO):
@@ -50,7 +50,7 @@ def lasting_output() -> Iterator[None]:
     Later text of such a stream is lost: use this only for work that also writes files.
     """
     before = sys.stdout, sys.stderr
-    streams = [_Lasting(each) for each in before]
+    streams = [_LastingStream(each) for each in before]
     sys.stdout, sys.stderr = streams  # type: ignore[assignment]
     try:
         yield

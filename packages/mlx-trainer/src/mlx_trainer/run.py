@@ -113,7 +113,7 @@ class RunFolder:
         try:
             sweep(run.path, run._patterns())
             run._check_inputs(inputs or {})
-            run_files.keep(run.path / METRICS, lambda entry: True)
+            run_files.keep_lines(run.path / METRICS, lambda entry: True)
         except BaseException:
             run.close()
             raise
@@ -129,8 +129,8 @@ class RunFolder:
         run = cls(path, kind or PLAIN)
         marker = run._marker()
         if marker is None or not (run.path / CONFIG).is_file():
-            lacking = MARKER if marker is None else CONFIG
-            raise FileNotFoundError(f"{run.path} is not a run: it has no {lacking}")
+            absent = MARKER if marker is None else CONFIG
+            raise FileNotFoundError(f"{run.path} is not a run: it has no {absent}")
         if kind and marker["tool"] != kind.tool:
             raise FileNotFoundError(f"{run.path} is a run of {marker['tool']}, not {kind.tool}")
         run._check_config(marker["inputs"])
@@ -168,7 +168,7 @@ class RunFolder:
             other = any(entry.get(key) != value for key, value in where.items())
             return other or entry.get("updates", 0) <= updates
 
-        run_files.keep(self.path / METRICS, wanted)
+        run_files.keep_lines(self.path / METRICS, wanted)
 
     def replace_config(self, config: object) -> None:
         """Replace the configuration of a run that intentionally continues with other settings."""
@@ -215,7 +215,7 @@ class RunFolder:
         """Raise `ChangedFileError` if a setting changed; paths of inputs may."""
         path, before = self.path / CONFIG, (self._marker() or {})["config"]
         try:
-            now = _without(yaml.safe_load(path.read_text("utf-8")), inputs)
+            now = _flatten_without(yaml.safe_load(path.read_text("utf-8")), inputs)
         except (ValueError, AttributeError, yaml.YAMLError) as error:
             raise ChangedFileError(f"{path} is damaged: {error}") from None
         for key in sorted(before.keys() | now.keys()):
@@ -256,7 +256,7 @@ class RunFolder:
         )
 
     def _write_marker(self, config: object, inputs: Mapping[str, object], tool: str) -> None:
-        plain = _without(yaml.safe_load(dump_config(config)), inputs)
+        plain = _flatten_without(yaml.safe_load(dump_config(config)), inputs)
         values = {"tool": tool, "format": _FORMAT, "inputs": inputs, "config": plain}
         self._write(MARKER, json.dumps(values, indent=1) + "\n")
 
@@ -264,13 +264,13 @@ class RunFolder:
         write_atomic(self.path / name, lambda path: path.write_text(text, encoding="utf-8"))
 
 
-def _without(config: Mapping | None, keys: Mapping[str, object], prefix: str = "") -> dict:
+def _flatten_without(config: Mapping | None, keys: Mapping[str, object], prefix: str = "") -> dict:
     """Return the settings by dotted key, as JSON restores them, without those in `keys`."""
     flat: dict[str, object] = {}
     for name, value in (config or {}).items():
         key = f"{prefix}{name}"
         if isinstance(value, Mapping) and value:
-            flat |= _without(value, keys, f"{key}.")
+            flat |= _flatten_without(value, keys, f"{key}.")
         elif key not in keys:
             flat[key] = json.loads(json.dumps(value, default=str))
     return flat

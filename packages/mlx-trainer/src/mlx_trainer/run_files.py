@@ -49,7 +49,7 @@ def read(path: Path) -> list[dict]:
     return [entry for _, entry in _entries(path)]
 
 
-def keep(path: Path, wanted: Callable[[dict], bool]) -> None:
+def keep_lines(path: Path, wanted: Callable[[dict], bool]) -> None:
     """Keep the lines that are `wanted`; drop an incomplete last line."""
     text = "".join(line + "\n" for line, entry in _entries(path) if wanted(entry))
     if path.exists() and text != path.read_text("utf-8"):

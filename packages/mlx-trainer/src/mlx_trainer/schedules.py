@@ -16,15 +16,15 @@ def warmup_cosine(warmup: float = 0.1, final: float = 0.0) -> Schedule:
 
     The first update already has a rate above 0; `final` would be reached one update after the last.
     """
-    return _warm(warmup, final, lambda x: (1 + math.cos(math.pi * x)) / 2)
+    return _warmup_then(warmup, final, lambda x: (1 + math.cos(math.pi * x)) / 2)
 
 
 def warmup_linear(warmup: float = 0.1, final: float = 0.0) -> Schedule:
     """Rise linearly to 1 over the share `warmup` of the updates, then fall linearly to `final`."""
-    return _warm(warmup, final, lambda x: 1 - x)
+    return _warmup_then(warmup, final, lambda x: 1 - x)
 
 
-def _warm(warmup: float, final: float, fall: Callable[[float], float]) -> Schedule:
+def _warmup_then(warmup: float, final: float, fall: Callable[[float], float]) -> Schedule:
     if not 0 <= warmup <= 1:
         raise ValueError(f"warmup is a share of all updates, between 0 and 1, got {warmup}")
 

@@ -61,7 +61,7 @@ class GradientThreads:
         # this thread, which the user seeds and checkpoints save.
         keys = split_random_key(len(shares))
         results = self._workers(list(zip(shares, keys, strict=True)))
-        _put(results[0][1])
+        _restore(results[0][1])
         return [sums for sums, _ in results]
 
 
@@ -142,19 +142,19 @@ class _SharedModel:
         """Return the evaluated result."""
         with self._lock:
             before = list(_walk(self._model))
-            _put(self.contents)
+            _restore(self.contents)
             try:
                 result = self._function(batch)
                 self.contents = list(_walk(self._model))
             finally:
-                _put(before)
+                _restore(before)
             # Only this thread can evaluate the arrays that the call added to the model.
             mx.eval(self._model.state)
         mx.eval(result, [value for _, _, value in self.contents])
         return result
 
 
-def _put(contents: Contents) -> None:
+def _restore(contents: Contents) -> None:
     """Put the values into their containers."""
     for container, key, value in contents:
         container[key] = value  # type: ignore[index]

@@ -99,8 +99,8 @@ def _plain(x: mx.array, weight: mx.array) -> mx.array:
 
 @_plain.vjp
 def _(inputs, gradient, _):
-    # This form gives the weight's gradient contiguous rows. MLX's is a transposed view, on which an
-    # optimizer is several times slower.
+    # In this form the rows of the weight's gradient are contiguous. MLX's is a transposed view, on
+    # which an optimizer is several times slower.
     x, weight = inputs
     gradient = barrier(gradient)
     return gradient @ weight, gradient.T @ x

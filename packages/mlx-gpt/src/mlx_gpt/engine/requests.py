@@ -112,7 +112,7 @@ class TextStream:
         if begin is not None:
             self.stopped, self._held = True, ""
             return text[:begin]
-        border = len(text) - self._undecided(text)
+        border = len(text) - self._count_undecided(text)
         self._held = text[border:]
         return text[:border]
 
@@ -122,7 +122,7 @@ class TextStream:
         found = [(begin + length, begin) for begin, length in begins if begin >= 0]
         return min(found)[1] if found else None
 
-    def _undecided(self, text: str) -> int:
+    def _count_undecided(self, text: str) -> int:
         """Return how many characters at the end may be the beginning of a stop string."""
         for length in range(min(len(text), self._longest - 1), 0, -1):
             if any(each.startswith(text[-length:]) for each in self._stop):

@@ -5,7 +5,7 @@ Filters apply in this order, as in Transformers: temperature, `top_k`, `top_p` o
 A filter that no row uses costs nothing.
 
 A sample is the argmax of logits plus Gumbel noise, which has the distribution of the softmax
-(Gumbel-max trick). Each row has its own random key, so that a seed gives the same tokens in any
+(Gumbel-max trick). Each row has its own random key, so that a seed yields the same tokens in any
 batch.
 """
 

@@ -61,7 +61,7 @@ class ChatSession:
         self.finish_reason: str | None = None  # of the last answer
         self._prompt_cache = PromptCache()
         self._answers = 0
-        self._prompt("", first=True)  # raises if the tokenizer lacks special tokens
+        self._prompt("", first=True)  # raises if the tokenizer has no chat tokens
         self._end = engine.tokenizer.special("<|assistant_end|>")
 
     @property

@@ -1,7 +1,7 @@
 """CORE (DCLM, arXiv 2406.11794): tasks for base models, scored by likelihood.
 
 In multiple choice and schema tasks the answer is the option with the lowest mean loss of its
-continuation; in language modeling tasks it is correct if greedy decoding gives the continuation.
+continuation; in language modeling tasks it is correct if greedy decoding yields the continuation.
 Prompts, shots, and where continuations begin are as in nanochat, so that scores are comparable.
 """
 

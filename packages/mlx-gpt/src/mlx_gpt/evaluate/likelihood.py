@@ -41,7 +41,7 @@ def mean_losses(model: Decoder, rows: Sequence[Continuation], batch_size: int) -
 
 
 def are_greedy(model: Decoder, rows: Sequence[Continuation], batch_size: int) -> np.ndarray:
-    """Return whether greedy decoding gives each continuation, bool (rows,)."""
+    """Return whether greedy decoding yields each continuation, bool (rows,)."""
     found = np.zeros(len(rows), bool)
     for numbers, states, targets, begins in _states(model, rows, batch_size):
         best = np.array(mx.argmax(model.logits(states), axis=-1))

@@ -43,7 +43,7 @@ class LayerCache:
             held = min(total, self.size)
             attended = keys[:, :, :held], values[:, :, :held]
         else:
-            attended = self._with_past(self.keys, keys), self._with_past(self.values, values)
+            attended = self._prepend_past(self.keys, keys), self._prepend_past(self.values, values)
             shift = total % self.size
             self.keys, self.values = (
                 mx.roll(each[:, :, -self.size :], shift, 2) for each in attended
@@ -51,7 +51,7 @@ class LayerCache:
         self.offset = total
         return attended
 
-    def _with_past(self, buffer: mx.array | None, new: mx.array) -> mx.array:
+    def _prepend_past(self, buffer: mx.array | None, new: mx.array) -> mx.array:
         past = min(self.offset, self.window)
         if buffer is None or not past:
             return new

@@ -102,12 +102,12 @@ def training(run: Run, asked: Json) -> Json | None:
         "median_tokens_per_second": median(speeds) if speeds else None,
         "peak_memory_bytes": max(_numbers(updates, "peak_memory"), default=None),
     }
-    return found | {"pretrain": _pretrained, "sft": _tuned, "rl": _reinforced}[run.stage](
+    return found | {"pretrain": _pretrain, "sft": _sft, "rl": _rl}[run.stage](
         run, updates, found, asked
     )
 
 
-def _pretrained(run: Run, updates: list[Json], found: Json, asked: Json) -> Json:
+def _pretrain(run: Run, updates: list[Json], found: Json, asked: Json) -> Json:
     tokens = found["steps"] * asked["batch_tokens"]
     return _losses(updates) | {
         "tokens": tokens,
@@ -118,7 +118,7 @@ def _pretrained(run: Run, updates: list[Json], found: Json, asked: Json) -> Json
     }
 
 
-def _tuned(run: Run, updates: list[Json], found: Json, asked: Json) -> Json:
+def _sft(run: Run, updates: list[Json], found: Json, asked: Json) -> Json:
     packing = run.events[-1] if run.state == "finished" else {}
     return _losses(updates) | {
         "conversations": updates[-1].get("used"),
@@ -131,7 +131,7 @@ def _tuned(run: Run, updates: list[Json], found: Json, asked: Json) -> Json:
     }
 
 
-def _reinforced(run: Run, updates: list[Json], found: Json, asked: Json) -> Json:
+def _rl(run: Run, updates: list[Json], found: Json, asked: Json) -> Json:
     rewards = _numbers(updates, "reward")
     tenth = -(-len(rewards) // 10)  # a single round is noise
     return {

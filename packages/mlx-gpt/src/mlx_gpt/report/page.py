@@ -160,7 +160,7 @@ def _settings(run: Json) -> Json:
 def _training(run: Json) -> Json:
     found = run["training"]
     shown: Json = {"state": f"{run['state']} after {_steps(run)}"}
-    shown |= {"pretrain": _pretrained, "sft": _tuned, "rl": _reinforced}[run["stage"]](run, found)
+    shown |= {"pretrain": _pretrain, "sft": _sft, "rl": _rl}[run["stage"]](run, found)
     rate = found.get("operations_per_second")
     return shown | {
         "speed": _speed(found),
@@ -171,7 +171,7 @@ def _training(run: Json) -> Json:
     }
 
 
-def _pretrained(run: Json, found: Json) -> Json:
+def _pretrain(run: Json, found: Json) -> Json:
     return {
         "tokens": found["tokens"],
         "training loss": _loss(found),
@@ -179,7 +179,7 @@ def _pretrained(run: Json, found: Json) -> Json:
     }
 
 
-def _tuned(run: Json, found: Json) -> Json:
+def _sft(run: Json, found: Json) -> Json:
     packing = None
     if found["truncated_conversations"] is not None:
         packing = (
@@ -198,7 +198,7 @@ def _tuned(run: Json, found: Json) -> Json:
     }
 
 
-def _reinforced(run: Json, found: Json) -> Json:
+def _rl(run: Json, found: Json) -> Json:
     measured = run["validation"][-1] if run["validation"] else {}
     passes = {f"validation {key}": _first_and_last(run, key)
               for key in measured if key.startswith("pass@")}  # fmt: skip

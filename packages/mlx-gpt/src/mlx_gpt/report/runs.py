@@ -151,7 +151,7 @@ def _stage(folder: Path, config: Json) -> Stage:
         for section, names in _PRETRAINING.items():
             for name in names:
                 if (config.get(section) or {}).get(name) is None:
-                    raise ValueError(f"{folder}: its config.yaml lacks {section}.{name}")
+                    raise ValueError(f"{folder}: its config.yaml has no {section}.{name}")
         return "pretrain"
     if isinstance(model, str) and "answers" in config:
         return "rl"

@@ -66,7 +66,7 @@ class Tokenizer:
     typing it. Special tokens are added by id: `special(name)`.
 
     Create one with `train`, `load` or `from_ranks`. `text` is the content of a `tokenizer.json`,
-    `config` that of the `tokenizer_config.json` beside it, `source` a name for errors.
+    `config` that of its `tokenizer_config.json`, `source` a name for errors.
     """
 
     def __init__(self, text: str, config: dict | None = None, source: str = "tokenizer.json"):
@@ -127,7 +127,7 @@ class Tokenizer:
     def load(cls, folder: str | Path) -> "Tokenizer":
         """Read `tokenizer.json` in a folder, or a file of that layout under any name.
 
-        BOS and EOS are those of the `tokenizer_config.json` beside it, if any. Raises
+        BOS and EOS are those of the `tokenizer_config.json` next to it, if any. Raises
         `FileNotFoundError` or `ValueError` with the file's name.
         """
         path = Path(folder).expanduser()

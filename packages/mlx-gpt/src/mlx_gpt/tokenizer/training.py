@@ -31,7 +31,7 @@ _BREAKS = [
 def train_ranks(texts: Iterable[str], size: int, pattern: str) -> dict[bytes, int]:
     """Return `size` tokens with their ids: the 256 bytes first, then the merges in their order.
 
-    Equal texts give equal tokens. Raises `ValueError` if the texts have too few pairs for so many
+    Equal texts give equal tokens. Raises `ValueError` if the texts have too few pairs for this many
     merges.
     """
     check_pattern(pattern)

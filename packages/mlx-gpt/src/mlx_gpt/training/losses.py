@@ -23,7 +23,7 @@ def token_losses(
     flat, labels = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
     losses: list[mx.array] = []
     for begin, end in _chunks(labels.size, weight.shape[0]):
-        x = _after(flat[begin:end], losses[-1:])
+        x = _wait_for(flat[begin:end], losses[-1:])
         logits = _logits(x, weight, cap)
         losses.append(_losses(logits, labels[begin:end]))
     return mx.concatenate(losses).reshape(targets.shape)
@@ -81,7 +81,7 @@ def _forward(
     for_weight = mx.zeros(weight.shape)
     pieces: list[mx.array] = []
     for begin, end in _chunks(labels.size, weight.shape[0]):
-        x = _after(flat[begin:end], [total, for_weight, pieces[-1]] if pieces else [])
+        x = _wait_for(flat[begin:end], [total, for_weight, pieces[-1]] if pieces else [])
         chosen, scale = labels[begin:end], weights[begin:end]
         logits = _logits(x, weight, cap)
         total = total + (_losses(logits, chosen) * scale).sum()
@@ -96,7 +96,7 @@ def _chunks(tokens: int, vocabulary: int) -> list[tuple[int, int]]:
     return [(begin, min(begin + size, tokens)) for begin in range(0, tokens, size)]
 
 
-def _after(x: mx.array, results: list[mx.array]) -> mx.array:
+def _wait_for(x: mx.array, results: list[mx.array]) -> mx.array:
     # The logits of a chunk must wait for the results of the chunk before; otherwise MLX computes
     # the logits of many chunks at once.
     return mx.depends([x], results)[0] if results else x

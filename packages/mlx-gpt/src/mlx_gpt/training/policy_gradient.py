@@ -36,7 +36,7 @@ class Tally:
         for name in ("answers", "rewarded", "questions", "learned"):
             setattr(self, name, getattr(self, name) + int(found[name]))
 
-    def is_hopeless(self, rounds: int) -> bool:
+    def is_unrewarded(self, rounds: int) -> bool:
         """Return whether the first `rounds` rounds had no reward; False if `rounds` is 0."""
         return 0 < rounds <= self.rounds and not self.rewarded
 

@@ -104,11 +104,11 @@ def run_reinforcement(
     """Create or resume the run folder, and reinforce on GSM8K."""
     with start_run(partial(build, config), output, resume, overwrite, RlDisplay) as (job, display):
         answers, training = job.config.answers, job.config.training
-        unasked = len(job.train) * training.epochs - job.rounds * answers.questions
+        unused = len(job.train) * training.epochs - job.rounds * answers.questions
         display.say(
             f"{len(job.train):,} questions, {job.rounds:,} rounds of {answers.questions} with "
             f"{answers.samples} answers each, learned from {job.rows} at once"
-            + (f"; {unasked:,} that make no whole round are dropped" if unasked else "")
+            + (f"; {unused:,} that do not fill a round are dropped" if unused else "")
         )
         with explain_divergence(output, "training.initial_rate", training.initial_rate):
             reinforce(job, output, display, resume)
@@ -148,7 +148,7 @@ def reinforce(job: Job, folder: Path, report: Report, resume: bool = False) -> N
                 "seconds": seconds, "peak_memory": peak_memory(),
             })  # fmt: skip
             tally.add(found)
-            last = done == job.rounds or tally.is_hopeless(job.config.training.unrewarded_rounds)
+            last = done == job.rounds or tally.is_unrewarded(job.config.training.unrewarded_rounds)
             if last or is_due(settings.evaluate_every, done):
                 report({"event": "tally", "updates": done, **vars(tally)})
             if job.valid and (last or is_due(settings.evaluate_every, done)):

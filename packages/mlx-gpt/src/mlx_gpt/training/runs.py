@@ -174,7 +174,7 @@ def restore(
 
 
 def truncate_log(folder: Path, updates: int) -> None:
-    """Drop, on rank 0, the log lines after so many updates, which a resumed run logs again."""
+    """Drop, on rank 0, the log lines after this many updates, which a resumed run logs again."""
     if rank() == 0:
         run = RunFolder(folder)
         run.truncate_after(updates or -1)  # at 0 all is logged again
@@ -182,7 +182,7 @@ def truncate_log(folder: Path, updates: int) -> None:
 
 
 def is_due(every: int, updates: int) -> bool:
-    """Return whether an interval ends after so many updates; never if `every` is 0."""
+    """Return whether an interval ends after this many updates; never if `every` is 0."""
     return every > 0 and updates % every == 0
 
 

@@ -79,7 +79,7 @@ def muon_groups(config: RunConfig, model: TextModel) -> list[MuonGroup]:
         else:
             rule = AdamWRule(relative_rate=rate, weight_decay=decay, betas=BETAS, eps=EPS)
         found.setdefault((part, rule), set()).add(path)
-    return [MuonGroup(_among(paths), rule, part) for (part, rule), paths in found.items()]
+    return [MuonGroup(_is_one_of(paths), rule, part) for (part, rule), paths in found.items()]
 
 
 def part_of(path: str, array: mx.array, encoder: EncoderModel) -> str:
@@ -100,5 +100,5 @@ def split_of(path: str, array: mx.array) -> tuple[int, ...] | None:
     return (array.shape[0] // parts,) * parts if parts else None
 
 
-def _among(paths: set[str]) -> Callable[[str, mx.array], bool]:
+def _is_one_of(paths: set[str]) -> Callable[[str, mx.array], bool]:
     return lambda path, _: path in paths

@@ -30,7 +30,7 @@ class Tables:
 
 def read_tables(data: DataSettings) -> Tables:
     """Read the given files, and a test table and sample submission found next to `train`."""
-    found = find_beside_train(data)
+    found = find_companion_files(data)
     given = (data.test, data.sample_submission)
     notes = tuple(f"found {path}" for path in found.values() if path and path not in given)
     train, val, test, sample = (
@@ -42,18 +42,18 @@ def read_tables(data: DataSettings) -> Tables:
     return Tables(train, val, test, sample, notes)
 
 
-def find_beside_train(data: DataSettings) -> dict[str, str | None]:
+def find_companion_files(data: DataSettings) -> dict[str, str | None]:
     """Return the paths of test table and sample submission: as given, else next to `train`.
 
     Files with the same ending as the training file take precedence.
     """
     return {
-        "test": data.test or _beside(("test",), data),
-        "sample_submission": data.sample_submission or _beside(SUBMISSION_NAMES, data),
+        "test": data.test or _find_companion(("test",), data),
+        "sample_submission": data.sample_submission or _find_companion(SUBMISSION_NAMES, data),
     }
 
 
-def _beside(names: Sequence[str], data: DataSettings) -> str | None:
+def _find_companion(names: Sequence[str], data: DataSettings) -> str | None:
     train = Path(data.train)
     used = {Path(path).resolve() for path in (data.train, data.val) if path}
     endings = sorted(

@@ -10,7 +10,7 @@ from mlx_kaggle import DataError
 from mlx_kaggle.config import DataSettings
 from mlx_kaggle.tables.columns import ignore_copies, ignore_unknown, likely_labels
 from mlx_kaggle.tables.competition import Competition, as_number
-from mlx_kaggle.tables.files import Tables, drop_unlabelled, find_beside_train, row_count
+from mlx_kaggle.tables.files import Tables, drop_unlabelled, find_companion_files, row_count
 from mlx_kaggle.tables.submission import place_rows, read_format
 from mlx_tabtext import (
     Schema,
@@ -45,7 +45,7 @@ def infer_competition(data: DataSettings, tables: Tables) -> Competition:
     Raises `DataError`, naming file and column, if the tables do not fit the settings.
     """
     _check_target(data, tables.train)
-    files = find_beside_train(data)
+    files = find_companion_files(data)
     train, _, notes = drop_unlabelled(tables.train, data.target, data.train)
     if len({str(cell) for cell in train[data.target]}) == 1:
         only = train[data.target][0]
@@ -126,7 +126,7 @@ def _with_submission(
     sample, train, test = tables.sample_submission, tables.train, tables.test
     if not sample:
         return competition
-    files = find_beside_train(data)
+    files = find_companion_files(data)
     file = str(files["sample_submission"])
     if (
         data.sample_submission is None
