@@ -148,7 +148,7 @@ def test_malformed_rows_of_the_other_types_are_named_too(tmp_path):
     with pytest.raises(ValueError, match=exactly(message)):
         read_core_tasks(tmp_path)
     path.write_text("\n")
-    message = f"{path}: no rows; expected one JSON object a line"
+    message = f"{path}: no rows; expected one JSON object per line"
     with pytest.raises(ValueError, match=exactly(message)):
         read_core_tasks(tmp_path)
 

@@ -81,7 +81,7 @@ def test_a_wrong_row_is_named_by_file_and_line(tmp_path, second, message):
     [
         (b'{"prompt": "a"', ", line 1: not JSON ("),
         (b'"\xff"\n', ", line 1: not JSON ("),
-        (b"\n", ": no rows; expected one JSON object a line"),
+        (b"\n", ": no rows; expected one JSON object per line"),
         (b'\xef\xbb\xbf{"prompt": 3, "completion": "b"}', ", line 1: prompt must be text, got 3"),
         (b'{"prompt": 3, "completion": "b"}', ", line 1: prompt must be text, got 3"),
     ],

@@ -110,9 +110,9 @@ def test_the_training_rule_reads_the_test_table_and_the_rest_is_counted(write_cs
     assert found.schema["price"].reason == "40 distinct values, '0,5' is read as 0.5"
     test = {"price": ["7,5", "$4", "inf", "12.5"], "when": ["1.3.2012", "", "2012-03-01", ""]}
     assert check_columns(found, test, "test.csv") == [
-        "test.csv: column 'price': 3 cells are no finite number written as 1.234,5 (first: row 3, "
-        "'$4') and missing as a number",
-        "test.csv: column 'when': 1 cell is no date written as %d.%m.%Y (first: row 4, "
+        "test.csv: column 'price': 3 cells are not a finite number written as 1.234,5 (first: row "
+        "3, '$4') and missing as a number",
+        "test.csv: column 'when': 1 cell is not a date written as %d.%m.%Y (first: row 4, "
         "'2012-03-01') and missing as a number",
     ]
     features = HeadFeatures.fit(found.schema, tables.train)

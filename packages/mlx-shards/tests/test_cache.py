@@ -188,7 +188,7 @@ def test_a_foreign_file_of_the_wrong_size_is_named_and_left(server, tmp_path, qu
     shard = server.add("a.bin", b"12345", size=5)
     (tmp_path / "a.bin").write_bytes(b"mine")
     message = (
-        f"{tmp_path}/a.bin was not downloaded by this cache and has 4 bytes where "
+        f"{tmp_path}/a.bin was not downloaded by this cache and has 4 bytes, but "
         f"{shard.location} has 5; move it away"
     )
     with pytest.raises(ShardError, match=exactly(message)):

@@ -200,7 +200,7 @@ class Cache:
     def _check_foreign(self, path: Path, size: int, shard: Shard) -> None:
         if shard.size not in (None, size):
             raise ShardError(
-                f"{path} was not downloaded by this cache and has {size:,} bytes where "
+                f"{path} was not downloaded by this cache and has {size:,} bytes, but "
                 f"{shard.address} has {shard.size:,}; move it away"
             )
         other = self._foreign.setdefault(path, shard)

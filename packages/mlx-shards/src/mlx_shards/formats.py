@@ -1,7 +1,7 @@
 """Open a shard with the reader for its suffix, and read its documents block by block.
 
     .parquet                    text; a block is a row group (extra `parquet`)
-    .jsonl .jsonl.gz .jsonl.zst text, one JSON object a line (.zst: extra `parquet`)
+    .jsonl .jsonl.gz .jsonl.zst text, one JSON object per line (.zst: extra `parquet`)
     .bin                        tokens of nanoGPT (no header) or llm.c (header)
     .npy .safetensors           tokens: one vector of integers
 

@@ -22,7 +22,7 @@ EPILOG = """\b
               help="Continuations of each prompt.")  # fmt: skip
 @sampling_options(max_tokens=128, temperature=1.0)
 @click.option("--stop", multiple=True, help="End before this text; repeatable.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 def sample(
     folder: Path,
     prompt: str,

@@ -19,7 +19,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict]]:
                 where = f"{path}, line {number}"
                 yield where, _parse(line, where)
     if empty:
-        raise ValueError(f"{path}: no rows; expected one JSON object a line")
+        raise ValueError(f"{path}: no rows; expected one JSON object per line")
 
 
 def _parse(line: bytes, where: str) -> dict:

@@ -163,7 +163,7 @@ def _unreadable_cells(competition: Competition, table: Table, file: str) -> list
         first = str(table[name][rows[0]])
         shown = repr(first if len(first) <= 40 else f"{first[:40]}...")
         notes.append(
-            f"{file}: column {name!r}: {cells} no {kind}{how} (first: row {rows[0] + 2}, "
+            f"{file}: column {name!r}: {cells} not a {kind}{how} (first: row {rows[0] + 2}, "
             f"{shown}) and missing as a number"
         )
     return notes
