@@ -15,7 +15,7 @@ from mlx_kaggle.tables.competition import Competition, Target
 from mlx_kaggle.tables.files import (
     Tables,
     drop_unlabelled,
-    find_beside_train,
+    find_companion_files,
     index_ids,
     read_tables,
     take,
@@ -93,7 +93,7 @@ def _check_tables(config: RunConfig, competition: Competition, tables: Tables) -
         index_ids([tables.train[competition.id_column]], [competition.id_column], data.train)
     for table, path in (
         (tables.val, str(data.val)),
-        (tables.test, str(find_beside_train(data)["test"])),
+        (tables.test, str(find_companion_files(data)["test"])),
     ):
         if table is not None:
             notes += check_columns(competition, table, path)
