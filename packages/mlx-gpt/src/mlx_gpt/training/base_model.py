@@ -150,7 +150,7 @@ def _relative(rule: Rule, scale: float) -> AdamWRule:
 
 
 def settings_of_run(run: Path, names: Sequence[str]) -> dict[str, float]:
-    """Return the training settings of a base run that are in `names`, if it has them.
+    """Return the training settings in `names` that a base run has, by name.
 
     A plain model folder has none. Raises `ValueError` with the path of a damaged file.
     """

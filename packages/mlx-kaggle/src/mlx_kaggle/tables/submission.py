@@ -122,7 +122,7 @@ def _one_column(
 
 
 def find_spelling(values: set[str], classes: Sequence[str]) -> dict[str, str] | None:
-    """Map classes to their spelling in a sample; `None` if its `values` are not the classes."""
+    """Map classes to their spelling in a sample; `None` if some `values` are not classes."""
     for spell in _spellings(classes):
         spelled = {label: spell(label) for label in classes}
         if values <= set(spelled.values()) and len(set(spelled.values())) == len(classes):
