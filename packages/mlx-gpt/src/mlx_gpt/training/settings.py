@@ -51,7 +51,7 @@ def _checkpoint_every(default: int, unit: str) -> Any:
 
 
 def _checkpoint_seconds() -> Any:
-    return setting(600.0, "Seconds between checkpoints; 0: no limit.", at_least=0)
+    return setting(600.0, "Seconds between checkpoints; 0: off.", at_least=0)
 
 
 def _keep_checkpoints(default: int) -> Any:
