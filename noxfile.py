@@ -79,7 +79,7 @@ def tests(session: nox.Session, package: str) -> None:
     session.run("pytest", f"packages/{package}", *session.posargs)
 
 
-@nox.session(venv_backend="venv", default=False)
+@nox.session(venv_backend="venv")
 @each_package
 def install(session: nox.Session, package: str) -> None:
     """Install one package with pip by the line of its README, in an empty environment."""
