@@ -157,3 +157,13 @@ def test_every_number_of_the_configuration_has_a_range():
     for key in numbers(RunConfig):
         with pytest.raises(ConfigError):
             resolve_config("quick", overrides=[f"{key}=-1"])
+
+
+def test_scratch_means_no_pretrained_encoder_in_every_source(tmp_path):
+    (tmp_path / "run.yaml").write_text("encoder: {path: scratch}\n")
+    for given in (
+        {"flags": {"encoder.path": "scratch"}},
+        {"overrides": ["encoder.path=scratch"]},
+        {"file": tmp_path / "run.yaml"},
+    ):
+        assert resolve_config("standard", **given).encoder.path == ""

@@ -46,6 +46,14 @@ def test_kill_9_and_resume_gives_bit_equal_weights(
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "killed" / "summary.json").exists()
 
+    shown = train("--resume", "--output", "killed", "--dry-run")
+    shown.communicate()
+    assert shown.returncode == 0
+    assert not (tmp_path / "killed" / "summary.json").exists()
+    refused = train("--resume", "--output", "killed", "--overwrite")
+    _, errors = refused.communicate()
+    assert refused.returncode == 2
+    assert "--resume takes everything from --output; omit --overwrite" in errors
     resumed = train("--resume", "--output", "killed")
     _, errors = resumed.communicate()
     assert resumed.returncode == 0, errors

@@ -132,7 +132,6 @@ class EncoderSettings:
         "Folder or hub id of a BERT or ModernBERT; 'scratch' for a small one from scratch.",
         flag="--encoder",
         default_text="of the preset",
-        parse=lambda text: "" if text == "scratch" else text,
     )
     freeze: Literal["none", "embeddings", "half", "all"] = setting(
         "none", "Frozen part; half is the embeddings and the lower half of the layers."
@@ -151,6 +150,8 @@ class EncoderSettings:
     intermediate_size: int = setting(384, "Width of the feed-forward network.", at_least=1)
 
     def __post_init__(self) -> None:
+        if self.path == "scratch":
+            object.__setattr__(self, "path", "")
         if not self.path and self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size must be a multiple of num_attention_heads "

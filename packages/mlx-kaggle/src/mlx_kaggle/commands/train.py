@@ -41,8 +41,14 @@ A wrong key is an error. `--set training.epochs=3 --set text.style=sentence`
 @click.option("--preset", type=click.Choice(list(PRESETS)), help="See below.  [default: quick]")
 @click.option("--config", type=click.Path(exists=True, dir_okay=False),
               help="YAML file of settings.")  # fmt: skip
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="One setting.")
-@click.option("--resume", is_flag=True, help="Continue the run in --output where it stopped.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Any setting of config.yaml; repeatable.",
+)
+@click.option("--resume", is_flag=True, help="Continue the run in --output.")
 @click.option("--overwrite", is_flag=True, help="Replace the run in --output.")
 @click.option("--dry-run", is_flag=True, help="Show the inferred tables and the time, and exit.")
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON.")
@@ -67,8 +73,11 @@ def train(
     elif "data.target" not in flags and not config:
         raise click.UsageError("Missing option '--target'.")
 
-    from mlx_kaggle.runs import create_run, resume_run, train_run
+    from mlx_kaggle.runs import create_run, read_config, resume_run, train_run
 
+    if resume and dry_run:
+        train_run(read_config(output), None, as_json=as_json)
+        return
     if resume:
         run, settings = resume_run(output)
         train_run(settings, lambda: run, resume=True, as_json=as_json)
@@ -79,9 +88,9 @@ def train(
 
 
 def _given_options() -> list[str]:
-    """Return the flags on the command line that determine the configuration."""
+    """Return the flags on the command line that `--resume` does not allow."""
     context = click.get_current_context()
-    allowed = ("output", "resume", "overwrite", "dry_run", "as_json")
+    allowed = ("output", "resume", "dry_run", "as_json")
     return [
         parameter.opts[0]
         for parameter in context.command.params
