@@ -160,6 +160,8 @@ def test_convert_reads_the_pickle_only_when_unsafe(tmp_path):
     encoding = tiktoken.Encoding(
         "nanochat", pat_str=SPLIT_PATTERN, mergeable_ranks=ranks, special_tokens=specials
     )
+    absent = run("convert", tmp_path, "-o", tmp_path / "out").exception
+    assert str(absent) == f"{tmp_path / 'tokenizer.pkl'}: no such file"
     (tmp_path / "tokenizer.pkl").write_bytes(pickle.dumps(encoding))
     assert "--unsafe" in str(run("convert", tmp_path, "-o", tmp_path / "out").exception)
     result = run("convert", tmp_path, "-o", tmp_path / "out", "--unsafe")

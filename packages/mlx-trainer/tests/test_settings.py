@@ -29,6 +29,11 @@ class Config:
     training: Training = field(default_factory=Training)
 
 
+@dataclass(frozen=True)
+class Nested:
+    section: Config
+
+
 def load(*overrides):
     return load_config(Config, overrides=["data=x", *overrides])
 
@@ -75,6 +80,8 @@ def test_lists_are_not_shared_between_objects():
 def test_a_setting_without_a_default_is_required():
     with pytest.raises(ConfigError, match=r"^data: required, but not given$"):
         load_config(Config)
+    with pytest.raises(ConfigError, match=r"^section\.data: required, but not given$"):
+        load_config(Nested, base={"section": {"training": {}}})
 
 
 def test_flags_come_between_file_and_overrides(tmp_path):

@@ -45,7 +45,8 @@ def load_config(
     try:
         return build(cls, values, "")
     except Mismatch as mismatch:
-        where = _origin(mismatch.path, origins)
+        is_missing = mismatch.problem.startswith("required")  # so no source gave it
+        where = "" if is_missing else _origin(mismatch.path, origins)
         raise ConfigError(f"{where}{mismatch.path or cls.__name__}: {mismatch.problem}") from None
 
 

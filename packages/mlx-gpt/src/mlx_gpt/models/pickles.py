@@ -92,7 +92,9 @@ def read_nanochat_tokenizer(path: str | Path, unsafe: bool = False) -> Tokenizer
 
 
 def check_unsafe(path: Path, unsafe: bool) -> None:
-    """Raise `ValueError` unless the user allowed to read a pickle."""
+    """Raise `ValueError` unless the user allowed to read a pickle, which must be there."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
     if not unsafe:
         raise ValueError(
             f"{path} is a pickle, which can run programs; use unsafe=True (--unsafe) if you trust "
