@@ -37,6 +37,7 @@ class Training:
     )
     learning_rate: float = setting(0.02, "Of matrices.", flag="--rate", above=0)
     dtype: Literal["auto", "float32"] = setting("auto", "Type.", flag="--dtype")
+    dropout: float = setting(0.1, "Share.", flag="--dropout", at_least=0, below=1)
     words: bool = setting(True, "Words too.", flag="--words")
     recompute: bool = setting(False, "Less memory.", flag="--recompute")
     keep: bool = setting(True, "Momentum.", flag="--keep/--fresh", default_text="kept")
@@ -98,6 +99,7 @@ def test_each_kind_of_field_is_read_as_its_type(tmp_path):
     [
         (["--steps", "0"], "Invalid value for '--steps': 0 is not in the range x>=1."),
         (["--rate", "0"], "Invalid value for '--rate': 0.0 is not in the range x>0"),
+        (["--dropout", "1"], "Invalid value for '--dropout': 1.0 is not in the range 0<=x<1."),
         (["--rate", "nan"], "Invalid value for '--rate': nan is not a finite number."),
         (["--dtype", "int8"], "'int8' is not one of 'auto', 'float32'."),
         (["--words", "maybe"], "'maybe' is not one of 'on', 'off'."),
@@ -126,6 +128,18 @@ def test_help_has_a_group_for_each_section_and_the_defaults():
     assert lines["--recompute"].endswith("Less memory.")
     assert lines["--data"].endswith("Shards of text.")
     assert lines["--seed"].endswith("Of weights.  [default: 0; x>=0]")
+
+
+def test_arguments_are_not_listed_among_the_options():
+    @click.command(cls=SettingsCommand)
+    @click.argument("files", nargs=-1)
+    @settings_options(Config)
+    def read(flags, files):
+        """Read."""
+
+    text = CliRunner().invoke(read, ["--help"]).output
+    assert text.startswith("Usage: read [OPTIONS] [FILES]...")
+    assert text.count("[FILES]...") == 1
 
 
 PROGRAM = """

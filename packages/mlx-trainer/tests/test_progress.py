@@ -77,6 +77,8 @@ def test_a_display_replaces_its_bar_and_prints_lines_on_standard_error(capsys):
         display.advance(2, loss=0.5)
         assert display.completed == 3
         display.say("step 3: loss 0.5")
+        display.start(100, "evaluate")
+        display.advance()  # too little for a line before the bar ends
         display.start(1, "predict")
         assert display.completed == 0
         display.advance()
@@ -85,4 +87,5 @@ def test_a_display_replaces_its_bar_and_prints_lines_on_standard_error(capsys):
     lines = err.splitlines()
     assert "step 3: loss 0.5" in lines
     assert any(line.startswith("train 3/4") for line in lines)
+    assert any(line.startswith("evaluate 1/100") for line in lines)
     assert any(line.startswith("predict 1/1") for line in lines)
