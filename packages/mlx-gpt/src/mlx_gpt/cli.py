@@ -47,9 +47,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def _explain(error: Exception) -> str | None:
-    from mlx_shards import ShardError
-
-    return str(error) if isinstance(error, ShardError) else None
+    shards = sys.modules.get("mlx_shards.shard")  # loaded if the error is one of its own
+    return str(error) if shards and isinstance(error, shards.ShardError) else None
 
 
 if __name__ == "__main__":
