@@ -54,3 +54,45 @@ def test_a_bare_key_is_a_defect_and_a_sentence_is_not(capsys, monkeypatch, tmp_p
 
     monkeypatch.setattr(cli.commands["report"], "callback", fail)
     assert fails(capsys, "report", tmp_path) == (1, f"Error: {line}")
+
+
+# A flag is an interface: renaming a setting must not rename it unnoticed.
+FLAGS = {
+    "train": """
+        batch-tokens checkpoint-blocks checkpoint-every config core core-every data depth
+        device-batch-size dry-run dtype evaluate-every init-from numbers output oversize
+        overwrite resume sample-every schedule seed sequence-len set steps threads tokenizer
+        tokens-per-parameter valid window-pattern
+    """,
+    "sft": """
+        batch-tokens checkpoint-blocks checkpoint-every config data device-batch-size dtype
+        epochs evaluate-every fresh-optimizer keep-optimizer-state model output overwrite resume
+        sample-every seed sequence-len set threads valid
+    """,
+    "rl": """
+        checkpoint-blocks checkpoint-every config data device-batch-size dtype epochs evaluate-every
+        max-tokens model output overwrite questions resume samples seed set temperature
+        threads top-k valid
+    """,
+    "speedrun": """
+        batch-tokens chat core depth device-batch-size output question seed sequence-len
+        sft-epochs steps vocab-size
+    """,
+}
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_the_flags_of_a_training_command_are_these(name):
+    options = [option for parameter in cli.commands[name].params
+               for option in (*parameter.opts, *parameter.secondary_opts)]  # fmt: skip
+    assert sorted(each for each in options if each[0] == "-") == [
+        f"--{flag}" for flag in FLAGS[name].split()
+    ]
+
+
+@pytest.mark.parametrize("name", ["train", "sft", "rl"])
+@pytest.mark.parametrize("given", [("--seed", 1), ("--set", "training.seed=1"), ("--overwrite",)])
+def test_resume_refuses_settings(capsys, tmp_path, name, given):
+    code, line = fails(capsys, name, "--resume", "--output", tmp_path, *given)
+    assert code == 2
+    assert line.startswith("Error: --resume takes everything")

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from mlx_kaggle.commands.train import train
 from mlx_kaggle.config import PRESETS, resolve_config
 from mlx_trainer import ConfigError, dump_config, load_config
 
@@ -167,3 +168,16 @@ def test_scratch_means_no_pretrained_encoder_in_every_source(tmp_path):
         {"file": tmp_path / "run.yaml"},
     ):
         assert resolve_config("standard", **given).encoder.path == ""
+
+
+def test_the_flags_of_train_are_these():
+    options = [option for parameter in train.params for option in parameter.opts]
+    assert sorted(options) == [f"--{flag}" for flag in FLAGS.split()]
+
+
+# A flag is an interface: renaming a setting must not rename it unnoticed.
+FLAGS = """
+    allow-leak config dry-run encoder folds id json kind metric numeric-features optimizer
+    output overwrite preset resume sample-submission seed separator set target task test
+    train val
+"""
