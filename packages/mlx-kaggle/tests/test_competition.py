@@ -7,11 +7,11 @@ from mlx_kaggle import DataError
 from mlx_kaggle.config import DataSettings, resolve_config
 from mlx_kaggle.job import baseline_predictions, prepare_job
 from mlx_kaggle.tables.columns import check_columns
-from mlx_kaggle.tables.competition import Target
 from mlx_kaggle.tables.files import read_tables
 from mlx_kaggle.tables.infer import infer_competition, infer_task
 from mlx_kaggle.tables.splits import check_overlap, row_hashes, split_rows
 from mlx_kaggle.tables.submission import check_submission, submission_columns
+from mlx_kaggle.tables.targets import Target
 
 
 def read(path: str, target: str, **settings):

@@ -24,7 +24,7 @@ THREE = ("C", "CL", "D")
 
 def asked(task="binary", metric="accuracy", classes=("0", "1"), target="y"):
     """The competition of a target whose submissions have the column Id."""
-    return Competition(Schema(()), target, task, metric, classes, "Id")
+    return Competition(Schema(()), (target,), task, metric, classes, "Id")
 
 
 def sample(**columns):

@@ -15,10 +15,10 @@ from mlx_kaggle.members.batches import fit_text
 from mlx_kaggle.members.features import HeadFeatures
 from mlx_kaggle.report import count_kinds, shorten
 from mlx_kaggle.tables.columns import check_columns
-from mlx_kaggle.tables.competition import Target
 from mlx_kaggle.tables.files import find_companion_files, read_tables
 from mlx_kaggle.tables.infer import infer_competition
 from mlx_kaggle.tables.splits import row_hashes
+from mlx_kaggle.tables.targets import Target
 from mlx_tabtext import Column, as_table, infer_schema
 
 
@@ -57,7 +57,7 @@ def test_a_table_means_the_same_in_any_file(passengers, write_csv, tmp_path):
         assert other == found
         names = [column.name for column in found.schema.features]
         assert (row_hashes(read.train, names) == row_hashes(tables.train, names)).all()
-        encoded = Target(other).encode(read.train["Survived"])
+        encoded = Target(other).encode(read.train)
         np.testing.assert_array_equal(encoded, table["Survived"])
 
 
@@ -80,10 +80,10 @@ def test_a_target_of_written_numbers_is_a_regression(write_csv):
         write_csv("train.csv", {"x": list(range(80, 0, -1)), "y": cells}), "y"
     )
     assert (found.task, found.schema["y"].number_format) == ("regression", "$1,234.5")
-    values = Target(found, "train.csv").encode(tables.train["y"])
+    values = Target(found, "train.csv").encode(tables.train)
     np.testing.assert_array_equal(values, [1000.5 + 7 * row for row in range(80)])
     with pytest.raises(DataError) as caught:
-        Target(found, "val.csv").encode(["$1,000.50", "12,5"])
+        Target(found, "val.csv").encode({"y": ["$1,000.50", "12,5"]})
     assert str(caught.value) == (
         "val.csv, row 3: y is '12,5', not a number written as $1,234.5, as in the training data"
     )
@@ -96,7 +96,7 @@ def test_an_infinite_target_is_refused_with_its_row(write_csv):
     )
     assert found.task == "regression"
     with pytest.raises(DataError) as caught:
-        Target(found, "train.csv").encode(tables.train["y"])
+        Target(found, "train.csv").encode(tables.train)
     assert str(caught.value) == "train.csv, row 82: y is 'inf', not a number"
 
 

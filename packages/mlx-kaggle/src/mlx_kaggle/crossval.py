@@ -21,9 +21,9 @@ from mlx_kaggle.job import Job, Results, baseline_predictions, members
 from mlx_kaggle.members.optimizer import optimizer_table
 from mlx_kaggle.members.text import Experiment, check_finite, predict_member
 from mlx_kaggle.report.page import write_report
-from mlx_kaggle.tables.competition import Target
 from mlx_kaggle.tables.files import take, write_csv
 from mlx_kaggle.tables.splits import row_hashes
+from mlx_kaggle.tables.targets import Target
 from mlx_trainer import (
     MANIFEST,
     Checkpoints,
@@ -116,7 +116,10 @@ def _save_results(run: RunFolder, results: Results) -> None:
     if competition.task == "regression":
         columns["prediction"] = [float(value) for value in results.prediction]
     else:
-        columns["prediction"] = Target(competition).labels(results.prediction)
+        columns["prediction"] = [
+            competition.classes[code]
+            for code in Target(competition).default_codes(results.prediction)
+        ]
         for number, label in enumerate(competition.classes):
             columns[f"probability {label}"] = [float(v) for v in results.prediction[:, number]]
     write_csv(run.path / "validation.csv", columns)

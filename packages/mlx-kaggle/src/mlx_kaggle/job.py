@@ -11,7 +11,7 @@ from mlx_kaggle.config import RunConfig
 from mlx_kaggle.members.linear import predict_linear
 from mlx_kaggle.members.trees import ITERATIONS, predict_trees
 from mlx_kaggle.tables.columns import check_columns
-from mlx_kaggle.tables.competition import Competition, Target
+from mlx_kaggle.tables.competition import Competition
 from mlx_kaggle.tables.files import (
     Tables,
     drop_unlabelled,
@@ -22,6 +22,7 @@ from mlx_kaggle.tables.files import (
 )
 from mlx_kaggle.tables.infer import infer_competition
 from mlx_kaggle.tables.splits import Split, check_overlap, rare_classes, row_hashes, split_rows
+from mlx_kaggle.tables.targets import Target
 from mlx_tabtext import Table
 
 
@@ -72,7 +73,7 @@ def prepare_job(config: RunConfig) -> Job:
     competition = infer_competition(data, tables)
     notes = [*tables.notes, *competition.notes, *_check_tables(config, competition, tables)]
     table, rows, _ = drop_unlabelled(tables.train, data.target, data.train)
-    encoded = Target(competition, data.train).encode(table[data.target], rows)
+    encoded = Target(competition, data.train).encode(table, rows)
     job = Job(config, competition, table, encoded, [], notes, rows)
     if tables.val is not None:
         _add_validation(job, tables.val, str(data.val))
@@ -110,7 +111,7 @@ def _add_validation(job: Job, val: Table, file: str) -> None:
     if target not in val:
         raise DataError(f"{file}: no target column {target!r}; validation needs answers")
     val, rows, notes = drop_unlabelled(val, target, file)
-    encoded = Target(job.competition, file).encode(val[target], rows)
+    encoded = Target(job.competition, file).encode(val, rows)
     count = len(job.rows)
     job.notes += notes
     # Columns that no model reads may be missing.
@@ -141,7 +142,11 @@ def baseline_predictions(job: Job, iterations: int = ITERATIONS) -> dict[str, np
     for train_rows, val_rows in job.splits:
         train, val = take(job.table, train_rows), take(job.table, val_rows)
         scaler = target.fit_scaler(job.encoded[train_rows])
-        y = job.encoded[train_rows] if scaler is None else scaler.transform(job.encoded[train_rows])
+        y = (
+            job.encoded[train_rows]
+            if scaler is None
+            else scaler.transform(job.encoded[train_rows], train)
+        )
         constant = target.constant(y, len(val_rows))
         trees = predict_trees(competition, train, val, y, seed, iterations)
         linear = predict_linear(competition, train, val, y, seed)
@@ -150,6 +155,6 @@ def baseline_predictions(job: Job, iterations: int = ITERATIONS) -> dict[str, np
             predictions["HistGradientBoosting"] = trees
         predictions["linear model"] = constant if linear is None else linear
         for name, prediction in predictions.items():
-            values = prediction if scaler is None else scaler.inverse(prediction)
+            values = prediction if scaler is None else scaler.inverse(prediction, val)
             found.setdefault(name, []).append(np.asarray(values, np.float64))
     return {name: np.concatenate(each) for name, each in found.items()}

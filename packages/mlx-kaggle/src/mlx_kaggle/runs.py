@@ -20,7 +20,7 @@ from mlx_kaggle.members.model import MEMBER_FILES, Member
 from mlx_kaggle.members.text import check_finite, predict_member
 from mlx_kaggle.report.display import Display
 from mlx_kaggle.tables.columns import check_columns
-from mlx_kaggle.tables.competition import Competition, Format, Target
+from mlx_kaggle.tables.competition import Competition, Format
 from mlx_kaggle.tables.files import (
     drop_unlabelled,
     find_companion_files,
@@ -37,6 +37,7 @@ from mlx_kaggle.tables.submission import (
     read_format,
     submission_columns,
 )
+from mlx_kaggle.tables.targets import Target
 from mlx_tabtext import Table, read_table
 from mlx_trainer import (
     CHECKPOINT_FILES,
@@ -237,5 +238,5 @@ def evaluate_run(
     if name not in table:
         raise DataError(f"{data}: no target column {name!r} to compare with")
     table, rows, more = drop_unlabelled(table, name, data)
-    truth = target.encode(table[name], rows)
+    truth = target.encode(table, rows)
     return target.scores(truth, run.predict(table, data)), notes + more

@@ -20,12 +20,13 @@ from mlx_encoders import (
     save,
 )
 from mlx_fastcpu import patch_nn
-from mlx_heads import ClassificationHead, RegressionHead, TargetScaler
+from mlx_heads import ClassificationHead, RegressionHead
 from mlx_kaggle import RunError
 from mlx_kaggle.config import EncoderSettings, RunConfig
 from mlx_kaggle.members.features import HeadFeatures
 from mlx_kaggle.members.linear import LinearModel
 from mlx_kaggle.tables.competition import Competition
+from mlx_kaggle.tables.targets import Scaler
 from mlx_tabtext import TableText
 from mlx_trainer import check_manifest, write_atomic, write_manifest
 
@@ -87,7 +88,7 @@ class Member:
     tokenizer: Tokenizer
     text: TableText
     linear: LinearModel | None
-    scaler: TargetScaler | None
+    scaler: Scaler | None
     head_arguments: dict[str, Any]
 
     @property
@@ -136,7 +137,7 @@ class Member:
             tokenizer,
             TableText.from_dict(values["text"], count_tokens=tokenizer.count),
             LinearModel.from_dict(values, folder / "linear.safetensors"),
-            TargetScaler.from_dict(values["scaler"]) if values["scaler"] else None,
+            Scaler.from_dict(values["scaler"]) if values["scaler"] else None,
             values["head"],
         )
 

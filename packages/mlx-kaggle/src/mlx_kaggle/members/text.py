@@ -39,7 +39,8 @@ from mlx_kaggle.members.model import (
     make_model,
 )
 from mlx_kaggle.members.optimizer import make_optimizer
-from mlx_kaggle.tables.competition import Competition, Target
+from mlx_kaggle.tables.competition import Competition
+from mlx_kaggle.tables.targets import Target
 from mlx_tabtext import Table
 from mlx_trainer import (
     Checkpoints,
@@ -81,10 +82,10 @@ class Experiment:
     ) -> "Experiment":
         """Fit tokenizer, serializer, linear model and target scaling; build the model."""
         target = Target(competition, config.data.train)
-        encoded = target.encode(train[competition.target])
+        encoded = target.encode(train)
         scaler = target.fit_scaler(encoded)
         tokenizer, text = fit_text(config, competition, train, encoded)
-        values = scaler.transform(encoded) if scaler else encoded
+        values = scaler.transform(encoded, train) if scaler else encoded
         targets = values.astype(np.int32 if competition.task == "multiclass" else np.float32)
         linear, cross_fitted = fit_linear(
             competition,
@@ -176,7 +177,7 @@ class Experiment:
     def _evaluation(self, validation: Table) -> Evaluation:
         competition = self.competition
         target = Target(competition)
-        truth = target.encode(validation[competition.target])
+        truth = target.encode(validation)
 
         def evaluate(model: nn.Module, epoch: int) -> dict[str, float]:
             prediction = predict_member(self.member, competition, validation, self.config, tta=1)
@@ -226,7 +227,7 @@ def predict_member(
         ids = member.tokenizer.encode(text, max_length=config.text.max_tokens)
         outputs = _outputs(member, Rows(ids, features, linear), config.training.micro_batch_tokens)
         if member.scaler is not None:
-            predictions.append(member.scaler.inverse(outputs))
+            predictions.append(member.scaler.inverse(outputs, table))
         else:
             assert isinstance(member.model.head, ClassificationHead)
             predictions.append(np.array(member.model.head.probabilities(mx.array(outputs))))

@@ -7,7 +7,8 @@ import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
 from mlx_kaggle.members.features import numbers_of
-from mlx_kaggle.tables.competition import Competition, Target
+from mlx_kaggle.tables.competition import Competition
+from mlx_kaggle.tables.targets import Target
 from mlx_tabtext import Table, is_missing
 
 # HistGradientBoosting takes category codes below 255; rarer categories become missing.

@@ -1,22 +1,25 @@
-"""A competition as inferred from its tables: target, columns, metric, submission format."""
+"""A competition as inferred from its tables: targets, columns, metric, submission format."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-import numpy as np
+from mlx_tabtext import Schema
 
-from mlx_heads import TargetScaler, get_metric
-from mlx_kaggle import DataError
-from mlx_tabtext import Schema, parse_number
-
-Rows = Sequence[int] | np.ndarray | None
-
+Task = Literal["binary", "multiclass", "multilabel", "ordinal", "regression", "forecast"]
+# Tasks whose predictions are numbers, and those with one label per row of several classes.
+VALUE_TASKS = ("regression", "forecast")
+CLASS_TASKS = ("binary", "multiclass", "ordinal")
 METRICS_OF_TASK = {
     "binary": ["accuracy", "f1", "roc_auc", "log_loss"],
     "multiclass": ["accuracy", "f1_macro", "log_loss"],
+    "multilabel": ["f1_macro", "f1_micro", "roc_auc", "log_loss"],
+    "ordinal": ["quadratic_kappa", "accuracy", "mae"],
     "regression": ["rmse", "mae", "r2"],
+    "forecast": ["mae", "rmse", "smape", "mase"],
 }
+# Added for predictions with an interval.
+INTERVAL_METRICS = ["coverage", "interval_score"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ class Format:
     """The columns of a submission in order, and the content of those that are not ids.
 
     "label": the class, spelled by `spelling`. "probability": that of the second class. "classes":
-    one probability per column, in the order of `classes`. "value": the predicted number.
+    one probability per column, in the order of `classes`. "value": the predicted number. With
+    several targets, `targets` are those of the columns that are not ids, and "label" is 0 or 1.
     """
 
     columns: tuple[str, ...]
@@ -32,6 +36,7 @@ class Format:
     content: Literal["label", "probability", "classes", "value"]
     classes: tuple[str, ...] = ()
     spelling: dict[str, str] = field(default_factory=dict)
+    targets: tuple[str, ...] = ()
 
     @property
     def predictions(self) -> list[str]:
@@ -41,10 +46,14 @@ class Format:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Format":
         """Rebuild from `dataclasses.asdict`, also after JSON."""
-        return cls(**_with_tuples(values, "columns", "ids", "classes"))
+        return cls(**_with_tuples(values, "columns", "ids", "classes", "targets"))
 
     def __str__(self) -> str:
         names = self.predictions
+        ids = f"ids in {', '.join(map(repr, self.ids))}, " if self.ids else ""
+        if self.targets:
+            what = {"label": "0 or 1", "probability": "probabilities"}.get(self.content, "numbers")
+            return f"{ids}{what} in {list_names(names)}"
         what = {
             "label": f"the class in {names[0]!r}",
             "probability": f"the probability of {''.join(self.classes[-1:])!r} in {names[0]!r}",
@@ -52,8 +61,25 @@ class Format:
             "classes": f"probabilities in {list_names(names)}, of the classes "
             f"{list_names(self.classes)}",
         }[self.content]
-        ids = f"ids in {', '.join(map(repr, self.ids))}, " if self.ids else ""
         return ids + what
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """How a table is read as time series; one step is one row of a series.
+
+    A row of the windows table is one origin: the past steps, and the next `horizon` as targets.
+    """
+
+    target: str
+    time: str
+    horizon: int
+    lookback: int
+    """Past steps that a model reads."""
+    season: int
+    """Steps of a season, as of the seasonal naive forecast; 1 without one."""
+    series: str | None = None
+    """Column with the name of the series of a row; `None` for one series."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +87,12 @@ class Competition:
     """The facts inferred from the tables: shown to the user, saved in the run, used to predict."""
 
     schema: Schema
-    target: str
-    task: str
+    targets: tuple[str, ...]
+    """One column; several of a multilabel task or a regression; one per step of a forecast."""
+    task: Task
     metric: str
     classes: tuple[str, ...]
+    """The classes of one target, in order; the targets of a multilabel task."""
     id_column: str | None
     log_target: bool = False
     template: str | None = None
@@ -72,6 +100,24 @@ class Competition:
     notes: tuple[str, ...] = ()
     submission: Format | None = None
     """Format of the sample submission; `None` without one, and in runs of earlier versions."""
+    forecast: Forecast | None = None
+
+    @property
+    def target(self) -> str:
+        """The target column, or the first ones, for messages."""
+        if self.forecast:
+            return self.forecast.target
+        return self.targets[0] if len(self.targets) == 1 else list_names(self.targets, 5)
+
+    @property
+    def several(self) -> bool:
+        """Whether a prediction has one output for each of several targets."""
+        return self.task == "multilabel" or len(self.targets) > 1
+
+    @property
+    def outputs(self) -> int:
+        """Classes, labels, numbers or steps of a prediction: the size of the head."""
+        return len(self.classes) if self.classes else len(self.targets)
 
     @property
     def feature_names(self) -> list[str]:
@@ -87,110 +133,21 @@ class Competition:
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON form."""
         values = {key: getattr(self, key) for key in self.__dataclass_fields__}
-        form = asdict(self.submission) if self.submission else None
-        return {**values, "schema": self.schema.to_dict(), "submission": form}
+        return {
+            **values,
+            "schema": self.schema.to_dict(),
+            "submission": asdict(self.submission) if self.submission else None,
+            "forecast": asdict(self.forecast) if self.forecast else None,
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Competition":
         """Rebuild from `to_dict`."""
-        values = _with_tuples(values, "classes", "submission_columns", "notes")
-        form = values.get("submission")
+        values = _with_tuples(values, "targets", "classes", "submission_columns", "notes")
+        form, forecast = values["submission"], values["forecast"]
         values["submission"] = Format.from_dict(form) if form else None
+        values["forecast"] = Forecast(**forecast) if forecast else None
         return cls(**{**values, "schema": Schema.from_dict(values["schema"])})
-
-
-@dataclass(frozen=True)
-class Target:
-    """Encodes the target; combines and scores predictions.
-
-    A prediction is (N, classes) probabilities or (N,) values. `source` names the file in errors.
-    """
-
-    competition: Competition
-    source: str = "the table"
-
-    def encode(self, cells: Sequence[Any], rows: Rows = None) -> np.ndarray:
-        """Return class indices (int64) or values (float64).
-
-        `rows` are the positions of the cells in their file, for errors, when rows were dropped.
-        """
-        competition = self.competition
-        if competition.task == "regression":
-            values = [self._value(cell, at, rows) for at, cell in enumerate(cells)]
-            return np.array(values, np.float64)
-        index = {normalize_label(label): code for code, label in enumerate(competition.classes)}
-        index |= {label: code for code, label in enumerate(competition.classes)}
-        codes = [self._code(cell, at, rows, index) for at, cell in enumerate(cells)]
-        return np.array(codes, np.int64)
-
-    def _code(self, cell: Any, at: int, rows: Rows, index: dict[str, int]) -> int:
-        label = str(cell).strip()
-        code = index.get(label, index.get(normalize_label(label)))
-        if code is None:
-            raise DataError(
-                f"{self._place(at, rows)}: class {label!r} of {self.competition.target!r} does not "
-                f"occur in the training data ({', '.join(self.competition.classes[:8])})"
-            )
-        return code
-
-    def _value(self, cell: Any, at: int, rows: Rows) -> float:
-        name = self.competition.target
-        written = self.competition.schema[name].number_format
-        value = parse_number(cell, written)
-        if value is None:
-            how = f" written as {written}, as in the training data" if written else ""
-            raise DataError(f"{self._place(at, rows)}: {name} is {cell!r}, not a number{how}")
-        return value
-
-    def _place(self, at: int, rows: Rows) -> str:
-        return f"{self.source}, row {(at if rows is None else rows[at]) + 2}"
-
-    def fit_scaler(self, values: np.ndarray) -> TargetScaler | None:
-        """Standardize a regression target, or its logarithm for a metric of logarithms."""
-        if self.competition.task != "regression":
-            return None
-        return TargetScaler.fit(values, "log1p" if self.competition.log_target else "standard")
-
-    def constant(self, encoded: np.ndarray, rows: int) -> np.ndarray:
-        """Predict the share of each class, or the mean, for every row."""
-        if self.competition.task == "regression":
-            return np.full(rows, encoded.mean())
-        shares = np.bincount(encoded, minlength=len(self.competition.classes)) / len(encoded)
-        return np.tile(shares, (rows, 1))
-
-    def combine(self, predictions: Sequence[np.ndarray]) -> np.ndarray:
-        """Average predictions, in log space for a metric of logarithms."""
-        stacked = np.stack([np.asarray(each, np.float64) for each in predictions])
-        if self.competition.log_target:
-            return np.expm1(np.log1p(stacked).mean(0))
-        return stacked.mean(0)
-
-    def score(
-        self, encoded: np.ndarray, prediction: np.ndarray, metric: str | None = None
-    ) -> float:
-        """Return the metric of `prediction` against encoded cells.
-
-        The area under the curve is the mean over the classes that occur: the only row of a class is
-        never in a validation set, and without it the score would be undefined.
-        """
-        chosen = get_metric(metric or self.competition.metric)
-        present = np.unique(encoded)
-        if chosen.name == "roc_auc" and 1 < len(present) < prediction.shape[1]:
-            prediction = prediction[:, present]
-            prediction = prediction / np.maximum(prediction.sum(1, keepdims=True), 1e-300)
-            encoded = np.searchsorted(present, encoded)
-        if chosen.needs == "label":
-            return chosen(encoded, prediction.argmax(1))
-        return chosen(encoded, prediction)
-
-    def scores(self, encoded: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
-        """Return every metric of the task."""
-        names = self.competition.metrics
-        return {name: self.score(encoded, prediction, name) for name in names}
-
-    def labels(self, prediction: np.ndarray) -> list[str]:
-        """Return the most probable class of each row, spelled as in the training file."""
-        return [self.competition.classes[code] for code in prediction.argmax(1)]
 
 
 def normalize_label(label: str) -> str:

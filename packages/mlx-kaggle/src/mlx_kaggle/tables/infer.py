@@ -73,7 +73,7 @@ def infer_competition(data: DataSettings, tables: Tables) -> Competition:
         raise DataError(f"task is binary, but {data.target!r} has {len(classes)} values: {classes}")
     competition = Competition(
         schema=schema,
-        target=data.target,
+        targets=(data.target,),
         task=task,
         metric=metric,
         classes=classes,

@@ -11,12 +11,12 @@ from mlx_kaggle import DataError
 from mlx_kaggle.tables.competition import (
     Competition,
     Format,
-    Target,
     as_number,
     list_names,
     normalize_label,
 )
 from mlx_kaggle.tables.files import index_ids, row_count
+from mlx_kaggle.tables.targets import Target
 from mlx_tabtext import Table, is_missing
 
 # Equivalent pairs of labels; the first pair that contains a sample's cells is its spelling.
@@ -193,7 +193,7 @@ def submission_columns(
         for name, label in zip(names, form.classes, strict=True):
             columns[name] = [float(value) for value in prediction[:, classes.index(label)]]
     else:
-        labels = Target(competition).labels(prediction)
+        labels = [classes[code] for code in Target(competition).default_codes(prediction)]
         columns[names[0]] = [form.spelling.get(label, label) for label in labels]
     return {name: columns[name] for name in form.columns}
 

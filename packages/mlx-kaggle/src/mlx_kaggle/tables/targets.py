@@ -1,0 +1,208 @@
+"""Targets of a competition: encode cells, scale, combine and score predictions.
+
+A prediction is an array over rows: (N, classes) or (N, labels) probabilities, (N,) or (N, targets)
+values, or (N, targets, 3) of value, lower and upper bound. An ordinal prediction is (N, classes)
+probabilities, or (N,) values on the scale of class numbers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mlx_heads import TargetScaler, get_metric
+from mlx_kaggle import DataError
+from mlx_kaggle.tables.competition import (
+    INTERVAL_METRICS,
+    VALUE_TASKS,
+    Competition,
+    normalize_label,
+)
+from mlx_tabtext import Table, parse_number
+
+Rows = Sequence[int] | np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Target:
+    """Encodes the targets; combines and scores predictions. `source` names the file in errors."""
+
+    competition: Competition
+    source: str = "the table"
+
+    def encode(self, table: Table, rows: Rows = None) -> np.ndarray:
+        """Return (N,) class numbers, (N, labels) of 0 and 1, or (N,) or (N, targets) values.
+
+        `rows` are the positions of the rows in their file, for errors, when rows were dropped.
+        """
+        competition = self.competition
+        if competition.task in VALUE_TASKS:
+            columns = [self._values(table, name, rows) for name in competition.targets]
+        elif competition.task == "multilabel":
+            columns = [self._codes(table, name, ("0", "1"), rows) for name in competition.targets]
+        else:
+            columns = [self._codes(table, competition.target, competition.classes, rows)]
+        return np.stack(columns, 1) if competition.several else columns[0]
+
+    def _codes(self, table: Table, name: str, classes: Sequence[str], rows: Rows) -> np.ndarray:
+        index = {normalize_label(label): code for code, label in enumerate(classes)}
+        index |= {label: code for code, label in enumerate(classes)}
+        codes = []
+        for at, cell in enumerate(table[name]):
+            label = str(cell).strip()
+            code = index.get(label, index.get(normalize_label(label)))
+            if code is None:
+                known = ", ".join(classes[:8])
+                raise DataError(
+                    f"{self._place(at, rows)}: class {label!r} of {name!r} does not occur in the "
+                    f"training data ({known})"
+                )
+            codes.append(code)
+        return np.array(codes, np.int64)
+
+    def _values(self, table: Table, name: str, rows: Rows) -> np.ndarray:
+        written = self.competition.schema[name].number_format
+        values = np.array([parse_number(cell, written) for cell in table[name]], np.float64)
+        for at in np.flatnonzero(np.isnan(values))[:1]:
+            how = f" written as {written}, as in the training data" if written else ""
+            cell = table[name][at]
+            raise DataError(f"{self._place(at, rows)}: {name} is {cell!r}, not a number{how}")
+        return values
+
+    def _place(self, at: int, rows: Rows) -> str:
+        return f"{self.source}, row {(at if rows is None else rows[at]) + 2}"
+
+    def fit_scaler(self, encoded: np.ndarray) -> "Scaler | None":
+        """Standardize values, or their logarithm for a metric of logarithms; `None` for classes."""
+        if self.competition.task not in VALUE_TASKS:
+            return None
+        return Scaler.fit(encoded, self.competition.log_target)
+
+    def constant(self, encoded: np.ndarray, rows: int) -> np.ndarray:
+        """Predict the share of each class or label, or the mean, for every row."""
+        if self.competition.task in VALUE_TASKS or encoded.ndim == 2:
+            return np.broadcast_to(encoded.mean(0), (rows, *encoded.shape[1:]))
+        shares = np.bincount(encoded, minlength=len(self.competition.classes)) / len(encoded)
+        return np.tile(shares, (rows, 1))
+
+    def combine(self, predictions: Sequence[np.ndarray]) -> np.ndarray:
+        """Average predictions, in log space for a metric of logarithms."""
+        stacked = np.stack([np.asarray(each, np.float64) for each in predictions])
+        if self.competition.log_target:
+            return np.expm1(np.log1p(stacked).mean(0))
+        return stacked.mean(0)
+
+    def default_codes(self, prediction: np.ndarray) -> np.ndarray | None:
+        """Return class numbers (N,) or labels (N, labels) without fitted thresholds.
+
+        `None` for values. The class of an ordinal prediction is the rounded expected class number
+        for a metric of distances, else the most probable one.
+        """
+        competition = self.competition
+        if competition.task in VALUE_TASKS:
+            return None
+        if competition.task == "multilabel":
+            return (prediction >= 0.5).astype(np.int64)
+        if prediction.ndim == 1 or competition.metric in ("quadratic_kappa", "mae"):
+            expected = self.expected_class(prediction)
+            return np.clip(np.rint(expected), 0, len(competition.classes) - 1).astype(np.int64)
+        return prediction.argmax(1)
+
+    def expected_class(self, prediction: np.ndarray) -> np.ndarray:
+        """Return the expected class number (N,) of an ordinal prediction."""
+        if prediction.ndim == 1:
+            return prediction
+        return prediction @ np.arange(prediction.shape[1])
+
+    def score(
+        self,
+        encoded: np.ndarray,
+        prediction: np.ndarray,
+        metric: str | None = None,
+        codes: np.ndarray | None = None,
+    ) -> float:
+        """Return the metric of `prediction` against encoded cells; NaN if it is not defined.
+
+        `codes` are the predicted class numbers or labels, by default `default_codes`. The area
+        under the curve is the mean over the classes that occur: the only row of a class is never
+        in a validation set, and without it the score would be undefined.
+        """
+        chosen = get_metric(metric or self.competition.metric)
+        task = self.competition.task
+        if chosen.needs == "label" or (task == "ordinal" and chosen.needs == "value"):
+            codes = self.default_codes(prediction) if codes is None else codes
+            return chosen(encoded, codes)
+        if chosen.needs == "interval":
+            if prediction.ndim < 3:
+                return float("nan")
+            truth = encoded.reshape(len(encoded), -1)
+            return float(
+                np.mean(
+                    [chosen(truth[:, at], prediction[:, at, 1:]) for at in range(truth.shape[1])]
+                )
+            )
+        if task in VALUE_TASKS:
+            return chosen(encoded, point(prediction))
+        if prediction.ndim == 1:  # an ordinal regression has no probabilities
+            return float("nan")
+        present = np.unique(encoded)
+        if (
+            chosen.name == "roc_auc"
+            and task != "multilabel"
+            and 1 < len(present) < prediction.shape[1]
+        ):
+            prediction = prediction[:, present]
+            prediction = prediction / np.maximum(prediction.sum(1, keepdims=True), 1e-300)
+            encoded = np.searchsorted(present, encoded)
+        return chosen(encoded, prediction)
+
+    def scores(
+        self, encoded: np.ndarray, prediction: np.ndarray, codes: np.ndarray | None = None
+    ) -> dict[str, float]:
+        """Return every metric of the task."""
+        names = list(self.competition.metrics)
+        if prediction.ndim == 3:
+            names += INTERVAL_METRICS
+        return {name: self.score(encoded, prediction, name, codes) for name in names}
+
+
+@dataclass(frozen=True)
+class Scaler:
+    """A `TargetScaler` for each target column."""
+
+    columns: tuple[TargetScaler, ...]
+
+    @classmethod
+    def fit(cls, encoded: np.ndarray, log: bool) -> "Scaler":
+        """Fit to (N,) or (N, targets) training values."""
+        columns = encoded.reshape(len(encoded), -1).T
+        return cls(tuple(TargetScaler.fit(y, "log1p" if log else "standard") for y in columns))
+
+    def transform(self, encoded: np.ndarray, table: Table) -> np.ndarray:
+        """Return float32 targets for the loss; `table` has the rows of `encoded`."""
+        values = encoded.reshape(len(encoded), -1).T
+        scaled = [each.transform(y) for each, y in zip(self.columns, values, strict=True)]
+        return np.stack(scaled, 1).reshape(encoded.shape)
+
+    def inverse(self, outputs: np.ndarray, table: Table) -> np.ndarray:
+        """Return values in the unit of the targets, from (N,), (N, targets) or (N, targets, Q)."""
+        columns = np.moveaxis(outputs.reshape(len(outputs), len(self.columns), -1), 1, 0)
+        values = [each.inverse(z) for each, z in zip(self.columns, columns, strict=True)]
+        return np.stack(values, 1).reshape(outputs.shape)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON form."""
+        return {"columns": [each.to_dict() for each in self.columns]}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Scaler":
+        """Rebuild from `to_dict`."""
+        return cls(tuple(TargetScaler.from_dict(each) for each in values["columns"]))
+
+
+def point(prediction: np.ndarray) -> np.ndarray:
+    """Return the values (N,) or (N, targets) of a prediction, without its interval."""
+    if prediction.ndim < 3:
+        return prediction
+    return prediction[:, 0, 0] if prediction.shape[1] == 1 else prediction[..., 0]
