@@ -29,7 +29,7 @@ from mlx_heads.registry import (
     objectives,
     register_objective,
 )
-from mlx_heads.regression import GaussianHead, QuantileHead, RegressionHead
+from mlx_heads.regression import GaussianHead, LogRegressionHead, QuantileHead, RegressionHead
 from mlx_heads.target_scaler import TargetScaler, TargetTransform
 from mlx_heads.thresholds import ThresholdMetric, best_threshold
 
@@ -51,6 +51,7 @@ __all__ = [
     "HeadOptions",
     "LayerMix",
     "Link",
+    "LogRegressionHead",
     "Metric",
     "MultilabelHead",
     "NumericBranch",

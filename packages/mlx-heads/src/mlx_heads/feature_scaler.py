@@ -1,6 +1,6 @@
 """Standardize numeric columns for a head, and say where values were missing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -81,10 +81,10 @@ class FeatureScaler:
     def from_dict(cls, values: Mapping[str, Any]) -> "FeatureScaler":
         """Invert `to_dict`; raises `TypeError` for missing or unknown keys."""
         as_tuples = {
-            name: tuple(value) if isinstance(value, Sequence) else value
+            name: tuple(value) if isinstance(value, list) else value
             for name, value in values.items()
         }
-        return cls(**as_tuples)
+        return cls(**as_tuples)  # type: ignore[arg-type]
 
 
 def _columns(x: ArrayLike) -> np.ndarray:

@@ -24,6 +24,19 @@ class RegressionHead(PooledHead):
         super().__init__(hidden_size, num_outputs, **options)
 
 
+class LogRegressionHead(RegressionHead):
+    """Hidden states to values above -1 in the unit of the targets, expm1 of the linear output.
+
+    Train with `mean_squared_log_error`. It learns log(1 + target) as a `RegressionHead` does with a
+    `TargetScaler` of "log1p", but without standardization: start the output bias near the mean of
+    log(1 + target). `PooledHead` documents the options.
+    """
+
+    def outputs_of(self, linear: mx.array) -> mx.array:
+        """Return expm1, of at least -10 and at most 80 so that outputs and losses are finite."""
+        return mx.expm1(mx.clip(super().outputs_of(linear).astype(mx.float32), -10.0, 80.0))
+
+
 class GaussianHead(PooledHead):
     """Hidden states to the mean and the log variance of each value, (B, num_outputs, 2).
 
