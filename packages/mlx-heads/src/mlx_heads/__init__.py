@@ -5,11 +5,19 @@ with numeric features, losses, NumPy metrics, calibration and thresholds, for an
 hidden states are (B, L, D).
 """
 
-from mlx_heads.calibration import calibration_curve, expected_calibration_error
+from mlx_heads.calibration import (
+    Calibration,
+    CalibrationMethod,
+    calibration_curve,
+    expected_calibration_error,
+    fit_calibration,
+)
 from mlx_heads.classification import ClassificationHead, MultilabelHead
 from mlx_heads.competitions import COMPETITIONS, CompetitionTask, get_competition
+from mlx_heads.cut_points import CutPointMetric, apply_cut_points, best_cut_points
 from mlx_heads.feature_scaler import FeatureScaler
 from mlx_heads.forecasting import ForecastHead
+from mlx_heads.intervals import fit_interval_scale
 from mlx_heads.losses import (
     binary_cross_entropy,
     cross_entropy,
@@ -31,19 +39,27 @@ from mlx_heads.registry import (
 )
 from mlx_heads.regression import GaussianHead, LogRegressionHead, QuantileHead, RegressionHead
 from mlx_heads.target_scaler import TargetScaler, TargetTransform
-from mlx_heads.thresholds import ThresholdMetric, best_threshold
+from mlx_heads.thresholds import (
+    MultilabelThresholdMetric,
+    ThresholdMetric,
+    best_threshold,
+    best_thresholds,
+)
 
 __all__ = [
     "COMPETITIONS",
     "DEFAULT_METRIC",
     "METRICS",
     "AttentionPooling",
+    "Calibration",
+    "CalibrationMethod",
     "ClassNumberHead",
     "ClassificationHead",
     "CompetitionTask",
     "CoralHead",
     "CornHead",
     "CumulativeLinkHead",
+    "CutPointMetric",
     "EmbeddingHead",
     "FeatureScaler",
     "ForecastHead",
@@ -54,6 +70,7 @@ __all__ = [
     "LogRegressionHead",
     "Metric",
     "MultilabelHead",
+    "MultilabelThresholdMetric",
     "NumericBranch",
     "Objective",
     "PooledHead",
@@ -64,12 +81,17 @@ __all__ = [
     "TargetScaler",
     "TargetTransform",
     "ThresholdMetric",
+    "apply_cut_points",
+    "best_cut_points",
     "best_threshold",
+    "best_thresholds",
     "binary_cross_entropy",
     "calibration_curve",
     "confusion_matrix",
     "cross_entropy",
     "expected_calibration_error",
+    "fit_calibration",
+    "fit_interval_scale",
     "get_competition",
     "get_metric",
     "get_objective",
