@@ -20,7 +20,14 @@ from mlx_heads.losses import (
     mean_squared_error,
     weighted_sum,
 )
-from mlx_heads.metrics import DEFAULT_METRIC, METRICS, Metric, confusion_matrix, get_metric
+from mlx_heads.metrics import (
+    DEFAULT_METRIC,
+    METRICS,
+    Metric,
+    confusion_matrix,
+    get_metric,
+    naive_scale,
+)
 from mlx_heads.pooled_heads import ClassificationHead, NumericBranch, RegressionHead
 from mlx_heads.pooling import Pooling, pool, pooled_size
 from mlx_heads.target_scaler import TargetScaler, TargetTransform
@@ -60,6 +67,7 @@ __all__ = [
     "get_metric",
     "huber",
     "mean_squared_error",
+    "naive_scale",
     "pool",
     "pooled_size",
     "weighted_sum",
