@@ -25,9 +25,22 @@ from mlx_heads.losses import (
     mean_squared_error,
     weighted_sum,
 )
-from mlx_heads.metrics import DEFAULT_METRIC, METRICS, Metric, confusion_matrix, get_metric
+from mlx_heads.metrics import (
+    DEFAULT_METRIC,
+    METRICS,
+    Metric,
+    confusion_matrix,
+    get_metric,
+    naive_scale,
+)
 from mlx_heads.ordinal import ClassNumberHead, CoralHead, CornHead, CumulativeLinkHead, Link
-from mlx_heads.pooled_heads import HeadOptions, NumericBranch, PooledHead
+from mlx_heads.pooled_heads import (
+    ClassificationHead,
+    HeadOptions,
+    NumericBranch,
+    PooledHead,
+    RegressionHead,
+)
 from mlx_heads.pooling import AttentionPooling, LayerMix, Pooling, pool, pooled_size
 from mlx_heads.ranking import EmbeddingHead, RankingHead
 from mlx_heads.registry import (
@@ -97,6 +110,7 @@ __all__ = [
     "get_objective",
     "huber",
     "mean_squared_error",
+    "naive_scale",
     "objective_for_competition",
     "objectives",
     "pool",
