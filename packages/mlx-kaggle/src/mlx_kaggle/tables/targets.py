@@ -142,6 +142,7 @@ class Target:
         task = self.competition.task
         if chosen.needs == "label" or (task == "ordinal" and chosen.needs == "value"):
             codes = self.default_codes(prediction) if codes is None else codes
+            assert codes is not None
             return chosen(encoded, codes)
         if chosen.needs == "interval":
             if prediction.ndim < 3:
