@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +11,3 @@ def reference_losses():
     """Outputs, targets, losses and gradients of PyTorch, by case."""
     with np.load(FIXTURES / "losses.npz") as file:
         return dict(file)
-
-
-@pytest.fixture(scope="session")
-def reference_scores():
-    """Cases with the scores of scikit-learn and SciPy, by kind of metric."""
-    return json.loads((FIXTURES / "metrics.json").read_text())
-
-
-@pytest.fixture(scope="session")
-def reference_calibration():
-    """A calibration curve of scikit-learn over 10 bins, without empty ones."""
-    return json.loads((FIXTURES / "calibration.json").read_text())
