@@ -5,6 +5,7 @@ with numeric features, losses, NumPy metrics, calibration and thresholds, for an
 hidden states are (B, L, D).
 """
 
+from mlx_heads.builtin_objectives import DEFAULT_PRIORITY
 from mlx_heads.calibration import calibration_curve, expected_calibration_error
 from mlx_heads.classification import ClassificationHead, MultilabelHead
 from mlx_heads.competitions import COMPETITIONS, CompetitionTask, get_competition
@@ -57,6 +58,7 @@ from mlx_heads.thresholds import ThresholdMetric, best_threshold
 __all__ = [
     "COMPETITIONS",
     "DEFAULT_METRIC",
+    "DEFAULT_PRIORITY",
     "METRICS",
     "AttentionPooling",
     "ClassNumberHead",

@@ -7,15 +7,14 @@ one (CORN) of y > k given y > k - 1. Initially all classes are equally likely.
 import math
 from collections.abc import Callable
 from statistics import NormalDist
-from typing import Any, Literal, Unpack, get_args
+from typing import Any, Unpack, get_args
 
 import mlx.core as mx
 
 from mlx_heads._suggest import did_you_mean
+from mlx_heads.losses import Link
 from mlx_heads.pooled_heads import HeadOptions, PooledHead, check_at_least
 from mlx_heads.regression import RegressionHead, increasing, increments
-
-Link = Literal["logit", "probit", "cloglog"]
 
 
 class OrdinalHead(PooledHead):
@@ -105,8 +104,8 @@ class CumulativeLinkHead(OrdinalHead):
     """A score f minus increasing thresholds t_k; train with `cumulative_link_loss`.
 
     `link` says how P(y > k) depends on z = f - t_k: "logit" (proportional odds) 1 / (1 + exp(-z)),
-    "probit" the normal distribution function, "cloglog" (proportional hazards) exp(-exp(-z)). The
-    thresholds are one number and K-2 positive steps, softplus of parameters, so they stay ordered.
+    "probit" the normal distribution function, "cloglog" 1 - exp(-exp(z)). The thresholds are one
+    number and K-2 positive steps, softplus of parameters, so they stay ordered.
     `PooledHead` documents the options.
     """
 
@@ -161,8 +160,8 @@ def _probit(z: mx.array) -> tuple[mx.array, mx.array]:
 
 
 def _cloglog(z: mx.array) -> tuple[mx.array, mx.array]:
-    hazard = mx.exp(-z)
-    return mx.exp(-hazard), -mx.expm1(-hazard)
+    hazard = mx.exp(z)
+    return -mx.expm1(-hazard), mx.exp(-hazard)
 
 
 _LINKS: dict[Link, Callable[[mx.array], tuple[mx.array, mx.array]]] = {
@@ -173,7 +172,7 @@ _LINKS: dict[Link, Callable[[mx.array], tuple[mx.array, mx.array]]] = {
 _INVERSE_LINKS: dict[Link, Callable[[float], float]] = {
     "logit": lambda chance: math.log(chance / (1.0 - chance)),
     "probit": NormalDist().inv_cdf,
-    "cloglog": lambda chance: -math.log(-math.log(chance)),
+    "cloglog": lambda chance: math.log(-math.log(1.0 - chance)),
 }
 
 
