@@ -20,6 +20,8 @@ from mlx_heads.regression import RegressionHead, increasing, increments
 class OrdinalHead(PooledHead):
     """What the ordinal heads share: outputs (B, K-1), and how they become probabilities."""
 
+    link: Link = "logit"
+
     def __init__(
         self, hidden_size: int, num_classes: int, shared: bool, **options: Unpack[HeadOptions]
     ):
@@ -37,9 +39,11 @@ class OrdinalHead(PooledHead):
     def exceedance(self, outputs: mx.array) -> tuple[mx.array, mx.array]:
         """Return P(y > k) and 1 - P(y > k), each (B, num_classes - 1) float32.
 
-        Both are returned because 1 - p of a p near one loses the digits of a small chance.
+        Both are returned because 1 - p of a p near one loses the digits of a small chance. They
+        decrease and increase over k, also where cumulative logits cross: each uses the lowest so
+        far.
         """
-        raise NotImplementedError
+        return _LINKS[self.link](mx.cummin(self._checked(outputs), axis=-1))
 
     def predict(self, outputs: mx.array) -> mx.array:
         """Return (B, num_classes) float32 probabilities; rows sum to one."""
@@ -67,11 +71,6 @@ class CoralHead(OrdinalHead):
     def outputs_of(self, linear: mx.array) -> mx.array:
         """Add the biases: (B, 1) to (B, num_classes - 1)."""
         return linear + self.biases
-
-    def exceedance(self, outputs: mx.array) -> tuple[mx.array, mx.array]:
-        """Return P(y > k) and its complement, decreasing and increasing over k."""
-        logits = mx.cummin(self._checked(outputs), axis=-1)
-        return mx.sigmoid(logits), mx.sigmoid(-logits)
 
 
 class CornHead(OrdinalHead):
@@ -119,7 +118,7 @@ class CumulativeLinkHead(OrdinalHead):
         if link not in get_args(Link):
             raise ValueError(f"unknown link {link!r}{did_you_mean(str(link), get_args(Link))}")
         super().__init__(hidden_size, num_classes, shared=True, **options)
-        self.link: Link = link
+        self.link = link
         self.threshold_steps = increments([-z for z in _initial_logits(num_classes, link)])
 
     @property
@@ -130,11 +129,6 @@ class CumulativeLinkHead(OrdinalHead):
     def outputs_of(self, linear: mx.array) -> mx.array:
         """Subtract the thresholds: (B, 1) to (B, num_classes - 1), decreasing over k."""
         return linear - increasing(self.threshold_steps)
-
-    def exceedance(self, outputs: mx.array) -> tuple[mx.array, mx.array]:
-        """Return P(y > k) and its complement, decreasing and increasing over k."""
-        # The outputs of this head decrease already; the minimum makes any outputs valid.
-        return _LINKS[self.link](mx.cummin(self._checked(outputs), axis=-1))
 
 
 class ClassNumberHead(RegressionHead):
