@@ -1,5 +1,6 @@
-"""The decision threshold of a binary classifier, chosen on held-out predictions."""
+"""Decision thresholds of a binary or multilabel classifier, chosen on held-out predictions."""
 
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
@@ -9,6 +10,7 @@ from mlx_heads._suggest import did_you_mean
 from mlx_heads.metrics import inputs
 
 ThresholdMetric = Literal["accuracy", "balanced_accuracy", "f1", "mcc"]
+MultilabelThresholdMetric = Literal["accuracy", "balanced_accuracy", "f1_macro", "f1_micro", "mcc"]
 
 # Equal scores of different thresholds may differ by rounding.
 _TIE = 1e-12
@@ -40,16 +42,72 @@ def best_threshold(
     score = predicted if predicted.ndim == 1 else predicted[:, 1]
     weights = inputs.check_weights(len(truth), sample_weight)
     inputs.check_unit_interval(score, "probability")
-    thresholds, tp, fp = _thresholds(truth == 1, score, weights)
-    quality = _SCORES[metric](tp, fp, tp[0], fp[0])
-    best = thresholds[quality >= quality.max() - _TIE]
-    return float(best[np.argmin(np.abs(best - 0.5))])
+    sweep = _sweep(truth == 1, score, weights)
+    return sweep.nearest_half(_SCORES[metric](sweep.tp, sweep.fp, sweep.tp[0], sweep.fp[0]))
 
 
-def _thresholds(
-    truth: np.ndarray, score: np.ndarray, weights: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return thresholds from all positive to none, and the weights of true and false positives.
+def best_thresholds(
+    y_true: ArrayLike,
+    probability: ArrayLike,
+    metric: MultilabelThresholdMetric = "f1_macro",
+    sample_weight: ArrayLike | None = None,
+) -> np.ndarray:
+    """Return (M,) thresholds, for which the labels with `probability >= t` have the best score.
+
+    `y_true` and `probability` are (N, M). "f1_macro", "accuracy" (of all labels, 1 - hamming loss),
+    "balanced_accuracy" and "mcc" are means over labels, so each label has its own `best_threshold`.
+    "f1_micro" is the best over all M thresholds together, by Dinkelbach's method (1967): for an
+    F1 of L, each label has the threshold with the largest 2 TP - L (predicted positives).
+    """
+    valid = get_args(MultilabelThresholdMetric)
+    if metric not in valid:
+        raise ValueError(
+            f"best_thresholds cannot use metric {metric!r}{did_you_mean(str(metric), valid)}"
+        )
+    truth = inputs.check_label_matrix(y_true, "y_true")
+    truth, score = inputs.check_probabilities(truth, probability)
+    weights = inputs.check_weights(len(truth), sample_weight)
+    inputs.check_unit_interval(score, "probability")
+    sweeps = [_sweep(y == 1, p, weights) for y, p in zip(truth.T, score.T, strict=True)]
+    if metric == "f1_micro":
+        qualities = _micro_f1_qualities(sweeps, float(weights @ truth.sum(1)))
+    else:
+        rate = _SCORES["f1" if metric == "f1_macro" else metric]
+        qualities = [rate(each.tp, each.fp, each.tp[0], each.fp[0]) for each in sweeps]
+    best = [each.nearest_half(quality) for each, quality in zip(sweeps, qualities, strict=True)]
+    return np.array(best, score.dtype)  # in its dtype a threshold separates what it separated
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    """Thresholds from all positive to none, and the weights of true and false positives."""
+
+    thresholds: np.ndarray
+    tp: np.ndarray
+    fp: np.ndarray
+
+    def nearest_half(self, quality: np.ndarray) -> float:
+        """Return the best threshold, of equally good ones that nearest to 0.5."""
+        best = self.thresholds[quality >= quality.max() - _TIE]
+        return float(best[np.argmin(np.abs(best - 0.5))])
+
+
+def _micro_f1_qualities(sweeps: list[_Sweep], positives: float) -> list[np.ndarray]:
+    """Return what each label maximizes at the best micro F1."""
+    f1, scale = 0.0, sum(each.tp[0] + each.fp[0] for each in sweeps)
+    while True:
+        qualities = [(2 * each.tp - f1 * (each.tp + each.fp)) / scale for each in sweeps]
+        chosen = [int(np.argmax(quality)) for quality in qualities]
+        tp = sum(each.tp[at] for each, at in zip(sweeps, chosen, strict=True))
+        fp = sum(each.fp[at] for each, at in zip(sweeps, chosen, strict=True))
+        better = 2 * tp / (tp + fp + positives) if tp else 0.0
+        if better <= f1 + _TIE:  # F1 rises in each round, and takes finitely many values
+            return qualities
+        f1 = better
+
+
+def _sweep(truth: np.ndarray, score: np.ndarray, weights: np.ndarray) -> _Sweep:
+    """Return every threshold that matters, in O(N log N).
 
     Thresholds keep the dtype of the scores: a float64 midpoint may round onto a float32 score.
     """
@@ -64,7 +122,7 @@ def _thresholds(
         np.append(np.cumsum(np.bincount(group, weights * side)[::-1])[::-1], 0.0)
         for side in (truth, ~truth)
     )
-    return thresholds, tp, fp
+    return _Sweep(thresholds, tp, fp)
 
 
 def _f1(tp: np.ndarray, fp: np.ndarray, positives: float, _: float) -> np.ndarray:

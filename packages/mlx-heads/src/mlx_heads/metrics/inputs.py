@@ -33,19 +33,64 @@ def check_labels(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[np.ndarray, np.n
 
 
 def check_probabilities(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Return (N,) int64 classes and (N,) or (N, K) floats, in their original precision."""
+    """Return the truth as int64 and the predictions as floats, in their original precision.
+
+    (N,) classes with (N,) or (N, K) predictions; of labels (N, M) 0 and 1 with (N, M).
+    """
     predicted = np.asarray(y_pred)
     if predicted.dtype.kind != "f":
         predicted = predicted.astype(np.float64)
-    if predicted.ndim not in (1, 2) or (predicted.ndim == 2 and predicted.shape[1] < 2):
+    if np.ndim(y_true) == 2:
+        truth = check_label_matrix(y_true, "y_true")
+        check_same_shape(truth, predicted)
+    elif predicted.ndim not in (1, 2) or (predicted.ndim == 2 and predicted.shape[1] < 2):
         raise ValueError(
             f"y_pred must be (N, K) probabilities with K at least 2, or (N,) of class 1; "
             f"got shape {predicted.shape}"
         )
-    _check_finite(predicted, "y_pred")
-    truth = _class_numbers(y_true, predicted.shape[1] if predicted.ndim == 2 else 2)
+    else:
+        truth = check_class_numbers(y_true, predicted.shape[1] if predicted.ndim == 2 else 2)
     _check_rows(truth, predicted)
+    check_finite(predicted, "y_pred")
     return truth, predicted
+
+
+def check_class_numbers(y_true: ArrayLike, classes: int) -> np.ndarray:
+    """Return (N,) int64 class numbers 0 to `classes` - 1."""
+    truth = np.asarray(y_true)
+    if truth.ndim != 1 or truth.dtype.kind not in "biuf":
+        raise ValueError(
+            f"y_true must be (N,) class numbers, got {truth.dtype} of shape {truth.shape}"
+        )
+    wrong = np.flatnonzero((truth < 0) | (truth >= classes) | (truth != np.floor(truth)))
+    if wrong.size:
+        raise ValueError(
+            f"y_true must be class numbers 0 to {classes - 1}, row {wrong[0]} is {truth[wrong[0]]}"
+        )
+    return truth.astype(np.int64)
+
+
+def check_label_matrix(labels: ArrayLike, name: str) -> np.ndarray:
+    """Return (N, M) int64 zeros and ones: whether each of M labels applies to a row."""
+    matrix = np.asarray(labels)
+    if matrix.ndim != 2 or not matrix.shape[1] or matrix.dtype.kind not in "biuf":
+        raise ValueError(
+            f"{name} must be (N, M) numbers 0 and 1, one column for each label, "
+            f"got {matrix.dtype} of shape {matrix.shape}"
+        )
+    wrong = np.argwhere((matrix != 0) & (matrix != 1))
+    if len(wrong):
+        row, label = wrong[0]
+        raise ValueError(f"{name} must be 0 or 1, row {row}, label {label} is {matrix[row, label]}")
+    return matrix.astype(np.int64)
+
+
+def check_same_shape(truth: np.ndarray, predicted: np.ndarray) -> None:
+    """Raise `ValueError` if a truth with columns and its prediction differ in shape."""
+    if truth.shape != predicted.shape:
+        raise ValueError(
+            f"y_true and y_pred must have the same shape, got {truth.shape} and {predicted.shape}"
+        )
 
 
 def check_values(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
@@ -54,7 +99,7 @@ def check_values(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[np.ndarray, np.n
     for name, array in (("y_true", truth), ("y_pred", predicted)):
         if array.ndim != 1:
             raise ValueError(f"{name} must have shape (N,), got {array.shape}; score each column")
-        _check_finite(array, name)
+        check_finite(array, name)
     _check_rows(truth, predicted)
     return truth, predicted
 
@@ -63,6 +108,13 @@ def check_unit_interval(array: np.ndarray, name: str) -> None:
     """Raise `ValueError` for values outside 0..1 by more than the rounding of averages."""
     if not (array.min() >= -_ROUNDING and array.max() <= 1 + _ROUNDING):
         raise ValueError(f"{name} must be in [0, 1], got {array.min():g} to {array.max():g}")
+
+
+def check_finite(array: np.ndarray, name: str) -> None:
+    """Raise `ValueError` with the first row that is NaN or infinite."""
+    wrong = np.argwhere(~np.isfinite(array))
+    if len(wrong):
+        raise ValueError(f"{name} must be finite, row {wrong[0][0]} is {array[tuple(wrong[0])]}")
 
 
 def _label_array(labels: ArrayLike, name: str) -> np.ndarray:
@@ -75,29 +127,8 @@ def _label_array(labels: ArrayLike, name: str) -> np.ndarray:
             "take the argmax of probabilities first"
         )
     if array.dtype.kind == "f":
-        _check_finite(array, name)
+        check_finite(array, name)
     return array
-
-
-def _class_numbers(y_true: ArrayLike, classes: int) -> np.ndarray:
-    truth = np.asarray(y_true)
-    if truth.ndim != 1 or truth.dtype.kind not in "biuf":
-        raise ValueError(
-            f"y_true must be (N,) class numbers in the order of the columns of y_pred, "
-            f"got {truth.dtype} of shape {truth.shape}"
-        )
-    wrong = np.flatnonzero((truth < 0) | (truth >= classes) | (truth != np.floor(truth)))
-    if wrong.size:
-        raise ValueError(
-            f"y_true must be class numbers 0 to {classes - 1}, row {wrong[0]} is {truth[wrong[0]]}"
-        )
-    return truth.astype(np.int64)
-
-
-def _check_finite(array: np.ndarray, name: str) -> None:
-    wrong = np.argwhere(~np.isfinite(array))
-    if len(wrong):
-        raise ValueError(f"{name} must be finite, row {wrong[0][0]} is {array[tuple(wrong[0])]}")
 
 
 def _check_rows(truth: np.ndarray, predicted: np.ndarray) -> None:

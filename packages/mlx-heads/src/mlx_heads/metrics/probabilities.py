@@ -33,13 +33,19 @@ def average_precision(truth: np.ndarray, predicted: np.ndarray, weights: np.ndar
 
 
 def log_loss(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> float:
-    """Mean negative log probability of the true class.
+    """Mean negative log probability of the true class; of labels the mean over them.
 
     Probabilities are clipped by the machine epsilon of their dtype, as in scikit-learn.
     """
     epsilon = np.finfo(predicted.dtype).eps
-    clipped = np.clip(_distribution(predicted), epsilon, 1 - epsilon)
-    return float(np.average(-np.log(clipped[np.arange(len(truth)), truth]), weights=weights))
+    if truth.ndim == 2:
+        inputs.check_unit_interval(predicted, "y_pred")
+        p = np.clip(predicted.astype(np.float64), epsilon, 1 - epsilon)
+        losses = -np.log(np.where(truth == 1, p, 1 - p)).mean(axis=1)
+    else:
+        p = np.clip(_distribution(predicted), epsilon, 1 - epsilon)
+        losses = -np.log(p[np.arange(len(truth)), truth])
+    return float(np.average(losses, weights=weights))
 
 
 def brier(truth: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> float:
