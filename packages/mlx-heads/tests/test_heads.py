@@ -232,9 +232,9 @@ def test_hidden_states_of_another_width_are_refused():
 
 
 def test_logits_of_another_head_are_refused():
-    with pytest.raises(ValueError, match=r"^logits of this head have shape \(B,\), got \(6, 2\)$"):
+    with pytest.raises(ValueError, match=r"^outputs of this head have shape \(B,\), got \(6, 2\)$"):
         ClassificationHead(8, 2).probabilities(mx.zeros((6, 2)))
-    with pytest.raises(ValueError, match=r"^logits of this head have shape \(B, 3\), got \(6,\)$"):
+    with pytest.raises(ValueError, match=r"^outputs of this head have shape \(B, 3\), got \(6,\)$"):
         ClassificationHead(8, 3).probabilities(mx.zeros(6))
 
 

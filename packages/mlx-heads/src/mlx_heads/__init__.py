@@ -1,7 +1,8 @@
 """Task heads on hidden states for MLX.
 
-Pooling, binary, multiclass and regression heads with numeric features, per-example losses, NumPy
-metrics, calibration and thresholds, for any encoder whose hidden states are (B, L, D).
+Pooling, heads for classes, labels, numbers, ordered classes, forecasts, embeddings and rankings,
+with numeric features, losses, NumPy metrics, calibration and thresholds, for any encoder whose
+hidden states are (B, L, D).
 """
 
 from mlx_heads.calibration import (
@@ -11,7 +12,11 @@ from mlx_heads.calibration import (
     expected_calibration_error,
     fit_calibration,
 )
+from mlx_heads.classification import ClassificationHead, MultilabelHead
+from mlx_heads.competitions import COMPETITIONS, CompetitionTask, get_competition
 from mlx_heads.cut_points import CutPointMetric, apply_cut_points, best_cut_points
+from mlx_heads.feature_scaler import FeatureScaler
+from mlx_heads.forecasting import ForecastHead
 from mlx_heads.intervals import fit_interval_scale
 from mlx_heads.losses import (
     binary_cross_entropy,
@@ -21,8 +26,18 @@ from mlx_heads.losses import (
     weighted_sum,
 )
 from mlx_heads.metrics import DEFAULT_METRIC, METRICS, Metric, confusion_matrix, get_metric
-from mlx_heads.pooled_heads import ClassificationHead, NumericBranch, RegressionHead
-from mlx_heads.pooling import Pooling, pool, pooled_size
+from mlx_heads.ordinal import ClassNumberHead, CoralHead, CornHead, CumulativeLinkHead, Link
+from mlx_heads.pooled_heads import HeadOptions, NumericBranch, PooledHead
+from mlx_heads.pooling import AttentionPooling, LayerMix, Pooling, pool, pooled_size
+from mlx_heads.ranking import EmbeddingHead, RankingHead
+from mlx_heads.registry import (
+    Objective,
+    get_objective,
+    objective_for_competition,
+    objectives,
+    register_objective,
+)
+from mlx_heads.regression import GaussianHead, LogRegressionHead, QuantileHead, RegressionHead
 from mlx_heads.target_scaler import TargetScaler, TargetTransform
 from mlx_heads.thresholds import (
     MultilabelThresholdMetric,
@@ -32,16 +47,36 @@ from mlx_heads.thresholds import (
 )
 
 __all__ = [
+    "COMPETITIONS",
     "DEFAULT_METRIC",
     "METRICS",
+    "AttentionPooling",
     "Calibration",
     "CalibrationMethod",
+    "ClassNumberHead",
     "ClassificationHead",
+    "CompetitionTask",
+    "CoralHead",
+    "CornHead",
+    "CumulativeLinkHead",
     "CutPointMetric",
+    "EmbeddingHead",
+    "FeatureScaler",
+    "ForecastHead",
+    "GaussianHead",
+    "HeadOptions",
+    "LayerMix",
+    "Link",
+    "LogRegressionHead",
     "Metric",
+    "MultilabelHead",
     "MultilabelThresholdMetric",
     "NumericBranch",
+    "Objective",
+    "PooledHead",
     "Pooling",
+    "QuantileHead",
+    "RankingHead",
     "RegressionHead",
     "TargetScaler",
     "TargetTransform",
@@ -57,10 +92,15 @@ __all__ = [
     "expected_calibration_error",
     "fit_calibration",
     "fit_interval_scale",
+    "get_competition",
     "get_metric",
+    "get_objective",
     "huber",
     "mean_squared_error",
+    "objective_for_competition",
+    "objectives",
     "pool",
     "pooled_size",
+    "register_objective",
     "weighted_sum",
 ]

@@ -1,12 +1,12 @@
-"""Heads on pooled text and numeric features: classification and regression."""
+"""The head that all others are made of: pooled text and numeric features to linear outputs."""
 
 import math
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_heads.pooling import Pooling, check_pooling, pool, pooled_size
+from mlx_heads.pooling import AttentionPooling, pool, pooled_size, pooling_names
 
 # Standard deviation of the output weights, as in BERT's classifier: the first loss is near that of
 # a constant prediction, and the first gradients into a pretrained encoder are small.
@@ -16,7 +16,7 @@ OUTPUT_SCALE = 0.02
 class HeadOptions(TypedDict, total=False):
     """The keyword arguments of every `PooledHead`."""
 
-    pooling: Pooling
+    pooling: str
     dropout: float
     hidden_layer_size: int
     num_features: int
@@ -27,11 +27,12 @@ class HeadOptions(TypedDict, total=False):
 class PooledHead(nn.Module):
     """Pooling, dropout, an optional hidden layer, numeric features and a linear output.
 
-    `hidden_layer_size` adds a GELU layer on the pooled text (0: none). `num_features` numeric
-    columns reach the output through a `NumericBranch` of `feature_size` concatenated to the text,
-    and through a linear skip connection initialized to zero, so that the head can learn a linear
-    model of the numbers. Output weights are initialized to N(0, 0.02), the bias to zero. Initial
-    weights depend only on `seed`; dropout uses `mx.random.state`.
+    `pooling` is one of `Pooling` or several joined by a plus. `hidden_layer_size` adds a GELU layer
+    on the pooled text (0: none). `num_features` numeric columns reach the output through a
+    `NumericBranch` of `feature_size` concatenated to the text, and through a linear skip connection
+    initialized to zero, so that the head can learn a linear model of the numbers. Output weights
+    are initialized to N(0, 0.02), the bias to zero (`output_bias=False`: none). Initial weights
+    depend only on `seed`; dropout uses `mx.random.state`.
     """
 
     def __init__(
@@ -39,22 +40,24 @@ class PooledHead(nn.Module):
         hidden_size: int,
         num_outputs: int,
         *,
-        pooling: Pooling = "mean",
+        pooling: str = "mean",
         dropout: float = 0.1,
         hidden_layer_size: int = 0,
         num_features: int = 0,
         feature_size: int = 64,
+        output_bias: bool = True,
         seed: int = 0,
     ):
         super().__init__()
         _check_sizes(hidden_size, hidden_layer_size, num_features, feature_size, dropout)
-        check_pooling(pooling)
-        self.pooling: Pooling = pooling
+        self.pooling = pooling
         self.hidden_size = hidden_size
         self.num_outputs = num_outputs
         self.num_features = num_features
         keys = mx.random.split(mx.random.key(seed), 2)
         self.dropout = nn.Dropout(dropout)
+        if "attention" in pooling_names(pooling):
+            self.attention = AttentionPooling(hidden_size)
         width = pooled_size(hidden_size, pooling)
         if hidden_layer_size:
             self.hidden_layer = _uniform_linear(width, hidden_layer_size, keys[0])
@@ -64,34 +67,94 @@ class PooledHead(nn.Module):
             self.skip = nn.Linear(num_features, num_outputs, bias=False)
             self.skip.weight = mx.zeros((num_outputs, num_features))
             width += feature_size
-        self.output = nn.Linear(width, num_outputs)
+        self.output = nn.Linear(width, num_outputs, bias=output_bias)
         self.output.weight = OUTPUT_SCALE * mx.random.normal((num_outputs, width), key=keys[1])
-        self.output.bias = mx.zeros((num_outputs,))
+        if output_bias:
+            self.output.bias = mx.zeros((num_outputs,))
 
     def __call__(
-        self, hidden: mx.array, attention_mask: mx.array, features: mx.array | None = None
+        self,
+        hidden: mx.array,
+        attention_mask: mx.array | None,
+        features: mx.array | None = None,
     ) -> mx.array:
-        """Return (B,) for one output, else (B, num_outputs).
+        """Return the outputs (B, *output_shape).
 
-        `hidden` is (B, L, hidden_size), `attention_mask` boolean (B, L), `features`
-        (B, num_features), required if the head has any.
+        `hidden` is (B, L, hidden_size) with a boolean `attention_mask` (B, L), or pooled vectors
+        (B, hidden_size) with None, which count as one token. `features` is (B, num_features),
+        required if the head has any.
         """
-        self._check_inputs(hidden, features)
-        x = self.dropout(pool(hidden, attention_mask, self.pooling))
+        return self.outputs_of(self._linear(hidden, attention_mask, features))
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """The shape of the outputs of one row: () for one output, else (num_outputs,)."""
+        return () if self.num_outputs == 1 else (self.num_outputs,)
+
+    @property
+    def loss_options(self) -> dict[str, Any]:
+        """The options that the loss of these outputs must share with the head, as its levels."""
+        return {}
+
+    def outputs_of(self, linear: mx.array) -> mx.array:
+        """Turn the (B, num_outputs) results of the last layer into (B, *output_shape)."""
+        return linear.reshape(-1, *self.output_shape)
+
+    def predict(self, outputs: mx.array) -> mx.array:
+        """Turn outputs into predictions; here the same numbers in float32."""
+        return self._checked(outputs)
+
+    def _checked(self, outputs: mx.array) -> mx.array:
+        """Return outputs in float32 after a check of their shape."""
+        if outputs.ndim < 1 or outputs.shape[1:] != self.output_shape:
+            expected = ", ".join(map(str, ("B", *self.output_shape)))
+            expected = expected if self.output_shape else "B,"
+            raise ValueError(f"outputs of this head have shape ({expected}), got {outputs.shape}")
+        return outputs.astype(mx.float32)
+
+    def _linear(
+        self, hidden: mx.array, attention_mask: mx.array | None, features: mx.array | None
+    ) -> mx.array:
+        """Return the (B, num_outputs) results of the last layer."""
+        self._check_inputs(hidden, attention_mask, features)
+        x = self.dropout(self._pool(hidden, attention_mask))
         if "hidden_layer" in self:
             x = self.dropout(nn.gelu(self.hidden_layer(x)))
         if features is None:
-            outputs = self.output(x)
-        else:
-            x = mx.concatenate([x, self.numeric(features)], axis=-1)
-            outputs = self.output(x) + self.skip(features)
-        return outputs[:, 0] if self.num_outputs == 1 else outputs
+            return self.output(x)
+        x = mx.concatenate([x, self.numeric(features)], axis=-1)
+        return self.output(x) + self.skip(features)
 
-    def _check_inputs(self, hidden: mx.array, features: mx.array | None) -> None:
+    def _pool(self, hidden: mx.array, attention_mask: mx.array | None) -> mx.array:
+        if attention_mask is None:
+            hidden, attention_mask = hidden[:, None], mx.ones((len(hidden), 1), mx.bool_)
+        if "attention" not in self:
+            return pool(hidden, attention_mask, self.pooling)
+        parts = [
+            self.attention(hidden, attention_mask)
+            if name == "attention"
+            else pool(hidden, attention_mask, name)
+            for name in pooling_names(self.pooling)
+        ]
+        return mx.concatenate(parts, axis=-1)
+
+    def _check_inputs(
+        self, hidden: mx.array, attention_mask: mx.array | None, features: mx.array | None
+    ) -> None:
         if hidden.shape[-1] != self.hidden_size:
             raise ValueError(
                 f"this head has hidden_size={self.hidden_size}, "
                 f"got hidden states of shape {hidden.shape}"
+            )
+        if hidden.ndim == 2 and attention_mask is not None:
+            raise ValueError(
+                f"pooled vectors have no tokens: pass attention_mask=None with hidden of shape "
+                f"{hidden.shape}"
+            )
+        if hidden.ndim != 2 and attention_mask is None:
+            raise ValueError(
+                f"attention_mask may be None only for pooled vectors (B, {self.hidden_size}), "
+                f"got hidden of shape {hidden.shape}"
             )
         if features is None and self.num_features:
             raise ValueError(
@@ -105,48 +168,11 @@ class PooledHead(nn.Module):
             )
 
 
-class ClassificationHead(PooledHead):
-    """Hidden states to logits: (B,) of class 1 for two classes, (B, num_classes) for more.
-
-    Train two classes with `binary_cross_entropy`, more with `cross_entropy`. `PooledHead` documents
-    the options.
-    """
-
-    def __init__(self, hidden_size: int, num_classes: int, **options: Unpack[HeadOptions]):
-        if num_classes < 2:
-            raise ValueError(f"num_classes must be at least 2, got {num_classes}")
-        super().__init__(hidden_size, 1 if num_classes == 2 else num_classes, **options)
-        self.num_classes = num_classes
-
-    def probabilities(self, logits: mx.array) -> mx.array:
-        """Return (B, num_classes) float32 probabilities; rows sum to one."""
-        logits = logits.astype(mx.float32)
-        shape = (self.num_classes,) if self.num_classes > 2 else ()
-        if logits.ndim < 1 or logits.shape[1:] != shape:
-            expected = f"(B, {self.num_classes})" if shape else "(B,)"
-            raise ValueError(f"logits of this head have shape {expected}, got {logits.shape}")
-        if self.num_classes == 2:
-            return mx.stack([mx.sigmoid(-logits), mx.sigmoid(logits)], axis=-1)
-        return mx.softmax(logits, axis=-1)
-
-
-class RegressionHead(PooledHead):
-    """Hidden states to values on the scale of `TargetScaler` (zero mean, unit variance).
-
-    Train with `mean_squared_error` or `huber`. `PooledHead` documents the options.
-    """
-
-    def __init__(self, hidden_size: int, num_outputs: int = 1, **options: Unpack[HeadOptions]):
-        if num_outputs < 1:
-            raise ValueError(f"num_outputs must be at least 1, got {num_outputs}")
-        super().__init__(hidden_size, num_outputs, **options)
-
-
 class NumericBranch(nn.Module):
     """Standardized numbers (B, num_features) to (B, size): linear, SiLU, dropout, linear.
 
     Without LayerNorm, which over a few columns would remove the scale, and so the information.
-    Impute missing values first; the output for a NaN feature is NaN.
+    Impute missing values first, as `FeatureScaler` does; the output for a NaN feature is NaN.
     """
 
     def __init__(self, num_features: int, size: int = 64, *, dropout: float = 0.1, seed: int = 0):
@@ -161,6 +187,12 @@ class NumericBranch(nn.Module):
         return self.output(self.dropout(nn.silu(self.input(features))))
 
 
+def check_at_least(name: str, value: int, smallest: int) -> None:
+    """Raise `ValueError` for a size below `smallest`."""
+    if value < smallest:
+        raise ValueError(f"{name} must be at least {smallest}, got {value}")
+
+
 def _uniform_linear(inputs: int, outputs: int, key: mx.array) -> nn.Linear:
     """Return a linear layer with weights uniform in +-1/sqrt(inputs) and zero bias."""
     layer = nn.Linear(inputs, outputs)
@@ -173,13 +205,12 @@ def _uniform_linear(inputs: int, outputs: int, key: mx.array) -> nn.Linear:
 def _check_sizes(
     hidden_size: int, hidden_layer_size: int, num_features: int, feature_size: int, dropout: float
 ) -> None:
-    if hidden_size < 1:
-        raise ValueError(f"hidden_size must be at least 1, got {hidden_size}")
+    check_at_least("hidden_size", hidden_size, 1)
     if hidden_layer_size < 0:
         raise ValueError(f"hidden_layer_size must be 0 (none) or more, got {hidden_layer_size}")
     if num_features < 0:
         raise ValueError(f"num_features must be 0 (none) or more, got {num_features}")
-    if num_features and feature_size < 1:
-        raise ValueError(f"feature_size must be at least 1, got {feature_size}")
+    if num_features:
+        check_at_least("feature_size", feature_size, 1)
     if not 0.0 <= dropout < 1.0:
         raise ValueError(f"dropout must be in [0, 1), got {dropout}")
