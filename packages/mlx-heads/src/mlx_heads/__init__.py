@@ -25,7 +25,14 @@ from mlx_heads.losses import (
     mean_squared_error,
     weighted_sum,
 )
-from mlx_heads.metrics import DEFAULT_METRIC, METRICS, Metric, confusion_matrix, get_metric
+from mlx_heads.metrics import (
+    DEFAULT_METRIC,
+    METRICS,
+    Metric,
+    confusion_matrix,
+    get_metric,
+    naive_scale,
+)
 from mlx_heads.ordinal import ClassNumberHead, CoralHead, CornHead, CumulativeLinkHead, Link
 from mlx_heads.pooled_heads import HeadOptions, NumericBranch, PooledHead
 from mlx_heads.pooling import AttentionPooling, LayerMix, Pooling, pool, pooled_size
@@ -97,6 +104,7 @@ __all__ = [
     "get_objective",
     "huber",
     "mean_squared_error",
+    "naive_scale",
     "objective_for_competition",
     "objectives",
     "pool",
