@@ -8,10 +8,11 @@ from mlx_kaggle.config import DataSettings, resolve_config
 from mlx_kaggle.job import baseline_predictions, prepare_job
 from mlx_kaggle.tables.columns import check_columns
 from mlx_kaggle.tables.files import read_tables
-from mlx_kaggle.tables.infer import infer_competition, infer_task
+from mlx_kaggle.tables.infer import infer_competition
 from mlx_kaggle.tables.splits import check_overlap, row_hashes, split_rows
 from mlx_kaggle.tables.submission import check_submission, submission_columns
 from mlx_kaggle.tables.targets import Target
+from mlx_kaggle.tables.tasks import infer_task
 
 
 def read(path: str, target: str, **settings):
@@ -31,7 +32,7 @@ def read(path: str, target: str, **settings):
     ],
 )
 def test_the_task_follows_from_the_target(cells, task):
-    assert infer_task(cells, DataSettings()) == task
+    assert infer_task(cells) == task
 
 
 def test_titanic_like_table_is_understood(passengers, write_csv):

@@ -86,6 +86,7 @@ def test_a_wrong_file_gets_one_line(text, message, tmp_path):
         ("seed=-1", "must be from 0 to 2147483647, got -1"),
         ("data.separator=;;", "must be one character, got ';;'"),
         ("data.metric=acuracy", "is unknown: 'acuracy'; did you mean 'accuracy'?"),
+        ("data.metric=qwk", "is unknown: 'qwk'; did you mean 'quadratic_kappa'?"),
         ("data.kinds={Age: nummeric}", None),
         ("text.tta=0", "must be at least 1, got 0"),
         ("text.digits=0", "must be at least 1, got 0"),
@@ -136,6 +137,24 @@ def test_a_value_out_of_range_names_the_key_and_the_range(override, problem):
     assert str(caught.value) == f"override {override!r}: {key}: {problem}"
 
 
+def test_targets_and_order_are_checked_against_the_other_settings():
+    for settings, message in (
+        (
+            {"target": "joy", "targets": "joy:fear"},
+            "data.targets: (joy:fear) cannot be combined with data.target (joy); give one",
+        ),
+        (
+            {"task": "regression", "order": ["low", "high"]},
+            "data.order: is for the task ordinal, and the task is regression",
+        ),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            resolve_config("quick", flags={f"data.{key}": v for key, v in settings.items()})
+        assert str(caught.value) == f"command line: {message}"
+    config = resolve_config("quick", overrides=["data.order=[Fair, Very Good, '3']"])
+    assert config.data.order == ("Fair", "Very Good", "3")
+
+
 def test_no_clipping_is_an_infinite_norm():
     config = resolve_config("quick", overrides=["training.max_grad_norm=.inf"])
     assert config.training.max_grad_norm == float("inf")
@@ -178,6 +197,6 @@ def test_the_flags_of_train_are_these():
 # A flag is an interface: renaming a setting must not rename it unnoticed.
 FLAGS = """
     allow-leak config dry-run encoder folds id json kind metric numeric-features optimizer
-    output overwrite preset resume sample-submission seed separator set target task test
-    train val
+    output overwrite preset resume sample-submission seed separator set target targets task
+    test train val
 """

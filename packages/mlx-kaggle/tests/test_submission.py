@@ -10,8 +10,8 @@ from mlx_kaggle.config import DataSettings
 from mlx_kaggle.tables.competition import Competition
 from mlx_kaggle.tables.files import read_tables
 from mlx_kaggle.tables.infer import infer_competition
+from mlx_kaggle.tables.spelling import find_spelling
 from mlx_kaggle.tables.submission import (
-    find_spelling,
     known_format,
     place_rows,
     read_format,
@@ -204,7 +204,7 @@ def three_classes(write_csv):
     return infer_competition(data, read_tables(data))
 
 
-def test_a_competition_keeps_its_format_and_old_ones_still_load(three_classes):
+def test_a_competition_keeps_its_format(three_classes):
     values = json.loads(json.dumps(three_classes.to_dict()))
     assert Competition.from_dict(values) == three_classes
     prediction = np.array([[0.1, 0.2, 0.7], [0.5, 0.3, 0.2]])
@@ -215,10 +215,6 @@ def test_a_competition_keeps_its_format_and_old_ones_still_load(three_classes):
         "Class_1": [0.2, 0.3],
     }
     assert submission_columns(three_classes, ["31", "30"], prediction, False) == expected
-    del values["submission"]  # as runs of earlier versions
-    old = Competition.from_dict(values)
-    assert old.submission is None
-    assert submission_columns(old, ["31", "30"], prediction, False) == expected
 
 
 def test_without_a_sample_the_metric_decides(three_classes):
