@@ -13,6 +13,7 @@ from mlx_encoders import find_folder
 from mlx_kaggle import DataError, RunError
 from mlx_kaggle.config import RunConfig
 from mlx_kaggle.crossval import RUN_FILES, run_job
+from mlx_kaggle.decision import Decision
 from mlx_kaggle.estimate import estimate_run
 from mlx_kaggle.job import Results, members, prepare_job
 from mlx_kaggle.machine import prepare_machine
@@ -120,6 +121,7 @@ class FinishedRun:
     folder: Path
     config: RunConfig
     competition: Competition
+    decision: Decision
 
     @classmethod
     def open(cls, folder: Path) -> "FinishedRun":
@@ -130,7 +132,8 @@ class FinishedRun:
             raise RunError(f"{folder}: this run is not finished; continue it: {remedy}")
         check_manifest(folder, RUN_FILES)
         competition = json.loads((folder / "competition.json").read_text("utf-8"))
-        run = cls(folder, config, Competition.from_dict(competition))
+        decision = json.loads((folder / "decision.json").read_text("utf-8"))
+        run = cls(folder, config, Competition.from_dict(competition), Decision.from_dict(decision))
         for member in run.member_folders:
             if not (member / MANIFEST).is_file():
                 raise RunError(
@@ -166,6 +169,10 @@ class FinishedRun:
                 progress.advance()
         return Target(self.competition).combine(predictions)
 
+    def decide(self, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Apply the calibration and thresholds fitted on the held-out rows of the training."""
+        return self.decision.apply(self.competition, prediction)
+
 
 def predict_run(
     folder: Path,
@@ -198,8 +205,8 @@ def predict_run(
         form = probability_format(form, competition) if probabilities else form
         ids, rows, more = place_rows(form, sample, file, table, test)
         notes += more
-    prediction = run.predict(table, test)
-    columns = submission_columns(competition, ids, prediction[rows], probabilities, form)
+    prediction, codes = run.decide(run.predict(table, test)[rows])
+    columns = submission_columns(competition, ids, prediction, probabilities, form, codes)
     check = "not checked: no sample submission known; give --sample-submission FILE"
     if file and sample:
         check = "checked: " + check_submission(columns, sample, str(output), file, form.ids)
@@ -239,4 +246,4 @@ def evaluate_run(
         raise DataError(f"{data}: no target column {name!r} to compare with")
     table, rows, more = drop_unlabelled(table, name, data)
     truth = target.encode(table, rows)
-    return target.scores(truth, run.predict(table, data)), notes + more
+    return target.scores(truth, *run.decide(run.predict(table, data))), notes + more

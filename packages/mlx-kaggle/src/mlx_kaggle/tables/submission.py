@@ -190,14 +190,13 @@ def submission_columns(
             f"{competition.target!r} is predicted as a number, without probabilities of classes; "
             f"give a sample submission of labels, or train with another --loss"
         )
-    if codes is None and form.content == "label":
-        codes = Target(competition).default_codes(prediction)
-    outputs = point(prediction) if form.content == "value" else prediction
+    outputs = point(prediction)
+    if form.content == "label":
+        outputs = Target(competition).default_codes(prediction) if codes is None else codes
+        assert outputs is not None
     if form.targets:
-        outputs = outputs if form.content != "label" else codes
-        by_target = dict(zip(competition.targets, outputs.T, strict=True))
         for name, target in zip(names, form.targets, strict=True):
-            columns[name] = by_target[target].tolist()
+            columns[name] = outputs[:, competition.targets.index(target)].tolist()
             if form.content == "label":
                 labels = map(str, columns[name])
                 columns[name] = [form.spelling.get(label, label) for label in labels]
@@ -209,7 +208,8 @@ def submission_columns(
         for name, label in zip(names, form.classes, strict=True):
             columns[name] = [float(value) for value in outputs[:, classes.index(label)]]
     else:
-        columns[names[0]] = [form.spelling.get(classes[c], classes[c]) for c in codes]
+        labels = [classes[code] for code in outputs]
+        columns[names[0]] = [form.spelling.get(label, label) for label in labels]
     return {name: columns[name] for name in form.columns}
 
 
