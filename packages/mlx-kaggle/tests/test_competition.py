@@ -222,11 +222,11 @@ def test_numbers_that_could_be_classes_or_amounts_say_so(write_csv):
     assert (found.task, found.metric) == ("multiclass", "accuracy")
     assert found.notes == (
         "target 'quality' has the whole numbers 3 to 9, read as 7 unordered classes; if "
-        "their order matters, add --task regression, or --metric quadratic_kappa for ordered "
-        "classes",
+        "their order matters, add --task ordinal, which is scored with quadratic_kappa, or --task "
+        "regression",
     )
     assert read(quality, "quality", metric="mae").task == "regression"
-    assert read(quality, "quality", metric="quadratic_kappa").task == "multiclass"
+    assert read(quality, "quality", metric="quadratic_kappa").task == "ordinal"
     assert read(quality, "quality", metric="mae").notes == ()
     assert read(quality, "quality", task="regression").notes == ()
     ages = write_csv("ages.csv", labelled(120, age=[20 + row % 30 for row in range(120)]))
@@ -234,9 +234,9 @@ def test_numbers_that_could_be_classes_or_amounts_say_so(write_csv):
     assert found.task == "regression"
     assert found.notes == (
         "target 'age' has 30 distinct numbers, read as a regression; if they are codes of "
-        "classes, add --task multiclass",
+        "classes, add --task multiclass, or --task ordinal if their order matters",
     )
-    assert read(ages, "age", metric="quadratic_kappa").task == "multiclass"
+    assert read(ages, "age", metric="quadratic_kappa").task == "ordinal"
 
 
 LABELS = {

@@ -130,12 +130,12 @@ def likely_labels(schema: Schema, train: Table, test: Table | None) -> list[str]
     ]
 
 
-def label_pair(cells: Sequence[Any]) -> tuple[str, str] | None:
+def label_pair(cells: Sequence[Any], unscored: bool = False) -> tuple[str, str] | None:
     """Return the two spellings of a label column, such as 0 and 1; `None` for another column.
 
-    Missing and unscored cells do not count; one of the two spellings suffices.
+    One of the two suffices. Missing cells do not count, and neither does -1 with `unscored`.
     """
-    found = _distinct_labels(cells, 4) - {UNSCORED}
+    found = _distinct_labels(cells, 4) - ({UNSCORED} if unscored else set())
     return next((pair for pair in LABEL_PAIRS if found and found <= set(pair)), None)
 
 

@@ -64,8 +64,8 @@ def infer_competition(data: DataSettings, tables: Tables) -> Competition:
         raise DataError(
             f"{data.train}: no column left to learn from besides {list_names(targets, 5)!r}"
         )
-    if not data.task and not metric and len(targets) == 1:
-        notes += other_readings(train[targets[0]], task, targets[0])
+    if not data.task and not metric:
+        notes += other_readings(train, targets, task)
     metric = _choose_metric(data, metric, task, len(targets))
     competition = Competition(
         schema=schema,

@@ -52,11 +52,13 @@ def name_columns(
     A column whose name has a comma or colon is found by its whole name.
     """
     parts = text.split(",")
+    # The most parts of one column, or of both ends of a range.
+    most = max(name.count(",") for name in train) * (2 if ranges else 1) + 1
     names: list[str] = []
     start = 0
     while start < len(parts):
-        for stop in range(len(parts), start, -1):
-            found = _named(",".join(parts[start:stop]), list(train), file, ranges)
+        for stop in range(min(start + most, len(parts)), start, -1):
+            found = _named(",".join(parts[start:stop]), train, file, ranges)
             if found:
                 break
         else:
@@ -69,13 +71,14 @@ def name_columns(
     return tuple(names)
 
 
-def _named(text: str, columns: list[str], file: str, ranges: bool) -> list[str]:
+def _named(text: str, train: Mapping[str, Any], file: str, ranges: bool) -> list[str]:
     for name in (text, text.strip()):
-        if name in columns:
+        if name in train:
             return [name]
     for at in [at for at, letter in enumerate(text) if letter == ":" and ranges]:
         first, last = text[:at].strip(), text[at + 1 :].strip()
-        if first in columns and last in columns:
+        if first in train and last in train:
+            columns = list(train)
             if columns.index(first) > columns.index(last):
                 raise DataError(
                     f"{file}: column {first!r} is after {last!r}; a range of --targets goes from "
@@ -99,7 +102,8 @@ def _sample_targets(tables: Tables, task: str | None) -> tuple[str, ...]:
     sample, train, test = tables.sample_submission, tables.train, tables.test
     names = list(sample or ())
     if task == "multilabel":
-        asked = list(dropwhile(lambda name: not (name in train and label_pair(train[name])), names))
+        known = {name for name in names if name in train and label_pair(train[name], True)}
+        asked = list(dropwhile(lambda name: name not in known, names))
     else:
         # A labelled test table has all columns of the sample, so only the first is taken as an id.
         known = test if test is not None and not all(name in test for name in names) else {}
@@ -109,14 +113,14 @@ def _sample_targets(tables: Tables, task: str | None) -> tuple[str, ...]:
         return ()
     if len(asked) == 1:
         return tuple(asked) if task != "multilabel" else ()
-    labels = all(label_pair(train[name]) for name in asked)
+    labels = all(label_pair(train[name], task == "multilabel") for name in asked)
     numbers = all(distinct_numbers(train[name]) is not None for name in asked)
     fits = labels if task == "multilabel" else (labels and task is None) or numbers
     return tuple(asked) if fits and task in (None, "multilabel", "regression") else ()
 
 
 def _adjacent_labels(train: Table, test: Table | None, file: str) -> tuple[str, ...]:
-    pairs = {name: label_pair(cells) for name, cells in train.items()}
+    pairs = {name: label_pair(cells, unscored=True) for name, cells in train.items()}
     if test is not None and any(pair and name not in test for name, pair in pairs.items()):
         pairs |= dict.fromkeys(test)  # these are known when predicting
     groups = [(pair, list(names)) for pair, names in groupby(train, lambda name: pairs[name])]

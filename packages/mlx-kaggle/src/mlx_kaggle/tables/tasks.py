@@ -127,8 +127,14 @@ def _only_value(cells: Sequence[Any]) -> str | None:
     return normalize_label(first) if all(str(cell) == first for cell in cells) else None
 
 
-def other_readings(cells: Sequence[Any], task: str, target: str) -> list[str]:
-    """Return a note if the target could be read as another task, with the flag for it."""
+def other_readings(train: Table, targets: Sequence[str], task: str) -> list[str]:
+    """Return a note if the targets could be read as another task, with the flag for it."""
+    if len(targets) > 1:
+        if task == "regression" and all(label_pair(train[name], True) for name in targets):
+            return [f"the {len(targets)} targets have -1, 0 and 1, read as a regression; if they "
+                    f"are labels, and -1 those not scored, add --task multilabel"]  # fmt: skip
+        return []
+    cells, target = train[targets[0]], targets[0]
     numbers = distinct_numbers(cells)
     if numbers is None or len(numbers) == 2:
         return []
