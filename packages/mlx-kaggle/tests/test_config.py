@@ -119,7 +119,11 @@ def test_a_wrong_file_gets_one_line(text, message, tmp_path):
         ("training.layer_decay=2", "must be above 0 and at most 1, got 2.0"),
         ("training.warmup=2", "must be from 0 to 1, got 2.0"),
         ("training.max_grad_norm=0", "must be above 0, got 0.0"),
-        ("training.label_smoothing=1", "must be at least 0 and below 1, got 1.0"),
+        ("loss.label_smoothing=1", "must be at least 0 and below 1, got 1.0"),
+        ("loss.gamma=-1", "must be at least 0, got -1.0"),
+        ("loss.delta=0", "must be above 0, got 0.0"),
+        ("loss.coverage=1", "must be above 0 and below 1, got 1.0"),
+        ("loss.r_drop=-1", "must be at least 0, got -1.0"),
         ("training.patience=-1", "must be at least 0, got -1"),
         ("training.seeds=0", "must be at least 1, got 0"),
         ("training.checkpoint_seconds=-1", "must be at least 0, got -1.0"),
@@ -196,7 +200,7 @@ def test_the_flags_of_train_are_these():
 
 # A flag is an interface: renaming a setting must not rename it unnoticed.
 FLAGS = """
-    allow-leak config dry-run encoder folds id json kind metric numeric-features optimizer
-    output overwrite preset resume sample-submission seed separator set target targets task
-    test train val
+    allow-leak calibration config dry-run encoder folds id json kind loss metric
+    numeric-features optimizer output overwrite preset resume sample-submission seed separator
+    set target targets task test thresholds train val
 """

@@ -292,7 +292,7 @@ def test_labels_are_written_in_the_columns_and_words_of_the_sample():
     ids = {"Id": ["1", "0"], "threat": ["no"] * 2, "insult": ["no"] * 2, "toxic": ["no"] * 2}
     assert "2 ids and values agree" in check_submission(ids, columns, "out.csv", "s.csv", ("Id",))
     wrong = {**ids, "insult": ["no", ""]}
-    with pytest.raises(DataError, match="out.csv, row 3: insult is '', not a value"):
+    with pytest.raises(DataError, match=r"out.csv, row 3: insult is '', not a value"):
         check_submission(wrong, columns, "out.csv", "s.csv", ("Id",))
 
 
