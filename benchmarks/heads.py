@@ -47,9 +47,10 @@ def legend() -> list[str]:
     """Say what the table of losses compares."""
     return [
         "Losses are float32, references float64 of the same float32 inputs: outputs up to 1e4,",
-        "class weights, label smoothing, ignored targets, sample weights and reductions. A difference is",
-        "divided by the size of the number where that is above 1. Random inputs are those of",
+        "class weights, label smoothing, ignored targets, sample weights and reductions. A",
+        "difference is divided by the size of the number where that is above 1. Random inputs are",
         f"{len(LIVE_SEEDS)} other seeds of the generator of the fixtures (`tools/heads_losses`).",
+        "",
         "Differences above 1e-6 are bold: gradients of embeddings whose logits are of size 20, or",
         "10, which float32 rounds by 1e-6. They are within 1e-6 of the largest gradient. Where no",
         "package is named, the reference is the formula of the paper, written in torch.",
