@@ -13,8 +13,7 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parents[1] / "tools"))
 
 from heads.losses import LIVE_SEEDS, losses_table
-
-# from heads.metrics import metrics_table
+from heads.metrics import metrics_table
 from turns.processes import describe_machine
 
 ROOT = Path(__file__).parents[1]
@@ -37,7 +36,7 @@ def page() -> str:
     lines = [
         *("# mlx-heads", "", "Written by `benchmarks/heads.py`.", ""),
         *("## Losses", "", *losses_table(), "", *legend()),
-        # *("", "## Metrics", "", *metrics_table()),
+        *("", "## Metrics", "", *metrics_table()),
         *("", f"{about['machine']}; {about['versions']}; {about['date']}.", ""),
     ]
     return "\n".join(lines)

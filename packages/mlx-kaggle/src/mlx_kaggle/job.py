@@ -13,7 +13,7 @@ from mlx_kaggle.members.linear import predict_linear
 from mlx_kaggle.members.model import objective_of, quantile_levels
 from mlx_kaggle.members.trees import ITERATIONS, predict_trees
 from mlx_kaggle.tables.columns import check_columns
-from mlx_kaggle.tables.competition import VALUE_TASKS, Competition
+from mlx_kaggle.tables.competition import CLASS_TASKS, VALUE_TASKS, Competition
 from mlx_kaggle.tables.files import (
     Tables,
     drop_unlabelled,
@@ -96,10 +96,7 @@ def prepare_job(config: RunConfig) -> Job:
     data = config.data
     tables = read_tables(data)
     competition = infer_competition(data, tables)
-    try:
-        objective_of(config, competition)
-    except ValueError as error:
-        raise ConfigError(f"loss.name: {error}") from None
+    _check_loss(config, competition)
     notes = [*tables.notes, *competition.notes, *_check_tables(config, competition, tables)]
     table, rows, _ = drop_unlabelled(tables.train, data.target, data.train)
     encoded = Target(competition, data.train).encode(table, rows)
@@ -113,6 +110,23 @@ def prepare_job(config: RunConfig) -> Job:
         if competition.classes:
             notes += rare_classes(encoded, competition.classes, config.folds)
     return job
+
+
+def _check_loss(config: RunConfig, competition: Competition) -> None:
+    """Refuse a loss, or an option of it, that the task does not have."""
+    try:
+        objective = objective_of(config, competition)
+    except ValueError as error:
+        raise ConfigError(f"loss.name: {error}") from None
+    task, classes = competition.task, competition.task in CLASS_TASKS
+    if config.loss.r_drop and task in VALUE_TASKS:
+        raise ConfigError(f"loss.r_drop is for classes and labels, but the task is {task}")
+    weighted = classes or (task == "multilabel" and objective.name == "cross_entropy")
+    if config.loss.class_weights != "none" and not weighted:
+        raise ConfigError(
+            f"loss.class_weights is for classes, and for labels with the loss cross_entropy, but "
+            f"the task is {task} and the loss {objective.name}"
+        )
 
 
 def _check_tables(config: RunConfig, competition: Competition, tables: Tables) -> list[str]:

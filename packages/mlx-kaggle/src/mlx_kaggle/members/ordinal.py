@@ -20,7 +20,7 @@ def link_logits(outputs: np.ndarray, loss: str) -> np.ndarray:
     elif loss == "cumulative_probit":
         found = norm.ppf(above)
     elif loss == "cumulative_cloglog":
-        found = -np.log(-np.log(above))
+        found = np.log(-np.log(1 - above))
     else:
         found = logit(above)
     return found.astype(np.float32)

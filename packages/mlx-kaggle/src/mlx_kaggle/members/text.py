@@ -258,7 +258,9 @@ def loss_function(
         if settings.r_drop:
             again = model(**inputs)
             losses = (losses + function(again, batch["targets"])) / 2
-            losses = losses + settings.r_drop * r_drop_loss(outputs, again)
+            losses = losses + settings.r_drop * r_drop_loss(
+                outputs, again, multilabel=objective.task in ("multilabel", "ordinal")
+            )
         return weighted_sum(losses, batch["weights"])
 
     return loss
