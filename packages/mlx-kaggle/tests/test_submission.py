@@ -85,7 +85,8 @@ def test_numbered_columns_are_the_classes_of_these_numbers():
             ["y", "z"],
             "regression",
             (),
-            "s.csv: one number is predicted, 'y', but besides the ids (Id) it has 2 columns: y, z",
+            "s.csv: one number is predicted, 'y', but besides the ids (Id) it has 2 columns: y, z; "
+            "to predict all of them, name them all as --target",
         ),
         (
             ["y"],
@@ -257,8 +258,8 @@ def test_columns_of_a_sample_are_targets_by_name_in_any_order():
     with pytest.raises(DataError) as caught:
         read_format(sample(toxic=["0"], threat=["0"], obscene=["0"]), "s.csv", several(), None)
     assert str(caught.value) == (
-        "s.csv: needs one column for each of the 3 targets besides the ids (Id); no target: "
-        "obscene; without a column: insult; give its columns as the targets: --target a,b,..."
+        "s.csv: needs one column for each of the 3 targets besides the ids (Id), but obscene is no "
+        "target and insult has no column; name its columns as --target a,b,..."
     )
     with pytest.raises(DataError) as caught:
         read_format(

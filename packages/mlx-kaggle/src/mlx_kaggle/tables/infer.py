@@ -1,13 +1,13 @@
 """Infer a competition from its tables: target, id, task, metric, columns, submission format."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from mlx_heads import COMPETITIONS, DEFAULT_METRIC, METRICS, CompetitionTask, get_metric
 from mlx_kaggle import DataError
 from mlx_kaggle.config import DataSettings
 from mlx_kaggle.tables.columns import ignore_copies, ignore_unknown, likely_labels
-from mlx_kaggle.tables.competition import VALUE_TASKS, Competition, list_names
+from mlx_kaggle.tables.competition import VALUE_TASKS, Competition, Task, list_names
 from mlx_kaggle.tables.files import Tables, drop_unlabelled, find_companion_files, row_count
 from mlx_kaggle.tables.submission import place_rows, read_format
 from mlx_kaggle.tables.target_columns import find_targets
@@ -15,8 +15,7 @@ from mlx_kaggle.tables.tasks import (
     check_target_count,
     constant_targets,
     find_classes,
-    infer_task,
-    infer_task_of_several,
+    infer_task_of,
     order_classes,
     other_readings,
 )
@@ -39,20 +38,17 @@ def infer_competition(data: DataSettings, tables: Tables) -> Competition:
     Raises `DataError`, naming file and column, if the tables do not fit the settings.
     """
     known, asked = _known_competition(data, tables.train)
-    task = data.task or (
-        "ordinal" if data.order else asked.task if data.competition and asked else None
-    )
     files = find_companion_files(data)
+    task = data.task or ("ordinal" if data.order else None)
+    if task is None and data.competition and asked:
+        task = cast("Task", asked.task)
     targets, notes = find_targets(data, tables, task, str(files["sample_submission"]))
     metric = data.metric or (asked.metric if asked else None)
-    if task is None and len(targets) > 1:
-        task = infer_task_of_several(tables.train, targets, data.train)
-    elif task is None:
-        task = infer_task(tables.train[targets[0]], targets[0], data.train, metric)
+    task = task or infer_task_of(tables.train, targets, data.train, metric)
     check_target_count(task, targets)
     train, _, dropped = drop_unlabelled(tables.train, targets, data.train, task)
     notes += dropped + constant_targets(train, targets, task, data.train)
-    if known is not None:
+    if known is not None and data.competition is None:
         notes.append(f"column names look like the {known} competition")
     schema = _infer_schema(data, train, tables.sample_submission, known, targets)
     schema = ignore_unknown(

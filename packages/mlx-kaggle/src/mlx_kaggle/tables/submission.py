@@ -48,6 +48,7 @@ def read_format(
         raise DataError(
             f"{file}: one number is predicted, {competition.target!r}, but besides the ids "
             f"({list_names(ids)}) it has {len(names)} columns: {list_names(names)}"
+            f"{_all_of(names, competition)}"
         )
     if one:
         return _one_column(columns, ids, sample[names[0]], file, competition)
@@ -57,8 +58,13 @@ def read_format(
     raise DataError(
         f"{file}: its columns besides the ids ({list_names(ids)}) are neither one prediction nor "
         f"one column per class: {list_names(names)}; the {len(competition.classes)} classes of "
-        f"{competition.target!r}: {list_names(competition.classes)}"
+        f"{competition.target!r}: {list_names(competition.classes)}{_all_of(names, competition)}"
     )
+
+
+def _all_of(names: Sequence[str], competition: Competition) -> str:
+    found = competition.target in names
+    return "; to predict all of them, name them all as --target" if found else ""
 
 
 def probability_format(form: Format, competition: Competition) -> Format:
@@ -110,10 +116,12 @@ def _column_per_target(
     if targets is None:
         other = [name for name in names if name not in competition.targets]
         missing = [name for name in competition.targets if name not in names]
+        problems = [f"{list_names(other)} is no target"] if other else []
+        problems += [f"{list_names(missing)} has no column"] if missing else []
         raise DataError(
             f"{file}: needs one column for each of the {len(competition.targets)} targets besides "
-            f"the ids ({list_names(ids)}); no target: {list_names(other)}; without a column: "
-            f"{list_names(missing)}; give its columns as the targets: --target a,b,..."
+            f"the ids ({list_names(ids)}), but {' and '.join(problems)}; name its columns as "
+            f"--target a,b,..."
         )
     if competition.task != "multilabel":
         return Format(columns, ids, "value", targets=targets)

@@ -64,11 +64,16 @@ def _classes_for(metric: str | None) -> Task:
     return "ordinal" if metric in ORDER_METRICS else "multiclass"
 
 
-def infer_task_of_several(train: Table, targets: Sequence[str], file: str) -> Task:
-    """Return multilabel for columns of 0 and 1, also with unscored rows, regression for numbers.
+def infer_task_of(
+    train: Table, targets: Sequence[str], file: str, metric: str | None = None
+) -> Task:
+    """Return the task of one column by `infer_task`, of several by whether they are labels.
 
+    Columns of 0 and 1, also with unscored rows, are multilabel, and other numbers a regression.
     Raises `DataError` for words.
     """
+    if len(targets) == 1:
+        return infer_task(train[targets[0]], targets[0], file, metric)
     columns = [train[name] for name in targets]
     scored = [
         any(normalize_label(str(cell)) != UNSCORED for cell in cells)
