@@ -52,9 +52,9 @@ class DataSettings:
     competition: str | None = setting(
         None, "Known competition, for its column texts; by default recognized by its columns."
     )
-    task: Literal["binary", "multiclass", "regression"] | None = setting(
-        None, "Kind of the target.", flag="--task", default_text="inferred"
-    )
+    task: (
+        Literal["binary", "multiclass", "multilabel", "ordinal", "regression", "forecast"] | None
+    ) = setting(None, "Kind of the target.", flag="--task", default_text="inferred")
     metric: str | None = setting(
         None,
         "accuracy, f1, roc_auc, log_loss, rmse, rmsle, mae, r2, ...",
@@ -85,6 +85,36 @@ class DataSettings:
             if self.metric not in METRICS:
                 hint = did_you_mean(self.metric, METRICS)
                 raise ValueError(f"metric is unknown: {self.metric!r}{hint}")
+
+
+@dataclass(frozen=True)
+class ForecastSettings:
+    """Time series, for `--task forecast`: the next steps of a target from its past."""
+
+    time: str | None = setting(None, "Column with the time of a row.", flag="--time")
+    series: str | None = setting(
+        None,
+        "Column with the name of the series of a row.",
+        flag="--series",
+        default_text="one series",
+    )
+    horizon: int | None = setting(
+        None, "Steps to predict; a step is one row of a series.", flag="--horizon", at_least=1
+    )
+    lookback: int | None = setting(
+        None,
+        "Past steps that a model reads.",
+        flag="--lookback",
+        at_least=2,
+        default_text="two seasons, at least the horizon",
+    )
+    season: int | None = setting(
+        None,
+        "Steps of a season, 1 without one.",
+        flag="--season",
+        at_least=1,
+        default_text="from the time step: 24 for hours, 7 for days, 12 for months",
+    )
 
 
 @dataclass(frozen=True)
@@ -230,10 +260,21 @@ class RunConfig:
         0, "Seed of folds, weights and order.", flag="--seed", at_least=0, at_most=MAX_SEED
     )
     data: DataSettings = field(default_factory=DataSettings)
+    forecast: ForecastSettings = field(default_factory=ForecastSettings)
     text: TextSettings = field(default_factory=TextSettings)
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
     head: HeadSettings = field(default_factory=HeadSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
+
+    def __post_init__(self) -> None:
+        if self.data.task == "forecast":
+            for name in ("time", "horizon"):
+                if getattr(self.forecast, name) is None:
+                    raise ValueError(f"forecast.{name} is required by --task forecast: --{name}")
+            return
+        given = [name for name, value in vars(self.forecast).items() if value is not None]
+        if given:
+            raise ValueError(f"forecast.{given[0]} is only for a forecast; add --task forecast")
 
 
 def resolve_config(

@@ -8,6 +8,7 @@ import numpy as np
 
 from mlx_kaggle import DataError
 from mlx_kaggle.config import RunConfig
+from mlx_kaggle.forecasts import prepare_windows
 from mlx_kaggle.members.linear import predict_linear
 from mlx_kaggle.members.trees import ITERATIONS, predict_trees
 from mlx_kaggle.tables.columns import check_columns
@@ -23,6 +24,7 @@ from mlx_kaggle.tables.files import (
 from mlx_kaggle.tables.infer import infer_competition
 from mlx_kaggle.tables.splits import Split, check_overlap, rare_classes, row_hashes, split_rows
 from mlx_kaggle.tables.targets import Target
+from mlx_kaggle.tables.windows import seasonal_naive
 from mlx_tabtext import Table
 
 
@@ -38,6 +40,8 @@ class Job:
     notes: list[str]
     rows: np.ndarray
     """Positions in the files of the rows of `table`; rows without a target are dropped."""
+    history: Table | None = None
+    """The rows that a forecast starts from."""
 
     @property
     def scored_rows(self) -> np.ndarray:
@@ -46,7 +50,9 @@ class Job:
 
     def scores(self, prediction: np.ndarray) -> dict[str, float]:
         """Return every metric of a prediction of the scored rows."""
-        return Target(self.competition).scores(self.encoded[self.scored_rows], prediction)
+        rows, forecast = self.scored_rows, self.competition.forecast
+        scale = np.array(self.table[forecast.naive_error])[rows] if forecast else None
+        return Target(self.competition).scores(self.encoded[rows], prediction, scale=scale)
 
 
 @dataclass
@@ -70,6 +76,11 @@ def prepare_job(config: RunConfig) -> Job:
     """Read, infer, check and split the tables. Raises `DataError` if they do not fit."""
     data = config.data
     tables = read_tables(data)
+    if data.task == "forecast":
+        found = prepare_windows(config, tables)
+        notes = [*tables.notes, *found.competition.notes]
+        return Job(config, found.competition, found.table, found.encoded, found.splits, notes,
+                   found.rows, found.history)  # fmt: skip
     competition = infer_competition(data, tables)
     notes = [*tables.notes, *competition.notes, *_check_tables(config, competition, tables)]
     table, rows, _ = drop_unlabelled(tables.train, data.target, data.train)
@@ -151,6 +162,9 @@ def baseline_predictions(job: Job, iterations: int = ITERATIONS) -> dict[str, np
         trees = predict_trees(competition, train, val, y, seed, iterations)
         linear = predict_linear(competition, train, val, y, seed)
         predictions = {"mean" if competition.task == "regression" else "majority": constant}
+        if competition.forecast:
+            naive = seasonal_naive(val, competition.forecast).reshape(len(val_rows), *y.shape[1:])
+            predictions = {"seasonal naive": naive}
         if trees is not None:
             predictions["HistGradientBoosting"] = trees
         predictions["linear model"] = constant if linear is None else linear

@@ -12,8 +12,9 @@ import numpy as np
 from mlx_encoders import find_folder
 from mlx_kaggle import DataError, RunError
 from mlx_kaggle.config import RunConfig
-from mlx_kaggle.crossval import RUN_FILES, run_job
+from mlx_kaggle.crossval import RUN_FILES, run_files, run_job
 from mlx_kaggle.estimate import estimate_run
+from mlx_kaggle.forecasts import HISTORY, evaluate_forecast, forecast_rows, single_target
 from mlx_kaggle.job import Results, members, prepare_job
 from mlx_kaggle.machine import prepare_machine
 from mlx_kaggle.members.model import MEMBER_FILES, Member
@@ -42,6 +43,7 @@ from mlx_tabtext import Table, read_table
 from mlx_trainer import (
     CHECKPOINT_FILES,
     MANIFEST,
+    ConfigError,
     Progress,
     RunFolder,
     RunKind,
@@ -54,7 +56,7 @@ from mlx_trainer import (
 KIND = RunKind(
     "mlx-kaggle",
     (
-        *(MANIFEST, *RUN_FILES, "report.html"),
+        *(MANIFEST, *RUN_FILES, HISTORY, "report.html"),
         *(
             f"members/fold-[0-9]*-seed-[0-9]*/{name}"
             for name in (*MEMBER_FILES, *(f"checkpoints/{each}" for each in CHECKPOINT_FILES))
@@ -128,9 +130,10 @@ class FinishedRun:
         remedy = f"train --resume --output {folder}"
         if not (folder / MANIFEST).is_file():
             raise RunError(f"{folder}: this run is not finished; continue it: {remedy}")
-        check_manifest(folder, RUN_FILES)
-        competition = json.loads((folder / "competition.json").read_text("utf-8"))
-        run = cls(folder, config, Competition.from_dict(competition))
+        found = json.loads((folder / "competition.json").read_text("utf-8"))
+        competition = Competition.from_dict(found)
+        check_manifest(folder, run_files(competition))
+        run = cls(folder, config, competition)
         for member in run.member_folders:
             if not (member / MANIFEST).is_file():
                 raise RunError(
@@ -153,6 +156,11 @@ class FinishedRun:
         leak = check_overlap(train, rows, file, self.config.data.train, allow_leak)
         return table, [*notes, *([leak] if leak else [])]
 
+    @property
+    def history(self) -> Table:
+        """The rows that a forecast starts from."""
+        return read_table(str(self.folder / HISTORY))
+
     def predict(self, table: Table, file: str) -> np.ndarray:
         """Return the mean prediction of all models."""
         predictions = []
@@ -169,7 +177,7 @@ class FinishedRun:
 
 def predict_run(
     folder: Path,
-    test: str,
+    test: str | None,
     output: Path,
     sample_submission: str | None = None,
     probabilities: bool = False,
@@ -180,8 +188,17 @@ def predict_run(
     run = FinishedRun.open(folder)
     competition = run.competition
     _check_output(output, run, test, sample_submission)
-    table, notes = run.read(test, allow_leak)
-    if competition.target in table:
+    if competition.forecast:
+        separator = run.config.data.separator
+        table = read_table(test, separator=separator) if test else None
+        test = test or HISTORY
+        table, prediction, notes = forecast_rows(competition, run.history, table, test, run.predict)
+        competition = single_target(competition)
+    elif test is None:
+        raise ConfigError("Missing option '--test'; only a forecast run predicts without a table.")
+    else:
+        (table, notes), prediction = run.read(test, allow_leak), None
+    if competition.target in table and not run.competition.forecast:
         notes.append(f"{test}: has the target {competition.target!r}; it is not used to predict")
     file = sample_submission
     if file is None and competition.submission_columns:
@@ -198,7 +215,7 @@ def predict_run(
         form = probability_format(form, competition) if probabilities else form
         ids, rows, more = place_rows(form, sample, file, table, test)
         notes += more
-    prediction = run.predict(table, test)
+    prediction = run.predict(table, test) if prediction is None else prediction
     columns = submission_columns(competition, ids, prediction[rows], probabilities, form)
     check = "not checked: no sample submission known; give --sample-submission FILE"
     if file and sample:
@@ -234,6 +251,9 @@ def evaluate_run(
     run = FinishedRun.open(folder)
     target = Target(run.competition, data)
     name = run.competition.target
+    if run.competition.forecast:
+        table = read_table(data, separator=run.config.data.separator)
+        return evaluate_forecast(run.competition, run.history, table, data, run.predict)
     table, notes = run.read(data, allow_leak)
     if name not in table:
         raise DataError(f"{data}: no target column {name!r} to compare with")

@@ -9,6 +9,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 from mlx_kaggle.members.features import numbers_of
 from mlx_kaggle.tables.competition import Competition
 from mlx_kaggle.tables.targets import Target
+from mlx_kaggle.tables.windows import seasonal_naive
 from mlx_tabtext import Table, is_missing
 
 # HistGradientBoosting takes category codes below 255; rarer categories become missing.
@@ -28,6 +29,8 @@ def predict_trees(
 
     `None` if all columns are text.
     """
+    if competition.forecast:
+        return _predict_steps(competition, train, val, y, seed, iterations)
     if all(column.kind == "text" for column in competition.schema.features):
         return None
     x_train, x_val, categorical = _matrices(competition, train, val)
@@ -45,6 +48,30 @@ def predict_trees(
     probabilities = np.zeros((len(x_val), len(competition.classes)))  # 0 for absent classes
     probabilities[:, trees.classes_] = trees.predict_proba(x_val)
     return probabilities
+
+
+def _predict_steps(
+    competition: Competition, train: Table, val: Table, y: np.ndarray, seed: int, iterations: int
+) -> np.ndarray:
+    """Predict all steps (N, steps) of a forecast with one model.
+
+    A row per step, with the number of the step and the seasonal naive forecast as columns: as many
+    models as steps would take as many times as long.
+    """
+    forecast = competition.forecast
+    assert forecast is not None
+    horizon, (x_train, x_val, categorical) = forecast.horizon, _matrices(competition, train, val)
+
+    def per_step(matrix: np.ndarray, table: Table) -> np.ndarray:
+        steps = np.tile(np.arange(1.0, horizon + 1), len(matrix))
+        naive = seasonal_naive(table, forecast).ravel()
+        return np.column_stack([steps, naive, np.repeat(matrix, horizon, axis=0)])
+
+    # scikit-learn's annotation says str, its documentation array-like of bool.
+    options: dict[str, Any] = {"categorical_features": np.append([False, False], categorical)}
+    trees = HistGradientBoostingRegressor(**options, random_state=seed, max_iter=iterations)
+    trees.fit(per_step(x_train, train), y.ravel())
+    return trees.predict(per_step(x_val, val)).reshape(len(x_val), *y.shape[1:])
 
 
 def _matrices(

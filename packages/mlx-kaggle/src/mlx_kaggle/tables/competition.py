@@ -1,7 +1,7 @@
 """A competition as inferred from its tables: targets, columns, metric, submission format."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from mlx_tabtext import Schema
@@ -75,11 +75,46 @@ class Forecast:
     time: str
     horizon: int
     lookback: int
-    """Past steps that a model reads."""
+    """Past steps that a model reads, the origin included."""
     season: int
     """Steps of a season, as of the seasonal naive forecast; 1 without one."""
     series: str | None = None
     """Column with the name of the series of a row; `None` for one series."""
+    date_format: str | None = None
+    """Format of the times; `None` if they are plain numbers."""
+    unit: Literal["seconds", "months", "number"] = "number"
+    step: float | None = None
+    """Units from one row of a series to the next; `None` if they vary: steps are rows then."""
+    naive_errors: dict[str, float] = field(default_factory=dict)
+    """Of each series ("" for the only one): mean absolute error of the seasonal naive forecast on
+    the rows before the first validated origin, 0 without any. The scale of MASE."""
+
+    @property
+    def lags(self) -> tuple[str, ...]:
+        """The columns of the past in the unit of the window, the origin first."""
+        ago = ("now", "1 step ago", *(f"{n} steps ago" for n in range(2, self.lookback)))
+        return tuple(f"{self.target} {each}" for each in ago[: self.lookback])
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The target columns, one per step."""
+        after = ("1 step", *(f"{n} steps" for n in range(2, self.horizon + 1)))
+        return tuple(f"{self.target} in {each}" for each in after)
+
+    @property
+    def level(self) -> str:
+        """The column with the mean of a window."""
+        return f"{self.target} level"
+
+    @property
+    def spread(self) -> str:
+        """The column with the standard deviation of a window."""
+        return f"{self.target} spread"
+
+    @property
+    def naive_error(self) -> str:
+        """The column with the scale of MASE of the series of a row."""
+        return f"{self.target} naive error"
 
 
 @dataclass(frozen=True)
@@ -123,6 +158,20 @@ class Competition:
     def feature_names(self) -> list[str]:
         """The columns that a model may learn from."""
         return [column.name for column in self.schema.features]
+
+    @property
+    def text_schema(self) -> Schema:
+        """The schema for the text of a row: that of a forecast has facts instead of the lags."""
+        if not self.forecast:
+            return self.schema
+        lags = set(self.forecast.lags)
+        columns = [
+            replace(column, kind="ignored", reason="a lag: a number of the features only")
+            if column.name in lags
+            else column
+            for column in self.schema.columns
+        ]
+        return replace(self.schema, columns=tuple(columns))
 
     @property
     def metrics(self) -> list[str]:
