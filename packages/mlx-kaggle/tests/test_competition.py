@@ -53,6 +53,11 @@ def test_a_copy_of_the_target_is_dropped(passengers, write_csv):
     assert "column 'Alive' is dropped: it copies the target 'Survived'" in found.notes
 
 
+def test_a_metric_of_intervals_is_refused(passengers, write_csv):
+    with pytest.raises(DataError, match=r"^metric 'coverage' scores intervals, but the models "):
+        read(write_csv("train.csv", passengers(60)), "Fare", metric="coverage")
+
+
 def test_another_separator_is_recognized(passengers, write_csv):
     found = read(write_csv("train.csv", passengers(40), separator=";"), "Survived")
     assert found.task == "binary"

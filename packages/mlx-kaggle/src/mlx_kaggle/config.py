@@ -193,9 +193,11 @@ class EncoderSettings:
 class HeadSettings:
     """The head of the network, and its numeric and categorical features."""
 
-    pooling: Literal["mean", "cls", "max", "mean+max", "cls+mean"] = setting(
-        "mean", "Pooling of the token states."
+    pooling: str = setting(
+        "mean",
+        "Pooling of the token states: cls, mean, max, last, attention, or several as cls+mean.",
     )
+    layer_mix: bool = setting(False, "Pool a learned mean of all layers, not the last one.")
     dropout: float = setting(0.1, "Dropout of the pooled states.", at_least=0, below=1)
     hidden_size: int = setting(0, "Width of a hidden layer, 0 for none.", at_least=0)
     numeric_features: bool = setting(
@@ -205,6 +207,50 @@ class HeadSettings:
     )
     words: bool = setting(True, "Words of text columns (tf-idf) feed the linear model.")
     feature_size: int = setting(64, "Width of the numeric branch.", at_least=1)
+
+    def __post_init__(self) -> None:
+        from mlx_heads import pooled_size
+
+        pooled_size(1, self.pooling)  # refuses an unknown pooling
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """The loss of the training, and its options."""
+
+    name: str | None = setting(
+        None, "Loss of the task, see below.", flag="--loss", default_text="by task"
+    )
+    class_weights: Literal["none", "balanced"] = setting(
+        "none", "Weights of classes: balanced gives all the same sum. For labels, of the positive."
+    )
+    label_smoothing: float = setting(0.0, "Label smoothing of classes.", at_least=0, below=1)
+    gamma: float = setting(2.0, "Focus of the focal loss on wrong rows.", at_least=0)
+    delta: float = setting(1.0, "Error at which the Huber loss becomes linear.", above=0)
+    coverage: float = setting(
+        0.9,
+        "Share of rows that intervals of gaussian_nll, beta_nll, quantile cover.",
+        above=0,
+        below=1,
+    )
+    r_drop: float = setting(
+        0.0, "Weight of R-Drop: two passes with dropout shall agree. Doubles the time.", at_least=0
+    )
+
+
+@dataclass(frozen=True)
+class DecisionSettings:
+    """From probabilities to answers; fitted on rows that were not trained on."""
+
+    calibration: Literal["none", "temperature", "vector", "isotonic"] = setting(
+        "temperature", "Calibration of probabilities.", flag="--calibration"
+    )
+    thresholds: Literal["auto", "fit", "default"] = setting(
+        "auto",
+        "Thresholds of labels, and cut points of ordered classes: fitted to the metric, or 0.5 and "
+        "halves. auto fits them for every metric but accuracy.",
+        flag="--thresholds",
+    )
 
 
 @dataclass(frozen=True)
@@ -231,7 +277,6 @@ class TrainingSettings:
     max_grad_norm: float = setting(
         1.0, "Gradients are clipped to this norm; .inf for none.", above=0, infinite=True
     )
-    label_smoothing: float = setting(0.0, "Label smoothing of classes.", at_least=0, below=1)
     patience: int = setting(
         0, "Epochs without a better score before early stopping, 0 for none.", at_least=0
     )
@@ -264,7 +309,9 @@ class RunConfig:
     text: TextSettings = field(default_factory=TextSettings)
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
     head: HeadSettings = field(default_factory=HeadSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
+    decision: DecisionSettings = field(default_factory=DecisionSettings)
 
     def __post_init__(self) -> None:
         if self.data.task == "forecast":

@@ -7,6 +7,7 @@ members/fold-0-seed-0/                  one model: encoder/, head.safetensors, m
                                         with Muon optimizer.txt: the parameters of each rule;
                                         manifest.json is written last and marks it as complete
 validation.csv summary.json report.html predictions for rows not trained on, and their scores
+decision.json                           calibration and thresholds, fitted on these predictions
 history.csv                             of a forecast: the rows that it starts from
 """
 
@@ -18,12 +19,13 @@ from typing import Any
 
 import numpy as np
 
+from mlx_kaggle.decision import Decision
 from mlx_kaggle.forecasts import HISTORY
 from mlx_kaggle.job import Job, Results, baseline_predictions, members
 from mlx_kaggle.members.optimizer import optimizer_table
 from mlx_kaggle.members.text import Experiment, check_finite, predict_member
 from mlx_kaggle.report.page import write_report
-from mlx_kaggle.tables.competition import Competition
+from mlx_kaggle.tables.competition import VALUE_TASKS, Competition
 from mlx_kaggle.tables.files import take, write_csv
 from mlx_kaggle.tables.splits import row_hashes
 from mlx_kaggle.tables.targets import Target
@@ -38,7 +40,10 @@ from mlx_trainer import (
 )
 
 # The files in the manifest of the run; each member has its own manifest.
-RUN_FILES = ("competition.json", "train_rows.npy", "validation.csv", "summary.json")
+RUN_FILES = (
+    *("competition.json", "train_rows.npy", "validation.csv"),
+    *("decision.json", "summary.json"),
+)
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -56,7 +61,9 @@ def run_job(job: Job, run: RunFolder, report: Report, resume: bool = False) -> R
     _save_array(run.path / "train_rows.npy", row_hashes(job.table, job.competition.feature_names))
     if job.history:
         write_csv(run.path / HISTORY, job.history)
-    baselines = {name: job.scores(found) for name, found in baseline_predictions(job).items()}
+    baselines = {
+        name: job.scores(*job.decide(found)) for name, found in baseline_predictions(job).items()
+    }
     report({"event": "baselines", "scores": baselines})
 
     target = Target(job.competition)
@@ -77,15 +84,36 @@ def run_job(job: Job, run: RunFolder, report: Report, resume: bool = False) -> R
         report({"event": "member_end", "name": name, "score": score})
 
     folds = [target.combine(found) for found in by_fold]
-    prediction = np.concatenate(folds)
-    scores = {"mlx-kaggle": job.scores(prediction), **baselines}
-    fold_scores = [
-        target.score(job.encoded[rows], each)
-        for (_, rows), each in zip(job.splits, folds, strict=True)
-    ]
-    results = Results(job, prediction, scores, fold_scores, histories, time.monotonic() - started)
+    trained = np.concatenate(folds)
+    prediction, codes = job.decide(trained)
+    truth = job.encoded[job.scored_rows]
+    decision = Decision.fit(
+        job.competition, job.config.decision, truth, trained, job.config.loss.coverage
+    )
+    scores = {"mlx-kaggle": job.scores(prediction, codes)}
+    if decision.describe(job.competition):
+        scores["mlx-kaggle as trained"] = job.scores(trained)
+    results = Results(
+        job=job,
+        prediction=prediction,
+        codes=codes,
+        decision=decision,
+        scores={**scores, **baselines},
+        fold_scores=_fold_scores(job, prediction, codes),
+        histories=histories,
+        seconds=time.monotonic() - started,
+    )
     _save_results(run, results)
     return results
+
+
+def _fold_scores(job: Job, prediction: np.ndarray, codes: np.ndarray | None) -> list[float]:
+    target, start, scores = Target(job.competition), 0, []
+    for _, rows in job.splits:
+        part = slice(start, start := start + len(rows))
+        labels = None if codes is None else codes[part]
+        scores.append(target.score(job.encoded[rows], prediction[part], codes=labels))
+    return scores
 
 
 def _train(
@@ -119,30 +147,53 @@ def _save_results(run: RunFolder, results: Results) -> None:
     job, rows = results.job, results.job.scored_rows
     competition = job.competition
     ids = job.table[competition.id_column] if competition.id_column else job.rows.tolist()
-    columns: dict[str, list[Any]] = {
+    columns = {
         competition.id_column or "row": [ids[row] for row in rows],
-        "true": [job.table[competition.target][row] for row in rows],
+        **_answers(results),
     }
-    if competition.task == "regression":
-        columns["prediction"] = [float(value) for value in results.prediction]
-    else:
-        columns["prediction"] = [
-            competition.classes[code]
-            for code in Target(competition).default_codes(results.prediction)
-        ]
-        for number, label in enumerate(competition.classes):
-            columns[f"probability {label}"] = [float(v) for v in results.prediction[:, number]]
     write_csv(run.path / "validation.csv", columns)
+    _save_json(run.path / "decision.json", results.decision.to_dict())
     summary = {
         "metric": competition.metric,
         "score": results.score,
         "fold_scores": results.fold_scores,
         "scores": results.scores,
+        "decision": results.decision.describe(competition),
         "seconds": round(results.seconds, 1),
     }
     _save_json(run.path / "summary.json", summary)
     write_report(run.path / "report.html", results, dump_config(job.config))
     write_manifest(run.path, run_files(competition))
+
+
+def _answers(results: Results) -> dict[str, list[Any]]:
+    """Return the columns of validation.csv besides the id: truth, prediction, and what it is of."""
+    job, prediction, codes = results.job, results.prediction, results.codes
+    competition, rows = job.competition, job.scored_rows
+    columns: dict[str, np.ndarray] = {}
+    if competition.task not in VALUE_TASKS and not competition.several:
+        assert codes is not None
+        columns["true"] = np.array([job.table[competition.target][row] for row in rows])
+        columns["prediction"] = np.array(competition.classes)[codes]
+        if prediction.ndim == 1:
+            columns["expected class"] = prediction
+        else:
+            for name, each in zip(competition.classes, prediction.T, strict=True):
+                columns[f"probability {name}"] = each
+        return {name: each.tolist() for name, each in columns.items()}
+    truth = job.encoded[rows].reshape(len(rows), -1)
+    for number, name in enumerate(competition.targets):
+        of = f" {name}" if competition.several else ""
+        columns[f"true{of}"] = truth[:, number]
+        if codes is not None:
+            columns[f"prediction{of}"] = codes[:, number]
+            columns[f"probability{of}"] = prediction[:, number]
+        elif prediction.ndim == 3:
+            for part, kind in enumerate(("prediction", "lower", "upper")):
+                columns[f"{kind}{of}"] = prediction[:, number, part]
+        else:
+            columns[f"prediction{of}"] = prediction.reshape(len(rows), -1)[:, number]
+    return {name: each.tolist() for name, each in columns.items()}
 
 
 def _save_json(path: Path, values: Any) -> None:

@@ -126,7 +126,9 @@ def _plain_competition(
             f"metric {metric!r} cannot be the one of a forecast; give mae, rmse, smape or mape "
             f"(mase is always shown)"
         )
-    given = {time: kind for kind in [data.kinds.get(time)] if kind in ("date", "numeric")}
+    given: dict[str, Any] = {}
+    if data.kinds.get(time) in ("date", "numeric"):
+        given[time] = data.kinds[time]
     found = infer_schema({time: tables.train[time]}, id_column="", kinds=given)[time]
     kinds: dict[str, Any] = {**data.kinds, time: "date" if found.kind == "date" else "numeric"}
     if settings.series:
@@ -154,8 +156,8 @@ def _choose_lookback(series: SortedSeries, season: int, horizon: int) -> int:
 def _check_lookback(forecast: Forecast) -> None:
     if forecast.lookback < forecast.season:
         raise DataError(
-            f"--lookback {forecast.lookback} is shorter than the season of {forecast.season} steps, "
-            f"which the seasonal naive forecast needs; give a longer one, or --season 1"
+            f"--lookback {forecast.lookback} is shorter than the season of {forecast.season} "
+            f"steps, which the seasonal naive forecast needs; give a longer one, or --season 1"
         )
 
 
@@ -189,7 +191,10 @@ def _find_training_origins(
     needed = forecast.lookback + forecast.horizon
     lengths = series.last - series.first + 1
     short = np.flatnonzero((series.first == np.arange(len(lengths))) & (lengths < needed))
-    needs = f"the {needed} rows of a window (--lookback {forecast.lookback}, --horizon {forecast.horizon})"  # noqa: E501
+    needs = (
+        f"the {needed} rows of a window (--lookback {forecast.lookback}, --horizon "
+        f"{forecast.horizon})"
+    )
     if len(short):
         notes.append(
             f"{file}: {len(short)} of {len(series.series)} series are left out: they have fewer "
@@ -203,13 +208,14 @@ def _find_training_origins(
         )
     if not len(origins):
         raise DataError(
-            f"{file}: no series has {needs} without a missing target; its longest series has {lengths.max()} rows"
-        )  # noqa: E501
+            f"{file}: no series has {needs} without a missing target; its longest series has "
+            f"{lengths.max()} rows"
+        )
     notes.append(
         f"{len(origins)} windows; validated on the last times, and trained only on windows whose "
         f"targets are known then (windows overlap, so rows are not compared for a leak)"
     )
-    return origins
+    return origins[np.argsort(series.when[origins], kind="stable")]  # as folds are blocks of rows
 
 
 def _check_test(series: SortedSeries, forecast: Forecast, test: Table, file: str) -> list[str]:
@@ -245,7 +251,7 @@ def _history(series: SortedSeries, forecast: Forecast) -> Table:
 
 
 def single_target(competition: Competition) -> Competition:
-    """Return a regression of one step, as for a submission: one row per time, or as in the sample."""
+    """Return a regression of one step: a submission has one row per time, or those of a sample."""
     forecast = competition.forecast
     assert forecast is not None
     form = competition.submission

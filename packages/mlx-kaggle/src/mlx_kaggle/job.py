@@ -8,11 +8,13 @@ import numpy as np
 
 from mlx_kaggle import DataError
 from mlx_kaggle.config import RunConfig
+from mlx_kaggle.decision import Decision, cross_fit, parts_of
 from mlx_kaggle.forecasts import prepare_windows
 from mlx_kaggle.members.linear import predict_linear
+from mlx_kaggle.members.model import objective_of, quantile_levels
 from mlx_kaggle.members.trees import ITERATIONS, predict_trees
 from mlx_kaggle.tables.columns import check_columns
-from mlx_kaggle.tables.competition import Competition
+from mlx_kaggle.tables.competition import VALUE_TASKS, Competition
 from mlx_kaggle.tables.files import (
     Tables,
     drop_unlabelled,
@@ -26,6 +28,10 @@ from mlx_kaggle.tables.splits import Split, check_overlap, rare_classes, row_has
 from mlx_kaggle.tables.targets import Target
 from mlx_kaggle.tables.windows import seasonal_naive
 from mlx_tabtext import Table
+from mlx_trainer import ConfigError
+
+# The losses of mlx-heads that predict an interval.
+INTERVAL_LOSSES = ("gaussian_nll", "beta_nll", "quantile")
 
 
 @dataclass
@@ -48,11 +54,26 @@ class Job:
         """The row positions that some fold validates, in fold order."""
         return np.concatenate([val for _, val in self.splits])
 
-    def scores(self, prediction: np.ndarray) -> dict[str, float]:
+    @property
+    def levels(self) -> tuple[float, float] | None:
+        """Quantiles of the bounds of predicted intervals; `None` if the loss predicts none."""
+        if self.config.loss.name not in INTERVAL_LOSSES:
+            return None
+        lower, _, upper = quantile_levels(self.config)
+        return lower, upper
+
+    def decide(self, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Calibrate a prediction of the scored rows and choose labels, each part by the others."""
+        config, in_time = self.config, self.competition.task == "forecast"
+        parts = parts_of([len(val) for _, val in self.splits], in_time, config.seed)
+        truth, coverage = self.encoded[self.scored_rows], config.loss.coverage
+        return cross_fit(self.competition, config.decision, truth, prediction, parts, coverage)
+
+    def scores(self, prediction: np.ndarray, codes: np.ndarray | None = None) -> dict[str, float]:
         """Return every metric of a prediction of the scored rows."""
         rows, forecast = self.scored_rows, self.competition.forecast
         scale = np.array(self.table[forecast.naive_error])[rows] if forecast else None
-        return Target(self.competition).scores(self.encoded[rows], prediction, scale=scale)
+        return Target(self.competition).scores(self.encoded[rows], prediction, codes, scale)
 
 
 @dataclass
@@ -61,6 +82,10 @@ class Results:
 
     job: Job
     prediction: np.ndarray
+    """Of the scored rows, decided by `Job.decide`."""
+    codes: np.ndarray | None
+    decision: Decision
+    """Fitted on all scored rows, for new ones."""
     scores: dict[str, dict[str, float]]
     fold_scores: list[float]
     histories: dict[str, list[dict[str, Any]]]
@@ -78,10 +103,12 @@ def prepare_job(config: RunConfig) -> Job:
     tables = read_tables(data)
     if data.task == "forecast":
         found = prepare_windows(config, tables)
+        _check_loss(config, found.competition)
         notes = [*tables.notes, *found.competition.notes]
         return Job(config, found.competition, found.table, found.encoded, found.splits, notes,
                    found.rows, found.history)  # fmt: skip
     competition = infer_competition(data, tables)
+    _check_loss(config, competition)
     notes = [*tables.notes, *competition.notes, *_check_tables(config, competition, tables)]
     table, rows, _ = drop_unlabelled(tables.train, data.target, data.train)
     encoded = Target(competition, data.train).encode(table, rows)
@@ -95,6 +122,13 @@ def prepare_job(config: RunConfig) -> Job:
         if competition.classes:
             notes += rare_classes(encoded, competition.classes, config.folds)
     return job
+
+
+def _check_loss(config: RunConfig, competition: Competition) -> None:
+    try:
+        objective_of(config, competition)
+    except ValueError as error:
+        raise ConfigError(f"loss.name: {error}") from None
 
 
 def _check_tables(config: RunConfig, competition: Competition, tables: Tables) -> list[str]:
@@ -147,21 +181,19 @@ def baseline_predictions(job: Job, iterations: int = ITERATIONS) -> dict[str, np
     "majority" (or "mean"), "HistGradientBoosting" on numeric and categorical columns, and "linear
     model" on these and on the words of text columns. `iterations` are those of the boosting.
     """
-    competition, seed = job.competition, job.config.seed
+    competition, seed, levels = job.competition, job.config.seed, job.levels
     target = Target(competition)
+    constant_name = "mean" if competition.task in VALUE_TASKS else "majority"
     found: dict[str, list[np.ndarray]] = {}
     for train_rows, val_rows in job.splits:
         train, val = take(job.table, train_rows), take(job.table, val_rows)
-        scaler = target.fit_scaler(job.encoded[train_rows])
-        y = (
-            job.encoded[train_rows]
-            if scaler is None
-            else scaler.transform(job.encoded[train_rows], train)
-        )
-        constant = target.constant(y, len(val_rows))
-        trees = predict_trees(competition, train, val, y, seed, iterations)
-        linear = predict_linear(competition, train, val, y, seed)
-        predictions = {"mean" if competition.task == "regression" else "majority": constant}
+        y = job.encoded[train_rows]
+        scaler = target.fit_scaler(y)
+        y = y if scaler is None else scaler.transform(y, train)
+        constant = target.constant(y, len(val_rows), levels)
+        trees = predict_trees(competition, train, val, y, seed, iterations, levels)
+        linear = predict_linear(competition, train, val, y, seed, levels)
+        predictions = {constant_name: constant}
         if competition.forecast:
             naive = seasonal_naive(val, competition.forecast).reshape(len(val_rows), *y.shape[1:])
             predictions = {"seasonal naive": naive}

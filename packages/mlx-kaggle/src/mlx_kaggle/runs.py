@@ -13,6 +13,7 @@ from mlx_encoders import find_folder
 from mlx_kaggle import DataError, RunError
 from mlx_kaggle.config import RunConfig
 from mlx_kaggle.crossval import RUN_FILES, run_files, run_job
+from mlx_kaggle.decision import Decision
 from mlx_kaggle.estimate import estimate_run
 from mlx_kaggle.forecasts import HISTORY, evaluate_forecast, forecast_rows, single_target
 from mlx_kaggle.job import Results, members, prepare_job
@@ -122,6 +123,7 @@ class FinishedRun:
     folder: Path
     config: RunConfig
     competition: Competition
+    decision: Decision
 
     @classmethod
     def open(cls, folder: Path) -> "FinishedRun":
@@ -133,7 +135,8 @@ class FinishedRun:
         found = json.loads((folder / "competition.json").read_text("utf-8"))
         competition = Competition.from_dict(found)
         check_manifest(folder, run_files(competition))
-        run = cls(folder, config, competition)
+        decision = json.loads((folder / "decision.json").read_text("utf-8"))
+        run = cls(folder, config, competition, Decision.from_dict(decision))
         for member in run.member_folders:
             if not (member / MANIFEST).is_file():
                 raise RunError(
@@ -173,6 +176,14 @@ class FinishedRun:
                 predictions.append(prediction)
                 progress.advance()
         return Target(self.competition).combine(predictions)
+
+    def decide(self, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Apply the calibration and thresholds fitted on the held-out rows of the training."""
+        return self.decision.apply(self.competition, prediction)
+
+    def predict_decided(self, table: Table, file: str) -> np.ndarray:
+        """Return the prediction with fitted intervals, for a forecast."""
+        return self.decide(self.predict(table, file))[0]
 
 
 def predict_run(
@@ -215,8 +226,11 @@ def predict_run(
         form = probability_format(form, competition) if probabilities else form
         ids, rows, more = place_rows(form, sample, file, table, test)
         notes += more
-    prediction = run.predict(table, test) if prediction is None else prediction
-    columns = submission_columns(competition, ids, prediction[rows], probabilities, form)
+    if prediction is None:
+        prediction, codes = run.decide(run.predict(table, test)[rows])
+    else:
+        prediction, codes = prediction[rows], None
+    columns = submission_columns(competition, ids, prediction, probabilities, form, codes)
     check = "not checked: no sample submission known; give --sample-submission FILE"
     if file and sample:
         check = "checked: " + check_submission(columns, sample, str(output), file, form.ids)
@@ -253,10 +267,10 @@ def evaluate_run(
     name = run.competition.target
     if run.competition.forecast:
         table = read_table(data, separator=run.config.data.separator)
-        return evaluate_forecast(run.competition, run.history, table, data, run.predict)
+        return evaluate_forecast(run.competition, run.history, table, data, run.predict_decided)
     table, notes = run.read(data, allow_leak)
     if name not in table:
         raise DataError(f"{data}: no target column {name!r} to compare with")
     table, rows, more = drop_unlabelled(table, name, data)
     truth = target.encode(table, rows)
-    return target.scores(truth, run.predict(table, data)), notes + more
+    return target.scores(truth, *run.decide(run.predict(table, data))), notes + more

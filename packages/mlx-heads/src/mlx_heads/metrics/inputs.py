@@ -21,9 +21,13 @@ def check_weights(rows: int, sample_weight: ArrayLike | None) -> np.ndarray:
 
 
 def check_labels(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Return two (N,) arrays of class numbers or of strings."""
-    truth, predicted = _label_array(y_true, "y_true"), _label_array(y_pred, "y_pred")
-    _check_rows(truth, predicted)
+    """Return two (N,) arrays of class numbers or of strings, or two (N, M) of zeros and ones."""
+    if np.ndim(y_true) == 2:
+        truth, predicted = check_label_matrix(y_true, "y_true"), np.asarray(y_pred)
+        check_same_shape(truth, predicted)
+        return truth, check_label_matrix(predicted, "y_pred")
+    truth, predicted = label_array(y_true, "y_true"), label_array(y_pred, "y_pred")
+    check_rows(truth, predicted)
     if truth.size and (truth.dtype.kind in "US") != (predicted.dtype.kind in "US"):
         raise TypeError(
             f"y_true and y_pred must both be numbers or both be strings, "
@@ -50,7 +54,7 @@ def check_probabilities(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[np.ndarra
         )
     else:
         truth = check_class_numbers(y_true, predicted.shape[1] if predicted.ndim == 2 else 2)
-    _check_rows(truth, predicted)
+    check_rows(truth, predicted)
     check_finite(predicted, "y_pred")
     return truth, predicted
 
@@ -94,13 +98,33 @@ def check_same_shape(truth: np.ndarray, predicted: np.ndarray) -> None:
 
 
 def check_values(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Return two (N,) float64 arrays without NaN or infinity."""
+    """Return two float64 arrays (N,) or (N, T), without NaN or infinity."""
     truth, predicted = np.asarray(y_true, np.float64), np.asarray(y_pred, np.float64)
     for name, array in (("y_true", truth), ("y_pred", predicted)):
-        if array.ndim != 1:
-            raise ValueError(f"{name} must have shape (N,), got {array.shape}; score each column")
+        if array.ndim not in (1, 2) or array.shape[1:] == (0,):
+            raise ValueError(f"{name} must have shape (N,) or (N, T), got {array.shape}")
         check_finite(array, name)
-    _check_rows(truth, predicted)
+    check_rows(truth, predicted)
+    check_same_shape(truth, predicted)
+    return truth, predicted
+
+
+def check_intervals(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Return float64 (N,) and (N, 2), or (N, T) and (N, T, 2), with lower <= upper."""
+    truth, predicted = np.asarray(y_true, np.float64), np.asarray(y_pred, np.float64)
+    if truth.ndim not in (1, 2) or predicted.shape != (*truth.shape, 2):
+        raise ValueError(
+            f"y_pred must be lower and upper bounds, (N, 2) for y_true (N,) or (N, T, 2) for "
+            f"(N, T); got {predicted.shape} for {truth.shape}"
+        )
+    check_finite(truth, "y_true")
+    check_finite(predicted, "y_pred")
+    wrong = np.argwhere(predicted[..., 0] > predicted[..., 1])
+    if len(wrong):
+        lower, upper = predicted[tuple(wrong[0])]
+        raise ValueError(
+            f"lower must not exceed upper, row {wrong[0][0]} has {lower:g} and {upper:g}"
+        )
     return truth, predicted
 
 
@@ -117,7 +141,8 @@ def check_finite(array: np.ndarray, name: str) -> None:
         raise ValueError(f"{name} must be finite, row {wrong[0][0]} is {array[tuple(wrong[0])]}")
 
 
-def _label_array(labels: ArrayLike, name: str) -> np.ndarray:
+def label_array(labels: ArrayLike, name: str) -> np.ndarray:
+    """Return (N,) labels of any type."""
     array = np.asarray(labels)
     if array.dtype.kind == "O":
         array = np.array(array.tolist())
@@ -131,7 +156,8 @@ def _label_array(labels: ArrayLike, name: str) -> np.ndarray:
     return array
 
 
-def _check_rows(truth: np.ndarray, predicted: np.ndarray) -> None:
+def check_rows(truth: np.ndarray, predicted: np.ndarray) -> None:
+    """Raise `ValueError` if the numbers of rows differ."""
     if len(truth) != len(predicted):
         raise ValueError(
             f"y_true and y_pred must have the same rows, got {len(truth)} and {len(predicted)}"

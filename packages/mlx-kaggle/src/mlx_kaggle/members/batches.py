@@ -25,7 +25,7 @@ def fit_text(
     settings = config.text
     template = settings.template or (competition.template if settings.style == "template" else None)
     text = TableText(
-        competition.schema,
+        competition.text_schema,
         TextConfig(
             style=settings.style,
             template=template,
@@ -92,7 +92,9 @@ class Rows:
     ids: list[list[int]]
     features: np.ndarray | None = None
     linear: np.ndarray | None = None
+    history: np.ndarray | None = None
     targets: np.ndarray | None = None
+    weights: np.ndarray | None = None
 
     @property
     def lengths(self) -> list[int]:
@@ -110,13 +112,11 @@ def pad_batch(rows: Rows, planned: PlannedBatch, pad_token_id: int) -> dict[str,
         mask[row, : len(ids)] = True
     batch = {"input_ids": input_ids, "attention_mask": mask}
     count = len(planned.indices)
-    for name in ("features", "linear", "targets"):
+    for name in ("features", "linear", "history", "targets", "weights"):
         values = getattr(rows, name)
         if values is not None:
             batch[name] = np.zeros((planned.rows, *values.shape[1:]), values.dtype)
             batch[name][:count] = values[planned.indices]
-    if rows.targets is not None:
-        batch["weights"] = (np.arange(planned.rows) < count).astype(np.float32)
     return batch
 
 

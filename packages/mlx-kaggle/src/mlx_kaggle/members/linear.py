@@ -3,17 +3,18 @@
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import mlx.core as mx
 import numpy as np
-from scipy.sparse import csr_array, hstack
-from scipy.special import softmax
+from scipy.sparse import csr_array, hstack, vstack
+from scipy.special import expit, softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.model_selection import KFold
 
 from mlx_kaggle.members.features import HeadFeatures, WordFeatures
-from mlx_kaggle.tables.competition import Competition
+from mlx_kaggle.tables.competition import VALUE_TASKS, Competition
 from mlx_kaggle.tables.splits import Split, split_rows
 from mlx_tabtext import Table
 
@@ -23,8 +24,19 @@ RIDGE_ALPHAS = (1.0, 10.0, 100.0)
 LOGISTIC_ALPHA = 0.5
 # The logit of a class without training rows: about one in a thousand.
 ABSENT = -7.0
+# Size of the 0/1 columns of the classes in an ordered model: the penalty leaves them nearly free.
+LEVEL = 10.0
 # Folds of the cross-fitting; two are enough for many rows.
 FOLDS, FOLDS_OF_MANY, MANY_ROWS = 5, 2, 20_000
+
+# What the outputs mean: values (a ridge regression), logits of classes, of each label by itself, or
+# of "above class k" (the same weights for all k, as in proportional odds).
+LinearKind = Literal["values", "classes", "labels", "ordered"]
+KIND_OF_TASK: dict[str, LinearKind] = {
+    **dict.fromkeys(VALUE_TASKS, "values"),
+    "multilabel": "labels",
+    "ordinal": "ordered",
+}
 
 
 @dataclass(frozen=True)
@@ -40,7 +52,7 @@ class LinearModel:
     bias: np.ndarray
 
     def outputs(self, table: Table) -> np.ndarray:
-        """Return logits (N,) or (N, classes), or standardized values (N,), float32."""
+        """Return logits (N,) of two classes or (N, outputs), or scaled values; float32."""
         return _apply(_matrix(self.features, self.words, table), self.weight, self.bias)
 
     def to_dict(self) -> dict[str, Any]:
@@ -68,6 +80,7 @@ def fit_linear(
     competition: Competition,
     train: Table,
     targets: np.ndarray,
+    kind: LinearKind,
     *,
     numeric_features: bool,
     words: bool,
@@ -77,8 +90,8 @@ def fit_linear(
 
     A cross-fitted output comes from a model that was not fitted on the row. The fitted model
     overfits its training rows, so the network would train on too small a residual. The output of
-    the only row of a class is 0. `targets` are class indices or standardized values (N,). Both
-    results are `None` without any feature.
+    the only row of a class is 0. `targets` are class numbers, labels or scaled values. Both results
+    are `None` without any feature.
     """
     features = HeadFeatures.fit(competition.schema, train) if numeric_features else None
     features = features if features and features.count else None
@@ -86,43 +99,70 @@ def fit_linear(
     vocabulary = vocabulary if vocabulary and vocabulary.words else None
     if features is None and vocabulary is None:
         return None, None
-    regression = competition.task == "regression"
-    targets = targets if regression else targets.astype(np.int64)
-    classes = 0 if regression else len(competition.classes)
+    targets = targets if kind == "values" else targets.astype(np.int64)
     matrix = _matrix(features, vocabulary, train)
-    splits = _splits(competition, targets, seed)
-    alphas = RIDGE_ALPHAS if regression else (LOGISTIC_ALPHA,)
-    tried = [_held_out(matrix, targets, classes, alpha, splits) for alpha in alphas]
-    best = int(np.argmin([np.square(each - targets).mean() for each in tried])) if regression else 0
-    weight, bias = _solve(matrix, targets, classes, alphas[best])
+    splits = _splits(competition, targets, kind, seed)
+    alphas = RIDGE_ALPHAS if kind == "values" else (LOGISTIC_ALPHA,)
+    solvers = [_Solver(kind, len(competition.classes), alpha) for alpha in alphas]
+    tried = [_held_out(matrix, targets, solve, splits) for solve in solvers]
+    best = 0
+    if kind == "values":
+        best = int(np.argmin([np.square(each - targets).mean() for each in tried]))
+    weight, bias = solvers[best](matrix, targets)
     return LinearModel(features, vocabulary, weight, bias), tried[best]
 
 
 def predict_linear(
-    competition: Competition, train: Table, val: Table, y: np.ndarray, seed: int
+    competition: Competition,
+    train: Table,
+    val: Table,
+    y: np.ndarray,
+    seed: int,
+    levels: tuple[float, float] | None = None,
 ) -> np.ndarray | None:
-    """Fit with all features, and predict probabilities (N, classes) or standardized values (N,).
+    """Fit with all features, and predict probabilities, or scaled values of a regression.
 
-    `None` without any feature.
+    With `levels` values become (N, targets, 3): value, lower and upper bound by the quantiles of
+    the cross-fitted errors. `None` without any feature.
     """
-    model, _ = fit_linear(competition, train, y, numeric_features=True, words=True, seed=seed)
-    if model is None:
+    kind = KIND_OF_TASK.get(competition.task, "classes")
+    options: dict[str, Any] = {"numeric_features": True, "words": True, "seed": seed}
+    model, held_out = fit_linear(competition, train, y, kind, **options)
+    if model is None or held_out is None:
         return None
     outputs = model.outputs(val)
-    if competition.task == "regression":
-        return outputs
+    if kind == "values":
+        if levels is None:
+            return outputs
+        errors = np.quantile((y - held_out).reshape(len(y), -1), levels, axis=0)  # (2, targets)
+        shifts = np.concatenate([np.zeros((1, errors.shape[1])), errors]).T
+        return outputs.reshape(len(outputs), -1, 1) + shifts
+    if kind == "labels":
+        return expit(outputs)
+    if kind == "ordered":
+        above = expit(outputs.reshape(len(outputs), -1))
+        bounds = np.pad(above, ((0, 0), (1, 1)), constant_values=((0, 0), (1, 0)))
+        return -np.diff(bounds, axis=1)
     if outputs.ndim == 1:
         outputs = np.stack([np.zeros_like(outputs), outputs], 1)
     return softmax(outputs, axis=1)
 
 
-def _splits(competition: Competition, targets: np.ndarray, seed: int) -> list[Split]:
+def _splits(
+    competition: Competition, targets: np.ndarray, kind: LinearKind, seed: int
+) -> list[Split]:
+    """Return folds of the training rows; of a forecast blocks, as neighboring windows overlap."""
+    folds = FOLDS if len(targets) < MANY_ROWS else FOLDS_OF_MANY
+    if competition.task == "forecast":
+        return list(KFold(min(folds, len(targets))).split(targets)) if len(targets) > 1 else []
     shared = len(targets)
-    if competition.task != "regression":
+    if kind in ("classes", "ordered"):
         counts = np.bincount(targets)
         shared = int(counts[counts > 1].sum())
-    folds = min(FOLDS if len(targets) < MANY_ROWS else FOLDS_OF_MANY, shared)
-    return split_rows(targets, competition.task, folds, 0.0, seed) if folds > 1 else []
+    folds = min(folds, shared)
+    # An ordinal regression has class numbers too.
+    task = "ordinal" if competition.task == "ordinal" else competition.task
+    return split_rows(targets, task, folds, 0.0, seed) if folds > 1 else []
 
 
 def _matrix(features: HeadFeatures | None, words: WordFeatures | None, table: Table) -> csr_array:
@@ -131,39 +171,84 @@ def _matrix(features: HeadFeatures | None, words: WordFeatures | None, table: Ta
 
 
 def _held_out(
-    matrix: csr_array, targets: np.ndarray, classes: int, alpha: float, splits: list[Split]
+    matrix: csr_array, targets: np.ndarray, solve: "_Solver", splits: list[Split]
 ) -> np.ndarray:
-    outputs = np.zeros((len(targets), classes) if classes > 2 else len(targets), np.float32)
+    outputs: np.ndarray | None = None
     for rows, held in splits:
-        solution = _solve(matrix[rows], targets[rows], classes, alpha)
-        outputs[held] = _apply(matrix[held], *solution)
+        found = _apply(matrix[held], *solve(matrix[rows], targets[rows]))
+        if outputs is None:
+            outputs = np.zeros((len(targets), *found.shape[1:]), np.float32)
+        outputs[held] = found
+    if outputs is None:
+        shape = solve(matrix, targets)[1].shape
+        outputs = np.zeros((len(targets), *(shape if shape != (1,) else ())), np.float32)
     return outputs
 
 
-def _solve(
-    matrix: csr_array, targets: np.ndarray, classes: int, alpha: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return weight (features, outputs) and bias (outputs,); 0 classes mean a regression."""
-    if not classes:
-        ridge = Ridge(alpha=alpha).fit(matrix, targets)
-        return np.array([ridge.coef_], np.float32).T, np.array([ridge.intercept_], np.float32)
-    columns = matrix.shape[1]  # pyright: ignore[reportOptionalSubscript]
-    weight = np.zeros((columns, classes), np.float32)
-    bias = np.full(classes, ABSENT, np.float32)
-    present = np.unique(targets)
-    if len(present) == 1:
-        bias[present] = 0
-    else:
+@dataclass(frozen=True)
+class _Solver:
+    """Fits weight (features, outputs) and bias (outputs,)."""
+
+    kind: LinearKind
+    classes: int
+    alpha: float
+
+    def __call__(self, matrix: csr_array, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if self.kind == "values":
+            ridge = Ridge(alpha=self.alpha).fit(matrix, targets)
+            weight, bias = np.atleast_2d(ridge.coef_).T, np.atleast_1d(ridge.intercept_)
+            return weight.astype(np.float32), bias.astype(np.float32)
+        if self.kind == "labels":
+            fitted = [self._classes(matrix, label, 2) for label in targets.T]
+            return tuple(np.concatenate(each, -1) for each in zip(*fitted, strict=True))  # type: ignore[return-value]
+        if self.kind == "ordered":
+            return self._ordered(matrix, targets)
+        return self._classes(matrix, targets, self.classes)
+
+    def _classes(
+        self, matrix: csr_array, targets: np.ndarray, classes: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        columns = matrix.shape[1]  # pyright: ignore[reportOptionalSubscript]
+        weight = np.zeros((columns, classes), np.float32)
+        bias = np.full(classes, ABSENT, np.float32)
+        present = np.unique(targets)
+        if len(present) == 1:
+            bias[present] = 0
+        else:
+            coefficients, intercept = self._logistic(matrix, targets)
+            if len(present) == 2:  # one logit of the second class: split it between both
+                coefficients, intercept = (
+                    np.concatenate([-each, each]) / 2 for each in (coefficients, intercept)
+                )
+            weight[:, present], bias[present] = coefficients.T, intercept
+        if classes == 2:
+            return weight[:, 1:] - weight[:, :1], bias[1:] - bias[:1]
+        return weight, bias
+
+    def _ordered(self, matrix: csr_array, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Fit one logistic regression to K - 1 copies of the rows, is the class above k?
+
+        The copies share their weights; each has a bias of its own, which decreases with k at the
+        optimum (Cao 2020, theorem 2).
+        """
+        columns = matrix.shape[1]  # pyright: ignore[reportOptionalSubscript]
+        levels = np.arange(self.classes - 1)
+        above = targets > levels[:, None]  # (K - 1, N)
+        if not 0 < above.mean() < 1:
+            bias = np.where(above.any(1), -ABSENT, ABSENT).astype(np.float32)
+            return np.zeros((columns, len(levels)), np.float32), bias
+        level = LEVEL * np.repeat(np.eye(len(levels), dtype=np.float32), len(targets), 0)
+        copies = hstack([vstack([matrix] * len(levels)), csr_array(level)])
+        coefficients, intercept = self._logistic(csr_array(copies), above.ravel())
+        bias = intercept[0] + LEVEL * coefficients[0, columns:]
+        weight = np.tile(coefficients[0, :columns, None], len(levels))
+        return weight.astype(np.float32), np.minimum.accumulate(bias).astype(np.float32)
+
+    def _logistic(self, matrix: csr_array, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # the network learns the rest
-            logistic = LogisticRegression(C=1 / alpha, max_iter=200).fit(matrix, targets)
-        coefficients, intercept = logistic.coef_, logistic.intercept_
-        if len(present) == 2:  # one logit of the second class: split it between both
-            coefficients, intercept = (
-                np.concatenate([-each, each]) / 2 for each in (coefficients, intercept)
-            )
-        weight[:, present], bias[present] = coefficients.T, intercept
-    return (weight[:, 1:] - weight[:, :1], bias[1:] - bias[:1]) if classes == 2 else (weight, bias)
+            logistic = LogisticRegression(C=1 / self.alpha, max_iter=200).fit(matrix, targets)
+        return logistic.coef_, logistic.intercept_
 
 
 def _apply(matrix: csr_array, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:

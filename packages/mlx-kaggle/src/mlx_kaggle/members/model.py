@@ -3,10 +3,12 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 from mlx.utils import tree_flatten
 
 from mlx_encoders import (
@@ -20,7 +22,16 @@ from mlx_encoders import (
     save,
 )
 from mlx_fastcpu import patch_nn
-from mlx_heads import ClassificationHead, RegressionHead
+from mlx_heads import (
+    CoralHead,
+    CumulativeLinkHead,
+    GaussianHead,
+    LayerMix,
+    Objective,
+    PooledHead,
+    QuantileHead,
+    get_objective,
+)
 from mlx_kaggle import RunError
 from mlx_kaggle.config import EncoderSettings, RunConfig
 from mlx_kaggle.members.features import HeadFeatures
@@ -29,8 +40,6 @@ from mlx_kaggle.tables.competition import Competition
 from mlx_kaggle.tables.targets import Scaler
 from mlx_tabtext import TableText
 from mlx_trainer import check_manifest, write_atomic, write_manifest
-
-Head = ClassificationHead | RegressionHead
 
 # All files that a member's folder may have; the manifest lists those that exist.
 MEMBER_FILES = (
@@ -47,16 +56,20 @@ MEMBER_FILES = (
     "history.json",
     "validation.npy",
 )
+# softplus of this is nearly 0: thresholds that the linear model already has.
+NO_STEP = -4.0
 REQUIRED = ("member.json", "head.safetensors", "encoder/config.json", "encoder/model.safetensors")
 
 
 class TextModel(nn.Module):
     """Encoder and head, which learn the residual over a linear model of the row."""
 
-    def __init__(self, encoder: EncoderModel, head: Head):
+    def __init__(self, encoder: EncoderModel, head: PooledHead, layer_mix: bool = False):
         super().__init__()
         self.encoder = encoder
         self.head = head
+        if layer_mix:
+            self.layer_mix = LayerMix(encoder.config.num_hidden_layers + 1)
 
     def __call__(
         self,
@@ -64,20 +77,28 @@ class TextModel(nn.Module):
         attention_mask: mx.array,
         features: mx.array | None = None,
         linear: mx.array | None = None,
+        history: mx.array | None = None,
     ) -> mx.array:
-        """Return logits (B,) of two classes, (B, classes) of more, or values (B,).
+        """Return the outputs of the head, plus `linear`.
 
-        `input_ids` and `attention_mask` are (B, L), `features` (B, F). `linear`, the output of the
-        linear model, has the shape of the result.
+        `input_ids` and `attention_mask` are (B, L), `features` (B, F), `history` (B, lookback).
+        `linear` is added, so it has the shape of the outputs or broadcasts to it.
         """
-        hidden = self.encoder(input_ids, attention_mask)
-        outputs = self.head(hidden, attention_mask, features)
+        if "layer_mix" in self:
+            hidden = self.layer_mix(self.encoder.hidden_states(input_ids, attention_mask))
+        else:
+            hidden = self.encoder(input_ids, attention_mask)
+        past = {} if history is None else {"history": history}
+        outputs = self.head(hidden, attention_mask, features, **past)
         return outputs if linear is None else linear + outputs
 
 
-def make_model(encoder: EncoderModel, head: Head) -> TextModel:
-    """Join encoder and head; on a CPU, use the layers of mlx-fastcpu."""
-    return patch_nn(TextModel(encoder, head))
+def make_model(encoder: EncoderModel, arguments: dict[str, Any]) -> TextModel:
+    """Join an encoder and the head of `head_arguments`; on a CPU, use the layers of mlx-fastcpu."""
+    options = dict(arguments)
+    objective = get_objective(options.pop("task"), options.pop("loss"))
+    layer_mix = options.pop("layer_mix")
+    return patch_nn(TextModel(encoder, objective.build_head(**options), layer_mix))
 
 
 @dataclass
@@ -100,7 +121,9 @@ class Member:
         """Write `encoder/` (Hugging Face layout), head, linear model, `member.json`, manifest."""
         folder.mkdir(parents=True, exist_ok=True)
         save(folder / "encoder", self.model.encoder, self.tokenizer)
-        _save_arrays(folder / "head.safetensors", dict(tree_flatten(self.model.head.parameters())))
+        parameters: dict[str, mx.array] = dict(tree_flatten(self.model.parameters()))
+        others = {k: v for k, v in parameters.items() if not k.startswith("encoder.")}
+        _save_arrays(folder / "head.safetensors", others)
         linear = self.linear
         if linear:
             arrays = {"weight": mx.array(linear.weight), "bias": mx.array(linear.bias)}
@@ -127,9 +150,13 @@ class Member:
         check_manifest(folder, REQUIRED)
         values = json.loads((folder / "member.json").read_text("utf-8"))
         encoder, tokenizer = load(folder / "encoder")
-        head = make_head(values["head"])
-        head.load_weights(str(folder / "head.safetensors"))
-        model = make_model(encoder, head)
+        model = make_model(encoder, values["head"])
+        weights = mx.load(str(folder / "head.safetensors"))
+        assert isinstance(weights, dict)
+        encoder_weights = tree_flatten(encoder.parameters())
+        model.load_weights(
+            [*weights.items(), *((f"encoder.{name}", each) for name, each in encoder_weights)]
+        )
         model.eval()
         mx.eval(model.parameters())
         return cls(
@@ -190,27 +217,72 @@ def freeze(encoder: EncoderModel, part: str) -> None:
             layer.freeze()
 
 
+def objective_of(config: RunConfig, competition: Competition) -> Objective:
+    """Return the head and the loss of a run, as `get_objective`."""
+    name = config.loss.name
+    # The targets are scaled logarithms already, which the squared error is then the loss of.
+    return get_objective(competition.task, "mse" if name == "msle" else name)
+
+
 def head_arguments(
     config: RunConfig, competition: Competition, hidden_size: int, num_features: int, seed: int
 ) -> dict[str, Any]:
-    """Return the constructor arguments of the head, as JSON for `member.json`."""
+    """Return the arguments of `make_model`, as JSON for `member.json`."""
     settings = config.head
-    regression = competition.task == "regression"
+    objective = objective_of(config, competition)
+    options: dict[str, Any] = {}
+    if "levels" in objective.head_options or objective.head is QuantileHead:
+        options["levels"] = quantile_levels(config)
+    if competition.forecast:
+        # The windows are normalized by the table.
+        options |= {"history_length": competition.forecast.lookback, "normalize": False}
     return {
-        "kind": "regression" if regression else "classification",
+        "task": competition.task,
+        "loss": objective.name,
         "hidden_size": hidden_size,
-        **({} if regression else {"num_classes": len(competition.classes)}),
+        "size": competition.outputs,
         "pooling": settings.pooling,
+        "layer_mix": settings.layer_mix,
         "dropout": settings.dropout,
         "hidden_layer_size": settings.hidden_size,
         "num_features": num_features,
         "feature_size": settings.feature_size,
         "seed": seed,
+        **options,
     }
 
 
-def make_head(arguments: dict[str, Any]) -> Head:
-    """Build the head from `head_arguments`."""
-    arguments = dict(arguments)
-    kind = arguments.pop("kind")
-    return (RegressionHead if kind == "regression" else ClassificationHead)(**arguments)
+def quantile_levels(config: RunConfig) -> tuple[float, float, float]:
+    """Return the levels of lower bound, median and upper bound."""
+    tail = (1 - config.loss.coverage) / 2
+    return tail, 0.5, 1 - tail
+
+
+def start_from_linear(head: PooledHead, residual: np.ndarray | None) -> None:
+    """Let an untrained head add (nearly) nothing to the linear model.
+
+    Its distribution gets the spread of the linear model: `residual` are the standard deviations
+    (targets,) of the cross-fitted errors, `None` for classes.
+    """
+    levels = head.loss_options.get("levels")
+    if isinstance(head, CoralHead):
+        head.biases = mx.zeros_like(head.biases)
+    elif isinstance(head, CumulativeLinkHead):
+        steps = np.full(head.threshold_steps.shape, NO_STEP, np.float32)
+        steps[0] = 0
+        head.threshold_steps = mx.array(steps)
+    elif residual is not None and levels:
+        quantiles = np.array([NormalDist().inv_cdf(level) for level in levels]) * residual[:, None]
+        steps = np.log(np.expm1(np.diff(quantiles)))
+        bias = np.concatenate([quantiles[:, :1], steps], 1).ravel()
+        head.output.bias = mx.array(bias.astype(np.float32))
+    elif residual is not None and is_gaussian(head):
+        bias = np.stack([np.zeros_like(residual), 2 * np.log(residual)], 1).ravel()
+        head.output.bias = mx.array(bias.astype(np.float32))
+    else:
+        head.output.bias = mx.zeros_like(head.output.bias)
+
+
+def is_gaussian(head: PooledHead) -> bool:
+    """Whether the outputs are means and log variances."""
+    return isinstance(head, GaussianHead) or getattr(head, "distribution", None) == "gaussian"

@@ -10,13 +10,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_heads import (
-    ClassificationHead,
-    binary_cross_entropy,
-    cross_entropy,
-    get_metric,
-    mean_squared_error,
-)
+from mlx_heads import Objective, PooledHead, get_metric, r_drop_loss, weighted_sum
 from mlx_kaggle import RunError
 from mlx_kaggle.config import RunConfig
 from mlx_kaggle.machine import sharing_cores, step_threads
@@ -29,18 +23,23 @@ from mlx_kaggle.members.batches import (
     prediction_batches,
     training_updates,
 )
-from mlx_kaggle.members.linear import fit_linear
+from mlx_kaggle.members.linear import KIND_OF_TASK, LinearKind, fit_linear
 from mlx_kaggle.members.model import (
     Member,
     TextModel,
     head_arguments,
+    is_gaussian,
     make_encoder,
-    make_head,
     make_model,
+    objective_of,
+    quantile_levels,
+    start_from_linear,
 )
 from mlx_kaggle.members.optimizer import make_optimizer
+from mlx_kaggle.members.ordinal import link_logits
 from mlx_kaggle.tables.competition import Competition
 from mlx_kaggle.tables.targets import Target
+from mlx_kaggle.tables.windows import past_values
 from mlx_tabtext import Table
 from mlx_trainer import (
     Checkpoints,
@@ -55,12 +54,6 @@ from mlx_trainer import (
 
 Report = Callable[[dict[str, Any]], None]
 LossFunction = Callable[[nn.Module, dict[str, mx.array]], tuple[mx.array, mx.array]]
-# Of each task; class indices are trained on as int32.
-LOSSES = {
-    "regression": mean_squared_error,
-    "binary": binary_cross_entropy,
-    "multiclass": cross_entropy,
-}
 
 
 @dataclass
@@ -72,9 +65,12 @@ class Experiment:
     train: Table
     seed: int
     member: Member
+    objective: Objective
     targets: np.ndarray
+    weights: np.ndarray
+    """(N,), of the training rows: ones, or balanced by class."""
     linear: np.ndarray | None
-    """Cross-fitted outputs of the linear model for the training rows."""
+    """Cross-fitted outputs of the linear model for the training rows, as added to the head's."""
 
     @classmethod
     def prepare(
@@ -86,11 +82,13 @@ class Experiment:
         scaler = target.fit_scaler(encoded)
         tokenizer, text = fit_text(config, competition, train, encoded)
         values = scaler.transform(encoded, train) if scaler else encoded
-        targets = values.astype(np.int32 if competition.task == "multiclass" else np.float32)
+        objective = objective_of(config, competition)
+        kind = linear_kind(competition, objective)
         linear, cross_fitted = fit_linear(
             competition,
             train,
-            targets,
+            values,
+            kind,
             numeric_features=config.head.numeric_features,
             words=config.head.words,
             seed=seed,
@@ -99,10 +97,18 @@ class Experiment:
         encoder = make_encoder(config, tokenizer, seed)
         count = linear.features.count if linear and linear.features else 0
         arguments = head_arguments(config, competition, encoder.config.hidden_size, count, seed)
-        model = make_model(encoder, make_head(arguments))
+        model = make_model(encoder, arguments)
+        if cross_fitted is not None:
+            start_from_linear(model.head, _spread(values, cross_fitted) if scaler else None)
+            cross_fitted = offset(cross_fitted, objective, model.head)
         mx.eval(model.parameters())
+        integers = kind in ("classes", "ordered") and competition.task != "binary"
+        targets = values.astype(np.int32 if integers else np.float32)
+        weights = class_weights(config, competition, encoded)
         member = Member(model, tokenizer, text, linear, scaler, arguments)
-        return cls(config, competition, train, seed, member, targets, cross_fitted)
+        return cls(
+            config, competition, train, seed, member, objective, targets, weights, cross_fitted
+        )
 
     def updates_per_epoch(self) -> int:
         """Optimizer updates in one pass over the training rows."""
@@ -121,7 +127,8 @@ class Experiment:
         if settings.drop_token:
             ids = drop_tokens(ids, member.tokenizer, settings.drop_token, seed)
         features = member.features.transform(self.train) if member.features else None
-        return Rows(ids, features, self.linear, self.targets)
+        history = _history(self.competition, self.train)
+        return Rows(ids, features, self.linear, history, self.targets, self.weights)
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[list[dict[str, np.ndarray]]]:
         """Yield the updates of one epoch from `start` on, each a list of padded micro-batches."""
@@ -138,7 +145,7 @@ class Experiment:
         return TrainStep(
             self.member.model,
             make_optimizer(self.config, self.member.model),
-            loss_function(self.config, self.competition),
+            loss_function(self.config, self.objective, self.member.model.head, self.targets),
             max_grad_norm=self.config.training.max_grad_norm,
             threads=step_threads(self.config.training.threads),
         )
@@ -192,18 +199,68 @@ class Experiment:
         )
 
 
-def loss_function(config: RunConfig, competition: Competition) -> LossFunction:
-    """Return `loss(model, batch) -> (sum of losses, sum of weights)`."""
-    function = LOSSES[competition.task]
-    options: dict[str, Any] = {}
-    if competition.task != "regression":
-        options["label_smoothing"] = config.training.label_smoothing
+def linear_kind(competition: Competition, objective: Objective) -> LinearKind:
+    """Return what the linear model predicts, so that its outputs can be added to the head's."""
+    if competition.task == "ordinal" and objective.name in ("cross_entropy", "mse"):
+        return "classes" if objective.name == "cross_entropy" else "values"
+    return KIND_OF_TASK.get(competition.task, "classes")
+
+
+def offset(outputs: np.ndarray, objective: Objective, head: PooledHead) -> np.ndarray:
+    """Return outputs of the linear model in a shape, and on a scale, that adds to the head's."""
+    if objective.task == "ordinal" and objective.name not in ("cross_entropy", "mse"):
+        return link_logits(outputs.reshape(len(outputs), -1), objective.name)
+    if is_gaussian(head):  # only the mean
+        outputs = outputs.reshape(len(outputs), -1)
+        return np.stack([outputs, np.zeros_like(outputs)], 2)
+    if head.loss_options.get("levels"):
+        return outputs.reshape(len(outputs), -1, 1)
+    return outputs
+
+
+def _spread(values: np.ndarray, linear: np.ndarray) -> np.ndarray:
+    """Return the standard deviations (targets,) of the errors of the linear model."""
+    errors = (values - linear).reshape(len(values), -1)
+    return np.maximum(np.sqrt(np.square(errors).mean(0)), 1e-3)
+
+
+def class_weights(config: RunConfig, competition: Competition, encoded: np.ndarray) -> np.ndarray:
+    """Return the weights (N,) of rows: ones, or such that every class has the same sum."""
+    if config.loss.class_weights == "none" or encoded.ndim == 2 or not competition.classes:
+        return np.ones(len(encoded), np.float32)
+    counts = np.bincount(encoded)
+    present = np.count_nonzero(counts)
+    return (len(encoded) / (present * counts[encoded])).astype(np.float32)
+
+
+def loss_function(
+    config: RunConfig, objective: Objective, head: PooledHead, targets: np.ndarray
+) -> LossFunction:
+    """Return `loss(model, batch) -> (sum of losses, sum of weights)`.
+
+    `targets` are those of all training rows, for the weights of labels.
+    """
+    settings, options = config.loss, {}
+    if objective.name == "cross_entropy":
+        options["label_smoothing"] = settings.label_smoothing
+        if settings.class_weights == "balanced" and objective.task == "multilabel":
+            positive = np.clip(targets.mean(0), 1 / len(targets), None)
+            options["pos_weight"] = mx.array((1 - positive) / positive)
+    elif objective.name in ("focal", "huber"):
+        name = {"focal": "gamma", "huber": "delta"}[objective.name]
+        options[name] = getattr(settings, name)
+    function = objective.loss_for(head, **options)
 
     def loss(model: nn.Module, batch: dict[str, mx.array]) -> tuple[mx.array, mx.array]:
         assert isinstance(model, TextModel)
         inputs = {name: batch[name] for name in batch if name not in ("targets", "weights")}
-        losses = function(model(**inputs), batch["targets"], **options)
-        return (losses * batch["weights"]).sum(), batch["weights"].sum()
+        outputs = model(**inputs)
+        losses = function(outputs, batch["targets"])
+        if settings.r_drop:
+            again = model(**inputs)
+            losses = (losses + function(again, batch["targets"])) / 2
+            losses = losses + settings.r_drop * r_drop_loss(outputs, again)
+        return weighted_sum(losses, batch["weights"])
 
     return loss
 
@@ -211,12 +268,14 @@ def loss_function(config: RunConfig, competition: Competition) -> LossFunction:
 def predict_member(
     member: Member, competition: Competition, table: Table, config: RunConfig, tta: int
 ) -> np.ndarray:
-    """Return class probabilities (N, classes), or values (N,) in the unit of the target.
+    """Return a prediction (see tables/targets.py), values in the unit of the target.
 
     Test-time augmentation averages the predictions of `tta` texts of each row.
     """
+    head, objective = member.model.head, objective_of(config, competition)
     features = member.features.transform(table) if member.features else None
-    linear = member.linear.outputs(table) if member.linear else None
+    linear = offset(member.linear.outputs(table), objective, head) if member.linear else None
+    history = _history(competition, table)
     texts = (
         [member.text.transform(table)]
         if tta == 1
@@ -225,13 +284,27 @@ def predict_member(
     predictions = []
     for text in texts:
         ids = member.tokenizer.encode(text, max_length=config.text.max_tokens)
-        outputs = _outputs(member, Rows(ids, features, linear), config.training.micro_batch_tokens)
-        if member.scaler is not None:
-            predictions.append(member.scaler.inverse(outputs, table))
-        else:
-            assert isinstance(member.model.head, ClassificationHead)
-            predictions.append(np.array(member.model.head.probabilities(mx.array(outputs))))
+        rows = Rows(ids, features, linear, history)
+        outputs = _outputs(member, rows, config.training.micro_batch_tokens)
+        found = _predicted(head, mx.array(outputs), config)
+        predictions.append(member.scaler.inverse(found, table) if member.scaler else found)
     return Target(competition).combine(predictions)
+
+
+def _history(competition: Competition, table: Table) -> np.ndarray | None:
+    return past_values(table, competition.forecast) if competition.forecast else None
+
+
+def _predicted(head: PooledHead, outputs: mx.array, config: RunConfig) -> np.ndarray:
+    """Return what the head predicts; of a distribution (N, targets, 3): median, lower, upper."""
+    if is_gaussian(head):
+        found = head.quantiles(outputs, quantile_levels(config))  # type: ignore[attr-defined]
+    else:
+        found = head.predict(outputs)
+    found = np.array(found, np.float64)
+    if is_gaussian(head) or head.loss_options.get("levels"):
+        return found[..., [1, 0, 2]]
+    return found
 
 
 def check_finite(prediction: np.ndarray, member: Path, file: str) -> None:

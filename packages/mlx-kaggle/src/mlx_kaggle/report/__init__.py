@@ -1,11 +1,16 @@
 """The report page of a run and its display in a terminal; here, formatting that both use."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
+
+from mlx_kaggle.tables.competition import VALUE_TASKS, Competition
 from mlx_tabtext import Column
 
 LONGEST_NAME = 40
+CLASSES_SHOWN = 8
 
 
 def duration(seconds: float) -> str:
@@ -40,5 +45,25 @@ def count_kinds(columns: Sequence[Column]) -> str:
 
 
 def format_score(value: float) -> str:
-    """Format a score with four decimals, or without decimals if it is large."""
+    """Format a score with four decimals, or without decimals if it is large; "-" for NaN."""
+    if math.isnan(value):
+        return "-"
     return f"{value:.4f}" if abs(value) < 1000 else f"{value:.0f}"
+
+
+def describe_target(competition: Competition, encoded: np.ndarray) -> str:
+    """Return the task, and the range of the values or the rows of each class."""
+    if competition.task in VALUE_TASKS:
+        scale = ", trained on its logarithm" if competition.log_target else ""
+        several = f" of {len(competition.targets)} targets" if competition.several else ""
+        if competition.forecast:
+            several = f" of the next {competition.forecast.horizon} steps"
+        span = f"{encoded.min():.6g} to {encoded.max():.6g}"
+        return f"{competition.task}{several} ({span}{scale})"
+    names = competition.classes
+    counts = encoded.sum(0) if encoded.ndim == 2 else np.bincount(encoded, minlength=len(names))
+    pairs = list(zip(names, counts, strict=True))
+    shown = ", ".join(f"{name}: {count}" for name, count in pairs[:CLASSES_SHOWN])
+    rest = len(pairs) - CLASSES_SHOWN
+    labels = f", {encoded.sum(1).mean():.3g} labels per row" if encoded.ndim == 2 else ""
+    return f"{competition.task} ({shown}{f', ... {rest} more' if rest > 0 else ''}{labels})"

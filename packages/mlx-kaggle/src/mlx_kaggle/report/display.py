@@ -1,6 +1,7 @@
 """The display of a training run: tables and scores on stdout, progress on stderr."""
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,12 @@ from rich.table import Table as RichTable
 from mlx_kaggle import STARTED
 from mlx_kaggle.estimate import Estimate
 from mlx_kaggle.job import Job, Results
-from mlx_kaggle.report import describe_columns, duration, format_score
+from mlx_kaggle.report import describe_columns, describe_target, duration, format_score
 from mlx_kaggle.tables.files import row_count
 from mlx_trainer import Display as ProgressDisplay
 
 COLUMNS_SHOWN = 30
 NOTES_SHOWN = 20
-CLASSES_SHOWN = 8
 
 
 class Display(ProgressDisplay):
@@ -45,7 +45,8 @@ class Display(ProgressDisplay):
         competition, config, say = job.competition, job.config, self.console.print
         self.metric = competition.metric
         say(f"{config.data.train}: {row_count(job.table)} rows, {len(job.table)} columns")
-        say(f"target {competition.target}: {_describe_target(job)}; metric {competition.metric}")
+        described = describe_target(competition, job.encoded)
+        say(f"target {competition.target}: {described}; metric {competition.metric}")
         say(
             f"id: {competition.id_column or 'none'}; preset: {config.preset}; "
             f"optimizer: {config.training.optimizer}"
@@ -93,11 +94,14 @@ class Display(ProgressDisplay):
         metric, folds = results.job.competition.metric, results.fold_scores
         if self.as_json:
             values = {"metric": metric, "score": results.score, "fold_scores": folds}
-            click.echo(json.dumps({**values, "scores": results.scores}))
+            decision = results.decision.describe(results.job.competition)
+            click.echo(json.dumps({**values, "scores": results.scores, "decision": decision}))
             return
         say = self.console.print
         rows = len(results.job.scored_rows)
         self._scores(results.scores, f"\nscores on {rows} rows not trained on:")
+        for line in results.decision.describe(results.job.competition):
+            say(f"fitted on these rows, and stored: {line}")
         if len(folds) > 1:
             say(f"{metric} by fold: " + "  ".join(f"{score:.4f}" for score in folds))
         say(f"took {duration(time.monotonic() - STARTED)}")
@@ -110,7 +114,7 @@ class Display(ProgressDisplay):
         for name in names:
             grid.add_column(name, justify="right", header_style="bold")
         for model, values in scores.items():
-            cells = [format_score(values[name]) for name in names]
+            cells = [format_score(values.get(name, math.nan)) for name in names]
             grid.add_row(model, *cells, style="bold" if model == "mlx-kaggle" else None)
         self.console.print(title)
         self.console.print(grid)
@@ -121,16 +125,3 @@ def _grid(*headings: str) -> RichTable:
     for heading in headings:
         grid.add_column(heading, header_style="bold")
     return grid
-
-
-def _describe_target(job: Job) -> str:
-    competition = job.competition
-    if competition.task == "regression":
-        low, high = job.encoded.min(), job.encoded.max()
-        scale = ", trained on its logarithm" if competition.log_target else ""
-        return f"regression ({low:.6g} to {high:.6g}{scale})"
-    counts = [int((job.encoded == code).sum()) for code in range(len(competition.classes))]
-    pairs = list(zip(competition.classes, counts, strict=True))
-    shown = ", ".join(f"{name}: {count}" for name, count in pairs[:CLASSES_SHOWN])
-    rest = len(pairs) - CLASSES_SHOWN
-    return f"{competition.task} ({shown}{f', ... {rest} more' if rest > 0 else ''})"

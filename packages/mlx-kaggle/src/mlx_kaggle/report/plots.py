@@ -17,12 +17,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
+from mlx_kaggle.tables.competition import Competition
+
 P = ParamSpec("P")
 # Keep text as text: browsers have glyphs that matplotlib's font does not have.
 STYLE: Any = {"text.parse_math": False, "text.usetex": False, "svg.fonttype": "none"}
 LONGEST_LABEL = 32
 INK, BLUE, ORANGE, GREY = "#24292f", "#2f6fb0", "#d9822b", "#c9ced6"
-MAX_CLASSES_SHOWN = 20
+MAX_CLASSES_SHOWN, MAX_LABELS_SHOWN = 20, 60
 
 _log = logging.getLogger(__name__)
 
@@ -115,6 +117,40 @@ def calibration(confidence: np.ndarray, accuracy: np.ndarray, count: np.ndarray)
     left.set(title="calibration", xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     right.bar(np.linspace(0, 1, len(count), endpoint=False), count, 0.9 / len(count), align="edge")
     right.set(title="rows by confidence", xlabel="confidence", ylabel="rows")
+    return figure
+
+
+@_figure_of
+def label_bars(scores: Sequence[float], counts: np.ndarray, labels: Sequence[str]) -> Figure:
+    """F1 of each label, the most frequent first, with its rows."""
+    order = np.argsort(-np.asarray(counts), kind="stable")[:MAX_LABELS_SHOWN][::-1]
+    figure = Figure(figsize=(7.2, 0.6 + 0.26 * len(order)), layout="constrained")
+    axes = figure.subplots()
+    names = [f"{_label(labels[at])} ({counts[at]})" for at in order]
+    bars = axes.barh(names, [scores[at] for at in order], color=BLUE, height=0.7)
+    axes.bar_label(bars, fmt=" %.2f", fontsize=7)
+    axes.set(xlabel="f1 (rows with the label in brackets)", xlim=(0, 1.08))
+    _plain(axes)
+    return figure
+
+
+@_figure_of
+def error_by_target(errors: np.ndarray, competition: Competition) -> Figure:
+    """Mean absolute error of each step of a forecast, or of each of several targets."""
+    if competition.forecast:
+        figure = Figure(figsize=(7.2, 2.6), layout="constrained")
+        axes = figure.subplots()
+        axes.plot(np.arange(1, len(errors) + 1), errors, "o-", color=BLUE, ms=3)
+        axes.set(xlabel="step ahead", ylabel="mean absolute error", ylim=(0, None))
+    else:
+        figure = Figure(figsize=(7.2, 0.6 + 0.3 * len(errors)), layout="constrained")
+        axes = figure.subplots()
+        names = [_label(name) for name in competition.targets]
+        bars = axes.barh(names[::-1], errors[::-1], color=BLUE, height=0.6)
+        axes.bar_label(bars, fmt=" %.4g")
+        axes.set(xlabel="mean absolute error")
+        axes.margins(x=0.15)
+    _plain(axes)
     return figure
 
 

@@ -11,8 +11,8 @@ Task = Literal["binary", "multiclass", "multilabel", "ordinal", "regression", "f
 VALUE_TASKS = ("regression", "forecast")
 CLASS_TASKS = ("binary", "multiclass", "ordinal")
 METRICS_OF_TASK = {
-    "binary": ["accuracy", "f1", "roc_auc", "log_loss"],
-    "multiclass": ["accuracy", "f1_macro", "log_loss"],
+    "binary": ["accuracy", "f1", "roc_auc", "log_loss", "ece"],
+    "multiclass": ["accuracy", "f1_macro", "log_loss", "ece"],
     "multilabel": ["f1_macro", "f1_micro", "roc_auc", "log_loss"],
     "ordinal": ["quadratic_kappa", "accuracy", "mae"],
     "regression": ["rmse", "mae", "r2"],

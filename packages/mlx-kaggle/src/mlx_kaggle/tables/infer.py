@@ -9,7 +9,7 @@ from mlx_heads import DEFAULT_METRIC, get_metric
 from mlx_kaggle import DataError
 from mlx_kaggle.config import DataSettings
 from mlx_kaggle.tables.columns import ignore_copies, ignore_unknown, likely_labels
-from mlx_kaggle.tables.competition import Competition, as_number
+from mlx_kaggle.tables.competition import METRICS_OF_TASK, Competition, as_number
 from mlx_kaggle.tables.files import Tables, drop_unlabelled, find_companion_files, row_count
 from mlx_kaggle.tables.submission import place_rows, read_format
 from mlx_tabtext import (
@@ -67,7 +67,10 @@ def infer_competition(data: DataSettings, tables: Tables) -> Competition:
         notes += other_readings(train[data.target], task, data.target)
     metric = metric or DEFAULT_METRIC[task]
     if task not in (tasks := get_metric(metric).tasks):
+        tasks = [each for each in tasks if each in METRICS_OF_TASK] or tasks
         raise DataError(f"metric {metric!r} is for {', '.join(tasks)}, but the task is {task}")
+    if get_metric(metric).needs == "interval":
+        raise DataError(f"metric {metric!r} scores intervals, but the models predict one number")
     classes = () if task == "regression" else find_classes(train[data.target])
     if task == "binary" and len(classes) != 2:
         raise DataError(f"task is binary, but {data.target!r} has {len(classes)} values: {classes}")

@@ -173,6 +173,7 @@ def submission_columns(
     prediction: np.ndarray,
     probabilities: bool,
     form: Format | None = None,
+    codes: np.ndarray | None = None,
 ) -> dict[str, list[Any]]:
     """Return the columns of a submission, by default in the format seen in training.
 
@@ -193,7 +194,8 @@ def submission_columns(
         for name, label in zip(names, form.classes, strict=True):
             columns[name] = [float(value) for value in prediction[:, classes.index(label)]]
     else:
-        labels = [classes[code] for code in Target(competition).default_codes(prediction)]
+        codes = Target(competition).default_codes(prediction) if codes is None else codes
+        labels = [classes[code] for code in codes]
         columns[names[0]] = [form.spelling.get(label, label) for label in labels]
     return {name: columns[name] for name in form.columns}
 

@@ -85,11 +85,21 @@ class Target:
             return None
         return Scaler.fit(encoded, self.competition.log_target)
 
-    def constant(self, encoded: np.ndarray, rows: int) -> np.ndarray:
-        """Predict the share of each class or label, or the mean, for every row."""
-        if self.competition.task in VALUE_TASKS or encoded.ndim == 2:
+    def constant(
+        self, encoded: np.ndarray, rows: int, levels: tuple[float, float] | None = None
+    ) -> np.ndarray:
+        """Predict the share of each class or label, or the mean, for every row.
+
+        With `levels` values become (rows, targets, 3): the mean, and these quantiles.
+        """
+        competition = self.competition
+        if levels is not None:
+            columns = encoded.reshape(len(encoded), -1)
+            bounds = np.stack([columns.mean(0), *np.quantile(columns, levels, axis=0)], 1)
+            return np.broadcast_to(bounds, (rows, *bounds.shape))
+        if competition.task in VALUE_TASKS or competition.task == "multilabel":
             return np.broadcast_to(encoded.mean(0), (rows, *encoded.shape[1:]))
-        shares = np.bincount(encoded, minlength=len(self.competition.classes)) / len(encoded)
+        shares = np.bincount(encoded, minlength=len(competition.classes)) / len(encoded)
         return np.tile(shares, (rows, 1))
 
     def combine(self, predictions: Sequence[np.ndarray]) -> np.ndarray:

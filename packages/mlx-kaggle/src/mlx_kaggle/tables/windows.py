@@ -153,6 +153,11 @@ def windows_schema(schema: Schema, table: Table, forecast: Forecast, parts: list
     return Schema(tuple(columns))
 
 
+def past_values(table: Table, forecast: Forecast) -> np.ndarray:
+    """Return the past in the unit of the window, (N, lookback) float32, the oldest value first."""
+    return np.array([table[name] for name in reversed(forecast.lags)], np.float32).T
+
+
 def seasonal_naive(table: Table, forecast: Forecast) -> np.ndarray:
     """Return the value one season before each step, (N, horizon), in the unit of the window.
 
