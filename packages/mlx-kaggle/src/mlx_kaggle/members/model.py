@@ -153,10 +153,9 @@ class Member:
         model = make_model(encoder, values["head"])
         weights = mx.load(str(folder / "head.safetensors"))
         assert isinstance(weights, dict)
-        encoder_weights = tree_flatten(encoder.parameters())
-        model.load_weights(
-            [*weights.items(), *((f"encoder.{name}", each) for name, each in encoder_weights)]
-        )
+        encoder_weights: dict[str, mx.array] = dict(tree_flatten(encoder.parameters()))
+        weights |= {f"encoder.{name}": each for name, each in encoder_weights.items()}
+        model.load_weights(list(weights.items()))
         model.eval()
         mx.eval(model.parameters())
         return cls(

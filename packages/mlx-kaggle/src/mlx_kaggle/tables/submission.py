@@ -195,6 +195,7 @@ def submission_columns(
             columns[name] = [float(value) for value in prediction[:, classes.index(label)]]
     else:
         codes = Target(competition).default_codes(prediction) if codes is None else codes
+        assert codes is not None
         labels = [classes[code] for code in codes]
         columns[names[0]] = [form.spelling.get(label, label) for label in labels]
     return {name: columns[name] for name in form.columns}

@@ -152,6 +152,7 @@ class Target:
         chosen = get_metric(metric or self.competition.metric)
         if chosen.needs == "label" or (task == "ordinal" and chosen.needs == "value"):
             codes = self.default_codes(prediction) if codes is None else codes
+            assert codes is not None
             return chosen(encoded, codes)
         if chosen.needs == "interval":
             if prediction.ndim < 3:
