@@ -317,11 +317,15 @@ class RunConfig:
         if self.data.task == "forecast":
             for name in ("time", "horizon"):
                 if getattr(self.forecast, name) is None:
-                    raise ValueError(f"forecast.{name} is required by --task forecast: --{name}")
+                    raise ValueError(
+                        f"forecast needs --{name}: with --task forecast it is required"
+                    )
             return
         given = [name for name, value in vars(self.forecast).items() if value is not None]
         if given:
-            raise ValueError(f"forecast.{given[0]} is only for a forecast; add --task forecast")
+            raise ValueError(
+                f"forecast has {given[0]}, but the task is not one; add --task forecast"
+            )
 
 
 def resolve_config(

@@ -417,8 +417,8 @@ def _match(
     for at in order:
         if wanted.names[at] not in by_name:
             raise DataError(
-                f"{file}, row {wanted.rows[at] + 2}: series {wanted.names[at]!r} has fewer than the "
-                f"{forecast.lookback} known values that a forecast reads; give more: rows with "
+                f"{file}, row {wanted.rows[at] + 2}: series {wanted.names[at]!r} has fewer than "
+                f"the {forecast.lookback} known values that a forecast reads; give more: rows with "
                 f"{forecast.target!r}"
             )
     from_last = np.array([last[name] for name in wanted.names], np.float64)
@@ -440,8 +440,8 @@ def _match(
         if wanted.when[at] <= from_last[at] or step > forecast.horizon + 0.01:
             raise DataError(
                 f"{place}: {when} is step {step:.0f} after the last known time, but this run "
-                f"forecasts steps 1 to {forecast.horizon}; leave it out, give the values in between, "
-                f"or train with --horizon {max(step, 1):.0f}"
+                f"forecasts steps 1 to {forecast.horizon}; leave it out, give the values in "
+                f"between, or train with --horizon {max(step, 1):.0f}"
             )
     return np.array([by_name[wanted.names[at]] for at in order], int), np.rint(steps[order]).astype(
         int

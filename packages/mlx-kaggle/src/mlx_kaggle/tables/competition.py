@@ -112,6 +112,29 @@ class Forecast:
         return f"{self.target} spread"
 
     @property
+    def last_value(self) -> str:
+        """The column with the value of the origin."""
+        return f"{self.target} last value"
+
+    @property
+    def change_steps(self) -> int:
+        """A season, or the lookback without one."""
+        return min(self.season if self.season > 1 else self.lookback, self.lookback - 1)
+
+    @property
+    def change(self) -> str:
+        """The column with the change in `change_steps`."""
+        return f"{self.target} change in {self.change_steps} steps"
+
+    @property
+    def facts(self) -> tuple[str, ...]:
+        """The columns in the unit of the target: for the text only.
+
+        A linear model would extrapolate them; the lags look alike at every level.
+        """
+        return self.last_value, self.level, self.spread, self.change
+
+    @property
     def naive_error(self) -> str:
         """The column with the scale of MASE of the series of a row."""
         return f"{self.target} naive error"
@@ -164,13 +187,14 @@ class Competition:
         """The schema for the text of a row: that of a forecast has facts instead of the lags."""
         if not self.forecast:
             return self.schema
-        lags = set(self.forecast.lags)
-        columns = [
-            replace(column, kind="ignored", reason="a lag: a number of the features only")
-            if column.name in lags
-            else column
-            for column in self.schema.columns
-        ]
+        lags, facts = set(self.forecast.lags), set(self.forecast.facts)
+        columns = []
+        for column in self.schema.columns:
+            if column.name in lags:
+                column = replace(column, kind="ignored", reason="a lag; the text has facts instead")
+            elif column.name in facts:
+                column = replace(column, kind="numeric", reason="a fact about the window")
+            columns.append(column)
         return replace(self.schema, columns=tuple(columns))
 
     @property

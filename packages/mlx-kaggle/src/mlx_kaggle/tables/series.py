@@ -163,7 +163,7 @@ def _months(when: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def infer_season(unit: str, step: float | None) -> int:
-    """Return the steps of a day, of a week of days, of a year of weeks, months or quarters, or 1."""
+    """Return the steps of a day, or of a week or year of longer steps; 1 if there is none."""
     if step is None or unit == "number":
         return 1
     if unit == "months":
@@ -197,9 +197,9 @@ def find_gaps(series: SortedSeries, forecast: Forecast) -> list[str]:
         return []
     first = wrong[series.rows[wrong].argmin()]
     return [
-        f"{len(wrong)} of {len(later)} steps in {forecast.time!r} are not {describe_step(forecast)} "
-        f"(first: row {series.rows[first] + 2}, {series.table[forecast.time][first]!s}); they count "
-        f"as one step"
+        f"{len(wrong)} of {len(later)} steps in {forecast.time!r} are not "
+        f"{describe_step(forecast)} (first: row {series.rows[first] + 2}, "
+        f"{series.table[forecast.time][first]!s}); they count as one step"
     ]
 
 

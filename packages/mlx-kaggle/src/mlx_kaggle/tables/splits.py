@@ -60,8 +60,8 @@ def time_splits(origins: np.ndarray, ends: np.ndarray, folds: int, fraction: flo
         if len(train) < 2:
             what = f"fold {number + 1} of {folds}" if folds else "the hold-out split"
             raise DataError(
-                f"too few rows for a forecast: {len(times)} times have a full window, and {what} "
-                f"has {len(train)} windows to train on whose targets are known when it begins; give "
+                f"too few rows for a forecast: {len(times)} times have a full window; {what} "
+                f"has only {len(train)} to train on whose targets are known when it begins; give "
                 f"more rows, fewer --folds, or a smaller --horizon or --lookback"
             )
         splits.append((train, np.flatnonzero((origins >= block[0]) & (origins <= block[-1]))))

@@ -142,7 +142,8 @@ class Target:
         """Return the metric of `prediction` against encoded cells; NaN if it is not defined.
 
         `scale` (N,) is the naive error of the series of each row, for the mase of a forecast, whose
-        metrics are over all rows and steps together. `codes` are the predicted class numbers or labels, by default `default_codes`. The area
+        metrics are over all rows and steps together. `codes` are the predicted class numbers or
+        labels, by default `default_codes`. The area
         under the curve is the mean over the classes that occur: the only row of a class is never
         in a validation set, and without it the score would be undefined.
         """
@@ -232,11 +233,10 @@ class Scaler:
 
 def _scaled_error(encoded: np.ndarray, values: np.ndarray, scale: np.ndarray | None) -> float:
     """Return the mean |error| / scale of the rows with a scale (Hyndman and Koehler 2006)."""
-    rows = np.flatnonzero(scale) if scale is not None else []
-    if scale is None or not len(rows):
+    if scale is None or not scale.any():
         return float("nan")
-    errors = np.abs(encoded - values).reshape(len(encoded), -1).mean(1)
-    return float(np.mean(errors[rows] / scale[rows]))
+    rows = np.flatnonzero(scale)
+    return get_metric("mase")(encoded[rows], values[rows], scale=scale[rows])
 
 
 def point(prediction: np.ndarray) -> np.ndarray:

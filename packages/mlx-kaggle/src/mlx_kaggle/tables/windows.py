@@ -63,22 +63,13 @@ def window_table(
     table |= {name: lags[:, n].tolist() for n, name in enumerate(forecast.lags)}
     table |= {forecast.level: level.tolist(), forecast.spread: spread.tolist()}
     table[forecast.naive_error] = errors.tolist()
-    table |= {name: cells.tolist() for name, cells in _facts(past, forecast).items()}
+    change = past[:, 0] - past[:, forecast.change_steps]
+    table |= {forecast.last_value: past[:, 0].tolist(), forecast.change: change.tolist()}
     table |= _calendar(series.when[origins], forecast)
     if future:
         values = series.values[origins[:, None] + 1 + np.arange(forecast.horizon)]
         table |= {name: values[:, n].tolist() for n, name in enumerate(forecast.steps)}
     return table
-
-
-def _facts(past: np.ndarray, forecast: Forecast) -> dict[str, np.ndarray]:
-    """Return columns in the unit of the target, for the text of a row."""
-    season = forecast.season if forecast.season > 1 else forecast.lookback - 1
-    return {
-        f"{forecast.target} last value": past[:, 0],
-        f"{forecast.target} change in {season} steps": past[:, 0]
-        - past[:, min(season, past.shape[1] - 1)],
-    }
 
 
 def _calendar(when: np.ndarray, forecast: Forecast) -> Table:
@@ -147,9 +138,10 @@ def windows_schema(schema: Schema, table: Table, forecast: Forecast, parts: list
             kind = "categorical" if name in parts else "ignored"
             reason = "calendar of the origin" if name in parts else "too few times to learn it"
             columns.append(Column(name, kind, name, reason))
+        elif name in lags:
+            columns.append(Column(name, "numeric", name, "a lag, in the unit of the window"))
         else:
-            reason = "a lag, in the unit of the window" if name in lags else "of the window"
-            columns.append(Column(name, "numeric", name, reason))
+            columns.append(Column(name, "ignored", name, "for the text only"))
     return Schema(tuple(columns))
 
 
