@@ -157,7 +157,7 @@ def test_a_finished_run_is_not_overwritten_unasked(run_cli, passengers, write_cs
             "training.optimizer: unknown value 'lion'; valid: adamw, muon",
         ),
         (["--metric", "acuracy"], "did you mean 'accuracy'?"),
-        (["--metric", "rmse"], "metric 'rmse' is for regression, but the task is binary"),
+        (["--metric", "rmse"], "but the task is binary; metrics of binary: accuracy, bala"),
         (["--metric", "f1_samples"], "metric 'f1_samples' is for multilabel, but the task is bin"),
         (["--kind", "Agee=numeric"], "did you mean 'Age'?"),
         (["--encoder", "no/such/folder"], "no/such/folder"),

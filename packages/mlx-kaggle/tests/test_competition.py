@@ -8,10 +8,11 @@ from mlx_kaggle.config import DataSettings, resolve_config
 from mlx_kaggle.job import baseline_predictions, prepare_job
 from mlx_kaggle.tables.columns import check_columns
 from mlx_kaggle.tables.files import read_tables
-from mlx_kaggle.tables.infer import infer_competition, infer_task
+from mlx_kaggle.tables.infer import infer_competition
 from mlx_kaggle.tables.splits import check_overlap, row_hashes, split_rows
 from mlx_kaggle.tables.submission import check_submission, submission_columns
 from mlx_kaggle.tables.targets import Target
+from mlx_kaggle.tables.tasks import infer_task
 
 
 def read(path: str, target: str, **settings):
@@ -31,7 +32,7 @@ def read(path: str, target: str, **settings):
     ],
 )
 def test_the_task_follows_from_the_target(cells, task):
-    assert infer_task(cells, DataSettings()) == task
+    assert infer_task(cells) == task
 
 
 def test_titanic_like_table_is_understood(passengers, write_csv):
@@ -221,11 +222,11 @@ def test_numbers_that_could_be_classes_or_amounts_say_so(write_csv):
     assert (found.task, found.metric) == ("multiclass", "accuracy")
     assert found.notes == (
         "target 'quality' has the whole numbers 3 to 9, read as 7 unordered classes; if "
-        "their order matters, add --task regression, or --metric quadratic_kappa for ordered "
-        "classes",
+        "their order matters, add --task ordinal, which is scored with quadratic_kappa, or --task "
+        "regression",
     )
     assert read(quality, "quality", metric="mae").task == "regression"
-    assert read(quality, "quality", metric="quadratic_kappa").task == "multiclass"
+    assert read(quality, "quality", metric="quadratic_kappa").task == "ordinal"
     assert read(quality, "quality", metric="mae").notes == ()
     assert read(quality, "quality", task="regression").notes == ()
     ages = write_csv("ages.csv", labelled(120, age=[20 + row % 30 for row in range(120)]))
@@ -233,9 +234,9 @@ def test_numbers_that_could_be_classes_or_amounts_say_so(write_csv):
     assert found.task == "regression"
     assert found.notes == (
         "target 'age' has 30 distinct numbers, read as a regression; if they are codes of "
-        "classes, add --task multiclass",
+        "classes, add --task multiclass, or --task ordinal if their order matters",
     )
-    assert read(ages, "age", metric="quadratic_kappa").task == "multiclass"
+    assert read(ages, "age", metric="quadratic_kappa").task == "ordinal"
 
 
 LABELS = {

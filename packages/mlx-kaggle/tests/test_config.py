@@ -86,6 +86,7 @@ def test_a_wrong_file_gets_one_line(text, message, tmp_path):
         ("seed=-1", "must be from 0 to 2147483647, got -1"),
         ("data.separator=;;", "must be one character, got ';;'"),
         ("data.metric=acuracy", "is unknown: 'acuracy'; did you mean 'accuracy'?"),
+        ("data.metric=qwk", "is unknown: 'qwk'; did you mean 'quadratic_kappa'?"),
         ("data.kinds={Age: nummeric}", None),
         ("text.tta=0", "must be at least 1, got 0"),
         ("text.digits=0", "must be at least 1, got 0"),
@@ -118,7 +119,11 @@ def test_a_wrong_file_gets_one_line(text, message, tmp_path):
         ("training.layer_decay=2", "must be above 0 and at most 1, got 2.0"),
         ("training.warmup=2", "must be from 0 to 1, got 2.0"),
         ("training.max_grad_norm=0", "must be above 0, got 0.0"),
-        ("training.label_smoothing=1", "must be at least 0 and below 1, got 1.0"),
+        ("loss.label_smoothing=1", "must be at least 0 and below 1, got 1.0"),
+        ("loss.gamma=-1", "must be at least 0, got -1.0"),
+        ("loss.delta=0", "must be above 0, got 0.0"),
+        ("loss.coverage=1", "must be above 0 and below 1, got 1.0"),
+        ("loss.r_drop=-1", "must be at least 0, got -1.0"),
         ("training.patience=-1", "must be at least 0, got -1"),
         ("training.seeds=0", "must be at least 1, got 0"),
         ("training.checkpoint_seconds=-1", "must be at least 0, got -1.0"),
@@ -134,6 +139,24 @@ def test_a_value_out_of_range_names_the_key_and_the_range(override, problem):
             "; valid: numeric, categorical, text, date, boolean, ignored"
         )  # fmt: skip
     assert str(caught.value) == f"override {override!r}: {key}: {problem}"
+
+
+def test_targets_and_order_are_checked_against_the_other_settings():
+    for settings, message in (
+        (
+            {"target": "joy", "targets": "joy:fear"},
+            "data.targets: (joy:fear) cannot be combined with data.target (joy); give one",
+        ),
+        (
+            {"task": "regression", "order": ["low", "high"]},
+            "data.order: is for the task ordinal, and the task is regression",
+        ),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            resolve_config("quick", flags={f"data.{key}": v for key, v in settings.items()})
+        assert str(caught.value) == f"command line: {message}"
+    config = resolve_config("quick", overrides=["data.order=[Fair, Very Good, '3']"])
+    assert config.data.order == ("Fair", "Very Good", "3")
 
 
 def test_no_clipping_is_an_infinite_norm():
@@ -179,5 +202,5 @@ def test_the_flags_of_train_are_these():
 FLAGS = """
     allow-leak calibration config dry-run encoder folds horizon id json kind lookback loss metric
     numeric-features optimizer output overwrite preset resume sample-submission season seed
-    separator series set target task test thresholds time train val
+    separator series set target targets task test thresholds time train val
 """

@@ -1,19 +1,22 @@
 """The sample submission decides what is written, and is understood before training."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 
 from mlx_kaggle import DataError
 from mlx_kaggle.config import DataSettings
-from mlx_kaggle.tables.competition import Competition
+from mlx_kaggle.tables.competition import Competition, Format
 from mlx_kaggle.tables.files import read_tables
 from mlx_kaggle.tables.infer import infer_competition
+from mlx_kaggle.tables.spelling import find_spelling
 from mlx_kaggle.tables.submission import (
-    find_spelling,
+    check_submission,
     known_format,
     place_rows,
+    probability_format,
     read_format,
     submission_columns,
 )
@@ -204,7 +207,7 @@ def three_classes(write_csv):
     return infer_competition(data, read_tables(data))
 
 
-def test_a_competition_keeps_its_format_and_old_ones_still_load(three_classes):
+def test_a_competition_keeps_its_format(three_classes):
     values = json.loads(json.dumps(three_classes.to_dict()))
     assert Competition.from_dict(values) == three_classes
     prediction = np.array([[0.1, 0.2, 0.7], [0.5, 0.3, 0.2]])
@@ -215,10 +218,131 @@ def test_a_competition_keeps_its_format_and_old_ones_still_load(three_classes):
         "Class_1": [0.2, 0.3],
     }
     assert submission_columns(three_classes, ["31", "30"], prediction, False) == expected
-    del values["submission"]  # as runs of earlier versions
-    old = Competition.from_dict(values)
-    assert old.submission is None
-    assert submission_columns(old, ["31", "30"], prediction, False) == expected
+
+
+LABELS = ("toxic", "insult", "threat")
+
+
+def several(task="multilabel", metric="f1_macro", targets=LABELS, classes=None):
+    """The competition of several targets whose submissions have the column Id."""
+    classes = targets if classes is None else classes
+    return Competition(Schema(()), targets, task, metric, classes, "Id")
+
+
+@pytest.mark.parametrize(
+    ("cells", "metric", "content"),
+    [
+        ("0", "f1_macro", "label"),
+        ("0", "roc_auc", "probability"),
+        ("0.5", "f1_macro", "probability"),
+        ("", "f1_macro", "label"),
+        ("", "log_loss", "probability"),
+        ("False", "f1_macro", "label"),
+        ("no", "roc_auc", "label"),
+    ],
+)
+def test_cells_and_metric_tell_labels_from_their_probabilities(cells, metric, content):
+    columns = sample(**{name: [cells] * 2 for name in ("threat", "toxic", "insult")})
+    found = read_format(columns, "s.csv", several(metric=metric), None)
+    assert (found.content, found.ids) == (content, ("Id",))
+    assert found.targets == ("threat", "toxic", "insult")
+
+
+def test_columns_of_a_sample_are_targets_by_name_in_any_order():
+    columns = sample(**{f"pred_{name}": ["0"] for name in reversed(LABELS)})
+    assert read_format(columns, "s.csv", several(), None).targets == LABELS[::-1]
+    scores = several("regression", "mcrmse", ("cohesion", "syntax"), ())
+    found = read_format(sample(syntax=["3"], cohesion=["3"]), "s.csv", scores, None)
+    assert (found.content, found.targets) == ("value", ("syntax", "cohesion"))
+    with pytest.raises(DataError) as caught:
+        read_format(sample(toxic=["0"], threat=["0"], obscene=["0"]), "s.csv", several(), None)
+    assert str(caught.value) == (
+        "s.csv: needs one column for each of the 3 targets besides the ids (Id); no target: "
+        "obscene; without a column: insult; give its columns as the targets: --target a,b,..."
+    )
+    with pytest.raises(DataError) as caught:
+        read_format(
+            sample(toxic=["0", "0"], insult=["1", "2"], threat=["", "0"]), "s.csv", several(), None
+        )
+    assert str(caught.value) == (
+        "s.csv, row 3: insult is '2', not a label of 0 or 1 (or false and true, no and yes), nor a "
+        "probability"
+    )
+
+
+def test_labels_are_written_in_the_columns_and_words_of_the_sample():
+    columns = sample(threat=["no"] * 2, insult=["no"] * 2, toxic=["no"] * 2)
+    form = read_format(columns, "s.csv", several(), None)
+    prediction = np.array([[0.9, 0.4, 0.1], [0.2, 0.6, 0.3]])
+    written = submission_columns(several(), ["a", "b"], prediction, False, form)
+    assert written == {
+        "Id": ["a", "b"],
+        "threat": ["no", "no"],
+        "insult": ["no", "yes"],
+        "toxic": ["yes", "no"],
+    }
+    # Fitted thresholds decide otherwise than 0.5.
+    codes = np.array([[1, 1, 0], [0, 1, 1]])
+    written = submission_columns(several(), ["a", "b"], prediction, False, form, codes)
+    assert (written["toxic"], written["threat"]) == (["yes", "no"], ["no", "yes"])
+    assert written["insult"] == ["yes", "yes"]
+    chances = probability_format(form, several())
+    written = submission_columns(several(), ["a", "b"], prediction, True, chances)
+    assert (list(written), written["toxic"]) == (list(form.columns), [0.9, 0.2])
+    ids = {"Id": ["1", "0"], "threat": ["no"] * 2, "insult": ["no"] * 2, "toxic": ["no"] * 2}
+    assert "2 ids and values agree" in check_submission(ids, columns, "out.csv", "s.csv", ("Id",))
+    wrong = {**ids, "insult": ["no", ""]}
+    with pytest.raises(DataError, match=r"out.csv, row 3: insult is '', not a value"):
+        check_submission(wrong, columns, "out.csv", "s.csv", ("Id",))
+
+
+def test_values_of_several_targets_are_written_without_their_intervals():
+    scores = several("regression", "mcrmse", ("cohesion", "syntax"), ())
+    form = read_format(sample(syntax=["3"], cohesion=["3"]), "s.csv", scores, None)
+    prediction = np.array([[[2.5, 2.0, 3.0], [4.5, 4.0, 5.0]]])
+    expected = {"Id": ["a"], "syntax": [4.5], "cohesion": [2.5]}
+    assert submission_columns(scores, ["a"], prediction, False, form) == expected
+    assert submission_columns(scores, ["a"], prediction[..., 0], False, form) == expected
+    one = asked("regression", "rmse", ())
+    written = submission_columns(one, ["a"], prediction[:, :1], False)
+    assert written == {"Id": ["a"], "y": [2.5]}
+
+
+def test_without_a_sample_each_target_has_a_column():
+    assert known_format(several()).columns == ("Id", *LABELS)
+    assert known_format(several()).content == "label"
+    assert known_format(several(), probabilities=True).content == "probability"
+    assert known_format(several(metric="roc_auc")).content == "probability"
+    scores = several("regression", "mcrmse", ("cohesion", "syntax"), ())
+    assert (known_format(scores).content, known_format(scores).targets) == (
+        "value",
+        ("cohesion", "syntax"),
+    )
+    form = known_format(several())
+    assert Format.from_dict(json.loads(json.dumps(asdict(form)))) == form
+
+
+def test_ordered_classes_are_one_label_or_one_probability_a_class():
+    wine = asked("ordinal", "quadratic_kappa", ("3", "4", "5"))
+    prediction = np.array([[0.5, 0.0, 0.5], [0.0, 0.2, 0.8]])
+    form = read_format(sample(y=["5", "5"]), "s.csv", wine, None)
+    assert form.content == "label"
+    # The class nearest to the expected one, for a metric of distances.
+    assert submission_columns(wine, ["a", "b"], prediction, False, form)["y"] == ["4", "5"]
+    codes = np.array([2, 0])
+    assert submission_columns(wine, ["a", "b"], prediction, False, form, codes)["y"] == ["5", "3"]
+    values = np.array([0.2, 1.6])
+    assert submission_columns(wine, ["a", "b"], values, False, form)["y"] == ["3", "5"]
+    names = {f"q_{label}": ["0.3"] * 2 for label in ("5", "4", "3")}
+    form = read_format(sample(**names), "s.csv", wine, None)
+    written = submission_columns(wine, ["a", "b"], prediction, False, form)
+    assert (written["q_3"], written["q_4"]) == ([0.5, 0.0], [0.0, 0.2])
+    with pytest.raises(DataError) as caught:
+        submission_columns(wine, ["a", "b"], values, False, form)
+    assert str(caught.value) == (
+        "'y' is predicted as a number, without probabilities of classes; give a sample submission "
+        "of labels, or train with another --loss"
+    )
 
 
 def test_without_a_sample_the_metric_decides(three_classes):

@@ -5,6 +5,7 @@ with numeric features, losses, NumPy metrics, calibration and thresholds, for an
 hidden states are (B, L, D).
 """
 
+from mlx_heads.builtin_objectives import DEFAULT_PRIORITY
 from mlx_heads.calibration import (
     Calibration,
     CalibrationMethod,
@@ -76,6 +77,7 @@ from mlx_heads.thresholds import (
 __all__ = [
     "COMPETITIONS",
     "DEFAULT_METRIC",
+    "DEFAULT_PRIORITY",
     "METRICS",
     "AttentionPooling",
     "Calibration",

@@ -72,13 +72,7 @@ class ForecastHead(PooledHead):
         linear = self._linear(hidden, attention_mask, features)
         if not self.history_length and history is None:
             return self.outputs_of(linear)
-        expected = (len(hidden), self.history_length)
-        if history is None or history.shape != expected:
-            raise ValueError(
-                f"this head has history_length={self.history_length}: history must have shape "
-                f"{expected}, got {None if history is None else history.shape}"
-            )
-        history = history.astype(mx.float32)
+        history = self._checked_history(history, len(hidden))
         if not self.normalize:
             return self.outputs_of(linear + self._of_history(history))
         mean, deviation = _window(history)
@@ -111,6 +105,18 @@ class ForecastHead(PooledHead):
         if not self.distribution:
             raise ValueError('quantiles of any level need a head with distribution="gaussian"')
         return gaussian_quantiles(self._checked(outputs), levels)
+
+    def _checked_history(self, history: mx.array | None, rows: int) -> mx.array:
+        """Return the history in float32 after a check of its shape."""
+        start = f"this head has history_length={self.history_length}: "
+        if history is not None and not self.history_length:
+            raise ValueError(f"{start}pass no history, got shape {history.shape}")
+        if history is None or history.shape != (rows, self.history_length):
+            raise ValueError(
+                f"{start}history must have shape {(rows, self.history_length)}, "
+                f"got {None if history is None else history.shape}"
+            )
+        return history.astype(mx.float32)
 
     def _of_history(self, history: mx.array) -> mx.array:
         if "trend" not in self:

@@ -7,19 +7,20 @@ one (CORN) of y > k given y > k - 1. Initially all classes are equally likely.
 import math
 from collections.abc import Callable
 from statistics import NormalDist
-from typing import Any, Literal, Unpack, get_args
+from typing import Any, Unpack, get_args
 
 import mlx.core as mx
 
 from mlx_heads._suggest import did_you_mean
+from mlx_heads.losses import Link
 from mlx_heads.pooled_heads import HeadOptions, PooledHead, check_at_least
 from mlx_heads.regression import RegressionHead, increasing, increments
-
-Link = Literal["logit", "probit", "cloglog"]
 
 
 class OrdinalHead(PooledHead):
     """What the ordinal heads share: outputs (B, K-1), and how they become probabilities."""
+
+    link: Link = "logit"
 
     def __init__(
         self, hidden_size: int, num_classes: int, shared: bool, **options: Unpack[HeadOptions]
@@ -38,9 +39,11 @@ class OrdinalHead(PooledHead):
     def exceedance(self, outputs: mx.array) -> tuple[mx.array, mx.array]:
         """Return P(y > k) and 1 - P(y > k), each (B, num_classes - 1) float32.
 
-        Both are returned because 1 - p of a p near one loses the digits of a small chance.
+        Both are returned because 1 - p of a p near one loses the digits of a small chance. They
+        decrease and increase over k, also where cumulative logits cross: each uses the lowest so
+        far.
         """
-        raise NotImplementedError
+        return _LINKS[self.link](mx.cummin(self._checked(outputs), axis=-1))
 
     def predict(self, outputs: mx.array) -> mx.array:
         """Return (B, num_classes) float32 probabilities; rows sum to one."""
@@ -68,11 +71,6 @@ class CoralHead(OrdinalHead):
     def outputs_of(self, linear: mx.array) -> mx.array:
         """Add the biases: (B, 1) to (B, num_classes - 1)."""
         return linear + self.biases
-
-    def exceedance(self, outputs: mx.array) -> tuple[mx.array, mx.array]:
-        """Return P(y > k) and its complement, decreasing and increasing over k."""
-        logits = mx.cummin(self._checked(outputs), axis=-1)
-        return mx.sigmoid(logits), mx.sigmoid(-logits)
 
 
 class CornHead(OrdinalHead):
@@ -105,8 +103,8 @@ class CumulativeLinkHead(OrdinalHead):
     """A score f minus increasing thresholds t_k; train with `cumulative_link_loss`.
 
     `link` says how P(y > k) depends on z = f - t_k: "logit" (proportional odds) 1 / (1 + exp(-z)),
-    "probit" the normal distribution function, "cloglog" (proportional hazards) exp(-exp(-z)). The
-    thresholds are one number and K-2 positive steps, softplus of parameters, so they stay ordered.
+    "probit" the normal distribution function, "cloglog" 1 - exp(-exp(z)). The thresholds are one
+    number and K-2 positive steps, softplus of parameters, so they stay ordered.
     `PooledHead` documents the options.
     """
 
@@ -120,7 +118,7 @@ class CumulativeLinkHead(OrdinalHead):
         if link not in get_args(Link):
             raise ValueError(f"unknown link {link!r}{did_you_mean(str(link), get_args(Link))}")
         super().__init__(hidden_size, num_classes, shared=True, **options)
-        self.link: Link = link
+        self.link = link
         self.threshold_steps = increments([-z for z in _initial_logits(num_classes, link)])
 
     @property
@@ -131,11 +129,6 @@ class CumulativeLinkHead(OrdinalHead):
     def outputs_of(self, linear: mx.array) -> mx.array:
         """Subtract the thresholds: (B, 1) to (B, num_classes - 1), decreasing over k."""
         return linear - increasing(self.threshold_steps)
-
-    def exceedance(self, outputs: mx.array) -> tuple[mx.array, mx.array]:
-        """Return P(y > k) and its complement, decreasing and increasing over k."""
-        # The outputs of this head decrease already; the minimum makes any outputs valid.
-        return _LINKS[self.link](mx.cummin(self._checked(outputs), axis=-1))
 
 
 class ClassNumberHead(RegressionHead):
@@ -161,8 +154,8 @@ def _probit(z: mx.array) -> tuple[mx.array, mx.array]:
 
 
 def _cloglog(z: mx.array) -> tuple[mx.array, mx.array]:
-    hazard = mx.exp(-z)
-    return mx.exp(-hazard), -mx.expm1(-hazard)
+    hazard = mx.exp(z)
+    return -mx.expm1(-hazard), mx.exp(-hazard)
 
 
 _LINKS: dict[Link, Callable[[mx.array], tuple[mx.array, mx.array]]] = {
@@ -173,7 +166,7 @@ _LINKS: dict[Link, Callable[[mx.array], tuple[mx.array, mx.array]]] = {
 _INVERSE_LINKS: dict[Link, Callable[[float], float]] = {
     "logit": lambda chance: math.log(chance / (1.0 - chance)),
     "probit": NormalDist().inv_cdf,
-    "cloglog": lambda chance: -math.log(-math.log(chance)),
+    "cloglog": lambda chance: math.log(-math.log(1.0 - chance)),
 }
 
 

@@ -73,9 +73,9 @@ def register_objective(
     """Decorate a head class: register it with `loss` and its `options` under a task and name.
 
     The objective with the highest priority is the default of its task; the built-in defaults have
-    priority 10, the other built-in objectives 0. Of two with the same task and name the one with
-    the higher priority is kept, and equal priorities raise `ValueError`. `competitions` are slugs
-    of `COMPETITIONS` that prefer this objective to the default.
+    `DEFAULT_PRIORITY`, 10, the other built-in objectives 0. Of two with the same task and name the
+    one with the higher priority is kept, and equal priorities raise `ValueError`. `competitions`
+    are slugs of `COMPETITIONS` that prefer this objective to the default.
     """
     _check_task(task)
     for slug in competitions:
@@ -149,7 +149,8 @@ def _load_entry_points() -> None:
             owner = point.dist.name if point.dist else "unknown"
             raise RuntimeError(
                 f"entry point {point.name!r} = {point.value!r} of distribution {owner!r} failed "
-                f"to register its objectives: {error}. Fix or uninstall that distribution"
+                f"to register its objectives: {type(error).__name__}: {error}. Fix or uninstall "
+                "that distribution"
             ) from error
         _loaded.add(point)
 

@@ -30,7 +30,15 @@ class DataSettings:
     """Files, columns and metric; missing settings are inferred and shown."""
 
     train: str = setting("", "Training table (see below); required.", flag="--train", path="file")
-    target: str = setting("", "Column to predict; required.", flag="--target")
+    target: str = setting(
+        "",
+        "Column to predict, or several: toxic,insult.",
+        flag="--target",
+        default_text="of the sample submission",
+    )
+    targets: str = setting(
+        "", "The same, also by range: 'first:last' of the table.", flag="--targets"
+    )
     val: str | None = setting(None, "Validation table; or --folds.", flag="--val", path="file")
     test: str | None = setting(
         None,
@@ -55,9 +63,10 @@ class DataSettings:
     task: (
         Literal["binary", "multiclass", "multilabel", "ordinal", "regression", "forecast"] | None
     ) = setting(None, "Kind of the target.", flag="--task", default_text="inferred")
+    order: tuple[str, ...] = setting((), "Classes of an ordinal target from low to high.")
     metric: str | None = setting(
         None,
-        "accuracy, f1, roc_auc, log_loss, rmse, rmsle, mae, r2, ...",
+        "accuracy, f1, f1_macro, roc_auc, log_loss, quadratic_kappa, rmse, rmsle, mae, ...",
         flag="--metric",
         default_text="by competition or task",
     )
@@ -77,14 +86,23 @@ class DataSettings:
     )
 
     def __post_init__(self) -> None:
+        if self.target and self.targets:
+            raise ValueError(
+                f"targets ({self.targets}) cannot be combined with data.target ({self.target}); "
+                f"give one"
+            )
+        if self.order and self.task not in (None, "ordinal"):
+            raise ValueError(f"order is for the task ordinal, and the task is {self.task}")
         if self.separator is not None and len(self.separator) != 1:
             raise ValueError(f"separator must be one character, got {self.separator!r}")
         if self.metric is not None:
-            from mlx_heads import METRICS
+            from mlx_heads import get_metric
 
-            if self.metric not in METRICS:
-                hint = did_you_mean(self.metric, METRICS)
-                raise ValueError(f"metric is unknown: {self.metric!r}{hint}")
+            try:
+                get_metric(self.metric)
+            except ValueError as error:
+                problem = str(error).removeprefix("unknown metric ")
+                raise ValueError(f"metric is unknown: {problem}") from None
 
 
 @dataclass(frozen=True)

@@ -58,10 +58,21 @@ class Decision:
         prediction: np.ndarray,
         coverage: float,
     ) -> "Decision":
-        """Fit to predictions of rows that the models were not trained on."""
+        """Fit to predictions of rows that the models were not trained on; `MIN_ROWS` or more."""
         if len(encoded) < MIN_ROWS:
             note = f"{len(encoded)} held-out rows are fewer than {MIN_ROWS}: nothing is fitted"
             return cls(notes=(note,))
+        return cls._fit(competition, settings, encoded, prediction, coverage)
+
+    @classmethod
+    def _fit(
+        cls,
+        competition: Competition,
+        settings: DecisionSettings,
+        encoded: np.ndarray,
+        prediction: np.ndarray,
+        coverage: float,
+    ) -> "Decision":
         if prediction.ndim == 3:
             truth = encoded.reshape(len(encoded), -1)
             value, lower, upper = np.moveaxis(prediction, 2, 0)
@@ -106,8 +117,8 @@ class Decision:
             what = self.calibration.method
             if what == "temperature":
                 temperatures = sorted(1 / scale for scale in scales)
-                ends = f"{temperatures[0]:.3g} to {temperatures[-1]:.3g}"
-                what += f" {ends if len(scales) > 1 else f'{temperatures[0]:.3g}'}"
+                ends = dict.fromkeys(f"{each:.3g}" for each in (temperatures[0], temperatures[-1]))
+                what += f" {' to '.join(ends)}"
             lines.append(f"calibration: {what}")
         if self.thresholds:
             kind = "cut points" if competition.task == "ordinal" else "threshold"
@@ -170,14 +181,17 @@ def cross_fit(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Return `Decision.apply` for all rows, each part by a decision fitted on the other parts.
 
-    `parts` are positions that together are all rows once.
+    `parts` are positions that together are all rows once. Fewer than `MIN_ROWS` rows are not
+    calibrated.
     """
+    if len(encoded) < MIN_ROWS:
+        return Decision().apply(competition, prediction)
     calibrated = np.array(prediction, np.float64)
     codes: np.ndarray | None = None
     for part in parts:
         others = np.setdiff1d(np.arange(len(encoded)), part)
         fitted = encoded[others], prediction[others]
-        decision = Decision.fit(competition, settings, *fitted, coverage)
+        decision = Decision._fit(competition, settings, *fitted, coverage)
         calibrated[part], found = decision.apply(competition, prediction[part])
         if found is not None:
             codes = np.zeros((len(encoded), *found.shape[1:]), np.int64) if codes is None else codes

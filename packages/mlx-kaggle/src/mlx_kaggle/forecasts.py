@@ -117,6 +117,8 @@ def _plain_competition(
 ) -> tuple[Competition, str | None]:
     """Infer a regression of the target, and return the format of dates in the time column."""
     time, metric = str(settings.time), data.metric or "mae"
+    if not data.target:
+        raise DataError("a forecast has one target; name its column: --target")
     columns = {"--target": data.target, "--time": time, "--series": settings.series}
     check_series_columns(tables.train, columns, data.train)
     if len({name for name in columns.values() if name}) < sum(map(bool, columns.values())):

@@ -203,7 +203,9 @@ def predict_run(
         separator = run.config.data.separator
         table = read_table(test, separator=separator) if test else None
         test = test or HISTORY
-        table, prediction, notes = forecast_rows(competition, run.history, table, test, run.predict)
+        table, prediction, notes = forecast_rows(
+            competition, run.history, table, test, run.predict_decided
+        )
         competition = single_target(competition)
     elif test is None:
         raise ConfigError("Missing option '--test'; only a forecast run predicts without a table.")

@@ -83,14 +83,14 @@ def listnet_loss(
 
 
 def _same_list(rows: int, groups: mx.array | None, kept: mx.array | None) -> mx.array:
-    """Return (B, B) booleans: column j is not ignored, and in the list of row i."""
+    """Return (B, B) booleans: row j is in the list of row i, as is an ignored row in its own."""
     if groups is None:
         same = mx.ones((rows, rows), mx.bool_)
     elif groups.shape != (rows,):
         raise ValueError(f"groups must be (B,) = ({rows},), got {groups.shape}")
     else:
         same = groups[:, None] == groups
-    return same if kept is None else same & kept
+    return same if kept is None else same & (kept | mx.eye(rows, dtype=mx.bool_))
 
 
 def _log_softmax_of_lists(scores: mx.array, same: mx.array) -> mx.array:

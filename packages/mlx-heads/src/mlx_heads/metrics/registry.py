@@ -119,11 +119,11 @@ def get_metric(name: str) -> Metric:
     return METRICS[name]
 
 
-def _averaged(score: str, average: str) -> MetricFunction:
+def _averaged(score: labels.Score, average: labels.Average) -> MetricFunction:
     return partial(labels.averaged, score=score, average=average)
 
 
-def _kappa(distance: str | None) -> MetricFunction:
+def _kappa(distance: labels.Distance | None) -> MetricFunction:
     return partial(labels.kappa, distance=distance)
 
 
@@ -131,6 +131,18 @@ _BINARY = ("binary",)
 _LABELS = ("multilabel",)
 _CLASSES = ("binary", "multiclass", "ordinal")
 _NUMBERS = ("regression", "forecast")
+
+_AVERAGES: tuple[tuple[labels.Score, labels.Average, tuple[str, ...]], ...] = (
+    ("f1", "macro", _CLASSES + _LABELS),
+    ("f1", "micro", _CLASSES + _LABELS),
+    ("f1", "weighted", _CLASSES + _LABELS),
+    ("f1", "samples", _LABELS),
+    ("precision", "macro", _CLASSES + _LABELS),
+    ("precision", "micro", _CLASSES + _LABELS),
+    ("recall", "macro", _CLASSES + _LABELS),
+    ("recall", "micro", _CLASSES + _LABELS),
+    ("jaccard", "macro", _CLASSES + _LABELS),
+)
 
 METRICS = {
     metric.name: metric
@@ -142,17 +154,7 @@ METRICS = {
         Metric("recall", _averaged("recall", "binary"), True, "label", _BINARY),
         *(
             Metric(f"{score}_{average}", _averaged(score, average), True, "label", tasks)
-            for score, average, tasks in (
-                ("f1", "macro", _CLASSES + _LABELS),
-                ("f1", "micro", _CLASSES + _LABELS),
-                ("f1", "weighted", _CLASSES + _LABELS),
-                ("f1", "samples", _LABELS),
-                ("precision", "macro", _CLASSES + _LABELS),
-                ("precision", "micro", _CLASSES + _LABELS),
-                ("recall", "macro", _CLASSES + _LABELS),
-                ("recall", "micro", _CLASSES + _LABELS),
-                ("jaccard", "macro", _CLASSES + _LABELS),
-            )
+            for score, average, tasks in _AVERAGES
         ),
         Metric("exact_match", labels.exact_match, True, "label", _LABELS),
         Metric("hamming_loss", labels.hamming_loss, False, "label", _LABELS),

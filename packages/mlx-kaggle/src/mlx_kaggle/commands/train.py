@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from mlx_kaggle.config import PRESETS, RunConfig, resolve_config
+from mlx_kaggle.config import PRESETS, DataSettings, RunConfig, resolve_config
 from mlx_trainer.command_line import SettingsCommand, settings_options
 
 EPILOG = """Presets (--preset):
@@ -70,8 +70,6 @@ def train(
             raise click.UsageError(f"--resume takes everything from --output; omit {given[0]}")
     elif "data.train" not in flags:
         raise click.UsageError("Missing option '--train'.")
-    elif "data.target" not in flags and not config:
-        raise click.UsageError("Missing option '--target'.")
 
     from mlx_kaggle.runs import create_run, read_config, resume_run, train_run
 
@@ -83,8 +81,18 @@ def train(
         train_run(settings, lambda: run, resume=True, as_json=as_json)
         return
     settings = resolve_config(preset, config, flags, overrides)
+    if not _has_target(settings.data):
+        raise click.UsageError("Missing option '--target'.")
     make_run = None if dry_run else lambda: create_run(output, settings, overwrite)
     train_run(settings, make_run, as_json=as_json)
+
+
+def _has_target(data: DataSettings) -> bool:
+    """Whether the target is given, or there is something to find it in."""
+    from mlx_kaggle.tables.files import find_companion_files
+
+    given = data.target or data.targets or data.competition or data.task == "multilabel"
+    return bool(given or find_companion_files(data)["sample_submission"])
 
 
 def _given_options() -> list[str]:

@@ -3,12 +3,20 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import dropwhile, groupby
 from typing import Any
 
 import numpy as np
 
 from mlx_kaggle import DataError
-from mlx_kaggle.tables.competition import Competition, as_number, list_names, normalize_label
+from mlx_kaggle.tables.competition import (
+    LABEL_CODES,
+    LABEL_PAIRS,
+    UNSCORED,
+    Competition,
+    list_names,
+    normalize_label,
+)
 from mlx_kaggle.tables.files import row_count
 from mlx_tabtext import Schema, Table, find_invalid_cells, is_missing
 
@@ -21,11 +29,11 @@ def ignore_unknown(
     """Ignore the features that are unknown at prediction time.
 
     They are missing from the test table, or are columns of the sample submission. A test table with
-    the target does not count, because it may contain other labels too. Raises `DataError` if the
-    test table has none of the features.
+    a target does not count, because it may contain other labels too. Raises `DataError` if the test
+    table has none of the features.
     """
-    target, features = str(schema.target), [column.name for column in schema.features]
-    known = test if test is not None and target not in test else None
+    features = [column.name for column in schema.features]
+    known = None if test is None or any(name in test for name in schema.targets) else test
     reasons = {}
     if known is not None:
         reasons = {name: f"not in {test_file}" for name in features if name not in known}
@@ -35,8 +43,7 @@ def ignore_unknown(
                 f"({list_names(features, NAMES_SHOWN)}); its columns: "
                 f"{list_names(list(known), NAMES_SHOWN)}"
             )
-    asked = list(sample or ())
-    for name in asked[asked.index(target) + 1 :] if target in asked else []:
+    for name in dropwhile(lambda name: name not in schema.targets, sample or ()):
         if name in features and name not in (known or ()):
             reasons.setdefault(name, "a column of the sample submission")
     for reason in dict.fromkeys(reasons.values()):
@@ -49,15 +56,15 @@ def ignore_unknown(
 
 
 def ignore_copies(schema: Schema, train: Table, notes: list[str]) -> Schema:
-    """Ignore a feature that copies the target or an earlier feature, cell by cell."""
-    target = str(schema.target)
+    """Ignore a feature that copies a target or an earlier feature, cell by cell."""
     codes = {name: _pattern(cells) for name, cells in train.items()}
+    targets = {codes[name]: name for name in reversed(schema.targets)}
     seen: dict[tuple[str, ...] | bytes, str] = {}
     reasons = {}
     for column in schema.features:
         code = codes[column.name]
-        if code == codes[target]:
-            reasons[column.name] = f"copies the target {target!r}"
+        if code in targets:
+            reasons[column.name] = f"copies the target {targets[code]!r}"
         elif code in seen:
             reasons[column.name] = f"copies column {seen[code]!r}"
         seen.setdefault(code, column.name)
@@ -88,47 +95,65 @@ def _pattern(cells: Sequence[Any]) -> tuple[str, ...] | bytes:
 def likely_labels(schema: Schema, train: Table, test: Table | None) -> list[str]:
     """Return a note on columns that look like additional labels: 0/1 and next to a 0/1 target.
 
-    Columns of a test table without the target and one-hot groups of features do not count.
+    Columns of a test table without targets and one-hot groups of features do not count.
     """
-    target = str(schema.target)
-    pair = _distinct_labels(train[target])
+    targets, features = schema.targets, {column.name for column in schema.features}
+    pair = set().union(*(_distinct_labels(train[name]) for name in targets)) - {UNSCORED}
     if len(pair) != 2:
         return []
-    names = list(train)
-    alike = [_distinct_labels(train[name]) == pair for name in names]
-    first = last = names.index(target)
-    while first > 0 and alike[first - 1]:
-        first -= 1
-    while last + 1 < len(names) and alike[last + 1]:
-        last += 1
-    features = {column.name for column in schema.features}
-    known = test if test is not None and target not in test else ()
-    found = [name for name in names[first : last + 1] if name in features and name not in known]
-    if len(found) < 2 or _is_one_hot([train[name] for name in found]):
+    alike = [name in targets or _distinct_labels(train[name]) == pair for name in train]
+    groups = groupby(zip(train, alike, strict=True), lambda each: each[1])
+    runs = [[name for name, _ in group] for is_alike, group in groups if is_alike]
+    known = () if test is None or any(name in test for name in targets) else test
+    found = [
+        name
+        for run in runs
+        if any(name in targets for name in run)
+        for name in run
+        if name in features and name not in known
+    ]
+    # One column alone is more likely a feature, unless other labels are known.
+    enough = len(found) >= (2 if len(targets) == 1 else 1)
+    if not enough or is_one_hot([train[name] for name in found]):
         return []
     low, high = sorted(pair)
-    listed = list_names(found, NAMES_SHOWN)
+    beside = f"next to {repr(targets[0]) if len(targets) == 1 else f'the {len(targets)} targets'}"
+    if len(found) == 1:
+        has, are, them = f"1 column {beside} also has", "it is a label too, it is", "it"
+    else:
+        has, them = f"{len(found)} columns {beside} also have", "them"
+        are = "they are labels too, they are"
     return [
-        f"{len(found)} columns next to {target!r} also have {low} and {high} ({listed}): if they "
-        f"are labels too, they are unknown when predicting and the score is too good; drop them: "
+        f"{has} {low} and {high} ({list_names(found, NAMES_SHOWN)}): if {are} unknown when "
+        f"predicting and the score is too good; drop {them}: "
         f"--set 'data.drop={json.dumps(found, ensure_ascii=False)}'"
     ]
 
 
-def _distinct_labels(cells: Sequence[Any]) -> set[str]:
-    """Return at most three distinct labels: enough to see that there are more than two."""
+def label_pair(cells: Sequence[Any], unscored: bool = False) -> tuple[str, str] | None:
+    """Return the two spellings of a label column, such as 0 and 1; `None` for another column.
+
+    One of the two suffices. Missing cells do not count, and neither does -1 with `unscored`.
+    """
+    found = _distinct_labels(cells, 4) - ({UNSCORED} if unscored else set())
+    return next((pair for pair in LABEL_PAIRS if found and found <= set(pair)), None)
+
+
+def _distinct_labels(cells: Sequence[Any], most: int = 3) -> set[str]:
+    """Return at most this many distinct labels: enough to see that there are too many."""
     found: set[str] = set()
     for cell in cells:
         if not is_missing(cell):
             found.add(normalize_label(str(cell)))
-            if len(found) > 2:
+            if len(found) >= most:
                 break
     return found
 
 
-def _is_one_hot(columns: Sequence[Sequence[Any]]) -> bool:
-    numbers = np.array([[as_number(cell) or 0.0 for cell in cells] for cells in columns])
-    return bool((numbers.sum(0) == 1).all())
+def is_one_hot(columns: Sequence[Sequence[Any]]) -> bool:
+    """Whether exactly one of the label columns is 1 in each row."""
+    codes = [[LABEL_CODES.get(normalize_label(str(c)), 0) for c in cells] for cells in columns]
+    return bool((np.sum(codes, 0) == 1).all())
 
 
 def check_columns(competition: Competition, table: Table, file: str) -> list[str]:

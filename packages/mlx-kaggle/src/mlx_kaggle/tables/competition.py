@@ -18,6 +18,12 @@ METRICS_OF_TASK = {
     "regression": ["rmse", "mae", "r2"],
     "forecast": ["mae", "rmse", "smape", "mase"],
 }
+# Spellings of a label that is not there, and of one that is, normalized by `normalize_label`.
+LABEL_PAIRS = (("0", "1"), ("false", "true"), ("no", "yes"), ("n", "y"), ("f", "t"))
+LABEL_CODES = {label: code for pair in LABEL_PAIRS for code, label in enumerate(pair)}
+NOT_A_LABEL = "not a label of 0 or 1 (or false and true, no and yes)"
+# In a label column: the label of the row is unknown.
+UNSCORED = "-1"
 # Added for predictions with an interval.
 INTERVAL_METRICS = ["coverage", "interval_score"]
 

@@ -1,7 +1,7 @@
 """Read the tables of a competition, select their rows, and write CSV."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -11,6 +11,7 @@ import numpy as np
 
 from mlx_kaggle import DataError
 from mlx_kaggle.config import DataSettings
+from mlx_kaggle.tables.competition import UNSCORED, list_names, normalize_label
 from mlx_tabtext import TABLE_ENDINGS, Table, is_missing, read_table
 from mlx_trainer import write_atomic
 
@@ -76,22 +77,48 @@ def take(table: Table, rows: Sequence[int] | np.ndarray) -> Table:
     return {name: [cells[row] for row in rows] for name, cells in table.items()}
 
 
-def drop_unlabelled(table: Table, target: str, file: str) -> tuple[Table, np.ndarray, list[str]]:
+def drop_unlabelled(
+    table: Table, targets: str | Sequence[str], file: str, task: str = ""
+) -> tuple[Table, np.ndarray, list[str]]:
     """Drop the rows without a target; return the table, the positions kept, and notes.
 
-    Raises `DataError` when every target is missing.
+    Of several targets a row must have all. In a multilabel task -1 means unknown, as in the answers
+    that Kaggle publishes with rows that were not scored. Raises `DataError` when no row is left.
     """
-    missing = [row for row, cell in enumerate(table[target]) if is_missing(cell)]
-    rows = np.setdiff1d(np.arange(len(table[target])), missing)
-    if not missing:
-        return table, rows, []
+    names = [targets] if isinstance(targets, str) else list(targets)
+    missing = _first_columns(table, names, is_missing)
+    unscored = {}
+    if task == "multilabel":
+        unscored = _first_columns(table, names, lambda cell: normalize_label(str(cell)) == UNSCORED)
+        unscored = {row: name for row, name in unscored.items() if row not in missing}
+    count = len(table[names[0]])
+    rows = np.setdiff1d(np.arange(count), [*missing, *unscored])
     if not len(rows):
-        raise DataError(f"{file}: target {target!r} is missing in all {len(missing)} rows")
-    note = (
-        f"{file}: dropped {len(missing)} of {len(table[target])} rows without a target (first: "
-        f"row {missing[0] + 2})"
-    )
-    return take(table, rows), rows, [note]
+        what = f"target {names[0]!r}"
+        if len(names) > 1:
+            what = f"one of the {len(names)} targets ({list_names(names, 5)})"
+        unknown = "missing or -1" if unscored else "missing"
+        raise DataError(f"{file}: {what} is {unknown} in all {count} rows")
+    without = "without a target" if len(names) == 1 else f"without one of the {len(names)} targets"
+    notes = [
+        f"{file}: dropped {len(found)} of {count} rows {what} (first: row {min(found) + 2}"
+        + (f", {found[min(found)]})" if len(names) > 1 else ")")
+        for found, what in ((missing, without), (unscored, "with a label of -1, so not scored"))
+        if found
+    ]
+    return (take(table, rows) if notes else table), rows, notes
+
+
+def _first_columns(
+    table: Table, names: Sequence[str], found: Callable[[Any], bool]
+) -> dict[int, str]:
+    """Return the rows with such a cell, and the first of the columns that has it."""
+    rows: dict[int, str] = {}
+    for name in names:
+        for row, cell in enumerate(table[name]):
+            if found(cell):
+                rows.setdefault(row, name)
+    return rows
 
 
 def index_ids(

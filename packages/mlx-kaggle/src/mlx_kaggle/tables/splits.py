@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.model_selection import KFold, StratifiedKFold, StratifiedShuffleSplit
 
 from mlx_kaggle import DataError
+from mlx_kaggle.tables.competition import VALUE_TASKS
 from mlx_tabtext import Table
 
 Split = tuple[np.ndarray, np.ndarray]
@@ -21,10 +22,16 @@ def split_rows(
 ) -> list[Split]:
     """Return `folds` splits (train rows, validation rows), or one hold-out split for 0 folds.
 
-    Splits are stratified by class, or by the quantile of a regression target. The only row of a
-    class is in the training rows of every split.
+    Splits are stratified by class; by the rarest label of each row of a multilabel task; by the
+    quantile of a regression target, or of the mean of several standardized ones. The only row of a
+    class or label is in the training rows of every split.
     """
-    strata = _quantile_bins(targets) if task == "regression" else np.unique(targets, False, True)[1]
+    if task in VALUE_TASKS:
+        strata = _quantile_bins(_mean_of_standardized(targets))
+    elif targets.ndim == 2:
+        strata = _rarest_labels(targets)
+    else:
+        strata = np.unique(targets, False, True)[1]
     counts = np.bincount(strata)
     single = np.flatnonzero(counts[strata] == 1)
     shared = np.flatnonzero(counts[strata] > 1)
@@ -69,16 +76,21 @@ def time_splits(origins: np.ndarray, ends: np.ndarray, folds: int, fraction: flo
 
 
 def rare_classes(targets: np.ndarray, classes: Sequence[str], folds: int) -> list[str]:
-    """Return notes on the classes that some split does not validate."""
-    notes, counts = [], np.bincount(targets, minlength=len(classes))
+    """Return notes on the classes, or the labels of (N, labels), that some split does not validate.
+
+    A label that no row has is not among them.
+    """
+    one, several = ("label", "labels") if targets.ndim == 2 else ("class", "classes")
+    counts = targets.sum(0) if targets.ndim == 2 else np.bincount(targets, minlength=len(classes))
+    notes = []
     for name, count in zip(classes, counts, strict=True):
         if count == 1:
-            notes.append(f"class {name!r} has 1 row: it is trained on and never validated")
-        elif count < folds:
-            notes.append(f"class {name!r} has {count} rows, fewer than {folds} folds: some folds "
+            notes.append(f"{one} {name!r} has 1 row: it is trained on and never validated")
+        elif 0 < count < folds:
+            notes.append(f"{one} {name!r} has {count} rows, fewer than {folds} folds: some folds "
                          f"do not validate it")  # fmt: skip
     more = len(notes) - CLASSES_SHOWN
-    rest = [f"... and {more} more classes with too few rows"] if more > 0 else []
+    rest = [f"... and {more} more {several} with too few rows"] if more > 0 else []
     return [*notes[:CLASSES_SHOWN], *rest]
 
 
@@ -95,6 +107,28 @@ def _split(strata: np.ndarray, folds: int, fraction: float, seed: int) -> list[S
         warnings.simplefilter("ignore", UserWarning)
         splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
         return list(splitter.split(strata, strata))
+
+
+def _rarest_labels(targets: np.ndarray) -> np.ndarray:
+    """Return the stratum of each row: its label with the fewest rows; rows without have their own.
+
+    A row that is alone in its stratum, though others have its label, goes to the largest stratum.
+    """
+    counts = targets.sum(0)
+    without = np.full((len(targets), 1), len(targets) + 1)
+    strata = np.hstack([np.where(targets == 1, counts, len(targets) + 2), without]).argmin(1)
+    sizes = np.bincount(strata, minlength=len(counts) + 1)
+    alone = (sizes[strata] == 1) & (np.append(counts, len(targets))[strata] > 1)
+    strata[alone] = sizes.argmax()
+    return np.unique(strata, return_inverse=True)[1]
+
+
+def _mean_of_standardized(targets: np.ndarray) -> np.ndarray:
+    """Return (N,) values: of several targets the mean, each divided by its deviation."""
+    if targets.ndim == 1:
+        return targets
+    deviations = targets.std(0)
+    return (targets / np.where(deviations > 0, deviations, 1)).mean(1)
 
 
 def _quantile_bins(values: np.ndarray) -> np.ndarray:

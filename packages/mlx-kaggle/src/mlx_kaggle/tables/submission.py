@@ -1,6 +1,7 @@
 """A submission: infer its format from a sample, place its rows, and check it against the sample."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import takewhile
 from typing import Any
 
@@ -9,6 +10,9 @@ import numpy as np
 from mlx_heads import get_metric
 from mlx_kaggle import DataError
 from mlx_kaggle.tables.competition import (
+    LABEL_CODES,
+    NOT_A_LABEL,
+    VALUE_TASKS,
     Competition,
     Format,
     as_number,
@@ -16,12 +20,9 @@ from mlx_kaggle.tables.competition import (
     normalize_label,
 )
 from mlx_kaggle.tables.files import index_ids, row_count
-from mlx_kaggle.tables.targets import Target
+from mlx_kaggle.tables.spelling import find_spelling, match_columns
+from mlx_kaggle.tables.targets import Target, point
 from mlx_tabtext import Table, is_missing
-
-# Equivalent pairs of labels; the first pair that contains a sample's cells is its spelling.
-PAIRS = ("false true", "False True", "FALSE TRUE", "no yes", "No Yes", "NO YES", "n y", "N Y",
-         "f t", "F T", "0 1", "0.0 1.0")  # fmt: skip
 
 
 def read_format(
@@ -39,6 +40,8 @@ def read_format(
     ids = _id_columns(columns, competition, test if test is not None else train)
     names = [name for name in columns if name not in ids]
     one = len(names) == 1
+    if competition.several:
+        return _column_per_target(columns, ids, sample, file, competition)
     if competition.task == "regression":
         if one:
             return Format(columns, ids, "value")
@@ -48,7 +51,7 @@ def read_format(
         )
     if one:
         return _one_column(columns, ids, sample[names[0]], file, competition)
-    matched = _match(names, competition.classes)
+    matched = match_columns(names, competition.classes)
     if matched:
         return Format(columns, ids, "classes", matched)
     raise DataError(
@@ -62,6 +65,8 @@ def probability_format(form: Format, competition: Competition) -> Format:
     """Replace labels by probabilities."""
     if form.content != "label":
         return form
+    if form.targets:
+        return replace(form, content="probability", spelling={})
     if len(competition.classes) == 2:
         return Format(form.columns, form.ids, "probability", competition.classes)
     return Format((*form.ids, *competition.classes), form.ids, "classes", competition.classes)
@@ -73,13 +78,11 @@ def known_format(competition: Competition, probabilities: bool = False) -> Forma
     Without a sample: id and labels, or probabilities if the metric needs them.
     """
     form = competition.submission
-    if form is None and competition.submission_columns:  # a run of an earlier version
-        sample: Table = {name: [] for name in competition.submission_columns}
-        form = read_format(sample, "the sample submission", competition, None)
     if form is None:
         ids = (competition.id_column,) if competition.id_column else ()
-        content = "value" if competition.task == "regression" else "label"
-        form = Format((*ids, competition.target), ids, content)
+        content = "value" if competition.task in VALUE_TASKS else "label"
+        targets = competition.targets if competition.several else ()
+        form = Format((*ids, *competition.targets), ids, content, targets=targets)
         probabilities = probabilities or get_metric(competition.metric).needs == "probability"
     return probability_format(form, competition) if probabilities else form
 
@@ -89,9 +92,54 @@ def _id_columns(
 ) -> tuple[str, ...]:
     """Return the leading columns that are in the test table (or train), at least the first."""
     there = set(known or ()) | {competition.id_column}
-    ids = tuple(takewhile(lambda name: name in there and name != competition.target, columns))
+    ids = tuple(takewhile(lambda name: name in there and name not in competition.targets, columns))
     ids = ids[:-1] if len(ids) == len(columns) else ids
     return ids or (columns[:1] if len(columns) > 1 else ())  # type: ignore[return-value]
+
+
+def _column_per_target(
+    columns: tuple[str, ...],
+    ids: tuple[str, ...],
+    sample: Table,
+    file: str,
+    competition: Competition,
+) -> Format:
+    """Infer the target of each column by its name; 0 or 1, or probabilities, as of one column."""
+    names = [name for name in columns if name not in ids]
+    targets = match_columns(names, competition.targets)
+    if targets is None:
+        other = [name for name in names if name not in competition.targets]
+        missing = [name for name in competition.targets if name not in names]
+        raise DataError(
+            f"{file}: needs one column for each of the {len(competition.targets)} targets besides "
+            f"the ids ({list_names(ids)}); no target: {list_names(other)}; without a column: "
+            f"{list_names(missing)}; give its columns as the targets: --target a,b,..."
+        )
+    if competition.task != "multilabel":
+        return Format(columns, ids, "value", targets=targets)
+    values = {str(c).strip() for name in names for c in sample[name] if not is_missing(c)}
+    if _are_probabilities(values, competition):
+        return Format(columns, ids, "probability", targets=targets)
+    spelling = find_spelling(values, ("0", "1"))
+    if spelling is None:
+        place = _first_place(sample, names, lambda c: normalize_label(str(c)) not in LABEL_CODES)
+        raise DataError(f"{file}, {place}, {NOT_A_LABEL}, nor a probability")
+    return Format(columns, ids, "label", spelling=spelling, targets=targets)
+
+
+def _first_place(sample: Table, names: Sequence[str], is_wrong: Callable[[Any], bool]) -> str:
+    row, name = min((row, name) for name in names for row, cell in enumerate(sample[name])
+                    if not is_missing(cell) and is_wrong(cell))  # fmt: skip
+    return f"row {row + 2}: {name} is {sample[name][row]!r}"
+
+
+def _are_probabilities(values: set[str], competition: Competition) -> bool:
+    """Whether the cells are from 0 to 1; if they are only 0 and 1, the metric decides."""
+    numbers = [as_number(value) for value in values]
+    if not all(number is not None and 0 <= number <= 1 for number in numbers):
+        return False
+    needed = get_metric(competition.metric).needs == "probability"
+    return needed or any(number not in (0, 1) for number in numbers)
 
 
 def _one_column(
@@ -105,13 +153,9 @@ def _one_column(
     (name,) = [each for each in columns if each not in ids]
     classes = competition.classes
     values = {str(cell).strip() for cell in cells if not is_missing(cell)}
-    numbers = [as_number(value) for value in values]
-    shares = all(number is not None and 0 <= number <= 1 for number in numbers)
-    between = shares and any(number not in (0, 1) for number in numbers)
-    wanted = get_metric(competition.metric).needs == "probability"
-    spelling = None if between else find_spelling(values, classes)
-    if len(classes) == 2 and shares and (between or wanted):
+    if len(classes) == 2 and _are_probabilities(values, competition):
         return Format(columns, ids, "probability", classes)
+    spelling = find_spelling(values, classes)
     if spelling is None:
         wrong = sorted(values - {normalize_label(each) for each in classes})
         raise DataError(
@@ -119,52 +163,6 @@ def _one_column(
             f"{competition.target!r} ({list_names(classes)})"
         )
     return Format(columns, ids, "label", classes, spelling)
-
-
-def find_spelling(values: set[str], classes: Sequence[str]) -> dict[str, str] | None:
-    """Map classes to their spelling in a sample; `None` if some `values` are not classes."""
-    for spell in _spellings(classes):
-        spelled = {label: spell(label) for label in classes}
-        if values <= set(spelled.values()) and len(set(spelled.values())) == len(classes):
-            return spelled
-    return None
-
-
-def _spellings(classes: Sequence[str]) -> Iterator[Callable[[str], str]]:
-    yield str
-    if all(as_number(label) is not None for label in classes):
-        yield lambda label: f"{float(label):.15g}"
-        yield lambda label: f"{float(label):.1f}"
-    yield from (str.upper, str.lower, str.capitalize, str.title)
-    plain = [normalize_label(label) for label in classes]
-    if any(sorted(plain) == sorted(map(normalize_label, pair.split())) for pair in PAIRS):
-        first = {normalize_label(pair.split()[0]) for pair in PAIRS}
-        for pair in PAIRS:
-            no, yes = pair.split()
-            yield lambda label, no=no, yes=yes: no if normalize_label(label) in first else yes
-
-
-def _match(names: Sequence[str], classes: Sequence[str]) -> tuple[str, ...] | None:
-    """Return the class of each column: its name without the prefix and suffix of all names.
-
-    `None` unless each class has exactly one column.
-    """
-    if len(names) != len(classes) or len(set(names)) != len(names):
-        return None
-    prefix, suffix = _shared(names), _shared([name[::-1] for name in names])
-    for spell in (str, normalize_label):
-        spelled = {spell(label): label for label in classes}
-        for start in range(prefix + 1):
-            for stop in range(suffix + 1):
-                cut = [spell(name[start : len(name) - stop]) for name in names]
-                if len(spelled) == len(set(cut)) and set(cut) == set(spelled):
-                    return tuple(spelled[each] for each in cut)
-    return None
-
-
-def _shared(names: Sequence[str]) -> int:
-    """Return the length of the common prefix."""
-    return sum(1 for _ in takewhile(lambda each: len(set(each)) == 1, zip(*names, strict=False)))
 
 
 def submission_columns(
@@ -177,26 +175,40 @@ def submission_columns(
 ) -> dict[str, list[Any]]:
     """Return the columns of a submission, by default in the format seen in training.
 
-    `ids` are the cells of the id column, or of each of several; `prediction` has the same rows.
-    Without a sample, classes are spelled as in training. With `probabilities`, or if the metric
-    needs them, they replace the classes: of the second class of a binary task, else one column per
-    class.
+    `ids` are the cells of the id column, or of each of several; `prediction` has the same rows, and
+    so have `codes`, the class numbers (N,) or labels (N, labels), by default those of
+    `Target.default_codes`. Without a sample, classes are spelled as in training. With
+    `probabilities`, or if the metric needs them, they replace the classes: of the second class of a
+    binary task, of each label, else one column per class. Intervals are not written.
     """
     form = form or known_format(competition, probabilities)
     given = ids if isinstance(ids, Mapping) else dict.fromkeys(form.ids[:1], ids)
     names, classes = form.predictions, competition.classes
     columns: dict[str, list[Any]] = {name: list(cells) for name, cells in given.items()}
-    if form.content == "value":
-        columns[names[0]] = [float(value) for value in prediction]
+    if form.content in ("probability", "classes") and prediction.ndim == 1:
+        raise DataError(
+            f"{competition.target!r} is predicted as a number, without probabilities of classes; "
+            f"give a sample submission of labels, or train with another --loss"
+        )
+    outputs = point(prediction)
+    if form.content == "label":
+        outputs = Target(competition).default_codes(prediction) if codes is None else codes
+        assert outputs is not None
+    if form.targets:
+        for name, target in zip(names, form.targets, strict=True):
+            columns[name] = outputs[:, competition.targets.index(target)].tolist()
+            if form.content == "label":
+                labels = map(str, columns[name])
+                columns[name] = [form.spelling.get(label, label) for label in labels]
+    elif form.content == "value":
+        columns[names[0]] = [float(value) for value in outputs]
     elif form.content == "probability":
-        columns[names[0]] = [float(value) for value in prediction[:, 1]]
+        columns[names[0]] = [float(value) for value in outputs[:, 1]]
     elif form.content == "classes":
         for name, label in zip(names, form.classes, strict=True):
-            columns[name] = [float(value) for value in prediction[:, classes.index(label)]]
+            columns[name] = [float(value) for value in outputs[:, classes.index(label)]]
     else:
-        codes = Target(competition).default_codes(prediction) if codes is None else codes
-        assert codes is not None
-        labels = [classes[code] for code in codes]
+        labels = [classes[code] for code in outputs]
         columns[names[0]] = [form.spelling.get(label, label) for label in labels]
     return {name: columns[name] for name in form.columns}
 

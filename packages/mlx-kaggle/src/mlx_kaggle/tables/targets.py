@@ -5,7 +5,7 @@ values, or (N, targets, 3) of value, lower and upper bound. An ordinal predictio
 probabilities, or (N,) values on the scale of class numbers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,11 @@ from mlx_heads import TargetScaler, get_metric
 from mlx_kaggle import DataError
 from mlx_kaggle.tables.competition import (
     INTERVAL_METRICS,
+    LABEL_CODES,
+    NOT_A_LABEL,
     VALUE_TASKS,
     Competition,
+    list_names,
     normalize_label,
 )
 from mlx_kaggle.tables.windows import WindowScaler
@@ -41,23 +44,25 @@ class Target:
         if competition.task in VALUE_TASKS:
             columns = [self._values(table, name, rows) for name in competition.targets]
         elif competition.task == "multilabel":
-            columns = [self._codes(table, name, ("0", "1"), rows) for name in competition.targets]
+            columns = [self._codes(table, name, LABEL_CODES, rows) for name in competition.targets]
         else:
-            columns = [self._codes(table, competition.target, competition.classes, rows)]
+            index = {normalize_label(label): at for at, label in enumerate(competition.classes)}
+            index |= {label: code for code, label in enumerate(competition.classes)}
+            columns = [self._codes(table, competition.target, index, rows)]
         return np.stack(columns, 1) if competition.several else columns[0]
 
-    def _codes(self, table: Table, name: str, classes: Sequence[str], rows: Rows) -> np.ndarray:
-        index = {normalize_label(label): code for code, label in enumerate(classes)}
-        index |= {label: code for code, label in enumerate(classes)}
+    def _codes(self, table: Table, name: str, index: Mapping[str, int], rows: Rows) -> np.ndarray:
         codes = []
         for at, cell in enumerate(table[name]):
             label = str(cell).strip()
             code = index.get(label, index.get(normalize_label(label)))
             if code is None:
-                known = ", ".join(classes[:8])
+                place = self._place(at, rows)
+                if self.competition.task == "multilabel":
+                    raise DataError(f"{place}: {name} is {label!r}, {NOT_A_LABEL}")
                 raise DataError(
-                    f"{self._place(at, rows)}: class {label!r} of {name!r} does not occur in the "
-                    f"training data ({known})"
+                    f"{place}: class {label!r} of {name!r} does not occur in the training data "
+                    f"({list_names(self.competition.classes, 8)})"
                 )
             codes.append(code)
         return np.array(codes, np.int64)

@@ -1,0 +1,1 @@
+"""What `benchmarks/heads.py` compares, one table a module."""
