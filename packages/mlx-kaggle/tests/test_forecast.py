@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from mlx_kaggle import DataError
 from mlx_kaggle.config import resolve_config
-from mlx_kaggle.forecasts import evaluate_forecast, forecast_rows, prepare_windows
+from mlx_kaggle.forecasts import evaluate_forecast, forecast_rows
+from mlx_kaggle.prepare_forecast import prepare_windows
 from mlx_kaggle.tables.competition import Competition, Forecast
 from mlx_kaggle.tables.files import read_tables
 from mlx_kaggle.tables.series import infer_season, later_times, read_series

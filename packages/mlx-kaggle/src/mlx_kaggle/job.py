@@ -9,10 +9,10 @@ import numpy as np
 from mlx_kaggle import DataError
 from mlx_kaggle.config import RunConfig
 from mlx_kaggle.decision import Decision, cross_fit, parts_of
-from mlx_kaggle.forecasts import prepare_windows
 from mlx_kaggle.members.linear import predict_linear
 from mlx_kaggle.members.model import objective_of, quantile_levels
 from mlx_kaggle.members.trees import ITERATIONS, predict_trees
+from mlx_kaggle.prepare_forecast import prepare_windows
 from mlx_kaggle.tables.columns import check_columns
 from mlx_kaggle.tables.competition import VALUE_TASKS, Competition
 from mlx_kaggle.tables.files import (

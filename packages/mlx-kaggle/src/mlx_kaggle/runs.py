@@ -15,7 +15,13 @@ from mlx_kaggle.config import RunConfig
 from mlx_kaggle.crossval import RUN_FILES, run_files, run_job
 from mlx_kaggle.decision import Decision
 from mlx_kaggle.estimate import estimate_run
-from mlx_kaggle.forecasts import HISTORY, evaluate_forecast, forecast_rows, single_target
+from mlx_kaggle.forecasts import (
+    HISTORY,
+    evaluate_forecast,
+    forecast_rows,
+    interval_columns,
+    single_target,
+)
 from mlx_kaggle.job import Results, members, prepare_job
 from mlx_kaggle.machine import prepare_machine
 from mlx_kaggle.members.model import MEMBER_FILES, Member
@@ -233,6 +239,8 @@ def predict_run(
     else:
         prediction, codes = prediction[rows], None
     columns = submission_columns(competition, ids, prediction, probabilities, form, codes)
+    if run.competition.forecast and sample is None:
+        columns |= interval_columns(competition.target, prediction)
     check = "not checked: no sample submission known; give --sample-submission FILE"
     if file and sample:
         check = "checked: " + check_submission(columns, sample, str(output), file, form.ids)

@@ -136,6 +136,12 @@ def _read_values(
     return values
 
 
+def last_times(series: SortedSeries) -> dict[str, float]:
+    """Return the time of the last row of each series."""
+    ends = np.unique(series.last)
+    return dict(zip(series.names[ends].tolist(), series.when[ends].tolist(), strict=True))
+
+
 def find_step(series: SortedSeries, is_date: bool) -> tuple[str, float | None]:
     """Return the unit of time, and the distance of two rows in it; `None` if it varies."""
     later = series.next_rows
