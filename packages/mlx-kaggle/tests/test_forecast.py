@@ -344,7 +344,8 @@ def test_evaluation_scores_every_origin_after_the_training(known):
 
 
 def test_train_predict_and_evaluate_a_forecast(tmp_path, write_csv, tiny_flags):
-    train = write_csv("train.csv", wave(60))
+    train = write_csv("train.csv", {"id": list(range(60)), **wave(60)})
+    sample = write_csv("sample_submission.csv", {"id": [61, 60], "sales": [0, 0]})
 
     def cli(*arguments, code=0):
         command = [sys.executable, "-m", "mlx_kaggle.cli", *map(str, arguments)]
@@ -364,13 +365,12 @@ def test_train_predict_and_evaluate_a_forecast(tmp_path, write_csv, tiny_flags):
         rows = list(csv.DictReader(file))
     assert [row["day"] for row in rows] == ["2024-03-01", "2024-03-02", "2024-03-03"]
     assert all(0 < float(row["sales"]) < 60 for row in rows)
-    test = write_csv("test.csv", {"id": [7, 8], "day": ["2024-03-03", "2024-03-01"]})
-    sample = write_csv("sample.csv", {"id": [8, 7], "sales": [0, 0]})
-    cli(*("predict", "--run", "run", "--test", test, "--output", "out.csv"),
-        *("--sample-submission", sample))  # fmt: skip
+    test = write_csv("test.csv", {"id": [60, 61], "day": ["2024-03-03", "2024-03-01"]})
+    done = cli("predict", "--run", "run", "--test", test, "--output", "out.csv")
+    assert f"2 ids and values agree with {sample}" in done.stdout
     with (tmp_path / "out.csv").open() as file:
         written = list(csv.DictReader(file))
-    assert [row["id"] for row in written] == ["8", "7"]
+    assert [row["id"] for row in written] == ["61", "60"]
     assert [row["sales"] for row in written] == [rows[0]["sales"], rows[2]["sales"]]
     labelled = write_csv("labelled.csv", wave(70))
     scores = json.loads(cli("evaluate", "--run", "run", "--data", labelled, "--json").stdout)

@@ -27,16 +27,23 @@ HISTORY = "history.csv"
 Predict = Callable[[Table, str], np.ndarray]
 
 
-def single_target(competition: Competition) -> Competition:
-    """Return a regression of one step: a submission has one row per time, or those of a sample."""
-    forecast = competition.forecast
-    assert forecast is not None
-    form = competition.submission
-    if form is None:
+def single_target(competition: Competition, with_sample: bool = True) -> Competition:
+    """Return a regression of one step, as a submission has one row per time.
+
+    Its rows are those of the sample submission, if there is one, else of time and series.
+    """
+    forecast = _forecast_of(competition)
+    form, columns = competition.submission, competition.submission_columns
+    if form is None or not with_sample:
         ids = (forecast.time, forecast.series) if forecast.series else (forecast.time,)
-        form = Format((*ids, forecast.target), ids, "value")
+        form, columns = Format((*ids, forecast.target), ids, "value"), ()
     return replace(
-        competition, task="regression", targets=(forecast.target,), forecast=None, submission=form
+        competition,
+        task="regression",
+        targets=(forecast.target,),
+        forecast=None,
+        submission=form,
+        submission_columns=columns,
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from mlx_encoders import find_folder
 from mlx_kaggle import DataError, RunError
 from mlx_kaggle.config import RunConfig
-from mlx_kaggle.crossval import RUN_FILES, run_files, run_job
+from mlx_kaggle.crossval import RUN_FILES, run_job
 from mlx_kaggle.decision import Decision
 from mlx_kaggle.estimate import estimate_run
 from mlx_kaggle.forecasts import (
@@ -138,9 +138,11 @@ class FinishedRun:
         remedy = f"train --resume --output {folder}"
         if not (folder / MANIFEST).is_file():
             raise RunError(f"{folder}: this run is not finished; continue it: {remedy}")
+        check_manifest(folder, RUN_FILES)
         found = json.loads((folder / "competition.json").read_text("utf-8"))
         competition = Competition.from_dict(found)
-        check_manifest(folder, run_files(competition))
+        if competition.forecast:
+            check_manifest(folder, (HISTORY,))
         decision = json.loads((folder / "decision.json").read_text("utf-8"))
         run = cls(folder, config, competition, Decision.from_dict(decision))
         for member in run.member_folders:
@@ -208,11 +210,11 @@ def predict_run(
     if competition.forecast:
         separator = run.config.data.separator
         table = read_table(test, separator=separator) if test else None
+        competition = single_target(competition, with_sample=test is not None)
         test = test or HISTORY
         table, prediction, notes = forecast_rows(
-            competition, run.history, table, test, run.predict_decided
+            run.competition, run.history, table, test, run.predict_decided
         )
-        competition = single_target(competition)
     elif test is None:
         raise ConfigError("Missing option '--test'; only a forecast run predicts without a table.")
     else:
