@@ -43,18 +43,18 @@ CASES: dict[str, list[str]] = {
                           "--loss", "quantile"],
 }  # fmt: skip
 SECTIONS = {
-    "goemotions": "Several labels: 28 emotions of a comment. `as trained` is a threshold of 0.5 for "
-    "every label; the others choose one per label for macro F1, on other rows than those scored.",
+    "goemotions": "Several labels: 28 emotions of a comment. `as trained` is a threshold of 0.5 "
+    "for every label; the others choose one per label for macro F1, on other rows than those scored.",
     "wine": "Ordered classes: the quality of white wines, 3 to 9. `mse` is a regression on class "
-    "numbers, `cross_entropy` unordered classes; all with cut points for quadratic kappa chosen on "
-    "other rows than those scored. The last case is plain multiclass: the likeliest class. One wine "
+    "numbers, `cross_entropy` unordered classes; all with cut points for quadratic kappa chosen "
+    "on other rows than those scored. The last case is plain multiclass: the likeliest class. One wine "
     "in six is a copy of another, which gradient boosting profits from most.",
     "forecast": "Forecasts, against the value one season before.",
     "adult": "Two classes: area under the curve and calibration, before (`as trained`) and after "
     "the temperature.",
     "diamonds": "A number with an interval: the share of prices inside the 90 % interval, before "
-    "(`as trained`) and after scaling its width on other rows than those scored; the interval score "
-    "(width plus a penalty for misses) is less for a better interval.",
+    "(`as trained`) and after scaling its width on other rows than those scored; the interval "
+    "score (width plus a penalty for misses) is less for a better interval.",
 }
 
 
@@ -100,9 +100,9 @@ def page(results: dict[str, dict]) -> list[str]:
     lines = [
         "# mlx-kaggle by task",
         "",
-        "Written by `benchmarks/kaggle_tasks.py`. Every model of a table is scored on the same rows,",
-        "which none of them was trained on; thresholds, cut points, temperatures and widths are",
-        "chosen on other rows than those they are scored on, for the rivals too.",
+        "Written by `benchmarks/kaggle_tasks.py`. Every model of a table is scored on the same",
+        "rows, which none of them was trained on; thresholds, cut points, temperatures and widths",
+        "are chosen on other rows than those they are scored on, for the rivals too.",
     ]
     for section, text in SECTIONS.items():
         cases = {case: results[case] for case in CASES if section_of(case) == section

@@ -154,22 +154,22 @@ def test_training_recovers_the_chances_of_the_classes(name):
 @every_ordinal
 def test_training_orders_classes_along_a_feature(name):
     random = np.random.default_rng(0)
-    score = random.normal(size=300)
-    targets = np.digitize(score + 0.1 * random.normal(size=300), [-0.8, 0.0, 1.0])
+    score = random.normal(size=150)
+    targets = np.digitize(score + 0.1 * random.normal(size=150), [-0.8, 0.0, 1.0])
     features, y = mx.array(score[:, None].astype(np.float32)), mx.array(targets)
     head, options, loss = HEADS[name]
-    head = head(4, 4, num_features=1, dropout=0.0, **options)
+    head = head(4, 4, num_features=1, feature_size=8, dropout=0.0, **options)
     # The loss of cloglog is exponential in the output: large steps would end in its plateau.
-    optimizer = optim.Adam(learning_rate=0.01)
+    optimizer = optim.Adam(learning_rate=0.03)
 
     def mean_loss():
-        return loss(head(mx.zeros((300, 4)), None, features), y, **options).mean()
+        return loss(head(mx.zeros((150, 4)), None, features), y, **options).mean()
 
     step = nn.value_and_grad(head, mean_loss)
-    for _ in range(300):
+    for _ in range(150):
         optimizer.update(head, step()[1])
         mx.eval(head.parameters(), optimizer.state)
-    outputs = head(mx.zeros((300, 4)), None, features)
+    outputs = head(mx.zeros((150, 4)), None, features)
     assert (np.array(head.labels(outputs)) == targets).mean() > 0.88
     # The chance of a higher class grows along the feature.
     expected_class = np.array(head.predict(outputs)) @ np.arange(4)

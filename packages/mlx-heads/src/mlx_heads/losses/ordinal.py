@@ -70,7 +70,7 @@ def corn_loss(
     belongs = targets[:, None] >= mx.arange(tasks)  # (B, K-1)
     losses = mx.where(belongs, _above_losses(logits, targets), 0.0).sum(axis=-1)
     losses = expose_wrong_classes(losses, targets, tasks + 1)
-    return reduce_losses(losses, kept, sample_weight, reduction, belongs.sum(axis=-1))
+    return reduce_losses(losses, kept, sample_weight, reduction, mx.clip(targets + 1, 0, tasks))
 
 
 def cumulative_link_loss(

@@ -40,7 +40,7 @@ def reduce_losses(
         return losses
     if reduction == "sum":
         return losses.sum()
-    total = (weights if mass is None else weights * mass).sum()
+    total = (weights if mass is None else weights * mass.astype(mx.float32)).sum()
     return losses.sum() / mx.where(total != 0, total, 1.0)
 
 
