@@ -60,9 +60,9 @@ class DataSettings:
     competition: str | None = setting(
         None, "Known competition, for its column texts; by default recognized by its columns."
     )
-    task: Literal["binary", "multiclass", "multilabel", "ordinal", "regression"] | None = setting(
-        None, "Kind of the target.", flag="--task", default_text="inferred"
-    )
+    task: (
+        Literal["binary", "multiclass", "multilabel", "ordinal", "regression", "forecast"] | None
+    ) = setting(None, "Kind of the target.", flag="--task", default_text="inferred")
     order: tuple[str, ...] = setting((), "Classes of an ordinal target from low to high.")
     metric: str | None = setting(
         None,
@@ -103,6 +103,36 @@ class DataSettings:
             except ValueError as error:
                 problem = str(error).removeprefix("unknown metric ")
                 raise ValueError(f"metric is unknown: {problem}") from None
+
+
+@dataclass(frozen=True)
+class ForecastSettings:
+    """Time series, for `--task forecast`: the next steps of a target from its past."""
+
+    time: str | None = setting(None, "Column with the time of a row.", flag="--time")
+    series: str | None = setting(
+        None,
+        "Column with the name of the series of a row.",
+        flag="--series",
+        default_text="one series",
+    )
+    horizon: int | None = setting(
+        None, "Steps to predict; a step is one row of a series.", flag="--horizon", at_least=1
+    )
+    lookback: int | None = setting(
+        None,
+        "Past steps that a model reads.",
+        flag="--lookback",
+        at_least=2,
+        default_text="two seasons, at least the horizon",
+    )
+    season: int | None = setting(
+        None,
+        "Steps of a season, 1 without one.",
+        flag="--season",
+        at_least=1,
+        default_text="from the time step: 24 for hours, 7 for days, 12 for months",
+    )
 
 
 @dataclass(frozen=True)
@@ -293,12 +323,27 @@ class RunConfig:
         0, "Seed of folds, weights and order.", flag="--seed", at_least=0, at_most=MAX_SEED
     )
     data: DataSettings = field(default_factory=DataSettings)
+    forecast: ForecastSettings = field(default_factory=ForecastSettings)
     text: TextSettings = field(default_factory=TextSettings)
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
     head: HeadSettings = field(default_factory=HeadSettings)
     loss: LossSettings = field(default_factory=LossSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     decision: DecisionSettings = field(default_factory=DecisionSettings)
+
+    def __post_init__(self) -> None:
+        if self.data.task == "forecast":
+            for name in ("time", "horizon"):
+                if getattr(self.forecast, name) is None:
+                    raise ValueError(
+                        f"forecast needs --{name}: with --task forecast it is required"
+                    )
+            return
+        given = [name for name, value in vars(self.forecast).items() if value is not None]
+        if given:
+            raise ValueError(
+                f"forecast has {given[0]}, but the task is not one; add --task forecast"
+            )
 
 
 def resolve_config(

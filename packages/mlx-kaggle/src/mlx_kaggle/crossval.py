@@ -8,6 +8,7 @@ members/fold-0-seed-0/                  one model: encoder/, head.safetensors, m
                                         manifest.json is written last and marks it as complete
 validation.csv summary.json report.html predictions for rows not trained on, and their scores
 decision.json                           calibration and thresholds, fitted on these predictions
+history.csv                             of a forecast: the rows that it starts from
 """
 
 import json
@@ -19,11 +20,12 @@ from typing import Any
 import numpy as np
 
 from mlx_kaggle.decision import Decision
+from mlx_kaggle.forecasts import HISTORY
 from mlx_kaggle.job import Job, Results, baseline_predictions, members
 from mlx_kaggle.members.optimizer import optimizer_table
 from mlx_kaggle.members.text import Experiment, check_finite, predict_member
 from mlx_kaggle.report.page import write_report
-from mlx_kaggle.tables.competition import VALUE_TASKS
+from mlx_kaggle.tables.competition import VALUE_TASKS, Competition
 from mlx_kaggle.tables.files import take, write_csv
 from mlx_kaggle.tables.splits import row_hashes
 from mlx_kaggle.tables.targets import Target
@@ -46,12 +48,19 @@ RUN_FILES = (
 Report = Callable[[dict[str, Any]], None]
 
 
+def run_files(competition: Competition) -> tuple[str, ...]:
+    """Return the files in the manifest of a run."""
+    return (*RUN_FILES, HISTORY) if competition.forecast else RUN_FILES
+
+
 def run_job(job: Job, run: RunFolder, report: Report, resume: bool = False) -> Results:
     """Train the unfinished members, score, and write predictions, scores and report."""
     started = time.monotonic()
     (run.path / MANIFEST).unlink(missing_ok=True)  # incomplete until the end
     _save_json(run.path / "competition.json", job.competition.to_dict())
     _save_array(run.path / "train_rows.npy", row_hashes(job.table, job.competition.feature_names))
+    if job.history:
+        write_csv(run.path / HISTORY, job.history)
     baselines = {
         name: job.scores(*job.decide(found)) for name, found in baseline_predictions(job).items()
     }
@@ -154,7 +163,7 @@ def _save_results(run: RunFolder, results: Results) -> None:
     }
     _save_json(run.path / "summary.json", summary)
     write_report(run.path / "report.html", results, dump_config(job.config))
-    write_manifest(run.path, RUN_FILES)
+    write_manifest(run.path, run_files(competition))
 
 
 def _answers(results: Results) -> dict[str, list[Any]]:

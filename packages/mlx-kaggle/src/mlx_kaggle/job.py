@@ -12,6 +12,7 @@ from mlx_kaggle.decision import Decision, cross_fit, parts_of
 from mlx_kaggle.members.linear import predict_linear
 from mlx_kaggle.members.model import objective_of, quantile_levels
 from mlx_kaggle.members.trees import ITERATIONS, predict_trees
+from mlx_kaggle.prepare_forecast import prepare_windows
 from mlx_kaggle.tables.columns import check_columns
 from mlx_kaggle.tables.competition import CLASS_TASKS, VALUE_TASKS, Competition
 from mlx_kaggle.tables.files import (
@@ -25,6 +26,7 @@ from mlx_kaggle.tables.files import (
 from mlx_kaggle.tables.infer import infer_competition
 from mlx_kaggle.tables.splits import Split, check_overlap, rare_classes, row_hashes, split_rows
 from mlx_kaggle.tables.targets import Target
+from mlx_kaggle.tables.windows import seasonal_naive
 from mlx_tabtext import Table
 from mlx_trainer import ConfigError
 
@@ -44,6 +46,8 @@ class Job:
     notes: list[str]
     rows: np.ndarray
     """Positions in the files of the rows of `table`; rows without a target are dropped."""
+    history: Table | None = None
+    """The rows that a forecast starts from."""
 
     @property
     def scored_rows(self) -> np.ndarray:
@@ -67,7 +71,9 @@ class Job:
 
     def scores(self, prediction: np.ndarray, codes: np.ndarray | None = None) -> dict[str, float]:
         """Return every metric of a prediction of the scored rows."""
-        return Target(self.competition).scores(self.encoded[self.scored_rows], prediction, codes)
+        rows, forecast = self.scored_rows, self.competition.forecast
+        scale = np.array(self.table[forecast.naive_error])[rows] if forecast else None
+        return Target(self.competition).scores(self.encoded[rows], prediction, codes, scale)
 
 
 @dataclass
@@ -95,6 +101,12 @@ def prepare_job(config: RunConfig) -> Job:
     """Read, infer, check and split the tables. Raises `DataError` if they do not fit."""
     data = config.data
     tables = read_tables(data)
+    if data.task == "forecast":
+        found = prepare_windows(config, tables)
+        _check_loss(config, found.competition)
+        notes = [*tables.notes, *found.competition.notes]
+        return Job(config, found.competition, found.table, found.encoded, found.splits, notes,
+                   found.rows, found.history)  # fmt: skip
     competition = infer_competition(data, tables)
     _check_loss(config, competition)
     notes = [*tables.notes, *competition.notes, *_check_tables(config, competition, tables)]
@@ -192,6 +204,9 @@ def baseline_predictions(job: Job, iterations: int = ITERATIONS) -> dict[str, np
         trees = predict_trees(competition, train, val, y, seed, iterations, levels)
         linear = predict_linear(competition, train, val, y, seed, levels)
         predictions = {constant_name: constant}
+        if competition.forecast:
+            naive = seasonal_naive(val, competition.forecast).reshape(len(val_rows), *y.shape[1:])
+            predictions = {"seasonal naive": naive}
         if trees is not None:
             predictions["HistGradientBoosting"] = trees
         predictions["linear model"] = constant if linear is None else linear

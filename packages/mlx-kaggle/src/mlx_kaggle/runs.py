@@ -15,6 +15,13 @@ from mlx_kaggle.config import RunConfig
 from mlx_kaggle.crossval import RUN_FILES, run_job
 from mlx_kaggle.decision import Decision
 from mlx_kaggle.estimate import estimate_run
+from mlx_kaggle.forecasts import (
+    HISTORY,
+    evaluate_forecast,
+    forecast_rows,
+    interval_columns,
+    single_target,
+)
 from mlx_kaggle.job import Results, members, prepare_job
 from mlx_kaggle.machine import prepare_machine
 from mlx_kaggle.members.model import MEMBER_FILES, Member
@@ -43,6 +50,7 @@ from mlx_tabtext import Table, read_table
 from mlx_trainer import (
     CHECKPOINT_FILES,
     MANIFEST,
+    ConfigError,
     Progress,
     RunFolder,
     RunKind,
@@ -55,7 +63,7 @@ from mlx_trainer import (
 KIND = RunKind(
     "mlx-kaggle",
     (
-        *(MANIFEST, *RUN_FILES, "report.html"),
+        *(MANIFEST, *RUN_FILES, HISTORY, "report.html"),
         *(
             f"members/fold-[0-9]*-seed-[0-9]*/{name}"
             for name in (*MEMBER_FILES, *(f"checkpoints/{each}" for each in CHECKPOINT_FILES))
@@ -131,9 +139,12 @@ class FinishedRun:
         if not (folder / MANIFEST).is_file():
             raise RunError(f"{folder}: this run is not finished; continue it: {remedy}")
         check_manifest(folder, RUN_FILES)
-        competition = json.loads((folder / "competition.json").read_text("utf-8"))
+        found = json.loads((folder / "competition.json").read_text("utf-8"))
+        competition = Competition.from_dict(found)
+        if competition.forecast:
+            check_manifest(folder, (HISTORY,))
         decision = json.loads((folder / "decision.json").read_text("utf-8"))
-        run = cls(folder, config, Competition.from_dict(competition), Decision.from_dict(decision))
+        run = cls(folder, config, competition, Decision.from_dict(decision))
         for member in run.member_folders:
             if not (member / MANIFEST).is_file():
                 raise RunError(
@@ -156,6 +167,11 @@ class FinishedRun:
         leak = check_overlap(train, rows, file, self.config.data.train, allow_leak)
         return table, [*notes, *([leak] if leak else [])]
 
+    @property
+    def history(self) -> Table:
+        """The rows that a forecast starts from."""
+        return read_table(str(self.folder / HISTORY))
+
     def predict(self, table: Table, file: str) -> np.ndarray:
         """Return the mean prediction of all models."""
         predictions = []
@@ -173,10 +189,14 @@ class FinishedRun:
         """Apply the calibration and thresholds fitted on the held-out rows of the training."""
         return self.decision.apply(self.competition, prediction)
 
+    def predict_decided(self, table: Table, file: str) -> np.ndarray:
+        """Return the prediction with fitted intervals, for a forecast."""
+        return self.decide(self.predict(table, file))[0]
+
 
 def predict_run(
     folder: Path,
-    test: str,
+    test: str | None,
     output: Path,
     sample_submission: str | None = None,
     probabilities: bool = False,
@@ -187,8 +207,19 @@ def predict_run(
     run = FinishedRun.open(folder)
     competition = run.competition
     _check_output(output, run, test, sample_submission)
-    table, notes = run.read(test, allow_leak)
-    if competition.target in table:
+    if competition.forecast:
+        separator = run.config.data.separator
+        table = read_table(test, separator=separator) if test else None
+        competition = single_target(competition, with_sample=test is not None)
+        test = test or HISTORY
+        table, prediction, notes = forecast_rows(
+            run.competition, run.history, table, test, run.predict_decided
+        )
+    elif test is None:
+        raise ConfigError("Missing option '--test'; only a forecast run predicts without a table.")
+    else:
+        (table, notes), prediction = run.read(test, allow_leak), None
+    if competition.target in table and not run.competition.forecast:
         notes.append(f"{test}: has the target {competition.target!r}; it is not used to predict")
     file = sample_submission
     if file is None and competition.submission_columns:
@@ -205,8 +236,13 @@ def predict_run(
         form = probability_format(form, competition) if probabilities else form
         ids, rows, more = place_rows(form, sample, file, table, test)
         notes += more
-    prediction, codes = run.decide(run.predict(table, test)[rows])
+    if prediction is None:
+        prediction, codes = run.decide(run.predict(table, test)[rows])
+    else:
+        prediction, codes = prediction[rows], None
     columns = submission_columns(competition, ids, prediction, probabilities, form, codes)
+    if run.competition.forecast and sample is None:
+        columns |= interval_columns(competition.target, prediction)
     check = "not checked: no sample submission known; give --sample-submission FILE"
     if file and sample:
         check = "checked: " + check_submission(columns, sample, str(output), file, form.ids)
@@ -241,6 +277,9 @@ def evaluate_run(
     run = FinishedRun.open(folder)
     target = Target(run.competition, data)
     name = run.competition.target
+    if run.competition.forecast:
+        table = read_table(data, separator=run.config.data.separator)
+        return evaluate_forecast(run.competition, run.history, table, data, run.predict_decided)
     table, notes = run.read(data, allow_leak)
     if name not in table:
         raise DataError(f"{data}: no target column {name!r} to compare with")

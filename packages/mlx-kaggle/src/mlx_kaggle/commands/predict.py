@@ -12,14 +12,16 @@ RUN = click.option("--run", "folder", required=True, help="Run folder written by
 
 @click.command()
 @RUN
-@click.option("--test", type=FILE, required=True, help="Table to predict.")
+@click.option(
+    "--test", type=FILE, help="Table to predict; a forecast run needs none: the next steps."
+)
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), required=True,
               help="Submission CSV to write.")  # fmt: skip
 @click.option("--sample-submission", type=FILE,
               help="Sample submission, for the format.  [default: that of the run]")  # fmt: skip
 @click.option("--probabilities", is_flag=True, help="Write probabilities instead of classes.")
 @click.option("--allow-leak", is_flag=True, help="Predict even if rows were trained on.")
-def predict(folder: Path, test: str, output: Path, sample_submission: str | None,
+def predict(folder: Path, test: str | None, output: Path, sample_submission: str | None,
             probabilities: bool, allow_leak: bool) -> None:  # fmt: skip
     """Predict a test table with every model of a run, and write a checked submission."""
     from mlx_kaggle.runs import predict_run

@@ -25,7 +25,7 @@ def fit_text(
     settings = config.text
     template = settings.template or (competition.template if settings.style == "template" else None)
     text = TableText(
-        competition.schema,
+        competition.text_schema,
         TextConfig(
             style=settings.style,
             template=template,

@@ -38,6 +38,7 @@ from mlx_kaggle.members.features import HeadFeatures
 from mlx_kaggle.members.linear import LinearModel
 from mlx_kaggle.tables.competition import Competition
 from mlx_kaggle.tables.targets import Scaler
+from mlx_kaggle.tables.windows import WindowScaler
 from mlx_tabtext import TableText
 from mlx_trainer import check_manifest, write_atomic, write_manifest
 
@@ -109,7 +110,7 @@ class Member:
     tokenizer: Tokenizer
     text: TableText
     linear: LinearModel | None
-    scaler: Scaler | None
+    scaler: Scaler | WindowScaler | None
     head_arguments: dict[str, Any]
 
     @property

@@ -39,6 +39,7 @@ from mlx_kaggle.members.optimizer import make_optimizer
 from mlx_kaggle.members.ordinal import link_logits
 from mlx_kaggle.tables.competition import Competition
 from mlx_kaggle.tables.targets import Target
+from mlx_kaggle.tables.windows import past_values
 from mlx_tabtext import Table
 from mlx_trainer import (
     Checkpoints,
@@ -126,7 +127,7 @@ class Experiment:
         if settings.drop_token:
             ids = drop_tokens(ids, member.tokenizer, settings.drop_token, seed)
         features = member.features.transform(self.train) if member.features else None
-        history = None
+        history = _history(self.competition, self.train)
         return Rows(ids, features, self.linear, history, self.targets, self.weights)
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[list[dict[str, np.ndarray]]]:
@@ -276,7 +277,7 @@ def predict_member(
     head, objective = member.model.head, objective_of(config, competition)
     features = member.features.transform(table) if member.features else None
     linear = offset(member.linear.outputs(table), objective, head) if member.linear else None
-    history = None
+    history = _history(competition, table)
     texts = (
         [member.text.transform(table)]
         if tta == 1
@@ -290,6 +291,10 @@ def predict_member(
         found = _predicted(head, mx.array(outputs), config)
         predictions.append(member.scaler.inverse(found, table) if member.scaler else found)
     return Target(competition).combine(predictions)
+
+
+def _history(competition: Competition, table: Table) -> np.ndarray | None:
+    return past_values(table, competition.forecast) if competition.forecast else None
 
 
 def _predicted(head: PooledHead, outputs: mx.array, config: RunConfig) -> np.ndarray:

@@ -8,7 +8,8 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
 from mlx_kaggle.members.features import WordFeatures, numbers_of
-from mlx_kaggle.tables.competition import VALUE_TASKS, Competition
+from mlx_kaggle.tables.competition import VALUE_TASKS, Competition, Forecast
+from mlx_kaggle.tables.windows import seasonal_naive
 from mlx_tabtext import Table, is_missing
 
 # HistGradientBoosting takes category codes below 255; rarer categories become missing.
@@ -36,6 +37,11 @@ def predict_trees(
     x_train, x_val, categorical = _matrices(competition, train, val, seed)
     if not x_train.shape[1]:
         return None
+    shape = y.shape[1:]
+    if competition.forecast:  # one model with a row per step; one per step would take as many times
+        x_train = _per_step(x_train, train, competition.forecast)
+        x_val = _per_step(x_val, val, competition.forecast)
+        categorical, y = np.append([False, False], categorical), y.ravel()
     # scikit-learn's annotation says str, its documentation array-like of bool.
     options: dict[str, Any] = {"categorical_features": categorical, "random_state": seed}
     options["max_iter"] = iterations
@@ -48,7 +54,8 @@ def predict_trees(
         labels = [_classify(x_train, label, x_val, 2, options)[:, 1] for label in y.T]
         return np.stack(labels, 1)
     if competition.task in VALUE_TASKS:
-        return _values(y, regress, levels)
+        found = _values(y, regress, levels)
+        return found.reshape(-1, *shape, *found.shape[2:]) if competition.forecast else found
     if competition.task == "ordinal":
         return regress(y.astype(np.float64))
     return _classify(x_train, y, x_val, len(competition.classes), options)
@@ -85,6 +92,13 @@ def _classify(
     trees = HistGradientBoostingClassifier(**options).fit(x_train, y)
     probabilities[:, trees.classes_] = trees.predict_proba(x_val)
     return probabilities
+
+
+def _per_step(matrix: np.ndarray, table: Table, forecast: Forecast) -> np.ndarray:
+    """Return (N * horizon, 2 + columns): the number of the step and its seasonal naive forecast."""
+    steps = np.tile(np.arange(1.0, forecast.horizon + 1), len(matrix))
+    naive = seasonal_naive(table, forecast).ravel()
+    return np.column_stack([steps, naive, np.repeat(matrix, forecast.horizon, axis=0)])
 
 
 def _matrices(

@@ -1,7 +1,7 @@
 """A competition as inferred from its tables: targets, columns, metric, submission format."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from mlx_tabtext import Schema
@@ -81,11 +81,69 @@ class Forecast:
     time: str
     horizon: int
     lookback: int
-    """Past steps that a model reads."""
+    """Past steps that a model reads, the origin included."""
     season: int
     """Steps of a season, as of the seasonal naive forecast; 1 without one."""
     series: str | None = None
     """Column with the name of the series of a row; `None` for one series."""
+    date_format: str | None = None
+    """Format of the times; `None` if they are plain numbers."""
+    unit: Literal["seconds", "months", "number"] = "number"
+    step: float | None = None
+    """Units from one row of a series to the next; `None` if they vary: steps are rows then."""
+    naive_errors: dict[str, float] = field(default_factory=dict)
+    """Of each series ("" for the only one): mean absolute error of the seasonal naive forecast on
+    the rows before the first validated origin, 0 without any. The scale of MASE."""
+
+    @property
+    def lags(self) -> tuple[str, ...]:
+        """The columns of the past in the unit of the window, the origin first."""
+        ago = ("now", "1 step ago", *(f"{n} steps ago" for n in range(2, self.lookback)))
+        return tuple(f"{self.target} {each}" for each in ago[: self.lookback])
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The target columns, one per step."""
+        after = ("1 step", *(f"{n} steps" for n in range(2, self.horizon + 1)))
+        return tuple(f"{self.target} in {each}" for each in after)
+
+    @property
+    def level(self) -> str:
+        """The column with the mean of a window."""
+        return f"{self.target} level"
+
+    @property
+    def spread(self) -> str:
+        """The column with the standard deviation of a window."""
+        return f"{self.target} spread"
+
+    @property
+    def last_value(self) -> str:
+        """The column with the value of the origin."""
+        return f"{self.target} last value"
+
+    @property
+    def change_steps(self) -> int:
+        """A season, or the lookback without one."""
+        return min(self.season if self.season > 1 else self.lookback, self.lookback - 1)
+
+    @property
+    def change(self) -> str:
+        """The column with the change in `change_steps`."""
+        return f"{self.target} change in {self.change_steps} steps"
+
+    @property
+    def facts(self) -> tuple[str, ...]:
+        """The columns in the unit of the target: for the text only.
+
+        A linear model would extrapolate them; the lags look alike at every level.
+        """
+        return self.last_value, self.level, self.spread, self.change
+
+    @property
+    def naive_error(self) -> str:
+        """The column with the scale of MASE of the series of a row."""
+        return f"{self.target} naive error"
 
 
 @dataclass(frozen=True)
@@ -129,6 +187,21 @@ class Competition:
     def feature_names(self) -> list[str]:
         """The columns that a model may learn from."""
         return [column.name for column in self.schema.features]
+
+    @property
+    def text_schema(self) -> Schema:
+        """The schema for the text of a row: that of a forecast has facts instead of the lags."""
+        if not self.forecast:
+            return self.schema
+        lags, facts = set(self.forecast.lags), set(self.forecast.facts)
+        columns = []
+        for column in self.schema.columns:
+            if column.name in lags:
+                column = replace(column, kind="ignored", reason="a lag; the text has facts instead")
+            elif column.name in facts:
+                column = replace(column, kind="numeric", reason="a fact about the window")
+            columns.append(column)
+        return replace(self.schema, columns=tuple(columns))
 
     @property
     def metrics(self) -> list[str]:

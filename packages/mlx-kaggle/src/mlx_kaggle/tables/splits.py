@@ -46,6 +46,35 @@ def split_rows(
     return [(np.append(shared[rows], single), shared[held]) for rows, held in splits]
 
 
+def time_splits(origins: np.ndarray, ends: np.ndarray, folds: int, fraction: float) -> list[Split]:
+    """Return splits of windows that never look ahead: (training rows, validation rows).
+
+    `origins` and `ends` (N,) are the times of the origin and of the last target of each window. A
+    fold validates a block of consecutive times, the same for all series, and trains on the windows
+    whose targets are all known at its first origin: on more in each fold. The blocks share the last
+    half of the times; without folds, there is one of `fraction` of them. Raises `DataError` if
+    there are too few windows.
+    """
+    if folds == 1:
+        raise DataError("--folds 1 leaves nothing to train on; give 2 or more, or none to hold out")
+    times = np.unique(origins)
+    share = 0.5 if folds else fraction
+    first = min(int(np.ceil(len(times) * (1 - share))), len(times) - 1)
+    blocks = np.array_split(times[first:], max(folds, 1))
+    splits = []
+    for number, block in enumerate(blocks):
+        train = np.flatnonzero(ends <= block[0]) if len(block) else np.zeros(0, int)
+        if len(train) < 2:
+            what = f"fold {number + 1} of {folds}" if folds else "the hold-out split"
+            raise DataError(
+                f"too few rows for a forecast: {len(times)} times have a full window; {what} "
+                f"has only {len(train)} to train on whose targets are known when it begins; give "
+                f"more rows, fewer --folds, or a smaller --horizon or --lookback"
+            )
+        splits.append((train, np.flatnonzero((origins >= block[0]) & (origins <= block[-1]))))
+    return splits
+
+
 def rare_classes(targets: np.ndarray, classes: Sequence[str], folds: int) -> list[str]:
     """Return notes on the classes, or the labels of (N, labels), that some split does not validate.
 

@@ -22,6 +22,7 @@ from mlx_kaggle.tables.competition import (
     list_names,
     normalize_label,
 )
+from mlx_kaggle.tables.windows import WindowScaler
 from mlx_tabtext import Table, parse_number
 
 Rows = Sequence[int] | np.ndarray | None
@@ -78,8 +79,13 @@ class Target:
     def _place(self, at: int, rows: Rows) -> str:
         return f"{self.source}, row {(at if rows is None else rows[at]) + 2}"
 
-    def fit_scaler(self, encoded: np.ndarray) -> "Scaler | None":
-        """Standardize values, or their logarithm for a metric of logarithms; `None` for classes."""
+    def fit_scaler(self, encoded: np.ndarray) -> "Scaler | WindowScaler | None":
+        """Standardize values, or their logarithm for a metric of logarithms; `None` for classes.
+
+        The steps of a forecast are scaled by the window of their row.
+        """
+        if self.competition.forecast:
+            return WindowScaler.of(self.competition.forecast)
         if self.competition.task not in VALUE_TASKS:
             return None
         return Scaler.fit(encoded, self.competition.log_target)
@@ -136,15 +142,20 @@ class Target:
         prediction: np.ndarray,
         metric: str | None = None,
         codes: np.ndarray | None = None,
+        scale: np.ndarray | None = None,
     ) -> float:
         """Return the metric of `prediction` against encoded cells; NaN if it is not defined.
 
-        `codes` are the predicted class numbers or labels, by default `default_codes`. The area
+        `scale` (N,) is the naive error of the series of each row, for the mase of a forecast, whose
+        metrics are over all rows and steps together. `codes` are the predicted class numbers or
+        labels, by default `default_codes`. The area
         under the curve is the mean over the classes that occur: the only row of a class is never
         in a validation set, and without it the score would be undefined.
         """
-        chosen = get_metric(metric or self.competition.metric)
         task = self.competition.task
+        if metric == "mase":
+            return _scaled_error(encoded, point(prediction), scale)
+        chosen = get_metric(metric or self.competition.metric)
         if chosen.needs == "label" or (task == "ordinal" and chosen.needs == "value"):
             codes = self.default_codes(prediction) if codes is None else codes
             assert codes is not None
@@ -158,6 +169,8 @@ class Target:
                     [chosen(truth[:, at], prediction[:, at, 1:]) for at in range(truth.shape[1])]
                 )
             )
+        if task == "forecast":
+            return chosen(encoded.ravel(), point(prediction).ravel())
         if task in VALUE_TASKS:
             return chosen(encoded, point(prediction))
         if prediction.ndim == 1:  # an ordinal regression has no probabilities
@@ -174,13 +187,17 @@ class Target:
         return chosen(encoded, prediction)
 
     def scores(
-        self, encoded: np.ndarray, prediction: np.ndarray, codes: np.ndarray | None = None
+        self,
+        encoded: np.ndarray,
+        prediction: np.ndarray,
+        codes: np.ndarray | None = None,
+        scale: np.ndarray | None = None,
     ) -> dict[str, float]:
-        """Return every metric of the task."""
+        """Return every metric of the task; `scale` is for a forecast, as in `score`."""
         names = list(self.competition.metrics)
         if prediction.ndim == 3:
             names += INTERVAL_METRICS
-        return {name: self.score(encoded, prediction, name, codes) for name in names}
+        return {name: self.score(encoded, prediction, name, codes, scale) for name in names}
 
 
 @dataclass(frozen=True)
@@ -212,9 +229,19 @@ class Scaler:
         return {"columns": [each.to_dict() for each in self.columns]}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Scaler":
-        """Rebuild from `to_dict`."""
+    def from_dict(cls, values: dict[str, Any]) -> "Scaler | WindowScaler":
+        """Rebuild from `to_dict`, also that of a `WindowScaler`."""
+        if values.get("kind") == "window":
+            return WindowScaler.from_dict(values)
         return cls(tuple(TargetScaler.from_dict(each) for each in values["columns"]))
+
+
+def _scaled_error(encoded: np.ndarray, values: np.ndarray, scale: np.ndarray | None) -> float:
+    """Return the mean |error| / scale of the rows with a scale (Hyndman and Koehler 2006)."""
+    if scale is None or not scale.any():
+        return float("nan")
+    rows = np.flatnonzero(scale)
+    return get_metric("mase")(encoded[rows], values[rows], scale=scale[rows])
 
 
 def point(prediction: np.ndarray) -> np.ndarray:
