@@ -16,7 +16,8 @@ from mlx_kaggle import DataError, RunError
 from mlx_kaggle.commands.demo import write_demo_data
 from mlx_kaggle.config import resolve_config
 from mlx_kaggle.members.model import REQUIRED
-from mlx_kaggle.runs import create_run, predict_run, resume_run, train_run
+from mlx_kaggle.predict import predict_run
+from mlx_kaggle.runs import create_run, resume_run, train_run
 from mlx_trainer import ChangedFileError, write_manifest
 
 MEMBER = "members/fold-1-seed-0"

@@ -74,14 +74,6 @@ def forecast_rows(
     return rows, found[:, 0] if found.shape[1] == 1 else found[:, None], notes
 
 
-def interval_columns(target: str, prediction: np.ndarray) -> Table:
-    """Return the columns of the bounds of (N, 1, 3); none for (N,)."""
-    if prediction.ndim < 3:
-        return {}
-    bounds = ((f"{target} lower", 1), (f"{target} upper", 2))
-    return {name: prediction[:, 0, at].tolist() for name, at in bounds}
-
-
 def _forecast_of(competition: Competition) -> Forecast:
     assert competition.forecast is not None
     return competition.forecast

@@ -13,7 +13,7 @@ from mlx_kaggle.members.linear import predict_linear
 from mlx_kaggle.members.model import objective_of, quantile_levels
 from mlx_kaggle.members.trees import ITERATIONS, predict_trees
 from mlx_kaggle.prepare_forecast import prepare_windows
-from mlx_kaggle.tables.columns import check_columns
+from mlx_kaggle.tables.columns import check_columns, check_has_targets
 from mlx_kaggle.tables.competition import CLASS_TASKS, VALUE_TASKS, Competition
 from mlx_kaggle.tables.files import (
     Tables,
@@ -110,7 +110,9 @@ def prepare_job(config: RunConfig) -> Job:
     competition = infer_competition(data, tables)
     _check_loss(config, competition)
     notes = [*tables.notes, *competition.notes, *_check_tables(config, competition, tables)]
-    table, rows, _ = drop_unlabelled(tables.train, data.target, data.train)
+    table, rows, _ = drop_unlabelled(
+        tables.train, competition.targets, data.train, competition.task
+    )
     encoded = Target(competition, data.train).encode(table, rows)
     job = Job(config, competition, table, encoded, [], notes, rows)
     if tables.val is not None:
@@ -160,20 +162,20 @@ def _check_tables(config: RunConfig, competition: Competition, tables: Tables) -
 
 def _add_validation(job: Job, val: Table, file: str) -> None:
     """Append the rows of a validation table, and validate on them."""
-    target = job.competition.target
+    competition = job.competition
     if job.config.folds:
         raise DataError("give --val or --folds, not both: folds validate on the training rows")
-    if target not in val:
-        raise DataError(f"{file}: no target column {target!r}; validation needs answers")
-    val, rows, notes = drop_unlabelled(val, target, file)
-    encoded = Target(job.competition, file).encode(val, rows)
+    check_has_targets(competition, val, file, "validation needs answers")
+    val, rows, notes = drop_unlabelled(val, competition.targets, file, competition.task)
+    encoded = Target(competition, file).encode(val, rows)
     count = len(job.rows)
     job.notes += notes
     # Columns that no model reads may be missing.
     nothing = [None] * len(rows)
     job.table = {name: [*cells, *val.get(name, nothing)] for name, cells in job.table.items()}
     job.splits = [(np.arange(count), np.arange(count, count + len(rows)))]
-    job.encoded, job.rows = np.append(job.encoded, encoded), np.append(job.rows, rows)
+    job.encoded = np.concatenate([job.encoded, encoded])
+    job.rows = np.append(job.rows, rows)
 
 
 def members(config: RunConfig) -> list[tuple[str, int, int]]:

@@ -24,7 +24,7 @@ RUN = click.option("--run", "folder", required=True, help="Run folder written by
 def predict(folder: Path, test: str | None, output: Path, sample_submission: str | None,
             probabilities: bool, allow_leak: bool) -> None:  # fmt: skip
     """Predict a test table with every model of a run, and write a checked submission."""
-    from mlx_kaggle.runs import predict_run
+    from mlx_kaggle.predict import predict_run
     from mlx_trainer import lasting_output
 
     with lasting_output():
@@ -40,7 +40,7 @@ def predict(folder: Path, test: str | None, output: Path, sample_submission: str
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON.")
 def evaluate(folder: Path, data: str, allow_leak: bool, as_json: bool) -> None:
     """Score a run on labelled rows that it was not trained on."""
-    from mlx_kaggle.runs import evaluate_run
+    from mlx_kaggle.predict import evaluate_run
 
     scores, notes = evaluate_run(folder, data, allow_leak)
     for note in notes:

@@ -156,6 +156,14 @@ def is_one_hot(columns: Sequence[Sequence[Any]]) -> bool:
     return bool((np.sum(codes, 0) == 1).all())
 
 
+def check_has_targets(competition: Competition, table: Table, file: str, why: str) -> None:
+    """Refuse a table without all target columns."""
+    missing = [name for name in competition.targets if name not in table]
+    if missing:
+        more = f" (and {len(missing) - 1} more)" if missing[1:] else ""
+        raise DataError(f"{file}: no target column {missing[0]!r}{more}; {why}")
+
+
 def check_columns(competition: Competition, table: Table, file: str) -> list[str]:
     """Refuse a table without all features; return notes on unknown columns and unreadable cells."""
     missing = [name for name in competition.feature_names if name not in table]

@@ -187,7 +187,7 @@ def submission_columns(
     so have `codes`, the class numbers (N,) or labels (N, labels), by default those of
     `Target.default_codes`. Without a sample, classes are spelled as in training. With
     `probabilities`, or if the metric needs them, they replace the classes: of the second class of a
-    binary task, of each label, else one column per class. Intervals are not written.
+    binary task, of each label, else one column per class. `interval_columns` are not included.
     """
     form = form or known_format(competition, probabilities)
     given = ids if isinstance(ids, Mapping) else dict.fromkeys(form.ids[:1], ids)
@@ -219,6 +219,17 @@ def submission_columns(
         labels = [classes[code] for code in outputs]
         columns[names[0]] = [form.spelling.get(label, label) for label in labels]
     return {name: columns[name] for name in form.columns}
+
+
+def interval_columns(targets: Sequence[str], prediction: np.ndarray) -> dict[str, list[Any]]:
+    """Return "y lower" and "y upper" of each target of (N, targets, 3); none without intervals."""
+    if prediction.ndim < 3:
+        return {}
+    return {
+        f"{target} {bound}": prediction[:, at, side].tolist()
+        for at, target in enumerate(targets)
+        for side, bound in ((1, "lower"), (2, "upper"))
+    }
 
 
 def place_rows(

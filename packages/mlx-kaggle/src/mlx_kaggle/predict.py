@@ -1,0 +1,268 @@
+"""Predict with a finished run, and evaluate it."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlx_kaggle import DataError, RunError
+from mlx_kaggle.config import RunConfig
+from mlx_kaggle.crossval import RUN_FILES
+from mlx_kaggle.decision import Decision
+from mlx_kaggle.forecasts import (
+    HISTORY,
+    evaluate_forecast,
+    forecast_rows,
+    single_target,
+)
+from mlx_kaggle.job import members
+from mlx_kaggle.machine import prepare_machine
+from mlx_kaggle.members.model import Member
+from mlx_kaggle.members.text import check_finite, predict_member
+from mlx_kaggle.runs import inputs_of, read_config
+from mlx_kaggle.tables.columns import check_columns, check_has_targets
+from mlx_kaggle.tables.competition import Competition, Format
+from mlx_kaggle.tables.files import (
+    drop_unlabelled,
+    find_companion_files,
+    index_ids,
+    row_count,
+    write_csv,
+)
+from mlx_kaggle.tables.splits import check_overlap, row_hashes
+from mlx_kaggle.tables.submission import (
+    check_submission,
+    interval_columns,
+    known_format,
+    place_rows,
+    probability_format,
+    read_format,
+    submission_columns,
+)
+from mlx_kaggle.tables.targets import Target
+from mlx_tabtext import Table, read_table
+from mlx_trainer import (
+    MANIFEST,
+    ConfigError,
+    Progress,
+    check_manifest,
+    check_output,
+)
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run whose models are all trained."""
+
+    folder: Path
+    config: RunConfig
+    competition: Competition
+    decision: Decision
+
+    @classmethod
+    def open(cls, folder: Path) -> "FinishedRun":
+        """Read a run; raise `RunError` if it is not finished, `ChangedFileError` if damaged."""
+        config = read_config(folder)
+        remedy = f"train --resume --output {folder}"
+        if not (folder / MANIFEST).is_file():
+            raise RunError(f"{folder}: this run is not finished; continue it: {remedy}")
+        check_manifest(folder, RUN_FILES)
+        found = json.loads((folder / "competition.json").read_text("utf-8"))
+        if "targets" not in found:
+            raise RunError(
+                f"{folder}: an earlier version of mlx-kaggle wrote this run; train again"
+            )
+        competition = Competition.from_dict(found)
+        if competition.forecast:
+            check_manifest(folder, (HISTORY,))
+        decision = json.loads((folder / "decision.json").read_text("utf-8"))
+        run = cls(folder, config, competition, Decision.from_dict(decision))
+        for member in run.member_folders:
+            if not (member / MANIFEST).is_file():
+                raise RunError(
+                    f"{member}: this model is missing, or its training did not finish; restore it, "
+                    f"or train it: {remedy}"
+                )
+        return run
+
+    @property
+    def member_folders(self) -> list[Path]:
+        """The folder of every model of the configuration."""
+        return [self.folder / "members" / name for name, _, _ in members(self.config)]
+
+    def read(self, file: str, allow_leak: bool) -> tuple[Table, list[str]]:
+        """Read a table, check its columns and for a leak; return it with notes."""
+        table = read_table(file, separator=self.config.data.separator)
+        notes = check_columns(self.competition, table, file)
+        train = np.load(self.folder / "train_rows.npy", allow_pickle=False)
+        rows = row_hashes(table, self.competition.feature_names)
+        leak = check_overlap(train, rows, file, self.config.data.train, allow_leak)
+        return table, [*notes, *([leak] if leak else [])]
+
+    def predict(self, table: Table, file: str) -> np.ndarray:
+        """Return the mean prediction of all models, as they were trained."""
+        predictions = []
+        # One model in memory at a time; progress after each, because large tables take minutes.
+        with Progress(len(self.member_folders), "predicting with model") as progress:
+            for folder in self.member_folders:
+                member, tta = Member.load(folder), self.config.text.tta
+                prediction = predict_member(member, self.competition, table, self.config, tta)
+                check_finite(prediction, folder, file)
+                predictions.append(prediction)
+                progress.advance()
+        return Target(self.competition).combine(predictions)
+
+    def decide(self, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Apply the calibration and thresholds fitted on the held-out rows of the training."""
+        return self.decision.apply(self.competition, prediction)
+
+
+def predict_run(
+    folder: Path,
+    test: str | None,
+    output: Path,
+    sample_submission: str | None = None,
+    probabilities: bool = False,
+    allow_leak: bool = False,
+) -> list[str]:
+    """Predict, write and check a submission; return the lines to print."""
+    prepare_machine()
+    run = FinishedRun.open(folder)
+    _check_output(output, run, test, sample_submission)
+    competition = run.competition
+    if competition.forecast:
+        competition = single_target(competition, with_sample=test is not None)
+        table, answers, notes = _forecast(run, test)
+    else:
+        table, answers, notes = _answer(run, test, allow_leak)
+    file = sample_submission or _known_sample(run, competition)
+    place = _place(run, competition, file, table, test or HISTORY, probabilities)
+    prediction = answers.prediction[place.rows]
+    codes = None if answers.codes is None else answers.codes[place.rows]
+    columns = submission_columns(
+        competition, place.ids, prediction, probabilities, place.form, codes
+    )
+    if place.sample is None:
+        columns |= interval_columns(competition.targets, prediction)
+        check = "not checked: no sample submission known; give --sample-submission FILE"
+    else:
+        sample = (columns, place.sample, str(output), str(file), place.form.ids)
+        check = "checked: " + check_submission(*sample)
+    write_csv(output, columns)
+    wrote = f"wrote {output}: {len(place.rows)} rows, columns {', '.join(columns)}"
+    return [*notes, *place.notes, wrote, check]
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """The calibrated prediction of a table, and its class numbers or labels."""
+
+    prediction: np.ndarray
+    codes: np.ndarray | None = None
+
+
+def _answer(
+    run: FinishedRun, test: str | None, allow_leak: bool
+) -> tuple[Table, _Answers, list[str]]:
+    """Predict every row of a test table."""
+    if test is None:
+        raise ConfigError("Missing option '--test'; only a forecast run predicts without a table.")
+    table, notes = run.read(test, allow_leak)
+    known = [name for name in run.competition.targets if name in table]
+    if known:
+        more = f" and {len(known) - 1} more targets" if known[1:] else ""
+        notes.append(f"{test}: has the target {known[0]!r}{more}; it is not used to predict")
+    return table, _Answers(*run.decide(run.predict(table, test))), notes
+
+
+def _forecast(run: FinishedRun, test: str | None) -> tuple[Table, _Answers, list[str]]:
+    """Predict the rows of a test table without a target, or the next steps."""
+    table = read_table(test, separator=run.config.data.separator) if test else None
+    history = read_table(str(run.folder / HISTORY))
+    found = forecast_rows(run.competition, history, table, test or HISTORY, _decided(run))
+    return found[0], _Answers(found[1]), found[2]
+
+
+def _decided(run: FinishedRun) -> Callable[[Table, str], np.ndarray]:
+    return lambda table, file: run.decide(run.predict(table, file))[0]
+
+
+def _known_sample(run: FinishedRun, competition: Competition) -> str | None:
+    """Return the sample submission of the training, if the file is still there."""
+    if not competition.submission_columns:
+        return None
+    found = find_companion_files(run.config.data)["sample_submission"]
+    return found if found and Path(found).is_file() else None
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where predictions go: the form, ids, and for each row of the submission the predicted row."""
+
+    form: Format
+    ids: dict[str, list[Any]]
+    rows: np.ndarray
+    sample: Table | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def _place(
+    run: FinishedRun,
+    competition: Competition,
+    file: str | None,
+    table: Table,
+    test: str,
+    probabilities: bool,
+) -> _Place:
+    """Follow the sample submission `file`, or write every row of the table."""
+    if file is None:
+        form = known_format(competition, probabilities)
+        return _Place(form, _ids(form, table, test), np.arange(row_count(table)))
+    sample = read_table(file, separator=run.config.data.separator)
+    form = read_format(sample, file, competition, table)
+    if probabilities and probability_format(form, competition).columns != form.columns:
+        raise DataError(f"{file}: has one column of labels; omit --probabilities")
+    form = probability_format(form, competition) if probabilities else form
+    ids, rows, notes = place_rows(form, sample, file, table, test)
+    return _Place(form, ids, rows, sample, notes)
+
+
+def _check_output(output: Path, run: FinishedRun, *read: str | None) -> None:
+    """Refuse an output that is inside the run, is an input, or is not writable."""
+    if output.resolve().is_relative_to(run.folder.resolve()):
+        raise RunError(f"{output}: is in the run {run.folder}; choose an --output outside of it")
+    inputs = [*read, *inputs_of(run.config).values()]
+    if output.exists() and any(each and Path(each).samefile(output) for each in inputs):
+        raise RunError(f"{output}: is an input of this command or its run; choose another --output")
+    check_output(output)
+
+
+def _ids(form: Format, table: Table, file: str) -> dict[str, list[Any]]:
+    for name in form.ids:
+        if name not in table:
+            raise DataError(f"{file}: no id column {name!r}, which the submission needs")
+    if len(form.ids) == 1:
+        index_ids([table[form.ids[0]]], form.ids, file)
+    return {name: table[name] for name in form.ids}
+
+
+def evaluate_run(
+    folder: Path, data: str, allow_leak: bool = False
+) -> tuple[dict[str, float], list[str]]:
+    """Return every metric of the task on labelled rows, and notes."""
+    prepare_machine()
+    run = FinishedRun.open(folder)
+    competition = run.competition
+    if competition.forecast:
+        table = read_table(data, separator=run.config.data.separator)
+        history = read_table(str(run.folder / HISTORY))
+        return evaluate_forecast(competition, history, table, data, _decided(run))
+    table, notes = run.read(data, allow_leak)
+    check_has_targets(competition, table, data, "a score needs answers")
+    table, rows, more = drop_unlabelled(table, competition.targets, data, competition.task)
+    target = Target(competition, data)
+    truth = target.encode(table, rows)
+    return target.scores(truth, *run.decide(run.predict(table, data))), notes + more
