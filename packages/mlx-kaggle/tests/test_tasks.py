@@ -9,6 +9,12 @@ import pytest
 
 from mlx_heads import get_metric, objectives
 from mlx_kaggle.cli import main
+from mlx_kaggle.config import resolve_config
+from mlx_kaggle.job import prepare_job
+from mlx_kaggle.members.text import Experiment, class_weights, predict_member
+from mlx_kaggle.tables.competition import Competition
+from mlx_kaggle.tables.files import take
+from mlx_tabtext import Schema
 
 LABELS = ["angry", "happy", "loud"]
 ROWS = 120
@@ -93,18 +99,84 @@ def test_labels_from_a_table_to_a_submission(flags, write_csv, run, tmp_path):
     assert run("evaluate", "--run", folder, "--data", answers) == 0
 
 
+@pytest.fixture
+def learn(write_csv, tiny, tmp_path):
+    """Train on half of a table with a loss; return the job and a prediction of the other half."""
+
+    def call(table: dict[str, list], target: str, task: str, loss: str, *overrides: str):
+        flags = {"data.train": write_csv("train.csv", table), "data.target": target}
+        flags |= {"data.task": task, "loss.name": loss}
+        settings = ["val_fraction=0.5", "training.epochs=2", *tiny, *overrides]
+        job = prepare_job(resolve_config("quick", flags=flags, overrides=settings))
+        train, val = (take(job.table, rows) for rows in job.splits[0])
+        experiment = Experiment.prepare(job.config, job.competition, train, seed=0)
+        experiment.train_model(None, tmp_path / "checkpoints", lambda event: None, resume=False)
+        return job, predict_member(experiment.member, job.competition, val, job.config, tta=1)
+
+    return call
+
+
 @pytest.mark.parametrize("loss", objectives("ordinal"))
-def test_ordered_classes_by_every_loss(loss, write_csv, run, tmp_path, capsys):
+def test_ordered_classes_by_every_loss(loss, learn):
+    job, prediction = learn(without(wines(200), "price", "score"), "quality", "ordinal", loss)
+    if loss != "mse":
+        assert prediction.shape == (100, 4)
+        assert (prediction >= 0).all()
+        np.testing.assert_allclose(prediction.sum(1), 1, atol=1e-5)
+    assert job.scores(*job.decide(prediction))["quadratic_kappa"] > 0.6
+
+
+@pytest.mark.parametrize("loss", objectives("regression"))
+def test_several_numbers_by_every_loss(loss, learn):
+    job, prediction = learn(without(wines(200), "quality"), "price,score", "regression", loss)
+    interval = loss in ("gaussian_nll", "beta_nll", "quantile")
+    assert prediction.shape == ((100, 2, 3) if interval else (100, 2))
+    scores = job.scores(*job.decide(prediction))
+    assert scores["r2"] > 0.6
+    if interval:
+        assert 0.8 < scores["coverage"] < 0.99
+
+
+@pytest.mark.parametrize(
+    ("task", "loss"),
+    [(task, loss) for task in ("binary", "multiclass") for loss in objectives(task)],
+)
+def test_classes_by_every_loss(task, loss, learn):
+    table = without(wines(200), "price", "score")
+    if task == "binary":
+        table["quality"] = [int(each > 4) for each in table["quality"]]
+    options = ["loss.class_weights=balanced", "loss.r_drop=0.5"]
+    job, prediction = learn(table, "quality", task, loss, *options)
+    scores = job.scores(*job.decide(prediction))
+    assert scores["accuracy"] > (0.75 if task == "binary" else 0.5)
+
+
+@pytest.mark.parametrize("loss", objectives("multilabel"))
+def test_labels_by_every_loss(loss, learn):
+    options = ["loss.class_weights=balanced"] if loss == "cross_entropy" else []
+    job, prediction = learn(comments(200), ",".join(LABELS), "multilabel", loss, *options)
+    assert prediction.shape == (100, 3)
+    assert job.scores(*job.decide(prediction))["roc_auc"] > 0.9
+
+
+def test_balanced_weights_give_every_class_the_same_sum(learn):
+    config = resolve_config(
+        "quick", flags={"data.train": "t.csv"}, overrides=["loss.class_weights=balanced"]
+    )
+    competition = Competition(Schema(()), ("y",), "multiclass", "accuracy", ("a", "b", "c"), None)
+    codes = np.array([0, 0, 0, 1, 2, 2])
+    weights = class_weights(config, competition, codes)
+    np.testing.assert_allclose(np.bincount(codes, weights), 2.0, rtol=1e-6)
+
+
+def test_ordered_classes_from_a_table_to_a_submission(write_csv, run, tmp_path, capsys):
     train = write_csv("train.csv", without(wines(ROWS), "price", "score"))
     folder = tmp_path / "run"
-    flags = ["--target", "quality", "--task", "ordinal", "--loss", loss]
-    assert (
-        run("train", "--train", train, *flags, "--set", "val_fraction=0.5", "--output", folder) == 0
-    )
-    scores = json.loads((folder / "summary.json").read_text())["scores"]
-    assert scores["mlx-kaggle"]["quadratic_kappa"] > 0.6
-    test = wines(40, seed=2)
-    answers = write_csv("answers.csv", test)
+    flags = ["--target", "quality", "--task", "ordinal", "--set", "val_fraction=0.5"]
+    assert run("train", "--train", train, *flags, "--output", folder) == 0
+    stored = json.loads((folder / "decision.json").read_text())["thresholds"]
+    assert len(stored) == 3
+    answers = write_csv("answers.csv", wines(40, seed=2))
     assert run("evaluate", "--run", folder, "--data", answers, "--json") == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["quadratic_kappa"] > 0.6
     submission = tmp_path / "submission.csv"
@@ -112,54 +184,24 @@ def test_ordered_classes_by_every_loss(loss, write_csv, run, tmp_path, capsys):
     assert set(read(submission)["quality"]) <= {"3", "4", "5", "6"}
 
 
-@pytest.mark.parametrize("loss", ["gaussian_nll", "beta_nll", "quantile"])
-def test_intervals_cover_what_they_say(loss, write_csv, run, tmp_path):
-    train = write_csv("train.csv", without(wines(300), "quality", "score"))
+def test_intervals_of_several_numbers_are_written(write_csv, run, tmp_path):
+    train = write_csv("train.csv", without(wines(300), "quality"))
     folder = tmp_path / "run"
-    flags = ["--target", "price", "--metric", "rmsle", "--loss", loss, "--set", "val_fraction=0.5"]
+    flags = ["--target", "price,score", "--loss", "quantile", "--set", "val_fraction=0.5"]
     assert run("train", "--train", train, *flags, "--output", folder) == 0
     scores = json.loads((folder / "summary.json").read_text())["scores"]
-    assert 0.8 < scores["mlx-kaggle"]["coverage"] < 0.97
-    assert scores["mlx-kaggle"]["interval_score"] < scores["mean"]["interval_score"]
-    validation = read(folder / "validation.csv")
-    low, value, high = (
-        np.array(validation[name], float) for name in ("lower", "prediction", "upper")
-    )
-    assert (low <= value).all()
-    assert (value <= high).all()
-    assert (low > 0).all()  # bounds of a logarithm are prices too
-
-
-@pytest.mark.parametrize("loss", [each for each in objectives("regression") if each != "mse"])
-def test_several_numbers_by_every_loss(loss, write_csv, run, tmp_path):
-    train = write_csv("train.csv", without(wines(ROWS), "quality"))
-    folder = tmp_path / "run"
-    flags = ["--target", "price,score", "--loss", loss]
-    assert run("train", "--train", train, *flags, "--output", folder) == 0
-    summary = json.loads((folder / "summary.json").read_text())
-    assert summary["metric"] == "mcrmse"
-    assert summary["score"] < 0.7 * summary["scores"]["mean"]["mcrmse"]
+    assert scores["mlx-kaggle"]["interval_score"] < 0.7 * scores["mean"]["interval_score"]
     test = write_csv("test.csv", without(wines(20, seed=3), "quality", "price", "score"))
     submission = tmp_path / "submission.csv"
     assert run("predict", "--run", folder, "--test", test, "--output", submission) == 0
-    assert list(read(submission)) == ["id", "price", "score"]
-
-
-@pytest.mark.parametrize(
-    ("task", "loss"),
-    [(task, loss) for task in ("binary", "multiclass") for loss in objectives(task)],
-)
-def test_classes_by_every_loss(task, loss, write_csv, run, tmp_path):
-    table = without(wines(ROWS), "price", "score")
-    if task == "binary":
-        table["quality"] = [int(each > 4) for each in table["quality"]]
-    train = write_csv("train.csv", table)
-    folder = tmp_path / "run"
-    flags = ["--target", "quality", "--task", task, "--loss", loss, "--metric", "log_loss"]
-    options = ["--set", "loss.class_weights=balanced", "--set", "loss.r_drop=0.5"]
-    assert run("train", "--train", train, *flags, *options, "--output", folder) == 0
-    scores = json.loads((folder / "summary.json").read_text())["scores"]
-    assert scores["mlx-kaggle"]["accuracy"] > scores["majority"]["accuracy"]
+    written = read(submission)
+    bounds = [f"{name} {side}" for name in ("price", "score") for side in ("lower", "upper")]
+    assert list(written) == ["id", "price", "score", *bounds]
+    low, value, high = (
+        np.array(written[name], float) for name in ("score lower", "score", "score upper")
+    )
+    assert (low <= value).all()
+    assert (value <= high).all()
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from mlx_heads.feature_scaler import FeatureScaler
 from mlx_heads.forecasting import ForecastHead
 from mlx_heads.intervals import fit_interval_scale
 from mlx_heads.losses import (
+    Link,
     Reduction,
     asymmetric_loss,
     binary_cross_entropy,
@@ -54,7 +55,7 @@ from mlx_heads.metrics import (
     get_metric,
     naive_scale,
 )
-from mlx_heads.ordinal import ClassNumberHead, CoralHead, CornHead, CumulativeLinkHead, Link
+from mlx_heads.ordinal import ClassNumberHead, CoralHead, CornHead, CumulativeLinkHead
 from mlx_heads.pooled_heads import HeadOptions, NumericBranch, PooledHead
 from mlx_heads.pooling import AttentionPooling, LayerMix, Pooling, pool, pooled_size
 from mlx_heads.ranking import EmbeddingHead, RankingHead

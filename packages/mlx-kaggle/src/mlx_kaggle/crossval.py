@@ -91,7 +91,7 @@ def run_job(job: Job, run: RunFolder, report: Report, resume: bool = False) -> R
         job.competition, job.config.decision, truth, trained, job.config.loss.coverage
     )
     scores = {"mlx-kaggle": job.scores(prediction, codes)}
-    if decision.describe(job.competition):
+    if decision.changes:
         scores["mlx-kaggle as trained"] = job.scores(trained)
     results = Results(
         job=job,

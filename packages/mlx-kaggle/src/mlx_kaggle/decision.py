@@ -108,6 +108,12 @@ class Decision:
         codes = columns >= np.array(self.thresholds)
         return prediction, codes.astype(np.int64)
 
+    @property
+    def changes(self) -> bool:
+        """Whether anything was fitted."""
+        calibrated = self.calibration is not None and self.calibration.method != "none"
+        return calibrated or bool(self.thresholds) or self.interval_scale != 1.0
+
     def describe(self, competition: Competition) -> list[str]:
         """Return one line for each part that was fitted."""
         lines, shown = [], [f"{each:.4g}" for each in self.thresholds[:8]]

@@ -207,7 +207,8 @@ class Competition:
     def metrics(self) -> list[str]:
         """The metric of the competition, then the others of its task."""
         others = METRICS_OF_TASK[self.task]
-        return [self.metric, *(name for name in others if name != self.metric)]
+        same = (self.metric, "rmse") if self.metric == "mcrmse" else (self.metric,)
+        return [self.metric, *(name for name in others if name not in same)]
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON form."""
