@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from mlx_kaggle import DataError
-from mlx_kaggle.config import DataSettings, resolve_config
+from mlx_kaggle.config import resolve_config
 from mlx_kaggle.job import baseline_predictions, prepare_job
+from mlx_kaggle.settings import DataSettings
 from mlx_kaggle.tables.columns import check_columns
 from mlx_kaggle.tables.files import read_tables
 from mlx_kaggle.tables.infer import infer_competition

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from mlx_heads import get_metric
-from mlx_kaggle.config import DecisionSettings
 from mlx_kaggle.decision import MIN_ROWS, Decision, cross_fit, parts_of
+from mlx_kaggle.settings import DecisionSettings
 from mlx_kaggle.tables.competition import Competition
 from mlx_tabtext import Schema
 

@@ -7,19 +7,13 @@ import numpy as np
 import pytest
 
 from mlx_kaggle import DataError
-from mlx_kaggle.config import DataSettings
+from mlx_kaggle.settings import DataSettings
 from mlx_kaggle.tables.competition import Competition, Format
 from mlx_kaggle.tables.files import read_tables
+from mlx_kaggle.tables.formats import known_format, probability_format, read_format
 from mlx_kaggle.tables.infer import infer_competition
 from mlx_kaggle.tables.spelling import find_spelling
-from mlx_kaggle.tables.submission import (
-    check_submission,
-    known_format,
-    place_rows,
-    probability_format,
-    read_format,
-    submission_columns,
-)
+from mlx_kaggle.tables.submission import check_submission, place_rows, submission_columns
 from mlx_tabtext import Schema
 
 THREE = ("C", "CL", "D")

@@ -11,7 +11,8 @@ from mlx_heads import get_metric, objectives
 from mlx_kaggle.cli import main
 from mlx_kaggle.config import resolve_config
 from mlx_kaggle.job import prepare_job
-from mlx_kaggle.members.text import Experiment, class_weights, predict_member
+from mlx_kaggle.members.objective import class_weights
+from mlx_kaggle.members.text import Experiment, predict_member
 from mlx_kaggle.tables.competition import Competition
 from mlx_kaggle.tables.files import take
 from mlx_tabtext import Schema

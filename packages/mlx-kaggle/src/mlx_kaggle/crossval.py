@@ -80,7 +80,7 @@ def run_job(job: Job, run: RunFolder, report: Report, resume: bool = False) -> R
         Checkpoints(folder / "checkpoints").delete()
         by_fold[fold].append(np.load(folder / "validation.npy", allow_pickle=False))
         histories[name] = json.loads((folder / "history.json").read_text("utf-8"))
-        score = target.score(job.encoded[job.splits[fold][1]], by_fold[fold][-1])
+        score = _score_rows(job, job.splits[fold][1], by_fold[fold][-1])
         report({"event": "member_end", "name": name, "score": score})
 
     folds = [target.combine(found) for found in by_fold]
@@ -108,12 +108,22 @@ def run_job(job: Job, run: RunFolder, report: Report, resume: bool = False) -> R
 
 
 def _fold_scores(job: Job, prediction: np.ndarray, codes: np.ndarray | None) -> list[float]:
-    target, start, scores = Target(job.competition), 0, []
+    start, scores = 0, []
     for _, rows in job.splits:
         part = slice(start, start := start + len(rows))
-        labels = None if codes is None else codes[part]
-        scores.append(target.score(job.encoded[rows], prediction[part], codes=labels))
+        scores.append(
+            _score_rows(job, rows, prediction[part], None if codes is None else codes[part])
+        )
     return scores
+
+
+def _score_rows(
+    job: Job, rows: np.ndarray, prediction: np.ndarray, codes: np.ndarray | None = None
+) -> float:
+    target = Target(job.competition)
+    errors = target.naive_errors(job.table)
+    scale = None if errors is None else errors[rows]
+    return target.score(job.encoded[rows], prediction, codes=codes, scale=scale)
 
 
 def _train(

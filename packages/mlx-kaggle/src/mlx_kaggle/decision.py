@@ -20,7 +20,7 @@ from mlx_heads import (
     fit_calibration,
     fit_interval_scale,
 )
-from mlx_kaggle.config import DecisionSettings
+from mlx_kaggle.settings import DecisionSettings
 from mlx_kaggle.tables.competition import Competition
 from mlx_kaggle.tables.targets import Target
 

@@ -10,7 +10,7 @@ from mlx_kaggle import DataError
 from mlx_kaggle.config import RunConfig
 from mlx_kaggle.decision import Decision, cross_fit, parts_of
 from mlx_kaggle.members.linear import predict_linear
-from mlx_kaggle.members.model import objective_of, quantile_levels
+from mlx_kaggle.members.objective import objective_of, quantile_levels
 from mlx_kaggle.members.trees import ITERATIONS, predict_trees
 from mlx_kaggle.prepare_forecast import prepare_windows
 from mlx_kaggle.tables.columns import check_columns, check_has_targets
@@ -71,9 +71,10 @@ class Job:
 
     def scores(self, prediction: np.ndarray, codes: np.ndarray | None = None) -> dict[str, float]:
         """Return every metric of a prediction of the scored rows."""
-        rows, forecast = self.scored_rows, self.competition.forecast
-        scale = np.array(self.table[forecast.naive_error])[rows] if forecast else None
-        return Target(self.competition).scores(self.encoded[rows], prediction, codes, scale)
+        rows, target = self.scored_rows, Target(self.competition)
+        errors = target.naive_errors(self.table)
+        scale = None if errors is None else errors[rows]
+        return target.scores(self.encoded[rows], prediction, codes, scale)
 
 
 @dataclass

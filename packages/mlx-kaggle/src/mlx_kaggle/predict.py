@@ -32,14 +32,12 @@ from mlx_kaggle.tables.files import (
     row_count,
     write_csv,
 )
+from mlx_kaggle.tables.formats import known_format, probability_format, read_format
 from mlx_kaggle.tables.splits import check_overlap, row_hashes
 from mlx_kaggle.tables.submission import (
     check_submission,
     interval_columns,
-    known_format,
     place_rows,
-    probability_format,
-    read_format,
     submission_columns,
 )
 from mlx_kaggle.tables.targets import Target

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from mlx_heads import get_metric
+from mlx_heads import METRICS
 from mlx_kaggle import DataError
-from mlx_kaggle.config import DataSettings, ForecastSettings, RunConfig
+from mlx_kaggle.config import RunConfig
+from mlx_kaggle.settings import DataSettings, ForecastSettings
 from mlx_kaggle.tables.competition import Competition, Forecast
 from mlx_kaggle.tables.files import Tables, drop_unlabelled, find_companion_files, row_count, take
-from mlx_kaggle.tables.infer import LOG_METRICS, infer_competition
+from mlx_kaggle.tables.infer import infer_competition
 from mlx_kaggle.tables.series import (
     SortedSeries,
     check_series_columns,
@@ -74,6 +75,9 @@ def prepare_windows(config: RunConfig, tables: Tables) -> Windows:
     forecast = replace(forecast, unit=unit, step=step, season=season, lookback=lookback)
     _check_lookback(forecast)
     notes = _describe(series, forecast, settings, data.train)
+    if plain.metric == "rmsle":
+        notes.append(_check_not_negative(series, data))
+        forecast = replace(forecast, nonnegative=True)
     origins = _find_training_origins(series, forecast, data.train, notes)
     when, ends = series.when[origins], series.when[origins + forecast.horizon]
     splits = time_splits(when, ends, config.folds, config.val_fraction)
@@ -116,10 +120,9 @@ def _plain_competition(
     check_series_columns(tables.train, columns, data.train)
     if len({name for name in columns.values() if name}) < sum(map(bool, columns.values())):
         raise DataError(f"--target, --time and --series must be different columns, got {columns}")
-    if metric in ("mase", *LOG_METRICS) or get_metric(metric).needs != "value":
+    if metric not in (known := forecast_metrics()):
         raise DataError(
-            f"metric {metric!r} cannot be the one of a forecast; give mae, rmse, smape or mape "
-            f"(mase is always shown)"
+            f"metric {metric!r} cannot be the one of a forecast; give one of {', '.join(known)}"
         )
     given: dict[str, Any] = {}
     if data.kinds.get(time) in ("date", "numeric"):
@@ -130,10 +133,27 @@ def _plain_competition(
         kinds.setdefault(settings.series, "categorical")
     labelled = drop_unlabelled(tables.train, data.target, data.train)[0]
     plain = infer_competition(
-        replace(data, task="regression", metric=metric, kinds=kinds),
+        replace(data, task="regression", metric="mae", kinds=kinds),
         replace(tables, train=labelled, val=None, test=None),
     )
-    return plain, found.date_format if found.kind == "date" else None
+    return replace(plain, metric=metric), found.date_format if found.kind == "date" else None
+
+
+def forecast_metrics() -> list[str]:
+    """Return the metrics of values that a forecast can be ranked by."""
+    found = [name for name, each in METRICS.items() if "forecast" in each.tasks]
+    return [name for name in found if METRICS[name].needs == "value" and name != "rmse_log"]
+
+
+def _check_not_negative(series: SortedSeries, data: DataSettings) -> str:
+    """Refuse negative values for rmsle; return a note."""
+    negative = series.rows[series.values < 0]
+    if len(negative):
+        raise DataError(
+            f"{data.train}, row {negative.min() + 2}: {data.target!r} is negative "
+            f"({len(negative)} such rows), so rmsle is not for it; give --metric mae"
+        )
+    return "rmsle: predictions below 0 become 0"
 
 
 def _choose_lookback(series: SortedSeries, season: int, horizon: int) -> int:

@@ -5,7 +5,8 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from mlx_kaggle.config import PRESETS, DataSettings, RunConfig, resolve_config
+from mlx_kaggle.config import PRESETS, RunConfig, resolve_config
+from mlx_kaggle.settings import DataSettings
 from mlx_trainer.command_line import SettingsCommand, settings_options
 
 EPILOG = """Presets (--preset):

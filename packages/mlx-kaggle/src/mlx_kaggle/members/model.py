@@ -3,12 +3,10 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
 from mlx.utils import tree_flatten
 
 from mlx_encoders import (
@@ -22,21 +20,12 @@ from mlx_encoders import (
     save,
 )
 from mlx_fastcpu import patch_nn
-from mlx_heads import (
-    CoralHead,
-    CumulativeLinkHead,
-    GaussianHead,
-    LayerMix,
-    Objective,
-    PooledHead,
-    QuantileHead,
-    get_objective,
-)
+from mlx_heads import LayerMix, PooledHead, get_objective
 from mlx_kaggle import RunError
-from mlx_kaggle.config import EncoderSettings, RunConfig
+from mlx_kaggle.config import RunConfig
 from mlx_kaggle.members.features import HeadFeatures
 from mlx_kaggle.members.linear import LinearModel
-from mlx_kaggle.tables.competition import Competition
+from mlx_kaggle.settings import EncoderSettings
 from mlx_kaggle.tables.targets import Scaler
 from mlx_kaggle.tables.windows import WindowScaler
 from mlx_tabtext import TableText
@@ -57,8 +46,6 @@ MEMBER_FILES = (
     "history.json",
     "validation.npy",
 )
-# softplus of this is nearly 0: thresholds that the linear model already has.
-NO_STEP = -4.0
 REQUIRED = ("member.json", "head.safetensors", "encoder/config.json", "encoder/model.safetensors")
 
 
@@ -215,74 +202,3 @@ def freeze(encoder: EncoderModel, part: str) -> None:
         layers = encoder.encoder.layer if isinstance(encoder, BertModel) else encoder.layers
         for layer in layers[: len(layers) // 2]:
             layer.freeze()
-
-
-def objective_of(config: RunConfig, competition: Competition) -> Objective:
-    """Return the head and the loss of a run, as `get_objective`."""
-    name = config.loss.name
-    # The targets are scaled logarithms already, which the squared error is then the loss of.
-    return get_objective(competition.task, "mse" if name == "msle" else name)
-
-
-def head_arguments(
-    config: RunConfig, competition: Competition, hidden_size: int, num_features: int, seed: int
-) -> dict[str, Any]:
-    """Return the arguments of `make_model`, as JSON for `member.json`."""
-    settings = config.head
-    objective = objective_of(config, competition)
-    options: dict[str, Any] = {}
-    if "levels" in objective.head_options or objective.head is QuantileHead:
-        options["levels"] = quantile_levels(config)
-    if competition.forecast:
-        # The windows are normalized by the table.
-        options |= {"history_length": competition.forecast.lookback, "normalize": False}
-    return {
-        "task": competition.task,
-        "loss": objective.name,
-        "hidden_size": hidden_size,
-        "size": competition.outputs,
-        "pooling": settings.pooling,
-        "layer_mix": settings.layer_mix,
-        "dropout": settings.dropout,
-        "hidden_layer_size": settings.hidden_size,
-        "num_features": num_features,
-        "feature_size": settings.feature_size,
-        "seed": seed,
-        **options,
-    }
-
-
-def quantile_levels(config: RunConfig) -> tuple[float, float, float]:
-    """Return the levels of lower bound, median and upper bound."""
-    tail = (1 - config.loss.coverage) / 2
-    return tail, 0.5, 1 - tail
-
-
-def start_from_linear(head: PooledHead, residual: np.ndarray | None) -> None:
-    """Let an untrained head add (nearly) nothing to the linear model.
-
-    Its distribution gets the spread of the linear model: `residual` are the standard deviations
-    (targets,) of the cross-fitted errors, `None` for classes.
-    """
-    levels = head.loss_options.get("levels")
-    if isinstance(head, CoralHead):
-        head.biases = mx.zeros_like(head.biases)
-    elif isinstance(head, CumulativeLinkHead):
-        steps = np.full(head.threshold_steps.shape, NO_STEP, np.float32)
-        steps[0] = 0
-        head.threshold_steps = mx.array(steps)
-    elif residual is not None and levels:
-        quantiles = np.array([NormalDist().inv_cdf(level) for level in levels]) * residual[:, None]
-        steps = np.log(np.expm1(np.diff(quantiles)))
-        bias = np.concatenate([quantiles[:, :1], steps], 1).ravel()
-        head.output.bias = mx.array(bias.astype(np.float32))
-    elif residual is not None and is_gaussian(head):
-        bias = np.stack([np.zeros_like(residual), 2 * np.log(residual)], 1).ravel()
-        head.output.bias = mx.array(bias.astype(np.float32))
-    else:
-        head.output.bias = mx.zeros_like(head.output.bias)
-
-
-def is_gaussian(head: PooledHead) -> bool:
-    """Whether the outputs are means and log variances."""
-    return isinstance(head, GaussianHead) or getattr(head, "distribution", None) == "gaussian"

@@ -10,7 +10,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_heads import Objective, PooledHead, get_metric, r_drop_loss, weighted_sum
+from mlx_heads import Objective, get_metric
 from mlx_kaggle import RunError
 from mlx_kaggle.config import RunConfig
 from mlx_kaggle.machine import sharing_cores, step_threads
@@ -23,20 +23,20 @@ from mlx_kaggle.members.batches import (
     prediction_batches,
     training_updates,
 )
-from mlx_kaggle.members.linear import KIND_OF_TASK, LinearKind, fit_linear
-from mlx_kaggle.members.model import (
-    Member,
-    TextModel,
+from mlx_kaggle.members.linear import fit_linear
+from mlx_kaggle.members.model import Member, make_encoder, make_model
+from mlx_kaggle.members.objective import (
+    class_weights,
     head_arguments,
-    is_gaussian,
-    make_encoder,
-    make_model,
+    linear_kind,
+    loss_function,
     objective_of,
-    quantile_levels,
+    offset,
+    predicted,
+    spread_of,
     start_from_linear,
 )
 from mlx_kaggle.members.optimizer import make_optimizer
-from mlx_kaggle.members.ordinal import link_logits
 from mlx_kaggle.tables.competition import Competition
 from mlx_kaggle.tables.targets import Target
 from mlx_kaggle.tables.windows import past_values
@@ -53,7 +53,6 @@ from mlx_trainer import (
 )
 
 Report = Callable[[dict[str, Any]], None]
-LossFunction = Callable[[nn.Module, dict[str, mx.array]], tuple[mx.array, mx.array]]
 
 
 @dataclass
@@ -99,7 +98,7 @@ class Experiment:
         arguments = head_arguments(config, competition, encoder.config.hidden_size, count, seed)
         model = make_model(encoder, arguments)
         if cross_fitted is not None:
-            start_from_linear(model.head, _spread(values, cross_fitted) if scaler else None)
+            start_from_linear(model.head, spread_of(values, cross_fitted) if scaler else None)
             cross_fitted = offset(cross_fitted, objective, model.head)
         mx.eval(model.parameters())
         integers = kind in ("classes", "ordered") and competition.task != "binary"
@@ -184,11 +183,11 @@ class Experiment:
     def _evaluation(self, validation: Table) -> Evaluation:
         competition = self.competition
         target = Target(competition)
-        truth = target.encode(validation)
+        truth, scale = target.encode(validation), target.naive_errors(validation)
 
         def evaluate(model: nn.Module, epoch: int) -> dict[str, float]:
             prediction = predict_member(self.member, competition, validation, self.config, tta=1)
-            return {competition.metric: target.score(truth, prediction)}
+            return {competition.metric: target.score(truth, prediction, scale=scale)}
 
         return Evaluation(
             evaluate,
@@ -197,74 +196,6 @@ class Experiment:
             patience=self.config.training.patience,
             restore_best=self.config.training.patience > 0,
         )
-
-
-def linear_kind(competition: Competition, objective: Objective) -> LinearKind:
-    """Return what the linear model predicts, so that its outputs can be added to the head's."""
-    if competition.task == "ordinal" and objective.name in ("cross_entropy", "mse"):
-        return "classes" if objective.name == "cross_entropy" else "values"
-    return KIND_OF_TASK.get(competition.task, "classes")
-
-
-def offset(outputs: np.ndarray, objective: Objective, head: PooledHead) -> np.ndarray:
-    """Return outputs of the linear model in a shape, and on a scale, that adds to the head's."""
-    if objective.task == "ordinal" and objective.name not in ("cross_entropy", "mse"):
-        return link_logits(outputs.reshape(len(outputs), -1), objective.name)
-    if is_gaussian(head):  # only the mean
-        outputs = outputs.reshape(len(outputs), -1)
-        return np.stack([outputs, np.zeros_like(outputs)], 2)
-    if head.loss_options.get("levels"):
-        return outputs.reshape(len(outputs), -1, 1)
-    return outputs
-
-
-def _spread(values: np.ndarray, linear: np.ndarray) -> np.ndarray:
-    """Return the standard deviations (targets,) of the errors of the linear model."""
-    errors = (values - linear).reshape(len(values), -1)
-    return np.maximum(np.sqrt(np.square(errors).mean(0)), 1e-3)
-
-
-def class_weights(config: RunConfig, competition: Competition, encoded: np.ndarray) -> np.ndarray:
-    """Return the weights (N,) of rows: ones, or such that every class has the same sum."""
-    if config.loss.class_weights == "none" or encoded.ndim == 2 or not competition.classes:
-        return np.ones(len(encoded), np.float32)
-    counts = np.bincount(encoded)
-    present = np.count_nonzero(counts)
-    return (len(encoded) / (present * counts[encoded])).astype(np.float32)
-
-
-def loss_function(
-    config: RunConfig, objective: Objective, head: PooledHead, targets: np.ndarray
-) -> LossFunction:
-    """Return `loss(model, batch) -> (sum of losses, sum of weights)`.
-
-    `targets` are those of all training rows, for the weights of labels.
-    """
-    settings, options = config.loss, {}
-    if objective.name == "cross_entropy":
-        options["label_smoothing"] = settings.label_smoothing
-        if settings.class_weights == "balanced" and objective.task == "multilabel":
-            positive = np.clip(targets.mean(0), 1 / len(targets), None)
-            options["pos_weight"] = mx.array((1 - positive) / positive)
-    elif objective.name in ("focal", "huber"):
-        name = {"focal": "gamma", "huber": "delta"}[objective.name]
-        options[name] = getattr(settings, name)
-    function = objective.loss_for(head, **options)
-
-    def loss(model: nn.Module, batch: dict[str, mx.array]) -> tuple[mx.array, mx.array]:
-        assert isinstance(model, TextModel)
-        inputs = {name: batch[name] for name in batch if name not in ("targets", "weights")}
-        outputs = model(**inputs)
-        losses = function(outputs, batch["targets"])
-        if settings.r_drop:
-            again = model(**inputs)
-            losses = (losses + function(again, batch["targets"])) / 2
-            losses = losses + settings.r_drop * r_drop_loss(
-                outputs, again, multilabel=objective.task in ("multilabel", "ordinal")
-            )
-        return weighted_sum(losses, batch["weights"])
-
-    return loss
 
 
 def predict_member(
@@ -288,25 +219,13 @@ def predict_member(
         ids = member.tokenizer.encode(text, max_length=config.text.max_tokens)
         rows = Rows(ids, features, linear, history)
         outputs = _outputs(member, rows, config.training.micro_batch_tokens)
-        found = _predicted(head, mx.array(outputs), config)
+        found = predicted(head, mx.array(outputs), config)
         predictions.append(member.scaler.inverse(found, table) if member.scaler else found)
     return Target(competition).combine(predictions)
 
 
 def _history(competition: Competition, table: Table) -> np.ndarray | None:
     return past_values(table, competition.forecast) if competition.forecast else None
-
-
-def _predicted(head: PooledHead, outputs: mx.array, config: RunConfig) -> np.ndarray:
-    """Return what the head predicts; of a distribution (N, targets, 3): median, lower, upper."""
-    if is_gaussian(head):
-        found = head.quantiles(outputs, quantile_levels(config))  # type: ignore[attr-defined]
-    else:
-        found = head.predict(outputs)
-    found = np.array(found, np.float64)
-    if is_gaussian(head) or head.loss_options.get("levels"):
-        return found[..., [1, 0, 2]]
-    return found
 
 
 def check_finite(prediction: np.ndarray, member: Path, file: str) -> None:

@@ -91,6 +91,8 @@ class Forecast:
     unit: Literal["seconds", "months", "number"] = "number"
     step: float | None = None
     """Units from one row of a series to the next; `None` if they vary: steps are rows then."""
+    nonnegative: bool = False
+    """Whether predictions below 0 become 0, for rmsle, which is undefined below -1."""
     naive_errors: dict[str, float] = field(default_factory=dict)
     """Of each series ("" for the only one): mean absolute error of the seasonal naive forecast on
     the rows before the first validated origin, 0 without any. The scale of MASE."""

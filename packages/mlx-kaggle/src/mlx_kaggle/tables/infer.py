@@ -5,11 +5,12 @@ from typing import Any, cast
 
 from mlx_heads import COMPETITIONS, DEFAULT_METRIC, METRICS, CompetitionTask, get_metric
 from mlx_kaggle import DataError
-from mlx_kaggle.config import DataSettings
+from mlx_kaggle.settings import DataSettings
 from mlx_kaggle.tables.columns import ignore_copies, ignore_unknown, likely_labels
 from mlx_kaggle.tables.competition import VALUE_TASKS, Competition, Task, list_names
 from mlx_kaggle.tables.files import Tables, drop_unlabelled, find_companion_files, row_count
-from mlx_kaggle.tables.submission import place_rows, read_format
+from mlx_kaggle.tables.formats import read_format
+from mlx_kaggle.tables.submission import place_rows
 from mlx_kaggle.tables.target_columns import find_targets
 from mlx_kaggle.tables.tasks import (
     check_target_count,

@@ -136,6 +136,11 @@ class Target:
             return prediction
         return prediction @ np.arange(prediction.shape[1])
 
+    def naive_errors(self, table: Table) -> np.ndarray | None:
+        """Return the `scale` (N,) of a windows table; `None` without a forecast."""
+        forecast = self.competition.forecast
+        return np.array(table[forecast.naive_error]) if forecast else None
+
     def score(
         self,
         encoded: np.ndarray,
@@ -146,44 +151,30 @@ class Target:
     ) -> float:
         """Return the metric of `prediction` against encoded cells; NaN if it is not defined.
 
-        `scale` (N,) is the naive error of the series of each row, for the mase of a forecast, whose
-        metrics are over all rows and steps together. `codes` are the predicted class numbers or
-        labels, by default `default_codes`. The area
-        under the curve is the mean over the classes that occur: the only row of a class is never
-        in a validation set, and without it the score would be undefined.
+        `codes` are the predicted class numbers or labels, by default `default_codes`. The metrics
+        of a forecast are over all rows and steps together; `scale` are its `naive_errors`, for
+        mase. The area under the curve is the mean over the classes that occur: the only row of a
+        class is never in a validation set, and without it the score would be undefined.
         """
         task = self.competition.task
-        if metric == "mase":
-            return _scaled_error(encoded, point(prediction), scale)
         chosen = get_metric(metric or self.competition.metric)
+        if chosen.name == "mase":
+            return _scaled_error(encoded, point(prediction), scale)
         if chosen.needs == "label" or (task == "ordinal" and chosen.needs == "value"):
             codes = self.default_codes(prediction) if codes is None else codes
             assert codes is not None
             return chosen(encoded, codes)
         if chosen.needs == "interval":
-            if prediction.ndim < 3:
-                return float("nan")
-            truth = encoded.reshape(len(encoded), -1)
-            return float(
-                np.mean(
-                    [chosen(truth[:, at], prediction[:, at, 1:]) for at in range(truth.shape[1])]
-                )
-            )
+            bounds = prediction[..., 1:] if prediction.ndim == 3 else None
+            return np.nan if bounds is None else chosen(encoded.reshape(len(encoded), -1), bounds)
         if task == "forecast":
             return chosen(encoded.ravel(), point(prediction).ravel())
         if task in VALUE_TASKS:
             return chosen(encoded, point(prediction))
         if prediction.ndim == 1:  # an ordinal regression has no probabilities
             return float("nan")
-        present = np.unique(encoded)
-        if (
-            chosen.name == "roc_auc"
-            and task != "multilabel"
-            and 1 < len(present) < prediction.shape[1]
-        ):
-            prediction = prediction[:, present]
-            prediction = prediction / np.maximum(prediction.sum(1, keepdims=True), 1e-300)
-            encoded = np.searchsorted(present, encoded)
+        if chosen.name == "roc_auc" and task == "multiclass":
+            encoded, prediction = _occurring_classes(encoded, prediction)
         return chosen(encoded, prediction)
 
     def scores(
@@ -198,6 +189,18 @@ class Target:
         if prediction.ndim == 3:
             names += INTERVAL_METRICS
         return {name: self.score(encoded, prediction, name, codes, scale) for name in names}
+
+
+def _occurring_classes(
+    encoded: np.ndarray, prediction: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Drop the columns of classes without rows, and normalize the rest; keep at least two."""
+    present = np.unique(encoded)
+    if not 1 < len(present) < prediction.shape[1]:
+        return encoded, prediction
+    prediction = prediction[:, present]
+    prediction = prediction / np.maximum(prediction.sum(1, keepdims=True), 1e-300)
+    return np.searchsorted(present, encoded), prediction
 
 
 @dataclass(frozen=True)

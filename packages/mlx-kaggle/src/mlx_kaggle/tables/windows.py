@@ -183,11 +183,12 @@ class WindowScaler:
 
     level: str
     spread: str
+    nonnegative: bool = False
 
     @classmethod
     def of(cls, forecast: Forecast) -> "WindowScaler":
         """Read level and spread from the columns of the windows table."""
-        return cls(forecast.level, forecast.spread)
+        return cls(forecast.level, forecast.spread, forecast.nonnegative)
 
     def transform(self, encoded: np.ndarray, table: Table) -> np.ndarray:
         """Return (values - level) / spread, of (N,) or (N, steps); `table` has the same rows."""
@@ -197,7 +198,8 @@ class WindowScaler:
     def inverse(self, outputs: np.ndarray, table: Table) -> np.ndarray:
         """Return values in the unit of the target, from (N,), (N, steps) or (N, steps, Q)."""
         level, spread = self._columns(outputs, table)
-        return np.asarray(outputs, np.float64) * spread + level
+        values = np.asarray(outputs, np.float64) * spread + level
+        return np.maximum(values, 0.0) if self.nonnegative else values
 
     def _columns(self, array: np.ndarray, table: Table) -> tuple[np.ndarray, np.ndarray]:
         shape = (-1, *[1] * (array.ndim - 1))
@@ -211,4 +213,4 @@ class WindowScaler:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "WindowScaler":
         """Rebuild from `to_dict`."""
-        return cls(values["level"], values["spread"])
+        return cls(values["level"], values["spread"], values["nonnegative"])

@@ -1,0 +1,287 @@
+"""The sections of the configuration, with the meaning, default and range of every setting."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mlx_trainer import setting
+
+Kind = Literal["numeric", "categorical", "text", "date", "boolean", "ignored"]
+Style = Literal["list", "sentence", "great", "json", "markdown", "template"]
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Files, columns and metric; missing settings are inferred and shown."""
+
+    train: str = setting("", "Training table (see below); required.", flag="--train", path="file")
+    target: str = setting(
+        "",
+        "Column to predict, or several: toxic,insult.",
+        flag="--target",
+        default_text="of the sample submission",
+    )
+    targets: str = setting(
+        "", "The same, also by range: 'first:last' of the table.", flag="--targets"
+    )
+    val: str | None = setting(None, "Validation table; or --folds.", flag="--val", path="file")
+    test: str | None = setting(
+        None,
+        "Test table, for the leak check.",
+        flag="--test",
+        path="file",
+        default_text="found next to --train",
+    )
+    sample_submission: str | None = setting(
+        None,
+        "Submission whose format to follow.",
+        flag="--sample-submission",
+        path="file",
+        default_text="found next to --train",
+    )
+    id_column: str | None = setting(
+        None, "Id column; '' for none.", flag="--id", default_text="inferred"
+    )
+    competition: str | None = setting(
+        None, "Known competition, for its column texts; by default recognized by its columns."
+    )
+    task: (
+        Literal["binary", "multiclass", "multilabel", "ordinal", "regression", "forecast"] | None
+    ) = setting(None, "Kind of the target.", flag="--task", default_text="inferred")
+    order: tuple[str, ...] = setting((), "Classes of an ordinal target from low to high.")
+    metric: str | None = setting(
+        None,
+        "accuracy, f1, f1_macro, roc_auc, log_loss, quadratic_kappa, rmse, rmsle, mae, ...",
+        flag="--metric",
+        default_text="by competition or task",
+    )
+    separator: str | None = setting(
+        None, "Field separator of CSV files.", flag="--separator", default_text="recognized"
+    )
+    kinds: dict[str, Kind] = setting(
+        {},
+        "Kind of a column: numeric, categorical, text, date, boolean or ignored; repeatable.",
+        flag="--kind",
+        metavar="COLUMN=KIND",
+    )
+    labels: dict[str, str] = setting({}, "Names of columns in the text, such as Pclass: class.")
+    drop: tuple[str, ...] = setting((), "Columns to ignore.")
+    allow_leak: bool = setting(
+        False, "Train even if validation or test rows leak.", flag="--allow-leak"
+    )
+
+    def __post_init__(self) -> None:
+        if self.target and self.targets:
+            raise ValueError(
+                f"targets ({self.targets}) cannot be combined with data.target ({self.target}); "
+                f"give one"
+            )
+        if self.order and self.task not in (None, "ordinal"):
+            raise ValueError(f"order is for the task ordinal, and the task is {self.task}")
+        if self.separator is not None and len(self.separator) != 1:
+            raise ValueError(f"separator must be one character, got {self.separator!r}")
+        if self.metric is not None:
+            from mlx_heads import get_metric
+
+            try:
+                get_metric(self.metric)
+            except ValueError as error:
+                problem = str(error).removeprefix("unknown metric ")
+                raise ValueError(f"metric is unknown: {problem}") from None
+
+
+@dataclass(frozen=True)
+class ForecastSettings:
+    """Time series, for `--task forecast`: the next steps of a target from its past."""
+
+    time: str | None = setting(None, "Column with the time of a row.", flag="--time")
+    series: str | None = setting(
+        None,
+        "Column with the name of the series of a row.",
+        flag="--series",
+        default_text="one series",
+    )
+    horizon: int | None = setting(
+        None, "Steps to predict; a step is one row of a series.", flag="--horizon", at_least=1
+    )
+    lookback: int | None = setting(
+        None,
+        "Past steps that a model reads.",
+        flag="--lookback",
+        at_least=2,
+        default_text="two seasons, at least the horizon",
+    )
+    season: int | None = setting(
+        None,
+        "Steps of a season, 1 without one.",
+        flag="--season",
+        at_least=1,
+        default_text="from the time step: 24 for hours, 7 for days, 12 for months",
+    )
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """Serialization of a row as text, and its augmentation in training."""
+
+    style: Style = setting("list", "Form of the text: 'age: 22; sex: male' is a list.")
+    template: str | None = setting(None, "Text with '{Column}' for the style template.")
+    missing: Literal["omit", "unknown", "missing"] = setting(
+        "unknown", "How to write a missing cell: omit it, or write this word."
+    )
+    numbers: Literal["value", "value+word", "word", "value+bin"] = setting(
+        "value", "'22', '22 (low)', 'low' or '22 (q3 of 10)', by quantiles of the training rows."
+    )
+    digits: int = setting(4, "Significant digits of numbers.", at_least=1)
+    order: Literal["importance", "table"] = setting("importance", "Order of the columns.")
+    max_tokens: int = setting(128, "Token budget of a row, with special tokens.", at_least=8)
+    tta: int = setting(
+        1, "Test-time augmentation: average the predictions of this many texts per row.", at_least=1
+    )
+    shuffle_columns: float = setting(
+        0.0, "Share of training rows with columns in random order.", at_least=0, at_most=1
+    )
+    drop_column: float = setting(
+        0.0, "Dropout probability of a column in training.", at_least=0, at_most=1
+    )
+    numeric_jitter: float = setting(
+        0.0, "Noise added to training numbers, in standard deviations.", at_least=0
+    )
+    drop_token: float = setting(
+        0.0,
+        "Token dropout: probability that a training token becomes unknown.",
+        at_least=0,
+        below=1,
+    )
+    styles: tuple[Style, ...] = setting((), "Draw the style of each training row from these.")
+
+
+@dataclass(frozen=True)
+class EncoderSettings:
+    """The encoder: pretrained, or small and from scratch, shaped by the last six settings."""
+
+    path: str = setting(
+        "",
+        "Folder or hub id of a BERT or ModernBERT; 'scratch' for a small one from scratch.",
+        flag="--encoder",
+        default_text="of the preset",
+    )
+    freeze: Literal["none", "embeddings", "half", "all"] = setting(
+        "none", "Frozen part; half is the embeddings and the lower half of the layers."
+    )
+    dropout: float | None = setting(
+        None, "Dropout; by default of the encoder's config, 0.1 from scratch.", at_least=0, below=1
+    )
+    attention_dropout: float = setting(
+        0.0, "Dropout of attention weights; disables fused attention.", at_least=0, below=1
+    )
+    tokenizer: Literal["wordpiece", "bpe"] = setting("wordpiece", "Kind of the tokenizer.")
+    vocab_size: int = setting(4096, "Tokens of the vocabulary.", at_least=1)
+    hidden_size: int = setting(128, "Width.", at_least=1)
+    num_hidden_layers: int = setting(2, "Layers.", at_least=1)
+    num_attention_heads: int = setting(2, "Attention heads of a layer.", at_least=1)
+    intermediate_size: int = setting(384, "Width of the feed-forward network.", at_least=1)
+
+    def __post_init__(self) -> None:
+        if self.path == "scratch":
+            object.__setattr__(self, "path", "")
+        if not self.path and self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size must be a multiple of num_attention_heads "
+                f"({self.num_attention_heads}), got {self.hidden_size}"
+            )
+
+
+@dataclass(frozen=True)
+class HeadSettings:
+    """The head of the network, and its numeric and categorical features."""
+
+    pooling: str = setting(
+        "mean",
+        "Pooling of the token states: cls, mean, max, last, attention, or several as cls+mean.",
+    )
+    layer_mix: bool = setting(False, "Pool a learned mean of all layers, not the last one.")
+    dropout: float = setting(0.1, "Dropout of the pooled states.", at_least=0, below=1)
+    hidden_size: int = setting(0, "Width of a hidden layer, 0 for none.", at_least=0)
+    numeric_features: bool = setting(
+        True,
+        "Numbers, parts of dates and categories also feed the head and the linear model.",
+        flag="--numeric-features",
+    )
+    words: bool = setting(True, "Words of text columns (tf-idf) feed the linear model.")
+    feature_size: int = setting(64, "Width of the numeric branch.", at_least=1)
+
+    def __post_init__(self) -> None:
+        from mlx_heads import pooled_size
+
+        pooled_size(1, self.pooling)  # refuses an unknown pooling
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """The loss of the training, and its options."""
+
+    name: str | None = setting(
+        None, "Loss of the task, see below.", flag="--loss", default_text="by task"
+    )
+    class_weights: Literal["none", "balanced"] = setting(
+        "none", "Weights of classes: balanced gives all the same sum. For labels, of the positive."
+    )
+    label_smoothing: float = setting(0.0, "Label smoothing of classes.", at_least=0, below=1)
+    gamma: float = setting(2.0, "Focus of the focal loss on wrong rows.", at_least=0)
+    delta: float = setting(1.0, "Error at which the Huber loss becomes linear.", above=0)
+    coverage: float = setting(
+        0.9,
+        "Share of rows that intervals of gaussian_nll, beta_nll, quantile cover.",
+        above=0,
+        below=1,
+    )
+    r_drop: float = setting(
+        0.0, "Weight of R-Drop: two passes with dropout shall agree. Doubles the time.", at_least=0
+    )
+
+
+@dataclass(frozen=True)
+class DecisionSettings:
+    """From probabilities to answers; fitted on rows that were not trained on."""
+
+    calibration: Literal["none", "temperature", "vector", "isotonic"] = setting(
+        "temperature", "Calibration of probabilities.", flag="--calibration"
+    )
+    thresholds: Literal["auto", "fit", "default"] = setting(
+        "auto",
+        "Thresholds of labels, and cut points of ordered classes: fitted to the metric, or 0.5 and "
+        "halves. auto fits them for every metric but accuracy.",
+        flag="--thresholds",
+    )
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Optimizer, schedule and loop.
+
+    Early stopping makes the score too good: it chooses the epoch on the rows that are then scored.
+    """
+
+    optimizer: Literal["adamw", "muon"] = setting("adamw", "See below.", flag="--optimizer")
+    muon_rate: float = setting(1.0, "Multiplier of the rate of Muon's matrices.", above=0)
+    epochs: int = setting(10, "Passes over the training rows.", at_least=1)
+    batch_size: int = setting(32, "Rows per update.", at_least=1)
+    micro_batch_tokens: int = setting(
+        4096, "Tokens of a micro-batch, which bounds memory.", at_least=1
+    )
+    learning_rate: float = setting(1e-3, "Peak learning rate.", above=0)
+    head_rate: float = setting(1.0, "Multiplier of the rate of the head.", at_least=0)
+    weight_decay: float = setting(0.01, "Decoupled weight decay of matrices.", at_least=0)
+    layer_decay: float = setting(
+        1.0, "Multiplier of the rate from each layer to the one below.", above=0, at_most=1
+    )
+    warmup: float = setting(0.1, "Share of the updates with a rising rate.", at_least=0, at_most=1)
+    max_grad_norm: float = setting(
+        1.0, "Gradients are clipped to this norm; .inf for none.", above=0, infinite=True
+    )
+    patience: int = setting(
+        0, "Epochs without a better score before early stopping, 0 for none.", at_least=0
+    )
+    seeds: int = setting(1, "Models of each fold, with different seeds.", at_least=1)
+    threads: int = setting(2, "Threads that share the rows of a batch, on a CPU.", at_least=1)
+    checkpoint_seconds: float = setting(30.0, "Seconds between checkpoints.", at_least=0)
