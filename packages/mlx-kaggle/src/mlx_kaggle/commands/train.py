@@ -19,6 +19,18 @@ EPILOG = """Presets (--preset):
   thorough  ModernBERT-base (149 M parameters), 5 folds, 3 seeds, test-time augmentation
             of 4 texts per row: for a GPU, slow on a CPU
 
+Losses (--loss), the first of each task (--task) is its default:
+
+\b
+  binary      cross_entropy, focal, asymmetric
+  multiclass  cross_entropy, focal
+  multilabel  cross_entropy, focal, asymmetric: one probability for each label
+  ordinal     corn, coral, cumulative_logit, cumulative_probit, cumulative_cloglog,
+              cross_entropy (classes without order), mse (a regression on class numbers)
+  regression  mse, huber, mae, log_cosh, msle; with an interval: quantile, gaussian_nll,
+              beta_nll
+  forecast    mse, huber, mae; with an interval: quantile, gaussian_nll
+
 Optimizers (--optimizer):
 
 \b
