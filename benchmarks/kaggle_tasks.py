@@ -21,7 +21,8 @@ from kaggle import DOCS, machine
 RESULTS = DOCS / "kaggle-tasks.json"
 # Short texts and half the epochs: seven runs should take minutes.
 WINE = ["--train", "wine-quality/winequality-white.csv", "--target", "quality",
-        "--set", "text.numbers=value", "--set", "text.tta=1", "--set", "training.epochs=3"]  # fmt: skip
+        "--set", "text.numbers=value", "--set", "text.tta=1",
+        "--set", "training.epochs=3"]  # fmt: skip
 ORDINAL = ("corn", "coral", "cumulative_logit", "cumulative_probit", "cross_entropy", "mse")
 CASES: dict[str, list[str]] = {
     "goemotions": ["--train", "goemotions/train.csv", "--val", "goemotions/test.csv",
