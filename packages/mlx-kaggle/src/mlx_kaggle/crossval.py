@@ -21,7 +21,7 @@ import numpy as np
 
 from mlx_kaggle.decision import Decision
 from mlx_kaggle.forecasts import HISTORY
-from mlx_kaggle.job import Job, Results, baseline_predictions, members
+from mlx_kaggle.job import CONSTANT, Job, Results, baseline_predictions, members
 from mlx_kaggle.members.optimizer import optimizer_table
 from mlx_kaggle.members.text import Experiment, check_finite, predict_member
 from mlx_kaggle.report.page import write_report
@@ -61,8 +61,10 @@ def run_job(job: Job, run: RunFolder, report: Report, resume: bool = False) -> R
     _save_array(run.path / "train_rows.npy", row_hashes(job.table, job.competition.feature_names))
     if job.history:
         write_csv(run.path / HISTORY, job.history)
+    # Nothing can be learned from the predictions of a constant.
     baselines = {
-        name: job.scores(*job.decide(found)) for name, found in baseline_predictions(job).items()
+        name: job.scores(*((found,) if name in CONSTANT else job.decide(found)))
+        for name, found in baseline_predictions(job).items()
     }
     report({"event": "baselines", "scores": baselines})
 

@@ -30,6 +30,8 @@ from mlx_kaggle.tables.windows import seasonal_naive
 from mlx_tabtext import Table
 from mlx_trainer import ConfigError
 
+# The baselines that predict the same for every row: of classes, and of values.
+CONSTANT = ("majority", "mean")
 # The losses of mlx-heads that predict an interval.
 INTERVAL_LOSSES = ("gaussian_nll", "beta_nll", "quantile")
 
@@ -196,7 +198,7 @@ def baseline_predictions(job: Job, iterations: int = ITERATIONS) -> dict[str, np
     """
     competition, seed, levels = job.competition, job.config.seed, job.levels
     target = Target(competition)
-    constant_name = "mean" if competition.task in VALUE_TASKS else "majority"
+    constant_name = CONSTANT[competition.task in VALUE_TASKS]
     found: dict[str, list[np.ndarray]] = {}
     for train_rows, val_rows in job.splits:
         train, val = take(job.table, train_rows), take(job.table, val_rows)
