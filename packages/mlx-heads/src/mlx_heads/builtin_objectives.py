@@ -46,7 +46,6 @@ _LEVELS = {"head_options": {"levels": (0.05, 0.5, 0.95)}}
 _REVIEWS = {"competitions": ("sentiment-analysis-on-movie-reviews",)}
 
 
-
 def class_cross_entropy(
     outputs: mx.array, targets: mx.array, *arguments: Any, **options: Any
 ) -> mx.array:

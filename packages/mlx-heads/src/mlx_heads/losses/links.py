@@ -66,7 +66,7 @@ def _normal_integral(
     The integral of exp((peak^2 - x^2) / 2) from `lower` to `upper` is taken by Gauss-Legendre
     quadrature over the part where the density is above exp(-20) of its largest.
     """
-    # The ends are distances from the peak: beside a large `upper`, `upper - _GAP` would round to it.
+    # The ends are distances from the peak: a large `upper` minus _GAP would round to `upper`.
     gap, lower = _gap(upper, lower), mx.minimum(lower, upper)
     peak = mx.clip(mx.zeros_like(upper), lower, upper)
     to_upper, to_lower = mx.clip(upper, 0.0, gap), mx.clip(lower, -gap, 0.0)
