@@ -36,7 +36,9 @@ def page() -> str:
     lines = [
         *("# mlx-heads", "", "Written by `benchmarks/heads.py`.", ""),
         *("## Losses", "", *losses_table(), "", *legend()),
-        *("", "## Metrics", "", *metrics_table()),
+        *("", "## Metrics", "", *metrics_table(), ""),
+        "Metrics are float64. A difference of 0 to scikit-learn is often a call of that function:",
+        "the table then shows that inputs, weights and averages reach it as they should.",
         *("", f"{about['machine']}; {about['versions']}; {about['date']}.", ""),
     ]
     return "\n".join(lines)

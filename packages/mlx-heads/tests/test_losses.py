@@ -223,6 +223,16 @@ def test_crossed_cumulative_logits_are_pushed_apart():
         assert z[0, 0].item() > z[0, 1].item()
 
 
+@pytest.mark.parametrize("link", ["logit", "probit", "cloglog"])
+@pytest.mark.parametrize("size", [-1e3, -30.0, 30.0, 1e3])
+def test_equal_cumulative_logits_have_a_finite_loss_at_any_size(link, size):
+    """Where size - 1e-6 rounds to size."""
+    loss = lambda z: cumulative_link_loss(z, mx.array([1]), link).sum()  # noqa: E731
+    value, gradient = mx.value_and_grad(loss)(mx.array([[size, size]]))
+    assert np.isfinite(value.item())
+    assert bool(mx.isfinite(gradient).all())
+
+
 def test_a_row_of_weight_zero_is_no_negative():
     random = np.random.default_rng(0)
     a, b = (mx.array(random.normal(size=(5, 3)).astype(np.float32)) for _ in range(2))

@@ -7,6 +7,7 @@ import pytest
 from mlx_heads import (
     COMPETITIONS,
     DEFAULT_PRIORITY,
+    METRICS,
     ClassificationHead,
     ForecastHead,
     QuantileHead,
@@ -137,6 +138,31 @@ def test_thirty_steps_lower_the_loss(task, name):
     assert bool(mx.isfinite(predictions).all())
 
 
+@pytest.mark.parametrize(
+    ("task", "name"), [each for each in ALL if each[0] in ("multiclass", "ordinal")]
+)
+def test_two_classes_train_with_the_objectives_of_many(task, name):
+    objective = get_objective(task, name)
+    head = objective.build_head(6, 2, dropout=0.0)
+    loss_of = objective.loss_for(head)
+    vectors, targets = mx.eye(6), mx.array([0, 1, 0, 1, 1, 0])
+
+    def loss():
+        return loss_of(head(vectors, None), targets, reduction="mean")
+
+    before, gradients = nn.value_and_grad(head, loss)()
+    optim.SGD(learning_rate=0.1).update(head, gradients)
+    assert loss().item() < before.item()
+
+
+def test_cross_entropy_of_two_classes_weights_both():
+    objective = get_objective("ordinal", "cross_entropy")
+    logit, targets, weights = mx.array([1.0, -2.0]), mx.array([0, 1]), mx.array([3.0, 1.0])
+    loss_of = objective.loss_for(objective.build_head(4, 2), class_weights=weights)
+    expected = np.array([3.0, 1.0]) * np.log1p(np.exp([1.0, 2.0]))
+    np.testing.assert_allclose(np.array(loss_of(logit, targets)), expected, rtol=1e-6)
+
+
 def test_what_head_and_loss_share_comes_from_the_head():
     objective = get_objective("regression", "quantile")
     head = objective.build_head(4, 1, levels=(0.25, 0.75))
@@ -203,10 +229,11 @@ def test_an_objective_may_be_preferred_for_a_competition(restored):
         register_objective("mine", "ordinal", loss=huber, competitions=("titanic",))
 
 
-def test_every_competition_has_an_objective_and_a_known_task():
+def test_every_competition_has_an_objective_and_a_metric_of_its_task():
     for slug, competition in COMPETITIONS.items():
         assert objective_for_competition(slug).task == competition.task
         assert get_competition(slug) is competition
+        assert competition.task in METRICS[competition.metric].tasks, slug
     assert get_competition("house-prices-advanced-regression-techniques").metric == "rmse_log"
 
 

@@ -1,5 +1,9 @@
 """The built-in objectives: which head and loss train each task, under the names of boosting."""
 
+from typing import Any
+
+import mlx.core as mx
+
 from mlx_heads.classification import ClassificationHead, MultilabelHead
 from mlx_heads.forecasting import ForecastHead
 from mlx_heads.losses import (
@@ -41,6 +45,19 @@ _LEVELS = {"head_options": {"levels": (0.05, 0.5, 0.95)}}
 # Its classes are ordered, but its metric is accuracy, which likes the likeliest class.
 _REVIEWS = {"competitions": ("sentiment-analysis-on-movie-reviews",)}
 
+
+def class_cross_entropy(
+    outputs: mx.array, targets: mx.array, *arguments: Any, **options: Any
+) -> mx.array:
+    """Return the `cross_entropy` of what `ClassificationHead` gives, also for two classes.
+
+    Its one logit (B,) is that of class 1; the logit of class 0 is 0.
+    """
+    if outputs.ndim == 1:
+        outputs = mx.stack([mx.zeros_like(outputs), outputs], axis=-1)
+    return cross_entropy(outputs, targets, *arguments, **options)
+
+
 _OBJECTIVES = {
     "binary": (
         ("cross_entropy", ClassificationHead, binary_cross_entropy, _DEFAULT),
@@ -48,7 +65,7 @@ _OBJECTIVES = {
         ("asymmetric", ClassificationHead, asymmetric_loss, {}),
     ),
     "multiclass": (
-        ("cross_entropy", ClassificationHead, cross_entropy, _DEFAULT),
+        ("cross_entropy", ClassificationHead, class_cross_entropy, _DEFAULT),
         ("focal", ClassificationHead, focal_loss, {}),
     ),
     "multilabel": (
@@ -72,7 +89,7 @@ _OBJECTIVES = {
         ("cumulative_logit", CumulativeLinkHead, cumulative_link_loss, {}),
         ("cumulative_probit", CumulativeLinkHead, cumulative_link_loss, _PROBIT),
         ("cumulative_cloglog", CumulativeLinkHead, cumulative_link_loss, _CLOGLOG),
-        ("cross_entropy", ClassificationHead, cross_entropy, _REVIEWS),
+        ("cross_entropy", ClassificationHead, class_cross_entropy, _REVIEWS),
         ("mse", ClassNumberHead, mean_squared_error, {}),
     ),
     "forecast": (

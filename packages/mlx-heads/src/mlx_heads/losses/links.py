@@ -66,9 +66,11 @@ def _normal_integral(
     The integral of exp((peak^2 - x^2) / 2) from `lower` to `upper` is taken by Gauss-Legendre
     quadrature over the part where the density is above exp(-20) of its largest.
     """
-    lower = mx.minimum(lower, upper - _GAP)
+    # The ends are distances from the peak: a large `upper` minus _GAP would round to `upper`.
+    gap, lower = _gap(upper, lower), mx.minimum(lower, upper)
     peak = mx.clip(mx.zeros_like(upper), lower, upper)
-    to_upper, to_lower = upper - peak, lower - peak
+    to_upper, to_lower = mx.clip(upper, 0.0, gap), mx.clip(lower, -gap, 0.0)
+    to_lower = mx.where(gap > _GAP, to_lower, to_upper - gap)
     size = mx.abs(peak)
     reach = 40.0 / (size + mx.sqrt(mx.square(size) + 40.0))  # size r + r^2 / 2 = 20
     right, left = mx.minimum(to_upper, reach), mx.maximum(to_lower, -reach)

@@ -54,7 +54,9 @@ def ranknet_loss(
     pairs = _same_list(len(targets), groups, kept) & (targets[:, None] > targets)
     losses = mx.logaddexp(scores - scores[:, None], 0.0)  # (B, B): j against i
     losses = mx.where(pairs, losses, 0.0).sum(axis=-1)
-    return reduce_losses(losses, kept, sample_weight, reduction, pairs.sum(axis=-1))
+    # Not a sum of booleans: compiled, MLX 0.30.0 divides by a wrong number of them.
+    count = pairs.astype(mx.float32).sum(axis=-1)
+    return reduce_losses(losses, kept, sample_weight, reduction, count)
 
 
 def listnet_loss(
