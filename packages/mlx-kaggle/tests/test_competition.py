@@ -56,7 +56,7 @@ def test_a_copy_of_the_target_is_dropped(passengers, write_csv):
 
 
 def test_a_metric_of_intervals_is_refused(passengers, write_csv):
-    with pytest.raises(DataError, match=r"^metric 'coverage' scores intervals, but the models "):
+    with pytest.raises(DataError, match=r"^metric 'coverage' scores intervals and cannot "):
         read(write_csv("train.csv", passengers(60)), "Fare", metric="coverage")
 
 

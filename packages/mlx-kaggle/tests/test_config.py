@@ -85,8 +85,8 @@ def test_a_wrong_file_gets_one_line(text, message, tmp_path):
         ("val_fraction=1", "must be above 0 and below 1, got 1.0"),
         ("seed=-1", "must be from 0 to 2147483647, got -1"),
         ("data.separator=;;", "must be one character, got ';;'"),
-        ("data.metric=acuracy", "is unknown: 'acuracy'; did you mean 'accuracy'?"),
-        ("data.metric=qwk", "is unknown: 'qwk'; did you mean 'quadratic_kappa'?"),
+        ("data.metric=acuracy", "unknown name 'acuracy'; did you mean 'accuracy'?"),
+        ("data.metric=qwk", "unknown name 'qwk'; did you mean 'quadratic_kappa'?"),
         ("data.kinds={Age: nummeric}", None),
         ("text.tta=0", "must be at least 1, got 0"),
         ("text.digits=0", "must be at least 1, got 0"),
@@ -145,7 +145,7 @@ def test_targets_and_order_are_checked_against_the_other_settings():
     for settings, message in (
         (
             {"target": "joy", "targets": "joy:fear"},
-            "data.targets: (joy:fear) cannot be combined with data.target (joy); give one",
+            "data.targets: 'joy:fear' and data.target 'joy' exclude each other; give one",
         ),
         (
             {"task": "regression", "order": ["low", "high"]},

@@ -256,7 +256,7 @@ def test_too_few_rows_and_wrong_settings_are_refused(write_csv):
         prepare(write_csv, wave(20), forecast__lookback=14)
     with pytest.raises(ConfigError, match="forecast: needs --horizon"):
         resolve_config("quick", flags={"data.task": "forecast", "forecast.time": "t"})
-    with pytest.raises(ConfigError, match="forecast: has season, but the task is not one"):
+    with pytest.raises(ConfigError, match="season is given, but the task is not forecast"):
         resolve_config("quick", flags={"forecast.season": 7})
 
 

@@ -231,3 +231,36 @@ def test_pooling_of_several_kinds_and_layers_is_saved(write_csv, run, passengers
     submission = tmp_path / "submission.csv"
     assert run("predict", "--run", folder, "--test", test, "--output", submission) == 0
     assert len(read(submission)["Survived"]) == 10
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--calibration", "isotonic"], "decision.calibration is for probabilities"),
+        (["--thresholds", "fit"], "cannot be fitted to the metric rmse; regression has none"),
+        (["--metric", "coverage"], "scores intervals and cannot rank a run"),
+    ],
+)
+def test_what_a_regression_does_not_have_is_refused(flags, message, write_csv, run, capsys):
+    train = write_csv("train.csv", without(wines(60), "quality", "score"))
+    status = run("train", "--train", train, "--target", "price", "--output", "run", *flags)
+    assert status in (1, 2)
+    assert message in capsys.readouterr().err
+
+
+def test_labels_with_a_wrong_cell_are_a_regression_that_says_so(write_csv):
+    table = comments(100)
+    table["happy"][7] = 2
+    flags = {"data.train": write_csv("train.csv", table), "data.targets": "angry:loud"}
+    job = prepare_job(resolve_config("quick", flags=flags))
+    assert job.competition.task == "regression"
+    assert any("1 of the cells of the 3 targets are not 0 or 1 (first: row 9, happy is '2')" in note
+               for note in job.notes)  # fmt: skip
+
+
+def test_a_date_in_every_row_proposes_a_forecast(write_csv):
+    days = [f"2024-{1 + day // 28:02}-{1 + day % 28:02}" for day in range(100)]
+    table = {"day": days, "sold": np.arange(100) * 1.5 + 0.25}
+    flags = {"data.train": write_csv("train.csv", table), "data.target": "sold"}
+    job = prepare_job(resolve_config("quick", flags=flags))
+    assert any("add --task forecast --time day --horizon STEPS" in note for note in job.notes)

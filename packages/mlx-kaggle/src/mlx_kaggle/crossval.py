@@ -63,7 +63,7 @@ def run_job(job: Job, run: RunFolder, report: Report, resume: bool = False) -> R
         write_csv(run.path / HISTORY, job.history)
     # Nothing can be learned from the predictions of a constant.
     baselines = {
-        name: job.scores(*((found,) if name in CONSTANT else job.decide(found)))
+        name: job.scores(found) if name in CONSTANT else job.scores(*job.decide(found))
         for name, found in baseline_predictions(job).items()
     }
     report({"event": "baselines", "scores": baselines})

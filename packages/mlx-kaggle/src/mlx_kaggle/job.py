@@ -8,7 +8,7 @@ import numpy as np
 
 from mlx_kaggle import DataError
 from mlx_kaggle.config import RunConfig
-from mlx_kaggle.decision import Decision, cross_fit, parts_of
+from mlx_kaggle.decision import THRESHOLD_METRICS, Decision, cross_fit, parts_of
 from mlx_kaggle.members.linear import predict_linear
 from mlx_kaggle.members.objective import objective_of, quantile_levels
 from mlx_kaggle.members.trees import ITERATIONS, predict_trees
@@ -136,6 +136,13 @@ def _check_loss(config: RunConfig, competition: Competition) -> None:
     except ValueError as error:
         raise ConfigError(f"loss.name: {error}") from None
     task, classes = competition.task, competition.task in CLASS_TASKS
+    settings, metric = config.decision, competition.metric
+    if task in VALUE_TASKS and settings.calibration not in ("temperature", "none"):
+        raise ConfigError(f"decision.calibration is for probabilities, but the task is {task}")
+    fitted = THRESHOLD_METRICS.get(task, ())
+    if settings.thresholds == "fit" and metric not in fitted:
+        known = f"; of {task} they are for {', '.join(fitted)}" if fitted else f"; {task} has none"
+        raise ConfigError(f"decision.thresholds cannot be fitted to the metric {metric}{known}")
     if config.loss.r_drop and task in VALUE_TASKS:
         raise ConfigError(f"loss.r_drop is for classes and labels, but the task is {task}")
     weighted = classes or (task == "multilabel" and objective.name == "cross_entropy")
@@ -193,8 +200,9 @@ def members(config: RunConfig) -> list[tuple[str, int, int]]:
 def baseline_predictions(job: Job, iterations: int = ITERATIONS) -> dict[str, np.ndarray]:
     """Predict the scored rows with simple models, to compare scores with.
 
-    "majority" (or "mean"), "HistGradientBoosting" on numeric and categorical columns, and "linear
-    model" on these and on the words of text columns. `iterations` are those of the boosting.
+    "majority" (or "mean", of a forecast "seasonal naive"), "HistGradientBoosting" on numbers,
+    categories and components of the words of text columns, and "linear model" on numbers,
+    categories and these words. `iterations` are those of the boosting.
     """
     competition, seed, levels = job.competition, job.config.seed, job.levels
     target = Target(competition)

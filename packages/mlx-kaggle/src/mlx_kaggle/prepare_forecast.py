@@ -114,12 +114,15 @@ def _plain_competition(
 ) -> tuple[Competition, str | None]:
     """Infer a regression of the target, and return the format of dates in the time column."""
     time, metric = str(settings.time), data.metric or "mae"
-    if not data.target:
-        raise DataError("a forecast has one target; name its column: --target")
+    if not data.target or (data.target not in tables.train and "," in data.target):
+        raise DataError(
+            f"a forecast has one target, got {data.target!r}; name its column: --target"
+        )
     columns = {"--target": data.target, "--time": time, "--series": settings.series}
     check_series_columns(tables.train, columns, data.train)
     if len({name for name in columns.values() if name}) < sum(map(bool, columns.values())):
-        raise DataError(f"--target, --time and --series must be different columns, got {columns}")
+        named = ", ".join(f"{flag} {name}" for flag, name in columns.items() if name)
+        raise DataError(f"--target, --time and --series must be different columns, got {named}")
     if metric not in (known := forecast_metrics()):
         raise DataError(
             f"metric {metric!r} cannot be the one of a forecast; give one of {', '.join(known)}"

@@ -72,7 +72,7 @@ class DataSettings:
     def __post_init__(self) -> None:
         if self.target and self.targets:
             raise ValueError(
-                f"targets ({self.targets}) cannot be combined with data.target ({self.target}); "
+                f"targets {self.targets!r} and data.target {self.target!r} exclude each other; "
                 f"give one"
             )
         if self.order and self.task not in (None, "ordinal"):
@@ -86,7 +86,7 @@ class DataSettings:
                 get_metric(self.metric)
             except ValueError as error:
                 problem = str(error).removeprefix("unknown metric ")
-                raise ValueError(f"metric is unknown: {problem}") from None
+                raise ValueError(f"metric unknown name {problem}") from None
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class ForecastSettings:
         "Past steps that a model reads.",
         flag="--lookback",
         at_least=2,
-        default_text="two seasons, at least the horizon",
+        default_text="two seasons, the horizon or 8, at most half a series",
     )
     season: int | None = setting(
         None,

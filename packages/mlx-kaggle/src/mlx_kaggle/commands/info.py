@@ -4,7 +4,7 @@ import json
 import os
 import platform
 from importlib.metadata import version
-from typing import Any
+from typing import Any, get_args
 
 import click
 
@@ -17,7 +17,7 @@ PACKAGES = ("mlx", "mlx-kaggle", "mlx-tabtext", "mlx-encoders", "mlx-heads", "ml
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def info(as_json: bool) -> None:
-    """Show versions, device, BLAS, presets and metrics."""
+    """Show versions, device, BLAS, presets, metrics and losses."""
     values = machine_info()
     if as_json:
         click.echo(json.dumps(values))
@@ -32,11 +32,12 @@ def info(as_json: bool) -> None:
 
 
 def machine_info() -> dict[str, Any]:
-    """Return versions, device, BLAS, presets and metrics."""
+    """Return versions, device, BLAS, presets, metrics and the losses of each task."""
     import mlx.core as mx
 
-    from mlx_heads import METRICS
+    from mlx_heads import METRICS, objectives
     from mlx_kaggle.machine import prepare_machine
+    from mlx_kaggle.tables.competition import Task
 
     return {
         "python": platform.python_version(),
@@ -47,4 +48,5 @@ def machine_info() -> dict[str, Any]:
         "packages": {name: version(name) for name in PACKAGES},
         "presets": PRESETS,
         "metrics": ", ".join(METRICS),
+        "losses": {task: ", ".join(objectives(task)) for task in get_args(Task)},
     }

@@ -37,6 +37,15 @@ def describe_columns(columns: Sequence[Column], shown: int) -> tuple[list[tuple[
     return rows, more if rest else ""
 
 
+def is_generated(competition: Competition, column: Column) -> bool:
+    """Whether a column of a forecast is a lag, a target step or a scale, not one of the table."""
+    forecast = competition.forecast
+    if forecast is None:
+        return False
+    scales = (forecast.level, forecast.spread, forecast.naive_error)
+    return column.name in {*forecast.lags, *forecast.steps, *scales}
+
+
 def count_kinds(columns: Sequence[Column]) -> str:
     """Count columns by kind: "1,962 more columns: 1,900 numeric, 62 categorical"."""
     kinds = Counter(column.kind for column in columns).most_common()

@@ -14,7 +14,13 @@ from rich.table import Table as RichTable
 from mlx_kaggle import STARTED
 from mlx_kaggle.estimate import Estimate
 from mlx_kaggle.job import Job, Results
-from mlx_kaggle.report import describe_columns, describe_target, duration, format_score
+from mlx_kaggle.report import (
+    describe_columns,
+    describe_target,
+    duration,
+    format_score,
+    is_generated,
+)
 from mlx_kaggle.tables.files import row_count
 from mlx_trainer import Display as ProgressDisplay
 
@@ -44,7 +50,11 @@ class Display(ProgressDisplay):
         """Show the tables as inferred."""
         competition, config, say = job.competition, job.config, self.console.print
         self.metric = competition.metric
-        say(f"{config.data.train}: {row_count(job.table)} rows, {len(job.table)} columns")
+        columns = [
+            column for column in competition.schema.columns if not is_generated(competition, column)
+        ]
+        what = "windows" if competition.forecast else "rows"
+        say(f"{config.data.train}: {row_count(job.table)} {what}, {len(columns)} columns")
         described = describe_target(competition, job.encoded)
         say(f"target {competition.target}: {described}; metric {competition.metric}")
         say(
@@ -52,7 +62,7 @@ class Display(ProgressDisplay):
             f"optimizer: {config.training.optimizer}"
         )
         grid = _grid("column", "kind", "read as", "because")
-        rows, more = describe_columns(competition.schema.columns, COLUMNS_SHOWN)
+        rows, more = describe_columns(columns, COLUMNS_SHOWN)
         for row in rows:
             grid.add_row(*map(escape, row))
         say(grid)

@@ -15,7 +15,14 @@ from mlx_heads import (
     get_metric,
 )
 from mlx_kaggle.job import Results
-from mlx_kaggle.report import describe_columns, duration, format_score, plots, shorten
+from mlx_kaggle.report import (
+    describe_columns,
+    duration,
+    format_score,
+    is_generated,
+    plots,
+    shorten,
+)
 from mlx_kaggle.tables.competition import VALUE_TASKS, Competition
 from mlx_kaggle.tables.files import take
 from mlx_kaggle.tables.targets import point
@@ -30,7 +37,8 @@ LONGEST_TEXT = 2000
 def write_report(path: Path, results: Results, config: str) -> None:
     """Render the report of a finished run."""
     job, competition = results.job, results.job.competition
-    columns, more_columns = describe_columns(competition.schema.columns, COLUMNS_SHOWN)
+    shown_columns = [c for c in competition.schema.columns if not is_generated(competition, c)]
+    columns, more_columns = describe_columns(shown_columns, COLUMNS_SHOWN)
     metrics = list(results.scores["mlx-kaggle"])
     shown = {
         name: [format_score(scores.get(metric, math.nan)) for metric in metrics]

@@ -59,10 +59,10 @@ def infer_competition(data: DataSettings, tables: Tables) -> Competition:
     notes += likely_labels(schema, train, tables.test)
     if not schema.features:
         raise DataError(
-            f"{data.train}: no column left to learn from besides {list_names(targets, 5)!r}"
+            f"{data.train}: no column left to learn from besides {list_names(targets, 5)}"
         )
     if not data.task and not metric:
-        notes += other_readings(train, targets, task)
+        notes += other_readings(train, targets, task, schema)
     metric = _choose_metric(data, metric, task, len(targets))
     competition = Competition(
         schema=schema,
@@ -107,7 +107,10 @@ def _choose_metric(data: DataSettings, metric: str | None, task: str, targets: i
             f"{task}: {', '.join(valid)}"
         )
     if get_metric(metric).needs == "interval":
-        raise DataError(f"metric {metric!r} scores intervals, but the models predict one number")
+        raise DataError(
+            f"metric {metric!r} scores intervals and cannot rank a run; --loss quantile shows it "
+            f"beside another metric: give {DEFAULT_METRIC[task]}"
+        )
     return metric
 
 

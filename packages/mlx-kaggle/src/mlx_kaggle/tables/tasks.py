@@ -18,7 +18,7 @@ from mlx_kaggle.tables.competition import (
     list_names,
     normalize_label,
 )
-from mlx_tabtext import Table, find_number_format, is_infinite, is_missing, parse_number
+from mlx_tabtext import Schema, Table, find_number_format, is_infinite, is_missing, parse_number
 from mlx_trainer import did_you_mean
 
 MAX_CLASSES = 200
@@ -27,6 +27,8 @@ FEW_NUMBERS = 20
 # Metrics of the distance between classes, so of ordered ones.
 ORDER_METRICS = ("quadratic_kappa", "linear_kappa")
 NAMES_SHOWN = 5
+# A share of cells that are not 0 or 1 which may be mistakes in label columns.
+RARE = 0.05
 
 
 def infer_task(
@@ -132,13 +134,20 @@ def _only_value(cells: Sequence[Any]) -> str | None:
     return normalize_label(first) if all(str(cell) == first for cell in cells) else None
 
 
-def other_readings(train: Table, targets: Sequence[str], task: str) -> list[str]:
-    """Return a note if the targets could be read as another task, with the flag for it."""
+def other_readings(train: Table, targets: Sequence[str], task: str, schema: Schema) -> list[str]:
+    """Return notes if the targets could be read as another task, with the flag for it."""
     if len(targets) > 1:
-        if task == "regression" and all(label_pair(train[name], True) for name in targets):
-            return [f"the {len(targets)} targets have -1, 0 and 1, read as a regression; if they "
-                    f"are labels, and -1 those not scored, add --task multilabel"]  # fmt: skip
-        return []
+        return _as_labels(train, targets) if task == "regression" else []
+    times = [
+        column.name
+        for column in schema.features
+        if column.kind == "date" and len(set(train[column.name])) == len(train[column.name])
+    ]
+    if task == "regression" and len(times) == 1:
+        return [
+            f"column {times[0]!r} has a different date in every row; to predict the next steps of "
+            f"a time series, add --task forecast --time {times[0]} --horizon STEPS"
+        ]
     cells, target = train[targets[0]], targets[0]
     numbers = distinct_numbers(cells)
     if numbers is None or len(numbers) == 2:
@@ -157,6 +166,27 @@ def other_readings(train: Table, targets: Sequence[str], task: str) -> list[str]
             f"matters"
         ]
     return []
+
+
+def _as_labels(train: Table, targets: Sequence[str]) -> list[str]:
+    """Return a note on several numbers of which almost all are 0 and 1."""
+    if all(label_pair(train[name], True) for name in targets):
+        return [f"the {len(targets)} targets have -1, 0 and 1, read as a regression; if they "
+                f"are labels, and -1 those not scored, add --task multilabel"]  # fmt: skip
+    others = [
+        (row, name)
+        for name in targets
+        for row, cell in enumerate(train[name])
+        if normalize_label(str(cell)) not in ("0", "1") and not is_missing(cell)
+    ]
+    if len(others) > RARE * len(targets) * len(train[targets[0]]):
+        return []
+    row, name = min(others)
+    return [
+        f"{len(others)} of the cells of the {len(targets)} targets are not 0 or 1 (first: row "
+        f"{row + 2}, {name} is {train[name][row]!r}), so they are read as a regression; if they "
+        f"are labels, correct these cells and add --task multilabel"
+    ]
 
 
 def find_classes(cells: Sequence[Any]) -> tuple[str, ...]:
