@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from mlx_heads import get_metric
+from mlx_kaggle.config import resolve_config
 from mlx_kaggle.decision import MIN_ROWS, Decision, cross_fit, parts_of
+from mlx_kaggle.job import Job
 from mlx_kaggle.settings import DecisionSettings
 from mlx_kaggle.tables.competition import Competition
 from mlx_tabtext import Schema
@@ -148,3 +150,14 @@ def test_one_validation_set_is_split_at_random_and_a_forecast_in_time():
     assert (np.diff(random[0]) != 1).any()
     blocks = parts_of([23], True, seed=0)
     assert (np.concatenate(blocks) == np.arange(23)).all()
+
+
+def test_the_area_under_the_curve_is_that_of_one_map(timid):
+    """Each part has its own calibration, which would mix up the order of rows."""
+    y, p = timid
+    areas = competition("binary", "roc_auc", ("no", "yes"))
+    rows = np.arange(len(y))
+    job = Job(resolve_config(), areas, {}, y, [(rows, rows)], [], rows)
+    scores = job.decided_scores(p)
+    assert scores["roc_auc"] == get_metric("roc_auc")(y, p)
+    assert scores["log_loss"] < get_metric("log_loss")(y, p)

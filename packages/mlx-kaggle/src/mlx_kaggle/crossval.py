@@ -63,7 +63,7 @@ def run_job(job: Job, run: RunFolder, report: Report, resume: bool = False) -> R
         write_csv(run.path / HISTORY, job.history)
     # Nothing can be learned from the predictions of a constant.
     baselines = {
-        name: job.scores(found) if name in CONSTANT else job.scores(*job.decide(found))
+        name: job.scores(found) if name in CONSTANT else job.decided_scores(found)
         for name, found in baseline_predictions(job).items()
     }
     report({"event": "baselines", "scores": baselines})
@@ -92,7 +92,7 @@ def run_job(job: Job, run: RunFolder, report: Report, resume: bool = False) -> R
     decision = Decision.fit(
         job.competition, job.config.decision, truth, trained, job.config.loss.coverage
     )
-    scores = {"mlx-kaggle": job.scores(prediction, codes)}
+    scores = {"mlx-kaggle": job.decided_scores(trained)}
     if decision.changes:
         scores["mlx-kaggle as trained"] = job.scores(trained)
     results = Results(
@@ -101,7 +101,9 @@ def run_job(job: Job, run: RunFolder, report: Report, resume: bool = False) -> R
         codes=codes,
         decision=decision,
         scores={**scores, **baselines},
-        fold_scores=_fold_scores(job, prediction, codes),
+        fold_scores=_fold_scores(
+            job, trained if job.ranks_rows(job.competition.metric) else prediction, codes
+        ),
         histories=histories,
         seconds=time.monotonic() - started,
     )

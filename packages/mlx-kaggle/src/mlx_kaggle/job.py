@@ -32,6 +32,7 @@ from mlx_trainer import ConfigError
 
 # The baselines that predict the same for every row: of classes, and of values.
 CONSTANT = ("majority", "mean")
+RANKING = ("roc_auc", "average_precision")
 # The losses of mlx-heads that predict an interval.
 INTERVAL_LOSSES = ("gaussian_nll", "beta_nll", "quantile")
 
@@ -70,6 +71,19 @@ class Job:
         parts = parts_of([len(val) for _, val in self.splits], in_time, config.seed)
         truth, coverage = self.encoded[self.scored_rows], config.loss.coverage
         return cross_fit(self.competition, config.decision, truth, prediction, parts, coverage)
+
+    def decided_scores(self, trained: np.ndarray) -> dict[str, float]:
+        """Return every metric of a prediction of the scored rows after `decide`.
+
+        Metrics of the order of rows are those before it: the calibration of new rows is one
+        increasing map of each column, but here the parts have different maps.
+        """
+        scores, before = self.scores(*self.decide(trained)), self.scores(trained)
+        return scores | {name: before[name] for name in scores if self.ranks_rows(name)}
+
+    def ranks_rows(self, metric: str) -> bool:
+        """Whether a metric of one class or label depends only on the order of rows."""
+        return metric in RANKING and self.competition.task in ("binary", "multilabel")
 
     def scores(self, prediction: np.ndarray, codes: np.ndarray | None = None) -> dict[str, float]:
         """Return every metric of a prediction of the scored rows."""
