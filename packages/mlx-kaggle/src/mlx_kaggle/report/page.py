@@ -47,10 +47,11 @@ def write_report(path: Path, results: Results, config: str) -> None:
     folds = results.fold_scores
     spread = f"{len(folds)} folds: {min(folds):.4g} to {max(folds):.4g}" if len(folds) > 1 else ""
     text = _fit_text(results)
+    models = f"{len(results.histories)} model{'s' if len(results.histories) > 1 else ''}"
     page = {
         "title": f"{competition.target}: {Path(job.config.data.train).name}",
         "subtitle": f"{competition.task}, {len(job.scored_rows)} held-out rows scored, "
-        f"{len(results.histories)} models, {duration(results.seconds)}",
+        f"{models}, {duration(results.seconds)}",
         "score": results.score,
         "metric": competition.metric,
         "spread": spread,
@@ -189,5 +190,5 @@ def _fit_text(results: Results) -> TableText:
     job, settings = results.job, results.job.config.text
     rows = job.splits[0][0]
     config = TextConfig(style="list", missing=settings.missing, numbers=settings.numbers)
-    text = TableText(job.competition.schema, config)
+    text = TableText(job.competition.text_schema, config)
     return text.fit(take(job.table, rows), target=job.encoded[rows])
