@@ -64,12 +64,12 @@ class RunConfig:
         if self.data.task == "forecast":
             for name in ("time", "horizon"):
                 if getattr(self.forecast, name) is None:
-                    raise ValueError(f"forecast.{name} is missing: --task forecast needs --{name}")
+                    raise ValueError(f"forecast {name} is missing: --task forecast needs --{name}")
             return
         given = [name for name, value in vars(self.forecast).items() if value is not None]
         if given:
             raise ValueError(
-                f"forecast.{given[0]} is given, but the task is not forecast; add --task forecast"
+                f"forecast {given[0]} is given, but the task is not forecast; add --task forecast"
             )
 
 
