@@ -254,9 +254,13 @@ def test_too_few_rows_and_wrong_settings_are_refused(write_csv):
         DataError, match="4 times have a full window; the hold-out split has only 1 to"
     ):
         prepare(write_csv, wave(20), forecast__lookback=14)
-    with pytest.raises(ConfigError, match="forecast: horizon is missing: --task forecast needs --horizon"):
+    with pytest.raises(
+        ConfigError, match="forecast: horizon is missing: --task forecast needs --horizon"
+    ):
         resolve_config("quick", flags={"data.task": "forecast", "forecast.time": "t"})
-    with pytest.raises(ConfigError, match="forecast: season is given, but the task is not forecast"):
+    with pytest.raises(
+        ConfigError, match="forecast: season is given, but the task is not forecast"
+    ):
         resolve_config("quick", flags={"forecast.season": 7})
 
 
