@@ -128,11 +128,26 @@ def test_only_global_layers_propagate_a_change_past_the_window():
     [
         (np.ones(4, int), None, ValueError, r"input_ids must be \(batch, length\), both not 0"),
         (np.ones((2, 0), int), None, ValueError, "both not 0; got"),
-        (np.ones((2, 4), int), np.ones((2, 5), bool), ValueError, "the shape of input_ids"),
-        (np.ones((2, 4), int), np.ones((2, 4)), TypeError, "must be bool or int"),
+        (
+            np.ones((2, 4), int),
+            np.ones((2, 5), bool),
+            ValueError,
+            r"must have the shape \(2, 4\) of the ids, got \(2, 5\)",
+        ),
+        (np.ones((2, 4), int), np.full((2, 4), -1e9), ValueError, "as of an additive mask"),
         (np.ones((2, 4)), None, TypeError, "input_ids must be integers, got"),
     ],
 )
 def test_bad_inputs_are_refused(tiny_config, input_ids, mask, error, message):
     with pytest.raises(error, match=message):
         build_model(tiny_config)(input_ids, mask)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int8", "uint8", "int32", "int64", "float16", "float32"])
+def test_masks_of_every_dtype_mean_the_same(tiny_config, ids, dtype):
+    model = build_model(tiny_config)
+    valid = np.arange(20) < np.array([[20], [11], [0]])
+    expected = model(ids, valid)
+    assert mx.array_equal(model(ids, valid.astype(dtype)), expected)
+    compiled = mx.compile(lambda mask: model(mx.array(ids), mask))
+    assert np.abs(np.array(compiled(mx.array(valid.astype(dtype))) - expected)).max() < TOLERANCE

@@ -1,14 +1,23 @@
-"""BERT and ModernBERT encoders in MLX that load and save Hugging Face folders.
+"""BERT, ModernBERT and NeoBERT encoders in MLX that load and save Hugging Face folders.
 
 `load` a folder or hub id, or `build_model` from a config and `train_tokenizer` on your own texts. A
 model maps ids (B, L) and a padding mask to hidden states (B, L, hidden_size).
 """
 
 from mlx_encoders.bert import BertConfig, BertModel
-from mlx_encoders.build import EncoderConfig, EncoderModel, build_model, layer_index
+from mlx_encoders.build import EncoderConfig, build_model, layer_index
 from mlx_encoders.files import find_folder
-from mlx_encoders.folders import LoadReport, load, load_config, load_model, save
+from mlx_encoders.folders import (
+    LoadReport,
+    load,
+    load_config,
+    load_model,
+    load_task_model,
+    save,
+)
 from mlx_encoders.modernbert import ModernBertConfig, ModernBertModel
+from mlx_encoders.neobert import NeoBertConfig, NeoBertModel
+from mlx_encoders.pretrained import EncoderModel, EncoderOutput, PretrainedModel
 from mlx_encoders.tokenizer import Tokenizer
 from mlx_encoders.tokenizer_training import train_tokenizer
 
@@ -17,9 +26,13 @@ __all__ = [
     "BertModel",
     "EncoderConfig",
     "EncoderModel",
+    "EncoderOutput",
     "LoadReport",
     "ModernBertConfig",
     "ModernBertModel",
+    "NeoBertConfig",
+    "NeoBertModel",
+    "PretrainedModel",
     "Tokenizer",
     "build_model",
     "find_folder",
@@ -27,6 +40,7 @@ __all__ = [
     "load",
     "load_config",
     "load_model",
+    "load_task_model",
     "save",
     "train_tokenizer",
 ]

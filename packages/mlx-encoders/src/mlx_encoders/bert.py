@@ -10,10 +10,19 @@ from typing import Self
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
 
-from mlx_encoders.attention import attend, check_inputs, merge_heads, padding_mask, split_heads
-from mlx_encoders.config import check_allowed, check_sizes, get_activation, select_fields
+from mlx_encoders.attention import Context, merge_heads, split_heads
+from mlx_encoders.config import (
+    check_allowed,
+    check_labels,
+    check_sizes,
+    get_activation,
+    labels_dict,
+    select_fields,
+    select_labels,
+)
+from mlx_encoders.inputs import Array
+from mlx_encoders.pretrained import EncoderModel
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,11 @@ class BertConfig:
     layer_norm_eps: float = 1e-12
     pad_token_id: int | None = 0
     add_pooling_layer: bool = True
+    tie_word_embeddings: bool = True
+    classifier_dropout: float | None = None
+    num_labels: int = 2
+    id2label: dict[int, str] | None = None
+    problem_type: str | None = None
 
     def __post_init__(self) -> None:
         check_sizes(
@@ -42,11 +56,12 @@ class BertConfig:
             num_hidden_layers=self.num_hidden_layers,
             num_attention_heads=self.num_attention_heads,
         )
+        check_labels(self.num_labels, self.id2label)
         get_activation(self.hidden_act)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> Self:
-        """Read a `config.json` dict; keys that do not affect the encoder are ignored.
+        """Read a `config.json` dict; keys that do not affect the model are ignored.
 
         Raises `ValueError` with key and value for unsupported values.
         """
@@ -59,7 +74,7 @@ class BertConfig:
                 "add_cross_attention": (False, None),
             },
         )
-        return cls(**select_fields(cls, values))  # type: ignore[arg-type]
+        return cls(**(select_fields(cls, values) | select_labels(values)))  # type: ignore[arg-type]
 
     def with_dropout(self, dropout: float | None, attention_dropout: float | None) -> Self:
         """Return a copy with these probabilities; None keeps the current one."""
@@ -69,13 +84,17 @@ class BertConfig:
         }
         return replace(self, **{name: p for name, p in changes.items() if p is not None})
 
-    def to_dict(self) -> dict[str, object]:
+    def to_dict(self, architecture: str = "BertModel") -> dict[str, object]:
         """Return the content of a `config.json` that `transformers` and `from_dict` read."""
-        return {"model_type": "bert", "architectures": ["BertModel"], **asdict(self)}
+        values = asdict(self)
+        labels = labels_dict(values.pop("num_labels"), values.pop("id2label"))
+        return {"model_type": "bert", "architectures": [architecture], **values, **labels}
 
 
-class BertModel(nn.Module):
+class BertModel(EncoderModel):
     """The BERT encoder: token ids to hidden states."""
+
+    config_class = BertConfig
 
     def __init__(self, config: BertConfig):
         super().__init__()
@@ -85,44 +104,27 @@ class BertModel(nn.Module):
         if config.add_pooling_layer:
             self.pooler = _Pooler(config)
 
-    def __call__(
-        self,
-        input_ids: mx.array | np.ndarray,
-        attention_mask: mx.array | np.ndarray | None = None,
-        token_type_ids: mx.array | np.ndarray | None = None,
+    def get_input_embeddings(self) -> nn.Embedding:
+        """Return the word embeddings."""
+        return self.embeddings.word_embeddings
+
+    def _embed(
+        self, embeds: mx.array, token_type_ids: Array | None, positions: mx.array | None
     ) -> mx.array:
-        """Return hidden states (B, L, hidden_size) of ids (B, L).
-
-        `attention_mask` (B, L) is 1 or True for tokens and 0 or False for padding; None means no
-        padding. `token_type_ids` (B, L) default to 0. Raises `ValueError` for more than
-        `max_position_embeddings` tokens. Ids are not compared with `vocab_size`, which would
-        synchronize with the device in every call.
-        """
-        return self.hidden_states(input_ids, attention_mask, token_type_ids)[-1]
-
-    def hidden_states(
-        self,
-        input_ids: mx.array | np.ndarray,
-        attention_mask: mx.array | np.ndarray | None = None,
-        token_type_ids: mx.array | np.ndarray | None = None,
-    ) -> list[mx.array]:
-        """Return the embedding output and the output of each layer, `num_hidden_layers + 1` arrays.
-
-        The last one equals the output of the model.
-        """
-        ids, valid = check_inputs(input_ids, attention_mask)
-        if ids.shape[1] > self.config.max_position_embeddings:
+        limit = self.config.max_position_embeddings
+        if embeds.shape[1] > limit:
             raise ValueError(
-                f"the sequence length must be at most max_position_embeddings "
-                f"({self.config.max_position_embeddings}), got {ids.shape[1]}; truncate the texts"
+                f"the sequence length must be at most max_position_embeddings ({limit}), "
+                f"got {embeds.shape[1]}; truncate the texts"
             )
-        if token_type_ids is not None:
-            token_type_ids = mx.array(token_type_ids)
-        states = [self.embeddings(ids, token_type_ids)]
-        mask = padding_mask(valid)
-        for layer in self.encoder.layer:
-            states.append(layer(states[-1], mask))
-        return states
+        types = None if token_type_ids is None else mx.array(token_type_ids)
+        return self.embeddings(embeds, types, positions)
+
+    def _layers(self) -> list["_Layer"]:
+        return self.encoder.layer
+
+    def _attention_dropout(self) -> float:
+        return self.config.attention_probs_dropout_prob
 
     def pooled(self, hidden: mx.array) -> mx.array:
         """Return `tanh(W h + b)` (B, hidden_size) of the first token's hidden state.
@@ -148,8 +150,13 @@ class _Embeddings(nn.Module):
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def __call__(self, input_ids: mx.array, token_type_ids: mx.array | None) -> mx.array:
-        x = self.word_embeddings(input_ids) + self.position_embeddings.weight[: input_ids.shape[1]]
+    def __call__(
+        self, embeds: mx.array, token_type_ids: mx.array | None, positions: mx.array | None
+    ) -> mx.array:
+        if positions is None:
+            x = embeds + self.position_embeddings.weight[: embeds.shape[1]]
+        else:
+            x = embeds + self.position_embeddings(positions)
         if token_type_ids is None:
             x = x + self.token_type_embeddings.weight[0]
         else:
@@ -174,9 +181,9 @@ class _Layer(nn.Module):
         self.intermediate = _Intermediate(config)
         self.output = _Output(config.intermediate_size, config)
 
-    def __call__(self, x: mx.array, mask: mx.array | None) -> mx.array:
-        x = self.attention(x, mask)
-        return self.output(self.intermediate(x), x)
+    def __call__(self, x: mx.array, context: Context) -> mx.array:
+        x = self.attention(x, context)
+        return self.output(self.intermediate(x), x, context)
 
 
 class _Attention(nn.Module):
@@ -187,8 +194,8 @@ class _Attention(nn.Module):
         self.self = _SelfAttention(config)
         self.output = _Output(config.hidden_size, config)
 
-    def __call__(self, x: mx.array, mask: mx.array | None) -> mx.array:
-        return self.output(self.self(x, mask), x)
+    def __call__(self, x: mx.array, context: Context) -> mx.array:
+        return self.output(self.self(x, context), x, context)
 
 
 class _SelfAttention(nn.Module):
@@ -202,12 +209,12 @@ class _SelfAttention(nn.Module):
         self.key = nn.Linear(config.hidden_size, config.hidden_size)
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def __call__(self, x: mx.array, mask: mx.array | None) -> mx.array:
+    def __call__(self, x: mx.array, context: Context) -> mx.array:
         queries = split_heads(self.query(x), self.heads)
         keys = split_heads(self.key(x), self.heads)
         values = split_heads(self.value(x), self.heads)
         dropout = self.dropout_prob if self.training else 0.0
-        return merge_heads(attend(queries, keys, values, mask, dropout))
+        return merge_heads(context.attend(queries, keys, values, dropout=dropout))
 
 
 class _Intermediate(nn.Module):
@@ -229,10 +236,11 @@ class _Output(nn.Module):
         super().__init__()
         self.dense = nn.Linear(input_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout_prob = config.hidden_dropout_prob
 
-    def __call__(self, x: mx.array, residual: mx.array) -> mx.array:
-        return self.LayerNorm(self.dropout(self.dense(x)) + residual)
+    def __call__(self, x: mx.array, residual: mx.array, context: Context) -> mx.array:
+        dropout = self.dropout_prob if self.training else 0.0
+        return self.LayerNorm(context.drop(self.dense(x), dropout) + residual)
 
 
 class _Pooler(nn.Module):

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from typing import TypeVar, overload
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -10,33 +11,60 @@ from mlx.utils import tree_flatten
 from mlx_encoders._suggest import did_you_mean
 from mlx_encoders.bert import BertConfig, BertModel
 from mlx_encoders.modernbert import ModernBertConfig, ModernBertModel
+from mlx_encoders.neobert import NeoBertConfig, NeoBertModel
+from mlx_encoders.pretrained import EncoderModel, PretrainedModel
 
-EncoderConfig = BertConfig | ModernBertConfig
-EncoderModel = BertModel | ModernBertModel
+EncoderConfig = BertConfig | ModernBertConfig | NeoBertConfig
 
-_CONFIGS = {"bert": BertConfig, "modernbert": ModernBertConfig}
+_ENCODERS: dict[str, tuple[type, type[EncoderModel]]] = {
+    "bert": (BertConfig, BertModel),
+    "modernbert": (ModernBertConfig, ModernBertModel),
+    "neobert": (NeoBertConfig, NeoBertModel),
+}
+
+M = TypeVar("M", bound=PretrainedModel)
 
 
 def parse_config(values: Mapping[str, object]) -> EncoderConfig:
     """Read a `config.json` dict into the config class of its `model_type`."""
     model_type = str(values.get("model_type"))
-    if model_type not in _CONFIGS:
-        raise ValueError(f"unknown model_type {model_type!r}{did_you_mean(model_type, _CONFIGS)}")
-    return _CONFIGS[model_type].from_dict(values)
+    if model_type not in _ENCODERS:
+        raise ValueError(f"unknown model_type {model_type!r}{did_you_mean(model_type, _ENCODERS)}")
+    return _ENCODERS[model_type][0].from_dict(values)
 
 
-def build_model(config: EncoderConfig, seed: int = 0) -> EncoderModel:
+def encoder_class(config: EncoderConfig) -> type[EncoderModel]:
+    """Return the class of the plain encoder with this config."""
+    return next(model for kind, model in _ENCODERS.values() if isinstance(config, kind))
+
+
+@overload
+def build_model(config: EncoderConfig, seed: int = 0, model_class: None = None) -> EncoderModel: ...
+@overload
+def build_model(config: EncoderConfig, seed: int = 0, *, model_class: type[M]) -> M: ...
+
+
+def build_model(
+    config: EncoderConfig, seed: int = 0, model_class: type[PretrainedModel] | None = None
+) -> PretrainedModel:
     """Return a model with fresh weights, in evaluation mode; call `.train()` for dropout.
 
-    Initialized as in `transformers`: normal for BERT, with a zero row for the padding token;
-    truncated normal for ModernBERT, narrower for the two matrices that write into the residual
-    stream. The weights depend only on the config and the seed. They are computed at first use.
+    `model_class` is a class with a task head; None is the encoder alone. Initialized as in
+    `transformers`: normal for BERT, with a zero row for the padding token; truncated normal for
+    ModernBERT, narrower for the matrices that write into the residual stream; uniform for NeoBERT.
+    The weights depend only on the class, the config and the seed. They are computed at first use.
     """
-    model = BertModel(config) if isinstance(config, BertConfig) else ModernBertModel(config)
+    chosen = model_class or encoder_class(config)
+    if not isinstance(config, chosen.config_class):
+        raise TypeError(
+            f"{chosen.__name__} needs a {chosen.config_class.__name__}, "
+            f"got a {type(config).__name__}"
+        )
+    model = chosen(config)  # type: ignore[call-arg]
     parameters = named_parameters(model)
     keys = mx.random.split(mx.random.key(seed), len(parameters))
     fresh = [
-        (path, _initial_value(path, array.shape, config, key))
+        (path, _initial_value(path.removeprefix(chosen.base_prefix), array.shape, config, key))
         for (path, array), key in zip(parameters.items(), keys, strict=True)
     ]
     model.load_weights(fresh)
@@ -51,15 +79,16 @@ def layer_index(path: str, config: EncoderConfig) -> int:
     this encoder.
     """
     last = config.num_hidden_layers
-    if path.startswith("embeddings."):
+    if path.startswith("embeddings.") or path == "encoder.weight":  # NeoBERT's name
         return 0
-    if path.startswith(("final_norm.", "pooler.")):
+    if path.startswith(("final_norm.", "layer_norm.", "pooler.")):
         return last + 1
-    layer = re.match(r"(?:encoder\.layer|layers)\.(\d+)\.", path)
+    layer = re.match(r"(?:encoder\.layer|layers|transformer_encoder)\.(\d+)\.", path)
     if layer is None or int(layer[1]) >= last:
         raise ValueError(
             f"{path!r} is not a parameter of a {last}-layer encoder: expected a path under "
-            f"embeddings, encoder.layer.<n> or layers.<n> with n < {last}, final_norm or pooler"
+            f"embeddings, encoder.layer.<n>, layers.<n> or transformer_encoder.<n> with "
+            f"n < {last}, a last norm or pooler"
         )
     return int(layer[1]) + 1
 
@@ -78,6 +107,8 @@ def _initial_value(
         return mx.ones(shape)  # the gain of a norm
     if isinstance(config, ModernBertConfig):
         return _truncated_normal(path, shape, config, key)
+    if isinstance(config, NeoBertConfig):
+        return _uniform(path, shape, config, key)
     weight = config.initializer_range * mx.random.normal(shape, key=key)
     if path == "embeddings.word_embeddings.weight" and config.pad_token_id is not None:
         weight = weight * (mx.arange(shape[0]) != config.pad_token_id)[:, None]
@@ -89,6 +120,18 @@ def _truncated_normal(
 ) -> mx.array:
     cutoff = config.initializer_cutoff_factor
     scale = config.initializer_range
-    if path.endswith(".Wo.weight"):
+    if path == "classifier.weight":
+        scale = config.hidden_size**-0.5
+    elif path.endswith(".Wo.weight") or path in ("head.dense.weight", "decoder.weight"):
         scale /= (2 * config.num_hidden_layers) ** 0.5
     return scale * mx.random.truncated_normal(-cutoff, cutoff, shape, key=key)
+
+
+def _uniform(path: str, shape: tuple[int, ...], config: NeoBertConfig, key: mx.array) -> mx.array:
+    if path == "encoder.weight":
+        reach = config.embedding_init_range
+    elif path in ("dense.weight", "classifier.weight"):
+        reach = config.classifier_init_range
+    else:
+        reach = config.decoder_init_range
+    return mx.random.uniform(-reach, reach, shape, key=key)

@@ -30,6 +30,51 @@ def select_fields(cls: type, values: Mapping[str, object]) -> dict[str, object]:
     return {name: values[name] for name in known}
 
 
+def select_labels(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the label fields of a `config.json` dict, whose keys are strings or absent.
+
+    `id2label` determines `num_labels`, as in transformers; `label2id` is not stored twice.
+    """
+    names = values.get("id2label")
+    if not names:
+        return {}
+    if not isinstance(names, Mapping):
+        raise ValueError(f"config has id2label={names!r}, which must map ids to names")
+    id2label = {int(key): str(names[key]) for key in sorted(names, key=int)}
+    if list(id2label) != list(range(len(id2label))):
+        raise ValueError(f"config has id2label with ids {list(id2label)}, expected 0 to n - 1")
+    selected = {"num_labels": len(id2label)}
+    return (
+        selected if id2label == _default_names(len(id2label)) else selected | {"id2label": id2label}
+    )
+
+
+def labels_dict(num_labels: int, id2label: Mapping[int, str] | None) -> dict[str, Any]:
+    """Return the label keys of a `config.json`: transformers has no `num_labels` in files."""
+    if id2label is None and num_labels == 2:
+        return {}  # the default
+    names = id2label or _default_names(num_labels)
+    return {
+        "id2label": {str(index): name for index, name in names.items()},
+        "label2id": {name: index for index, name in names.items()},
+    }
+
+
+def _default_names(num_labels: int) -> dict[int, str]:
+    return {index: f"LABEL_{index}" for index in range(num_labels)}
+
+
+def check_labels(num_labels: int, id2label: Mapping[int, str] | None) -> None:
+    """Raise `ValueError` unless `num_labels` is positive and the number of names."""
+    if num_labels < 1:
+        raise ValueError(f"num_labels must be at least 1, got {num_labels}")
+    if id2label and len(id2label) != num_labels:
+        raise ValueError(
+            f"num_labels is {num_labels}, but id2label names {len(id2label)} labels; "
+            f"give both, or id2label=None"
+        )
+
+
 def check_allowed(values: Mapping[str, object], allowed: Mapping[str, tuple[object, ...]]) -> None:
     """Raise `ValueError` for a key of `values` whose value this package does not support."""
     for key, valid in allowed.items():

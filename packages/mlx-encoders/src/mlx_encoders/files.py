@@ -7,7 +7,6 @@ from typing import TypeVar
 
 import mlx.core as mx
 import tokenizers
-from huggingface_hub import snapshot_download
 
 _NEEDED_FILES = [
     "config.json",
@@ -35,6 +34,8 @@ def find_folder(name: str | Path) -> Path:
         return folder
     if isinstance(name, Path) or name.count("/") > 1 or name.startswith((".", "/", "~")):
         raise FileNotFoundError(f"no folder {str(name)!r}")
+    from huggingface_hub import snapshot_download  # half of the package's import time
+
     try:
         return Path(snapshot_download(name, allow_patterns=_NEEDED_FILES))
     except (OSError, ValueError) as error:

@@ -2,30 +2,32 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar, overload
 
 import mlx.core as mx
 
 from mlx_encoders._atomic import write_atomic
+from mlx_encoders._suggest import did_you_mean
 from mlx_encoders.bert import BertConfig
 from mlx_encoders.build import (
     EncoderConfig,
-    EncoderModel,
     build_model,
+    encoder_class,
     named_parameters,
     parse_config,
 )
-from mlx_encoders.files import find_folder, read_json, read_tensors
+from mlx_encoders.files import find_folder, read_json
+from mlx_encoders.pretrained import EncoderModel, PretrainedModel
+from mlx_encoders.tensors import place_tensors, read_checkpoint
 from mlx_encoders.tokenizer import Tokenizer
 
 _LOGGER = logging.getLogger(__name__)
-
-# Heads of the classes ForMaskedLM, ForSequenceClassification, ...
-_HEADS = ("cls.", "classifier.", "qa_outputs.", "head.", "decoder.", "score.")
-_POSITION_IDS = "embeddings.position_ids"  # a buffer that older checkpoints stored
 _LISTED = 10
+
+M = TypeVar("M", bound=PretrainedModel)
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,9 @@ class LoadReport:
     """The names of the tensors that did not match.
 
     `missing` parameters got fresh weights, or are a pooler that the model does not have.
-    `unexpected` tensors are not parameters of the model. `dropped` tensors are task heads, stored
-    buffers, or tensors of another shape. All except heads and pooler were allowed by `new`.
+    `unexpected` tensors are not parameters of the model. `dropped` tensors are heads of other
+    tasks, stored buffers, copies of tied tensors, or tensors of another shape. All except these
+    heads, copies and poolers were allowed by `new`.
     """
 
     missing: tuple[str, ...] = ()
@@ -63,15 +66,36 @@ def load(name: str | Path, dtype: mx.Dtype | None = None) -> tuple[EncoderModel,
 def load_config(name: str | Path) -> EncoderConfig:
     """Read `config.json` of a folder or hub id."""
     folder = find_folder(name)
-    path = folder / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} has no config.json")
+    values = _read_config(folder)
     try:
-        return parse_config(read_json(path))
+        return parse_config(values)
     except ValueError as error:
-        if str(path) in str(error):
-            raise
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{folder / 'config.json'}: {error}") from error
+
+
+@overload
+def load_model(
+    name: str | Path,
+    new: Sequence[str] = (),
+    seed: int = 0,
+    dtype: mx.Dtype | None = None,
+    dropout: float | None = None,
+    attention_dropout: float | None = None,
+    model_class: None = None,
+    **changes: Any,
+) -> tuple[EncoderModel, LoadReport]: ...
+@overload
+def load_model(
+    name: str | Path,
+    new: Sequence[str] = (),
+    seed: int = 0,
+    dtype: mx.Dtype | None = None,
+    dropout: float | None = None,
+    attention_dropout: float | None = None,
+    *,
+    model_class: type[M],
+    **changes: Any,
+) -> tuple[M, LoadReport]: ...
 
 
 def load_model(
@@ -81,53 +105,72 @@ def load_model(
     dtype: mx.Dtype | None = None,
     dropout: float | None = None,
     attention_dropout: float | None = None,
-) -> tuple[EncoderModel, LoadReport]:
+    model_class: type[PretrainedModel] | None = None,
+    **changes: Any,
+) -> tuple[PretrainedModel, LoadReport]:
     """Load the model of a folder or hub id, and report the tensors that did not match.
 
-    `new` has prefixes of parameters that may be missing or mis-shaped, and then get fresh weights
-    from `seed`, and of tensors that may be unexpected; any other mismatch is a `ValueError`. The
-    model of a BERT checkpoint without pooler tensors has no pooler, unless `new` has "pooler".
+    `model_class` is a class with a task head; None is the encoder alone, without heads. `new` has
+    prefixes of parameters that may be missing or mis-shaped, and then get fresh weights from
+    `seed`, and of tensors that may be unexpected; any other mismatch is a `ValueError`. The encoder
+    of a BERT checkpoint without pooler tensors has no pooler, unless `new` has "pooler".
 
-    `dropout` and `attention_dropout` replace the probabilities of the config. Attention dropout is
-    slow on a CPU: it needs the attention weights, which the fused kernel never stores.
+    `dropout` and `attention_dropout` replace the probabilities of the config, `changes` its other
+    fields. Attention dropout is slow on a CPU: it needs the attention weights, which the fused
+    kernel never stores.
     """
     if isinstance(new, str):
         raise TypeError(f"new must be a sequence of prefixes, got the string {new!r}")
     folder = find_folder(name)
-    tensors, dropped = _split_heads(_rename(_read_tensors(folder)))
-    config = load_config(folder).with_dropout(dropout, attention_dropout)
-    config = _set_pooler(config, tensors, new)
-    if isinstance(config, BertConfig) and not config.add_pooling_layer:
-        dropped += [tensor for tensor in tensors if tensor.startswith("pooler.")]
-    model = build_model(config, seed)
+    tensors = read_checkpoint(folder)
+    config = _changed(load_config(folder), changes).with_dropout(dropout, attention_dropout)
+    chosen = model_class or encoder_class(config)
+    config = _set_pooler(config, chosen, tensors, new)
+    model = build_model(config, seed, model_class=chosen)
     shapes = {key: array.shape for key, array in named_parameters(model).items()}
-    offered = {tensor: array for tensor, array in tensors.items() if tensor not in dropped}
+    offered, dropped = place_tensors(tensors, shapes, chosen.base_prefix, config, folder)
 
     mis_shaped = [key for key in offered if key in shapes and offered[key].shape != shapes[key]]
     missing = [key for key in shapes if key not in offered]
     unexpected = [key for key in offered if key not in shapes]
-    _check_named(folder, "missing", missing, new)
-    _check_named(folder, "unexpected", unexpected, new)
-    _check_named(
-        folder,
-        "mis-shaped",
-        mis_shaped,
-        new,
-        {key: f"{key} {offered[key].shape}, expected {shapes[key]}" for key in mis_shaped},
-    )
+    described = {key: f"{key} {offered[key].shape}, expected {shapes[key]}" for key in mis_shaped}
+    allowed = (*new, *(chosen.base_prefix + prefix for prefix in new))
+    _check_named(folder, "missing", missing, allowed)
+    _check_named(folder, "unexpected", unexpected, allowed)
+    _check_named(folder, "mis-shaped", mis_shaped, allowed, described)
     fitting = [(key, offered[key]) for key in shapes if key in offered and key not in mis_shaped]
     model.load_weights(fitting, strict=False)
     if dtype is not None:
         model.set_dtype(dtype)
-    absent_pooler = _absent_pooler(config, tensors)
+    absent = [] if model_class else _absent_pooler(config, tensors)
     report = LoadReport(
-        tuple(missing + mis_shaped + absent_pooler), tuple(unexpected), tuple(dropped + mis_shaped)
+        tuple(missing + mis_shaped + absent), tuple(unexpected), tuple(dropped + mis_shaped)
     )
     _LOGGER.info("loaded %s: %s", folder, report)
     return model, report
 
 
-def save(folder: str | Path, model: EncoderModel, tokenizer: Tokenizer | None = None) -> None:
+def load_task_model(name: str | Path, **options: Any) -> tuple[PretrainedModel, LoadReport]:
+    """Load a folder or hub id into the class that its `config.json` names in `architectures`.
+
+    `options` are those of `load_model`. Raises `ValueError` for a class that is not in
+    `TASK_CLASSES`, such as that of a plain encoder.
+    """
+    from mlx_encoders.tasks import TASK_CLASSES  # imports the classes of all tasks
+
+    folder = find_folder(name)
+    named = _read_config(folder).get("architectures")
+    architecture = str(named[0]) if isinstance(named, list) and named else ""
+    if architecture not in TASK_CLASSES:
+        raise ValueError(
+            f"{folder / 'config.json'}: architectures names {architecture or 'no class'}, which is "
+            f"not a task class{did_you_mean(architecture, TASK_CLASSES)}; name the class: "
+            f"load_model(folder, model_class=...), or load the encoder alone: load_model(folder)"
+        )
+    return load_model(folder, model_class=TASK_CLASSES[architecture], **options)
+
+
+def save(folder: str | Path, model: PretrainedModel, tokenizer: Tokenizer | None = None) -> None:
     """Write `config.json`, `model.safetensors` and, if given, the tokenizer's files.
 
     `load` and the `AutoModel` and `AutoTokenizer` of transformers read the folder. It is created if
@@ -141,69 +184,50 @@ def save(folder: str | Path, model: EncoderModel, tokenizer: Tokenizer | None = 
         # transformers refuses a file that does not name the framework of its layout.
         lambda path: mx.save_safetensors(str(path), weights, metadata={"format": "pt"}),
     )
-    config = json.dumps(model.config.to_dict(), indent=2, sort_keys=True) + "\n"
+    values = model.config.to_dict(model.architecture or type(model).__name__)
+    config = json.dumps(values, indent=2, sort_keys=True) + "\n"
     write_atomic(folder / "config.json", lambda path: path.write_text(config, encoding="utf-8"))
     if tokenizer is not None:
         tokenizer.save(folder)
 
 
-def _read_tensors(folder: Path) -> dict[str, mx.array]:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not all(
-            isinstance(file, str) for file in weight_map.values()
-        ):
-            raise ValueError(
-                f"{index}: weight_map must name the file of each tensor; "
-                "copy or download the file again"
-            )
-        files = [folder / file for file in sorted(set(weight_map.values()))]
-    else:
-        files = [folder / "model.safetensors"]
-    absent = [file.name for file in files if not file.is_file()]
-    if absent:
-        raise FileNotFoundError(
-            f"{folder} has no {', '.join(absent)}; pickled weights (pytorch_model.bin) are not "
-            f"read: convert them with transformers' save_pretrained"
-        )
-    tensors: dict[str, mx.array] = {}
-    for file in files:
-        tensors |= read_tensors(file)
-    return tensors
+def _read_config(folder: Path) -> dict[str, object]:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} has no config.json")
+    return read_json(path)
 
 
-def _rename(tensors: Mapping[str, mx.array]) -> dict[str, mx.array]:
-    """Remove the prefix of task checkpoints, and name norms as PyTorch does."""
-    renamed = {}
-    for name, array in tensors.items():
-        name = name.removeprefix("bert.").removeprefix("model.")
-        if name.endswith("LayerNorm.gamma"):  # checkpoints converted from TensorFlow
-            name = name.removesuffix("gamma") + "weight"
-        elif name.endswith("LayerNorm.beta"):
-            name = name.removesuffix("beta") + "bias"
-        renamed[name] = array
-    return renamed
-
-
-def _split_heads(tensors: Mapping[str, mx.array]) -> tuple[dict[str, mx.array], list[str]]:
-    dropped = [name for name in tensors if name.startswith(_HEADS) or name == _POSITION_IDS]
-    return {name: array for name, array in tensors.items() if name not in dropped}, dropped
+def _changed(config: EncoderConfig, changes: dict[str, Any]) -> EncoderConfig:
+    known = vars(config)
+    for name in changes:
+        if name not in known:
+            kind = type(config).__name__
+            raise TypeError(f"{kind} has no field {name!r}{did_you_mean(name, known)}")
+    if "num_labels" in changes and "id2label" not in changes:
+        kept = config.id2label if changes["num_labels"] == config.num_labels else None
+        changes = {**changes, "id2label": kept}
+    elif changes.get("id2label"):
+        changes = {"num_labels": len(changes["id2label"]), **changes}
+    return replace(config, **changes)
 
 
 def _set_pooler(
-    config: EncoderConfig, tensors: Mapping[str, mx.array], new: Sequence[str]
+    config: EncoderConfig,
+    model_class: type[PretrainedModel],
+    tensors: dict[str, mx.array],
+    new: Sequence[str],
 ) -> EncoderConfig:
-    if not isinstance(config, BertConfig):
+    """Give a plain BERT a pooler if its checkpoint has one; task classes decide for themselves."""
+    if not isinstance(config, BertConfig) or model_class.base_prefix:
         return config
-    wanted = any(prefix.startswith("pooler") for prefix in new)
-    if wanted:
+    if any(prefix.startswith("pooler") for prefix in new):
         return replace(config, add_pooling_layer=True)
     stored = any(name.startswith("pooler.") for name in tensors)
     return replace(config, add_pooling_layer=config.add_pooling_layer and stored)
 
 
-def _absent_pooler(config: EncoderConfig, tensors: Mapping[str, mx.array]) -> list[str]:
+def _absent_pooler(config: EncoderConfig, tensors: dict[str, mx.array]) -> list[str]:
     if not isinstance(config, BertConfig) or config.add_pooling_layer:
         return []
     return [name for name in ("pooler.dense.weight", "pooler.dense.bias") if name not in tensors]
@@ -214,7 +238,7 @@ def _check_named(
     problem: str,
     names: Sequence[str],
     new: Sequence[str],
-    descriptions: Mapping[str, str] | None = None,
+    descriptions: dict[str, str] | None = None,
 ) -> None:
     unnamed = [name for name in names if not name.startswith(tuple(new))]
     if not unnamed:

@@ -11,10 +11,19 @@ from typing import Self
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
 
-from mlx_encoders.attention import attend, check_inputs, merge_heads, padding_mask, window_mask
-from mlx_encoders.config import check_allowed, check_sizes, get_activation, select_fields
+from mlx_encoders.attention import Context, merge_heads
+from mlx_encoders.config import (
+    check_allowed,
+    check_labels,
+    check_sizes,
+    get_activation,
+    labels_dict,
+    select_fields,
+    select_labels,
+)
+from mlx_encoders.inputs import Array
+from mlx_encoders.pretrained import EncoderModel
 
 FULL = "full_attention"
 SLIDING = "sliding_attention"
@@ -56,6 +65,15 @@ class ModernBertConfig:
     eos_token_id: int | None = None
     cls_token_id: int | None = None
     sep_token_id: int | None = None
+    tie_word_embeddings: bool = True
+    decoder_bias: bool = True
+    classifier_pooling: str = "cls"
+    classifier_dropout: float = 0.0
+    classifier_bias: bool = False
+    classifier_activation: str = "gelu"
+    num_labels: int = 2
+    id2label: dict[int, str] | None = None
+    problem_type: str | None = None
 
     def __post_init__(self) -> None:
         check_sizes(
@@ -65,7 +83,10 @@ class ModernBertConfig:
             num_attention_heads=self.num_attention_heads,
             global_attn_every_n_layers=self.global_attn_every_n_layers,
         )
+        check_labels(self.num_labels, self.id2label)
+        check_allowed(vars(self), {"classifier_pooling": ("cls", "mean")})
         get_activation(self.hidden_activation)
+        get_activation(self.classifier_activation)
         types = self.layer_types or self._every_nth_layer_full()
         if len(types) != self.num_hidden_layers or not set(types) <= {FULL, SLIDING}:
             raise ValueError(
@@ -86,7 +107,7 @@ class ModernBertConfig:
         if values.get("initializer_cutoff_factor", 0) is None:
             # transformers' default for null
             values = {**values, "initializer_cutoff_factor": 3.0}
-        selected = select_fields(cls, values)
+        selected = select_fields(cls, values) | select_labels(values)
         rope = values.get("rope_parameters") or {}
         for layer_type, field in ((FULL, "global_rope_theta"), (SLIDING, "local_rope_theta")):
             parameters = rope.get(layer_type) or {}  # type: ignore[attr-defined]
@@ -106,9 +127,10 @@ class ModernBertConfig:
         }
         return replace(self, **{name: p for name, p in changes.items() if p is not None})
 
-    def to_dict(self) -> dict[str, object]:
+    def to_dict(self, architecture: str = "ModernBertModel") -> dict[str, object]:
         """Return the content of a `config.json`, in both formats at once."""
         values = asdict(self)
+        values |= labels_dict(values.pop("num_labels"), values.pop("id2label"))
         values["layer_types"] = list(self.layer_types or ())
         if self.layer_types != self._every_nth_layer_full():
             del values["global_attn_every_n_layers"]  # the older format cannot express this pattern
@@ -116,15 +138,17 @@ class ModernBertConfig:
             FULL: {"rope_type": "default", "rope_theta": self.global_rope_theta},
             SLIDING: {"rope_type": "default", "rope_theta": self.local_rope_theta},
         }
-        return {"model_type": "modernbert", "architectures": ["ModernBertModel"], **values}
+        return {"model_type": "modernbert", "architectures": [architecture], **values}
 
     def _every_nth_layer_full(self) -> tuple[str, ...]:
         every = self.global_attn_every_n_layers
         return tuple(SLIDING if i % every else FULL for i in range(self.num_hidden_layers))
 
 
-class ModernBertModel(nn.Module):
+class ModernBertModel(EncoderModel):
     """The ModernBERT encoder: token ids to hidden states."""
+
+    config_class = ModernBertConfig
 
     def __init__(self, config: ModernBertConfig):
         super().__init__()
@@ -133,42 +157,28 @@ class ModernBertModel(nn.Module):
         self.layers = [_Layer(config, index) for index in range(config.num_hidden_layers)]
         self.final_norm = _layer_norm(config)
 
-    def __call__(
-        self,
-        input_ids: mx.array | np.ndarray,
-        attention_mask: mx.array | np.ndarray | None = None,
-        token_type_ids: None = None,
+    def get_input_embeddings(self) -> nn.Embedding:
+        """Return the word embeddings."""
+        return self.embeddings.tok_embeddings
+
+    def _embed(
+        self, embeds: mx.array, token_type_ids: Array | None, positions: mx.array | None
     ) -> mx.array:
-        """Return hidden states (B, L, hidden_size) of ids (B, L).
-
-        `attention_mask` (B, L) is 1 or True for tokens and 0 or False for padding; None means no
-        padding. `token_type_ids` must be None: ModernBERT has none. Ids are not compared with
-        `vocab_size`, which would synchronize with the device in every call.
-        """
-        return self.hidden_states(input_ids, attention_mask, token_type_ids)[-1]
-
-    def hidden_states(
-        self,
-        input_ids: mx.array | np.ndarray,
-        attention_mask: mx.array | np.ndarray | None = None,
-        token_type_ids: None = None,
-    ) -> list[mx.array]:
-        """Return the embedding output and the output of each layer, `num_hidden_layers + 1` arrays.
-
-        The last one includes the final norm, and equals the output of the model.
-        """
         if token_type_ids is not None:
             raise ValueError("ModernBERT has no token types: token_type_ids must be None")
-        ids, valid = check_inputs(input_ids, attention_mask)
-        masks = {
-            FULL: padding_mask(valid),
-            SLIDING: window_mask(valid, ids.shape[1], self.config.local_attention // 2),
-        }
-        states = [self.embeddings(ids)]
-        for layer in self.layers:
-            states.append(layer(states[-1], masks[layer.layer_type]))
-        states[-1] = self.final_norm(states[-1])
-        return states
+        return self.embeddings(embeds)
+
+    def _layers(self) -> list["_Layer"]:
+        return self.layers
+
+    def _last_norm(self, hidden: mx.array) -> mx.array:
+        return self.final_norm(hidden)
+
+    def _reaches(self) -> set[int | None]:
+        return {layer.attn.reach for layer in self.layers}
+
+    def _attention_dropout(self) -> float:
+        return self.config.attention_dropout
 
 
 class _Embeddings(nn.Module):
@@ -180,8 +190,8 @@ class _Embeddings(nn.Module):
         self.norm = _layer_norm(config)
         self.drop = nn.Dropout(config.embedding_dropout)
 
-    def __call__(self, input_ids: mx.array) -> mx.array:
-        return self.drop(self.norm(self.tok_embeddings(input_ids)))
+    def __call__(self, embeds: mx.array) -> mx.array:
+        return self.drop(self.norm(embeds))
 
 
 class _Layer(nn.Module):
@@ -189,16 +199,15 @@ class _Layer(nn.Module):
 
     def __init__(self, config: ModernBertConfig, index: int):
         super().__init__()
-        self.layer_type = (config.layer_types or ())[index]
         # Layer 0 follows the embedding norm directly; checkpoints have no tensor for it.
         self.attn_norm = _layer_norm(config) if index else nn.Identity()
-        self.attn = _Attention(config, self.layer_type)
+        self.attn = _Attention(config, (config.layer_types or ())[index])
         self.mlp_norm = _layer_norm(config)
         self.mlp = _MLP(config)
 
-    def __call__(self, x: mx.array, mask: mx.array | None) -> mx.array:
-        x = x + self.attn(self.attn_norm(x), mask)
-        return x + self.mlp(self.mlp_norm(x))
+    def __call__(self, x: mx.array, context: Context) -> mx.array:
+        x = x + self.attn(self.attn_norm(x), context)
+        return x + self.mlp(self.mlp_norm(x), context)
 
 
 class _Attention(nn.Module):
@@ -210,25 +219,21 @@ class _Attention(nn.Module):
         self.rope_theta = float(
             config.global_rope_theta if layer_type == FULL else config.local_rope_theta
         )
+        self.reach = None if layer_type == FULL else config.local_attention // 2
         self.dropout_prob = config.attention_dropout
         D = config.hidden_size
         self.Wqkv = nn.Linear(D, 3 * D, bias=config.attention_bias)
         self.Wo = nn.Linear(D, D, bias=config.attention_bias)
-        self.out_drop = nn.Dropout(config.attention_dropout)
 
-    def __call__(self, x: mx.array, mask: mx.array | None) -> mx.array:
+    def __call__(self, x: mx.array, context: Context) -> mx.array:
         B, L, D = x.shape
         qkv = self.Wqkv(x).reshape(B, L, 3, self.heads, D // self.heads)
         queries, keys, values = qkv.transpose(2, 0, 3, 1, 4)  # each (B, heads, L, head_dim)
-        queries, keys = self._rotate(queries), self._rotate(keys)
+        queries = context.rotate(queries, self.rope_theta)
+        keys = context.rotate(keys, self.rope_theta)
         dropout = self.dropout_prob if self.training else 0.0
-        context = merge_heads(attend(queries, keys, values, mask, dropout))
-        return self.out_drop(self.Wo(context))
-
-    def _rotate(self, x: mx.array) -> mx.array:
-        return mx.fast.rope(
-            x, x.shape[-1], traditional=False, base=self.rope_theta, scale=1.0, offset=0
-        )
+        attended = context.attend(queries, keys, values, self.reach, dropout)
+        return context.drop(self.Wo(merge_heads(attended)), dropout)
 
 
 class _MLP(nn.Module):
@@ -240,11 +245,12 @@ class _MLP(nn.Module):
         self.Wi = nn.Linear(D, 2 * inner, bias=config.mlp_bias)
         self.Wo = nn.Linear(inner, D, bias=config.mlp_bias)
         self.activation = get_activation(config.hidden_activation)
-        self.drop = nn.Dropout(config.mlp_dropout)
+        self.dropout_prob = config.mlp_dropout
 
-    def __call__(self, x: mx.array) -> mx.array:
+    def __call__(self, x: mx.array, context: Context) -> mx.array:
+        dropout = self.dropout_prob if self.training else 0.0
         activated, gate = mx.split(self.Wi(x), 2, axis=-1)
-        return self.Wo(self.drop(self.activation(activated) * gate))
+        return self.Wo(context.drop(self.activation(activated) * gate, dropout))
 
 
 def _layer_norm(config: ModernBertConfig) -> nn.LayerNorm:

@@ -12,6 +12,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from mlx_encoders._atomic import write_atomic
+from mlx_encoders._suggest import did_you_mean
 from mlx_encoders.files import read_json, read_tokenizer
 
 _ROLES = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
@@ -88,22 +89,40 @@ class Tokenizer:
         limit = self.settings.get("model_max_length")
         return int(limit) if isinstance(limit, int | float) and limit < _NO_LIMIT else None
 
+    def special_id(self, role: str) -> int | None:
+        """Return the id of the "mask_token", "cls_token", ...; None if the tokenizer has none.
+
+        Raises `ValueError` for an unknown role.
+        """
+        if role not in _ROLES:
+            raise ValueError(f"unknown special token {role!r}{did_you_mean(role, _ROLES)}")
+        token = token_text(self.settings.get(role))
+        return None if token is None else self.backend.token_to_id(token)
+
     def encode(self, texts: Sequence[str], max_length: int | None = 128) -> list[list[int]]:
         """Return the ids of each text with special tokens, at most `max_length` ids, not padded.
 
         Longer texts lose their end, not their special tokens. None does not truncate.
         """
-        if max_length is None:
-            self.backend.no_truncation()
-        elif max_length <= self.num_special_tokens:
-            raise ValueError(
-                f"max_length must exceed the {self.num_special_tokens} special tokens, "
-                f"got {max_length}"
-            )
-        else:
-            self.backend.enable_truncation(max_length)
+        self._truncate(max_length, self.num_special_tokens)
         encodings = self.backend.encode_batch_fast(_as_list(texts))
         return [encoding.ids for encoding in encodings]
+
+    def encode_pairs(
+        self, first: Sequence[str], second: Sequence[str], max_length: int | None = 128
+    ) -> list[tuple[list[int], list[int]]]:
+        """Return the ids and token types of pairs of texts, with special tokens, not padded.
+
+        Of a pair with more than `max_length` ids the longer text loses its end. Token types are 0
+        for the first text and 1 for the second, if the tokenizer is that of a model with types.
+        """
+        first, second = _as_list(first), _as_list(second)
+        if len(first) != len(second):
+            raise ValueError(f"pairs need as many first as second texts, got {len(first)} and "
+                             f"{len(second)}")  # fmt: skip
+        self._truncate(max_length, self.backend.num_special_tokens_to_add(True))
+        encodings = self.backend.encode_batch(list(zip(first, second, strict=True)))
+        return [(encoding.ids, encoding.type_ids) for encoding in encodings]
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Return the number of tokens of each text, untruncated and without special tokens."""
@@ -136,6 +155,16 @@ class Tokenizer:
             input_ids[i, : len(row)] = row
             attention_mask[i, : len(row)] = True
         return {"input_ids": input_ids, "attention_mask": attention_mask}
+
+    def _truncate(self, max_length: int | None, num_special_tokens: int) -> None:
+        if max_length is None:
+            self.backend.no_truncation()
+        elif max_length <= num_special_tokens:
+            raise ValueError(
+                f"max_length must exceed the {num_special_tokens} special tokens, got {max_length}"
+            )
+        else:
+            self.backend.enable_truncation(max_length)
 
     def save(self, folder: str | Path) -> None:
         """Write `tokenizer.json`, `tokenizer_config.json` and `special_tokens_map.json`."""
