@@ -3,7 +3,7 @@ import re
 import shutil
 from pathlib import Path
 
-import huggingface_hub
+import huggingface_hub.constants
 import mlx.core as mx
 import numpy as np
 import pytest
