@@ -74,7 +74,7 @@ def _normalizer(eps: float, centred: bool) -> Callable[[mx.array], mx.array]:
     def normalize(x: mx.array) -> tuple[mx.array, mx.array]:
         x = barrier(x)
         if centred:
-            x = barrier(x - row_sum(x) * (1 / x.shape[-1]))
+            x = barrier(x - barrier(row_sum(x) * (1 / x.shape[-1])))
         factor = scale(x)
         return barrier(x * factor), factor
 
