@@ -23,7 +23,7 @@ def attention(
     q, k, v = (each.astype(mx.float32) for each in (q, k, v))
     if groups > 1:
         k, v = mx.repeat(k, groups, axis=1), mx.repeat(v, groups, axis=1)
-    q = barrier(q * scale)
+    q = barrier(barrier(q) * scale)  # first contiguous: on a view of heads the product is scalar
     if mask is None:
         return _attend(q, barrier(k), barrier(v))[0].astype(dtype)
     added = _added(mask, q.shape[-2], k.shape[-2])
