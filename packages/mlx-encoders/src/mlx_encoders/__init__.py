@@ -18,19 +18,49 @@ from mlx_encoders.folders import (
 from mlx_encoders.modernbert import ModernBertConfig, ModernBertModel
 from mlx_encoders.neobert import NeoBertConfig, NeoBertModel
 from mlx_encoders.pretrained import EncoderModel, EncoderOutput, PretrainedModel
+from mlx_encoders.tasks import (
+    TASK_CLASSES,
+    BertForMaskedLM,
+    BertForMultipleChoice,
+    BertForNextSentencePrediction,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    ModernBertForMaskedLM,
+    ModernBertForMultipleChoice,
+    ModernBertForQuestionAnswering,
+    ModernBertForSequenceClassification,
+    ModernBertForTokenClassification,
+    NeoBertForMaskedLM,
+    NeoBertForSequenceClassification,
+)
 from mlx_encoders.tokenizer import Tokenizer
 from mlx_encoders.tokenizer_training import train_tokenizer
 
 __all__ = [
+    "TASK_CLASSES",
     "BertConfig",
+    "BertForMaskedLM",
+    "BertForMultipleChoice",
+    "BertForNextSentencePrediction",
+    "BertForQuestionAnswering",
+    "BertForSequenceClassification",
+    "BertForTokenClassification",
     "BertModel",
     "EncoderConfig",
     "EncoderModel",
     "EncoderOutput",
     "LoadReport",
     "ModernBertConfig",
+    "ModernBertForMaskedLM",
+    "ModernBertForMultipleChoice",
+    "ModernBertForQuestionAnswering",
+    "ModernBertForSequenceClassification",
+    "ModernBertForTokenClassification",
     "ModernBertModel",
     "NeoBertConfig",
+    "NeoBertForMaskedLM",
+    "NeoBertForSequenceClassification",
     "NeoBertModel",
     "PretrainedModel",
     "Tokenizer",

@@ -21,6 +21,7 @@ from mlx_encoders.build import (
 )
 from mlx_encoders.files import find_folder, read_json
 from mlx_encoders.pretrained import EncoderModel, PretrainedModel
+from mlx_encoders.tasks import TASK_CLASSES
 from mlx_encoders.tensors import place_tensors, read_checkpoint
 from mlx_encoders.tokenizer import Tokenizer
 
@@ -156,8 +157,6 @@ def load_task_model(name: str | Path, **options: Any) -> tuple[PretrainedModel, 
     `options` are those of `load_model`. Raises `ValueError` for a class that is not in
     `TASK_CLASSES`, such as that of a plain encoder.
     """
-    from mlx_encoders.tasks import TASK_CLASSES  # imports the classes of all tasks
-
     folder = find_folder(name)
     named = _read_config(folder).get("architectures")
     architecture = str(named[0]) if isinstance(named, list) and named else ""

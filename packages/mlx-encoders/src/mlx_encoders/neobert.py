@@ -60,6 +60,7 @@ class NeoBertConfig:
             num_attention_heads=self.num_attention_heads,
         )
         check_labels(self.num_labels, self.id2label)
+        check_allowed(vars(self), {"tie_word_embeddings": (False,)})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> Self:

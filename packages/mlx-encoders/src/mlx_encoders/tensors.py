@@ -13,8 +13,9 @@ from mlx_encoders.files import read_json, read_tensors
 _PREFIXES = re.compile(r"^(?:(?:module|_orig_mod|0|auto_model|bert|model)\.)+")
 # Heads of the classes ForMaskedLM, ForSequenceClassification, ... of all families
 _HEADS = ("cls.", "classifier.", "qa_outputs.", "head.", "decoder.", "score.", "dense.")
-_MLM_BIAS = "cls.predictions.bias"
-_MLM_BIAS_COPY = "cls.predictions.decoder.bias"  # in transformers always the same tensor
+# The bias of BERT's masked-LM logits has the first name if embeddings are tied, else the second;
+# transformers stores the other too, as a copy or unused.
+_MLM_BIASES = ("cls.predictions.bias", "cls.predictions.decoder.bias")
 _POSITION_IDS = "embeddings.position_ids"  # a buffer that older checkpoints stored
 # Tensors that models with tied embeddings store a second time, and the first.
 _COPIES = {
@@ -55,8 +56,6 @@ def read_checkpoint(folder: Path) -> dict[str, mx.array]:
             if name in tensors:
                 raise ValueError(f"{folder} has two tensors for {name}; one of them is {original}")
             tensors[name] = array
-    if _MLM_BIAS_COPY in tensors and _MLM_BIAS not in tensors:
-        tensors[_MLM_BIAS] = tensors.pop(_MLM_BIAS_COPY)
     return tensors
 
 
@@ -73,15 +72,19 @@ def place_tensors(
     `ValueError` for a copy with other values.
     """
     modules = {path.rpartition(".")[0] for path in parameters}
-    copies = {_MLM_BIAS_COPY: _MLM_BIAS} | (_COPIES if config.tie_word_embeddings else {})
+    tied = config.tie_word_embeddings
+    bias, unused = _MLM_BIASES if tied else reversed(_MLM_BIASES)
+    if unused in tensors and bias not in tensors:
+        tensors = {bias if name == unused else name: each for name, each in tensors.items()}
     placed, dropped = {}, []
     for name, array in tensors.items():
         path = name if name.startswith(_HEADS) else base_prefix + name
         is_optional = name.startswith((*_HEADS, "pooler."))
-        if first := copies.get(name):
-            _check_copy(name, first, tensors, folder)
-            dropped.append(name)
-        elif name == _POSITION_IDS or (is_optional and path.rpartition(".")[0] not in modules):
+        is_copy = tied and name in _COPIES
+        if is_copy:
+            _check_copy(name, _COPIES[name], tensors, folder)
+        is_absent = is_optional and path.rpartition(".")[0] not in modules
+        if is_copy or is_absent or name in (unused, _POSITION_IDS):
             dropped.append(name)
         else:
             placed[path] = array
