@@ -73,7 +73,8 @@ class _Decoder(nn.Module):
 class ModernBertForSequenceClassification(ModernBertTaskModel):
     """Logits (B, num_labels) of each row, from its first token or the mean of its tokens.
 
-    As in transformers the first token is that at position 0, padding or not.
+    The first token is the first that is not padding. With padding on the left transformers takes
+    position 0 instead, whose hidden state is that of padding.
     """
 
     def __init__(self, config: ModernBertConfig):
@@ -86,11 +87,8 @@ class ModernBertForSequenceClassification(ModernBertTaskModel):
     ) -> mx.array:
         """Return the logits."""
         hidden = self.model(input_ids, attention_mask, **options)
-        if self.config.classifier_pooling == "mean":
-            pooled = mean_of_valid(hidden, attention_mask)
-        else:
-            pooled = hidden[:, 0]
-        return self.classifier(self.drop(self.head(pooled)))
+        pool = mean_of_valid if self.config.classifier_pooling == "mean" else first_valid
+        return self.classifier(self.drop(self.head(pool(hidden, attention_mask))))
 
 
 class ModernBertForTokenClassification(ModernBertTaskModel):
