@@ -10,8 +10,9 @@ from functools import partial
 
 import mlx.core as mx
 
-# From this many times the window on, blocks are faster than a mask over the whole sequence.
-_BLOCKS_FROM = 3
+# From this length on, in units of the reach, blocks are faster than a mask over all keys. Measured
+# on a CPU for a reach of 64: equal at 256 tokens, 2.5 times faster at 512, 11 times at 2048.
+_BLOCKS_FROM = 4
 
 
 @dataclass
@@ -40,7 +41,7 @@ class Context:
         for reach in reaches:
             if reach is None or self.length - 1 <= reach:
                 self._masks[reach] = padding_mask(self.valid, self.segments)
-            elif explicit or self.length < _BLOCKS_FROM * (2 * reach + 1):
+            elif explicit or self.length < _BLOCKS_FROM * reach:
                 self._masks[reach] = window_mask(self.valid, self.length, reach, self.segments)
             else:
                 self._masks[reach] = BlockMask.build(self, reach)
