@@ -53,7 +53,8 @@ def test_all_outputs_agree_with_the_fused_ones(tiny_config, ids, valid):
     assert len(found.hidden_states) == layers + 1
     states = model.hidden_states(ids, valid)
     for mine, fused in zip(found.hidden_states, states, strict=True):
-        assert difference(mine, fused) < TOLERANCE
+        # The hidden states of padding differ: it may attend to other padding.
+        assert difference(mine * valid[..., None], fused * valid[..., None]) < TOLERANCE
     assert found.last_hidden_state is found.hidden_states[-1]
     assert len(found.attentions) == layers
     for weights in found.attentions:
