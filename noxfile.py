@@ -165,6 +165,14 @@ def dist(session: nox.Session, package: str) -> None:
 
 
 @nox.session(default=False)
+def parity(session: nox.Session) -> None:
+    """Compare the encoders with transformers; write docs/benchmarks/encoders-parity.md."""
+    session.install("--group", "fixtures", "--group", "test", *ALL_PATHS)
+    path = {"PYTHONPATH": str(ROOT / "tools")}
+    session.run("python", "benchmarks/encoders_parity.py", *session.posargs, env=path)
+
+
+@nox.session(default=False)
 def fixtures(session: nox.Session) -> None:
     """Make the parity fixtures again: all that need no clones, or `-- NAME ARGUMENTS`."""
     session.install("--group", "fixtures", "--group", "test", *ALL_PATHS)
