@@ -6,6 +6,11 @@ model maps ids (B, L) and a padding mask to hidden states (B, L, hidden_size).
 
 from mlx_encoders.bert import BertConfig, BertModel
 from mlx_encoders.build import EncoderConfig, build_model, layer_index
+from mlx_encoders.distillation import (
+    distillation_loss,
+    hidden_state_loss,
+    value_distillation_loss,
+)
 from mlx_encoders.files import find_folder
 from mlx_encoders.folders import (
     LoadReport,
@@ -18,6 +23,13 @@ from mlx_encoders.folders import (
 from mlx_encoders.modernbert import ModernBertConfig, ModernBertModel
 from mlx_encoders.neobert import NeoBertConfig, NeoBertModel
 from mlx_encoders.pretrained import EncoderModel, EncoderOutput, PretrainedModel
+from mlx_encoders.shrinking import (
+    Importance,
+    keep_layers,
+    measure_importance,
+    prune_heads,
+    prune_units,
+)
 from mlx_encoders.tasks import (
     TASK_CLASSES,
     BertForMaskedLM,
@@ -36,6 +48,7 @@ from mlx_encoders.tasks import (
 )
 from mlx_encoders.tokenizer import Tokenizer
 from mlx_encoders.tokenizer_training import train_tokenizer
+from mlx_encoders.vocabulary import TrimReport, trim_vocabulary
 
 __all__ = [
     "TASK_CLASSES",
@@ -50,6 +63,7 @@ __all__ = [
     "EncoderConfig",
     "EncoderModel",
     "EncoderOutput",
+    "Importance",
     "LoadReport",
     "ModernBertConfig",
     "ModernBertForMaskedLM",
@@ -64,13 +78,22 @@ __all__ = [
     "NeoBertModel",
     "PretrainedModel",
     "Tokenizer",
+    "TrimReport",
     "build_model",
+    "distillation_loss",
     "find_folder",
+    "hidden_state_loss",
+    "keep_layers",
     "layer_index",
     "load",
     "load_config",
     "load_model",
     "load_task_model",
+    "measure_importance",
+    "prune_heads",
+    "prune_units",
     "save",
     "train_tokenizer",
+    "trim_vocabulary",
+    "value_distillation_loss",
 ]

@@ -16,6 +16,7 @@ from mlx_encoders.config import (
     check_allowed,
     check_labels,
     check_sizes,
+    drop_unset,
     get_activation,
     labels_dict,
     select_fields,
@@ -27,7 +28,11 @@ from mlx_encoders.pretrained import EncoderModel
 
 @dataclass(frozen=True)
 class BertConfig:
-    """The fields of a Hugging Face `config.json` for BERT; defaults are those of BERT-base."""
+    """The fields of a Hugging Face `config.json` for BERT; defaults are those of BERT-base.
+
+    `head_dim` is None, for `hidden_size / num_attention_heads`, unless heads were removed;
+    transformers cannot read such a model.
+    """
 
     vocab_size: int = 30522
     hidden_size: int = 768
@@ -45,6 +50,7 @@ class BertConfig:
     add_pooling_layer: bool = True
     tie_word_embeddings: bool = True
     classifier_dropout: float | None = None
+    head_dim: int | None = None
     num_labels: int = 2
     id2label: dict[int, str] | None = None
     problem_type: str | None = None
@@ -55,9 +61,16 @@ class BertConfig:
             hidden_size=self.hidden_size,
             num_hidden_layers=self.num_hidden_layers,
             num_attention_heads=self.num_attention_heads,
+            head_dim=self.head_dim,
         )
         check_labels(self.num_labels, self.id2label)
         get_activation(self.hidden_act)
+
+    @property
+    def attention_size(self) -> int:
+        """Width of all heads together, `hidden_size` unless heads were removed."""
+        heads = self.num_attention_heads
+        return self.hidden_size if self.head_dim is None else heads * self.head_dim
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> Self:
@@ -86,7 +99,7 @@ class BertConfig:
 
     def to_dict(self, architecture: str = "BertModel") -> dict[str, object]:
         """Return the content of a `config.json` that `transformers` and `from_dict` read."""
-        values = asdict(self)
+        values = drop_unset(asdict(self), "head_dim")
         labels = labels_dict(values.pop("num_labels"), values.pop("id2label"))
         return {"model_type": "bert", "architectures": [architecture], **values, **labels}
 
@@ -192,7 +205,7 @@ class _Attention(nn.Module):
     def __init__(self, config: BertConfig):
         super().__init__()
         self.self = _SelfAttention(config)
-        self.output = _Output(config.hidden_size, config)
+        self.output = _Output(config.attention_size, config)
 
     def __call__(self, x: mx.array, context: Context) -> mx.array:
         return self.output(self.self(x, context), x, context)
@@ -205,9 +218,9 @@ class _SelfAttention(nn.Module):
         super().__init__()
         self.heads = config.num_attention_heads
         self.dropout_prob = config.attention_probs_dropout_prob
-        self.query = nn.Linear(config.hidden_size, config.hidden_size)
-        self.key = nn.Linear(config.hidden_size, config.hidden_size)
-        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.query = nn.Linear(config.hidden_size, config.attention_size)
+        self.key = nn.Linear(config.hidden_size, config.attention_size)
+        self.value = nn.Linear(config.hidden_size, config.attention_size)
 
     def __call__(self, x: mx.array, context: Context) -> mx.array:
         queries = split_heads(self.query(x), self.heads)

@@ -86,16 +86,26 @@ def check_allowed(values: Mapping[str, object], allowed: Mapping[str, tuple[obje
             )
 
 
-def check_sizes(**sizes: int) -> None:
-    """Raise `ValueError` unless all sizes are positive and the heads divide the hidden size."""
-    for name, size in sizes.items():
+def check_sizes(head_dim: int | None = None, **sizes: int) -> None:
+    """Raise `ValueError` unless all sizes are positive and the heads divide the hidden size.
+
+    With `head_dim` the heads may have any size.
+    """
+    for name, size in (sizes | {"head_dim": head_dim or 1}).items():
         if size < 1:
             raise ValueError(f"{name} must be at least 1, got {size}")
+    if head_dim is not None:
+        return
     hidden, heads = sizes["hidden_size"], sizes["num_attention_heads"]
     if hidden % heads:
         raise ValueError(
             f"hidden_size must be a multiple of num_attention_heads, got {hidden} and {heads}"
         )
+
+
+def drop_unset(values: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return `values` without `name` if it is None, so that others do not read it."""
+    return {key: value for key, value in values.items() if key != name or value is not None}
 
 
 def get_activation(name: str) -> Callable[[mx.array], mx.array]:

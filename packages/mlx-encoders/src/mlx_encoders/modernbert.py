@@ -17,6 +17,7 @@ from mlx_encoders.config import (
     check_allowed,
     check_labels,
     check_sizes,
+    drop_unset,
     get_activation,
     labels_dict,
     select_fields,
@@ -36,7 +37,7 @@ class ModernBertConfig:
     `layer_types` has "full_attention" or "sliding_attention" for each layer; None means full at
     every `global_attn_every_n_layers`-th index. `local_attention` is the whole window in tokens: a
     query attends to `local_attention // 2` keys on each side, and itself. The ids of special tokens
-    are only stored.
+    are only stored. `head_dim` is as in `BertConfig`.
     """
 
     vocab_size: int = 50368
@@ -71,6 +72,7 @@ class ModernBertConfig:
     classifier_dropout: float = 0.0
     classifier_bias: bool = False
     classifier_activation: str = "gelu"
+    head_dim: int | None = None
     num_labels: int = 2
     id2label: dict[int, str] | None = None
     problem_type: str | None = None
@@ -81,6 +83,7 @@ class ModernBertConfig:
             hidden_size=self.hidden_size,
             num_hidden_layers=self.num_hidden_layers,
             num_attention_heads=self.num_attention_heads,
+            head_dim=self.head_dim,
             global_attn_every_n_layers=self.global_attn_every_n_layers,
         )
         check_labels(self.num_labels, self.id2label)
@@ -94,6 +97,12 @@ class ModernBertConfig:
                 f"{self.num_hidden_layers} layers, got {list(types)}"
             )
         object.__setattr__(self, "layer_types", tuple(types))
+
+    @property
+    def attention_size(self) -> int:
+        """Width of all heads together, `hidden_size` unless heads were removed."""
+        heads = self.num_attention_heads
+        return self.hidden_size if self.head_dim is None else heads * self.head_dim
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> Self:
@@ -129,7 +138,7 @@ class ModernBertConfig:
 
     def to_dict(self, architecture: str = "ModernBertModel") -> dict[str, object]:
         """Return the content of a `config.json`, in both formats at once."""
-        values = asdict(self)
+        values = drop_unset(asdict(self), "head_dim")
         values |= labels_dict(values.pop("num_labels"), values.pop("id2label"))
         values["layer_types"] = list(self.layer_types or ())
         if self.layer_types != self._every_nth_layer_full():
@@ -221,13 +230,13 @@ class _Attention(nn.Module):
         )
         self.reach = None if layer_type == FULL else config.local_attention // 2
         self.dropout_prob = config.attention_dropout
-        D = config.hidden_size
-        self.Wqkv = nn.Linear(D, 3 * D, bias=config.attention_bias)
-        self.Wo = nn.Linear(D, D, bias=config.attention_bias)
+        D, attention_size = config.hidden_size, config.attention_size
+        self.Wqkv = nn.Linear(D, 3 * attention_size, bias=config.attention_bias)
+        self.Wo = nn.Linear(attention_size, D, bias=config.attention_bias)
 
     def __call__(self, x: mx.array, context: Context) -> mx.array:
-        B, L, D = x.shape
-        qkv = self.Wqkv(x).reshape(B, L, 3, self.heads, D // self.heads)
+        B, L, _ = x.shape
+        qkv = self.Wqkv(x).reshape(B, L, 3, self.heads, -1)
         queries, keys, values = qkv.transpose(2, 0, 3, 1, 4)  # each (B, heads, L, head_dim)
         queries = context.rotate(queries, self.rope_theta)
         keys = context.rotate(keys, self.rope_theta)

@@ -16,6 +16,7 @@ from mlx_encoders.config import (
     check_allowed,
     check_labels,
     check_sizes,
+    drop_unset,
     labels_dict,
     select_fields,
     select_labels,
@@ -31,7 +32,8 @@ _MULTIPLE = 8  # of the inner size
 class NeoBertConfig:
     """The fields of a `config.json` for NeoBERT; defaults are those of the hub's checkpoint.
 
-    The feed-forward network has `inner_size` units, two thirds of `intermediate_size`.
+    The feed-forward network has `inner_size` units, two thirds of `intermediate_size`. `head_dim`
+    is as in `BertConfig`.
     """
 
     vocab_size: int = 30522
@@ -47,6 +49,7 @@ class NeoBertConfig:
     pad_token_id: int | None = 0
     tie_word_embeddings: bool = False
     classifier_dropout: float = 0.1
+    head_dim: int | None = None
     num_labels: int = 2
     id2label: dict[int, str] | None = None
     problem_type: str | None = None
@@ -58,9 +61,16 @@ class NeoBertConfig:
             intermediate_size=self.intermediate_size,
             num_hidden_layers=self.num_hidden_layers,
             num_attention_heads=self.num_attention_heads,
+            head_dim=self.head_dim,
         )
         check_labels(self.num_labels, self.id2label)
         check_allowed(vars(self), {"tie_word_embeddings": (False,)})
+
+    @property
+    def attention_size(self) -> int:
+        """Width of all heads together, `hidden_size` unless heads were removed."""
+        heads = self.num_attention_heads
+        return self.hidden_size if self.head_dim is None else heads * self.head_dim
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> Self:
@@ -89,7 +99,7 @@ class NeoBertConfig:
 
     def to_dict(self, architecture: str = "NeoBERT") -> dict[str, object]:
         """Return the content of a `config.json`."""
-        values = asdict(self)
+        values = drop_unset(asdict(self), "head_dim")
         labels = labels_dict(values.pop("num_labels"), values.pop("id2label"))
         return {"model_type": "neobert", "architectures": [architecture], **values, **labels}
 
@@ -135,10 +145,10 @@ class _Layer(nn.Module):
 
     def __init__(self, config: NeoBertConfig):
         super().__init__()
-        D = config.hidden_size
+        D, attention_size = config.hidden_size, config.attention_size
         self.heads = config.num_attention_heads
-        self.qkv = nn.Linear(D, 3 * D, bias=False)
-        self.wo = nn.Linear(D, D, bias=False)
+        self.qkv = nn.Linear(D, 3 * attention_size, bias=False)
+        self.wo = nn.Linear(attention_size, D, bias=False)
         self.ffn = _SwiGLU(D, config.inner_size)
         self.attention_norm = nn.RMSNorm(D, eps=config.norm_eps)
         self.ffn_norm = nn.RMSNorm(D, eps=config.norm_eps)
@@ -148,9 +158,9 @@ class _Layer(nn.Module):
         return x + self.ffn(self.ffn_norm(x))
 
     def _attend(self, qkv: mx.array, context: Context) -> mx.array:
-        B, L, D = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
+        B, L, _ = qkv.shape
         # Each head has its query, key and value side by side, unlike in ModernBERT.
-        heads = qkv.reshape(B, L, self.heads, 3, D // self.heads)
+        heads = qkv.reshape(B, L, self.heads, 3, -1)
         queries, keys, values = heads.transpose(3, 0, 2, 1, 4)  # each (B, heads, L, head_dim)
         queries = context.rotate(_pairs_to_halves(queries), _ROPE_THETA)
         keys = context.rotate(_pairs_to_halves(keys), _ROPE_THETA)
