@@ -279,9 +279,39 @@ class TrainingSettings:
     max_grad_norm: float = setting(
         1.0, "Gradients are clipped to this norm; .inf for none.", above=0, infinite=True
     )
+    adversarial: Literal["none", "fgm", "awp"] = setting(
+        "none",
+        "Adversarial training: fgm perturbs the word embeddings, awp the matrices of the encoder. "
+        "Doubles the time.",
+    )
+    adversarial_epsilon: float | None = setting(
+        None,
+        "Size of the perturbation: for fgm its norm in each row, for awp the share of the norm of "
+        "each matrix.",
+        above=0,
+        default_text="0.5 for fgm, 0.005 for awp",
+    )
+    adversarial_start: int = setting(
+        1, "Epochs of ordinary training before adversarial training.", at_least=0
+    )
     patience: int = setting(
         0, "Epochs without a better score before early stopping, 0 for none.", at_least=0
     )
     seeds: int = setting(1, "Models of each fold, with different seeds.", at_least=1)
     threads: int = setting(2, "Threads that share the rows of a batch, on a CPU.", at_least=1)
     checkpoint_seconds: float = setting(30.0, "Seconds between checkpoints.", at_least=0)
+
+    def __post_init__(self) -> None:
+        if self.adversarial == "none" and self.adversarial_epsilon is not None:
+            raise ValueError(
+                "adversarial_epsilon is given, but adversarial is none; choose fgm or awp"
+            )
+        if self.adversarial != "none" and self.adversarial_start >= self.epochs:
+            raise ValueError(
+                f"adversarial_start must be below epochs ({self.epochs}), or {self.adversarial} "
+                f"never starts, got {self.adversarial_start}"
+            )
+
+    def is_adversarial(self, epoch: int) -> bool:
+        """Whether the updates of an epoch, counted from 0, are adversarial."""
+        return self.adversarial != "none" and epoch >= self.adversarial_start

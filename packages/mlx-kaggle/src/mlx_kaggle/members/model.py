@@ -61,24 +61,30 @@ class TextModel(nn.Module):
 
     def __call__(
         self,
-        input_ids: mx.array,
+        input_ids: mx.array | None,
         attention_mask: mx.array,
         features: mx.array | None = None,
         linear: mx.array | None = None,
         history: mx.array | None = None,
+        inputs_embeds: mx.array | None = None,
     ) -> mx.array:
         """Return the outputs of the head, plus `linear`.
 
         `input_ids` and `attention_mask` are (B, L), `features` (B, F), `history` (B, lookback).
-        `linear` is added, so it has the shape of the outputs or broadcasts to it.
+        `linear` is added, so it has the shape of the outputs or broadcasts to it. `inputs_embeds`
+        (B, L, D) replaces `input_ids`.
         """
+        encode = self.encoder.hidden_states if "layer_mix" in self else self.encoder
+        hidden = encode(input_ids, attention_mask, inputs_embeds=inputs_embeds)
         if "layer_mix" in self:
-            hidden = self.layer_mix(self.encoder.hidden_states(input_ids, attention_mask))
-        else:
-            hidden = self.encoder(input_ids, attention_mask)
+            hidden = self.layer_mix(hidden)
         past = {} if history is None else {"history": history}
         outputs = self.head(hidden, attention_mask, features, **past)
         return outputs if linear is None else linear + outputs
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """Return the word embeddings of the encoder."""
+        return self.encoder.get_input_embeddings()
 
 
 def make_model(encoder: EncoderModel, arguments: dict[str, Any]) -> TextModel:

@@ -10,6 +10,7 @@ import numpy as np
 from scipy.special import expit, logit
 from scipy.stats import norm
 
+from mlx_encoders.adversarial import awp_loss, fgm_loss
 from mlx_heads import (
     CoralHead,
     CumulativeLinkHead,
@@ -24,9 +25,12 @@ from mlx_heads import (
 from mlx_kaggle.config import RunConfig
 from mlx_kaggle.members.linear import KIND_OF_TASK, LinearKind
 from mlx_kaggle.members.model import TextModel
-from mlx_kaggle.tables.competition import Competition
+from mlx_kaggle.members.optimizer import part_of
+from mlx_kaggle.tables.competition import VALUE_TASKS, Competition
 
 LossFunction = Callable[[nn.Module, dict[str, mx.array]], tuple[mx.array, mx.array]]
+# Keys of a batch that are no arguments of the model.
+NO_INPUTS = ("targets", "weights", "adversarial")
 # softplus of this is nearly 0: thresholds that the linear model already has.
 NO_STEP = -4.0
 # Chances are kept this far from 0 and 1, so that logits stay finite.
@@ -175,19 +179,51 @@ def loss_function(
     function = objective.loss_for(head, **options)
 
     def loss(model: nn.Module, batch: dict[str, mx.array]) -> tuple[mx.array, mx.array]:
-        assert isinstance(model, TextModel)
-        inputs = {name: batch[name] for name in batch if name not in ("targets", "weights")}
+        inputs = {name: batch[name] for name in batch if name not in NO_INPUTS}
         outputs = model(**inputs)
         losses = function(outputs, batch["targets"])
         if settings.r_drop:
             again = model(**inputs)
             losses = (losses + function(again, batch["targets"])) / 2
-            losses = losses + settings.r_drop * r_drop_loss(
-                outputs, again, multilabel=objective.task in ("multilabel", "ordinal")
-            )
+            losses = losses + settings.r_drop * _disagreement(objective, outputs, again)
         return weighted_sum(losses, batch["weights"])
 
-    return loss
+    return adversarial_loss(config, loss)
+
+
+def adversarial_loss(config: RunConfig, loss: LossFunction) -> LossFunction:
+    """Return `loss` with adversarial training of the batches that `mark_adversarial` marks."""
+    method, epsilon = config.training.adversarial, config.training.epsilon
+
+    def adversarial(model: nn.Module, batch: dict[str, mx.array]) -> tuple[mx.array, mx.array]:
+        if "adversarial" not in batch:
+            return loss(model, batch)
+        assert isinstance(model, TextModel)
+        if method == "awp":
+            encoder = model.encoder
+            return awp_loss(
+                lambda model: loss(model, batch),
+                model,
+                epsilon,
+                lambda path, array: part_of(path, array, encoder) == "matrices",
+            )
+        return fgm_loss(
+            lambda model, embeds: loss(model, batch | {"input_ids": None, "inputs_embeds": embeds}),
+            model,
+            batch["input_ids"],
+            epsilon,
+            batch["attention_mask"],
+        )
+
+    return adversarial
+
+
+def _disagreement(objective: Objective, outputs: mx.array, again: mx.array) -> mx.array:
+    """Return the loss of R-Drop, (B,): of logits a divergence, of values the squared difference."""
+    if objective.task in VALUE_TASKS or objective.name == "mse":
+        return mx.square(outputs - again).reshape(len(outputs), -1).mean(1)
+    labels = objective.task in ("multilabel", "ordinal") and objective.name != "cross_entropy"
+    return r_drop_loss(outputs, again, multilabel=labels or objective.task == "multilabel")
 
 
 def predicted(head: PooledHead, outputs: mx.array, config: RunConfig) -> np.ndarray:

@@ -19,6 +19,7 @@ from mlx_kaggle.members.batches import (
     augmentation_of,
     drop_tokens,
     fit_text,
+    mark_adversarial,
     pad_batch,
     prediction_batches,
     training_updates,
@@ -136,8 +137,9 @@ class Experiment:
         plan = training_updates(
             rows, training.batch_size, training.micro_batch_tokens, self.seed, epoch
         )
+        mark = mark_adversarial if training.is_adversarial(epoch) else dict
         for update in plan[start:]:
-            yield [pad_batch(rows, planned, pad) for planned in update]
+            yield [mark(pad_batch(rows, planned, pad)) for planned in update]
 
     def step(self) -> TrainStep:
         """Return a compiled training step with a new optimizer."""
