@@ -13,7 +13,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 # A scalar, or a tuple that begins with one, such as (sum of losses, sum of weights).
-Loss = TypeVar("Loss", mx.array, tuple[mx.array, ...])
+Loss = TypeVar("Loss", bound=mx.array | tuple[mx.array, ...])
 
 
 def fgm_perturbation(
@@ -72,15 +72,15 @@ def fgm_loss(
         [array for _, array in tree_flatten(parameters)],
         [mx.stop_gradient(array) for _, array in tree_flatten(gradients)],
     )
-    return (mean, *value[1:]) if isinstance(value, tuple) else mean
+    return (mean, *value[1:]) if isinstance(value, tuple) else mean  # type: ignore[return-value]
 
 
 def awp_perturbation(
     parameters: Mapping[str, mx.array], gradients: Mapping[str, mx.array], gamma: float
 ) -> dict[str, mx.array]:
-    """Return gamma ||w|| g / ||g|| for each array (Wu et al. 2020, equation 10), 0 without gradient.
+    """Return gamma ||w|| g / ||g|| for each array (Wu et al. 2020, equation 10).
 
-    Both mappings have the same keys. AWP normalizes by array, so a large array is not favoured.
+    Both mappings have the same keys. An array without gradient is not perturbed.
     """
     _check_positive("gamma", gamma)
     if parameters.keys() != gradients.keys():
@@ -175,10 +175,10 @@ def _with_gradients_vjp(
 
 
 def _direction(x: mx.array, axes: tuple[int, ...] | None = None) -> mx.array:
-    """Return x / ||x|| in float32, 0 for 0; dividing by the largest entry first avoids underflow."""
+    """Return x / ||x|| in float32, 0 for 0."""
     x = x.astype(mx.float32)
     largest = mx.abs(x).max(axes, keepdims=True)
-    x = x / mx.where(largest == 0, 1, largest)  # NaN stays NaN
+    x = x / mx.where(largest == 0, 1, largest)  # or squares of small gradients would be 0
     norm = mx.sqrt(mx.square(x).sum(axes, keepdims=True))
     return x / mx.where(norm == 0, 1, norm)
 

@@ -61,6 +61,11 @@ class RunConfig:
     decision: DecisionSettings = field(default_factory=DecisionSettings)
 
     def __post_init__(self) -> None:
+        if self.training.adversarial == "awp" and self.encoder.freeze == "all":
+            raise ValueError(
+                "training adversarial=awp perturbs the trained matrices of the encoder, and "
+                "encoder.freeze=all trains none; use fgm, or freeze less"
+            )
         if self.data.task == "forecast":
             for name in ("time", "horizon"):
                 if getattr(self.forecast, name) is None:

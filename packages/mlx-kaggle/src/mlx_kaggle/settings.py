@@ -9,6 +9,9 @@ Kind = Literal["numeric", "categorical", "text", "date", "boolean", "ignored"]
 Style = Literal["list", "sentence", "great", "json", "markdown", "template"]
 
 
+DEFAULT_EPSILON = {"none": 0.0, "fgm": 0.5, "awp": 0.005}
+
+
 @dataclass(frozen=True)
 class DataSettings:
     """Files, columns and metric; missing settings are inferred and shown."""
@@ -311,6 +314,11 @@ class TrainingSettings:
                 f"adversarial_start must be below epochs ({self.epochs}), or {self.adversarial} "
                 f"never starts, got {self.adversarial_start}"
             )
+
+    @property
+    def epsilon(self) -> float:
+        """The size of the adversarial perturbation; `DEFAULT_EPSILON` if none is set."""
+        return self.adversarial_epsilon or DEFAULT_EPSILON[self.adversarial]
 
     def is_adversarial(self, epoch: int) -> bool:
         """Whether the updates of an epoch, counted from 0, are adversarial."""

@@ -28,7 +28,8 @@ from mlx_kaggle.members.model import TextModel
 from mlx_kaggle.members.optimizer import part_of
 from mlx_kaggle.tables.competition import VALUE_TASKS, Competition
 
-LossFunction = Callable[[nn.Module, dict[str, mx.array]], tuple[mx.array, mx.array]]
+Sums = tuple[mx.array, mx.array]  # of losses and weights
+LossFunction = Callable[[nn.Module, dict[str, mx.array]], Sums]
 # Keys of a batch that are no arguments of the model.
 NO_INPUTS = ("targets", "weights", "adversarial")
 # softplus of this is nearly 0: thresholds that the linear model already has.
@@ -178,7 +179,7 @@ def loss_function(
         options[name] = getattr(settings, name)
     function = objective.loss_for(head, **options)
 
-    def loss(model: nn.Module, batch: dict[str, mx.array]) -> tuple[mx.array, mx.array]:
+    def loss(model: nn.Module, batch: dict[str, mx.array]) -> Sums:
         inputs = {name: batch[name] for name in batch if name not in NO_INPUTS}
         outputs = model(**inputs)
         losses = function(outputs, batch["targets"])
@@ -195,25 +196,21 @@ def adversarial_loss(config: RunConfig, loss: LossFunction) -> LossFunction:
     """Return `loss` with adversarial training of the batches that `mark_adversarial` marks."""
     method, epsilon = config.training.adversarial, config.training.epsilon
 
-    def adversarial(model: nn.Module, batch: dict[str, mx.array]) -> tuple[mx.array, mx.array]:
+    def adversarial(model: nn.Module, batch: dict[str, mx.array]) -> Sums:
         if "adversarial" not in batch:
             return loss(model, batch)
         assert isinstance(model, TextModel)
-        if method == "awp":
-            encoder = model.encoder
-            return awp_loss(
-                lambda model: loss(model, batch),
-                model,
-                epsilon,
-                lambda path, array: part_of(path, array, encoder) == "matrices",
-            )
-        return fgm_loss(
-            lambda model, embeds: loss(model, batch | {"input_ids": None, "inputs_embeds": embeds}),
-            model,
-            batch["input_ids"],
-            epsilon,
-            batch["attention_mask"],
-        )
+        encoder, ids, mask = model.encoder, batch["input_ids"], batch["attention_mask"]
+
+        def at_embeddings(model: nn.Module, embeddings: mx.array) -> Sums:
+            return loss(model, batch | {"input_ids": None, "inputs_embeds": embeddings})
+
+        def is_perturbed(path: str, array: mx.array) -> bool:
+            return part_of(path, array, encoder) == "matrices"
+
+        if method == "fgm":
+            return fgm_loss(at_embeddings, model, ids, epsilon, mask)
+        return awp_loss(lambda model: loss(model, batch), model, epsilon, is_perturbed)
 
     return adversarial
 
@@ -222,8 +219,8 @@ def _disagreement(objective: Objective, outputs: mx.array, again: mx.array) -> m
     """Return the loss of R-Drop, (B,): of logits a divergence, of values the squared difference."""
     if objective.task in VALUE_TASKS or objective.name == "mse":
         return mx.square(outputs - again).reshape(len(outputs), -1).mean(1)
-    labels = objective.task in ("multilabel", "ordinal") and objective.name != "cross_entropy"
-    return r_drop_loss(outputs, again, multilabel=labels or objective.task == "multilabel")
+    ordered = objective.task == "ordinal" and objective.name != "cross_entropy"
+    return r_drop_loss(outputs, again, multilabel=ordered or objective.task == "multilabel")
 
 
 def predicted(head: PooledHead, outputs: mx.array, config: RunConfig) -> np.ndarray:
