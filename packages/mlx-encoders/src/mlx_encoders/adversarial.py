@@ -1,16 +1,17 @@
 """Adversarial training (FGM, AWP) and R-Drop, as losses for `nn.value_and_grad`.
 
-The perturbations are constants of the gradient: it flows through the perturbed pass, not through
-the perturbation. So layers need first derivatives only, and a whole step may be compiled.
+A perturbation is a constant, so layers need first derivatives only. Both passes compute their own
+gradients, which are then attached to the loss: in MLX 0.32 a nested gradient unmarks the outer
+tracers that it meets, and the outer one then fails at a compiled layer such as `nn.gelu`.
 """
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten, tree_map, tree_unflatten
+from mlx.utils import tree_flatten, tree_map, tree_map_with_path
 
 # A scalar, or a tuple that begins with one, such as (sum of losses, sum of weights).
 Loss = TypeVar("Loss", bound=mx.array | tuple[mx.array, ...])
@@ -53,26 +54,23 @@ def fgm_loss(
     """
     parameters = model.trainable_parameters()
     constants = tree_map(mx.stop_gradient, parameters)
-    embed = model.get_input_embeddings()
+    embed: nn.Embedding = model.get_input_embeddings()  # type: ignore[operator]
 
-    def perturbed(parameters: dict, noise: mx.array) -> Loss:
+    def at(parameters: dict, noise: mx.array) -> Loss:
         model.update(parameters)
         return loss(model, embed(input_ids) + noise)
 
     try:
         noise = mx.zeros_like(embed(input_ids))
-        value, (gradients, of_noise) = mx.value_and_grad(perturbed, (0, 1))(constants, noise)
+        value, (gradients, of_noise) = mx.value_and_grad(at, (0, 1))(constants, noise)
         noise = fgm_perturbation(of_noise, epsilon, attention_mask)
-        other, more = mx.value_and_grad(perturbed)(constants, mx.stop_gradient(noise))
+        other, more = mx.value_and_grad(at)(constants, noise)
     finally:
         model.update(parameters)
+    first, *rest = _as_tuple(value)
+    mean = (first + _as_tuple(other)[0]) / 2
     gradients = tree_map(lambda a, b: (a + b) / 2, gradients, more)
-    mean = _with_gradients(
-        (_first(value) + _first(other)) / 2,
-        [array for _, array in tree_flatten(parameters)],
-        [mx.stop_gradient(array) for _, array in tree_flatten(gradients)],
-    )
-    return (mean, *value[1:]) if isinstance(value, tuple) else mean  # type: ignore[return-value]
+    return _like(value, _with_gradients(mean, parameters, gradients), rest)
 
 
 def awp_perturbation(
@@ -105,27 +103,25 @@ def awp_loss(
     tables. The model's own arrays are back in place at return. The cost is two steps.
     """
     parameters = model.trainable_parameters()
-    weights: dict[str, mx.array] = {
-        path: array
-        for path, array in tree_flatten(parameters)  # type: ignore[misc]
-        if select(path, array)
-    }
-    if not weights:
-        raise ValueError("select chose no trainable parameter of the model; nothing to perturb")
+    constants = tree_map(mx.stop_gradient, parameters)
 
-    def at(weights: dict[str, mx.array]) -> Loss:
-        model.update(tree_unflatten(list(weights.items())))  # type: ignore[arg-type]
+    def at(parameters: dict) -> Loss:
+        model.update(parameters)
         return loss(model)
 
     try:
-        model.update(tree_map(mx.stop_gradient, parameters))
-        constants = {path: mx.stop_gradient(array) for path, array in weights.items()}
         _, gradients = mx.value_and_grad(at)(constants)
-        noise = awp_perturbation(constants, gradients, gamma)
-        model.update(parameters)
-        return at({path: weights[path] + mx.stop_gradient(noise[path]) for path in weights})
+        weights, slopes = dict(_flatten(constants)), dict(_flatten(gradients))
+        chosen = {path: array for path, array in weights.items() if select(path, array)}
+        if not chosen:
+            raise ValueError("select chose no trainable parameter of the model; nothing to perturb")
+        noise = awp_perturbation(chosen, {path: slopes[path] for path in chosen}, gamma)
+        moved = tree_map_with_path(lambda path, w: w + noise.get(path, 0), constants)
+        value, gradients = mx.value_and_grad(at)(moved)
     finally:
         model.update(parameters)
+    first, *rest = _as_tuple(value)
+    return _like(value, _with_gradients(first, parameters, gradients), rest)
 
 
 def r_drop_loss(
@@ -155,23 +151,30 @@ def r_drop_loss(
     return 0.5 * ((mx.exp(log_p) - mx.exp(log_q)) * (log_p - log_q)).sum(-1)
 
 
-@mx.custom_function
-def _with_gradients(
-    value: mx.array, parameters: list[mx.array], gradients: list[mx.array]
-) -> mx.array:
+def _with_gradients(value: mx.array, parameters: dict, gradients: dict) -> mx.array:
     """Return `value`, whose gradient for `parameters` is `gradients`."""
+    paths = [path for path, _ in _flatten(parameters)]
+    slopes = dict(_flatten(gradients))
+    return _attach(
+        mx.stop_gradient(value),
+        [array for _, array in _flatten(parameters)],
+        [mx.stop_gradient(slopes[path]) for path in paths],
+    )
+
+
+_custom: Any = mx.custom_function  # MLX annotates the decorated function as returning `object`
+
+
+@_custom
+def _attach(value: mx.array, parameters: list[mx.array], gradients: list[mx.array]) -> mx.array:
     return value
 
 
-@_with_gradients.vjp
-def _with_gradients_vjp(
-    primals: tuple[mx.array, list[mx.array], list[mx.array]],
-    cotangent: mx.array,
-    _: mx.array,
-) -> tuple[mx.array, list[mx.array], list[mx.array]]:
-    _, _, gradients = primals
+@_attach.vjp
+def _attach_vjp(primals: tuple, cotangent: mx.array, _: mx.array) -> tuple:
+    value, _, gradients = primals
     scaled = [(cotangent * each).astype(each.dtype) for each in gradients]
-    return cotangent, scaled, [mx.zeros_like(each) for each in gradients]
+    return mx.zeros_like(value), scaled, [mx.zeros_like(each) for each in gradients]
 
 
 def _direction(x: mx.array, axes: tuple[int, ...] | None = None) -> mx.array:
@@ -183,8 +186,16 @@ def _direction(x: mx.array, axes: tuple[int, ...] | None = None) -> mx.array:
     return x / mx.where(norm == 0, 1, norm)
 
 
-def _first(value: mx.array | tuple[mx.array, ...]) -> mx.array:
-    return value[0] if isinstance(value, tuple) else value
+def _as_tuple(value: mx.array | tuple[mx.array, ...]) -> tuple[mx.array, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _like(value: Loss, first: mx.array, rest: list[mx.array]) -> Loss:
+    return (first, *rest) if isinstance(value, tuple) else first  # type: ignore[return-value]
+
+
+def _flatten(tree: dict) -> list[tuple[str, mx.array]]:
+    return tree_flatten(tree)  # type: ignore[return-value]
 
 
 def _check_positive(name: str, value: float) -> None:
