@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from mlx.utils import tree_flatten
 
+from mlx_encoders import load_model
 from mlx_encoders.adversarial import (
     awp_loss,
     awp_perturbation,
@@ -243,3 +244,34 @@ def test_wrong_arguments_are_named(network):
     ):  # fmt: skip
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             call()
+
+
+@pytest.mark.parametrize("method", ["fgm", "awp"])
+def test_a_bert_has_the_gradients_of_torch(method, fixtures, read_case):
+    case = read_case(fixtures / "bert" / "adversarial.safetensors")
+    model, _ = load_model(fixtures / "bert")
+    ids, mask = case["input_ids"], case["attention_mask"]
+
+    def loss(model, embeddings=None):
+        inputs = {"input_ids": ids} if embeddings is None else {"inputs_embeds": embeddings}
+        states = model(attention_mask=mask, **inputs)
+        pooled = (states * mask[..., None]).sum(1) / mask.sum(1, keepdims=True)
+        return nn.losses.cross_entropy(pooled @ case["readout"], case["labels"], reduction="sum")
+
+    def adversarial():
+        if method == "fgm":
+            return fgm_loss(loss, model, ids, 0.7, mask)
+        return awp_loss(loss, model, 0.02)
+
+    value, gradients = nn.value_and_grad(model, adversarial)()
+    assert value.item() == pytest.approx(case[f"{method}.loss"].item(), rel=1e-5)
+    found, compared = flat(gradients), 0
+    for name, array in case.items():
+        if name.startswith(f"{method}.gradient."):
+            path = name.removeprefix(f"{method}.gradient.")
+            expected = np.array(array)
+            # The gradient of a key's bias is 0 but for rounding.
+            largest = max(np.abs(expected).max(), 0.1)
+            np.testing.assert_allclose(found[path], expected, atol=2e-5 * largest, rtol=1e-4)
+            compared += 1
+    assert compared == 11

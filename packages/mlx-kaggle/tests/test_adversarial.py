@@ -19,6 +19,7 @@ from mlx_kaggle.members.objective import loss_function
 from mlx_kaggle.members.optimizer import muon_groups, parameter_groups
 from mlx_kaggle.members.text import Experiment
 from mlx_kaggle.tables.files import take
+from mlx_muon import MuonRule
 from mlx_trainer import ConfigError
 from mlx_trainer.gradients import gradient_function
 
@@ -228,16 +229,14 @@ def test_neobert_has_frozen_parts_layer_wise_rates_and_fused_matrices(experiment
     made = experiment(f"encoder.path={tiny_neobert}", *settings)
     encoder = made.member.model.encoder
     group = parameter_groups(made.config, encoder)
-    rates = {
-        path: group(f"encoder.{path}", array).rate
-        for path, array in tree_flatten(encoder.parameters())
-    }
+    parameters: dict[str, mx.array] = dict(tree_flatten(encoder.parameters()))
+    rates = {path: group(f"encoder.{path}", array).rate for path, array in parameters.items()}
     assert rates["encoder.weight"] == 0.125
     assert rates["transformer_encoder.0.qkv.weight"] == 0.25
     assert rates["transformer_encoder.1.ffn.w3.weight"] == 0.5
     assert rates["layer_norm.weight"] == 1
-    splits = {each.rule.split for each in muon_groups(made.config, made.member.model)
-              if each.name == "matrices"}  # fmt: skip
+    rules = [each.rule for each in muon_groups(made.config, made.member.model)]
+    splits = {rule.split for rule in rules if isinstance(rule, MuonRule)}
     assert splits == {None, (32, 32)}  # the gated network has two matrices of 32 rows in one
     for part, frozen in (
         ("none", ()),
