@@ -164,7 +164,7 @@ class EncoderSettings:
 
     path: str = setting(
         "",
-        "Folder or hub id of a BERT or ModernBERT; 'scratch' for a small one from scratch.",
+        "Folder or hub id of a BERT, ModernBERT, NeoBERT; 'scratch' for a small one from scratch.",
         flag="--encoder",
         default_text="of the preset",
     )
