@@ -1,6 +1,5 @@
 """Adversarial training and R-Drop in a run, and NeoBERT as its encoder."""
 
-import json
 import re
 from contextlib import closing
 
@@ -9,7 +8,14 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from mlx_encoders import NeoBertConfig, build_model, save, train_tokenizer
+from mlx_encoders import (
+    NeoBertConfig,
+    NeoBertModel,
+    build_model,
+    load_model,
+    save,
+    train_tokenizer,
+)
 from mlx_encoders.adversarial import fgm_perturbation
 from mlx_kaggle.cli import main
 from mlx_kaggle.config import resolve_config
@@ -46,7 +52,7 @@ def gradients_of(experiment: Experiment, batch: dict[str, np.ndarray]) -> dict[s
     model = experiment.member.model
     loss = loss_function(experiment.config, experiment.objective, model.head, experiment.targets)
     arrays = {name: mx.array(array) for name, array in batch.items()}
-    _, gradients = gradient_function(model, loss, compile=True)(arrays)
+    _, gradients = gradient_function(model, loss, compile=False)(arrays)
     return {path: np.array(array) for path, array in tree_flatten(gradients)}
 
 
@@ -138,7 +144,7 @@ def test_r_drop_is_zero_without_dropout_and_not_with_it(target, loss, experiment
     for dropout, weight in ((0, 0), (0, 9), (0.5, 0), (0.5, 9)):
         made = experiment(
             *(f"encoder.dropout={dropout}", f"head.dropout={dropout}", *name),
-            *(f"loss.r_drop={weight}", "training.threads=1"),
+            f"loss.r_drop={weight}",
             target=target,
         )
         made.member.model.train()
@@ -146,7 +152,9 @@ def test_r_drop_is_zero_without_dropout_and_not_with_it(target, loss, experiment
             if not isinstance(layer, dict | list) and "weight" in layer:
                 layer["weight"] = mx.random.normal(layer["weight"].shape, key=mx.random.key(1))
         mx.random.seed(5)
-        losses.append(float(made.step()(next(made.batches(0)), 0.0)[0]))
+        loss = loss_function(made.config, made.objective, made.member.model.head, made.targets)
+        batch = {name: mx.array(array) for name, array in next(made.batches(0))[0].items()}
+        losses.append(loss(made.member.model, batch)[0].item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert losses[3] > losses[2] + 0.001
 
@@ -201,8 +209,7 @@ def test_neobert_trains_and_predicts(
         *("train", "--train", train, "--target", "Survived", "--encoder", tiny_neobert),
         *("--set", "training.epochs=2", "--set", "encoder.freeze=half", "--output", "run"),
         *("--set", "training.layer_decay=0.9", "--set", "training.adversarial=fgm"),
-        *("--set", "text.tta=1", "--set", "training.optimizer=muon"),
-        *("--set", "text.max_tokens=64", "--set", "head.feature_size=8"),
+        *("--set", "text.tta=1", "--set", "text.max_tokens=64", "--set", "head.feature_size=8"),
     ]
     for arguments in (
         command,
@@ -215,13 +222,15 @@ def test_neobert_trains_and_predicts(
     shown = " ".join("".join(capsys.readouterr()).split())
     assert "; fgm makes all updates" in shown
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 21
-    rules = (tmp_path / "run" / "members" / "fold-0-seed-0" / "optimizer.txt").read_text()
-    assert "transformer_encoder.0" not in rules  # frozen
-    assert "encoder.transformer_encoder.1.qkv.weight" in rules
-    config = json.loads(
-        (tmp_path / "run/members/fold-0-seed-0/encoder/config.json").read_text("utf-8")
-    )
-    assert config["model_type"] == "neobert"
+    before, _ = load_model(tiny_neobert)
+    after, _ = load_model(tmp_path / "run" / "members" / "fold-0-seed-0" / "encoder")
+    assert isinstance(after, NeoBertModel)
+    start = {path: np.array(array) for path, array in tree_flatten(before.parameters())}
+    trained = {path: np.array(array) for path, array in tree_flatten(after.parameters())}
+    changed = {path for path, array in start.items() if (trained[path] != array).any()}
+    assert changed == {
+        path for path in trained if not path.startswith(("encoder.", "transformer_encoder.0."))
+    }
 
 
 def test_neobert_has_frozen_parts_layer_wise_rates_and_fused_matrices(experiment, tiny_neobert):
