@@ -20,6 +20,7 @@ from mlx_encoders.adversarial import fgm_perturbation
 from mlx_kaggle.cli import main
 from mlx_kaggle.config import resolve_config
 from mlx_kaggle.job import prepare_job
+from mlx_kaggle.members.adversarial import adversarial_loss
 from mlx_kaggle.members.model import freeze
 from mlx_kaggle.members.objective import loss_function
 from mlx_kaggle.members.optimizer import muon_groups, parameter_groups
@@ -52,6 +53,7 @@ def gradients_of(experiment: Experiment, batch: dict[str, np.ndarray]) -> dict[s
     model = experiment.member.model
     loss = loss_function(experiment.config, experiment.objective, model.head, experiment.targets)
     arrays = {name: mx.array(array) for name, array in batch.items()}
+    loss = adversarial_loss(experiment.config, loss)
     _, gradients = gradient_function(model, loss, compile=False)(arrays)
     return {path: np.array(array) for path, array in tree_flatten(gradients)}
 
@@ -163,10 +165,10 @@ def test_r_drop_is_zero_without_dropout_and_not_with_it(target, loss, experiment
     ("overrides", "message"),
     [
         (["training.adversarial_epsilon=1"],
-         "override 'training.adversarial_epsilon=1': training.adversarial_epsilon: is given, but "
+         "override 'training.adversarial_epsilon=1': training: adversarial_epsilon is given, but "
          "adversarial is none; choose fgm or awp"),
         (["training.adversarial=fgm", "training.adversarial_start=6"],
-         "override 'training.adversarial_start=6': training.adversarial_start: must be below "
+         "override 'training.adversarial_start=6': training: adversarial_start must be below "
          "epochs (6), or fgm never starts, got 6"),
         (["encoder.freeze=all", "training.adversarial=awp"],
          "override 'training.adversarial=awp': training: adversarial=awp perturbs the trained "

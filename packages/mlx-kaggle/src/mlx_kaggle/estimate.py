@@ -15,7 +15,8 @@ import numpy as np
 from mlx_kaggle import STARTED
 from mlx_kaggle.job import Job, baseline_predictions, members
 from mlx_kaggle.machine import sharing_cores
-from mlx_kaggle.members.batches import mark_adversarial, training_updates
+from mlx_kaggle.members.adversarial import MARK, mark
+from mlx_kaggle.members.batches import training_updates
 from mlx_kaggle.members.text import Experiment, predict_member
 from mlx_kaggle.members.trees import ITERATIONS
 from mlx_kaggle.report import duration, plots
@@ -100,13 +101,13 @@ def _time_epochs(experiment: Experiment, median: int) -> tuple[float, float, flo
     """
     training = experiment.config.training
     ordinary = [
-        {name: array for name, array in batch.items() if name != "adversarial"}
+        {name: array for name, array in batch.items() if name != MARK}
         for batch in next(experiment.batches(0, start=median))
     ]
     update, tracing = _time_updates(experiment, ordinary)
     if training.adversarial == "none":
         return update, update, tracing
-    slow, more = _time_updates(experiment, [mark_adversarial(batch) for batch in ordinary])
+    slow, more = _time_updates(experiment, [mark(batch) for batch in ordinary])
     share = 1 - training.adversarial_start / training.epochs
     return update, update + share * (slow - update), more + tracing * (share < 1)
 

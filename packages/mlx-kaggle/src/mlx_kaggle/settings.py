@@ -9,9 +9,6 @@ Kind = Literal["numeric", "categorical", "text", "date", "boolean", "ignored"]
 Style = Literal["list", "sentence", "great", "json", "markdown", "template"]
 
 
-DEFAULT_EPSILON = {"none": 0.0, "fgm": 0.5, "awp": 0.005}
-
-
 @dataclass(frozen=True)
 class DataSettings:
     """Files, columns and metric; missing settings are inferred and shown."""
@@ -284,13 +281,11 @@ class TrainingSettings:
     )
     adversarial: Literal["none", "fgm", "awp"] = setting(
         "none",
-        "Adversarial training: fgm perturbs the word embeddings, awp the matrices of the encoder. "
-        "Doubles the time.",
+        "Perturb the word embeddings (fgm) or the encoder's matrices (awp). Doubles the time.",
     )
     adversarial_epsilon: float | None = setting(
         None,
-        "Size of the perturbation: for fgm its norm in each row, for awp the share of the norm of "
-        "each matrix.",
+        "Norm of the perturbation of a row (fgm), or its share of the norm of a matrix (awp).",
         above=0,
         default_text="0.5 for fgm, 0.005 for awp",
     )
@@ -303,23 +298,3 @@ class TrainingSettings:
     seeds: int = setting(1, "Models of each fold, with different seeds.", at_least=1)
     threads: int = setting(2, "Threads that share the rows of a batch, on a CPU.", at_least=1)
     checkpoint_seconds: float = setting(30.0, "Seconds between checkpoints.", at_least=0)
-
-    def __post_init__(self) -> None:
-        if self.adversarial == "none" and self.adversarial_epsilon is not None:
-            raise ValueError(
-                "adversarial_epsilon is given, but adversarial is none; choose fgm or awp"
-            )
-        if self.adversarial != "none" and self.adversarial_start >= self.epochs:
-            raise ValueError(
-                f"adversarial_start must be below epochs ({self.epochs}), or {self.adversarial} "
-                f"never starts, got {self.adversarial_start}"
-            )
-
-    @property
-    def epsilon(self) -> float:
-        """The size of the adversarial perturbation; `DEFAULT_EPSILON` if none is set."""
-        return self.adversarial_epsilon or DEFAULT_EPSILON[self.adversarial]
-
-    def is_adversarial(self, epoch: int) -> bool:
-        """Whether the updates of an epoch, counted from 0, are adversarial."""
-        return self.adversarial != "none" and epoch >= self.adversarial_start

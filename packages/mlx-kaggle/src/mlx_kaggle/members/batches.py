@@ -120,11 +120,6 @@ def pad_batch(rows: Rows, planned: PlannedBatch, pad_token_id: int) -> dict[str,
     return batch
 
 
-def mark_adversarial(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return a batch for adversarial training; its own key, so that its step is compiled apart."""
-    return batch | {"adversarial": np.ones(len(batch["input_ids"]), bool)}
-
-
 def training_updates(
     rows: Rows, batch_size: int, max_tokens: int, seed: int, epoch: int
 ) -> list[list[PlannedBatch]]:

@@ -10,7 +10,6 @@ import numpy as np
 from scipy.special import expit, logit
 from scipy.stats import norm
 
-from mlx_encoders.adversarial import awp_loss, fgm_loss
 from mlx_heads import (
     CoralHead,
     CumulativeLinkHead,
@@ -24,14 +23,12 @@ from mlx_heads import (
 )
 from mlx_kaggle.config import RunConfig
 from mlx_kaggle.members.linear import KIND_OF_TASK, LinearKind
-from mlx_kaggle.members.model import TextModel
-from mlx_kaggle.members.optimizer import part_of
 from mlx_kaggle.tables.competition import VALUE_TASKS, Competition
 
 Sums = tuple[mx.array, mx.array]  # of losses and weights
 LossFunction = Callable[[nn.Module, dict[str, mx.array]], Sums]
 # Keys of a batch that are no arguments of the model.
-NO_INPUTS = ("targets", "weights", "adversarial")
+NO_INPUTS = ("targets", "weights")
 # softplus of this is nearly 0: thresholds that the linear model already has.
 NO_STEP = -4.0
 # Chances are kept this far from 0 and 1, so that logits stay finite.
@@ -189,30 +186,7 @@ def loss_function(
             losses = losses + settings.r_drop * _disagreement(objective, outputs, again)
         return weighted_sum(losses, batch["weights"])
 
-    return adversarial_loss(config, loss)
-
-
-def adversarial_loss(config: RunConfig, loss: LossFunction) -> LossFunction:
-    """Return `loss` with adversarial training of the batches that `mark_adversarial` marks."""
-    method, epsilon = config.training.adversarial, config.training.epsilon
-
-    def adversarial(model: nn.Module, batch: dict[str, mx.array]) -> Sums:
-        if "adversarial" not in batch:
-            return loss(model, batch)
-        assert isinstance(model, TextModel)
-        encoder, ids, mask = model.encoder, batch["input_ids"], batch["attention_mask"]
-
-        def at_embeddings(model: nn.Module, embeddings: mx.array) -> Sums:
-            return loss(model, batch | {"input_ids": None, "inputs_embeds": embeddings})
-
-        def is_perturbed(path: str, array: mx.array) -> bool:
-            return part_of(path, array, encoder) == "matrices"
-
-        if method == "fgm":
-            return fgm_loss(at_embeddings, model, ids, epsilon, mask)
-        return awp_loss(lambda model: loss(model, batch), model, epsilon, is_perturbed)
-
-    return adversarial
+    return loss
 
 
 def _disagreement(objective: Objective, outputs: mx.array, again: mx.array) -> mx.array:
