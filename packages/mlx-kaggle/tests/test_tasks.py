@@ -211,10 +211,11 @@ def test_intervals_of_several_numbers_are_written(write_csv, run, tmp_path):
         (["--loss", "corn"], "loss.name: task 'binary' has no objective 'corn'"),
         (["--loss", "crossentropy"], "did you mean 'cross_entropy'?"),
         (["--set", "head.pooling=median"], "median"),
-        (["--task", "regression", "--set", "loss.r_drop=1"], "loss.r_drop is for classes"),
+        (["--task", "regression", "--loss", "quantile", "--set", "loss.r_drop=1"],
+         "loss.r_drop is for classes, labels and values, but the loss quantile predicts intervals"),
         (["--calibration", "platt"], "'platt'"),
     ],
-)
+)  # fmt: skip
 def test_a_wrong_loss_or_option_is_named(flags, message, write_csv, run, passengers, capsys):
     train = write_csv("train.csv", passengers(60))
     assert run("train", "--train", train, "--target", "Survived", "--output", "run", *flags) == 2

@@ -61,6 +61,7 @@ class RunConfig:
     decision: DecisionSettings = field(default_factory=DecisionSettings)
 
     def __post_init__(self) -> None:
+        self._check_adversarial()
         if self.data.task == "forecast":
             for name in ("time", "horizon"):
                 if getattr(self.forecast, name) is None:
@@ -70,6 +71,24 @@ class RunConfig:
         if given:
             raise ValueError(
                 f"forecast {given[0]} is given, but the task is not forecast; add --task forecast"
+            )
+
+    def _check_adversarial(self) -> None:
+        training = self.training
+        method, start, epochs = training.adversarial, training.adversarial_start, training.epochs
+        if method == "none" and training.adversarial_epsilon is not None:
+            raise ValueError(
+                "training adversarial_epsilon is given, but adversarial is none; choose fgm or awp"
+            )
+        if method != "none" and start >= epochs:
+            raise ValueError(
+                f"training adversarial_start must be below epochs ({epochs}), or {method} never "
+                f"starts, got {start}"
+            )
+        if method == "awp" and self.encoder.freeze == "all":
+            raise ValueError(
+                "training adversarial=awp perturbs the trained matrices of the encoder, and "
+                "encoder.freeze=all trains none; use fgm, or freeze less"
             )
 
 

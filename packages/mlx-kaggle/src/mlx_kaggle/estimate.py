@@ -15,6 +15,7 @@ import numpy as np
 from mlx_kaggle import STARTED
 from mlx_kaggle.job import Job, baseline_predictions, members
 from mlx_kaggle.machine import sharing_cores
+from mlx_kaggle.members.adversarial import MARK, mark
 from mlx_kaggle.members.batches import training_updates
 from mlx_kaggle.members.text import Experiment, predict_member
 from mlx_kaggle.members.trees import ITERATIONS
@@ -41,12 +42,15 @@ class Estimate:
     epochs: int
     updates_per_epoch: int
     seconds_per_update: float
+    adversarial: str = ""
+    """The cost of adversarial training, in words."""
 
     def __str__(self) -> str:
         models = f"{self.members} model{'s' if self.members > 1 else ''}"
         return (
             f"about {duration(self.seconds)} in total ({models} x {self.epochs} epochs x "
-            f"{self.updates_per_epoch} updates of {self.seconds_per_update:.2g} s)"
+            f"{self.updates_per_epoch} updates of {self.seconds_per_update:.2g} s"
+            f"{self.adversarial})"
         )
 
 
@@ -67,9 +71,10 @@ def estimate_run(job: Job) -> Estimate:
     )
     tokens = [sum(each.rows * each.length for each in update) for update in plan]
     median = sorted(range(len(plan)), key=tokens.__getitem__)[len(plan) // 2]
-    update, tracing = _time_updates(experiment, median)
+    update, mean, tracing = _time_epochs(experiment, median)
+    slowdown = f"; {training.adversarial} makes all updates {mean / update:.1f} times as long"
     shapes = {(each.rows, each.length) for batches in plan for each in batches}
-    per_token = update / tokens[median]
+    per_token = mean / tokens[median]
     epoch = (per_token * sum(tokens) + serializing) * scale
     # The validation rows are predicted after each epoch, and with augmentation at the end.
     predictions = training.epochs + config.text.tta
@@ -84,16 +89,36 @@ def estimate_run(job: Job) -> Estimate:
         len(names),
         training.epochs,
         updates,
-        per_token * sum(tokens) / len(plan),
+        update / tokens[median] * sum(tokens) / len(plan),
+        slowdown if training.adversarial != "none" else "",
     )
 
 
-def _time_updates(experiment: Experiment, median: int) -> tuple[float, float]:
-    """Return the seconds of the update at `median`, and of tracing a shape.
+def _time_epochs(experiment: Experiment, median: int) -> tuple[float, float, float]:
+    """Return the seconds of the update at `median`, ordinary and on average, and of its tracing.
+
+    Adversarial epochs have updates of their own, which are traced too.
+    """
+    training = experiment.config.training
+    ordinary = [
+        {name: array for name, array in batch.items() if name != MARK}
+        for batch in next(experiment.batches(0, start=median))
+    ]
+    update, tracing = _time_updates(experiment, ordinary)
+    if training.adversarial == "none":
+        return update, update, tracing
+    slow, more = _time_updates(experiment, [mark(batch) for batch in ordinary])
+    share = 1 - training.adversarial_start / training.epochs
+    return update, update + share * (slow - update), more + tracing * (share < 1)
+
+
+def _time_updates(
+    experiment: Experiment, update: list[dict[str, np.ndarray]]
+) -> tuple[float, float]:
+    """Return the seconds of an update, and of tracing a shape.
 
     Two steps are traced, because the first one also compiles kernels, once per process.
     """
-    update = next(experiment.batches(0, start=median))
     first = 0.0
     for _ in range(2):
         step = experiment.step()

@@ -157,8 +157,11 @@ def _check_loss(config: RunConfig, competition: Competition) -> None:
     if settings.thresholds == "fit" and metric not in fitted:
         known = f"; of {task} they are for {', '.join(fitted)}" if fitted else f"; {task} has none"
         raise ConfigError(f"decision.thresholds cannot be fitted to the metric {metric}{known}")
-    if config.loss.r_drop and task in VALUE_TASKS:
-        raise ConfigError(f"loss.r_drop is for classes and labels, but the task is {task}")
+    if config.loss.r_drop and objective.name in INTERVAL_LOSSES:
+        raise ConfigError(
+            f"loss.r_drop is for classes, labels and values, but the loss {objective.name} "
+            f"predicts intervals"
+        )
     weighted = classes or (task == "multilabel" and objective.name == "cross_entropy")
     if config.loss.class_weights != "none" and not weighted:
         raise ConfigError(

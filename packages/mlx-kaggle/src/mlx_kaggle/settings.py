@@ -161,7 +161,7 @@ class EncoderSettings:
 
     path: str = setting(
         "",
-        "Folder or hub id of a BERT or ModernBERT; 'scratch' for a small one from scratch.",
+        "Folder or hub id of a BERT, ModernBERT, NeoBERT; 'scratch' for a small one from scratch.",
         flag="--encoder",
         default_text="of the preset",
     )
@@ -278,6 +278,19 @@ class TrainingSettings:
     warmup: float = setting(0.1, "Share of the updates with a rising rate.", at_least=0, at_most=1)
     max_grad_norm: float = setting(
         1.0, "Gradients are clipped to this norm; .inf for none.", above=0, infinite=True
+    )
+    adversarial: Literal["none", "fgm", "awp"] = setting(
+        "none",
+        "Perturb the word embeddings (fgm) or the encoder's matrices (awp). Doubles the time.",
+    )
+    adversarial_epsilon: float | None = setting(
+        None,
+        "Norm of the perturbation of a row (fgm), or its share of the norm of a matrix (awp).",
+        above=0,
+        default_text="0.5 for fgm, 0.005 for awp",
+    )
+    adversarial_start: int = setting(
+        1, "Epochs of ordinary training before adversarial training.", at_least=0
     )
     patience: int = setting(
         0, "Epochs without a better score before early stopping, 0 for none.", at_least=0

@@ -11,10 +11,10 @@ from mlx.utils import tree_flatten
 
 from mlx_encoders import (
     BertConfig,
-    BertModel,
     EncoderModel,
     Tokenizer,
     build_model,
+    layer_index,
     load,
     load_model,
     save,
@@ -61,24 +61,33 @@ class TextModel(nn.Module):
 
     def __call__(
         self,
-        input_ids: mx.array,
+        input_ids: mx.array | None,
         attention_mask: mx.array,
         features: mx.array | None = None,
         linear: mx.array | None = None,
         history: mx.array | None = None,
+        inputs_embeds: mx.array | None = None,
     ) -> mx.array:
         """Return the outputs of the head, plus `linear`.
 
         `input_ids` and `attention_mask` are (B, L), `features` (B, F), `history` (B, lookback).
-        `linear` is added, so it has the shape of the outputs or broadcasts to it.
+        `linear` is added, so it has the shape of the outputs or broadcasts to it. `inputs_embeds`
+        (B, L, D) replaces `input_ids`.
         """
         if "layer_mix" in self:
-            hidden = self.layer_mix(self.encoder.hidden_states(input_ids, attention_mask))
+            states = self.encoder.hidden_states(
+                input_ids, attention_mask, inputs_embeds=inputs_embeds
+            )
+            hidden = self.layer_mix(states)
         else:
-            hidden = self.encoder(input_ids, attention_mask)
+            hidden = self.encoder(input_ids, attention_mask, inputs_embeds=inputs_embeds)
         past = {} if history is None else {"history": history}
         outputs = self.head(hidden, attention_mask, features, **past)
         return outputs if linear is None else linear + outputs
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """Return the word embeddings of the encoder."""
+        return self.encoder.get_input_embeddings()
 
 
 def make_model(encoder: EncoderModel, arguments: dict[str, Any]) -> TextModel:
@@ -194,11 +203,10 @@ def freeze(encoder: EncoderModel, part: str) -> None:
 
     Gradients stop at the lowest trained layer, so frozen lower layers also save time.
     """
-    if part == "all":
-        encoder.freeze()
-    elif part != "none":
-        encoder.embeddings.freeze()
-    if part == "half":
-        layers = encoder.encoder.layer if isinstance(encoder, BertModel) else encoder.layers
-        for layer in layers[: len(layers) // 2]:
-            layer.freeze()
+    last = encoder.config.num_hidden_layers
+    highest = {"none": -1, "embeddings": 0, "half": last // 2, "all": last + 1}[part]
+    for path, module in encoder.named_modules():
+        arrays = [name for name, value in module.items() if isinstance(value, mx.array)]
+        depths = {name: layer_index(f"{path}.{name}", encoder.config) for name in arrays}
+        frozen = [name for name, depth in depths.items() if depth <= highest]
+        module.freeze(recurse=False, keys=frozen)

@@ -23,10 +23,12 @@ from mlx_heads import (
 )
 from mlx_kaggle.config import RunConfig
 from mlx_kaggle.members.linear import KIND_OF_TASK, LinearKind
-from mlx_kaggle.members.model import TextModel
-from mlx_kaggle.tables.competition import Competition
+from mlx_kaggle.tables.competition import VALUE_TASKS, Competition
 
-LossFunction = Callable[[nn.Module, dict[str, mx.array]], tuple[mx.array, mx.array]]
+Sums = tuple[mx.array, mx.array]  # of losses and weights
+LossFunction = Callable[[nn.Module, dict[str, mx.array]], Sums]
+# Keys of a batch that are no arguments of the model.
+NO_INPUTS = ("targets", "weights")
 # softplus of this is nearly 0: thresholds that the linear model already has.
 NO_STEP = -4.0
 # Chances are kept this far from 0 and 1, so that logits stay finite.
@@ -174,20 +176,25 @@ def loss_function(
         options[name] = getattr(settings, name)
     function = objective.loss_for(head, **options)
 
-    def loss(model: nn.Module, batch: dict[str, mx.array]) -> tuple[mx.array, mx.array]:
-        assert isinstance(model, TextModel)
-        inputs = {name: batch[name] for name in batch if name not in ("targets", "weights")}
+    def loss(model: nn.Module, batch: dict[str, mx.array]) -> Sums:
+        inputs = {name: batch[name] for name in batch if name not in NO_INPUTS}
         outputs = model(**inputs)
         losses = function(outputs, batch["targets"])
         if settings.r_drop:
             again = model(**inputs)
             losses = (losses + function(again, batch["targets"])) / 2
-            losses = losses + settings.r_drop * r_drop_loss(
-                outputs, again, multilabel=objective.task in ("multilabel", "ordinal")
-            )
+            losses = losses + settings.r_drop * _disagreement(objective, outputs, again)
         return weighted_sum(losses, batch["weights"])
 
     return loss
+
+
+def _disagreement(objective: Objective, outputs: mx.array, again: mx.array) -> mx.array:
+    """Return the loss of R-Drop, (B,): of logits a divergence, of values the squared difference."""
+    if objective.task in VALUE_TASKS or objective.name == "mse":
+        return mx.square(outputs - again).reshape(len(outputs), -1).mean(1)
+    ordered = objective.task == "ordinal" and objective.name != "cross_entropy"
+    return r_drop_loss(outputs, again, multilabel=ordered or objective.task == "multilabel")
 
 
 def predicted(head: PooledHead, outputs: mx.array, config: RunConfig) -> np.ndarray:

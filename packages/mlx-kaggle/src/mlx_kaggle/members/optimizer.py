@@ -15,8 +15,9 @@ from mlx_trainer import AdamW, Group, Groups
 
 BETAS = (0.9, 0.999)
 EPS = 1e-8
-# ModernBERT fuses query, key and value in one matrix, and both halves of its gated MLP in another.
-FUSED = {"Wqkv": 3, "Wi": 2}
+# ModernBERT fuses query, key and value in one matrix, and both halves of its gated MLP in another;
+# NeoBERT has the latter. Its `qkv` is left whole: it takes turns by head.
+FUSED = {"Wqkv": 3, "Wi": 2, "w12": 2}
 
 
 def make_optimizer(config: RunConfig, model: TextModel) -> Optimizer:

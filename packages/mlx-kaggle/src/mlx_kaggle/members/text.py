@@ -14,6 +14,7 @@ from mlx_heads import Objective, get_metric
 from mlx_kaggle import RunError
 from mlx_kaggle.config import RunConfig
 from mlx_kaggle.machine import sharing_cores, step_threads
+from mlx_kaggle.members.adversarial import adversarial_loss, is_adversarial, mark
 from mlx_kaggle.members.batches import (
     Rows,
     augmentation_of,
@@ -136,15 +137,19 @@ class Experiment:
         plan = training_updates(
             rows, training.batch_size, training.micro_batch_tokens, self.seed, epoch
         )
+        adversarial = is_adversarial(self.config, epoch)
         for update in plan[start:]:
-            yield [pad_batch(rows, planned, pad) for planned in update]
+            batches = [pad_batch(rows, planned, pad) for planned in update]
+            yield [mark(batch) for batch in batches] if adversarial else batches
 
     def step(self) -> TrainStep:
         """Return a compiled training step with a new optimizer."""
+        config, model = self.config, self.member.model
+        loss = loss_function(config, self.objective, model.head, self.targets)
         return TrainStep(
-            self.member.model,
-            make_optimizer(self.config, self.member.model),
-            loss_function(self.config, self.objective, self.member.model.head, self.targets),
+            model,
+            make_optimizer(config, model),
+            adversarial_loss(config, loss),
             max_grad_norm=self.config.training.max_grad_norm,
             threads=step_threads(self.config.training.threads),
         )
