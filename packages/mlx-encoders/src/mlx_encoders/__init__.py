@@ -4,6 +4,13 @@
 model maps ids (B, L) and a padding mask to hidden states (B, L, hidden_size).
 """
 
+from mlx_encoders.adversarial import (
+    awp_loss,
+    awp_perturbation,
+    fgm_loss,
+    fgm_perturbation,
+    r_drop_loss,
+)
 from mlx_encoders.bert import BertConfig, BertModel
 from mlx_encoders.build import EncoderConfig, build_model, layer_index
 from mlx_encoders.distillation import (
@@ -79,8 +86,12 @@ __all__ = [
     "PretrainedModel",
     "Tokenizer",
     "TrimReport",
+    "awp_loss",
+    "awp_perturbation",
     "build_model",
     "distillation_loss",
+    "fgm_loss",
+    "fgm_perturbation",
     "find_folder",
     "hidden_state_loss",
     "keep_layers",
@@ -92,6 +103,7 @@ __all__ = [
     "measure_importance",
     "prune_heads",
     "prune_units",
+    "r_drop_loss",
     "save",
     "train_tokenizer",
     "trim_vocabulary",
