@@ -178,5 +178,5 @@ def test_bad_rows_are_refused(rows, length, options, message):
 
 def test_an_unknown_pooling_is_refused():
     (packed,) = pack([[1, 2]], 4)
-    with pytest.raises(ValueError, match="^pooling must be 'mean', 'cls' or 'max', got 'sum'$"):
+    with pytest.raises(ValueError, match=r"^pooling must be 'mean', 'cls' or 'max', got 'sum'$"):
         pool_segments(mx.zeros((1, 4, 2)), packed, "sum")  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ import mlx.optimizers as optim
 import numpy as np
 
 from mlx_encoders.batching import Batch, plan_batches
+from mlx_encoders.build import EncoderConfig
 from mlx_encoders.masking import (
     IGNORED,
     Masking,
@@ -22,6 +23,7 @@ from mlx_encoders.masking import (
 from mlx_encoders.pretrained import PretrainedModel
 from mlx_encoders.pretraining_checkpoint import Checkpoint, fingerprint
 from mlx_encoders.pretraining_settings import PretrainingSettings
+from mlx_encoders.tasks import TASK_CLASSES
 from mlx_encoders.tokenizer import Tokenizer
 from mlx_encoders.windows import Document, Windows, cut_windows, encode_documents
 
@@ -171,6 +173,15 @@ def pretrain(
         loss_before=before,
         loss_after=held_out_loss(model, held_out_batches),
         unigram_loss=_unigram_loss(documents, held_out_batches, tokenizer.vocab_size),
+    )
+
+
+def masked_lm_class(config: EncoderConfig) -> type[PretrainedModel]:
+    """Return the class for masked language modeling of this architecture."""
+    return next(
+        each
+        for each in TASK_CLASSES.values()
+        if isinstance(config, each.config_class) and hasattr(each, "logits")
     )
 
 
