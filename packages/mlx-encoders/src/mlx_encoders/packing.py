@@ -7,7 +7,7 @@ With `segment_ids` tokens attend only within their row, and with `position_ids` 
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import mlx.core as mx
 import numpy as np
@@ -32,7 +32,7 @@ class PackedBatch:
     places: np.ndarray
     """(R, W) int32: where the tokens of each row are in the B * L positions; -1 after its end."""
 
-    def inputs(self) -> dict[str, np.ndarray]:
+    def inputs(self) -> dict[str, Any]:
         """Return the keyword arguments of an encoder."""
         names = ("input_ids", "attention_mask", "position_ids", "segment_ids", "token_type_ids")
         found = {name: getattr(self, name) for name in names}

@@ -146,9 +146,10 @@ def pretrain(
     first, before = resumed or (0, held_out_loss(model, held_out_batches))
     update = _compile_update(model, optimizer, settings.max_grad_norm)
     model.train()
+    plan: list[Batch] = []
     for step in range(first, steps):
         epoch, number = divmod(step, updates_per_epoch)
-        if step == first or number == 0:
+        if not plan or number == 0:
             plan = data.plan(epoch)
         mx.random.seed(_seed_of(_DROPOUT, settings.seed, step))
         rate = settings.rate(step, steps)
@@ -191,7 +192,7 @@ def masked_lm_loss_of(
     """Return the loss of ids (B, L) at flat `positions` (K,), without logits elsewhere."""
     hidden = model.encoder_model(ids, mask)
     chosen = hidden.reshape(-1, hidden.shape[-1])[positions]
-    return masked_lm_loss(model.logits(chosen), labels)
+    return masked_lm_loss(model.logits(chosen), labels)  # type: ignore[operator]
 
 
 def held_out_loss(model: PretrainedModel, batches: Sequence[tuple[np.ndarray, ...]]) -> float:

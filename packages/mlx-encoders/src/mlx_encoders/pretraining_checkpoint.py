@@ -5,6 +5,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -31,7 +32,7 @@ class Checkpoint:
         self, model: nn.Module, optimizer: optim.Optimizer, step: int, loss_before: float
     ) -> None:
         """Replace the file atomically."""
-        arrays = {
+        arrays: dict[str, Any] = {
             prefix + name: array
             for prefix, tree in ((_WEIGHTS, model.parameters()), (_OPTIMIZER, optimizer.state))
             for name, array in tree_flatten(tree)
@@ -48,11 +49,12 @@ class Checkpoint:
     def load(self, model: nn.Module, optimizer: optim.Optimizer) -> tuple[int, float]:
         """Restore both; return the number of updates, and the held-out loss before them."""
         try:
-            arrays, metadata = mx.load(str(self.path), return_metadata=True)  # type: ignore[misc]
+            loaded: Any = mx.load(str(self.path), return_metadata=True)
         except (RuntimeError, ValueError) as error:
             raise ValueError(
                 f"{self.path} is damaged ({error}); delete it to start again"
             ) from error
+        arrays, metadata = loaded
         if metadata.get("fingerprint") != self.fingerprint:
             raise ValueError(
                 f"{self.path} is of another model, other texts or other settings; "
