@@ -24,14 +24,13 @@ from mlx_encoders import (
     load_model,
     train_tokenizer,
 )
-from mlx_encoders.pretrained import PretrainedModel
-from mlx_encoders.pretraining import masked_lm_class, pretrain
+from mlx_encoders.pretraining import MaskedLM, masked_lm_class, pretrain
 from mlx_encoders.pretraining_settings import PretrainingSettings
 from mlx_encoders.text_files import read_texts
 
 _RESULTS = Path(__file__).parents[1] / "docs/benchmarks/encoders-pretraining.md"
 _SIZES = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
-_VOCAB_SIZE = 4096
+_VOCAB_SIZE = 1024
 _DOCUMENTS = 1000
 
 
@@ -42,12 +41,13 @@ def main() -> None:
     parser.add_argument("--encoder", type=Path)
     parser.add_argument("--steps", type=int, default=600, help="of a model from random weights")
     parser.add_argument("--adapt-steps", type=int, default=120, help="of the pretrained encoder")
+    parser.add_argument("--length", type=int, default=64, help="tokens a row")
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
     mlx_fastcpu.activate()
     *training, held_out = sorted(arguments.prose.glob("*.parquet"))
     lines = [
-        "| model | masking | rows a step | steps | tokens seen | loss before | after "
+        "| model | masking | rows of tokens a step | steps | tokens seen | loss before | after "
         "| of token frequencies | seconds |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
@@ -66,7 +66,7 @@ def main() -> None:
         tokens = report.steps * settings.batch_size * settings.length
         probability = _probability(model)
         lines.append(
-            f"| {name} | {probability:.0%} | {settings.batch_size} | {report.steps} | {tokens:,} "
+            f"| {name} | {probability:.0%} | {settings.batch_size} of {settings.length} | {report.steps} | {tokens:,} "
             f"| {report.loss_before:.3f} | {report.loss_after:.3f} | {report.unigram_loss:.3f} "
             f"| {seconds:.0f} |"
         )
@@ -79,9 +79,9 @@ def main() -> None:
 
 def _runs(
     arguments: argparse.Namespace, training: list[Path]
-) -> Iterator[tuple[str, PretrainedModel, Tokenizer, PretrainingSettings]]:
+) -> Iterator[tuple[str, MaskedLM, Tokenizer, PretrainingSettings]]:
     tokenizer = train_tokenizer(islice(read_texts(training), _DOCUMENTS), vocab_size=_VOCAB_SIZE)
-    fresh = PretrainingSettings(length=64, steps=arguments.steps, learning_rate=2e-3)
+    fresh = PretrainingSettings(length=arguments.length, steps=arguments.steps, learning_rate=2e-3)
     size = tokenizer.vocab_size
     for name, config in (
         ("BERT, 2 layers of 128, fresh", BertConfig(
@@ -98,13 +98,13 @@ def _runs(
             model_class=model_class,
         )  # fmt: skip
         settings = PretrainingSettings(
-            length=64, batch_size=32, steps=arguments.adapt_steps, learning_rate=5e-4
+            length=arguments.length, steps=arguments.adapt_steps, learning_rate=5e-4
         )
         name = f"{arguments.encoder.name}, pretrained, new head"
         yield name, model, Tokenizer.from_folder(arguments.encoder), settings
 
 
-def _probability(model: PretrainedModel) -> float:
+def _probability(model: MaskedLM) -> float:
     from mlx_encoders.masking import masking_of
 
     return masking_of(model.config).probability
@@ -119,10 +119,8 @@ def _document(lines: list[str]) -> str:
     return (
         "# Pretraining on prose\n\n"
         "`benchmarks/encoders_pretraining.py` writes this page. Losses are nats a hidden token of "
-        "40 documents held out, beside the loss of token frequencies, which know no context. Rows "
-        "have 64 tokens. Seconds are of 2 shared cores: no measure of speed.\n\n"
-        + "\n".join(lines)
-        + "\n"
+        "40 documents held out, beside the loss of token frequencies, which know no context. "
+        "Seconds are of 2 shared cores: no measure of speed.\n\n" + "\n".join(lines) + "\n"
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import get_args
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -20,12 +21,13 @@ from mlx_encoders.masking import (
     masked_positions,
     masking_of,
 )
-from mlx_encoders.pretrained import PretrainedModel
 from mlx_encoders.pretraining_checkpoint import Checkpoint, fingerprint
 from mlx_encoders.pretraining_settings import PretrainingSettings
-from mlx_encoders.tasks import TASK_CLASSES
+from mlx_encoders.tasks import BertForMaskedLM, ModernBertForMaskedLM, NeoBertForMaskedLM
 from mlx_encoders.tokenizer import Tokenizer
 from mlx_encoders.windows import Document, Windows, cut_windows, encode_documents
+
+MaskedLM = BertForMaskedLM | ModernBertForMaskedLM | NeoBertForMaskedLM
 
 # The first number of the seeds of independent random streams
 _MASKS, _HELD_OUT_MASKS, _SPLIT, _DROPOUT = range(4)
@@ -93,7 +95,7 @@ class _Data:
 
 
 def pretrain(
-    model: PretrainedModel,
+    model: MaskedLM,
     tokenizer: Tokenizer,
     texts: Iterable[str],
     settings: PretrainingSettings | None = None,
@@ -115,7 +117,7 @@ def pretrain(
     `FloatingPointError` if the loss is not finite.
     """
     settings = settings or PretrainingSettings()
-    if not hasattr(model, "logits"):
+    if not isinstance(model, MaskedLM):
         raise TypeError(
             f"pretraining needs a class for masked language modeling, such as BertForMaskedLM; "
             f"got {type(model).__name__}"
@@ -177,25 +179,21 @@ def pretrain(
     )
 
 
-def masked_lm_class(config: EncoderConfig) -> type[PretrainedModel]:
+def masked_lm_class(config: EncoderConfig) -> type[MaskedLM]:
     """Return the class for masked language modeling of this architecture."""
-    return next(
-        each
-        for each in TASK_CLASSES.values()
-        if isinstance(config, each.config_class) and hasattr(each, "logits")
-    )
+    return next(each for each in get_args(MaskedLM) if isinstance(config, each.config_class))
 
 
 def masked_lm_loss_of(
-    model: PretrainedModel, ids: mx.array, mask: mx.array, positions: mx.array, labels: mx.array
+    model: MaskedLM, ids: mx.array, mask: mx.array, positions: mx.array, labels: mx.array
 ) -> mx.array:
     """Return the loss of ids (B, L) at flat `positions` (K,), without logits elsewhere."""
     hidden = model.encoder_model(ids, mask)
     chosen = hidden.reshape(-1, hidden.shape[-1])[positions]
-    return masked_lm_loss(model.logits(chosen), labels)  # type: ignore[operator]
+    return masked_lm_loss(model.logits(chosen), labels)
 
 
-def held_out_loss(model: PretrainedModel, batches: Sequence[tuple[np.ndarray, ...]]) -> float:
+def held_out_loss(model: MaskedLM, batches: Sequence[tuple[np.ndarray, ...]]) -> float:
     """Return the mean loss over all labels of batches of ids, mask, positions and labels."""
     was_training = model.training
     model.eval()
@@ -244,7 +242,7 @@ def _optimizer(model: nn.Module, settings: PretrainingSettings) -> optim.Optimiz
 
 
 def _compile_update(
-    model: PretrainedModel, optimizer: optim.Optimizer, max_grad_norm: float
+    model: MaskedLM, optimizer: optim.Optimizer, max_grad_norm: float
 ) -> Callable[..., mx.array]:
     state = [model.state, optimizer.state, mx.random.state]
     loss_and_gradient = nn.value_and_grad(model, partial(masked_lm_loss_of, model))

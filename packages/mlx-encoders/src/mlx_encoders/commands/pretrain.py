@@ -117,6 +117,8 @@ def _expand(patterns: tuple[str, ...]) -> list[str]:
 def _load(
     name: str, fresh: bool, seed: int, dropout: float | None, attention_dropout: float | None
 ) -> tuple[Any, Any]:
+    import mlx.core as mx
+
     from mlx_encoders.build import build_model
     from mlx_encoders.files import find_folder
     from mlx_encoders.folders import load_config, load_model
@@ -131,8 +133,9 @@ def _load(
         config = config.with_dropout(dropout, attention_dropout)
         return build_model(config, seed, model_class=model_class), tokenizer
     heads = ("cls.predictions.", "head.", "decoder.")
+    # Updates of 1e-4 would be lost in the rounding of float16.
     model, report = load_model(
-        folder, heads, seed, None, dropout, attention_dropout, model_class=model_class
+        folder, heads, seed, mx.float32, dropout, attention_dropout, model_class=model_class
     )
     if report.missing:
         click.echo(f"the checkpoint has no head: {len(report.missing)} new tensors", err=True)
