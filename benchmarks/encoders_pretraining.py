@@ -66,9 +66,9 @@ def main() -> None:
         tokens = report.steps * settings.batch_size * settings.length
         probability = _probability(model)
         lines.append(
-            f"| {name} | {probability:.0%} | {settings.batch_size} of {settings.length} | {report.steps} | {tokens:,} "
-            f"| {report.loss_before:.3f} | {report.loss_after:.3f} | {report.unigram_loss:.3f} "
-            f"| {seconds:.0f} |"
+            f"| {name} | {probability:.0%} | {settings.batch_size} of {settings.length} "
+            f"| {report.steps} | {tokens:,} | {report.loss_before:.3f} "
+            f"| {report.loss_after:.3f} | {report.unigram_loss:.3f} | {seconds:.0f} |"
         )
         print(lines[-1], flush=True)
         assert math.isfinite(report.loss_after)

@@ -220,6 +220,25 @@ def test_too_few_documents_are_refused(tokenizer):
         pretrain(make_model(tokenizer), tokenizer, ["one", ""], SETTINGS)
 
 
+def test_held_out_documents_without_a_hidden_token_are_refused(tokenizer):
+    settings = replace(SETTINGS, masking=Masking(1e-6))
+    with pytest.raises(
+        ValueError,
+        match=r"^the documents held out are too short to predict a token of; hold out more$",
+    ):
+        pretrain(make_model(tokenizer), tokenizer, TEXTS, settings)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tokenizer):
+    other = train_tokenizer(["zebra crossing " * 5], vocab_size=125)
+    with pytest.raises(
+        ValueError,
+        match=rf"^the tokenizer has {other.vocab_size} tokens, but the model has embeddings for "
+        rf"{tokenizer.vocab_size}; use the tokenizer of this model$",
+    ):
+        pretrain(make_model(tokenizer), other, TEXTS)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

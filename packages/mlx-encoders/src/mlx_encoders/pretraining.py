@@ -66,12 +66,16 @@ class PretrainingReport:
 
 @dataclass(frozen=True)
 class _Data:
-    """Rows of documents, and how to make batches of them."""
+    """Documents, and how to make batches of them."""
 
-    windows: Windows
+    documents: list[Document]
     tokenizer: Tokenizer
     masking: Masking
     settings: PretrainingSettings
+
+    @cached_property
+    def windows(self) -> Windows:
+        return cut_windows(self.documents, self.tokenizer, self.settings.length, self.settings.join)
 
     @cached_property
     def lengths(self) -> np.ndarray:
@@ -122,21 +126,15 @@ def pretrain(
             f"pretraining needs a class for masked language modeling, such as BertForMaskedLM; "
             f"got {type(model).__name__}"
         )
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, but the model has embeddings for "
+            f"{model.config.vocab_size}; use the tokenizer of this model"
+        )
     documents, held_out, empty = _documents(tokenizer, texts, held_out_texts, settings)
     masking = settings.masking or masking_of(model.config)
-    data, held_out_data = (
-        _Data(
-            cut_windows(some, tokenizer, settings.length, settings.join),
-            tokenizer,
-            masking,
-            settings,
-        )
-        for some in (documents, held_out)
-    )
-    held_out_batches = [
-        held_out_data.arrays(batch, (_HELD_OUT_MASKS, settings.seed, number))
-        for number, batch in enumerate(held_out_data.plan(0, shuffle=False))
-    ]
+    data = _Data(documents, tokenizer, masking, settings)
+    held_out_batches = _held_out_batches(_Data(held_out, tokenizer, masking, settings))
     updates_per_epoch = len(data.plan(0))
     steps = settings.steps or settings.epochs * updates_per_epoch
     optimizer = _optimizer(model, settings)
@@ -228,6 +226,18 @@ def _documents(
             f"{len(documents)} and {len(held_out)}, besides {empty} without any token"
         )
     return documents, held_out, empty
+
+
+def _held_out_batches(data: _Data) -> list[tuple[np.ndarray, ...]]:
+    batches = [
+        data.arrays(batch, (_HELD_OUT_MASKS, data.settings.seed, number))
+        for number, batch in enumerate(data.plan(0, shuffle=False))
+    ]
+    if not any((batch[-1] != IGNORED).any() for batch in batches):
+        raise ValueError(
+            "the documents held out are too short to predict a token of; hold out more"
+        )
+    return batches
 
 
 def _optimizer(model: nn.Module, settings: PretrainingSettings) -> optim.Optimizer:
