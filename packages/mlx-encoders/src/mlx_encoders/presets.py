@@ -60,11 +60,10 @@ def count_parameters(
         model = source
     else:
         model = (model_class or encoder_class(source))(source)  # type: ignore[call-arg]
-    total = 0
-    for path, array in named_parameters(model).items():
-        total += array.size
+    total = sum(array.size for array in named_parameters(model).values())
     for layer in model.modules():
         if is_quantized(layer):
-            stored = sum(layer[key].size for key in ("weight", "scales", "biases") if layer.get(key) is not None)
-            total += logical_size(layer) - stored
+            total += logical_size(layer) - sum(
+                layer[part].size for part in ("weight", "scales", "biases") if part in layer
+            )
     return total

@@ -39,7 +39,8 @@ def quantize(
     """Quantize the linear layers and embeddings of `model` in place, and return it.
 
     None are the defaults of the mode: 4 bits in groups of 64 for "affine", which also has 2, 3, 5,
-    6 and 8 bits and groups of 32 and 128. The other modes have one form each. Layers whose path
+    6 and 8 bits and groups of 32 and 128. The other modes have one form each, and their embeddings
+    come out as bfloat16, which rounds those of a float32 model once more. Layers whose path
     matches a regular expression of `skip` (anywhere in the path) stay as they are; r"embeddings"
     skips the embeddings of BERT and ModernBERT. `per_layer` maps expressions to False or to other
     "bits", "group_size" or "mode"; the first match counts.
@@ -195,7 +196,7 @@ def _settings(values: Mapping[str, Any]) -> dict[str, Any]:
     group_size = values.get("group_size") or _DEFAULTS[mode][0]
     bits = values.get("bits") or _DEFAULTS[mode][1]
     try:
-        mx.quantize(mx.zeros((1, group_size)), group_size=group_size, bits=bits, mode=mode)
+        mx.quantize(mx.zeros((1, 128)), group_size=group_size, bits=bits, mode=mode)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"MLX {mx.__version__} cannot quantize with mode={mode!r}, bits={bits}, "
