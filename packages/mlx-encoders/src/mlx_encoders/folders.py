@@ -20,6 +20,7 @@ from mlx_encoders.build import (
     parse_config,
 )
 from mlx_encoders.files import find_folder, read_json
+from mlx_encoders.modernbert import ModernBertModel
 from mlx_encoders.pretrained import EncoderModel, PretrainedModel
 from mlx_encoders.quantization import check_method, quantization_config, quantize_like
 from mlx_encoders.tasks import TASK_CLASSES
@@ -194,6 +195,9 @@ def save(folder: str | Path, model: PretrainedModel, tokenizer: Tokenizer | None
     values = model.config.to_dict(model.architecture or type(model).__name__)
     quantization = quantization_config(model)
     if quantization is not None:
+        if isinstance(model, ModernBertModel):  # a level further down in mlx-embeddings
+            layers = {path: each for path, each in quantization.items() if "." in path}
+            quantization |= {f"model.{path}": each for path, each in layers.items()}
         # Readers differ in the key.
         values |= {"quantization": quantization, "quantization_config": quantization}
     config = json.dumps(values, indent=2, sort_keys=True) + "\n"

@@ -234,4 +234,4 @@ def _dequantized(layer: Any, dtype: mx.Dtype) -> nn.Module:
         if "bias" in layer:
             new.bias = layer.bias
     new.weight = weight
-    return new.train(layer.training)
+    return new

@@ -57,6 +57,7 @@ def command(
     from mlx_encoders.quantized_folders import quantize_folder
 
     check_output(output, overwrite)
+    per_layer = dict(_parse_layer(each) for each in layers)
     folder = find_folder(model)
     if output.resolve() == folder.resolve():
         raise click.UsageError("--output is the folder of the model; name another one")
@@ -67,7 +68,7 @@ def command(
         bits=bits,
         group_size=group_size,
         skip=skip,
-        per_layer=dict(_parse_layer(each) for each in layers),
+        per_layer=per_layer,
         texts=check.read_text(encoding="utf-8").splitlines() if check else None,
     )
     if as_json:
