@@ -151,6 +151,11 @@ def test_the_config_names_layers_with_other_settings():
         "classifier": False,
     }
     assert isinstance(model.classifier, nn.Linear)
+    whole = quantize(
+        build_model(CONFIGS[0], model_class=BertForSequenceClassification),
+        per_layer={"classifier": True},
+    )
+    assert quantization_config(whole) == {"group_size": 64, "bits": 4, "mode": "affine"}
     assert quantization_config(build_model(CONFIGS[0])) is None
 
 

@@ -8,6 +8,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
 from typing import Any, Literal, TypeVar
 
 import mlx.core as mx
@@ -34,7 +35,7 @@ def quantize(
     group_size: int | None = None,
     mode: Mode = "affine",
     skip: Sequence[str] = LAST_LAYERS,
-    per_layer: Mapping[str, Mapping[str, Any] | Literal[False]] | None = None,
+    per_layer: Mapping[str, Mapping[str, Any] | bool] | None = None,
 ) -> M:
     """Quantize the linear layers and embeddings of `model` in place, and return it.
 
@@ -42,8 +43,9 @@ def quantize(
     6 and 8 bits and groups of 32 and 128. The other modes have one form each, and their embeddings
     come out as bfloat16, which rounds those of a float32 model once more. Layers whose path
     matches a regular expression of `skip` (anywhere in the path) stay as they are; r"embeddings"
-    skips the embeddings of BERT and ModernBERT. `per_layer` maps expressions to False or to other
-    "bits", "group_size" or "mode"; the first match counts.
+    skips the embeddings of BERT and ModernBERT. `per_layer` maps expressions to other
+    "bits", "group_size" or "mode", to False, or to True for a layer of `skip`; the first match
+    counts.
 
     Layers whose rows are not whole groups are left, with a warning that names them. Raises
     `ValueError` for settings that the installed MLX does not have, expressions in `per_layer` that
@@ -151,7 +153,7 @@ def quantize_like(model: nn.Module, tensors: Mapping[str, mx.array]) -> None:
         nn.quantize(model, class_predicate=lambda path, _: chosen.get(path, False))
 
 
-def logical_size(layer: nn.Module) -> int:
+def logical_size(layer: Any) -> int:
     """Return the number of weights that a quantized layer's integers stand for."""
     return layer.weight.size * 32 // layer.bits
 
@@ -172,13 +174,13 @@ def _choose(
     path: str,
     base: dict[str, Any],
     skip: Sequence[str],
-    per_layer: Mapping[str, Mapping[str, Any] | Literal[False]],
+    per_layer: Mapping[str, Mapping[str, Any] | bool],
 ) -> dict[str, Any] | None:
     """Return the settings of a layer, or None if it is not to be quantized."""
     for pattern, changes in per_layer.items():
         if re.search(pattern, path):
-            if changes is False:
-                return None
+            if isinstance(changes, bool):
+                return base if changes else None
             kept = {} if changes.get("mode", base["mode"]) != base["mode"] else base
             return _settings({**kept, **changes})
     return None if any(re.search(pattern, path) for pattern in skip) else base
@@ -199,7 +201,7 @@ def _settings(values: Mapping[str, Any]) -> dict[str, Any]:
         mx.quantize(mx.zeros((1, 128)), group_size=group_size, bits=bits, mode=mode)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
-            f"MLX {mx.__version__} cannot quantize with mode={mode!r}, bits={bits}, "
+            f"MLX {version('mlx')} cannot quantize with mode={mode!r}, bits={bits}, "
             f"group_size={group_size}: {' '.join(str(error).split())}"
         ) from error
     return {"group_size": group_size, "bits": bits, "mode": mode}

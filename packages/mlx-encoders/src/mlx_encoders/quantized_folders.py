@@ -15,6 +15,7 @@ from mlx_encoders.quantization import LAST_LAYERS, quantization_config, quantize
 from mlx_encoders.tokenizer import Tokenizer
 
 _BATCH = 16
+_MOST_TOKENS = 128
 # Beside weights: tokenizer, pooling of sentence-transformers, prompts
 _COPIED = ("*.json", "*.txt", "*/config.json")
 _NOT_COPIED = ("config.json", "model.safetensors.index.json")
@@ -36,7 +37,7 @@ def quantize_folder(
     Settings are those of `quantize`; `skip` adds to the last layers of task models. The report has
     the bytes of the weights, the number of quantized layers, the paths that were left, the dropped
     tensors of other tasks, and with `texts` the cosines between embeddings, which are means over
-    the tokens of a text, before and after.
+    the first 128 tokens of a text, before and after.
     """
     model, loaded = load_model(folder, model_class=task_class(folder))
     report: dict[str, Any] = {"bytes_before": _bytes(model), "dropped": list(loaded.dropped)}
@@ -70,13 +71,14 @@ def _embeddings(
     model: PretrainedModel, tokenizer: Tokenizer, texts: Sequence[str]
 ) -> list[mx.array]:
     """Return the normalized means of the texts' hidden states, a batch each."""
-    limit = getattr(model.config, "max_position_embeddings", 512)
-    rows = tokenizer.encode(texts, min(128, limit))
+    limit = getattr(model.config, "max_position_embeddings", _MOST_TOKENS)
+    rows = tokenizer.encode(texts, min(_MOST_TOKENS, limit))
     means = []
     for start in range(0, len(rows), _BATCH):
         batch = tokenizer.pad(rows[start : start + _BATCH])
+        hidden = model.encoder_model(batch["input_ids"], batch["attention_mask"])
+        hidden = hidden.astype(mx.float32)
         valid = mx.array(batch["attention_mask"])[..., None]
-        hidden = model.encoder_model(**batch).astype(mx.float32)
         mean = mx.where(valid, hidden, 0).sum(axis=1) / valid.sum(axis=1)
         means.append(mean / mx.linalg.norm(mean, axis=-1, keepdims=True))
         mx.eval(means[-1])
