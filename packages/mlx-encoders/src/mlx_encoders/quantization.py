@@ -108,7 +108,7 @@ def quantization_config(model: nn.Module) -> dict[str, Any] | None:
         else False
         for path, layer in _layers(model)
     }
-    counts = Counter(tuple(each.items()) for each in found.values() if each)
+    counts = Counter(tuple(each.items()) for each in found.values() if isinstance(each, dict))
     if not counts:
         return None
     common = dict(counts.most_common(1)[0][0])
