@@ -1,11 +1,15 @@
+from dataclasses import replace
+
 import mlx.core as mx
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from mlx.utils import tree_flatten, tree_map
 
 from mlx_encoders import ModernBertConfig, build_model
 from mlx_encoders.attention import padding_mask, window_mask
+from mlx_encoders.quantization import quantize
 
 # Float32 sums in another order; hidden states are of order 1.
 TOLERANCE = 1e-5
@@ -36,44 +40,109 @@ def test_more_padding_and_batch_order_do_not_change_valid_tokens(tiny_config, le
         assert np.abs(row[: len(expected)] - expected).max() < TOLERANCE
 
 
-@relaxed
+PATHS = ("fused", "explicit", "dropout", "checkpointed", "packed", "packed and explicit", "8 bits")
+
+
+@pytest.mark.parametrize("path", PATHS)
+@settings(
+    max_examples=12,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(
-    mask=st.integers(1, 3).flatmap(
-        lambda batch: st.lists(
-            st.lists(st.booleans(), min_size=18, max_size=18), min_size=batch, max_size=batch
-        )
+    # Windows of 4 tokens on each side: masks over the whole length, and, from 36 tokens on, blocks.
+    length=st.sampled_from([1, 2, 5, 18, 32, 41, 64]),
+    rows=st.lists(
+        st.sampled_from(["full", "empty", "right", "left", "holes"]), min_size=1, max_size=3
     ),
     dtype=st.sampled_from([mx.float32, mx.float16, mx.bfloat16]),
-    dropout=st.booleans(),
+    scale=st.sampled_from([1.0, 30.0]),
+    seed=st.integers(0, 5),
 )
-def test_no_mask_gives_nan_in_any_dtype(tiny_config, mask, dtype, dropout):
-    model = build_model(tiny_config)
+def test_no_mask_gives_nan_in_any_dtype_by_any_path(
+    tiny_config, path, length, rows, dtype, scale, seed
+):
+    model = _model(tiny_config, path, dtype, scale)
+    rng = np.random.default_rng(seed)
+    valid = np.stack([_valid_tokens(kind, length, rng) for kind in rows])
+    ids = rng.integers(0, 30, valid.shape).astype(np.int32)
+    options = {"output_attentions": "explicit" in path}
+    if "packed" in path:
+        segments = np.sort(rng.integers(0, 3, valid.shape), axis=1)
+        first = np.array([[list(row).index(segment) for segment in row] for row in segments])
+        options |= {"segment_ids": segments, "position_ids": np.arange(length) - first}
+
+    def loss(parameters):
+        model.update(parameters)
+        output = model.outputs(ids, valid, **options)
+        hidden = output.last_hidden_state
+        return hidden.astype(mx.float32).square().mean(), hidden, output.attentions or ()
+
+    (value, hidden, weights), gradient = mx.value_and_grad(loss)(model.trainable_parameters())
+    assert hidden.dtype == dtype
+    finite = [mx.isfinite(array).all() for array in (value, hidden, *weights, *_leaves(gradient))]
+    assert bool(mx.stack(finite).all())
+
+
+def _model(config, path, dtype, scale):
+    """Return a model whose matrices are `scale` times the fresh ones."""
+    if path == "8 bits":  # whole groups
+        config = replace(config, hidden_size=32, intermediate_size=64)
+    model = build_model(config)
+    model.update(tree_map(lambda array: array * scale if array.ndim == 2 else array, model))
     model.set_dtype(dtype)
-    if dropout:
+    if path == "dropout":
         model.train()
+        changes = {"attention_dropout": 0.1, "attention_probs_dropout_prob": 0.1}
+        config = {name: p for name, p in changes.items() if hasattr(config, name)}
+        model.config = replace(model.config, **config)
         for module in model.modules():
             if hasattr(module, "dropout_prob"):
                 module.dropout_prob = 0.1
+    model.gradient_checkpointing = path == "checkpointed"
+    return quantize(model, 8, 32) if path == "8 bits" else model
 
-    def loss(model):
-        hidden = model(np.ones((len(mask), 18), dtype=np.int32), np.array(mask))
-        return hidden.astype(mx.float32).square().mean(), hidden
 
-    (value, hidden), gradient = mx.value_and_grad(lambda p: loss(model.update(p)))(
-        model.trainable_parameters()
-    )
-    assert hidden.dtype == dtype
-    assert mx.isfinite(hidden.astype(mx.float32)).all()
-    assert mx.isfinite(value)
-    finite = [mx.isfinite(g.astype(mx.float32)).all() for g in _leaves(gradient)]
-    assert all(bool(each) for each in finite)
+def _valid_tokens(kind, length, rng):
+    count = int(rng.integers(0, length + 1))
+    return {
+        "full": np.ones(length, bool),
+        "empty": np.zeros(length, bool),
+        "right": np.arange(length) < count,
+        "left": np.arange(length) >= count,
+        "holes": rng.random(length) < 0.3,
+    }[kind]
 
 
 def _leaves(tree):
-    values = tree.values() if isinstance(tree, dict) else tree
-    if isinstance(tree, mx.array):
-        return [tree]
-    return [leaf for value in values for leaf in _leaves(value)]
+    return [array for _, array in tree_flatten(tree)]
+
+
+def test_a_window_of_8192_tokens_needs_no_scores_for_far_keys():
+    config = ModernBertConfig(
+        vocab_size=30,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=16,
+        layer_types=("sliding_attention",),
+    )
+    model = build_model(config)
+    ids = np.random.default_rng(0).integers(0, 30, (1, 8192)).astype(np.int32)
+    valid = np.arange(8192)[None] < 8000
+    mx.eval(model.parameters())
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    hidden = model(ids, valid)
+    assert mx.isfinite(hidden).all()
+    used = mx.get_peak_memory() - before
+    # Scores over all keys are 8192 * 8192 * 4 bytes, 268 MB.
+    assert used < 50e6
+    # Tokens at the end are those of the sequence without its distant start.
+    end = model(ids[:, -512:], valid[:, -512:], position_ids=np.arange(8192)[-512:])
+    apart = mx.abs(hidden[:, -300:-192] - end[:, -300:-192])
+    assert float(apart.max()) < TOLERANCE
 
 
 def test_a_mask_of_ones_equals_no_mask(tiny_config, ids):

@@ -166,14 +166,13 @@ class _Embeddings(nn.Module):
     def __call__(
         self, embeds: mx.array, token_type_ids: mx.array | None, positions: mx.array | None
     ) -> mx.array:
+        # Looked up, not sliced, as the weights may be quantized.
         if positions is None:
-            x = embeds + self.position_embeddings.weight[: embeds.shape[1]]
-        else:
-            x = embeds + self.position_embeddings(positions)
+            positions = mx.arange(embeds.shape[1])
         if token_type_ids is None:
-            x = x + self.token_type_embeddings.weight[0]
-        else:
-            x = x + self.token_type_embeddings(token_type_ids)
+            token_type_ids = mx.array([0])
+        x = embeds + self.position_embeddings(positions)
+        x = x + self.token_type_embeddings(token_type_ids)
         return self.dropout(self.LayerNorm(x))
 
 

@@ -20,7 +20,9 @@ from mlx_encoders.build import (
     parse_config,
 )
 from mlx_encoders.files import find_folder, read_json
+from mlx_encoders.modernbert import ModernBertModel
 from mlx_encoders.pretrained import EncoderModel, PretrainedModel
+from mlx_encoders.quantization import check_method, quantization_config, quantize_like
 from mlx_encoders.tasks import TASK_CLASSES
 from mlx_encoders.tensors import place_tensors, read_checkpoint
 from mlx_encoders.tokenizer import Tokenizer
@@ -69,6 +71,7 @@ def load_config(name: str | Path) -> EncoderConfig:
     folder = find_folder(name)
     values = _read_config(folder)
     try:
+        check_method(values)
         return parse_config(values)
     except ValueError as error:
         raise ValueError(f"{folder / 'config.json'}: {error}") from error
@@ -130,6 +133,8 @@ def load_model(
     model = build_model(config, seed, model_class=chosen)
     shapes = {key: array.shape for key, array in named_parameters(model).items()}
     offered, dropped = place_tensors(tensors, shapes, chosen.base_prefix, config, folder)
+    quantize_like(model, offered)
+    shapes = {key: array.shape for key, array in named_parameters(model).items()}
 
     mis_shaped = [key for key in offered if key in shapes and offered[key].shape != shapes[key]]
     missing = [key for key in shapes if key not in offered]
@@ -158,8 +163,7 @@ def load_task_model(name: str | Path, **options: Any) -> tuple[PretrainedModel, 
     `TASK_CLASSES`, such as that of a plain encoder.
     """
     folder = find_folder(name)
-    named = _read_config(folder).get("architectures")
-    architecture = str(named[0]) if isinstance(named, list) and named else ""
+    architecture = _architecture(folder)
     if architecture not in TASK_CLASSES:
         raise ValueError(
             f"{folder / 'config.json'}: architectures names {architecture or 'no class'}, which is "
@@ -167,6 +171,11 @@ def load_task_model(name: str | Path, **options: Any) -> tuple[PretrainedModel, 
             f"load_model(folder, model_class=...), or load the encoder alone: load_model(folder)"
         )
     return load_model(folder, model_class=TASK_CLASSES[architecture], **options)
+
+
+def task_class(name: str | Path) -> type[PretrainedModel] | None:
+    """Return the task class that a folder's `config.json` names; None for a plain encoder."""
+    return TASK_CLASSES.get(_architecture(find_folder(name)))
 
 
 def save(folder: str | Path, model: PretrainedModel, tokenizer: Tokenizer | None = None) -> None:
@@ -184,6 +193,13 @@ def save(folder: str | Path, model: PretrainedModel, tokenizer: Tokenizer | None
         lambda path: mx.save_safetensors(str(path), weights, metadata={"format": "pt"}),
     )
     values = model.config.to_dict(model.architecture or type(model).__name__)
+    quantization = quantization_config(model)
+    if quantization is not None:
+        if isinstance(model, ModernBertModel):  # a level further down in mlx-embeddings
+            layers = {path: each for path, each in quantization.items() if "." in path}
+            quantization |= {f"model.{path}": each for path, each in layers.items()}
+        # Readers differ in the key.
+        values |= {"quantization": quantization, "quantization_config": quantization}
     config = json.dumps(values, indent=2, sort_keys=True) + "\n"
     write_atomic(folder / "config.json", lambda path: path.write_text(config, encoding="utf-8"))
     if tokenizer is not None:
@@ -195,6 +211,11 @@ def _read_config(folder: Path) -> dict[str, object]:
     if not path.is_file():
         raise FileNotFoundError(f"{folder} has no config.json")
     return read_json(path)
+
+
+def _architecture(folder: Path) -> str:
+    named = _read_config(folder).get("architectures")
+    return str(named[0]) if isinstance(named, list) and named else ""
 
 
 def _changed(config: EncoderConfig, changes: dict[str, Any]) -> EncoderConfig:

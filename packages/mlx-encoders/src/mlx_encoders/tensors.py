@@ -17,10 +17,14 @@ _HEADS = ("cls.", "classifier.", "qa_outputs.", "head.", "decoder.", "score.", "
 # transformers stores the other too, as a copy or unused.
 _MLM_BIASES = ("cls.predictions.bias", "cls.predictions.decoder.bias")
 _POSITION_IDS = "embeddings.position_ids"  # a buffer that older checkpoints stored
-# Tensors that models with tied embeddings store a second time, and the first.
+# Layers whose weights models with tied embeddings store a second time, and the first.
 _COPIES = {
-    "cls.predictions.decoder.weight": "embeddings.word_embeddings.weight",
-    "decoder.weight": "embeddings.tok_embeddings.weight",
+    f"{copy}.{part}": f"{first}.{part}"
+    for copy, first in (
+        ("cls.predictions.decoder", "embeddings.word_embeddings"),
+        ("decoder", "embeddings.tok_embeddings"),
+    )
+    for part in ("weight", "scales", "biases")  # the last two if quantized
 }
 
 
