@@ -1,0 +1,6 @@
+"""Export models to ONNX and Core ML, compared with MLX before a file is left."""
+
+from mlx_encoders.export.onnx_file import export_onnx
+from mlx_encoders.export.report import ExportReport, Int8Report
+
+__all__ = ["ExportReport", "Int8Report", "export_onnx"]

@@ -1,0 +1,246 @@
+"""Write a model as an ONNX file that onnxruntime has computed as MLX does."""
+
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mlx_encoders._atomic import write_atomic
+from mlx_encoders.export._onnx_graph import OPSETS, OnnxOperations
+from mlx_encoders.export.encoders import GraphInputs, rearrange
+from mlx_encoders.export.heads import (
+    HeadOptions,
+    Pooling,
+    build_outputs,
+    check_options,
+    task_of,
+)
+from mlx_encoders.export.report import ExportReport, Int8Report
+from mlx_encoders.export.verify import (
+    Batch,
+    Outputs,
+    accuracy,
+    compare,
+    cosine,
+    mlx_outputs,
+    probe_batches,
+    run_all,
+    text_batches,
+)
+from mlx_encoders.export.weights import float_weights, with_weights
+from mlx_encoders.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    import onnx
+
+_FILE_LIMIT = 1_900_000_000  # bytes; protobuf ends at 2 GiB
+
+
+def export_onnx(
+    model: Any,
+    output: str | Path,
+    *,
+    tokenizer: Tokenizer | None = None,
+    adapter: str | Path | None = None,
+    opset: int = 17,
+    pooling: Pooling | None = None,
+    normalize: bool = False,
+    probabilities: bool = False,
+    temperature: float | None = None,
+    int8: bool = False,
+    texts: Sequence[str] = (),
+    labels: Sequence[int] | None = None,
+    external_data: bool | None = None,
+) -> ExportReport:
+    """Write `model` as ONNX, and compare onnxruntime's outputs with those of MLX.
+
+    `output` is a file `*.onnx`, or a folder, which also gets `config.json` and the tokenizer.
+    Inputs are `input_ids`, `attention_mask` and, of BERT, `token_type_ids`: (batch, length) int64.
+    Outputs have transformers' names: `last_hidden_state` and `pooler_output`, `logits`, or
+    `start_logits` and `end_logits`. With `pooling` an encoder returns `sentence_embedding`
+    (batch, hidden_size), of length 1 if `normalize`. `temperature` divides the logits of a
+    classifier, and `probabilities` turns them into probabilities. Weights are float32;
+    quantized ones are restored.
+
+    `adapter` is a folder with a LoRA adapter saved by PEFT, which is merged. `int8` also writes a
+    file `*_int8.onnx` with 8-bit weights. `texts` are compared besides random ids; with the
+    `labels` of a sequence classifier its accuracy is measured. `external_data` puts the weights
+    into a second file; None does so where one file would be beyond 2 GB.
+
+    Raises `ValueError` where an output differs by more than 1e-4, or 1e-4 of its size, and then
+    leaves no file; `ImportError` without onnx and onnxruntime.
+    """
+    _import_onnx()
+    options = HeadOptions(pooling, normalize, probabilities, temperature)
+    check_options(model, options)
+    if opset not in OPSETS:
+        raise ValueError(f"opset must be one of {OPSETS}, got {opset}")
+    if texts and tokenizer is None:
+        raise ValueError("texts need a tokenizer")
+    if labels is not None:
+        _check_labels(model, texts, labels)
+    weights = float_weights(model, adapter)
+    reference = with_weights(model, weights)
+    graph = build_onnx(reference, weights, options, opset)
+    size = sum(array.nbytes for array in weights.values())
+    if external_data is None:
+        external_data = size > _FILE_LIMIT
+    batches = probe_batches(model.config)
+    if texts:
+        assert tokenizer is not None
+        batches += text_batches(model.config, tokenizer, texts)
+    path = Path(output)
+    folder, name = (path.parent, path.name) if path.suffix == ".onnx" else (path, "model.onnx")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as temporary:
+        file = Path(temporary) / name
+        _save(graph, file, external_data)
+        del graph
+        found = run_all(onnx_runner(file), batches)
+        expected = (mlx_outputs(reference, options, batch) for batch in batches)
+        difference, problem = compare(expected, found)
+        if problem:
+            raise ValueError(
+                f"onnxruntime does not compute what MLX does, nothing was written: {problem}"
+            )
+        measured = slice(3, None) if texts else slice(None)  # not the random ids
+        quantized = None
+        if int8:
+            small = file.with_name(f"{file.stem}_int8.onnx")
+            quantize_file(file, small, external_data)
+            theirs = run_all(onnx_runner(small), batches[measured])
+            quantized = Int8Report(
+                folder / small.name,
+                _size(small),
+                compare(found[measured], theirs)[0],
+                cosine(found[measured], theirs),
+                None if labels is None else accuracy(theirs, labels),
+            )
+        report = ExportReport(
+            folder / name,
+            _size(file),
+            difference,
+            None if labels is None else accuracy(found[measured], labels),
+            quantized,
+        )
+        for written in sorted(Path(temporary).iterdir(), reverse=True):
+            written.replace(folder / written.name)  # data before the model that reads it
+    if path.suffix != ".onnx":
+        _write_config(folder, model, tokenizer)
+    return report
+
+
+def build_onnx(
+    model: Any, weights: dict[str, np.ndarray], options: HeadOptions, opset: int
+) -> "onnx.ModelProto":
+    """Return the network of `model` with these weights, its inputs and outputs, unchecked."""
+    from onnx import helper
+
+    from mlx_encoders.bert import BertConfig
+
+    weights = dict(weights)
+    rearrange(model.config, model.base_prefix, weights)
+    ops = OnnxOperations(weights, opset)
+    types = "token_type_ids" if isinstance(model.config, BertConfig) else None
+    inputs = GraphInputs("input_ids", "attention_mask", types)
+    outputs = build_outputs(ops, model, options, inputs)
+    shapes = _output_shapes(model, outputs)
+    graph = ops.model(type(model).__name__, inputs, outputs, shapes)
+    notes = {key: value for key, value in asdict(options).items() if value}
+    if (names := model.config.id2label) and "logits" in outputs:
+        notes["id2label"] = {str(key): label for key, label in names.items()}
+    helper.set_model_props(graph, {key: json.dumps(value) for key, value in notes.items()})
+    return graph
+
+
+def onnx_runner(path: Path) -> Callable[[Batch], Outputs]:
+    """Return a function that computes a file with onnxruntime on the CPU."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+
+    def run(batch: Batch) -> Outputs:
+        return dict(zip(names, session.run(names, batch), strict=True))
+
+    return run
+
+
+def quantize_file(source: Path, target: Path, external_data: bool = False) -> None:
+    """Write `source` with 8-bit weights, one scale for each output; activations are dynamic."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantize_dynamic(
+        source,
+        target,
+        per_channel=True,
+        weight_type=QuantType.QInt8,
+        use_external_data_format=external_data,
+    )
+
+
+def _import_onnx() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f"{error.name} is not installed; install mlx-encoders[onnx] to write ONNX files"
+        ) from error
+
+
+def _check_labels(model: Any, texts: Sequence[str], labels: Sequence[int]) -> None:
+    if task_of(model) != "SequenceClassification":
+        raise ValueError(
+            f"labels are for a sequence classifier, but the model is a {type(model).__name__}"
+        )
+    if len(labels) != len(texts):
+        raise ValueError(f"got {len(labels)} labels for {len(texts)} texts")
+
+
+def _output_shapes(model: Any, outputs: dict[str, str]) -> dict[str, list]:
+    config, task = model.config, task_of(model)
+    width = config.vocab_size if task == "MaskedLM" else config.num_labels
+    width = 2 if task == "NextSentencePrediction" else width
+    by_token = task in ("MaskedLM", "TokenClassification")
+    shapes = {
+        "last_hidden_state": ["batch", "length", config.hidden_size],
+        "pooler_output": ["batch", config.hidden_size],
+        "sentence_embedding": ["batch", config.hidden_size],
+        "start_logits": ["batch", "length"],
+        "end_logits": ["batch", "length"],
+        "logits": ["batch", "length", width] if by_token else ["batch", width],
+    }
+    return {name: shapes[name] for name in outputs}
+
+
+def _save(graph: "onnx.ModelProto", file: Path, external_data: bool) -> None:
+    import onnx
+
+    if external_data:
+        onnx.save_model(
+            graph,
+            str(file),
+            save_as_external_data=True,
+            all_tensors_to_one_file=True,
+            location=f"{file.name}.data",
+        )
+    else:
+        onnx.save_model(graph, str(file))
+    onnx.checker.check_model(str(file))
+
+
+def _size(file: Path) -> int:
+    return sum(each.stat().st_size for each in file.parent.glob(f"{file.name}*"))
+
+
+def _write_config(folder: Path, model: Any, tokenizer: Tokenizer | None) -> None:
+    values = model.config.to_dict(model.architecture or type(model).__name__)
+    text = json.dumps(values, indent=2, sort_keys=True) + "\n"
+    write_atomic(folder / "config.json", lambda path: path.write_text(text, encoding="utf-8"))
+    if tokenizer is not None:
+        tokenizer.save(folder)

@@ -1,0 +1,36 @@
+"""What an export wrote, and what was measured on it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Int8Report:
+    """The file with 8-bit weights beside the float32 one, on the same inputs.
+
+    These are the texts, or random ids without texts, on which a cosine says little.
+    """
+
+    path: Path
+    size: int
+    """Bytes."""
+    max_difference: float
+    """Largest absolute difference to the outputs of the float32 file."""
+    cosine: float
+    """Mean cosine similarity of the output vectors to those of the float32 file."""
+    accuracy: float | None = None
+    """With labels: the share of right predictions."""
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """The file that was written, and how it compares with the MLX model."""
+
+    path: Path
+    size: int
+    """Bytes, with those of external data."""
+    max_difference: float
+    """Largest absolute difference to the outputs of MLX, over all inputs that were compared."""
+    accuracy: float | None = None
+    """With labels: the share of right predictions."""
+    int8: Int8Report | None = None

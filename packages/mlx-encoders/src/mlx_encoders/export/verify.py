@@ -1,0 +1,151 @@
+"""Compare an exported network with the MLX model it was made from."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_encoders.bert import BertConfig
+from mlx_encoders.export.heads import HeadOptions, task_of
+from mlx_encoders.modernbert import ModernBertConfig
+from mlx_encoders.neobert import NeoBertConfig
+from mlx_encoders.tokenizer import Tokenizer
+
+Batch = dict[str, np.ndarray]
+"""`input_ids`, `attention_mask` and, for BERT, `token_type_ids`, each (B, L) int64."""
+Outputs = dict[str, np.ndarray]
+
+TOLERANCE = 1e-4
+
+
+def max_length(config: Any) -> int:
+    """Return the longest sequence that a model takes."""
+    longest = config.max_length if isinstance(config, NeoBertConfig) else None
+    return config.max_position_embeddings if longest is None else longest
+
+
+def probe_batches(config: Any, rows: int = 4) -> list[Batch]:
+    """Return batches of random ids: without padding, padded on the right, the left, and wholly.
+
+    The last is longer than ModernBERT's window.
+    """
+    generator = np.random.default_rng(0)
+    reach = config.local_attention // 2 if isinstance(config, ModernBertConfig) else 0
+    longest = min(max_length(config), reach + 16)
+    batches = []
+    for B, L in ((1, 1), (2, 7), (rows, longest)):
+        ids = generator.integers(0, config.vocab_size, (B, L))
+        mask = np.ones((B, L), np.int64)
+        if (B, L) == (rows, longest) and rows > 1:
+            mask[1, L // 2 :] = 0  # on the right
+            mask[2, : L // 3] = 0  # on the left
+            mask[3:] = 0
+        batches.append(_batch(config, ids, mask, generator.integers(0, 2, (B, L))))
+    return batches
+
+
+def text_batches(
+    config: Any, tokenizer: Tokenizer, texts: Sequence[str], batch_size: int = 16
+) -> list[Batch]:
+    """Return the encoded texts in their order, truncated to the longest sequence of the model."""
+    ids = tokenizer.encode(texts, min(max_length(config), tokenizer.model_max_length or 512))
+    batches = []
+    for start in range(0, len(ids), batch_size):
+        padded = tokenizer.pad(ids[start : start + batch_size])
+        mask = padded["attention_mask"].astype(np.int64)
+        batches.append(_batch(config, padded["input_ids"], mask, np.zeros_like(mask)))
+    return batches
+
+
+def mlx_outputs(model: Any, options: HeadOptions, batch: Batch) -> Outputs:
+    """Return what the exported network should compute, by MLX and NumPy."""
+    hidden = model(**{name: mx.array(array.astype(np.int32)) for name, array in batch.items()})
+    task = task_of(model)
+    if task == "QuestionAnswering":
+        return {"start_logits": np.array(hidden[0]), "end_logits": np.array(hidden[1])}
+    if task:
+        return {"logits": _probabilities(model.config, options, np.array(hidden))}
+    if options.pooling is None:
+        outputs = {"last_hidden_state": np.array(hidden)}
+        if isinstance(model.config, BertConfig) and model.config.add_pooling_layer:
+            outputs["pooler_output"] = np.array(model.pooled(hidden))
+        return outputs
+    return {"sentence_embedding": _pooled(options, np.array(hidden), batch["attention_mask"])}
+
+
+def compare(
+    expected: Iterable[Outputs], found: Iterable[Outputs]
+) -> tuple[float, str | None]:
+    """Return the largest absolute difference, and a description of what is beyond the tolerance.
+
+    That is 1e-4, times the size of the output where it is above 1. NaN is beyond it.
+    """
+    largest, problem = 0.0, None
+    for ours, theirs in zip(expected, found, strict=True):
+        for name, array in ours.items():
+            if array.shape != theirs[name].shape:
+                return np.inf, f"{name} has shape {theirs[name].shape}, not {array.shape}"
+            difference = float(np.abs(array - theirs[name]).max())
+            largest = max(largest, difference)
+            if not difference <= TOLERANCE * max(1.0, float(np.abs(array).max())):
+                shape = array.shape
+                problem = f"{name} {shape} differs by {difference:.2g} from that of MLX"
+    return largest, problem
+
+
+def cosine(expected: Sequence[Outputs], found: Sequence[Outputs]) -> float:
+    """Return the mean cosine similarity of the vectors along the last axis of the outputs."""
+    cosines = []
+    for ours, theirs in zip(expected, found, strict=True):
+        for name, array in ours.items():
+            a, b = (x.reshape(-1, x.shape[-1]).astype(np.float64) for x in (array, theirs[name]))
+            norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+            cosines.append((a * b).sum(axis=1) / np.maximum(norms, 1e-12))
+    return float(np.concatenate(cosines).mean())
+
+
+def accuracy(outputs: Iterable[Outputs], labels: Sequence[int]) -> float:
+    """Return the share of rows whose largest logit is that of their label."""
+    predicted = np.concatenate([each["logits"].argmax(axis=-1) for each in outputs])
+    return float((predicted == np.asarray(labels)).mean())
+
+
+def run_all(run: Callable[[Batch], Outputs], batches: Iterable[Batch]) -> list[Outputs]:
+    """Return the outputs of each batch."""
+    return [run(batch) for batch in batches]
+
+
+def _batch(config: Any, ids: np.ndarray, mask: np.ndarray, types: np.ndarray) -> Batch:
+    batch = {"input_ids": ids.astype(np.int64), "attention_mask": mask}
+    if isinstance(config, BertConfig):
+        batch["token_type_ids"] = types % config.type_vocab_size
+    return batch
+
+
+def _probabilities(config: Any, options: HeadOptions, logits: np.ndarray) -> np.ndarray:
+    logits = logits / (options.temperature or 1.0)
+    if not options.probabilities:
+        return logits
+    if config.problem_type == "multi_label_classification":
+        return 1 / (1 + np.exp(-logits))
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def _pooled(options: HeadOptions, hidden: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+    pooled = []
+    for states, valid in zip(hidden, attention_mask.astype(bool), strict=True):
+        tokens = states[valid]
+        if options.pooling == "cls":
+            pooled.append(states[0])
+        elif not len(tokens):
+            pooled.append(np.zeros_like(states[0]))
+        elif options.pooling == "mean":
+            pooled.append(tokens.mean(axis=0))
+        else:
+            pooled.append(tokens.max(axis=0) if options.pooling == "max" else tokens[-1])
+    rows = np.stack(pooled)
+    if options.normalize:
+        rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return rows
