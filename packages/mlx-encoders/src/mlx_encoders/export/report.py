@@ -34,3 +34,14 @@ class ExportReport:
     accuracy: float | None = None
     """With labels: the share of right predictions."""
     int8: Int8Report | None = None
+
+
+@dataclass(frozen=True)
+class CoreMLReport:
+    """The package that was written; Core ML has not run it."""
+
+    path: Path
+    size: int
+    """Bytes."""
+    max_difference: float
+    """Largest absolute difference to MLX of coremltools' constant evaluation of the program."""
