@@ -44,10 +44,7 @@ class OnnxOperations:
             nodes,
             name,
             [helper.make_tensor_value_info(each, TensorProto.INT64, dims) for each in names],
-            [
-                helper.make_tensor_value_info(key, TensorProto.FLOAT, shapes[key])
-                for key in outputs
-            ],
+            [helper.make_tensor_value_info(key, TensorProto.FLOAT, shapes[key]) for key in outputs],
             [numpy_helper.from_array(array, key) for key, array in self._initializers.items()],
         )
         opsets = [helper.make_opsetid("", self._opset)]

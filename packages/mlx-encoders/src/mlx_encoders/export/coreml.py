@@ -15,7 +15,7 @@ from mlx_encoders.bert import BertConfig
 from mlx_encoders.export._mil_graph import MilOperations
 from mlx_encoders.export.encoders import GraphInputs, rearrange
 from mlx_encoders.export.heads import HeadOptions, Pooling, build_outputs, check_options
-from mlx_encoders.export.report import CoreMLReport
+from mlx_encoders.export.report import CoreMLReport, file_size
 from mlx_encoders.export.verify import (
     Batch,
     Outputs,
@@ -65,13 +65,13 @@ def export_coreml(
     path = Path(output)
     path = path if path.suffix == ".mlpackage" else path / "model.mlpackage"
     with _coremltools() as ct:
-        found = [evaluate(model, weights, options, batch) for batch in batches]
+        found = [evaluate(ct, model, weights, options, batch) for batch in batches]
         difference, problem = compare(expected, found)
         if problem:
             raise ValueError(
                 f"the MIL program does not compute what MLX does, nothing was written: {problem}"
             )
-        program = build_program(model, weights, options)
+        program = build_program(ct, model, weights, options)
         sizes = (1, ct.RangeDim(lower_bound=1, upper_bound=length, default=min(length, 128)))
         package = ct.convert(
             program,
@@ -85,43 +85,37 @@ def export_coreml(
             skip_model_load=True,
         )
         _replace(package, path)
-    size = sum(each.stat().st_size for each in path.rglob("*") if each.is_file())
-    return CoreMLReport(path, size, difference)
+    return CoreMLReport(path, file_size(path), difference)
 
 
-def build_program(
-    model: Any, weights: dict[str, np.ndarray], options: HeadOptions
-) -> Any:
+def build_program(ct: Any, model: Any, weights: dict[str, np.ndarray], options: HeadOptions) -> Any:
     """Return the MIL program for one sequence of any length."""
-    import coremltools as ct
-    from coremltools.converters.mil import Builder as mb
-    from coremltools.converters.mil.mil import Function, Program, get_new_symbol, types
-
-    symbol = get_new_symbol()
+    builder, mil = ct.converters.mil.Builder, ct.converters.mil.mil
+    symbol = mil.get_new_symbol()
     specs = {
-        name: mb.TensorSpec(shape=(1, symbol), dtype=types.int32) for name in _input_names(model)
+        name: builder.TensorSpec(shape=(1, symbol), dtype=mil.types.int32)
+        for name in _input_names(model)
     }
-    with Function(specs, opset_version=ct.target.iOS16) as function:
-        ops = MilOperations(weights, mb)
+    with mil.Function(specs, opset_version=ct.target.iOS16) as function:
+        ops = MilOperations(weights, builder)
         outputs = build_outputs(ops, model, options, GraphInputs(**function.inputs))
         # The name of a variable is that of the output.
-        function.set_outputs([mb.identity(x=value, name=name) for name, value in outputs.items()])
-    program = Program()
+        function.set_outputs(
+            [builder.identity(x=value, name=name) for name, value in outputs.items()]
+        )
+    program = mil.Program()
     program.add_function("main", function)
     return program
 
 
 def evaluate(
-    model: Any, weights: dict[str, np.ndarray], options: HeadOptions, batch: Batch
+    ct: Any, model: Any, weights: dict[str, np.ndarray], options: HeadOptions, batch: Batch
 ) -> Outputs:
     """Return the outputs of the MIL operators for a batch of one row, by constant evaluation."""
-    import coremltools as ct
-    from coremltools.converters.mil import Builder as mb
-    from coremltools.converters.mil.mil import Function
-
-    with Function({}, opset_version=ct.target.iOS16):
-        ops = MilOperations(weights, mb)
-        given = {name: mb.const(val=array.astype(np.int32)) for name, array in batch.items()}
+    builder, mil = ct.converters.mil.Builder, ct.converters.mil.mil
+    with mil.Function({}, opset_version=ct.target.iOS16):
+        ops = MilOperations(weights, builder)
+        given = {name: builder.const(val=array.astype(np.int32)) for name, array in batch.items()}
         outputs = build_outputs(ops, model, options, GraphInputs(**given))
         return {name: value.val for name, value in outputs.items()}
 
@@ -137,7 +131,7 @@ def _coremltools() -> Iterator[Any]:
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        import coremltools
+        import coremltools  # type: ignore[import-not-found]
 
         with redirect_stderr(io.StringIO()):
             yield coremltools

@@ -125,9 +125,7 @@ def _neobert(ops: Operations, config: NeoBertConfig, prefix: str, inputs: GraphI
         context = _rotary_attention(ops, qkv, mask, turns, config)
         x = ops.add(x, ops.linear(context, f"{layer}wo"))
         normed = rms_norm(ops, x, f"{layer}ffn_norm", D, eps)
-        activated, gate = ops.split(
-            ops.linear(normed, f"{layer}ffn.w12"), [config.inner_size] * 2
-        )
+        activated, gate = ops.split(ops.linear(normed, f"{layer}ffn.w12"), [config.inner_size] * 2)
         inner = ops.multiply(ops.activation("silu", activated), gate)
         x = ops.add(x, ops.linear(inner, f"{layer}ffn.w3"))
     return rms_norm(ops, x, f"{prefix}layer_norm", D, eps)

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mlx_encoders.export.encoders import GraphInputs, encode
 from mlx_encoders.export._operations import Operations, Value
+from mlx_encoders.export.encoders import GraphInputs, encode
 
 Pooling = Literal["cls", "mean", "max", "last"]
 POOLINGS = ("cls", "mean", "max", "last")

@@ -2,14 +2,15 @@
 
 import json
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mlx_encoders._atomic import write_atomic
+from mlx_encoders.bert import BertConfig
 from mlx_encoders.export._onnx_graph import OPSETS, OnnxOperations
 from mlx_encoders.export.encoders import GraphInputs, rearrange
 from mlx_encoders.export.heads import (
@@ -19,16 +20,15 @@ from mlx_encoders.export.heads import (
     check_options,
     task_of,
 )
-from mlx_encoders.export.report import ExportReport, Int8Report
+from mlx_encoders.export.int8 import measure_int8, write_int8
+from mlx_encoders.export.report import ExportReport, file_size
 from mlx_encoders.export.verify import (
     Batch,
-    Outputs,
     accuracy,
     compare,
-    cosine,
     mlx_outputs,
+    onnx_runner,
     probe_batches,
-    run_all,
     text_batches,
 )
 from mlx_encoders.export.weights import float_weights, with_weights
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     import onnx
 
 _FILE_LIMIT = 1_900_000_000  # bytes; protobuf ends at 2 GiB
+_MLX_TEXTS = 32
 
 
 def export_onnx(
@@ -67,9 +68,11 @@ def export_onnx(
     quantized ones are restored.
 
     `adapter` is a folder with a LoRA adapter saved by PEFT, which is merged. `int8` also writes a
-    file `*_int8.onnx` with 8-bit weights. `texts` are compared besides random ids; with the
-    `labels` of a sequence classifier its accuracy is measured. `external_data` puts the weights
-    into a second file; None does so where one file would be beyond 2 GB.
+    file `*_int8.onnx` with 8-bit weights. `external_data` puts the weights into a second file; None
+    does so where one file would be beyond 2 GB.
+
+    The first 32 `texts` are compared with MLX, besides random ids. On all of them the 8-bit file is
+    measured and, with `labels`, the accuracy of a sequence classifier.
 
     Raises `ValueError` where an output differs by more than 1e-4, or 1e-4 of its size, and then
     leaves no file; `ImportError` without onnx and onnxruntime.
@@ -85,53 +88,28 @@ def export_onnx(
         _check_labels(model, texts, labels)
     weights = float_weights(model, adapter)
     reference = with_weights(model, weights)
-    graph = build_onnx(reference, weights, options, opset)
-    size = sum(array.nbytes for array in weights.values())
     if external_data is None:
-        external_data = size > _FILE_LIMIT
-    batches = probe_batches(model.config)
-    if texts:
-        assert tokenizer is not None
-        batches += text_batches(model.config, tokenizer, texts)
+        external_data = sum(array.nbytes for array in weights.values()) > _FILE_LIMIT
     path = Path(output)
     folder, name = (path.parent, path.name) if path.suffix == ".onnx" else (path, "model.onnx")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as temporary:
         file = Path(temporary) / name
-        _save(graph, file, external_data)
-        del graph
-        found = run_all(onnx_runner(file), batches)
-        expected = (mlx_outputs(reference, options, batch) for batch in batches)
-        difference, problem = compare(expected, found)
-        if problem:
-            raise ValueError(
-                f"onnxruntime does not compute what MLX does, nothing was written: {problem}"
-            )
-        measured = slice(3, None) if texts else slice(None)  # not the random ids
-        quantized = None
+        _save(build_onnx(reference, weights, options, opset), file, external_data)
+        del weights
+        report = _verify(file, reference, options, tokenizer, texts, labels)
         if int8:
             small = file.with_name(f"{file.stem}_int8.onnx")
-            quantize_file(file, small, external_data)
-            theirs = run_all(onnx_runner(small), batches[measured])
-            quantized = Int8Report(
-                folder / small.name,
-                _size(small),
-                compare(found[measured], theirs)[0],
-                cosine(found[measured], theirs),
-                None if labels is None else accuracy(theirs, labels),
-            )
-        report = ExportReport(
-            folder / name,
-            _size(file),
-            difference,
-            None if labels is None else accuracy(found[measured], labels),
-            quantized,
-        )
+            write_int8(file, small, external_data)
+            batches, outputs = _inputs(model, tokenizer, texts), onnx_runner(file)
+            expected = [outputs(batch) for batch in batches]
+            measured = measure_int8(small, batches, expected, labels)
+            report = replace(report, int8=replace(measured, path=folder / small.name))
         for written in sorted(Path(temporary).iterdir(), reverse=True):
             written.replace(folder / written.name)  # data before the model that reads it
     if path.suffix != ".onnx":
         _write_config(folder, model, tokenizer)
-    return report
+    return replace(report, path=folder / name)
 
 
 def build_onnx(
@@ -139,8 +117,6 @@ def build_onnx(
 ) -> "onnx.ModelProto":
     """Return the network of `model` with these weights, its inputs and outputs, unchecked."""
     from onnx import helper
-
-    from mlx_encoders.bert import BertConfig
 
     weights = dict(weights)
     rearrange(model.config, model.base_prefix, weights)
@@ -157,30 +133,36 @@ def build_onnx(
     return graph
 
 
-def onnx_runner(path: Path) -> Callable[[Batch], Outputs]:
-    """Return a function that computes a file with onnxruntime on the CPU."""
-    import onnxruntime
+def _verify(
+    file: Path,
+    model: Any,
+    options: HeadOptions,
+    tokenizer: Tokenizer | None,
+    texts: Sequence[str],
+    labels: Sequence[int] | None,
+) -> ExportReport:
+    run = onnx_runner(file)
+    batches = probe_batches(model.config)
+    if texts:
+        batches += _inputs(model, tokenizer, texts[:_MLX_TEXTS])
+    expected = (mlx_outputs(model, options, batch) for batch in batches)
+    difference, problem = compare(expected, map(run, batches))
+    if problem:
+        raise ValueError(
+            f"onnxruntime does not compute what MLX does, nothing was written: {problem}"
+        )
+    right = None
+    if labels is not None:
+        right = accuracy(map(run, _inputs(model, tokenizer, texts)), labels)
+    return ExportReport(file, file_size(file), difference, right)
 
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
 
-    def run(batch: Batch) -> Outputs:
-        return dict(zip(names, session.run(names, batch), strict=True))
-
-    return run
-
-
-def quantize_file(source: Path, target: Path, external_data: bool = False) -> None:
-    """Write `source` with 8-bit weights, one scale for each output; activations are dynamic."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    quantize_dynamic(
-        source,
-        target,
-        per_channel=True,
-        weight_type=QuantType.QInt8,
-        use_external_data_format=external_data,
-    )
+def _inputs(model: Any, tokenizer: Tokenizer | None, texts: Sequence[str]) -> list[Batch]:
+    """Return the batches of the texts, or random ids without texts."""
+    if not texts:
+        return probe_batches(model.config)
+    assert tokenizer is not None
+    return text_batches(model.config, tokenizer, texts)
 
 
 def _import_onnx() -> None:
@@ -232,10 +214,6 @@ def _save(graph: "onnx.ModelProto", file: Path, external_data: bool) -> None:
     else:
         onnx.save_model(graph, str(file))
     onnx.checker.check_model(str(file))
-
-
-def _size(file: Path) -> int:
-    return sum(each.stat().st_size for each in file.parent.glob(f"{file.name}*"))
 
 
 def _write_config(folder: Path, model: Any, tokenizer: Tokenizer | None) -> None:

@@ -45,3 +45,9 @@ class CoreMLReport:
     """Bytes."""
     max_difference: float
     """Largest absolute difference to MLX of coremltools' constant evaluation of the program."""
+
+
+def file_size(path: Path) -> int:
+    """Return the bytes of a file or folder; those of external data, `<name>.data`, included."""
+    files = path.rglob("*") if path.is_dir() else path.parent.glob(f"{path.name}*")
+    return sum(each.stat().st_size for each in files if each.is_file())

@@ -9,9 +9,12 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from mlx_encoders.export.adapters import merge_adapter
+from mlx_encoders.pretrained import PretrainedModel
 
 
-def float_weights(model: nn.Module, adapter: str | Path | None = None) -> dict[str, np.ndarray]:
+def float_weights(
+    model: PretrainedModel, adapter: str | Path | None = None
+) -> dict[str, np.ndarray]:
     """Return the parameters by tensor name, float32, with a PEFT `adapter` merged into them."""
     weights = {
         name: array
