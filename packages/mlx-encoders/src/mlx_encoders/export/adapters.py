@@ -14,16 +14,21 @@ from mlx_encoders.files import read_json, read_tensors
 _ADVICE = "merge it with peft's merge_and_unload and save_pretrained, and use that folder"
 _PREFIX = "base_model.model."
 _FACTOR = re.compile(r"(.+)\.lora_(embedding_)?([AB])(?:\.weight)?")
-# Settings under which W + scale * B @ A is not the adapted weight, and their values when unused.
-_UNSUPPORTED: dict[str, tuple[object, ...]] = {
-    "use_dora": (False, None),
-    "use_qalora": (False, None),
-    "fan_in_fan_out": (False, None),
-    "lora_bias": (False, None),
-    "alora_invocation_tokens": (None,),
-    "target_parameters": (None, []),
-    "trainable_token_indices": (None,),
-}
+# Settings under which W + scale * B @ A is not the adapted weight, besides `use_...`, if not None.
+_UNSUPPORTED = (
+    "alora_invocation_tokens",
+    "arrow_config",
+    "fan_in_fan_out",
+    "kasa_config",
+    "layer_replication",
+    "lora_bias",
+    "monteclora_config",
+    "target_parameters",
+    "trainable_token_indices",
+    "velora_config",
+)
+# Initializations that leave the base weights as they are; others, such as PiSSA, change them.
+_INITIALIZATIONS = (True, False, None, "gaussian", "orthogonal", "eva")
 
 
 @dataclass(frozen=True)
@@ -97,9 +102,13 @@ def _check_config(folder: Path, config: Mapping[str, object]) -> None:
             f"{folder} has an adapter of peft_type {config.get('peft_type')!r}, and only 'LORA' is "
             f"merged here: {_ADVICE}"
         )
-    for key, unused in _UNSUPPORTED.items():
-        if key in config and config[key] not in unused:
-            raise ValueError(f"{folder} has {key}={config[key]!r}, not merged here: {_ADVICE}")
+    uses = {key for key in config if key.startswith("use_")} - {"use_rslora"}
+    refused = [key for key in (*_UNSUPPORTED, *sorted(uses)) if config.get(key)]
+    if config.get("init_lora_weights") not in _INITIALIZATIONS:
+        refused.append("init_lora_weights")
+    if refused:
+        named = ", ".join(f"{key}={config[key]!r}" for key in refused)
+        raise ValueError(f"{folder} has {named}, which is not merged here: {_ADVICE}")
 
 
 def _find(weights: Mapping[str, object], stored: str, prefix: str, folder: Path) -> str:

@@ -81,24 +81,29 @@ def build_outputs(
 def pool(ops: Operations, pooling: Pooling, hidden: Value, attention_mask: Value) -> Value:
     """Reduce hidden states (B, L, D) to (B, D) over the valid tokens; zeros without any.
 
-    "cls" is the first token, valid or not.
+    "cls" is the first valid token, "last" the last one.
     """
-    if pooling == "cls":
-        return ops.first_token(hidden)
     valid = ops.expand(attention_mask, [2])  # (B, L, 1)
     weights = ops.to_float(valid)
     if pooling == "max":
         lowest, zero = ops.constant(ops.lowest), ops.constant(0.0)
         largest = ops.max(ops.where(ops.to_bool(valid), hidden, lowest), 1)
         return ops.where(ops.is_zero(ops.sum(weights, 1, keep=False)), zero, largest)
-    if pooling == "last":
-        places = ops.to_float(ops.expand(ops.positions(attention_mask), [0, 2]))  # (1, L, 1)
-        places = ops.multiply(ops.add(places, ops.constant(1.0)), weights)
-        last = ops.expand(ops.max(places, 1), [1])  # (B, 1, 1)
-        same = ops.is_zero(ops.subtract(places, last))
-        weights = ops.multiply(weights, ops.to_float(same))
+    if pooling != "mean":
+        weights = _one_token(ops, pooling, weights, attention_mask)
     count = ops.maximum(ops.sum(weights, 1, keep=False), ops.constant(1.0))
     return ops.divide(ops.sum(ops.multiply(hidden, weights), 1, keep=False), count)
+
+
+def _one_token(ops: Operations, pooling: Pooling, valid: Value, ids: Value) -> Value:
+    """Return 1.0 at the first or last valid token, else 0.0; (B, L, 1)."""
+    ranks = ops.to_float(ops.expand(ops.positions(ids), [0, 2]))  # (1, L, 1)
+    ranks = ops.add(ranks, ops.constant(1.0))
+    if pooling == "cls":
+        ranks = ops.divide(ops.constant(1.0), ranks)
+    ranks = ops.multiply(ranks, valid)
+    highest = ops.expand(ops.max(ranks, 1), [1])  # (B, 1, 1)
+    return ops.multiply(valid, ops.to_float(ops.is_zero(ops.subtract(ranks, highest))))
 
 
 def _unit(ops: Operations, x: Value) -> Value:
@@ -131,7 +136,9 @@ def _sequence(
     if prefix == "bert.":
         pooled = _bert_pooled(ops, prefix, hidden)
     elif ops.has("head.dense.weight"):
-        pooled = pool(ops, config.classifier_pooling, hidden, inputs.attention_mask)
+        pooled = ops.first_token(hidden)
+        if config.classifier_pooling == "mean":
+            pooled = pool(ops, "mean", hidden, inputs.attention_mask)
         pooled = _modernbert_head(ops, config, pooled)
     else:  # NeoBERT
         pooled = ops.activation("tanh", ops.linear(ops.first_token(hidden), "dense"))

@@ -161,18 +161,20 @@ def _probabilities(config: Any, options: HeadOptions, logits: np.ndarray) -> np.
 
 
 def _pooled(options: HeadOptions, hidden: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+    reduce = _POOLINGS[options.pooling or ""]
     pooled = []
     for states, valid in zip(hidden, attention_mask.astype(bool), strict=True):
         tokens = states[valid]
-        if options.pooling == "cls":
-            pooled.append(states[0])
-        elif not len(tokens):
-            pooled.append(np.zeros_like(states[0]))
-        elif options.pooling == "mean":
-            pooled.append(tokens.mean(axis=0))
-        else:
-            pooled.append(tokens.max(axis=0) if options.pooling == "max" else tokens[-1])
+        pooled.append(reduce(tokens) if len(tokens) else np.zeros_like(states[0]))
     rows = np.stack(pooled)
     if options.normalize:
         rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     return rows
+
+
+_POOLINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "cls": lambda tokens: tokens[0],
+    "mean": lambda tokens: tokens.mean(axis=0),
+    "max": lambda tokens: tokens.max(axis=0),
+    "last": lambda tokens: tokens[-1],
+}
