@@ -45,8 +45,8 @@ def main() -> None:
 
 def write(name: str, model: torch.nn.Module, config: LoraConfig, output_of) -> None:
     adapted = get_peft_model(model, config)
-    for path, parameter in adapted.named_parameters():
-        if "lora_" in path or path.endswith("bias") or "modules_to_save" in path:
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.1)
     adapted.eval()
     ids = torch.randint(3, 50, (3, 20))

@@ -106,6 +106,7 @@ def export_onnx(
             measured = measure_int8(small, batches, expected, labels)
             report = replace(report, int8=replace(measured, path=folder / small.name))
         for written in sorted(Path(temporary).iterdir(), reverse=True):
+            written.chmod(file.stat().st_mode)  # onnx makes data readable by its owner only
             written.replace(folder / written.name)  # data before the model that reads it
     if path.suffix != ".onnx":
         _write_config(folder, model, tokenizer)
