@@ -9,6 +9,9 @@ from mlx_encoders import build_model, load_model
 from mlx_encoders.export import export_coreml
 from mlx_encoders.tasks import TASK_CLASSES
 
+# coremltools leaves a temporary folder of its own to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceWarning")
+
 
 def test_missing_coremltools_names_the_extra(fixtures, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "coremltools", None)

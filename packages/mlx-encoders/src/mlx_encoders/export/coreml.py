@@ -73,18 +73,24 @@ def export_coreml(
             )
         program = build_program(ct, model, weights, options)
         sizes = (1, ct.RangeDim(lower_bound=1, upper_bound=length, default=min(length, 128)))
-        package = ct.convert(
-            program,
-            source="milinternal",
-            convert_to="mlprogram",
-            inputs=[
-                ct.TensorType(name, shape=sizes, dtype=np.int32) for name in _input_names(model)
-            ],
-            minimum_deployment_target=ct.target.iOS16,
-            compute_precision=getattr(ct.precision, precision.upper()),
-            skip_model_load=True,
-        )
-        _replace(package, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as temporary:
+            written = Path(temporary) / path.name
+            ct.convert(
+                program,
+                source="milinternal",
+                convert_to="mlprogram",
+                inputs=[
+                    ct.TensorType(name, shape=sizes, dtype=np.int32) for name in _input_names(model)
+                ],
+                minimum_deployment_target=ct.target.iOS16,
+                compute_precision=getattr(ct.precision, precision.upper()),
+                skip_model_load=True,
+                package_dir=str(written),
+            )
+            if path.exists():
+                shutil.rmtree(path)
+            written.replace(path)
     return CoreMLReport(path, file_size(path), difference)
 
 
@@ -141,16 +147,6 @@ def _coremltools() -> Iterator[Any]:
         ) from error
     finally:
         logger.setLevel(level)
-
-
-def _replace(package: Any, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as temporary:
-        written = Path(temporary) / path.name
-        package.save(str(written))
-        if path.exists():
-            shutil.rmtree(path)
-        written.replace(path)
 
 
 def _input_names(model: Any) -> list[str]:
