@@ -77,6 +77,7 @@ def _onnx(name: str, output: Path, options: dict[str, Any]) -> dict[str, Any]:
     )
     batch = sample_batch(model.config)
     results = {
+        "model": type(model).__name__,
         "file": str(report.path),
         "megabytes": round(report.size / 1e6, 3),
         "max_difference": report.max_difference,
@@ -105,6 +106,7 @@ def _coreml(name: str, output: Path, options: dict[str, Any]) -> dict[str, Any]:
     keys = ("adapter", "length", "precision", *_HEAD)
     report = export_coreml(model, output, **{key: options[key] for key in keys})
     return {
+        "model": type(model).__name__,
         "file": str(report.path),
         "megabytes": round(report.size / 1e6, 3),
         "max_difference": report.max_difference,

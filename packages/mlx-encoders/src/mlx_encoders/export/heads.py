@@ -30,7 +30,7 @@ def task_of(model: Any) -> str:
     if not model.base_prefix:
         return ""
     name = type(model).__name__
-    task = "MaskedLM" if name == "NeoBERTLMHead" else name.partition("For")[2]
+    task = name.partition("For")[2]
     if task not in _HEADS:
         raise ValueError(
             f"{name} cannot be exported; export an encoder or a model for {', '.join(_HEADS)}"
@@ -136,10 +136,10 @@ def _sequence(
     if prefix == "bert.":
         pooled = _bert_pooled(ops, prefix, hidden)
     elif ops.has("head.dense.weight"):
-        pooled = ops.first_token(hidden)
-        if config.classifier_pooling == "mean":
-            pooled = pool(ops, "mean", hidden, inputs.attention_mask)
-        pooled = _modernbert_head(ops, config, pooled)
+        valid = ops.to_bool(inputs.attention_mask)
+        if config.classifier_pooling == "cls":  # of padding alone, it is the first token
+            valid = ops.either(valid, ops.is_zero(ops.sum(ops.to_float(valid), -1)))
+        pooled = _modernbert_head(ops, config, pool(ops, config.classifier_pooling, hidden, valid))
     else:  # NeoBERT
         pooled = ops.activation("tanh", ops.linear(ops.first_token(hidden), "dense"))
     return {"logits": ops.linear(pooled, "classifier")}

@@ -37,10 +37,13 @@ def load_for_export(
     if stored is None or stored.config.get("task_type") not in _PEFT_TASKS:
         return load_model(folder)[0]
     family = encoder_class(load_config(folder)).__name__.removesuffix("Model")
-    task = TASK_CLASSES[f"{family}For{_PEFT_TASKS[stored.config['task_type']]}"]
+    wanted = f"{family}For{_PEFT_TASKS[stored.config['task_type']]}"
+    classes = {each.__name__: each for each in TASK_CLASSES.values()}
+    if wanted not in classes:
+        raise ValueError(f"{adapter} has a head for {wanted}, a class that does not exist here")
     heads = [array for key, array in stored.whole.items() if key.endswith("classifier.weight")]
     changes: dict[str, Any] = {"num_labels": len(heads[0])} if heads else {}
-    return load_model(folder, tuple(stored.whole), model_class=task, **changes)[0]
+    return load_model(folder, tuple(stored.whole), model_class=classes[wanted], **changes)[0]
 
 
 def read_texts(
