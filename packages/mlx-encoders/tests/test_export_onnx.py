@@ -91,8 +91,8 @@ def test_any_batch_length_and_mask_gives_the_outputs_of_mlx(exported, data):
         batch["token_type_ids"] = generator.integers(0, 2, (B, L))
     found = run(as_ints(batch))["last_hidden_state"]
     expected = np.array(model(**{name: mx.array(array) for name, array in batch.items()}))
-    # Windows without tokens are computed otherwise from three windows on; only padding sees it.
-    compared = mask.astype(bool) if L >= 27 else np.ones((B, L), bool)
+    # Attention by blocks, of longer rows, is another one for windows without tokens: of padding.
+    compared = mask.astype(bool) if L >= 16 else np.ones((B, L), bool)
     assert np.isfinite(found).all()
     assert np.abs(found - expected)[compared].max(initial=0.0) < TOLERANCE
 

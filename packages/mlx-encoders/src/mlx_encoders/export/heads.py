@@ -136,9 +136,10 @@ def _sequence(
     if prefix == "bert.":
         pooled = _bert_pooled(ops, prefix, hidden)
     elif ops.has("head.dense.weight"):
-        valid = ops.to_bool(inputs.attention_mask)
+        valid = inputs.attention_mask
         if config.classifier_pooling == "cls":  # of padding alone, it is the first token
-            valid = ops.either(valid, ops.is_zero(ops.sum(ops.to_float(valid), -1)))
+            empty = ops.is_zero(ops.sum(ops.to_float(valid), -1))
+            valid = ops.either(ops.to_bool(valid), empty)
         pooled = _modernbert_head(ops, config, pool(ops, config.classifier_pooling, hidden, valid))
     else:  # NeoBERT
         pooled = ops.activation("tanh", ops.linear(ops.first_token(hidden), "dense"))
