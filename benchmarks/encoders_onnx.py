@@ -1,4 +1,4 @@
-"""Export a trained sequence classifier to ONNX: size, difference, accuracy and time, also of 8 bits.
+"""Export a trained classifier to ONNX: size, difference, accuracy and time, also of 8-bit weights.
 
     uv run --with onnx --with onnxruntime benchmarks/encoders_onnx.py CLASSIFIER TEXTS.csv \
         --text-columns title description --label-column label

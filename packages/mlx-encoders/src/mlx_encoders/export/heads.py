@@ -29,13 +29,14 @@ def task_of(model: Any) -> str:
     """
     if not model.base_prefix:
         return ""
-    name = type(model).__name__
-    task = name.partition("For")[2]
-    if task not in _HEADS:
+    tasks = [each.__name__.partition("For")[2] for each in type(model).__mro__]
+    known = [task for task in tasks if task in _HEADS]
+    if not known:
         raise ValueError(
-            f"{name} cannot be exported; export an encoder or a model for {', '.join(_HEADS)}"
+            f"{type(model).__name__} cannot be exported; export an encoder or a model for "
+            f"{', '.join(_HEADS)}"
         )
-    return task
+    return known[0]
 
 
 def check_options(model: Any, options: HeadOptions) -> None:
