@@ -1,5 +1,6 @@
 """Networks as ONNX graphs: standard operators of opset 17 to 20, float32, any batch and length."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 OPSETS = (17, 18, 19, 20)
 _UNARY = {"relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid", "cos": "Cos", "sin": "Sin",
           "sqrt": "Sqrt"}  # fmt: skip
+_EXTERNAL_FROM = 1024  # bytes
 _SQRT_HALF = 0.5**0.5
 _TANH_GELU = (2 / np.pi) ** 0.5
 
@@ -31,9 +33,17 @@ class OnnxOperations:
         self._initializers: dict[str, np.ndarray] = {}
 
     def model(
-        self, name: str, inputs: GraphInputs, outputs: dict[str, str], shapes: dict[str, list]
+        self,
+        name: str,
+        inputs: GraphInputs,
+        outputs: dict[str, str],
+        shapes: dict[str, list],
+        data: Path | None,
     ) -> "onnx.ModelProto":
-        """Return the model with these outputs, whose shapes may have names of dimensions."""
+        """Return the model with these outputs, whose shapes may have names of dimensions.
+
+        Large initializers are written to the file `data`, if given: protobuf ends at 2 GiB.
+        """
         from onnx import TensorProto, helper, numpy_helper
 
         nodes = [*self._nodes]
@@ -45,7 +55,9 @@ class OnnxOperations:
             name,
             [helper.make_tensor_value_info(each, TensorProto.INT64, dims) for each in names],
             [helper.make_tensor_value_info(key, TensorProto.FLOAT, shapes[key]) for key in outputs],
-            [numpy_helper.from_array(array, key) for key, array in self._initializers.items()],
+            [numpy_helper.from_array(array, key) for key, array in self._initializers.items()]
+            if data is None
+            else self._external(data),
         )
         opsets = [helper.make_opsetid("", self._opset)]
         return helper.make_model(
@@ -55,6 +67,25 @@ class OnnxOperations:
             ir_version=helper.find_min_ir_version_for(opsets),
             producer_name="mlx-encoders",
         )
+
+    def _external(self, data: Path) -> "list[onnx.TensorProto]":
+        from onnx import TensorProto, helper, numpy_helper
+
+        tensors = []
+        with data.open("wb") as file:
+            for name, array in self._initializers.items():
+                if array.nbytes < _EXTERNAL_FROM:
+                    tensors.append(numpy_helper.from_array(array, name))
+                    continue
+                kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+                tensor = TensorProto(name=name, dims=array.shape, data_type=kind)
+                tensor.data_location = TensorProto.EXTERNAL
+                place = {"location": data.name, "offset": file.tell(), "length": array.nbytes}
+                for key, value in place.items():
+                    tensor.external_data.add(key=key, value=str(value))
+                file.write(np.ascontiguousarray(array).data)
+                tensors.append(tensor)
+        return tensors
 
     def has(self, name: str) -> bool:
         return name in self._weights

@@ -95,7 +95,8 @@ def export_onnx(
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as temporary:
         file = Path(temporary) / name
-        _save(build_onnx(reference, weights, options, opset), file, external_data)
+        data = file.with_name(f"{name}.data") if external_data else None
+        _save(build_onnx(reference, weights, options, opset, data), file)
         del weights
         report = _verify(file, reference, options, tokenizer, texts, labels)
         if int8:
@@ -114,9 +115,13 @@ def export_onnx(
 
 
 def build_onnx(
-    model: Any, weights: dict[str, np.ndarray], options: HeadOptions, opset: int
+    model: Any,
+    weights: dict[str, np.ndarray],
+    options: HeadOptions,
+    opset: int,
+    data: Path | None = None,
 ) -> "onnx.ModelProto":
-    """Return the network of `model` with these weights, its inputs and outputs, unchecked."""
+    """Return the network of `model` with these weights, unchecked; large ones go to `data`."""
     from onnx import helper
 
     weights = dict(weights)
@@ -126,7 +131,7 @@ def build_onnx(
     inputs = GraphInputs("input_ids", "attention_mask", types)
     outputs = build_outputs(ops, model, options, inputs)
     shapes = _output_shapes(model, outputs)
-    graph = ops.model(type(model).__name__, inputs, outputs, shapes)
+    graph = ops.model(type(model).__name__, inputs, outputs, shapes, data)
     notes = {key: value for key, value in asdict(options).items() if value}
     if (names := model.config.id2label) and "logits" in outputs:
         notes["id2label"] = {str(key): label for key, label in names.items()}
@@ -201,19 +206,10 @@ def _output_shapes(model: Any, outputs: dict[str, str]) -> dict[str, list]:
     return {name: shapes[name] for name in outputs}
 
 
-def _save(graph: "onnx.ModelProto", file: Path, external_data: bool) -> None:
+def _save(graph: "onnx.ModelProto", file: Path) -> None:
     import onnx
 
-    if external_data:
-        onnx.save_model(
-            graph,
-            str(file),
-            save_as_external_data=True,
-            all_tensors_to_one_file=True,
-            location=f"{file.name}.data",
-        )
-    else:
-        onnx.save_model(graph, str(file))
+    onnx.save_model(graph, str(file))
     onnx.checker.check_model(str(file))
 
 
