@@ -114,7 +114,7 @@ def page(
         "",
         f"The cosine similarity of the logits of both files is {int8.cosine:.5f}, and",
         f"{agreement:.2%} of the rows get the same class. MLX is compared on random ids with",
-        "padding on each side and on 32 of the texts.",
+        "padding on each side and on 8 of the texts.",
         "",
         "Milliseconds for a batch, on two threads:",
         "",
