@@ -1,0 +1,7 @@
+"""Export models to ONNX and Core ML, compared with MLX before a file is left."""
+
+from mlx_encoders.export.coreml import export_coreml
+from mlx_encoders.export.onnx_file import export_onnx
+from mlx_encoders.export.report import CoreMLReport, ExportReport, Int8Report
+
+__all__ = ["CoreMLReport", "ExportReport", "Int8Report", "export_coreml", "export_onnx"]
