@@ -30,7 +30,7 @@ from mlx_encoders.text_files import read_texts
 
 _RESULTS = Path(__file__).parents[1] / "docs/benchmarks/encoders-pretraining.md"
 _SIZES = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
-_VOCAB_SIZE = 1024
+_VOCAB_SIZE = 2048
 _DOCUMENTS = 1000
 
 
