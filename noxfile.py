@@ -78,6 +78,7 @@ def tools(session: nox.Session) -> None:
 def tests(session: nox.Session, package: str) -> None:
     """Test one package where only its declared dependencies are installed."""
     session.install("--group", "test", *paths_of(package))
+    precompile_header(session)
     session.run("pytest", f"packages/{package}", *session.posargs)
 
 
@@ -177,6 +178,18 @@ def fixtures(session: nox.Session) -> None:
     chosen, *arguments = session.posargs or [None]
     for name in [chosen] if chosen else [each for each in names if each not in NEED_CLONES]:
         session.run("python", f"tools/make_fixtures_{name}.py", *arguments)
+
+
+def precompile_header(session: nox.Session) -> None:
+    """Precompile the header of the kernels of `mx.compile`: each then takes 0.2 s, and not 1.2 s.
+
+    GCC finds the result beside the header, and ignores it for any other flags than MLX's.
+    """
+    headers = [*Path(session.virtualenv.location).rglob("mlx/backend/cpu/compiled_preamble.h")]
+    if sys.platform == "linux" and shutil.which("g++") and headers:
+        flags = ("-std=c++17", "-O3", "-Wall", "-fPIC", "-I", str(headers[0].parents[3]))
+        command = ("g++", *flags, "-x", "c++-header", str(headers[0]))
+        session.run(*command, external=True, silent=True)
 
 
 def with_siblings(package: str) -> list[str]:
