@@ -1,6 +1,5 @@
 """Which columns are predicted: named, in ranges, or found in the sample submission or the table."""
 
-
 import numpy as np
 import pytest
 
