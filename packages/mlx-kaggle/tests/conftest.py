@@ -1,6 +1,7 @@
 """Small tables shared by the tests, and the commands on them."""
 
 import csv
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,12 +35,13 @@ def compiled(uncompiled: None) -> Iterator[None]:
 
 
 @pytest.fixture
-def run_cli(tmp_path, monkeypatch, capsys) -> Callable[..., CompletedProcess[str]]:
+def run_cli(tmp_path, monkeypatch, capsys) -> Iterator[Callable[..., CompletedProcess[str]]]:
     """Run a command in this process and in the folder of the test; return what it wrote.
 
     A process of its own would import for seconds.
     """
     monkeypatch.chdir(tmp_path)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
 
     def run(*arguments: object, code: int = 0) -> CompletedProcess[str]:
         words = [*map(str, arguments)]
@@ -50,7 +52,9 @@ def run_cli(tmp_path, monkeypatch, capsys) -> Callable[..., CompletedProcess[str
         assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
         return done
 
-    return run
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
