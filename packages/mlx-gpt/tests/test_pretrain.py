@@ -92,12 +92,30 @@ def command(data, output, *more):
     return [sys.executable, "-m", "mlx_gpt.cli", "train", *chosen]
 
 
-def test_the_command_lowers_the_loss_and_the_same_seed_gives_the_same_losses(data, tmp_path):
+@pytest.fixture
+def trained(data, capsys):
+    """Return a function that runs the command in this process, and returns what it said."""
+
+    def run(output, *more) -> str:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main(command(data, output, *more)[3:])
+        said = capsys.readouterr().err
+        assert not ended.value.code, said
+        return said
+
+    return run
+
+
+def test_the_command_lowers_the_loss_and_the_same_seed_gives_the_same_losses(
+    data, trained, tmp_path
+):
+    steps = ["--steps", "60", "--evaluate-every", "20"]
+    done = subprocess.run(command(data, tmp_path / "one", *steps), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    trained(tmp_path / "two", *steps)
     seen = []
     for name in ("one", "two"):
-        made = command(data, tmp_path / name, "--steps", "60", "--evaluate-every", "20")
-        done = subprocess.run(made, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
         lines = RunFolder.open(tmp_path / name).metrics()
         seen.append(losses(lines))
     assert seen[0] == seen[1]
@@ -135,7 +153,7 @@ def test_a_run_without_a_checkpoint_begins_again_and_logs_nothing_twice(config, 
     assert [line["updates"] for line in lines if line["event"] == "evaluate"] == [0, 4, 8]
 
 
-def test_a_killed_run_resumes_from_its_last_checkpoint(data, tmp_path, start):
+def test_a_killed_run_resumes_from_its_last_checkpoint(data, trained, tmp_path, start):
     made = command(data, tmp_path / "run", "--steps", "400", "--checkpoint-every", "5")
     process = start(made, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
@@ -147,9 +165,7 @@ def test_a_killed_run_resumes_from_its_last_checkpoint(data, tmp_path, start):
     settings = (tmp_path / "run" / "config.yaml").read_text().replace("steps: 400", "steps: 12")
     RunFolder.open(tmp_path / "run").replace_config(yaml.safe_load(settings))
     latest = int(checkpoints.latest().name.removeprefix("step-"))
-    made = command(data, tmp_path / "run", "--resume")
-    done = subprocess.run(made, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    trained(tmp_path / "run", "--resume")
     lines = RunFolder.open(tmp_path / "run").metrics()
     updates = [line["updates"] for line in lines if line["event"] == "update"]
     assert updates == list(range(1, max(latest, 12) + 1))
@@ -331,10 +347,11 @@ def test_a_full_disk_is_named_and_leaves_no_half_of_a_model(data, tmp_path):
     assert not Checkpoints(tmp_path / "run" / "checkpoints").latest()
 
 
-def test_a_dry_run_prints_the_plan_and_writes_nothing(data, tmp_path):
-    made = command(data, tmp_path / "run", "--steps", "30", "--dry-run")
-    done = subprocess.run(made, capture_output=True, text=True)
-    assert "7,680 = 30 steps of 256" in done.stdout
+def test_a_dry_run_prints_the_plan_and_writes_nothing(data, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(command(data, tmp_path / "run", "--steps", "30", "--dry-run")[3:])
+    assert not ended.value.code
+    assert "7,680 = 30 steps of 256" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
 
 
@@ -346,18 +363,11 @@ def the_same(left, right):
     return left.keys() == right.keys() and all(mx.array_equal(left[k], right[k]) for k in left)
 
 
-def trained(data, output, *more):
-    made = command(data, output, *more)
-    done = subprocess.run(made, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    return done.stderr
-
-
-def test_a_finished_run_goes_on_for_more_steps_and_equals_one_long_run(data, tmp_path):
+def test_a_finished_run_goes_on_for_more_steps_and_equals_one_long_run(trained, tmp_path):
     constant = ["--schedule", "constant"]
-    trained(data, tmp_path / "long", "--steps", "7", *constant)
-    trained(data, tmp_path / "short", "--steps", "4", *constant)
-    said = trained(data, tmp_path / "short", "--resume", "--steps", "7")
+    trained(tmp_path / "long", "--steps", "7", *constant)
+    trained(tmp_path / "short", "--steps", "4", *constant)
+    said = trained(tmp_path / "short", "--resume", "--steps", "7")
     assert ("after update 4 the run continues to 7 steps instead of 4: equal to one run of 7 "
             "steps, bit for bit") in said  # fmt: skip
     assert the_same(*models(tmp_path / "long", tmp_path / "short"))
@@ -391,8 +401,8 @@ def test_nanochats_schedule_differs_where_the_event_says(config, done, decay, ra
         assert (differing or [None])[0] == found[f"{name}_from"], name
 
 
-def test_more_steps_must_be_more(data, tmp_path, capsys):
-    trained(data, tmp_path / "run", "--steps", "2")
+def test_more_steps_must_be_more(data, trained, tmp_path, capsys):
+    trained(tmp_path / "run", "--steps", "2")
     with pytest.raises(SystemExit) as stopped:
         main(command(data, tmp_path / "run", "--resume", "--steps", "2")[3:])
     assert stopped.value.code == 2
@@ -401,22 +411,22 @@ def test_more_steps_must_be_more(data, tmp_path, capsys):
     )
 
 
-def test_a_run_begins_with_a_model_and_its_tokenizer(data, tmp_path, texts, capsys):
-    trained(data, tmp_path / "base", "--steps", "2")
+def test_a_run_begins_with_a_model_and_its_tokenizer(trained, tmp_path, texts, capsys):
+    trained(tmp_path / "base", "--steps", "2")
     write_shards([text.upper() for text in texts], tmp_path / "other", 20_000, group=32)
     begin = ["--init-from", str(tmp_path / "base"), "--output", str(tmp_path / "next"),
              "--data", str(tmp_path / "other"), "--steps", "3"]  # fmt: skip
-    made = [sys.executable, "-m", "mlx_gpt.cli", "train", *begin]
     small = ["--device-batch-size", "4", "--batch-tokens", "256", "--threads", "1"]
-    done = subprocess.run([*made, *small], capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
+    with pytest.raises(SystemExit) as ended:
+        main(["train", *begin, *small])
+    assert not ended.value.code, capsys.readouterr().err
     before = load_model(tmp_path / "base" / "model").config
     assert load_model(tmp_path / "next" / "model").config == before
     job = build(load_config(PretrainConfig, file=tmp_path / "next" / "config.yaml"))
     assert the_same(dict(tree_flatten(job.model.parameters())), dict(
         tree_flatten(load_model(tmp_path / "base", training=True).parameters())))  # fmt: skip
     assert int(job.step.optimizer.state["step"]) == 0
-    trained(data, tmp_path / "next", "--resume", "--steps", "4")
+    trained(tmp_path / "next", "--resume", "--steps", "4")
     Tokenizer.train([text.upper() for text in texts], 384).save(tmp_path / "tokenizer")
     for wrong, message in (
         (["--depth", "3"], f"model.depth is 3, but {tmp_path / 'base'} has 2; remove the"),

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 
+from mlx_gpt.cli import main
 from mlx_gpt.data.documents import read_files
 from mlx_gpt.engine import Engine, Request, Sampling
 from mlx_gpt.models.files import find_model_folder, load_model
@@ -49,7 +50,9 @@ def run(start, sources):
     return begin
 
 
-def test_from_text_to_a_chat_and_a_report_and_on_after_an_interruption(run, tmp_path):
+def test_from_text_to_a_chat_and_a_report_and_on_after_an_interruption(
+    run, sources, tmp_path, capsys
+):
     output = tmp_path / "run"
     process = run(output, "--steps", "60")
     metrics = output / "pretrain" / "metrics.jsonl"
@@ -79,13 +82,16 @@ def test_from_text_to_a_chat_and_a_report_and_on_after_an_interruption(run, tmp_
     request = Request([tokenizer.bos_id], 4, Sampling(temperature=0.0))
     assert engine.generate([request])[0].ids
 
-    again = run(output, "--steps", "60")
-    said, errors = again.communicate()
-    assert again.returncode == 0, errors
+    def run_here(*more):
+        with pytest.raises(SystemExit) as ended:
+            main(["speedrun", *sources, "--output", str(output), *SETTINGS, *more])
+        return ended.value.code or 0, capsys.readouterr().err
+
+    code, errors = run_here("--steps", "60")
+    assert code == 0, errors
     assert "train" not in errors  # everything was there already
-    other = run(output, "--steps", "50")
-    _, errors = other.communicate()
-    assert other.returncode == 1
+    code, errors = run_here("--steps", "50")
+    assert code == 1
     assert f"{output} was started with another steps ({output / 'speedrun.yaml'})" in errors
 
 

@@ -1,10 +1,71 @@
-"""Small tables shared by the tests."""
+"""Small tables shared by the tests, and the commands on them."""
 
 import csv
+import signal
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from subprocess import PIPE, CompletedProcess, Popen
 
+import mlx.core as mx
 import numpy as np
 import pytest
+
+from mlx_kaggle.cli import main
+
+
+@pytest.fixture(scope="module", autouse=True)
+def uncompiled() -> Iterator[None]:
+    """Compile nothing, here and in processes begun by tests: a kernel takes a CPU a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLX_DISABLE_COMPILE", "1")
+        mx.disable_compile()
+        yield
+    mx.enable_compile()
+
+
+@pytest.fixture
+def compiled(uncompiled: None) -> Iterator[None]:
+    """Compile all the same, as for a user."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLX_DISABLE_COMPILE")
+        mx.enable_compile()
+        yield
+    mx.disable_compile()
+
+
+@pytest.fixture
+def run_cli(tmp_path, monkeypatch, capsys) -> Iterator[Callable[..., CompletedProcess[str]]]:
+    """Run a command in this process and in the folder of the test; return what it wrote.
+
+    A process of its own would import for seconds.
+    """
+    monkeypatch.chdir(tmp_path)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+
+    def run(*arguments: object, code: int = 0) -> CompletedProcess[str]:
+        words = [*map(str, arguments)]
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        done = CompletedProcess(words, int(ended.value.code or 0), *capsys.readouterr())
+        assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
+        return done
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def start_cli(tmp_path, start) -> Callable[..., Popen[str]]:
+    """Start a command as a user does: in a process of its own, in the folder of the test."""
+
+    def begin(*arguments: object) -> Popen[str]:
+        command = [sys.executable, "-m", "mlx_kaggle.cli", *arguments]
+        return start(command, cwd=tmp_path, stdout=PIPE, stderr=PIPE)
+
+    return begin
 
 
 @pytest.fixture

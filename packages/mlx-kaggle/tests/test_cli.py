@@ -1,4 +1,4 @@
-"""The commands as a user runs them, in a process of their own."""
+"""The commands as a user runs them; one run of each is in a process of its own."""
 
 import csv
 import json
@@ -6,17 +6,6 @@ import subprocess
 import sys
 
 import pytest
-
-
-@pytest.fixture
-def run_cli(tmp_path):
-    def run(*arguments, code: int = 0) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "mlx_kaggle.cli", *map(str, arguments)]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
-        return done
-
-    return run
 
 
 def train_arguments(passengers, write_csv, tiny_flags, rows=60, epochs=2):
@@ -28,29 +17,36 @@ def train_arguments(passengers, write_csv, tiny_flags, rows=60, epochs=2):
     ]
 
 
+@pytest.mark.usefixtures("compiled")
 def test_train_predict_evaluate_write_a_checked_submission(
-    run_cli, passengers, write_csv, tiny_flags, tmp_path
+    start_cli, passengers, write_csv, tiny_flags, tmp_path
 ):
+    def run(*arguments) -> str:
+        process = start_cli(*arguments)
+        out, errors = process.communicate()
+        assert process.returncode == 0, errors
+        return out
+
     test = passengers(20, seed=1, first_id=100)
     answers = write_csv("answers.csv", test)
     hidden = write_csv("test.csv", {k: v for k, v in test.items() if k != "Survived"})
     write_csv("sample_submission.csv", {"PassengerId": test["PassengerId"], "Survived": [0] * 20})
-    done = run_cli(*train_arguments(passengers, write_csv, tiny_flags))
-    assert "target Survived: binary" in done.stdout
-    assert "HistGradientBoosting" in done.stdout
-    assert "expected time: about" in done.stdout
+    out = run(*train_arguments(passengers, write_csv, tiny_flags))
+    assert "target Survived: binary" in out
+    assert "HistGradientBoosting" in out
+    assert "expected time: about" in out
     report = (tmp_path / "run" / "report.html").read_text()
     assert "<svg" in report
     assert 'src="http' not in report
     assert 'href="http' not in report
-    done = run_cli("predict", "--run", "run", "--test", hidden, "--output", "submission.csv")
-    assert "20 ids and values agree with" in done.stdout
+    out = run("predict", "--run", "run", "--test", hidden, "--output", "submission.csv")
+    assert "20 ids and values agree with" in out
     with (tmp_path / "submission.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [int(row["PassengerId"]) for row in rows] == test["PassengerId"]
     assert {row["Survived"] for row in rows} <= {"0", "1"}
-    done = run_cli("evaluate", "--run", "run", "--data", answers, "--json")
-    assert 0 <= json.loads(done.stdout)["accuracy"] <= 1
+    out = run("evaluate", "--run", "run", "--data", answers, "--json")
+    assert 0 <= json.loads(out)["accuracy"] <= 1
 
 
 def test_thorough_fine_tunes_a_modernbert_folder_with_folds_seeds_and_views(
@@ -174,10 +170,12 @@ def test_a_wrong_word_gets_one_line(change, message, run_cli, passengers, write_
     assert "Traceback" not in done.stderr
 
 
-def test_debug_shows_the_traceback(run_cli, passengers, write_csv, tiny_flags):
+def test_debug_shows_the_traceback(start_cli, passengers, write_csv, tiny_flags):
     arguments = train_arguments(passengers, write_csv, tiny_flags, rows=40)
-    done = run_cli(*arguments, "--target", "nothing", "--debug", code=1)
-    assert "Traceback" in done.stderr
+    process = start_cli(*arguments, "--target", "nothing", "--debug")
+    _, errors = process.communicate()
+    assert process.returncode == 1
+    assert "Traceback" in errors
 
 
 def test_wrong_usage_exits_with_two(run_cli):

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 from datetime import date, timedelta
 
 import numpy as np
@@ -347,36 +345,30 @@ def test_evaluation_scores_every_origin_after_the_training(known):
         evaluate_forecast(competition, history, wave(60, name="a"), "data.csv", predict)
 
 
-def test_train_predict_and_evaluate_a_forecast(tmp_path, write_csv, tiny_flags):
+def test_train_predict_and_evaluate_a_forecast(run_cli, tmp_path, write_csv, tiny_flags):
     train = write_csv("train.csv", {"id": list(range(60)), **wave(60)})
     sample = write_csv("sample_submission.csv", {"id": [61, 60], "sales": [0, 0]})
-
-    def cli(*arguments, code=0):
-        command = [sys.executable, "-m", "mlx_kaggle.cli", *map(str, arguments)]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == code, (done.stdout, done.stderr)
-        return done
-
-    done = cli(
+    done = run_cli(
         *("train", "--train", train, "--target", "sales", "--task", "forecast", "--time", "day"),
         *("--horizon", 3, "--lookback", 7, "--folds", 2, "--output", "run"),
         *("--set", "training.epochs=1", *tiny_flags),
     )
     assert "seasonal naive" in done.stdout
     assert "mase" in done.stdout
-    cli("predict", "--run", "run", "--output", "next.csv")
+    run_cli("predict", "--run", "run", "--output", "next.csv")
     with (tmp_path / "next.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["day"] for row in rows] == ["2024-03-01", "2024-03-02", "2024-03-03"]
     assert all(0 < float(row["sales"]) < 60 for row in rows)
     test = write_csv("test.csv", {"id": [60, 61], "day": ["2024-03-03", "2024-03-01"]})
-    done = cli("predict", "--run", "run", "--test", test, "--output", "out.csv")
+    done = run_cli("predict", "--run", "run", "--test", test, "--output", "out.csv")
     assert f"2 ids and values agree with {sample}" in done.stdout
     with (tmp_path / "out.csv").open() as file:
         written = list(csv.DictReader(file))
     assert [row["id"] for row in written] == ["61", "60"]
     assert [row["sales"] for row in written] == [rows[0]["sales"], rows[2]["sales"]]
     labelled = write_csv("labelled.csv", wave(70))
-    scores = json.loads(cli("evaluate", "--run", "run", "--data", labelled, "--json").stdout)
+    done = run_cli("evaluate", "--run", "run", "--data", labelled, "--json")
+    scores = json.loads(done.stdout)
     assert scores["seasonal naive mae"] == pytest.approx(0.7)
     assert scores["mase"] > 0

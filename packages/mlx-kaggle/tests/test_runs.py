@@ -5,7 +5,6 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -236,19 +235,9 @@ def test_the_demo_writes_over_no_table_of_others(tmp_path):
         write_demo_data(tmp_path / "mine")
 
 
-@pytest.fixture
-def train(tables, start):
-    """Return a function that starts `train` in a process of its own, killed at the end."""
-
-    def begin(*arguments: str) -> subprocess.Popen:
-        command = [sys.executable, "-m", "mlx_kaggle.cli", "train", "--output", "run", *arguments]
-        return start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-    return begin
-
-
 LONG = [
-    *("--train", "train.csv", "--target", "y", "--set", "training.batch_size=1"),
+    *("train", "--output", "run", "--train", "train.csv", "--target", "y"),
+    *("--set", "training.batch_size=1"),
     *("--set", "training.epochs=400", "--set", "training.checkpoint_seconds=0.001"),
     *(part for setting in TINY for part in ("--set", setting)),
 ]
@@ -262,8 +251,8 @@ def until(process: subprocess.Popen, path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_leaves_a_checkpoint_and_says_so(train, number):
-    process = train(*LONG)
+def test_a_signal_leaves_a_checkpoint_and_says_so(tables, start_cli, number):
+    process = start_cli(*LONG)
     until(process, CHECKPOINTS / "latest")
     process.send_signal(number)
     _, errors = process.communicate()
@@ -275,18 +264,17 @@ def test_a_signal_leaves_a_checkpoint_and_says_so(train, number):
     )
 
 
-def test_two_trainings_do_not_share_a_run_folder(train):
-    process = train(*LONG)
+def test_two_trainings_do_not_share_a_run_folder(tables, start_cli, run_cli):
+    process = start_cli(*LONG)
     until(process, CHECKPOINTS / "latest")
-    for again in (train("--resume"), train(*LONG, "--overwrite")):
-        _, errors = again.communicate()
-        assert again.returncode == 1
+    for again in (["train", "--output", "run", "--resume"], [*LONG, "--overwrite"]):
+        errors = run_cli(*again, code=1).stderr
         assert errors.endswith("Error: run: another process is training in it\n")
     assert process.poll() is None
 
 
-def test_a_training_outlives_its_reader(train):
-    process = train(*LONG, "--set", "training.epochs=1")
+def test_a_training_outlives_its_reader(tables, start_cli):
+    process = start_cli(*LONG, "--set", "training.epochs=1")
     process.stdout.close()
     process.stderr.close()
     assert process.wait() == 0

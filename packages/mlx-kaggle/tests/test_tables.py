@@ -2,8 +2,6 @@
 
 import gzip
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -143,17 +141,18 @@ def test_a_tokenizer_learns_only_what_the_model_can_read(write_csv, tiny):
     assert str(text.report).startswith("29 of 30 rows shortened to the token budget")
 
 
-def test_a_wide_table_is_shown_on_a_screen_and_said_in_full(write_csv, tmp_path, tiny_flags):
+def test_a_wide_table_is_shown_on_a_screen_and_said_in_full(
+    run_cli, write_csv, tmp_path, tiny_flags
+):
     rng = np.random.default_rng(0)
     table = {f"number {n}": np.round(rng.normal(size=40), 3).tolist() for n in range(150)}
     table |= {f"colour {n}": rng.choice(["red", "blue"], 40).tolist() for n in range(20)}
     table["a name of " + "very " * 20 + "many words"] = list(range(40, 0, -1))
     table["y"] = [0, 1] * 20
-    command = [sys.executable, "-m", "mlx_kaggle.cli", "train", "--target", "y", "--train",
-               write_csv("train.csv", table), *tiny_flags, "--set", "training.epochs=1",
-               "--output", "run"]  # fmt: skip
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    done = run_cli(
+        *("train", "--target", "y", "--train", write_csv("train.csv", table), "--output", "run"),
+        *("--set", "training.epochs=1", *tiny_flags),
+    )
     more = "142 more columns: 121 numeric, 20 categorical, 1 target"
     assert f"... and {more}; all in competition.json of the run folder" in done.stdout
     assert len(done.stdout.splitlines()) < 60

@@ -1,8 +1,5 @@
 """Which columns are predicted: named, in ranges, or found in the sample submission or the table."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
@@ -376,12 +373,8 @@ def test_the_28_labels_of_goemotions_are_found_in_each_way(how, shared_data, wri
     assert not [note for note in found.notes if "labels too" in note]
 
 
-def test_train_without_any_target_is_wrong_usage(write_csv, tmp_path):
+def test_train_without_any_target_is_wrong_usage(run_cli, write_csv, tmp_path):
     train = write_csv("train.csv", labelled(**LABELS))
-    command = [sys.executable, "-m", "mlx_kaggle.cli", "train", "--train", train, "--output", "run"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr.split("\n")[-2]) == (
-        2,
-        "Error: Missing option '--target'.",
-    )
+    done = run_cli("train", "--train", train, "--output", "run", code=2)
+    assert done.stderr.split("\n")[-2] == "Error: Missing option '--target'."
     assert not (tmp_path / "run").exists()

@@ -11,6 +11,8 @@ from mlx_kaggle.members.batches import drop_tokens
 from mlx_kaggle.members.model import Member, freeze
 from mlx_kaggle.members.text import Experiment, predict_member
 
+pytestmark = pytest.mark.usefixtures("compiled")
+
 
 @pytest.fixture
 def prepare(passengers, write_csv, tiny):

@@ -50,6 +50,7 @@ class Status:
 
 _status = Status(active=False, reason="activate() was not called")
 _library: blas.Library | None = None
+_speeds: dict[tuple[str, int | None], float] = {}
 lock = threading.RLock()  # held while the slots or the status change
 
 
@@ -168,7 +169,13 @@ def _set_threads(library: blas.Library, threads: int | None) -> Status:
         blas.set_threads(library, threads)
     elif _status.gflops is not None:  # nothing changed since the measurement
         return _status
-    return replace(_status, threads=blas.get_threads(library), gflops=blas.measure_matmul_gflops())
+    # The speed of each library on each number of threads is measured once: programs that share
+    # the cores switch between two numbers often.
+    count = blas.get_threads(library)
+    key = (library.path, count)
+    if key not in _speeds or count is None:
+        _speeds[key] = blas.measure_matmul_gflops()
+    return replace(_status, threads=count, gflops=_speeds[key])
 
 
 def _bind(library: str | Path | None) -> tuple[blas.Library, int]:

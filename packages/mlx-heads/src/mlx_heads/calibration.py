@@ -246,6 +246,7 @@ def _fit_vectors(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the scales and biases with the least loss, from L-BFGS with the exact gradient."""
     from scipy.optimize import minimize
+    from threadpoolctl import threadpool_limits
 
     z, y, count = logits[:, usable], Y[:, usable], int(usable.sum())
 
@@ -255,14 +256,16 @@ def _fit_vectors(
         gradient = np.concatenate([(error * z).sum(0), error.sum(0)])
         return _loss(outputs, y, weights, kind), gradient
 
-    found = minimize(
-        loss_and_gradient,
-        np.repeat([1.0, 0.0], count),
-        jac=True,
-        method="L-BFGS-B",
-        bounds=[_SCALES] * count + [_BIASES] * count,
-        options={"maxiter": 1000, "ftol": 1e-15, "gtol": 1e-9},
-    )
+    # L-BFGS solves small systems, for which OpenBLAS would wait for all its threads.
+    with threadpool_limits(1, user_api="blas"):
+        found = minimize(
+            loss_and_gradient,
+            np.repeat([1.0, 0.0], count),
+            jac=True,
+            method="L-BFGS-B",
+            bounds=[_SCALES] * count + [_BIASES] * count,
+            options={"maxiter": 1000, "ftol": 1e-15, "gtol": 1e-9},
+        )
     scale, bias = np.ones(len(usable)), np.zeros(len(usable))
     scale[usable], bias[usable] = found.x[:count], found.x[count:]
     return tuple(scale.tolist()), tuple(bias.tolist())

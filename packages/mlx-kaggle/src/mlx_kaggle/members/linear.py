@@ -12,6 +12,7 @@ from scipy.special import expit, softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import KFold
+from threadpoolctl import threadpool_limits
 
 from mlx_kaggle.members.features import HeadFeatures, WordFeatures
 from mlx_kaggle.tables.competition import VALUE_TASKS, Competition
@@ -76,6 +77,9 @@ class LinearModel:
         )
 
 
+# L-BFGS solves systems of a few numbers in every iteration. OpenBLAS gives them to all its threads,
+# and waits up to 50 times longer than it computes when another program uses a core.
+@threadpool_limits.wrap(limits=1, user_api="blas")
 def fit_linear(
     competition: Competition,
     train: Table,
