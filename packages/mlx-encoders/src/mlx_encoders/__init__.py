@@ -11,6 +11,7 @@ from mlx_encoders.adversarial import (
     fgm_perturbation,
     r_drop_loss,
 )
+from mlx_encoders.batching import Batch, padding_share, plan_batches
 from mlx_encoders.bert import BertConfig, BertModel
 from mlx_encoders.build import EncoderConfig, build_model, layer_index
 from mlx_encoders.distillation import (
@@ -26,10 +27,24 @@ from mlx_encoders.folders import (
     load_model,
     load_task_model,
     save,
+    task_class,
+)
+from mlx_encoders.masking import (
+    Masking,
+    encode_words,
+    mask_tokens,
+    masked_lm_loss,
+    masked_positions,
+    masking_of,
 )
 from mlx_encoders.modernbert import ModernBertConfig, ModernBertModel
 from mlx_encoders.neobert import NeoBertConfig, NeoBertModel
+from mlx_encoders.packing import PackedBatch, pack, pool_segments, unpack
+from mlx_encoders.presets import PRESETS, count_parameters, get_preset
 from mlx_encoders.pretrained import EncoderModel, EncoderOutput, PretrainedModel
+from mlx_encoders.pretraining import PretrainingReport, PretrainingStep, masked_lm_class, pretrain
+from mlx_encoders.pretraining_settings import PretrainingSettings
+from mlx_encoders.quantization import dequantize, quantization_config, quantize
 from mlx_encoders.shrinking import (
     Importance,
     keep_layers,
@@ -53,12 +68,15 @@ from mlx_encoders.tasks import (
     NeoBertForMaskedLM,
     NeoBertForSequenceClassification,
 )
+from mlx_encoders.text_files import read_texts
 from mlx_encoders.tokenizer import Tokenizer
 from mlx_encoders.tokenizer_training import train_tokenizer
 from mlx_encoders.vocabulary import TrimReport, trim_vocabulary
 
 __all__ = [
+    "PRESETS",
     "TASK_CLASSES",
+    "Batch",
     "BertConfig",
     "BertForMaskedLM",
     "BertForMultipleChoice",
@@ -72,6 +90,7 @@ __all__ = [
     "EncoderOutput",
     "Importance",
     "LoadReport",
+    "Masking",
     "ModernBertConfig",
     "ModernBertForMaskedLM",
     "ModernBertForMultipleChoice",
@@ -83,16 +102,24 @@ __all__ = [
     "NeoBertForMaskedLM",
     "NeoBertForSequenceClassification",
     "NeoBertModel",
+    "PackedBatch",
     "PretrainedModel",
+    "PretrainingReport",
+    "PretrainingSettings",
+    "PretrainingStep",
     "Tokenizer",
     "TrimReport",
     "awp_loss",
     "awp_perturbation",
     "build_model",
+    "count_parameters",
+    "dequantize",
     "distillation_loss",
+    "encode_words",
     "fgm_loss",
     "fgm_perturbation",
     "find_folder",
+    "get_preset",
     "hidden_state_loss",
     "keep_layers",
     "layer_index",
@@ -100,12 +127,27 @@ __all__ = [
     "load_config",
     "load_model",
     "load_task_model",
+    "mask_tokens",
+    "masked_lm_class",
+    "masked_lm_loss",
+    "masked_positions",
+    "masking_of",
     "measure_importance",
+    "pack",
+    "padding_share",
+    "plan_batches",
+    "pool_segments",
+    "pretrain",
     "prune_heads",
     "prune_units",
+    "quantization_config",
+    "quantize",
     "r_drop_loss",
+    "read_texts",
     "save",
+    "task_class",
     "train_tokenizer",
     "trim_vocabulary",
+    "unpack",
     "value_distillation_loss",
 ]
