@@ -34,6 +34,7 @@ NEOBERT = {
     "pad_token_id": 0,
 }
 UNTIED = {"tie_word_embeddings": False}
+UNBIASED = {"decoder_bias": False}
 CASES = [
     ("BertForMaskedLM", {}),
     ("BertForMaskedLM", UNTIED),
@@ -44,9 +45,14 @@ CASES = [
     ("BertForNextSentencePrediction", {}),
     ("ModernBertForMaskedLM", {}),
     ("ModernBertForMaskedLM", UNTIED),
+    ("ModernBertForMaskedLM", UNBIASED),
     ("ModernBertForSequenceClassification", {"num_labels": 3}),
     ("ModernBertForSequenceClassification", {"num_labels": 3, "classifier_pooling": "mean"}),
     ("ModernBertForTokenClassification", {"num_labels": 5}),
+    (
+        "ModernBertForTokenClassification",
+        {"num_labels": 5, "classifier_bias": True, "classifier_activation": "silu"},
+    ),
     ("ModernBertForQuestionAnswering", {}),
     ("ModernBertForMultipleChoice", {}),
 ]
@@ -113,8 +119,9 @@ def make_task(name: str, changes: dict) -> None:
         choices=2 if "Choice" in name else 0,
     )
     suffix = "".join(f"-{value}" for value in changes.values() if isinstance(value, str))
-    suffix += "-untied" if changes == UNTIED else ""
+    suffix += {id(UNTIED): "-untied", id(UNBIASED): "-unbiased"}.get(id(changes), "")
     values = {**config.to_dict(), "architectures": [name]}
+    del values["_name_or_path"]  # a path of this machine
     (OUT / f"{name}{suffix}.json").write_text(json.dumps(values, indent=1, sort_keys=True) + "\n")
     save_file(found, OUT / f"{name}{suffix}.safetensors")
 

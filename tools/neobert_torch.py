@@ -2,7 +2,8 @@
 
 The authors' code needs xformers and loses its rotary table in transformers 5. This one rotates
 pairs as complex numbers, keeps queries, keys and values of a head side by side as the checkpoint
-does, and adds masks to the scores: none of it is how mlx-encoders computes. In any dtype.
+does, and adds masks to the scores: none of it is how mlx-encoders computes. In any dtype; complex
+numbers have two floats of at least 32 bits.
 """
 
 import torch
@@ -47,14 +48,16 @@ class Block(nn.Module):
         q, k, v = self.qkv(self.attention_norm(x)).view(B, L, self.heads, 3 * size).chunk(3, -1)
         q, k = (self.rotate(each, turns).transpose(1, 2) for each in (q, k))
         scores = q @ k.transpose(-1, -2) / size**0.5 + added[:, None, None, :]
-        mixed = scores.softmax(-1) @ v.transpose(1, 2)
+        self.weights = scores.softmax(-1)  # (B, heads, L, L)
+        mixed = self.weights @ v.transpose(1, 2)
         x = x + self.wo(mixed.transpose(1, 2).reshape(B, L, D))
         return x + self.ffn(self.ffn_norm(x))
 
     @staticmethod
     def rotate(x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
-        pairs = torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2).contiguous())
-        return torch.view_as_real(pairs * turns[None, :, None, :]).flatten(3)
+        wide = x.to(turns.real.dtype).reshape(*x.shape[:-1], -1, 2).contiguous()
+        turned = torch.view_as_complex(wide) * turns[None, :, None, :]
+        return torch.view_as_real(turned).flatten(3).to(x.dtype)
 
 
 class NeoBERT(nn.Module):
@@ -72,10 +75,11 @@ class NeoBERT(nn.Module):
 
     def forward(self, ids: torch.Tensor, valid: torch.Tensor) -> list[torch.Tensor]:
         x = self.encoder(ids)
-        speeds = 1.0 / 10000 ** (torch.arange(0, self.head_size, 2, dtype=x.dtype) / self.head_size)
-        angles = torch.outer(torch.arange(ids.shape[1], dtype=x.dtype), speeds)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        speeds = 1.0 / 10000 ** (torch.arange(0, self.head_size, 2, dtype=wide) / self.head_size)
+        angles = torch.outer(torch.arange(ids.shape[1], dtype=wide), speeds)
         turns = torch.polar(torch.ones_like(angles), angles)
-        added = torch.where(valid.bool(), 0.0, -1e9).to(x.dtype)
+        added = torch.where(valid.bool(), 0.0, torch.finfo(x.dtype).min).to(x.dtype)
         states = [x]
         for block in self.transformer_encoder:
             states.append(block(states[-1], added, turns))

@@ -50,7 +50,7 @@ def check_inputs(
         shape = ids.shape
     else:
         assert inputs_embeds is not None
-        embeds = _to_mlx(inputs_embeds)
+        embeds = to_mlx(inputs_embeds)
         if embeds.ndim != 3 or 0 in embeds.shape:
             raise ValueError(
                 f"inputs_embeds must be (batch, length, hidden_size), none 0; got {embeds.shape}"
@@ -71,20 +71,21 @@ def check_inputs(
     return Inputs(ids, embeds, valid, positions, segments)
 
 
-def _to_mlx(values: Array) -> mx.array:
+def to_mlx(values: Array) -> mx.array:
+    """Return an array of MLX, of the same dtype."""
     # MLX refuses views with negative strides, such as a reversed mask.
     return mx.array(np.ascontiguousarray(values)) if isinstance(values, np.ndarray) else values
 
 
 def _integers(name: str, values: Array) -> mx.array:
-    array = _to_mlx(values)
+    array = to_mlx(values)
     if not mx.issubdtype(array.dtype, mx.integer):
         raise TypeError(f"{name} must be integers, got {array.dtype}")
     return array
 
 
 def _boolean(mask: Array) -> mx.array:
-    array = _to_mlx(mask)
+    array = to_mlx(mask)
     if array.dtype == mx.bool_:
         return array
     if mx.issubdtype(array.dtype, mx.floating):

@@ -3,40 +3,47 @@
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 
-# Arguments whose first two axes are examples and choices.
-_PER_TOKEN = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
+from mlx_encoders.inputs import Array, to_mlx
 
 
 def merge_choices(**arguments: Any) -> tuple[dict[str, Any], int]:
     """Return the arguments with (B, choices, ...) merged to (B * choices, ...), and `choices`.
 
-    Raises `ValueError` for ids without an axis of choices.
+    `position_ids` may be (L,), for all. Raises `ValueError` for arrays without an axis of choices.
     """
     given = {name: value for name, value in arguments.items() if value is not None}
-    first = given.get("input_ids", given.get("inputs_embeds"))
-    if first is None or first.ndim < 3:
+    name = "inputs_embeds" if "inputs_embeds" in given else "input_ids"
+    ndim = 4 if name == "inputs_embeds" else 3
+    first = given.get(name)
+    if first is None or first.ndim != ndim:
         shape = None if first is None else first.shape
-        raise ValueError(f"input_ids must be (batch, choices, length), got {shape}")
-    merged = {
-        name: value.reshape(-1, *value.shape[2:]) if name in _PER_TOKEN else value
-        for name, value in given.items()
-    }
+        axes = "length, hidden_size" if ndim == 4 else "length"
+        raise ValueError(f"{name} must be (batch, choices, {axes}), got {shape}")
+    merged = {}
+    for name, value in given.items():
+        if name == "position_ids" and value.ndim == 1:
+            merged[name] = value
+        elif value.shape[:3] != first.shape[:3]:
+            raise ValueError(f"{name} must have the shape {first.shape[:3]}, got {value.shape}")
+        else:
+            merged[name] = value.reshape(-1, *value.shape[2:])
     return merged, first.shape[1]
 
 
-def first_valid(hidden: mx.array, attention_mask: mx.array | np.ndarray | None) -> mx.array:
+def first_valid(hidden: mx.array, attention_mask: Array | None) -> mx.array:
     """Return the hidden state (B, D) of each row's first token that is not padding."""
     if attention_mask is None:
         return hidden[:, 0]
-    first = (mx.array(attention_mask) != 0).astype(mx.int32).argmax(axis=1)
+    first = (to_mlx(attention_mask) != 0).astype(mx.int32).argmax(axis=1)
     return mx.take_along_axis(hidden, first[:, None, None], axis=1)[:, 0]
 
 
-def mean_of_valid(hidden: mx.array, attention_mask: mx.array | np.ndarray | None) -> mx.array:
+def mean_of_valid(hidden: mx.array, attention_mask: Array | None) -> mx.array:
     """Return the mean (B, D) of the hidden states that are not padding; 0 for an empty row."""
+    values = hidden.astype(mx.float32)  # a float16 sum of 8192 tokens overflows at a mean of 8
     if attention_mask is None:
-        return hidden.mean(axis=1)
-    weights = (mx.array(attention_mask) != 0).astype(hidden.dtype)[..., None]
-    return (hidden * weights).sum(axis=1) / mx.maximum(weights.sum(axis=1), 1)
+        return values.mean(axis=1).astype(hidden.dtype)
+    weights = (to_mlx(attention_mask) != 0).astype(mx.float32)[..., None]
+    mean = (values * weights).sum(axis=1) / mx.maximum(weights.sum(axis=1), 1)
+    return mean.astype(hidden.dtype)
