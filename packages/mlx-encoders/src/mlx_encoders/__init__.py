@@ -16,6 +16,8 @@ from mlx_encoders.build import EncoderConfig, build_model, layer_index
 from mlx_encoders.distillation import (
     distillation_loss,
     hidden_state_loss,
+    spaced_layers,
+    student_of,
     value_distillation_loss,
 )
 from mlx_encoders.files import find_folder
@@ -36,6 +38,7 @@ from mlx_encoders.shrinking import (
     measure_importance,
     prune_heads,
     prune_units,
+    sensitivity_loss,
 )
 from mlx_encoders.tasks import (
     TASK_CLASSES,
@@ -55,7 +58,12 @@ from mlx_encoders.tasks import (
 )
 from mlx_encoders.tokenizer import Tokenizer
 from mlx_encoders.tokenizer_training import train_tokenizer
-from mlx_encoders.vocabulary import TrimReport, trim_vocabulary
+from mlx_encoders.vocabulary import (
+    TokenComparison,
+    TrimReport,
+    compare_tokens,
+    trim_vocabulary,
+)
 
 __all__ = [
     "TASK_CLASSES",
@@ -84,11 +92,13 @@ __all__ = [
     "NeoBertForSequenceClassification",
     "NeoBertModel",
     "PretrainedModel",
+    "TokenComparison",
     "Tokenizer",
     "TrimReport",
     "awp_loss",
     "awp_perturbation",
     "build_model",
+    "compare_tokens",
     "distillation_loss",
     "fgm_loss",
     "fgm_perturbation",
@@ -105,6 +115,9 @@ __all__ = [
     "prune_units",
     "r_drop_loss",
     "save",
+    "sensitivity_loss",
+    "spaced_layers",
+    "student_of",
     "train_tokenizer",
     "trim_vocabulary",
     "value_distillation_loss",
