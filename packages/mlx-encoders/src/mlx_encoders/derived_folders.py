@@ -1,4 +1,4 @@
-"""What commands that write a changed model share: its small files, and how far it is from before."""
+"""What commands that write a changed model share: small files, and the distance to before."""
 
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -51,7 +51,7 @@ def cosines(before: Sequence[mx.array], after: Sequence[mx.array]) -> dict[str, 
 
 
 def copy_files(
-    folder: Path, output: Path, patterns: Iterable[str], excluded: Sequence[str]
+    folder: Path, output: Path, patterns: Iterable[str], excluded: Sequence[str] = ()
 ) -> None:
     """Copy the files of `folder` that match, except those of these names."""
     for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):

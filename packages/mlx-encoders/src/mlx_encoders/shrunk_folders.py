@@ -9,7 +9,6 @@ import numpy as np
 
 from mlx_encoders.build import named_parameters
 from mlx_encoders.derived_folders import copy_files, cosines, embeddings, encode_batches
-from mlx_encoders.distillation import spaced_layers
 from mlx_encoders.folders import load_model, save, task_class
 from mlx_encoders.pretrained import PretrainedModel
 from mlx_encoders.shrinking import (
@@ -30,7 +29,7 @@ def shrink_folder(
     folder: Path,
     output: Path,
     *,
-    layers: int | Sequence[int] | None = None,
+    layers: Sequence[int] | None = None,
     heads: int | None = None,
     units: int | None = None,
     vocabulary_texts: Sequence[str] | None = None,
@@ -40,8 +39,7 @@ def shrink_folder(
 ) -> dict[str, Any]:
     """Write the smaller model of `folder`, with its task head, to `output`; return a report.
 
-    In this order: layers (indices, or a number of evenly spaced ones), heads, units, vocabulary.
-    With `texts`, `most_texts` of them at even distances measure the importance of heads and units,
+    In this order: layers, heads, units, vocabulary. With `texts`, `most_texts` of them at even distances measure the importance of heads and units,
     by the first 128 tokens, and the report compares tokens and embeddings before and after. Without
     texts, importance is the norm of weights.
     """
@@ -52,33 +50,28 @@ def shrink_folder(
     before = embeddings(model, tokenizer, used)
     smaller = model
     if layers is not None:
-        if isinstance(layers, int):
-            layers = spaced_layers(model.config.num_hidden_layers, layers)
         smaller = keep_layers(smaller, layers)
         report["layers"] = list(layers)
     if heads is not None or units is not None:
         batches = encode_batches(smaller, tokenizer, used)
-        found = measure_importance(smaller, sensitivity_loss(), batches) if used else None
+        importance = measure_importance(smaller, sensitivity_loss(), batches) if used else None
         if heads is not None:
-            smaller = prune_heads(smaller, heads, None if found is None else found.heads)
+            smaller = prune_heads(smaller, heads, importance and importance.heads)
             report["heads"] = heads
         if units is not None:
-            smaller = prune_units(smaller, units, None if found is None else found.units)
+            smaller = prune_units(smaller, units, importance and importance.units)
             report["units"] = units
     trimmed = tokenizer
     if vocabulary_texts is not None:
-        smaller, trimmed, removed = trim_vocabulary(smaller, tokenizer, vocabulary_texts, min_count)
-        report["tokens_before"], report["tokens_after"] = (
-            removed.tokens_before,
-            removed.tokens_after,
-        )
+        smaller, trimmed, found = trim_vocabulary(smaller, tokenizer, vocabulary_texts, min_count)
+        report |= {"tokens_before": found.tokens_before, "tokens_after": found.tokens_after}
         if texts:
             report["compared"] = asdict(compare_tokens(tokenizer, trimmed, texts))
     if texts:
         report |= cosines(before, embeddings(smaller, trimmed, used))
         report |= {"texts": len(texts), "texts_used": len(used)}
     save(output, smaller, trimmed)
-    copy_files(folder, output, _COPIED, ())
+    copy_files(folder, output, _COPIED)
     (output / "vocab.txt").unlink(missing_ok=True)  # of an overwritten model, with other ids
     return report | _sizes(smaller, "after")
 
