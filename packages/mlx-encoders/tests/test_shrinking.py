@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -12,6 +13,7 @@ from mlx_encoders import (
     ModernBertForMaskedLM,
     NeoBertForMaskedLM,
     build_model,
+    compare_tokens,
     keep_layers,
     load,
     load_model,
@@ -198,8 +200,18 @@ def test_wrong_sizes_are_refused(tiny_config):
         prune_heads(model, 1, np.ones((1, 2)))
     with pytest.raises(ValueError, match="needs at least one batch"):
         measure_importance(model, lambda model, batch: mx.array(0.0), [])
+    tokenizer = train_tokenizer(TEXTS, vocab_size=300)
+    with pytest.raises(ValueError, match="but the model has embeddings for 30; use the tokenizer"):
+        trim_vocabulary(model, tokenizer, TEXTS)
+    model = build_model(replace(tiny_config, vocab_size=300))
     with pytest.raises(ValueError, match="needs texts, got none"):
-        trim_vocabulary(model, train_tokenizer(TEXTS, vocab_size=300), [])
+        trim_vocabulary(model, tokenizer, [])
+    with pytest.raises(TypeError, match="an iterable of strings, got one string"):
+        trim_vocabulary(model, tokenizer, "text")
+    with pytest.raises(ValueError, match="pad_token_id=290, which is no token of the tokenizer"):
+        trim_vocabulary(build_model(replace(model.config, pad_token_id=290)), tokenizer, TEXTS)
+    with pytest.raises(ValueError, match="compare_tokens needs texts, got none"):
+        compare_tokens(tokenizer, tokenizer, [])
     if hasattr(tiny_config, "inner_size"):
         with pytest.raises(ValueError, match="multiple of 8, got 12"):
             prune_units(model, 12)

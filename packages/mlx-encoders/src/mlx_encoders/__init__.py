@@ -17,6 +17,8 @@ from mlx_encoders.build import EncoderConfig, build_model, layer_index
 from mlx_encoders.distillation import (
     distillation_loss,
     hidden_state_loss,
+    spaced_layers,
+    student_of,
     value_distillation_loss,
 )
 from mlx_encoders.files import find_folder
@@ -40,18 +42,22 @@ from mlx_encoders.masking import (
 from mlx_encoders.modernbert import ModernBertConfig, ModernBertModel
 from mlx_encoders.neobert import NeoBertConfig, NeoBertModel
 from mlx_encoders.packing import PackedBatch, pack, pool_segments, unpack
+from mlx_encoders.pooling import Pooling
 from mlx_encoders.presets import PRESETS, count_parameters, get_preset
 from mlx_encoders.pretrained import EncoderModel, EncoderOutput, PretrainedModel
 from mlx_encoders.pretraining import PretrainingReport, PretrainingStep, masked_lm_class, pretrain
 from mlx_encoders.pretraining_settings import PretrainingSettings
 from mlx_encoders.quantization import dequantize, quantization_config, quantize
+from mlx_encoders.sentence import SentenceEncoder
 from mlx_encoders.shrinking import (
     Importance,
     keep_layers,
     measure_importance,
     prune_heads,
     prune_units,
+    sensitivity_loss,
 )
+from mlx_encoders.similarity import cosine_similarity, search
 from mlx_encoders.tasks import (
     TASK_CLASSES,
     BertForMaskedLM,
@@ -71,7 +77,12 @@ from mlx_encoders.tasks import (
 from mlx_encoders.text_files import read_texts
 from mlx_encoders.tokenizer import Tokenizer
 from mlx_encoders.tokenizer_training import train_tokenizer
-from mlx_encoders.vocabulary import TrimReport, trim_vocabulary
+from mlx_encoders.vocabulary import (
+    TokenComparison,
+    TrimReport,
+    compare_tokens,
+    trim_vocabulary,
+)
 
 __all__ = [
     "PRESETS",
@@ -103,15 +114,20 @@ __all__ = [
     "NeoBertForSequenceClassification",
     "NeoBertModel",
     "PackedBatch",
+    "Pooling",
     "PretrainedModel",
     "PretrainingReport",
     "PretrainingSettings",
     "PretrainingStep",
+    "SentenceEncoder",
+    "TokenComparison",
     "Tokenizer",
     "TrimReport",
     "awp_loss",
     "awp_perturbation",
     "build_model",
+    "compare_tokens",
+    "cosine_similarity",
     "count_parameters",
     "dequantize",
     "distillation_loss",
@@ -145,6 +161,10 @@ __all__ = [
     "r_drop_loss",
     "read_texts",
     "save",
+    "search",
+    "sensitivity_loss",
+    "spaced_layers",
+    "student_of",
     "task_class",
     "train_tokenizer",
     "trim_vocabulary",

@@ -1,12 +1,39 @@
 """Losses to train a small model on the outputs of a large one.
 
-A student with some of the teacher's layers (`keep_layers`) starts far better than a fresh one.
+A student with some of the teacher's layers (`student_of`) starts far better than a fresh one.
 """
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import mlx.core as mx
 import mlx.nn as nn
+
+from mlx_encoders.pretrained import PretrainedModel
+from mlx_encoders.shrinking import keep_layers
+
+M = TypeVar("M", bound=PretrainedModel)
+
+
+def student_of(teacher: M, layers: int | Sequence[int]) -> M:
+    """Return a student that starts as some layers of the teacher, embeddings and heads included.
+
+    `layers` are indices, or a number of evenly spaced ones with the first and the last: 6 of 12
+    layers are 0, 2, 4, 7, 9 and 11, as in DistilBERT (Sanh et al. 2019). Training the student
+    leaves the teacher alone.
+    """
+    if isinstance(layers, int):
+        layers = spaced_layers(teacher.encoder_model.config.num_hidden_layers, layers)
+    return keep_layers(teacher, layers)
+
+
+def spaced_layers(depth: int, count: int) -> list[int]:
+    """Return `count` evenly spaced indices of `depth` layers, with the first and the last."""
+    if not 1 <= count <= depth:
+        raise ValueError(f"the number of layers must be from 1 to {depth}, got {count}")
+    if count == 1:
+        return [0]
+    return [round(index * (depth - 1) / (count - 1)) for index in range(count)]
 
 
 def distillation_loss(

@@ -17,6 +17,13 @@ _NEEDED_FILES = [
     "tokenizer_config.json",
     "special_tokens_map.json",
     "vocab.txt",
+    # Of sentence-transformers: the list of modules, and those that have a folder of their own.
+    "modules.json",
+    "config_sentence_transformers.json",
+    "sentence_*_config.json",
+    "[0-9]_*/*.json",
+    "[0-9]_*/*.safetensors",
+    "[0-9]_*/vocab.txt",
 ]
 _ADVICE = "copy or download the file again"
 
@@ -51,6 +58,14 @@ def read_json(path: Path) -> dict[str, object]:
     values = _read(path, lambda: json.loads(path.read_text(encoding="utf-8")))
     if not isinstance(values, dict):
         raise ValueError(f"{path} must be a JSON object, got {type(values).__name__}; {_ADVICE}")
+    return values
+
+
+def read_json_list(path: Path) -> list[object]:
+    """Return the JSON list in a file; raises `ValueError` with the path if it has none."""
+    values = _read(path, lambda: json.loads(path.read_text(encoding="utf-8")))
+    if not isinstance(values, list):
+        raise ValueError(f"{path} must be a JSON list, got {type(values).__name__}; {_ADVICE}")
     return values
 
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
-from mlx.utils import tree_flatten
+from mlx.utils import tree_unflatten
 
 from mlx_encoders.bert import BertConfig
 from mlx_encoders.build import build_model, named_parameters
+from mlx_encoders.derived_folders import mean_states
 from mlx_encoders.modernbert import ModernBertConfig
 from mlx_encoders.neobert import NeoBertConfig
 from mlx_encoders.pretrained import PretrainedModel
@@ -94,29 +94,59 @@ def keep_layers(model: M, layers: Sequence[int]) -> M:
 def measure_importance(model: PretrainedModel, loss: Loss, batches: Iterable[Any]) -> Importance:
     """Return the sum over `batches` of |dL/dm| for a factor m, 1, on each head and unit.
 
-    `loss(model, batch)` is a scalar. dL/dm is the sum of weight times gradient over the columns of
-    the projection that follows, so no forward pass is changed.
+    `loss(model, batch)` is a scalar, such as a task's loss or, without labels, `sensitivity_loss`.
+    dL/dm is the sum of weight times gradient over the columns of the projection that follows, so no
+    forward pass is changed, and frozen weights count too. Raises `ValueError` for a gradient that
+    is not finite.
     """
-    encoder = model.encoder_model
-    names, config = _names(encoder.config), encoder.config
-    gradient = nn.value_and_grad(model, loss)
+    config = model.encoder_model.config
+    names, parameters = _names(config), named_parameters(model)
+    paths = {name: _paths(parameters, f".{name}.weight", names) for name in (names.out, names.down)}
+    weights = {path: parameters[path] for some in paths.values() for path in some}
+
+    def compute(weights: dict[str, mx.array], batch: Any) -> mx.array:
+        model.update(tree_unflatten(list(weights.items())))
+        return loss(model, batch)
+
+    gradient = mx.grad(compute)
     found: dict[str, list[np.ndarray]] = {names.out: [], names.down: []}
-    count = 0
-    for batch in batches:
-        _, gradients = gradient(model, batch)
-        flat = dict(tree_flatten(gradients))
-        weights = named_parameters(model)
-        for name, sums in found.items():
-            paths = _paths(weights, f".{name}.weight", names)
-            each = [(weights[path] * flat[path]).sum(axis=0) for path in paths]
-            slopes = mx.stack(each).astype(mx.float32)  # (layers, columns)
-            if name == names.out:
-                slopes = slopes.reshape(len(each), config.num_attention_heads, -1).sum(axis=-1)
-            sums.append(np.abs(np.array(slopes)))
-        count += 1
-    if not count:
+    try:
+        for batch in batches:
+            gradients = gradient(weights, batch)
+            for name, some in paths.items():
+                each = [
+                    (weights[path].astype(mx.float32) * gradients[path]).sum(axis=0)
+                    for path in some
+                ]
+                slopes = mx.stack(each)  # (layers, columns)
+                if name == names.out:
+                    slopes = slopes.reshape(len(each), config.num_attention_heads, -1).sum(axis=-1)
+                found[name].append(np.abs(np.array(slopes)))
+    finally:
+        model.update(tree_unflatten(list(weights.items())))
+    if not found[names.out]:
         raise ValueError("measure_importance needs at least one batch, got none")
-    return Importance(np.sum(found[names.out], axis=0), np.sum(found[names.down], axis=0))
+    heads, units = (np.sum(found[name], axis=0) for name in (names.out, names.down))
+    if not (np.isfinite(heads).all() and np.isfinite(units).all()):
+        raise ValueError("the gradient of the loss is not finite; check the batches and the loss")
+    return Importance(heads, units)
+
+
+def sensitivity_loss(seed: int = 0) -> Loss:
+    """Return a loss without labels, of batches of `Tokenizer.pad`, for `measure_importance`.
+
+    It is the product of each row's mean hidden state with a random vector of its own. The mean
+    square of its derivative is the squared change of the rows' embeddings, so that parts are
+    important by what they change of the outputs.
+    """
+    generator = np.random.default_rng(seed)
+
+    def loss(model: PretrainedModel, batch: Mapping[str, Any]) -> mx.array:
+        mean = mean_states(model, batch)
+        directions = generator.standard_normal(mean.shape).astype(np.float32)
+        return (mean * mx.array(directions)).sum()
+
+    return loss
 
 
 def prune_heads(model: M, num_heads: int, importance: np.ndarray | None = None) -> M:
