@@ -45,6 +45,7 @@ def run(folder: Path, data: tuple, head: np.ndarray, schedule: list, options: di
             losses.append(float(value))
     training = time.perf_counter() - start
     model.eval()
+    mlx_fastcpu.activate(threads=2)
     start = time.perf_counter()
     predicted = predict(model, tokenizer, test_texts, options)
     seconds = time.perf_counter() - start

@@ -15,6 +15,7 @@ from mlx_encoders._suggest import did_you_mean
 from mlx_encoders.files import find_folder
 from mlx_encoders.folders import load
 from mlx_encoders.inputs import Array, check_inputs
+from mlx_encoders.parallel import run_jobs
 from mlx_encoders.pooling import Dense, Pooling
 from mlx_encoders.pretrained import EncoderModel
 from mlx_encoders.progress import track
@@ -179,13 +180,15 @@ class SentenceEncoder(nn.Module):
         dtype: Literal["float32", "float16"] = "float32",
         progress: bool = False,
         prompt_name: str | None = None,
+        threads: int = 1,
     ) -> np.ndarray:
         """Return the vectors of texts in their order, (N, embedding_size), without dropout.
 
         Texts are sorted by length inside, and a batch has at most `batch_size` rows of up to 256
         tokens, and fewer of longer ones. `normalize` None is as of the encoder. How many texts are
         longer than `max_length`, and lose their end, is logged. `progress` shows a bar on standard
-        error, or lines where that is not a terminal.
+        error, or lines where that is not a terminal. `threads` compute batches side by side, which
+        is faster on a CPU whose BLAS uses one thread for each.
         """
         if dtype not in ("float32", "float16"):
             raise ValueError(f"dtype must be 'float32' or 'float16', got {dtype!r}")
@@ -195,15 +198,19 @@ class SentenceEncoder(nn.Module):
         ids = self._tokenize(texts, prompt)
         prompt_length = 0 if self.include_prompt or not prompt else self._length_of(prompt)
         vectors = np.zeros((len(ids), self.embedding_size), dtype)
+
+        def embed(rows: np.ndarray) -> int:
+            batch = self._padded([ids[row] for row in rows])
+            found = self(**batch, prompt_length=prompt_length, normalize=normalize)
+            vectors[rows] = np.array(found)
+            return len(rows)
+
         training = self.training
         self.eval()
         try:
             with track(len(ids), "texts", progress) as advance:
-                for rows in plan(ids, batch_size):
-                    batch = self._padded([ids[row] for row in rows])
-                    found = self(**batch, prompt_length=prompt_length, normalize=normalize)
-                    vectors[rows] = np.array(found)
-                    advance(len(rows))
+                for count in run_jobs(embed, _plan(ids, batch_size), threads, self.parameters()):
+                    advance(count)
         finally:
             self.train(training)
         return vectors
@@ -268,7 +275,7 @@ class SentenceEncoder(nn.Module):
         return size
 
 
-def plan(ids: Sequence[Sequence[int]], batch_size: int) -> Iterator[np.ndarray]:
+def _plan(ids: Sequence[Sequence[int]], batch_size: int) -> Iterator[np.ndarray]:
     """Yield the rows of each batch, by falling length."""
     lengths = np.array([len(row) for row in ids])
     order = np.argsort(-lengths, kind="stable")

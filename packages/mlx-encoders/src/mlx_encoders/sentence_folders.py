@@ -56,7 +56,7 @@ def read_modules(folder: Path) -> SentenceSettings | None:
     path = folder / "modules.json"
     if not path.is_file():
         return None
-    modules = [(_kind(path, each), str(each.get("path", ""))) for each in read_json_list(path)]
+    modules = [_module(path, each) for each in read_json_list(path)]
     kinds = [kind for kind, _ in modules]
     normalize = kinds[-1:] == ["Normalize"]
     middle = kinds[2 : len(kinds) - normalize]
@@ -119,10 +119,11 @@ def write_modules(folder: Path, settings: SentenceSettings, hidden_size: int) ->
     )
 
 
-def _kind(path: Path, module: object) -> str:
+def _module(path: Path, module: object) -> tuple[str, str]:
+    """Return the class of a module without its package, and its folder."""
     if not isinstance(module, dict) or not isinstance(module.get("type"), str):
         raise ValueError(f"{path} must be a list of modules with a type, got {module!r}")
-    return module["type"].rpartition(".")[2]
+    return module["type"].rpartition(".")[2], str(module.get("path", ""))
 
 
 def _read_pooling(folder: Path) -> dict:
@@ -195,7 +196,9 @@ def _write_dense(folder: Path, layer: Dense) -> None:
         "activation_function": layer.activation,
     }
     _write(folder / "config.json", config)
-    tensors = {f"linear.{name}": array for name, array in layer.linear.parameters().items()}
+    tensors = {"linear.weight": layer.linear.weight}
+    if "bias" in layer.linear:
+        tensors["linear.bias"] = layer.linear.bias
     _write_tensors(folder, tensors)
 
 
