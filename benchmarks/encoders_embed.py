@@ -3,8 +3,8 @@
     uv run --with mlx-embeddings --with sentence-transformers benchmarks/encoders_embed.py \
         --texts ag-news/train.csv --minilm DIR
 
-`--texts` is a CSV with a column `description`, `--minilm` a folder of all-MiniLM-L6-v2. Each variant
-is a process of its own; they take turns. Writes docs/benchmarks/encoders-embeddings.md.
+`--texts` is a CSV with a column `description`, `--minilm` a folder of all-MiniLM-L6-v2. Each
+variant is a process of its own; they take turns. Writes docs/benchmarks/encoders-embeddings.md.
 """
 
 import argparse
@@ -133,8 +133,8 @@ def page(seconds: dict[str, list[float]], vectors: dict[str, np.ndarray], count:
     base = min(seconds["sentence-transformers"])
     lines = [
         "# Sentence embeddings beside mlx-embeddings and sentence-transformers\n\n",
-        f"Written by `benchmarks/encoders_embed.py`: {count} news texts, all-MiniLM-L6-v2, float32, "
-        f"at most {MAX_LENGTH} tokens, 2 threads, tokenization included, the best of "
+        f"Written by `benchmarks/encoders_embed.py`: {count} news texts, all-MiniLM-L6-v2, "
+        f"float32, at most {MAX_LENGTH} tokens, 2 threads, tokenization included, the best of "
         f"{len(seconds['mlx-encoders'])} runs.\n\n",
         "| variant |  | seconds | texts/s | largest difference from sentence-transformers |\n"
         "|---|---|---|---|---|\n",

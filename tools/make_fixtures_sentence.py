@@ -24,7 +24,11 @@ SENTENCES = [
     "",
     "Residents are asked to shelter in place",
 ]
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "woman", "forest", "fire", "near", "la", "ronge", "residents", "are", "asked", "to", "shelter", "in", "place", ".", "!", "##s", "query", ":"]  # fmt: skip
+WORDS = (
+    *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
+    *("a", "woman", "forest", "fire", "near", "la", "ronge", "residents", "are", "asked", "to"),
+    *("shelter", "in", "place", ".", "!", "##s", "query", ":"),
+)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Sentence embeddings against sentence-transformers, by fixtures of tools/make_fixtures_sentence.py."""
+"""Against sentence-transformers, through the fixtures of tools/make_fixtures_sentence.py."""
 
 import json
 import logging
