@@ -175,7 +175,7 @@ def dist(session: nox.Session, package: str) -> None:
 @nox.session(default=False)
 def parity(session: nox.Session) -> None:
     """Compare the encoders with transformers; write docs/benchmarks/encoders-parity.md."""
-    session.install("--group", "fixtures", "--group", "test", *ALL_PATHS)
+    session.install("--group", "fixtures", "--group", "test", "mlx-embeddings", *ALL_PATHS)
     path = {"PYTHONPATH": str(ROOT / "tools")}
     session.run("python", "benchmarks/encoders_parity.py", *session.posargs, env=path)
 

@@ -79,7 +79,7 @@ class NeoBERT(nn.Module):
         speeds = 1.0 / 10000 ** (torch.arange(0, self.head_size, 2, dtype=wide) / self.head_size)
         angles = torch.outer(torch.arange(ids.shape[1], dtype=wide), speeds)
         turns = torch.polar(torch.ones_like(angles), angles)
-        added = torch.where(valid.bool(), 0.0, torch.finfo(x.dtype).min).to(x.dtype)
+        added = (~valid.bool()).to(x.dtype) * torch.finfo(x.dtype).min
         states = [x]
         for block in self.transformer_encoder:
             states.append(block(states[-1], added, turns))
