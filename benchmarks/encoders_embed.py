@@ -32,7 +32,6 @@ PACKAGES = (
 VARIANTS = {
     "sentence-transformers": "PyTorch, batches of 32 sorted by length",
     "mlx-encoders": "`encode`, with mlx-fastcpu",
-    "mlx-encoders, 2 threads": "`encode(threads=2)`, the BLAS with one thread each",
     "mlx-embeddings": "batches of 32 in the order of the texts, with the BLAS of mlx-fastcpu",
     "mlx-embeddings, sorted": "the same, sorted by length first",
 }
@@ -94,14 +93,13 @@ def prepare(variant: str, folder: Path) -> Callable[[list[str]], np.ndarray]:
     import mlx_fastcpu
 
     mx.set_default_device(mx.cpu)
-    threads = 2 if variant.endswith("2 threads") else 1
-    mlx_fastcpu.activate(threads=2 // threads, compiler_flags="native")
-    if variant.startswith("mlx-encoders"):
+    mlx_fastcpu.activate(compiler_flags="native")
+    if variant == "mlx-encoders":
         from mlx_encoders import SentenceEncoder
 
         encoder = SentenceEncoder.from_pretrained(folder, max_length=MAX_LENGTH)
         mlx_fastcpu.patch_nn(encoder)
-        return lambda texts: encoder.encode(texts, batch_size=BATCH, threads=threads)
+        return lambda texts: encoder.encode(texts, batch_size=BATCH)
     return mlx_embeddings(folder, variant.endswith("sorted"))
 
 

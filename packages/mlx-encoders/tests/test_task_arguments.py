@@ -9,6 +9,7 @@ import pytest
 from mlx_encoders import (
     BertConfig,
     BertForMultipleChoice,
+    BertForNextSentencePrediction,
     BertForSequenceClassification,
     BertForTokenClassification,
     ModernBertConfig,
@@ -126,3 +127,21 @@ def test_neobert_drops_before_and_after_its_dense_layer():
     dropped = found == 0
     assert abs(dropped.mean() - 0.75) < 0.1
     assert np.abs(found - 2 * np.tanh(2 * first))[~dropped].max() < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("model_class", "config"),
+    [
+        (BertForSequenceClassification, BertConfig(30, 16, 1, 2, 32)),
+        (BertForNextSentencePrediction, BertConfig(30, 16, 1, 2, 32)),
+        (ModernBertForSequenceClassification, ModernBertConfig(30, 16, 24, 1, 2)),
+        (NeoBertForSequenceClassification, NeoBertConfig(30, 16, 24, 1, 2)),
+    ],
+)
+def test_classifiers_of_rows_refuse_packed_rows(model_class, config):
+    model = build_model(config, model_class=model_class)
+    ids = mx.ones((1, 6), dtype=mx.int32)
+    segments = mx.array([[1, 1, 1, 2, 2, 2]])
+    with pytest.raises(ValueError, match=r"has one output for each row.*pool_segments"):
+        model(ids, segment_ids=segments)
+    assert model(ids).shape == (1, 2)

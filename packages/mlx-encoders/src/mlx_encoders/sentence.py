@@ -15,7 +15,6 @@ from mlx_encoders._suggest import did_you_mean
 from mlx_encoders.files import find_folder
 from mlx_encoders.folders import load
 from mlx_encoders.inputs import Array, check_inputs
-from mlx_encoders.parallel import run_jobs
 from mlx_encoders.pooling import Dense, Pooling
 from mlx_encoders.pretrained import EncoderModel
 from mlx_encoders.progress import track
@@ -180,15 +179,13 @@ class SentenceEncoder(nn.Module):
         dtype: Literal["float32", "float16"] = "float32",
         progress: bool = False,
         prompt_name: str | None = None,
-        threads: int = 1,
     ) -> np.ndarray:
         """Return the vectors of texts in their order, (N, embedding_size), without dropout.
 
         Texts are sorted by length inside, and a batch has at most `batch_size` rows of up to 256
         tokens, and fewer of longer ones. `normalize` None is as of the encoder. How many texts are
         longer than `max_length`, and lose their end, is logged. `progress` shows a bar on standard
-        error, or lines where that is not a terminal. `threads` compute batches side by side, which
-        is faster on a CPU whose BLAS uses one thread for each.
+        error, or lines where that is not a terminal.
         """
         if dtype not in ("float32", "float16"):
             raise ValueError(f"dtype must be 'float32' or 'float16', got {dtype!r}")
@@ -199,18 +196,20 @@ class SentenceEncoder(nn.Module):
         prompt_length = 0 if self.include_prompt or not prompt else self._length_of(prompt)
         vectors = np.zeros((len(ids), self.embedding_size), dtype)
 
-        def embed(rows: np.ndarray) -> int:
-            batch = self._padded([ids[row] for row in rows])
-            found = self(**batch, prompt_length=prompt_length, normalize=normalize)
-            vectors[rows] = np.array(found)
-            return len(rows)
+        def forward(batch: dict[str, mx.array]) -> mx.array:
+            return self(**batch, prompt_length=prompt_length, normalize=normalize)
 
         training = self.training
         self.eval()
         try:
+            # Traced for each shape; on a CPU 1.5 times faster than operation by operation.
+            compiled = mx.compile(forward, inputs=[self.state])
             with track(len(ids), "texts", progress) as advance:
-                for count in run_jobs(embed, _plan(ids, batch_size), threads, self.parameters()):
-                    advance(count)
+                for rows in _plan(ids, batch_size):
+                    batch = self._padded([ids[row] for row in rows])
+                    arrays = {name: mx.array(array) for name, array in batch.items()}
+                    vectors[rows] = np.array(compiled(arrays))
+                    advance(len(rows))
         finally:
             self.train(training)
         return vectors

@@ -9,7 +9,7 @@ import mlx.nn as nn
 from mlx_encoders.bert import BertConfig, BertModel
 from mlx_encoders.config import get_activation
 from mlx_encoders.pretrained import PretrainedModel
-from mlx_encoders.tasks.choices import merge_choices
+from mlx_encoders.tasks.choices import merge_choices, refuse_segments
 
 
 class BertTaskModel(PretrainedModel):
@@ -89,6 +89,7 @@ class BertForSequenceClassification(BertTaskModel):
 
     def __call__(self, *arguments: Any, **options: Any) -> mx.array:
         """Return the logits."""
+        refuse_segments(self, options)
         return self.head(self.bert(*arguments, **options))
 
     def head(self, hidden: mx.array) -> mx.array:
@@ -157,6 +158,7 @@ class BertForNextSentencePrediction(BertTaskModel):
 
     def __call__(self, *arguments: Any, **options: Any) -> mx.array:
         """Return the logits."""
+        refuse_segments(self, options)
         return self.cls.seq_relationship(self.bert.pooled(self.bert(*arguments, **options)))
 
 

@@ -31,6 +31,15 @@ def merge_choices(**arguments: Any) -> tuple[dict[str, Any], int]:
     return merged, first.shape[1]
 
 
+def refuse_segments(model: object, options: dict[str, Any]) -> None:
+    """Raise `ValueError` for packed rows, of which a classifier of rows would see the first."""
+    if options.get("segment_ids") is not None:
+        raise ValueError(
+            f"{type(model).__name__} has one output for each row, so rows cannot be packed with "
+            f"segment_ids; pool the encoder's states with pool_segments, then apply the head"
+        )
+
+
 def first_valid(hidden: mx.array, attention_mask: Array | None) -> mx.array:
     """Return the hidden state (B, D) of each row's first token that is not padding."""
     if attention_mask is None:

@@ -9,7 +9,7 @@ import mlx.nn as nn
 from mlx_encoders.config import get_activation
 from mlx_encoders.modernbert import ModernBertConfig, ModernBertModel
 from mlx_encoders.pretrained import PretrainedModel
-from mlx_encoders.tasks.choices import first_valid, mean_of_valid, merge_choices
+from mlx_encoders.tasks.choices import first_valid, mean_of_valid, merge_choices, refuse_segments
 
 
 class ModernBertTaskModel(PretrainedModel):
@@ -86,6 +86,7 @@ class ModernBertForSequenceClassification(ModernBertTaskModel):
         self, input_ids: Any = None, attention_mask: Any = None, **options: Any
     ) -> mx.array:
         """Return the logits."""
+        refuse_segments(self, options)
         hidden = self.model(input_ids, attention_mask, **options)
         pool = mean_of_valid if self.config.classifier_pooling == "mean" else first_valid
         return self.classifier(self.drop(self.head(pool(hidden, attention_mask))))

@@ -7,6 +7,7 @@ import mlx.nn as nn
 
 from mlx_encoders.neobert import NeoBertConfig, NeoBertModel
 from mlx_encoders.pretrained import PretrainedModel
+from mlx_encoders.tasks.choices import refuse_segments
 
 
 class NeoBertTaskModel(PretrainedModel):
@@ -52,5 +53,6 @@ class NeoBertForSequenceClassification(NeoBertTaskModel):
 
     def __call__(self, *arguments: Any, **options: Any) -> mx.array:
         """Return the logits."""
+        refuse_segments(self, options)
         first = self.dropout(self.model(*arguments, **options)[:, 0])
         return self.classifier(self.dropout(mx.tanh(self.dense(first))))
