@@ -76,6 +76,19 @@ def test_a_token_that_two_merges_make_keeps_the_parts_of_both():
     assert report.tokens_after == 9
 
 
+def test_an_added_token_before_others_of_the_vocabulary_moves_behind_them():
+    vocabulary = {"[PAD]": 0, "a": 1, "b": 2, "ab": 9}  # with a gap, where an added token goes
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, [("a", "b")]))
+    backend.add_tokens(["<name>"])
+    full = Tokenizer(backend, {"pad_token": "[PAD]"})
+    assert full.encode(["ab<name>"]) == [[9, 4]]
+    model = bert(10)
+    smaller, trimmed, _ = trim_vocabulary(model, full, ["ab"])
+    assert trimmed.encode(["ab<name>"]) == [[3, 4]]
+    old, new = (each.get_input_embeddings().weight for each in (model, smaller))
+    assert mx.array_equal(old[mx.array([0, 1, 2, 9, 4])], new)
+
+
 def test_added_tokens_keep_their_ids_in_all_files(tokenizer, tmp_path):
     full = Tokenizer(tokenizers.Tokenizer.from_str(tokenizer.backend.to_str()), tokenizer.settings)
     full.backend.add_tokens(["<name>"])  # beside the vocabulary
