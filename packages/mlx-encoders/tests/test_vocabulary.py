@@ -114,6 +114,19 @@ def test_added_tokens_keep_their_ids_in_all_files(tokenizer, tmp_path):
     }
 
 
+@pytest.mark.parametrize("kind", ["BertProcessing", "RobertaProcessing"])
+def test_every_form_of_special_ids_is_renumbered(kind):
+    vocabulary = {"unused": 0, "[PAD]": 1, "[CLS]": 2, "[SEP]": 3, "[UNK]": 4, "a": 5}
+    backend = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]"))
+    backend.post_processor = getattr(tokenizers.processors, kind)(("[SEP]", 3), ("[CLS]", 2))
+    backend.add_special_tokens(["[PAD]", "[CLS]", "[SEP]"])
+    full = Tokenizer(backend, {"pad_token": "[PAD]"})
+    smaller, trimmed, _ = trim_vocabulary(bert(6, pad_token_id=1), full, ["a"])
+    assert full.encode(["a"]) == [[2, 5, 3]]
+    assert trimmed.encode(["a"]) == [[1, 4, 2]]
+    assert (smaller.config.pad_token_id, trimmed.pad_token_id) == (0, 0)
+
+
 def test_other_kinds_of_vocabulary_are_refused():
     backend = tokenizers.Tokenizer(tokenizers.models.Unigram([("[PAD]", 0.0), ("a", -1.0)], 0))
     with pytest.raises(ValueError, match="only WordPiece and BPE vocabularies can be trimmed, got"):
