@@ -3,12 +3,15 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 import pytest
+from mlx.utils import tree_flatten
 
 from mlx_encoders import (
     build_model,
     distillation_loss,
     hidden_state_loss,
     keep_layers,
+    spaced_layers,
+    student_of,
     value_distillation_loss,
 )
 
@@ -114,3 +117,22 @@ def test_wrong_arguments_are_refused(logits):
         hidden_state_loss([mx.ones((1, 2, 3))] * 2, [mx.ones((1, 2, 3))] * 4, [0, 1])
     with pytest.raises(ValueError, match=r"the teacher has 1 layers, got layers \[4\]"):
         hidden_state_loss([mx.ones((1, 2, 3))] * 2, [mx.ones((1, 2, 3))] * 2, [4])
+
+
+def test_a_student_starts_as_spaced_layers_of_its_teacher(tiny_config, ids):
+    assert spaced_layers(12, 6) == [0, 2, 4, 7, 9, 11]  # DistilBERT's
+    assert spaced_layers(5, 1) == [0]
+    assert spaced_layers(3, 3) == [0, 1, 2]
+    with pytest.raises(ValueError, match="the number of layers must be from 1 to 3, got 4"):
+        spaced_layers(3, 4)
+    teacher = build_model(tiny_config)
+    before = teacher(ids)
+    last = tiny_config.num_hidden_layers - 1
+    student = student_of(teacher, 2)
+    assert mx.array_equal(student(ids), keep_layers(teacher, [0, last])(ids))
+    assert mx.array_equal(student(ids), student_of(teacher, [0, last])(ids))
+    optimizer = optim.SGD(0.1)
+    optimizer.update(student, mx.grad(lambda p: sum(a.sum() for _, a in tree_flatten(p)))(
+        student.trainable_parameters()))  # fmt: skip
+    assert not mx.array_equal(student(ids), student_of(teacher, 2)(ids))
+    assert mx.array_equal(teacher(ids), before)

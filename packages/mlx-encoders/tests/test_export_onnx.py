@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("onnxruntime", reason="needs mlx-encoders[onnx]")
 
-from mlx_encoders import BertModel, build_model, load_model, train_tokenizer
+from mlx_encoders import BertModel, build_model, load_model, prune_heads, train_tokenizer
 from mlx_encoders.export import export_onnx
 from mlx_encoders.export.verify import onnx_runner
 from mlx_encoders.tasks import TASK_CLASSES
@@ -49,6 +49,11 @@ def task_model(name, **changes):
 
 def classes(task):
     return sorted(name for name in TASK_CLASSES if task in name)
+
+
+def test_fewer_heads_are_exported_with_their_size(tiny_config, tmp_path):
+    model = prune_heads(build_model(tiny_config), 1)
+    assert export_onnx(model, tmp_path).max_difference < TOLERANCE
 
 
 @pytest.mark.parametrize(

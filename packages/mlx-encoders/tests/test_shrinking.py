@@ -233,6 +233,7 @@ def test_the_command_writes_a_smaller_folder(tmp_path, tiny_config):
     )
     assert run.exit_code == 0, run.output
     assert run.stdout.startswith("parameters ")
+    assert "units      8\n" in run.stdout
     small, _ = load(output)
     assert small.config.num_hidden_layers == 1
     again = CliRunner().invoke(main, ["shrink", *options, "--layers", "0"])

@@ -27,7 +27,7 @@ def encode_batches(
 
 def mean_states(model: PretrainedModel, batch: Mapping[str, Any]) -> mx.array:
     """Return the means (B, hidden_size) of the hidden states of each row's tokens, in float32."""
-    hidden = model.encoder_model(**batch).astype(mx.float32)
+    hidden = model.encoder_model(batch["input_ids"], batch["attention_mask"]).astype(mx.float32)
     valid = mx.array(batch["attention_mask"])[..., None]
     return mx.where(valid, hidden, 0).sum(axis=1) / mx.maximum(valid.sum(axis=1), 1)
 

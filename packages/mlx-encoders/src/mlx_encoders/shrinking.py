@@ -112,7 +112,8 @@ def measure_importance(model: PretrainedModel, loss: Loss, batches: Iterable[Any
     found: dict[str, list[np.ndarray]] = {names.out: [], names.down: []}
     try:
         for batch in batches:
-            gradients = gradient(weights, batch)
+            # A copy, in which MLX leaves its tracers if the loss raises.
+            gradients = gradient(dict(weights), batch)
             for name, some in paths.items():
                 each = [
                     (weights[path].astype(mx.float32) * gradients[path]).sum(axis=0)

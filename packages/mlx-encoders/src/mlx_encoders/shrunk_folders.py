@@ -40,14 +40,14 @@ def shrink_folder(
     """Write the smaller model of `folder`, with its task head, to `output`; return a report.
 
     In this order: layers, heads, units, vocabulary. With `texts`, `most_texts` of them at even
-    distances measure the importance of heads and units, by the first 128 tokens, and the report
+    distances measure the importance of heads and units by their first 128 tokens, and the report
     compares tokens and embeddings before and after. Without texts, importance is the norm of
     weights.
     """
     model, loaded = load_model(folder, model_class=task_class(folder))
     tokenizer = Tokenizer.from_folder(folder)
     report: dict[str, Any] = {"dropped": list(loaded.dropped), **_sizes(model, "before")}
-    used = _spread(list(texts or ()), most_texts)
+    used = _spread(texts or (), most_texts)
     before = embeddings(model, tokenizer, used)
     smaller = model
     if layers is not None:
@@ -73,6 +73,7 @@ def shrink_folder(
         report |= {"texts": len(texts), "texts_used": len(used)}
     save(output, smaller, trimmed)
     copy_files(folder, output, _COPIED)
+    (output / "vocab.txt").unlink(missing_ok=True)  # of an overwritten model, with other ids
     return report | _sizes(smaller, "after")
 
 
@@ -84,8 +85,8 @@ def _sizes(model: PretrainedModel, when: str) -> dict[str, int]:
     }
 
 
-def _spread(texts: list[str], count: int) -> list[str]:
+def _spread(texts: Sequence[str], count: int) -> list[str]:
     """Return `count` texts at even distances, as files are often sorted."""
     if len(texts) <= count:
         return list(texts)
-    return [texts[i] for i in np.linspace(0, len(texts) - 1, count).astype(int)]
+    return [texts[int(i)] for i in np.linspace(0, len(texts) - 1, count)]

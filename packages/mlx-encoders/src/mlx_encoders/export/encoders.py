@@ -48,18 +48,18 @@ def rearrange(config: Any, prefix: str, weights: dict[str, np.ndarray]) -> None:
     """
     if not isinstance(config, NeoBertConfig):
         return
-    heads, D = config.num_attention_heads, config.hidden_size
+    heads, D, inner = config.num_attention_heads, config.hidden_size, config.attention_size
     for i in range(config.num_hidden_layers):
         name = f"{prefix}transformer_encoder.{i}.qkv.weight"
-        rows = weights[name].reshape(heads, 3, D // heads, D).transpose(1, 0, 2, 3)
+        rows = weights[name].reshape(heads, 3, inner // heads, D).transpose(1, 0, 2, 3)
         halves = np.concatenate([rows[:2, :, 0::2], rows[:2, :, 1::2]], axis=2)
-        weights[name] = np.concatenate([halves, rows[2:]]).reshape(3 * D, D)
+        weights[name] = np.concatenate([halves, rows[2:]]).reshape(3 * inner, D)
 
 
 def _bert(ops: Operations, config: BertConfig, prefix: str, inputs: GraphInputs) -> Value:
     tables = f"{prefix}embeddings."
-    heads, D = config.num_attention_heads, config.hidden_size
-    eps = config.layer_norm_eps
+    heads, eps = config.num_attention_heads, config.layer_norm_eps
+    size = config.attention_size
     positions = ops.positions(inputs.input_ids)
     x = ops.gather(ops.weight(f"{tables}word_embeddings.weight"), inputs.input_ids)
     x = ops.add(x, ops.gather(ops.weight(f"{tables}position_embeddings.weight"), positions))
@@ -70,10 +70,10 @@ def _bert(ops: Operations, config: BertConfig, prefix: str, inputs: GraphInputs)
     for i in range(config.num_hidden_layers):
         layer = f"{prefix}encoder.layer.{i}."
         queries, keys, values = (
-            ops.split_heads(ops.linear(x, f"{layer}attention.self.{part}"), heads, D // heads)
+            ops.split_heads(ops.linear(x, f"{layer}attention.self.{part}"), heads, size // heads)
             for part in ("query", "key", "value")
         )
-        context = ops.merge_heads(attend(ops, queries, keys, values, mask, D // heads), D)
+        context = ops.merge_heads(attend(ops, queries, keys, values, mask, size // heads), size)
         context = ops.linear(context, f"{layer}attention.output.dense")
         x = ops.layer_norm(ops.add(context, x), f"{layer}attention.output.LayerNorm", eps)
         inner = ops.linear(x, f"{layer}intermediate.dense")
@@ -86,8 +86,7 @@ def _bert(ops: Operations, config: BertConfig, prefix: str, inputs: GraphInputs)
 def _modernbert(
     ops: Operations, config: ModernBertConfig, prefix: str, inputs: GraphInputs
 ) -> Value:
-    D, eps = config.hidden_size, config.norm_eps
-    head_dim = D // config.num_attention_heads
+    eps, head_dim = config.norm_eps, config.attention_size // config.num_attention_heads
     types = config.layer_types or ()
     masks, turns = {}, {}
     if FULL in types:
@@ -116,7 +115,8 @@ def _modernbert(
 def _neobert(ops: Operations, config: NeoBertConfig, prefix: str, inputs: GraphInputs) -> Value:
     D, eps = config.hidden_size, config.norm_eps
     mask = padding_mask(ops, inputs.attention_mask)
-    turns = rotations(ops, inputs.input_ids, D // config.num_attention_heads, _NEOBERT_THETA)
+    head_dim = config.attention_size // config.num_attention_heads
+    turns = rotations(ops, inputs.input_ids, head_dim, _NEOBERT_THETA)
     x = ops.gather(ops.weight(f"{prefix}encoder.weight"), inputs.input_ids)
     for i in range(config.num_hidden_layers):
         layer = f"{prefix}transformer_encoder.{i}."
@@ -134,10 +134,10 @@ def _neobert(ops: Operations, config: NeoBertConfig, prefix: str, inputs: GraphI
 def _rotary_attention(
     ops: Operations, qkv: Value, mask: Value, turns: tuple[Value, Value], config: Any
 ) -> Value:
-    heads, D = config.num_attention_heads, config.hidden_size
+    heads, size = config.num_attention_heads, config.attention_size
     queries, keys, values = (
-        ops.split_heads(part, heads, D // heads) for part in ops.split(qkv, [D] * 3)
+        ops.split_heads(part, heads, size // heads) for part in ops.split(qkv, [size] * 3)
     )
-    queries = rotate(ops, queries, turns, D // heads)
-    keys = rotate(ops, keys, turns, D // heads)
-    return ops.merge_heads(attend(ops, queries, keys, values, mask, D // heads), D)
+    queries = rotate(ops, queries, turns, size // heads)
+    keys = rotate(ops, keys, turns, size // heads)
+    return ops.merge_heads(attend(ops, queries, keys, values, mask, size // heads), size)
