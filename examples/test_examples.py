@@ -33,6 +33,12 @@ def test_finetune_encoder_predicts_rows_it_has_not_seen(run):
     assert "accuracy on 120 held-out rows" in printed
 
 
+def test_retrieval_finds_documents_that_share_no_word_with_the_query(run):
+    names, printed = run("retrieval.py")
+    assert names["accuracy"] > 0.8
+    assert "new queries; by chance 2%" in printed
+
+
 def test_stream_shards_resumes_at_the_next_token(run):
     names, printed = run("stream_shards.py")
     assert len(names["shards"]) > 1

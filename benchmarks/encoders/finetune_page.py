@@ -19,7 +19,7 @@ def page(kept: dict[str, dict]) -> str:
         variants = found["variants"]
         base = variants.get("transformers")
         parts.append(
-            f"## {case}, {found['epochs']} epochs\n\n"
+            f"## {case}: {found['rows']} training rows, epochs: {found['epochs']}\n\n"
             f"|  | {metric} | last losses | training | prediction of the test rows |\n"
             "|---|---|---|---|---|\n"
         )
