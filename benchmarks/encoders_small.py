@@ -9,6 +9,7 @@ same number of updates. Writes docs/benchmarks/encoders-small.md; --quick writes
 
 import argparse
 import csv
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,16 +31,17 @@ from mlx_encoders import (
     hidden_state_loss,
     load,
     measure_importance,
+    plan_batches,
     prune_heads,
     prune_units,
     sensitivity_loss,
     student_of,
     trim_vocabulary,
 )
-from mlx_encoders.batching import plan_batches
+from mlx_trainer import TrainStep
 
 DOCS = Path(__file__).parent.parent / "docs" / "benchmarks"
-PACKAGES = ("mlx", "mlx-encoders", "mlx-fastcpu", "scikit-learn")
+PACKAGES = ("mlx", "mlx-encoders", "mlx-fastcpu", "mlx-trainer", "scikit-learn")
 BATCH, MAX_LENGTH, RATE, WARMUP = 32, 32, 1e-4, 0.1
 STARTS = [0, 2, 4]  # the student's layers
 BLOCK_ENDS = [1, 3, 5]  # the teacher's layers whose outputs they learn
@@ -59,23 +61,28 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="64 rows, and no page")
     options = parser.parse_args()
     mx.set_default_device(mx.cpu)
-    mlx_fastcpu.activate(compiler_flags="native")
+    mlx_fastcpu.activate(threads=1, compiler_flags="native")
     train, targets = read(options.data / "ag-news" / "train.csv")
     test, test_targets = read(options.data / "ag-news" / "test.csv")
     if options.quick:
         train, targets, test, test_targets = train[:64], targets[:64], test[:64], test_targets[:64]
     lines = [HEADER.format(test=len(test))]
-    with mlx_fastcpu.fast_ops():
-        lines += vocabulary(options, train, targets, test, test_targets)
-        rows = slice(options.rows)
-        teacher, found = teach(options, train[rows], targets[rows])
-        lines += found(test, test_targets)
-        lines += pruning(teacher, options, train[rows], targets[rows], test, test_targets)
-        lines += students(teacher, options, train[rows], targets[rows], test, test_targets)
+    rows = slice(options.rows)
+    write(options, lines, vocabulary(options, train, targets, test, test_targets))
+    teacher, found = teach(options, train[rows], targets[rows])
+    write(options, lines, found(test, test_targets))
+    parts = (teacher, options, train[rows], targets[rows], test, test_targets)
+    write(options, lines, students(*parts))
+    write(options, lines, pruning(*parts))
+
+
+def write(options: argparse.Namespace, lines: list[str], found: list[str]) -> None:
+    """Write the page with what was found so far."""
+    lines += found
     machine = describe_machine(*PACKAGES)
-    lines.append(f"\n{machine['date']}, {machine['machine']}; {machine['versions']}.\n")
+    end = f"\n{machine['date']}, {machine['machine']}; {machine['versions']}.\n"
     if not options.quick:
-        (DOCS / "encoders-small.md").write_text("".join(lines))
+        (DOCS / "encoders-small.md").write_text("".join([*lines, end]))
 
 
 HEADER = """# Smaller encoders
@@ -142,37 +149,49 @@ def embed(model: PretrainedModel, tokenizer: Tokenizer, texts: Sequence[str]) ->
     for batch in plan_batches([len(row) for row in ids], batch_size=64, shuffle=False):
         inputs = tokenizer.pad([ids[i] for i in batch.indices])
         valid = mx.array(inputs["attention_mask"])[..., None]
-        mean = mx.where(valid, model(**inputs), 0).sum(axis=1) / valid.sum(axis=1)
+        with mlx_fastcpu.fast_ops():
+            mean = mx.where(valid, model(**inputs), 0).sum(axis=1) / valid.sum(axis=1)
         found[batch.indices] = np.array(mean / mx.linalg.norm(mean, axis=-1, keepdims=True))
     return found
 
 
 def fit(
-    model: nn.Module, ids: Rows, targets: np.ndarray, tokenizer: Tokenizer, epochs: int, seed: int,
+    model: nn.Module,
+    ids: Rows,
+    targets: np.ndarray,
+    tokenizer: Tokenizer,
+    epochs: int,
+    seed: int,
     loss: Callable[[nn.Module, dict], mx.array],
-) -> float:  # fmt: skip
+) -> float:
     """Train with AdamW, warmup and linear decay; return the seconds."""
     mx.random.seed(seed)
     lengths = [len(row) for row in ids]
     plans = [plan_batches(lengths, batch_size=BATCH, seed=seed, epoch=e) for e in range(epochs)]
     updates = sum(len(plan) for plan in plans)
-    warmup = max(1, int(WARMUP * updates))
-    rate = optim.join_schedules(
-        [optim.linear_schedule(0, RATE, warmup), optim.linear_schedule(RATE, 0, updates - warmup)],
-        [warmup],
-    )
-    optimizer = optim.AdamW(rate, weight_decay=0.01, bias_correction=True)
+    optimizer = optim.AdamW(0.0, weight_decay=0.01, bias_correction=True)
     model.train()
-    step, start = nn.value_and_grad(model, loss), time.perf_counter()
-    for plan in plans:
-        for batch in plan:
-            inputs = tokenizer.pad([ids[i] for i in batch.indices])
-            arrays = {name: mx.array(array) for name, array in inputs.items()}
-            _, gradients = step(model, arrays | {"targets": mx.array(targets[batch.indices])})
-            optimizer.update(model, optim.clip_grad_norm(gradients, 1.0)[0])
-            mx.eval(model.parameters(), optimizer.state)
+    mx.eval(model.parameters())
+    step = TrainStep(model, optimizer, summed(loss), max_grad_norm=1.0, threads=2)
+    start = time.perf_counter()
+    for done, batch in enumerate(itertools.chain(*plans)):
+        inputs = tokenizer.pad([ids[i] for i in batch.indices])
+        rate = RATE * min((done + 1) / (WARMUP * updates), (updates - done) / updates)
+        step([inputs | {"targets": targets[batch.indices]}], rate)
     model.eval()
+    mx.eval(model.parameters())  # as teacher, it is no input of the compiled step
     return time.perf_counter() - start
+
+
+def summed(loss: Callable[[nn.Module, dict], mx.array]) -> Callable:
+    """Return the sum of losses and the number of rows, computed with fast layers."""
+
+    def sums(model: nn.Module, batch: dict) -> tuple[mx.array, mx.array]:
+        rows = len(batch["targets"])
+        with mlx_fastcpu.fast_ops():
+            return loss(model, batch) * rows, mx.array(rows)
+
+    return sums
 
 
 def hard_loss(model: nn.Module, batch: dict) -> mx.array:
@@ -198,7 +217,8 @@ def accuracy(
     ids = tokenizer.encode(texts, max_length=MAX_LENGTH)
     right, start = 0, time.perf_counter()
     for batch in plan_batches([len(row) for row in ids], batch_size=64, shuffle=False):
-        logits = model(**tokenizer.pad([ids[i] for i in batch.indices]))
+        with mlx_fastcpu.fast_ops():
+            logits = model(**tokenizer.pad([ids[i] for i in batch.indices]))
         right += int((np.array(logits.argmax(-1)) == targets[batch.indices]).sum())
     return right / len(ids), (time.perf_counter() - start) / len(ids) * 1000
 

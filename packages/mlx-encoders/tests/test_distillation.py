@@ -1,3 +1,5 @@
+from functools import partial
+
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
@@ -135,4 +137,31 @@ def test_a_student_starts_as_spaced_layers_of_its_teacher(tiny_config, ids):
     optimizer.update(student, mx.grad(lambda p: sum(a.sum() for _, a in tree_flatten(p)))(
         student.trainable_parameters()))  # fmt: skip
     assert not mx.array_equal(student(ids), student_of(teacher, 2)(ids))
+    assert mx.array_equal(teacher(ids), before)
+
+
+def test_a_compiled_step_of_the_student_may_call_the_teacher(tiny_config, ids):
+    """It cannot if they share arrays, into which MLX puts the tracers of the student's."""
+    teacher = build_model(tiny_config)
+    student = student_of(teacher, 1)
+    optimizer = optim.Adam(1e-3)
+    optimizer.init(student.trainable_parameters())
+    mx.eval(optimizer.state, teacher.parameters(), student.parameters())
+    before = teacher(ids)
+
+    def loss(student, ids):
+        return hidden_state_loss(student.hidden_states(ids), teacher.hidden_states(ids), [1])
+
+    state = [student.state, optimizer.state]
+
+    @partial(mx.compile, inputs=state, outputs=state)
+    def step(ids):
+        value, gradients = nn.value_and_grad(student, loss)(student, ids)
+        optimizer.update(student, gradients)
+        return value
+
+    expected = float(loss(student, mx.array(ids)))
+    embeddings = mx.array(student.get_input_embeddings().weight)
+    assert abs(float(step(mx.array(ids))) - expected) < 1e-6
+    assert not mx.array_equal(student.get_input_embeddings().weight, embeddings)
     assert mx.array_equal(teacher(ids), before)

@@ -5,6 +5,7 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mlx.utils import tree_flatten
 
 from mlx_encoders import (
     BertConfig,
@@ -54,6 +55,13 @@ def test_the_comparison_counts_other_unknown_and_more_tokens():
     assert found.length_before == 4 / 3
     assert found.length_after == 7 / 3  # f, ##i, ##r, ##e
     assert found.unknown_after == 1 / 7
+
+
+def test_the_trimmed_model_shares_no_array_with_the_full_one(tokenizer):
+    model = bert(tokenizer.vocab_size)
+    smaller, *_ = trim_vocabulary(model, tokenizer, TEXTS)
+    arrays = {id(array) for _, array in tree_flatten(model.parameters())}
+    assert not any(id(array) in arrays for _, array in tree_flatten(smaller.parameters()))
 
 
 def test_rare_tokens_are_spelled_with_min_count(tokenizer):

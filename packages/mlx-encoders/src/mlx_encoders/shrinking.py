@@ -263,6 +263,8 @@ def _rebuild(model: M, changes: Mapping[str, Any], weights: Mapping[str, mx.arra
         raise ValueError("the model is quantized: shrink it before, or dequantize it")
     config = replace(model.encoder_model.config, **changes)
     smaller = build_model(config, model_class=type(model))
-    smaller.load_weights(list(weights.items()), strict=True)
+    # Copies: mx.compile of one model's training step would put its tracers into shared arrays.
+    copies = [(path, mx.array(array)) for path, array in weights.items()]
+    smaller.load_weights(copies, strict=True)
     smaller.train(model.training)
     return smaller

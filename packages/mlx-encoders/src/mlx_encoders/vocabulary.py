@@ -244,7 +244,7 @@ def _trim_model(model: M, rows: mx.array, new_ids: Mapping[int, int]) -> M:
         is_per_token = path.endswith(_PER_TOKEN) or array is embedding
         # ModernBERT's and NeoBERT's `decoder` is at the top of the model.
         is_per_token |= path in ("decoder.weight", "decoder.bias")
-        weights.append((path, mx.take(array, rows, axis=0) if is_per_token else array))
+        weights.append((path, mx.take(array, rows, axis=0) if is_per_token else mx.array(array)))
     smaller = build_model(replace(config, **changes), model_class=type(model))
     smaller.load_weights(weights, strict=True)
     smaller.train(model.training)
