@@ -53,11 +53,11 @@ def loss(model):
 encoder.train()
 mx.random.seed(0)
 step, optimizer = nn.value_and_grad(encoder, loss), optim.Adam(2e-3)
-for update in range(100):
+for _ in range(100):
     value, gradients = step(encoder)
     optimizer.update(encoder, gradients)
     mx.eval(encoder.parameters(), optimizer.state)
-print(f"loss {float(value):.3f} after {update + 1} updates")
+print(f"loss {float(value):.3f} after 100 updates")
 
 corpus = encoder.encode(documents)
 found, scores = search(encoder.encode([queries[i] for i in held_out]), corpus, top_k=3)

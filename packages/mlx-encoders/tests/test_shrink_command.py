@@ -57,9 +57,12 @@ def test_a_trimmed_classifier_keeps_its_head_its_outputs_and_its_pooling(source,
     output = tmp_path / "small"
     output.mkdir()
     (output / "vocab.txt").write_text("[PAD]")
-    run = shrink(
-        source, output, "--vocabulary-from", texts, "--texts", texts, "--json", "--overwrite"
-    )
+    options = ("--vocabulary-from", texts, "--texts", texts, "--json", "--overwrite")
+    refused = shrink(source, output, *options)
+    assert refused.exit_code == 1
+    assert "has a vocab.txt, whose ids would not be those of the smaller" in refused.output
+    (output / "vocab.txt").unlink()
+    run = shrink(source, output, *options)
     assert run.exit_code == 0, run.output
     report = json.loads(run.stdout)
     assert report["tokens_after"] < report["tokens_before"]
@@ -74,7 +77,7 @@ def test_a_trimmed_classifier_keeps_its_head_its_outputs_and_its_pooling(source,
     assert mx.array_equal(small.classifier.weight, full.classifier.weight)
     assert json.loads((output / "1_Pooling" / "config.json").read_text()) == POOLING
     assert (output / "modules.json").read_text() == "[]"
-    assert not (output / "vocab.txt").exists()  # it would have the old ids
+    assert not (output / "vocab.txt").exists()  # not copied: it would have the old ids
 
 
 def test_all_parts_shrink_at_once_and_the_report_is_text(source, texts, tmp_path):

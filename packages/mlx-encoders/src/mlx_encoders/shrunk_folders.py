@@ -44,6 +44,11 @@ def shrink_folder(
     compares tokens and embeddings before and after. Without texts, importance is the norm of
     weights.
     """
+    if (output / "vocab.txt").exists():
+        raise ValueError(
+            f"{output} has a vocab.txt, whose ids would not be those of the smaller model; remove "
+            f"it, or name another folder"
+        )
     model, loaded = load_model(folder, model_class=task_class(folder))
     tokenizer = Tokenizer.from_folder(folder)
     report: dict[str, Any] = {"dropped": list(loaded.dropped), **_sizes(model, "before")}
@@ -73,7 +78,6 @@ def shrink_folder(
         report |= {"texts": len(texts), "texts_used": len(used)}
     save(output, smaller, trimmed)
     copy_files(folder, output, _COPIED)
-    (output / "vocab.txt").unlink(missing_ok=True)  # of an overwritten model, with other ids
     return report | _sizes(smaller, "after")
 
 

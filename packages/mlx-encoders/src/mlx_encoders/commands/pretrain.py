@@ -77,7 +77,6 @@ def command(
         raise click.UsageError(f"{checkpoint} is of a stopped run; add --resume or --overwrite")
     if not resume:
         check_output(output, overwrite)
-        checkpoint.unlink(missing_ok=True)
     files, held_out_files = _expand(data), _expand(held_out)
     model, tokenizer = _load(name, fresh, options["seed"], dropout, attention_dropout)
     masking = replace(masking_of(model.config), whole_word=whole_word)
@@ -85,6 +84,8 @@ def command(
         masking = replace(masking, probability=probability)
     settings = PretrainingSettings(masking=masking, **options)
     output.mkdir(parents=True, exist_ok=True)
+    if not resume:
+        checkpoint.unlink(missing_ok=True)  # of a stopped run, given --overwrite
     with _progress() as show:
         report = pretrain(
             model,
