@@ -197,6 +197,15 @@ def test_a_tied_copy_with_other_values_is_an_error(make_folder):
     assert "decoder" in model.cls.predictions
 
 
+def test_word_embeddings_of_a_task_model_are_those_of_its_encoder(make_folder):
+    folder, case = make_folder("BertForSequenceClassification")
+    model, _ = load_task_model(folder)
+    embeds = model.get_input_embeddings()(case["right.input_ids"])
+    mask = case["right.attention_mask"]
+    expected = model(case["right.input_ids"], mask)
+    assert mx.array_equal(model(None, mask, inputs_embeds=embeds), expected)
+
+
 def test_a_folder_of_a_plain_encoder_names_what_to_do(fixtures):
     with pytest.raises(ValueError, match=r"BertModel, which is not a task class.*model_class="):
         load_task_model(fixtures / "bert")

@@ -61,6 +61,10 @@ class PretrainedModel(nn.Module):
         assert isinstance(found, EncoderModel)
         return found
 
+    def get_input_embeddings(self) -> nn.Embedding:
+        """Return the word embeddings: `inputs_embeds` are their output for `input_ids`."""
+        return self.encoder_model.get_input_embeddings()
+
 
 @dataclass(frozen=True)
 class EncoderOutput:
@@ -162,7 +166,7 @@ class EncoderModel(PretrainedModel):
         )
 
     def get_input_embeddings(self) -> nn.Embedding:
-        """Return the word embeddings: `inputs_embeds` are their output for `input_ids`."""
+        """Return the word embeddings, which a child defines."""
         raise TypeError(f"{type(self).__name__} does not define its word embeddings")
 
     def _embed(

@@ -1,6 +1,5 @@
 """Sentence embeddings: an encoder with pooling, as in sentence-transformers."""
 
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Literal, Self
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from tokenizers import normalizers
 
 from mlx_encoders._suggest import did_you_mean
 from mlx_encoders.files import find_folder
@@ -18,7 +16,12 @@ from mlx_encoders.inputs import Array, check_inputs
 from mlx_encoders.pooling import Dense, Pooling
 from mlx_encoders.pretrained import EncoderModel
 from mlx_encoders.progress import track
-from mlx_encoders.sentence_folders import SentenceSettings, read_modules, write_modules
+from mlx_encoders.sentence_folders import (
+    SentenceSettings,
+    add_lowercase,
+    read_modules,
+    write_modules,
+)
 from mlx_encoders.tokenizer import Tokenizer
 
 _LOGGER = logging.getLogger(__name__)
@@ -118,7 +121,7 @@ class SentenceEncoder(nn.Module):
             encoder.pooling.query = settings.query
         encoder.lowercase = settings.lowercase
         if settings.lowercase:
-            _add_lowercase(tokenizer)
+            add_lowercase(tokenizer)
         return encoder
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -284,21 +287,3 @@ def _plan(ids: Sequence[Sequence[int]], batch_size: int) -> Iterator[np.ndarray]
         count = max(1, min(batch_size, batch_size * _BATCH_TOKENS // longest))
         yield order[start : start + count]
         start += count
-
-
-def _add_lowercase(tokenizer: Tokenizer) -> None:
-    """Lowercase before everything else, as sentence-transformers does."""
-    backend = tokenizer.backend
-    if _lowercases(json.loads(backend.to_str())["normalizer"]):
-        return
-    steps = [normalizers.Lowercase(), *([] if backend.normalizer is None else [backend.normalizer])]
-    backend.normalizer = normalizers.Sequence(steps)  # type: ignore[assignment]
-
-
-def _lowercases(normalizer: dict | None) -> bool:
-    if normalizer is None:
-        return False
-    parts = normalizer.get("normalizers", ())
-    return normalizer["type"] == "Lowercase" or normalizer.get(
-        "lowercase", any(map(_lowercases, parts))
-    )

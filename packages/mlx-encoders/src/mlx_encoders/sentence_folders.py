@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import mlx.core as mx
+from tokenizers import normalizers
 
 from mlx_encoders._atomic import write_atomic
 from mlx_encoders._suggest import did_you_mean
 from mlx_encoders.files import read_json, read_json_list, read_tensors
 from mlx_encoders.pooling import Dense, pooling_names
+from mlx_encoders.tokenizer import Tokenizer
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -257,4 +259,22 @@ def _write_tensors(folder: Path, tensors: dict[str, mx.array]) -> None:
     write_atomic(
         folder / "model.safetensors",
         lambda path: mx.save_safetensors(str(path), tensors, metadata={"format": "pt"}),
+    )
+
+
+def add_lowercase(tokenizer: Tokenizer) -> None:
+    """Lowercase before everything else, as sentence-transformers does."""
+    backend = tokenizer.backend
+    if _lowercases(json.loads(backend.to_str())["normalizer"]):
+        return
+    steps = [normalizers.Lowercase(), *([] if backend.normalizer is None else [backend.normalizer])]
+    backend.normalizer = normalizers.Sequence(steps)  # type: ignore[assignment]
+
+
+def _lowercases(normalizer: dict | None) -> bool:
+    if normalizer is None:
+        return False
+    parts = normalizer.get("normalizers", ())
+    return normalizer["type"] == "Lowercase" or normalizer.get(
+        "lowercase", any(map(_lowercases, parts))
     )
