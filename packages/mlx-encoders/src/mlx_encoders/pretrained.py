@@ -41,17 +41,19 @@ class PretrainedModel(nn.Module):
 
         `changes` replace fields of the config, such as `num_labels=4`.
         """
-        from mlx_encoders.folders import load_model  # imports this module
+        from mlx_encoders import folders  # imports this module
 
-        model, _ = load_model(
+        load: Any = folders.load_model  # to pyright its classes may be those of an installed copy
+        model, _ = load(
             name, new, seed, dtype, dropout, attention_dropout, model_class=cls, **changes
         )
         return model
 
     def save_pretrained(self, folder: str | Path, tokenizer: "Tokenizer | None" = None) -> None:
         """Write a folder that `from_pretrained` and transformers read; see `save`."""
-        from mlx_encoders.folders import save  # imports this module
+        from mlx_encoders import folders  # imports this module
 
+        save: Any = folders.save
         save(folder, self, tokenizer)
 
     @property
