@@ -8,7 +8,7 @@ from click.testing import CliRunner
 pytest.importorskip("onnxruntime", reason="needs mlx-encoders[onnx]")
 
 from mlx_encoders import BertConfig, build_model, save, train_tokenizer
-from mlx_encoders.cli import main
+from mlx_encoders.cli import cli
 from mlx_encoders.tasks import TASK_CLASSES
 
 TEXTS = ["good text", "bad text", "good, very good", "bad, very bad"]
@@ -33,7 +33,7 @@ def model_folder(request, tmp_path):
 
 
 def run(*arguments):
-    result = CliRunner().invoke(main, ["export", *map(str, arguments)])
+    result = CliRunner().invoke(cli, ["export", *map(str, arguments)])
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result
 

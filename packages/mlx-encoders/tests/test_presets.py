@@ -12,7 +12,7 @@ from mlx_encoders import (
     NeoBertForMaskedLM,
     build_model,
 )
-from mlx_encoders.cli import main
+from mlx_encoders.cli import cli
 from mlx_encoders.presets import PRESETS, count_parameters, get_preset
 
 
@@ -58,18 +58,18 @@ def test_an_unknown_preset_names_the_nearest():
 
 
 def test_info_describes_a_preset_as_json_and_as_text():
-    result = CliRunner().invoke(main, ["info", "--model", "neobert", "--json"])
+    result = CliRunner().invoke(cli, ["info", "--model", "neobert", "--json"])
     facts = json.loads(result.stdout)
     assert facts["class"] == "NeoBertModel"
     assert facts["parameters"] == 221_665_536
     assert facts["maximum_length"] == 4096
-    result = CliRunner().invoke(main, ["info", "--model", "bert-base"])
+    result = CliRunner().invoke(cli, ["info", "--model", "bert-base"])
     assert "parameters         109,482,240\n" in result.stdout
     assert "quantization       none\n" in result.stdout
     assert set(PRESETS) >= {"minilm-l6", "minilm-l12"}
 
 
 def test_info_of_nothing_is_one_line():
-    result = CliRunner().invoke(main, ["info", "--model", "./absent"])
+    result = CliRunner().invoke(cli, ["info", "--model", "./absent"])
     assert result.exit_code == 1
     assert result.stderr == "Error: no folder './absent'\n"

@@ -5,7 +5,7 @@ import pytest
 from click.testing import CliRunner
 
 from mlx_encoders import BertConfig, build_model, load, load_model, save, train_tokenizer
-from mlx_encoders.cli import main
+from mlx_encoders.cli import cli
 from mlx_encoders.pretraining import masked_lm_class
 
 WORDS = list("abcdefghij")
@@ -35,7 +35,7 @@ def folder(tmp_path):
 def run(folder, *arguments):
     data = ["--data", str(folder / "*.jsonl"), "--column", "body"]
     places = ["--model", str(folder / "encoder"), "--output", str(folder / "out")]
-    return CliRunner().invoke(main, ["pretrain", *data, *places, *OPTIONS, *arguments])
+    return CliRunner().invoke(cli, ["pretrain", *data, *places, *OPTIONS, *arguments])
 
 
 def test_the_output_loads_as_an_encoder_and_with_its_head(folder):

@@ -25,7 +25,7 @@ from mlx_encoders import (
     save,
     train_tokenizer,
 )
-from mlx_encoders.cli import main
+from mlx_encoders.cli import cli
 from mlx_encoders.folders import task_class
 from mlx_encoders.presets import count_parameters
 from mlx_encoders.quantization import dequantize, quantization_config, quantize
@@ -281,7 +281,7 @@ def test_the_command_writes_a_smaller_folder_and_the_other_files(tmp_path):
     texts.write_text("the cat\n\nthe mat sat\n")
     arguments = ["quantize", "--model", str(source), "--output", str(target), "--json"]
     extra = ["--bits", "8", "--layer", r"0\..*query=4", "--check", str(texts)]
-    result = CliRunner().invoke(main, arguments + extra)
+    result = CliRunner().invoke(cli, arguments + extra)
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert report["left"] == ["classifier"]
@@ -294,10 +294,10 @@ def test_the_command_writes_a_smaller_folder_and_the_other_files(tmp_path):
     assert model.bert.encoder.layer[0].attention.self.query.bits == 4
     assert count_parameters(model) == count_parameters(config, BertForSequenceClassification)
 
-    again = CliRunner().invoke(main, arguments)
+    again = CliRunner().invoke(cli, arguments)
     assert again.exit_code == 2
     assert "is not empty; name another folder" in again.stderr
-    info = CliRunner().invoke(main, ["info", "--model", str(target), "--json"])
+    info = CliRunner().invoke(cli, ["info", "--model", str(target), "--json"])
     facts = json.loads(info.stdout)
     assert facts["class"] == "BertForSequenceClassification"
     assert facts["quantization"] == "affine, 8 bits in groups of 64"
@@ -307,7 +307,7 @@ def test_the_command_writes_a_smaller_folder_and_the_other_files(tmp_path):
 
 def test_the_command_names_the_form_of_its_option(tmp_path):
     result = CliRunner().invoke(
-        main, ["quantize", "--model", "x", "--output", str(tmp_path / "o"), "--layer", "query"]
+        cli, ["quantize", "--model", "x", "--output", str(tmp_path / "o"), "--layer", "query"]
     )
     assert result.exit_code == 2
     assert "--layer takes EXPRESSION=BITS, such as 'query$=8'; got 'query'" in result.stderr

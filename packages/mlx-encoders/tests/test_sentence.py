@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_encoders import Pooling, SentenceEncoder, cosine_similarity, search
-from mlx_encoders.cli import main
+from mlx_encoders.cli import cli
 
 # Float32 on both sides; vectors are of order 1.
 TOLERANCE = 1e-5
@@ -170,21 +170,21 @@ def test_the_command_writes_vectors_and_searches(fixtures, tmp_path, sentences, 
     texts.write_text("\n".join(sentences))
     model = ["--model", str(fixtures / "sentence" / "mean")]
     output = tmp_path / "vectors.npy"
-    run = CliRunner().invoke(main, ["embed", str(texts), *model, "--output", str(output)])
+    run = CliRunner().invoke(cli, ["embed", str(texts), *model, "--output", str(output)])
     assert run.exit_code == 0, run.output
     assert run.stdout == f"{output}: 4 vectors of size 16\n"
     assert (np.load(output) == encoder.encode(sentences)).all()
     run = CliRunner().invoke(
-        main, ["embed", str(texts), *model, "--query", sentences[1], "--top", "2", "--json"]
+        cli, ["embed", str(texts), *model, "--query", sentences[1], "--top", "2", "--json"]
     )
     rows = [json.loads(line) for line in run.stdout.splitlines()]
     assert rows[0] == {"line": 2, "score": 1.0, "text": sentences[1]}
     assert len(rows) == 2
     for wrong in ([], ["--query", "a", "--output", str(output)], ["--output", "vectors.txt"]):
-        run = CliRunner().invoke(main, ["embed", str(texts), *model, *wrong])
+        run = CliRunner().invoke(cli, ["embed", str(texts), *model, *wrong])
         assert run.exit_code == 2, wrong
     empty = tmp_path / "empty.txt"
     empty.write_text("")
-    run = CliRunner().invoke(main, ["embed", str(empty), *model, "--query", "a"])
+    run = CliRunner().invoke(cli, ["embed", str(empty), *model, "--query", "a"])
     assert run.exit_code == 1
     assert "has no lines" in run.output

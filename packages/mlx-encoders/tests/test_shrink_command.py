@@ -12,7 +12,7 @@ from mlx_encoders import (
     save,
     train_tokenizer,
 )
-from mlx_encoders.cli import main
+from mlx_encoders.cli import cli
 
 TEXTS = ["forest fire near La Ronge", "residents asked to shelter in place", "fire sank, 7.25 $"]
 POOLING = {"pooling_mode_mean_tokens": True, "word_embedding_dimension": 16}
@@ -48,7 +48,7 @@ def texts(tmp_path):
 
 def shrink(source, output, *options):
     run = CliRunner().invoke(
-        main, ["shrink", "--model", str(source), "--output", str(output), *map(str, options)]
+        cli, ["shrink", "--model", str(source), "--output", str(output), *map(str, options)]
     )
     return run
 

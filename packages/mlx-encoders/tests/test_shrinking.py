@@ -25,7 +25,7 @@ from mlx_encoders import (
     trim_vocabulary,
 )
 from mlx_encoders.build import named_parameters
-from mlx_encoders.cli import main
+from mlx_encoders.cli import cli
 
 # Float32 sums in another order.
 TOLERANCE = 1e-5
@@ -229,23 +229,23 @@ def test_the_command_writes_a_smaller_folder(tmp_path, tiny_config):
     texts.write_text("\n".join(TEXTS[:1]))
     options = ["--model", str(source), "--output", str(output)]
     run = CliRunner().invoke(
-        main, ["shrink", *options, "--layers", "0", "--units", "8", "--vocabulary-from", str(texts)]
+        cli, ["shrink", *options, "--layers", "0", "--units", "8", "--vocabulary-from", str(texts)]
     )
     assert run.exit_code == 0, run.output
     assert run.stdout.startswith("parameters ")
     assert "units      8\n" in run.stdout
     small, _ = load(output)
     assert small.config.num_hidden_layers == 1
-    again = CliRunner().invoke(main, ["shrink", *options, "--layers", "0"])
+    again = CliRunner().invoke(cli, ["shrink", *options, "--layers", "0"])
     assert again.exit_code == 2
     assert "is not empty" in again.output
     for arguments, message in (
         (["--layers", "a"], "--layers must be numbers"),
         ([], "nothing to remove"),
     ):
-        wrong = CliRunner().invoke(main, ["shrink", *options, *arguments, "--overwrite"])
+        wrong = CliRunner().invoke(cli, ["shrink", *options, *arguments, "--overwrite"])
         assert wrong.exit_code == 2
         assert message in wrong.output
-    wrong = CliRunner().invoke(main, ["shrink", *options, "--layers", "7", "--overwrite"])
+    wrong = CliRunner().invoke(cli, ["shrink", *options, "--layers", "7", "--overwrite"])
     assert wrong.exit_code == 1
     assert "layers must be from 0 to" in wrong.output

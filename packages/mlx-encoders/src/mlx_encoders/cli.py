@@ -40,7 +40,7 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"show_default": True})
 @click.option("--debug", is_flag=True, help="Print the traceback of an error.")
 @click.version_option(package_name="mlx-encoders")
-def main(debug: bool) -> None:
+def cli(debug: bool) -> None:
     """BERT, ModernBERT and NeoBERT encoders in MLX."""
 
 
