@@ -3,8 +3,10 @@
     python tools/make_fixtures_sentence.py
 
 Writes packages/mlx-encoders/tests/fixtures/sentence: tiny BERT folders of random weights with three
-kinds of pooling, and the embeddings of a few sentences. Made with sentence-transformers 6 and
-transformers 5.23.
+kinds of pooling, and the embeddings of a few sentences; of each pooling with and without a prompt
+that is not pooled, and the gradient of the word embeddings. Made with sentence-transformers 6 and
+transformers 5.23. The round trips at the end write nothing: they raise when sentence-transformers
+reads our folders differently.
 """
 
 import json
@@ -16,6 +18,8 @@ import numpy as np
 import torch
 import transformers
 from sentence_transformers import SentenceTransformer, models
+
+from mlx_encoders import SentenceEncoder
 
 OUT = Path(__file__).parents[1] / "packages/mlx-encoders/tests/fixtures/sentence"
 SENTENCES = [
@@ -48,6 +52,10 @@ def main() -> None:
             ("max-mean", {"pooling_mode_max_tokens": True}, True, True),
         ):
             make_case(folder, name, modes, normalize, dense)
+        np.savez(OUT / "poolings.npz", **poolings(folder))
+        for name in ("mean", "cls", "max-mean"):
+            check_round_trip(OUT / name)
+        check_lowercase(folder)
 
 
 def make_encoder(folder: Path) -> None:
@@ -79,6 +87,55 @@ def make_case(folder: str, name: str, modes: dict, normalize: bool, dense: bool)
         "query": model.encode(SENTENCES, prompt_name="query"),
     }
     np.savez(OUT / name / "expected.npz", **found)
+
+
+def poolings(folder: str) -> dict[str, np.ndarray]:
+    """Return embeddings by pooling, and the gradient of a weighted sum of the embeddings."""
+    found = {}
+    for mode in (*models.Pooling.POOLING_MODES, ("mean", "cls")):
+        key = mode if isinstance(mode, str) else "+".join(mode)
+        model = SentenceTransformer(
+            modules=[
+                models.Transformer(folder, max_seq_length=8),
+                models.Pooling(16, pooling_mode=mode, include_prompt=False),
+            ],
+            device="cpu",
+            prompts={"query": "query: "},
+        )
+        found[key] = model.encode(SENTENCES)
+        found[f"{key} query"] = model.encode(SENTENCES, prompt_name="query")
+    model = SentenceTransformer(str(OUT / "max-mean"), device="cpu").eval()
+    embeddings = model(model.preprocess(SENTENCES))["sentence_embedding"]
+    weights = torch.linspace(-1, 1, embeddings.numel()).reshape(embeddings.shape)
+    (embeddings * weights).sum().backward()
+    found["gradient"] = model[0].model.embeddings.word_embeddings.weight.grad.numpy()
+    return found
+
+
+def check_round_trip(folder: Path) -> None:
+    """Raise unless sentence-transformers embeds equally from the folder that we save again."""
+    expected = SentenceTransformer(str(folder), device="cpu").encode(SENTENCES)
+    with tempfile.TemporaryDirectory() as saved:
+        SentenceEncoder.from_pretrained(folder).save_pretrained(saved)
+        found = SentenceTransformer(saved, device="cpu").encode(SENTENCES)
+    np.testing.assert_array_equal(found, expected)
+
+
+def check_lowercase(encoder: str) -> None:
+    """The same for a folder that lowercases before a tokenizer that does not.
+
+    Not in a fixture: sentence-transformers 6 itself loses `do_lower_case` when it saves.
+    """
+    folder = Path(encoder) / "cased"
+    shutil.copytree(OUT / "mean", folder)
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"do_lower_case": False}))
+    path = folder / "tokenizer.json"
+    settings = json.loads(path.read_text())
+    settings["normalizer"]["lowercase"] = False
+    path.write_text(json.dumps(settings))
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"do_lower_case": True}))
+    check_round_trip(folder)
 
 
 if __name__ == "__main__":

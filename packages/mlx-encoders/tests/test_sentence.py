@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -45,6 +46,73 @@ def test_embeddings_equal_those_of_sentence_transformers(fixtures, sentences, na
     assert (again.encode(sentences) == encoder.encode(sentences)).all()
     assert again.prompts == encoder.prompts
     assert again.max_length == encoder.max_length == 8
+
+
+def test_each_pooling_equals_that_of_sentence_transformers(fixtures, sentences, encoder):
+    expected = np.load(fixtures / "sentence" / "poolings.npz")
+    names = {"lasttoken": "last"}
+    for key in set(expected) - {"gradient"}:
+        mode, _, prompt = key.partition(" ")
+        pooled = SentenceEncoder(
+            encoder.model,
+            encoder.tokenizer,
+            names.get(mode, mode),
+            normalize=False,
+            max_length=8,
+            prompts={"query": "query: "},
+            include_prompt=False,
+        )
+        found = pooled.encode(sentences, prompt_name=prompt or None)
+        assert np.abs(found - expected[key]).max() < TOLERANCE, key
+
+
+def test_gradients_equal_those_of_sentence_transformers(fixtures, sentences):
+    encoder = SentenceEncoder.from_pretrained(fixtures / "sentence" / "max-mean")
+    batch = encoder.tokenizer.pad(encoder.tokenizer.encode(sentences, encoder.max_length))
+
+    def loss(model):
+        vectors = model(**batch)
+        return (vectors * mx.linspace(-1, 1, vectors.size).reshape(vectors.shape)).sum()
+
+    _, gradients = nn.value_and_grad(encoder, loss)(encoder)
+    found = np.array(gradients["model"]["embeddings"]["word_embeddings"]["weight"])
+    expected = np.load(fixtures / "sentence" / "poolings.npz")["gradient"]
+    # transformers gives the row of padding no gradient; no padding is pooled here either.
+    assert np.abs(found - expected).max() < TOLERANCE
+
+
+def test_older_folders_load_with_the_same_embeddings(fixtures, sentences, tmp_path):
+    """The encoder in a folder of its own, and pooling in the dialect before release 5.5."""
+    new = fixtures / "sentence" / "max-mean"
+    old = tmp_path / "old"
+    shutil.copytree(new, old)
+    modules = json.loads((old / "modules.json").read_text())
+    modules[0]["path"] = "0_Transformer"
+    (old / "modules.json").write_text(json.dumps(modules))
+    (old / "0_Transformer").mkdir()
+    for path in [*old.glob("*.safetensors"), *old.glob("[st]*.json"), old / "config.json"]:
+        path.rename(old / "0_Transformer" / path.name)
+    modes = {"pooling_mode_mean_tokens": False, "pooling_mode_max_tokens": True}
+    pooling = {"word_embedding_dimension": 16, "pooling_mode_cls_token": False, **modes}
+    (old / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    found = SentenceEncoder.from_pretrained(old).encode(sentences)
+    assert np.abs(found - np.load(new / "expected.npz")["plain"]).max() < TOLERANCE
+
+
+def test_do_lower_case_is_read_and_written(fixtures, sentences, tmp_path, encoder):
+    folder = tmp_path / "cased"
+    shutil.copytree(fixtures / "sentence" / "mean", folder)
+    settings = json.loads((folder / "tokenizer.json").read_text())
+    settings["normalizer"]["lowercase"] = False
+    (folder / "tokenizer.json").write_text(json.dumps(settings))
+    cased = SentenceEncoder.from_pretrained(folder).encode(sentences)
+    assert np.abs(cased - encoder.encode(sentences)).max() > 0.01
+    config = {"max_seq_length": 8, "do_lower_case": True}
+    (folder / "sentence_bert_config.json").write_text(json.dumps(config))
+    lowered = SentenceEncoder.from_pretrained(folder)
+    assert (lowered.encode(sentences) == encoder.encode(sentences)).all()
+    lowered.save_pretrained(tmp_path / "saved")
+    assert json.loads((tmp_path / "saved" / "sentence_bert_config.json").read_text()) == config
 
 
 @settings(max_examples=15, deadline=None, derandomize=True)
@@ -138,6 +206,15 @@ def test_search_equals_a_sort_of_all_similarities():
         search(queries[:, :4], corpus, top_k=1)
 
 
+def test_search_in_several_blocks_of_queries_and_corpus():
+    corpus = np.tile(np.random.default_rng(0).normal(size=(9000, 16)), (2, 1))  # each row twice
+    indices, scores = search(corpus[8400:9000], corpus, top_k=3)
+    expected = np.stack([np.arange(8400, 9000), np.arange(17400, 18000)], axis=1)
+    assert (np.sort(indices[:, :2], axis=1) == expected).all()
+    assert np.abs(scores[:, :2] - 1).max() < 1e-6
+    assert (scores[:, 2] < 1 - 1e-6).all()
+
+
 def test_a_plain_folder_is_pooled_by_the_mean_and_says_so(fixtures, tmp_path, encoder, caplog):
     encoder.model.save_pretrained(tmp_path, encoder.tokenizer)
     with caplog.at_level(logging.WARNING):
@@ -155,6 +232,8 @@ def test_wrong_arguments_and_folders_are_refused(fixtures, tmp_path, encoder):
         encoder.encode(["fire", None])
     with pytest.raises(ValueError, match="no prompt 'querry'; did you mean 'query'"):
         encoder.encode(["fire"], prompt_name="querry")
+    with pytest.raises(ValueError, match="no prompt ''"):
+        encoder.encode(["fire"], prompt_name="")
     with pytest.raises(ValueError, match="max_length=99 exceeds the 32 of the model"):
         SentenceEncoder.from_pretrained(fixtures / "sentence" / "mean", max_length=99)
     encoder.save_pretrained(tmp_path)
@@ -183,6 +262,18 @@ def test_the_command_writes_vectors_and_searches(fixtures, tmp_path, sentences, 
     for wrong in ([], ["--query", "a", "--output", str(output)], ["--output", "vectors.txt"]):
         run = CliRunner().invoke(cli, ["embed", str(texts), *model, *wrong])
         assert run.exit_code == 2, wrong
+    run = CliRunner().invoke(
+        cli, ["embed", str(texts), *model, "--query", "a", "--query-prompt", "querry"]
+    )
+    assert run.exit_code == 1
+    assert "no prompt 'querry'; did you mean 'query'?" in run.output
+    texts.write_text("fire\u2028a\x0cwoman\r\nla ronge\n")  # two lines
+    run = CliRunner().invoke(cli, ["embed", str(texts), *model, "--output", str(output)])
+    assert run.stdout == f"{output}: 2 vectors of size 16\n"
+    missing = str(tmp_path / "none" / "vectors.npy")
+    run = CliRunner().invoke(cli, ["embed", str(texts), *model, "--output", missing])
+    assert run.exit_code == 2
+    assert "which is not a folder" in " ".join(run.output.split())
     empty = tmp_path / "empty.txt"
     empty.write_text("")
     run = CliRunner().invoke(cli, ["embed", str(empty), *model, "--query", "a"])

@@ -19,6 +19,7 @@ from mlx_encoders.progress import track
 from mlx_encoders.sentence_folders import (
     SentenceSettings,
     add_lowercase,
+    lowercases,
     read_modules,
     write_modules,
 )
@@ -69,7 +70,6 @@ class SentenceEncoder(nn.Module):
         self._positions: int = positions
         self.max_length = self._checked_length(max_length)
         self.include_prompt = include_prompt
-        self.lowercase = False
         # Not `prompts`: the parameters of a module include its dicts.
         self._prompts = dict(prompts or {})
         self.default_prompt_name = default_prompt_name
@@ -119,7 +119,6 @@ class SentenceEncoder(nn.Module):
         )
         if settings.query is not None and "query" in encoder.pooling:
             encoder.pooling.query = settings.query
-        encoder.lowercase = settings.lowercase
         if settings.lowercase:
             add_lowercase(tokenizer)
         return encoder
@@ -133,7 +132,7 @@ class SentenceEncoder(nn.Module):
             pooling="+".join(self.pooling.names),
             normalize=self.normalize,
             max_length=self.max_length,
-            lowercase=self.lowercase,
+            lowercase=lowercases(self.tokenizer),
             prompts=self.prompts,
             default_prompt_name=self.default_prompt_name,
             include_prompt=self.include_prompt,
@@ -194,7 +193,7 @@ class SentenceEncoder(nn.Module):
             raise ValueError(f"dtype must be 'float32' or 'float16', got {dtype!r}")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        prompt = self._prompt(prompt_name or self.default_prompt_name)
+        prompt = self._prompt(self.default_prompt_name if prompt_name is None else prompt_name)
         ids = self._tokenize(texts, prompt)
         prompt_length = 0 if self.include_prompt or not prompt else self._length_of(prompt)
         vectors = np.zeros((len(ids), self.embedding_size), dtype)

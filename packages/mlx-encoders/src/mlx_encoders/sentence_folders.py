@@ -163,7 +163,9 @@ def _pooling_config(settings: SentenceSettings, hidden_size: int) -> dict:
 def _read_attention(folder: Path) -> dict:
     config = read_json(folder / "config.json")
     tensors = read_tensors(folder / "model.safetensors")
-    return {**config, "query": tensors["query"]}
+    if set(config) != {"pooling", "include_prompt"} or set(tensors) != {"query"}:
+        raise ValueError(f"{folder} is not attention pooling of this package; save it again")
+    return {**config, **tensors}
 
 
 def _read_dense(folder: Path) -> Dense:
@@ -179,6 +181,8 @@ def _read_dense(folder: Path) -> Dense:
             f"convert them with sentence-transformers' save_pretrained"
         )
     tensors = read_tensors(weights)
+    if "linear.weight" not in tensors:
+        raise ValueError(f"{weights} has {', '.join(tensors) or 'nothing'}, but no linear.weight")
     outputs, inputs = tensors["linear.weight"].shape
     activation = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
     try:
@@ -265,16 +269,18 @@ def _write_tensors(folder: Path, tensors: dict[str, mx.array]) -> None:
 def add_lowercase(tokenizer: Tokenizer) -> None:
     """Lowercase before everything else, as sentence-transformers does."""
     backend = tokenizer.backend
-    if _lowercases(json.loads(backend.to_str())["normalizer"]):
+    if lowercases(tokenizer):
         return
     steps = [normalizers.Lowercase(), *([] if backend.normalizer is None else [backend.normalizer])]
     backend.normalizer = normalizers.Sequence(steps)  # type: ignore[assignment]
 
 
-def _lowercases(normalizer: dict | None) -> bool:
-    if normalizer is None:
-        return False
-    parts = normalizer.get("normalizers", ())
-    return normalizer["type"] == "Lowercase" or normalizer.get(
-        "lowercase", any(map(_lowercases, parts))
-    )
+def lowercases(tokenizer: Tokenizer) -> bool:
+    """Return whether a normalizer of its own lowercases.
+
+    It must be written as `do_lower_case`: transformers 5 makes the normalizer of a BertTokenizer
+    anew, without it.
+    """
+    normalizer = json.loads(tokenizer.backend.to_str())["normalizer"] or {}
+    steps = normalizer.get("normalizers", [normalizer])
+    return any(step.get("type") == "Lowercase" for step in steps)

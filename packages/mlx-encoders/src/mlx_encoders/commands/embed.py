@@ -16,6 +16,7 @@ import click
 @click.option("--top", default=5, type=click.IntRange(min=1), help="Lines to print for --query.")
 @click.option("--pooling", help="Pooling such as mean or cls.", show_default="of the folder")
 @click.option("--prompt", help="Name of the prompt to put before each text.")
+@click.option("--query-prompt", help="Name of that of the query.", show_default="--prompt")
 @click.option("--batch-size", default=32, type=click.IntRange(min=1), help="Rows of a batch.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
@@ -26,6 +27,7 @@ def command(
     top: int,
     pooling: str | None,
     prompt: str | None,
+    query_prompt: str | None,
     batch_size: int,
     as_json: bool,
 ) -> None:
@@ -34,24 +36,29 @@ def command(
         raise click.UsageError("give --output for vectors, or --query to search; one of them")
     if output is not None and output.suffix != ".npy":
         raise click.UsageError(f"--output must end in .npy, got {output}")
+    if output is not None and not output.parent.is_dir():  # not only after the work
+        raise click.UsageError(f"--output is in {output.parent}, which is not a folder")
     import json
 
     from mlx_encoders import SentenceEncoder, search
     from mlx_encoders._atomic import write_atomic
 
-    lines = texts.read_text(encoding="utf-8").splitlines()
+    with texts.open(encoding="utf-8") as file:  # splitlines would also split at \f or U+2028
+        lines = [line.removesuffix("\n") for line in file]
     if not lines:
         raise click.ClickException(f"{texts} has no lines")
     encoder = SentenceEncoder.from_pretrained(model, pooling=pooling)
-    options: dict[str, Any] = {"batch_size": batch_size, "prompt_name": prompt}
-    vectors = encoder.encode(lines, progress=True, **options)
+    vectors = encoder.encode(lines, batch_size, progress=True, prompt_name=prompt)
     if output is not None:
         write_atomic(output, lambda path: _write(path, vectors))
         facts = {"output": str(output), "texts": len(lines), "size": vectors.shape[1]}
         words = f"{output}: {len(lines)} vectors of size {vectors.shape[1]}"
         click.echo(json.dumps(facts) if as_json else words)
         return
-    indices, scores = search(encoder.encode([str(query)], **options), vectors, min(top, len(lines)))
+    wanted = encoder.encode(
+        [str(query)], prompt_name=prompt if query_prompt is None else query_prompt
+    )
+    indices, scores = search(wanted, vectors, min(top, len(lines)))
     for index, score in zip(indices[0], scores[0], strict=True):
         row = {"line": int(index) + 1, "score": round(float(score), 4), "text": lines[index]}
         click.echo(json.dumps(row) if as_json else f"{score:.3f}  {index + 1}: {lines[index]}")
