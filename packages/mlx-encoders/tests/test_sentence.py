@@ -268,7 +268,12 @@ def test_the_command_writes_vectors_and_searches(fixtures, tmp_path, sentences, 
     assert run.exit_code == 1
     assert "no prompt 'querry'; did you mean 'query'?" in run.output
     texts.write_text("fire\u2028a\x0cwoman\r\nla ronge\n")  # two lines
-    run = CliRunner().invoke(cli, ["embed", str(texts), *model, "--output", str(output)])
+    options = ["embed", str(texts), *model, "--output", str(output)]
+    run = CliRunner().invoke(cli, options)
+    assert run.exit_code == 2
+    assert "exists; name another file, or add --overwrite" in " ".join(run.output.split())
+    assert len(np.load(output)) == 4  # untouched
+    run = CliRunner().invoke(cli, [*options, "--overwrite"])
     assert run.stdout == f"{output}: 2 vectors of size 16\n"
     missing = str(tmp_path / "none" / "vectors.npy")
     run = CliRunner().invoke(cli, ["embed", str(texts), *model, "--output", missing])

@@ -121,16 +121,7 @@ def pretrain(
     `FloatingPointError` if the loss is not finite.
     """
     settings = settings or PretrainingSettings()
-    if not isinstance(model, MaskedLM):
-        raise TypeError(
-            f"pretraining needs a class for masked language modeling, such as BertForMaskedLM; "
-            f"got {type(model).__name__}"
-        )
-    if tokenizer.vocab_size > model.config.vocab_size:
-        raise ValueError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens, but the model has embeddings for "
-            f"{model.config.vocab_size}; use the tokenizer of this model"
-        )
+    _check_model(model, tokenizer)
     documents, held_out, empty = _documents(tokenizer, texts, held_out_texts, settings)
     masking = settings.masking or masking_of(model.config)
     data = _Data(documents, tokenizer, masking, settings)
@@ -175,6 +166,19 @@ def pretrain(
         loss_after=held_out_loss(model, held_out_batches),
         unigram_loss=_unigram_loss(documents, held_out_batches, tokenizer.vocab_size),
     )
+
+
+def _check_model(model: object, tokenizer: Tokenizer) -> None:
+    if not isinstance(model, MaskedLM):
+        raise TypeError(
+            f"pretraining needs a class for masked language modeling, such as BertForMaskedLM; "
+            f"got {type(model).__name__}"
+        )
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, but the model has embeddings for "
+            f"{model.config.vocab_size}; use the tokenizer of this model"
+        )
 
 
 def masked_lm_class(config: EncoderConfig) -> type[MaskedLM]:

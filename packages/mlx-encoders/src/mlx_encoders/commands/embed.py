@@ -17,6 +17,7 @@ import click
 @click.option("--pooling", help="Pooling such as mean or cls.", show_default="of the folder")
 @click.option("--prompt", help="Name of the prompt to put before each text.")
 @click.option("--query-prompt", help="Name of that of the query.", show_default="--prompt")
+@click.option("--overwrite", is_flag=True, help="Replace the file --output if it exists.")
 @click.option("--batch-size", default=32, type=click.IntRange(min=1), help="Rows of a batch.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
@@ -28,6 +29,7 @@ def command(
     pooling: str | None,
     prompt: str | None,
     query_prompt: str | None,
+    overwrite: bool,
     batch_size: int,
     as_json: bool,
 ) -> None:
@@ -38,6 +40,8 @@ def command(
         raise click.UsageError(f"--output must end in .npy, got {output}")
     if output is not None and not output.parent.is_dir():  # not only after the work
         raise click.UsageError(f"--output is in {output.parent}, which is not a folder")
+    if output is not None and output.exists() and not overwrite:
+        raise click.UsageError(f"{output} exists; name another file, or add --overwrite")
     import json
 
     from mlx_encoders import SentenceEncoder, search
