@@ -15,7 +15,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("onnxruntime", reason="needs mlx-encoders[onnx]")
-onnx = pytest.importorskip("onnx", reason="needs mlx-encoders[onnx]")
 
 from mlx_encoders import BertModel, build_model, load_model, prune_heads, train_tokenizer
 from mlx_encoders.export import export_onnx
@@ -212,6 +211,8 @@ def test_8_bit_weights_are_a_smaller_file_with_nearly_the_same_outputs(fixtures,
     assert report.int8.cosine > 0.99
     assert 0 < report.int8.max_difference < 0.5
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.onnx", "x_int8.onnx"]
+    import onnx
+
     # One scale for each output of a matrix, not one for all.
     weights = onnx.load(report.int8.path).graph.initializer
     scales = [each.dims for each in weights if each.name.endswith("_scale")]
