@@ -69,7 +69,7 @@ def imports(session: nox.Session) -> None:
 @nox.session
 def tools(session: nox.Session) -> None:
     """Test the scripts in tools/."""
-    session.install("click>=8.5", "pytest>=8.4")
+    session.install("click>=8.5", "pytest>=9.0")
     session.run("pytest", "--noconftest", "tools/tests", *session.posargs)
 
 

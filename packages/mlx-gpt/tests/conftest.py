@@ -1,11 +1,8 @@
 """A tiny tokenizer and a tiny model, the same for all tests."""
 
-import json
 import os
-import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import mlx.core as mx
 import numpy as np
@@ -84,30 +81,3 @@ def tiny_model(tokenizer: Tokenizer) -> Nanochat:
     )
     mx.eval(model.parameters())
     return model
-
-
-@pytest.fixture
-def alone_and_in_a_ring(
-    tmp_path: Path, start, free_ports
-) -> Callable[[Callable[[Path, int], list]], list[str]]:
-    """Give a function that starts a command for one process in one/, and for two in two/.
-
-    `command(folder, processes)` returns it; what each process wrote to stderr comes back.
-    """
-
-    def run(command: Callable[[Path, int], list]) -> list[str]:
-        hosts = tmp_path / "hosts.json"
-        hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in free_ports(2)]))
-        # What `mlx.launch -n 2 --backend ring` does, with ports that are free.
-        ring = [{"MLX_HOSTFILE": str(hosts), "MLX_RANK": rank} for rank in ("0", "1")]
-        started = []
-        for name, processes, environment in (("one", 1, {}), *(("two", 2, each) for each in ring)):
-            made = command(tmp_path / name, processes)
-            started.append(start(made, env=os.environ | environment, stderr=subprocess.PIPE))
-        outputs = [process.communicate()[1] for process in started]
-        if any("[ring]" in each for each in outputs):
-            pytest.skip(f"the ring cannot start here: {outputs}")
-        assert [process.returncode for process in started] == [0, 0, 0], outputs
-        return outputs
-
-    return run

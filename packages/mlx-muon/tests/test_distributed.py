@@ -1,35 +1,17 @@
-import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import mlx.core as mx
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_muon.distributed import assign_owners
 
 SCRIPT = Path(__file__).with_name("distributed_run.py")
-NO_RING = 77  # the script's exit code
 
 
-def test_two_processes_equal_one_bit_for_bit(tmp_path, start, free_ports):
-    # As `mlx.launch -n 2 --backend ring`, with free ports.
-    hosts = tmp_path / "hosts.json"
-    hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in free_ports(2)]))
-    ranks = [{"MLX_HOSTFILE": str(hosts), "MLX_RANK": rank} for rank in ("0", "1")]
-    processes = [
-        start([sys.executable, SCRIPT, tmp_path], env=os.environ | each, stderr=subprocess.PIPE)
-        for each in ({}, *ranks)
-    ]
-    outputs = [process.communicate()[1] for process in processes]
-    codes = [process.returncode for process in processes]
-    if NO_RING in codes:
-        pytest.skip(f"the ring cannot start here: {outputs}")
-    assert codes == [0, 0, 0], outputs
-
+def test_two_processes_equal_one_bit_for_bit(tmp_path, alone_and_in_a_ring):
+    alone_and_in_a_ring(lambda folder, processes: [sys.executable, SCRIPT, tmp_path])
     alone, *shared = (
         mx.load(str(tmp_path / f"{name}.safetensors")) for name in ("alone", "0", "1")
     )
