@@ -1,0 +1,265 @@
+"""Read and write adapters in the files of PEFT.
+
+`adapter_config.json` has the configuration, `adapter_model.safetensors` the tensors under the names
+of PEFT: `base_model.model.<path>.lora_A.weight`, and those of whole modules and biases under
+`base_model.model.<path>`.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from mlx_lora._atomic import write_atomic
+from mlx_lora._suggest import did_you_mean
+from mlx_lora.adapters import adapter_configs, check_known, delete_adapter
+from mlx_lora.config import AdapterConfig, Ia3Config, LoraConfig, initialization
+from mlx_lora.inject import add_adapter
+from mlx_lora.layers import AdaptedLayer, adapted_layers
+from mlx_lora.whole import copies_of, whole_modules, whole_values
+
+CONFIG_FILE, TENSOR_FILE = "adapter_config.json", "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+_KINDS: dict[str, type[AdapterConfig]] = {"LORA": LoraConfig, "IA3": Ia3Config}
+# Values of other settings under which an adapter is what this package computes.
+_NEUTRAL = (None, False, [], {}, "")
+_IGNORED = {
+    "auto_mapping", "inference_mode", "peft_type", "peft_version", "revision", "megatron_core",
+    "qalora_group_size", "eva_config", "corda_config", "lora_ga_config", "runtime_config",
+}  # fmt: skip
+_LISTED = 8
+
+
+def save_adapter(model: nn.Module, folder: str | Path, name: str = "default") -> None:
+    """Write one adapter, and all that is trained with it, to a folder that PEFT reads.
+
+    Parameters that are trained outside of the adapter, such as a head that was unfrozen, are saved
+    as whole modules too. An adapter that began with a part of the weights ("pissa", "olora") is
+    written as a plain one of twice the rank, whose base are the unchanged weights. Files of a
+    former adapter are replaced; the tensors are written first. Raises `ValueError` for names that
+    are not in the model.
+    """
+    configs = adapter_configs(model)
+    check_known(name, configs)
+    folder = Path(folder)
+    tensors, others = adapter_tensors(model, name), _trained_outside(model)
+    config = _with_saved(configs[name], model, name, others)
+    stored = {_PREFIX + path: array for path, array in {**others, **tensors}.items()}
+    metadata = {"format": "pt"}  # PEFT's reader needs one
+    if isinstance(config, LoraConfig) and config.init_lora_weights == "loftq":
+        metadata["base_sha256"] = base_hash(model, name)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(
+        folder / TENSOR_FILE,
+        lambda path: mx.save_safetensors(str(path), stored, metadata=metadata),
+    )
+    text = json.dumps(config_to_dict(config), indent=2, sort_keys=True) + "\n"
+    write_atomic(folder / CONFIG_FILE, lambda path: path.write_text(text, "utf-8"))
+
+
+def load_adapter(
+    model: nn.Module,
+    folder: str | Path,
+    name: str = "default",
+    *,
+    trainable: bool = False,
+    rename: Callable[[str], str] | None = None,
+) -> AdapterConfig:
+    """Put the adapter of a folder into `model`, in place, and make it the active one.
+
+    `rename` maps the paths of the file to those of the model. Raises `ValueError` if tensors are
+    missing, unexpected or of another shape, for settings that this package does not have, and for a
+    file that is not PEFT's; then the model has no new adapter.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    tensors, metadata = _read_tensors(folder)
+    if rename is not None:
+        tensors = {rename(path): array for path, array in tensors.items()}
+    plain = config
+    if isinstance(config, LoraConfig):
+        plain = replace(config, init_lora_weights=True)
+    try:
+        add_adapter(model, plain, name, trainable=trainable, strict=False)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
+    try:
+        _place(model, name, tensors, folder)
+        if "base_sha256" in metadata and metadata["base_sha256"] != base_hash(model, name):
+            raise ValueError(
+                f"{folder} was trained on weights that LoftQ made, and those of this model differ; "
+                f"load the quantized model that was saved with it"
+            )
+    except ValueError:
+        delete_adapter(model, name)
+        raise
+    return config
+
+
+def adapter_tensors(model: nn.Module, name: str) -> dict[str, mx.array]:
+    """Return the tensors of an adapter by PEFT's names, without its prefix, in its layout."""
+    found: dict[str, mx.array] = {}
+    for path, layer in adapted_layers(model).items():
+        if name in layer.known:
+            tensors = layer.known[name].tensors()
+            found |= {f"{path}.{part}": array for part, array in tensors.items()}
+    for path, module in whole_modules(model).items():
+        values = whole_values(module, name)
+        found |= {f"{path}.{part}": array for part, array in (values or {}).items()}
+    return found
+
+
+def read_config(folder: str | Path) -> AdapterConfig:
+    """Read the configuration of a folder; `ValueError` for settings that are not known here."""
+    path = Path(folder) / CONFIG_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} has no {CONFIG_FILE}; name a folder saved by PEFT")
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}, line {error.lineno}: not JSON: {error.msg}") from error
+    if not isinstance(values, dict) or "peft_type" not in values:
+        hint = "; load_mlx_lm_adapter reads mlx-lm's" if "lora_parameters" in values else ""
+        raise ValueError(f"{path} has no peft_type, so it is not of PEFT{hint}")
+    try:
+        return config_from_dict(values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def config_from_dict(values: Mapping[str, Any]) -> AdapterConfig:
+    """Return the configuration that the content of an `adapter_config.json` describes."""
+    kind = values.get("peft_type")
+    if kind not in _KINDS:
+        raise ValueError(f"peft_type {kind!r} is not one of {', '.join(map(repr, _KINDS))}")
+    known = {each.name: each for each in fields(_KINDS[kind])}
+    refused = [
+        f"{key}={value!r}" for key, value in values.items()
+        if key not in known and key not in _IGNORED and value not in _NEUTRAL
+    ]  # fmt: skip
+    if refused:
+        raise ValueError(f"settings that this package does not have: {', '.join(sorted(refused))}")
+    chosen = {}
+    for key, each in known.items():
+        if key not in values:
+            continue
+        default = each.default_factory() if each.default_factory is not MISSING else each.default
+        chosen[key] = default if values[key] is None else values[key]
+    return _KINDS[kind](**chosen)
+
+
+def config_to_dict(config: AdapterConfig) -> dict[str, Any]:
+    """Return the content of an `adapter_config.json` for PEFT."""
+    values = {
+        key: list(value) if isinstance(value, list | tuple | set) else value
+        for key, value in asdict(config).items()
+    }
+    kind = next(key for key, each in _KINDS.items() if isinstance(config, each))
+    if isinstance(config, LoraConfig):
+        values["fan_in_fan_out"] = False
+        if config.init_lora_weights in ("loftq", "eva"):
+            values["init_lora_weights"] = True  # PEFT would begin anew
+        values["loftq_config"] = {}
+    return {"peft_type": kind, "inference_mode": True, **values}
+
+
+def base_hash(model: nn.Module, name: str) -> str:
+    """Return a hash of the weights of the layers that an adapter is in."""
+    found = hashlib.sha256()
+    for path, layer in adapted_layers(model).items():
+        if name in layer.known:
+            found.update(path.encode())
+            arrays: Any = tree_flatten(layer.base_layer.parameters())
+            for key, array in sorted(arrays):
+                found.update(key.encode())
+                found.update(bytes(memoryview(array.view(mx.uint8))))
+    return found.hexdigest()
+
+
+def _read_tensors(folder: Path) -> tuple[dict[str, mx.array], dict[str, str]]:
+    path = folder / TENSOR_FILE
+    if not path.is_file():
+        hint = (
+            "; convert adapter_model.bin with safetensors"
+            if (folder / "adapter_model.bin").exists()
+            else ""
+        )
+        raise FileNotFoundError(f"{folder} has no {TENSOR_FILE}{hint}")
+    loaded: Any = mx.load(str(path), return_metadata=True)
+    tensors, metadata = loaded
+    foreign = [key for key in tensors if not key.startswith(_PREFIX)]
+    if foreign:
+        raise ValueError(f"{path} has {foreign[0]!r}, which does not begin with {_PREFIX!r}")
+    return {key.removeprefix(_PREFIX): array for key, array in tensors.items()}, metadata
+
+
+def _place(model: nn.Module, name: str, tensors: dict[str, mx.array], folder: Path) -> None:
+    """Replace the tensors of an adapter; `ValueError` names all that do not fit."""
+    expected = adapter_tensors(model, name)
+    for problem, names in (
+        ("missing", [key for key in expected if key not in tensors]),
+        ("unexpected", [key for key in tensors if key not in expected]),
+        ("mis-shaped", [f"{key} {tensors[key].shape}, expected {expected[key].shape}"
+                        for key in tensors if key in expected
+                        and tensors[key].shape != expected[key].shape]),
+    ):  # fmt: skip
+        if names:
+            listed = ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
+            near = did_you_mean(names[0], expected) if problem == "unexpected" else ""
+            raise ValueError(f"{folder}: {len(names)} {problem} tensors: {listed}{near}")
+    for path, layer in adapted_layers(model).items():
+        if name in layer.known:
+            _place_layer(layer, name, path, tensors)
+    for path, module in whole_modules(model).items():
+        if (values := whole_values(module, name)) is not None:
+            module.load_weights([(key, tensors[f"{path}.{key}"]) for key in values], strict=False)
+
+
+def _place_layer(layer: AdaptedLayer, name: str, path: str, tensors: dict[str, mx.array]) -> None:
+    parts = {key: tensors[f"{path}.{key}"] for key in layer.known[name].tensors()}
+    layer.known[name].place(parts)
+
+
+def _trained_outside(model: nn.Module) -> dict[str, mx.array]:
+    """Return the trained parameters that belong to no adapter."""
+    arrays: Any = tree_flatten(model.trainable_parameters())
+    inside = [f"{path}." for path in adapted_layers(model)]
+    for path, module in whole_modules(model).items():
+        copies = copies_of(module)
+        assert copies is not None
+        inside += [f"{path}."] if copies.keys is None else [f"{path}.{key}" for key in copies.keys]
+    return {key: array for key, array in arrays if not key.startswith(tuple(inside))}
+
+
+def _with_saved(
+    config: AdapterConfig, model: nn.Module, name: str, others: Mapping[str, mx.array]
+) -> AdapterConfig:
+    """Return the configuration to write: what is saved whole, and plain LoRA of twice the rank."""
+    extra = [path.rpartition(".")[0] for path in others]
+    saved = list(dict.fromkeys([*(config.modules_to_save or ()), *extra]))
+    for path, module in whole_modules(model).items():
+        is_whole = whole_values(module, name) is not None and copies_of(module).keys is None
+        if is_whole and not any(path == each or path.endswith(f".{each}") for each in saved):
+            saved.append(path)
+    config = replace(config, modules_to_save=saved or None)
+    if isinstance(config, LoraConfig) and initialization(config)[0] in ("pissa", "olora"):
+        config = _of_twice_the_rank(config)
+    return config
+
+
+def _of_twice_the_rank(config: LoraConfig) -> LoraConfig:
+    factor = 2**0.5 if config.use_rslora else 2
+    return replace(
+        config,
+        r=2 * config.r,
+        lora_alpha=factor * config.lora_alpha,
+        rank_pattern={key: 2 * rank for key, rank in config.rank_pattern.items()},
+        alpha_pattern={key: factor * alpha for key, alpha in config.alpha_pattern.items()},
+        init_lora_weights=True,
+    )
