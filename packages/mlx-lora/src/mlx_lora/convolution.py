@@ -7,7 +7,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_lora.config import LoraConfig
-from mlx_lora.layers import Dropout, changed_norms, row_norms_squared
+from mlx_lora.layers import Dropout, Parts, changed_norms, row_norms_squared
 
 
 class ConvolutionLora(nn.Module):
@@ -33,11 +33,7 @@ class ConvolutionLora(nn.Module):
     def __call__(self, base: Any, x: mx.array, y: mx.array) -> mx.array:
         """Return the adapted output for the input `x` and output `y` of `base`."""
         dropped = Dropout.apply(self, x.astype(self.lora_A.dtype))
-        convolve = mx.conv1d if self._kernel_axes == 1 else mx.conv2d
-        hidden = convolve(
-            dropped, self.lora_A, stride=base.stride, padding=base.padding, dilation=base.dilation
-        )
-        update = (self._scale * hidden) @ self.lora_B.T
+        update = (self._scale * convolve(base, dropped, self.lora_A)) @ self.lora_B.T
         if "lora_B_bias" in self:
             update = update + self._scale * self.lora_B_bias
         if "lora_magnitude_vector" not in self:
@@ -75,6 +71,13 @@ class ConvolutionLora(nn.Module):
             bias = added if bias is None else bias.astype(mx.float32) + added
         return weight, bias
 
+    def parts(self, base: Any) -> Parts:
+        """Return what it does to the layer `base`."""
+        added = self._scale * self.lora_B_bias if "lora_B_bias" in self else None
+        is_dora = "lora_magnitude_vector" in self
+        ratio = self.lora_magnitude_vector / self._norms(base) if is_dora else None
+        return Parts(self.lora_A, self._scale * self.lora_B, added, ratio)
+
     def tensors(self) -> dict[str, mx.array]:
         """Return the tensors by PEFT's names, channels first."""
         ones = [1] * self._kernel_axes
@@ -96,3 +99,9 @@ class ConvolutionLora(nn.Module):
             self.lora_B_bias = tensors["lora_B.bias"]
         if "lora_magnitude_vector" in tensors:
             self.lora_magnitude_vector = tensors["lora_magnitude_vector"].flatten()
+
+
+def convolve(base: Any, x: mx.array, weight: mx.array) -> mx.array:
+    """Convolve with another weight, as the layer `base` does."""
+    function = mx.conv1d if weight.ndim == 3 else mx.conv2d
+    return function(x, weight, stride=base.stride, padding=base.padding, dilation=base.dilation)

@@ -7,7 +7,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_lora.config import LoraConfig
-from mlx_lora.layers import changed_norms, dense_weight, row_norms_squared, sizes_of
+from mlx_lora.layers import Parts, changed_norms, dense_weight, row_norms_squared, sizes_of
 
 
 class EmbeddingLora(nn.Module):
@@ -68,6 +68,11 @@ class EmbeddingLora(nn.Module):
         if "lora_magnitude_vector" in self:
             weight = weight * (self.lora_magnitude_vector / mx.sqrt(row_norms_squared(weight.T)))
         return weight, bias
+
+    def parts(self, base: Any) -> Parts:
+        """Return what it does to the table of `base`."""
+        ratio = self._ratio(base) if "lora_magnitude_vector" in self else None
+        return Parts(self.lora_embedding_A, self._scale * self.lora_embedding_B, ratio=ratio)
 
     def tensors(self) -> dict[str, mx.array]:
         """Return the tensors by PEFT's names."""

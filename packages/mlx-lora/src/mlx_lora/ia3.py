@@ -8,7 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_lora.config import Ia3Config
-from mlx_lora.layers import sizes_of
+from mlx_lora.layers import Parts, sizes_of
 
 
 class LinearIa3(nn.Module):
@@ -41,6 +41,11 @@ class LinearIa3(nn.Module):
         if not self._feedforward and bias is not None:
             bias = bias.astype(mx.float32) * self.ia3_l.flatten()
         return weight * self.ia3_l, bias
+
+    def parts(self, base: Any) -> Parts:
+        """Return what it does to the layer `base`."""
+        factors = self.ia3_l.flatten()
+        return Parts(inputs=factors) if self._feedforward else Parts(outputs=factors)
 
     def tensors(self) -> dict[str, mx.array]:
         """Return the tensors by PEFT's names."""

@@ -1,9 +1,27 @@
 """A layer with adapters around it, and what all kinds of adapters share."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What an adapter does to y = W x + b, for batches that mix adapters.
+
+    y becomes `outputs` * (`ratio` * (W (`inputs` * x) + `up` `down` x + `added`) + b).
+    """
+
+    down: mx.array | None = None
+    """(r, in), (r, *kernel, in), or of embeddings (r, V)."""
+    up: mx.array | None = None
+    """(out, r), with the scale."""
+    added: mx.array | None = None
+    ratio: mx.array | None = None
+    outputs: mx.array | None = None
+    inputs: mx.array | None = None
 
 
 class Outside:

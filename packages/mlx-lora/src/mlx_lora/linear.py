@@ -10,6 +10,7 @@ from mlx_lora.config import LoraConfig
 from mlx_lora.layers import (
     Dropout,
     Factor,
+    Parts,
     changed_norms,
     dense_weight,
     row_norms_squared,
@@ -104,6 +105,14 @@ class LinearLora(nn.Module):
             added = ratio * self._scale * self.lora_B.bias
             bias = added if bias is None else bias.astype(mx.float32) + added
         return weight, bias
+
+    def parts(self, base: Any) -> Parts:
+        """Return what it does to the layer `base`."""
+        a, b = self.factors()
+        added = self._scale * self.lora_B.bias if "bias" in self.lora_B else None
+        is_dora = "lora_magnitude_vector" in self
+        ratio = self.lora_magnitude_vector / self._norms(base) if is_dora else None
+        return Parts(a, self._scale * b, added, ratio)
 
     def tensors(self) -> dict[str, mx.array]:
         """Return the tensors by PEFT's names; of twice the rank if the start is subtracted."""

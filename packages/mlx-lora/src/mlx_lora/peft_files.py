@@ -90,7 +90,7 @@ def load_adapter(
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
     try:
-        _place(model, name, tensors, folder)
+        place_tensors(model, name, tensors, folder)
         if "base_sha256" in metadata and metadata["base_sha256"] != base_hash(model, name):
             raise ValueError(
                 f"{folder} was trained on weights that LoftQ made, and those of this model differ; "
@@ -199,7 +199,7 @@ def _read_tensors(folder: Path) -> tuple[dict[str, mx.array], dict[str, str]]:
     return {key.removeprefix(_PREFIX): array for key, array in tensors.items()}, metadata
 
 
-def _place(model: nn.Module, name: str, tensors: dict[str, mx.array], folder: Path) -> None:
+def place_tensors(model: nn.Module, name: str, tensors: dict[str, mx.array], folder: Path) -> None:
     """Replace the tensors of an adapter; `ValueError` names all that do not fit."""
     expected = adapter_tensors(model, name)
     for problem, names in (
