@@ -151,7 +151,8 @@ class RowsOfLayer(nn.Module):
             ])  # fmt: skip
         for name, neutral in (("added", 0), ("ratio", 1), ("outputs", 1), ("inputs", 1)):
             arrays = [getattr(each, name) for each in parts]
-            if given := next((each for each in arrays if each is not None), None):
+            given = next((each for each in arrays if each is not None), None)
+            if given is not None:
                 plain = mx.full(given.shape, neutral, given.dtype)
                 self[f"_{name}"] = mx.stack([plain, *(plain if a is None else a for a in arrays)])
         mx.eval(list(self.values()))
