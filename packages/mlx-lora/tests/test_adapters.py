@@ -3,6 +3,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
+
 from mlx_lora import (
     LoraConfig,
     active_adapters,
@@ -37,7 +38,8 @@ def test_each_adapter_has_its_own_outputs_and_head(two, make, ids):
     assert mx.array_equal(two(ids), b)
     set_adapter(two, ())
     assert mx.array_equal(two(ids), base)
-    assert set(adapter_configs(two)) == {"a", "b"} and active_adapters(two) == ()
+    assert set(adapter_configs(two)) == {"a", "b"}
+    assert active_adapters(two) == ()
 
 
 def test_disabling_is_undone_also_after_an_error(two, make, ids):
@@ -115,7 +117,7 @@ def test_what_does_not_add_up_is_refused(two, stir):
 def test_names_are_checked(two):
     with pytest.raises(ValueError, match="the model already has an adapter 'a'"):
         add_adapter(two, QUERY, "a")
-    with pytest.raises(ValueError, match="must not be empty or have dots, got 'a.b'"):
+    with pytest.raises(ValueError, match=r"must not be empty or have dots, got .a\.b."):
         add_adapter(two, QUERY, "a.b")
     with pytest.raises(ValueError, match="no adapter 'c'; valid: a, b"):
         set_adapter(two, "c")

@@ -2,6 +2,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
+
 from mlx_lora import (
     Ia3Config,
     LoraConfig,
@@ -92,9 +93,8 @@ def test_names_and_numbers_of_rows_are_checked(model, ids):
     with pytest.raises(ValueError, match="batch has 5 rows, but 2 adapters were named"):
         with mixed.rows(["lora", None]):
             model(ids)
-    with pytest.raises(TypeError, match="one entry for each row"):
-        with mixed.rows("lora"):
-            pass
+    with pytest.raises(TypeError, match="one entry for each row"), mixed.rows("lora"):
+        pass
     with pytest.raises(ValueError, match="no adapter 'lara'; did you mean 'lora'"):
         MixedAdapters(model, ["lara"])
     with pytest.raises(ValueError, match="names has 'lora' twice"):

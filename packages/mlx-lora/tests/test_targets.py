@@ -2,7 +2,8 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 from mlx.utils import tree_flatten
-from mlx_lora import Ia3Config, LoraConfig, add_adapter, adapter_configs, explain, find_targets
+
+from mlx_lora import Ia3Config, LoraConfig, adapter_configs, add_adapter, explain, find_targets
 
 
 def paths(model: nn.Module, **options) -> list[str]:
@@ -28,7 +29,8 @@ def test_an_expression_matches_whole_paths(make):
 def test_all_linear_leaves_the_head_to_save_and_the_output_of_a_vocabulary(make):
     model = make()
     linear = paths(model, target_modules="all-linear", modules_to_save=["classifier"])
-    assert len(linear) == 8 and "classifier" not in linear
+    assert len(linear) == 8
+    assert "classifier" not in linear
     assert "classifier" in paths(model, target_modules="all-linear")
     model.lm_head = nn.Linear(16, 24)
     assert "lm_head" not in paths(model, target_modules="all-linear")
@@ -65,8 +67,9 @@ def test_layers_ranges_exclusions_and_patterns(make):
              "'dense', 'output', 'classifier', or 'all-linear'"),
         ({"target_modules": ["query", "valve"]},
          "target_modules has 'valve', which is no module; did you mean 'value'?"),
-        ({"target_modules": "q.*"}, "target_modules='q.*' matches no module; the model has 'query', "
-                                    "'value', 'dense', 'output', 'classifier'"),
+        ({"target_modules": "q.*"},
+         "target_modules='q.*' matches no module; the model has 'query', 'value', 'dense', "
+         "'output', 'classifier'"),
         ({"target_modules": ["query"], "exclude_modules": ["vlaue"]},
          "exclude_modules has 'vlaue', which is no module; did you mean 'value'?"),
         ({"target_modules": ["query"], "exclude_modules": ["query"]},
@@ -87,10 +90,11 @@ def test_layers_ranges_exclusions_and_patterns(make):
 )  # fmt: skip
 def test_what_matches_nothing_is_an_error_that_names_what_is_near(make, options, message):
     model = make()
-    with pytest.raises(ValueError, match=".") as caught:
+    with pytest.raises(ValueError, match="[a-z]") as caught:
         add_adapter(model, LoraConfig(**options))
     assert str(caught.value) == message
-    assert not adapter_configs(model) and tree_flatten(model.trainable_parameters())
+    assert not adapter_configs(model)
+    assert tree_flatten(model.trainable_parameters())
 
 
 @pytest.mark.parametrize(
@@ -101,13 +105,14 @@ def test_what_matches_nothing_is_an_error_that_names_what_is_near(make, options,
         ({"bias": "some"}, "bias must be 'none', 'all' or 'lora_only', got 'some'"),
         ({"init_lora_weights": "pisa"}, "init_lora_weights must be True, False, 'pissa_niter_N' or "
          "one of 'gaussian', 'pissa', 'olora', 'loftq', 'eva', got 'pisa'"),
-        ({"loftq_config": {"loftq_bit": 4}}, "loftq_config has no 'loftq_bit'; did you mean 'loftq_bits'?"),
+        ({"loftq_config": {"loftq_bit": 4}},
+         "loftq_config has no 'loftq_bit'; did you mean 'loftq_bits'?"),
         ({"target_modules": "(query"},
          "'(query' is not a regular expression: missing ), unterminated subpattern at position 0"),
     ],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused_at_once(options, message):
-    with pytest.raises(ValueError, match=".") as caught:
+    with pytest.raises(ValueError, match="[a-z]") as caught:
         LoraConfig(**options)
     assert str(caught.value) == message
 

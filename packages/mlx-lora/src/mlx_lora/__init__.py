@@ -11,6 +11,7 @@ from mlx_lora.bitfit import bitfit
 from mlx_lora.combine import combine_adapters
 from mlx_lora.config import AdapterConfig, Ia3Config, LoraConfig
 from mlx_lora.estimate import Estimate, estimate
+from mlx_lora.eva import add_eva_adapter
 from mlx_lora.explain import explain
 from mlx_lora.inject import add_adapter
 from mlx_lora.layers import AdaptedLayer
@@ -38,6 +39,7 @@ __all__ = [
     "adapter_configs",
     "adapter_rows",
     "add_adapter",
+    "add_eva_adapter",
     "bitfit",
     "combine_adapters",
     "delete_adapter",

@@ -1,20 +1,104 @@
-"""temporary"""
+"""Initial A (r, in) and B (out, r) from the weights of a layer, as functions of arrays.
+
+Singular vectors have no sign of their own; here the largest entry of each row of A is positive.
+"""
+
+from typing import Any
 
 import mlx.core as mx
 
 
-def pissa(weight, r, scale, iterations=None, *, key=None):
-    u, s, vh = mx.linalg.svd(weight, stream=mx.cpu)
+def pissa(
+    weight: mx.array,
+    r: int,
+    scale: float,
+    iterations: int | None = None,
+    *,
+    key: mx.array | None = None,
+) -> tuple[mx.array, mx.array]:
+    """Return the principal part of a weight (out, in): scale * B A is its best rank-r fit.
+
+    PiSSA (Meng et al. 2024): A = sqrt(S / scale) V^T and B = U sqrt(S / scale). With `iterations`
+    the randomized SVD (Halko et al. 2011) of that many power iterations, which `key` makes
+    repeatable; 4 are within about 1 % of the exact one and many times faster for large weights.
+    Raises `ValueError` if `r` exceeds the rank that a weight of this shape can have.
+    """
+    weight = _checked(weight, r)
+    if iterations is None:
+        u, s, vh = mx.linalg.svd(weight, stream=mx.cpu)
+    else:
+        u, s, vh = _randomized_svd(weight, r, iterations, key)
     root = mx.sqrt(s[:r] / scale)
-    return root[:, None] * vh[:r], u[:, :r] * root
+    a, b = root[:, None] * vh[:r], u[:, :r] * root
+    signs = _signs(a)
+    return a * signs[:, None], b * signs
 
 
-def olora(weight, r):
-    q, rr = mx.linalg.qr(weight, stream=mx.cpu)
-    return rr[:r], q[:, :r]
+def olora(weight: mx.array, r: int) -> tuple[mx.array, mx.array]:
+    """Return R and Q of the first r columns of the QR decomposition of a weight (out, in).
+
+    OLoRA (Büyükakyüz 2024), as PEFT does it: A = R[:r], B = Q[:, :r], whatever the scale.
+    """
+    q, factor = mx.linalg.qr(_checked(weight, r), stream=mx.cpu)
+    a, b = factor[:r], q[:, :r]
+    signs = _signs(a)
+    return a * signs[:, None], b * signs
 
 
-def loftq(weight, r, scale, *, bits, group_size, mode, iterations):
-    arrays = mx.quantize(weight, group_size=group_size, bits=bits, mode=mode)
-    w = mx.dequantize(*arrays, group_size=group_size, bits=bits, mode=mode)
-    return *pissa(weight - w, r, scale), arrays
+def loftq(
+    weight: mx.array,
+    r: int,
+    scale: float,
+    *,
+    bits: int = 4,
+    group_size: int = 64,
+    mode: str = "affine",
+    iterations: int = 1,
+) -> tuple[mx.array, mx.array, tuple[mx.array, ...]]:
+    """Return A, B and the arrays of `mx.quantize`, so that the weight is about Q + scale * B A.
+
+    LoftQ (Li et al. 2023) alternates: quantize W - scale * B A, then take the best rank-r fit of
+    what is left. More iterations need not be better, so the best of them is returned; its error
+    |W - Q - scale * B A| is below that of quantization alone.
+    """
+    weight = _checked(weight, r)
+    form: dict[str, Any] = {"bits": bits, "group_size": group_size, "mode": mode}
+    low_rank, best, least = mx.zeros_like(weight), None, float("inf")
+    for _ in range(iterations):
+        arrays = mx.quantize(weight - low_rank, **form)
+        rest = weight - mx.dequantize(*arrays, **form).astype(mx.float32)
+        a, b = pissa(rest, r, scale)
+        low_rank = scale * (b @ a)
+        error = float(mx.linalg.norm(rest - low_rank))
+        if error < least:
+            best, least = (a, b, tuple(arrays)), error
+    assert best is not None, "iterations is at least 1"
+    return best
+
+
+def _randomized_svd(
+    weight: mx.array, r: int, iterations: int, key: mx.array | None
+) -> tuple[mx.array, mx.array, mx.array]:
+    extra = min(r + 10, *weight.shape)
+    basis = weight @ mx.random.normal((weight.shape[1], extra), key=key)
+    for _ in range(iterations):
+        basis = mx.linalg.qr(basis, stream=mx.cpu)[0]
+        basis = mx.linalg.qr(weight.T @ basis, stream=mx.cpu)[0]
+        basis = weight @ basis
+    basis = mx.linalg.qr(basis, stream=mx.cpu)[0]
+    u, s, vh = mx.linalg.svd(basis.T @ weight, stream=mx.cpu)
+    return basis @ u, s, vh
+
+
+def _checked(weight: mx.array, r: int) -> mx.array:
+    if r > min(weight.shape):
+        raise ValueError(
+            f"r must be at most {min(weight.shape)} for a weight {weight.shape}, got {r}"
+        )
+    return weight.astype(mx.float32)
+
+
+def _signs(rows: mx.array) -> mx.array:
+    """Return the sign of the largest entry of each row."""
+    largest = mx.argmax(mx.abs(rows), axis=1, keepdims=True)
+    return mx.where(mx.take_along_axis(rows, largest, axis=1)[:, 0] < 0, -1.0, 1.0)
