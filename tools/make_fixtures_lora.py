@@ -49,6 +49,10 @@ CASES = {
     "head": LoraConfig(r=3, target_modules=["query", "value"], modules_to_save=["classifier"]),
     "ia3": IA3Config(target_modules=["query", "value", "output"], feedforward_modules=["output"]),
 }
+WEIGHTS = {
+    "linear": [0.7, 0.4], "linear-negative": [0.7, -0.4], "cat": [0.7, 0.4], "svd": [0.7, 0.4],
+    "ties": [0.7, 0.4], "ties-negative": [1.3, -0.2],
+}  # fmt: skip
 
 
 class Block(nn.Module):
@@ -97,6 +101,7 @@ def main() -> None:
     save_file({**base, "ids": ids, "labels": labels}, FIXTURES / "base.safetensors")
     for name, config in CASES.items():
         make_case(name, config, base, ids, labels)
+    combine(base, ids)
 
 
 def make_case(name: str, config, base: dict, ids: torch.Tensor, labels: torch.Tensor) -> None:
@@ -129,6 +134,22 @@ def make_case(name: str, config, base: dict, ids: torch.Tensor, labels: torch.Te
     found["logits_merged"] = merged(ids).detach()
     found |= {f"merged.{path}": each for path, each in merged.state_dict().items()}
     save_file({key: each.contiguous() for key, each in found.items()}, folder / "case.safetensors")
+
+
+def combine(base: dict, ids: torch.Tensor) -> None:
+    """Combine the adapters of one case before and after its training, in each way."""
+    toy = Toy()
+    toy.load_state_dict(base)
+    model = PeftModel.from_pretrained(toy, FIXTURES / "lora/start", "start").eval()
+    model.load_adapter(FIXTURES / "lora/end", "end")
+    found = {}
+    for name, weights in WEIGHTS.items():
+        method = name.partition("-")[0]
+        options = {"density": 0.4} if method == "ties" else {}
+        model.add_weighted_adapter(["start", "end"], weights, name, method, **options)
+        model.set_adapter(name)
+        found[name] = model(ids).detach()
+    save_file(found, FIXTURES / "combined.safetensors")
 
 
 def gradients(model: PeftModel) -> dict[str, torch.Tensor]:

@@ -9,6 +9,7 @@ import mlx.optimizers as optim
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten, tree_unflatten
+
 from mlx_lora import load_adapter, merge, save_adapter
 from mlx_lora.peft_files import adapter_tensors
 
@@ -62,9 +63,7 @@ def test_ten_steps_of_training(base, case):
     np.testing.assert_allclose(losses, expected["losses"], atol=1e-5)
     found = adapter_tensors(base, "default")
     for path, array in tensors_of(FIXTURES / case / "end").items():
-        np.testing.assert_allclose(
-            found[path.removeprefix(PREFIX)], array, atol=1e-5, err_msg=path
-        )
+        np.testing.assert_allclose(found[path.removeprefix(PREFIX)], array, atol=1e-5, err_msg=path)
 
 
 def compare_gradients(model: nn.Module, gradients: dict, expected: dict[str, mx.array]) -> None:
@@ -108,6 +107,4 @@ def test_merged_weights(base, case):
     found = {path.replace(".base_layer.", "."): a for path, a in tree_flatten(base.parameters())}
     wanted = {path.removeprefix("merged."): a for path, a in expected.items() if "merged." in path}
     for path, array in wanted.items():
-        np.testing.assert_allclose(
-            found[path], channels_last(path, array), atol=1e-6, err_msg=path
-        )
+        np.testing.assert_allclose(found[path], channels_last(path, array), atol=1e-6, err_msg=path)

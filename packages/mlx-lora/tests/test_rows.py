@@ -87,12 +87,12 @@ def test_the_active_adapter_and_its_head_are_back_after_the_block(model, ids):
 
 def test_names_and_numbers_of_rows_are_checked(model, ids):
     mixed = MixedAdapters(model, ["lora", "dora"])
-    with pytest.raises(ValueError, match="row 1 asks for 'ia3', which is not stacked here: 'lora'"):
-        with mixed.rows(["lora", "ia3"]):
-            pass
-    with pytest.raises(ValueError, match="batch has 5 rows, but 2 adapters were named"):
-        with mixed.rows(["lora", None]):
-            model(ids)
+    not_stacked = "row 1 asks for 'ia3', which is not stacked here: 'lora'"
+    with pytest.raises(ValueError, match=not_stacked), mixed.rows(["lora", "ia3"]):
+        pass
+    few = "batch has 5 rows, but 2 adapters were named"
+    with pytest.raises(ValueError, match=few), mixed.rows(["lora", None]):
+        model(ids)
     with pytest.raises(TypeError, match="one entry for each row"), mixed.rows("lora"):
         pass
     with pytest.raises(ValueError, match="no adapter 'lara'; did you mean 'lora'"):

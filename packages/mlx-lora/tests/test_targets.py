@@ -90,7 +90,7 @@ def test_layers_ranges_exclusions_and_patterns(make):
 )  # fmt: skip
 def test_what_matches_nothing_is_an_error_that_names_what_is_near(make, options, message):
     model = make()
-    with pytest.raises(ValueError, match="[a-z]") as caught:
+    with pytest.raises(ValueError, match=r"[a-z]") as caught:
         add_adapter(model, LoraConfig(**options))
     assert str(caught.value) == message
     assert not adapter_configs(model)
@@ -112,7 +112,7 @@ def test_what_matches_nothing_is_an_error_that_names_what_is_near(make, options,
     ],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused_at_once(options, message):
-    with pytest.raises(ValueError, match="[a-z]") as caught:
+    with pytest.raises(ValueError, match=r"[a-z]") as caught:
         LoraConfig(**options)
     assert str(caught.value) == message
 
@@ -180,3 +180,11 @@ def test_explain_says_what_is_adapted_and_why(make):
         "     2 x layers.*.output 16x32\n"
         "trained: 307 of 4,899 parameters (6.27%)"
     )
+
+
+def test_a_quantized_module_is_not_trained_whole(make):
+    model = make(size=64)
+    nn.quantize(model, group_size=32)
+    config = LoraConfig(target_modules=["query"], modules_to_save=["classifier"])
+    with pytest.raises(ValueError, match="classifier is to be trained whole, but it is quantized"):
+        add_adapter(model, config)

@@ -66,9 +66,9 @@ def estimate(
 ) -> Estimate:
     """Return what an adapter would train and need; the model does not change.
 
-    `bits` and `group_size` are those of `mlx.nn.quantize` (affine), if it is called before; None is
-    the model as it is. `optimizer_numbers` are those that the optimizer keeps of each parameter.
-    Raises `ValueError` as `add_adapter` does.
+    `bits` and `group_size` are those of `mlx.nn.quantize` (affine), if it is called before for all
+    but the modules that are trained whole; None is the model as it is. `optimizer_numbers` are
+    those that the optimizer keeps of each parameter. Raises `ValueError` as `add_adapter` does.
     """
     targets = find_targets(model, config)
     own = sum(_own_size(each.path, each.module, config) for each in targets)
@@ -86,7 +86,7 @@ def estimate(
         adapter=own,
         whole=whole,
         total=parameter_count(model),
-        weight_bytes=_weight_bytes(model, bits, group_size),
+        weight_bytes=_weight_bytes(model, bits, group_size, paths),
         optimizer_bytes=_FLOAT * optimizer_numbers * trained,
         gradient_bytes=_FLOAT * trained,
         file_bytes=_FLOAT * trained,
@@ -108,12 +108,14 @@ def _own_size(path: str, base: nn.Module, config: AdapterConfig) -> int:
     return found + (rows if config.lora_bias and not is_embedding else 0)
 
 
-def _weight_bytes(model: nn.Module, bits: int | None, group_size: int) -> int:
+def _weight_bytes(model: nn.Module, bits: int | None, group_size: int, whole: list[str]) -> int:
     arrays = dict(tree_flatten(model.parameters()))
     found = sum(array.nbytes for array in arrays.values())
     if bits is None:
         return found
-    for module in model.modules():
+    for path, module in model.named_modules():
+        if any(path == each or path.startswith(f"{each}.") for each in whole):
+            continue
         if hasattr(module, "to_quantized") and module.weight.shape[-1] % group_size == 0:
             size = module.weight.size
             scales = 2 * size // group_size * module.weight.dtype.size

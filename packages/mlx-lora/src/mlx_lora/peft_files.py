@@ -185,11 +185,8 @@ def base_hash(model: nn.Module, name: str) -> str:
 def _read_tensors(folder: Path) -> tuple[dict[str, mx.array], dict[str, str]]:
     path = folder / TENSOR_FILE
     if not path.is_file():
-        hint = (
-            "; convert adapter_model.bin with safetensors"
-            if (folder / "adapter_model.bin").exists()
-            else ""
-        )
+        is_pickle = (folder / "adapter_model.bin").exists()
+        hint = "; save the adapter_model.bin there as safetensors with PEFT" if is_pickle else ""
         raise FileNotFoundError(f"{folder} has no {TENSOR_FILE}{hint}")
     loaded: Any = mx.load(str(path), return_metadata=True)
     tensors, metadata = loaded

@@ -65,6 +65,9 @@ def saved_modules(model: nn.Module, config: AdapterConfig, strict: bool = True) 
         found += matching
     for name in TASK_HEADS.get(config.task_type or "", ()):
         found += [path for path in paths if _ends_with(path, name)]
+    by_path = dict(named_layers(model, inner=True))
+    for path in found:
+        _check_float(path, by_path[path])
     # A module inside of another one is trained with it.
     return [path for path in dict.fromkeys(found) if not any(
         path.startswith(f"{other}.") for other in found)]  # fmt: skip
@@ -245,6 +248,15 @@ def _check_supported(target: Target, config: AdapterConfig) -> None:
         f"{target.path} ({target.reason}) is of type {type(module).__name__}; adapters are made "
         f"for {kinds}"
     )
+
+
+def _check_float(path: str, module: Any) -> None:
+    """Refuse a quantized module, of which MLX would train the bias alone."""
+    if any(hasattr(part, "bits") and "scales" in part for part in module.modules()):
+        raise ValueError(
+            f"{path} is to be trained whole, but it is quantized; leave it out of the "
+            f"quantization: nn.quantize(model, class_predicate=...)"
+        )
 
 
 def _near(name: str, paths: Sequence[str]) -> str:
