@@ -75,8 +75,8 @@ def alone_and_in_a_ring(
     """Give a function that runs a command as one process for one/, and as two for two/.
 
     `command(folder, processes)` returns it; what each process wrote to stderr comes back. The two
-    are a ring, as `mlx.launch -n 2 --backend ring` starts, on ports that are free. Exit code 77 says
-    that the ring cannot start.
+    are a ring, as `mlx.launch -n 2 --backend ring` starts, on ports that are free. Exit code 77
+    says that the ring cannot start.
     """
 
     def run(command: Callable[[Path, int], list]) -> list[str]:

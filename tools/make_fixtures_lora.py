@@ -156,8 +156,8 @@ def gradients(model: PeftModel) -> dict[str, torch.Tensor]:
     """Return the gradients by the names that the tensors have in a file."""
     by_path = {path: each.grad for path, each in model.named_parameters() if each.requires_grad}
     state = {path: by_path.get(path, each) for path, each in model.state_dict().items()}
-    return {f"gradient.{path}": each
-            for path, each in get_peft_model_state_dict(model, state_dict=state).items()}  # fmt: skip
+    stored = get_peft_model_state_dict(model, state_dict=state)
+    return {f"gradient.{path}": each for path, each in stored.items()}
 
 
 def save(model: PeftModel, folder: Path) -> None:

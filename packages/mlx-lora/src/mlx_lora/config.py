@@ -81,7 +81,7 @@ class LoraConfig:
 
     def rank_of(self, path: str) -> int:
         """Return the rank of the adapter of a module."""
-        return _by_pattern(self.rank_pattern, path, self.r)
+        return int(_by_pattern(self.rank_pattern, path, self.r))
 
     def scale_of(self, path: str) -> float:
         """Return the scale of the adapter of a module."""

@@ -80,7 +80,7 @@ def estimate(
         adapted = {id(each.module) for each in targets}
         for module in modules_with_bias(model, adapted_only=False):
             if id(module) not in inside and (config.bias == "all" or id(module) in adapted):
-                whole += module.bias.size
+                whole += module["bias"].size
     trained = own + whole
     return Estimate(
         adapter=own,

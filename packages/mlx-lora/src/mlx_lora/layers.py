@@ -43,6 +43,10 @@ class AdaptedLayer(nn.Module):
     both cases.
     """
 
+    base_layer: Any
+    rows: Any
+    """Of a batch that mixes adapters, see `MixedAdapters`; only present within its block."""
+
     def __init__(self, base_layer: nn.Module):
         super().__init__()
         self.base_layer = base_layer
@@ -111,8 +115,9 @@ class Dropout:
         """Drop entries of `x` in training."""
         if not (module.training and "_keep" in module):
             return x
-        kept = mx.random.bernoulli(module._keep, x.shape)
-        return mx.where(kept, x / module._keep.astype(x.dtype), mx.zeros((), x.dtype))
+        share = module["_keep"]
+        kept = mx.random.bernoulli(share, x.shape)
+        return mx.where(kept, x / share.astype(x.dtype), mx.zeros((), x.dtype))
 
 
 def adapted_layers(model: nn.Module) -> dict[str, AdaptedLayer]:

@@ -241,7 +241,8 @@ def _with_saved(
     extra = [path.rpartition(".")[0] for path in others]
     saved = list(dict.fromkeys([*(config.modules_to_save or ()), *extra]))
     for path, module in whole_modules(model).items():
-        is_whole = whole_values(module, name) is not None and copies_of(module).keys is None
+        copies = copies_of(module)
+        is_whole = copies is not None and name in copies.by_adapter and copies.keys is None
         if is_whole and not any(path == each or path.endswith(f".{each}") for each in saved):
             saved.append(path)
     config = replace(config, modules_to_save=saved or None)
