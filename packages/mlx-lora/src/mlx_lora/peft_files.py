@@ -7,6 +7,7 @@ of PEFT: `base_model.model.<path>.lora_A.weight`, and those of whole modules and
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, fields, replace
 from pathlib import Path
@@ -193,7 +194,13 @@ def _read_tensors(folder: Path) -> tuple[dict[str, mx.array], dict[str, str]]:
     foreign = [key for key in tensors if not key.startswith(_PREFIX)]
     if foreign:
         raise ValueError(f"{path} has {foreign[0]!r}, which does not begin with {_PREFIX!r}")
-    return {key.removeprefix(_PREFIX): array for key, array in tensors.items()}, metadata
+    named = {key.removeprefix(_PREFIX): array for key, array in tensors.items()}
+    # With biases and a whole module, PEFT stores its bias three times: as `classifier.bias`, as
+    # `classifier.modules_to_save.bias`, and that of the base, which it does not use.
+    copies = re.compile(r"(.+)\.(?:modules_to_save|original_module)\.(bias)")
+    kept = {key: array for key, array in named.items()
+            if not ((found := copies.fullmatch(key)) and ".".join(found.groups()) in named)}  # fmt: skip
+    return kept, metadata
 
 
 def place_tensors(model: nn.Module, name: str, tensors: dict[str, mx.array], folder: Path) -> None:
