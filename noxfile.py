@@ -180,6 +180,13 @@ def parity(session: nox.Session) -> None:
     session.run("python", "benchmarks/encoders_parity.py", *session.posargs, env=path)
 
 
+@nox.session(name="lora-parity", default=False)
+def lora_parity(session: nox.Session) -> None:
+    """Compare adapters with PEFT and mlx-lm; write docs/benchmarks/lora-parity.md."""
+    session.install("--group", "fixtures", "--group", "test", "mlx-lm", *ALL_PATHS)
+    session.run("python", "benchmarks/lora_parity.py", *session.posargs)
+
+
 @nox.session(default=False)
 def fixtures(session: nox.Session) -> None:
     """Make the parity fixtures again: all that need no clones, or `-- NAME ARGUMENTS`."""

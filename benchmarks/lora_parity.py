@@ -27,7 +27,7 @@ queries), with values that are not zero. Then ten steps of AdamW with both. "PEF
 the logits of PEFT with the adapter that was trained and saved here. "bytes kept" says that
 saving what was loaded writes the same tensors. Convolutions are compared in the package's tests.
 
-| model | adapter | logits | losses of 10 steps | gradients | tensors after | PEFT loads ours | bytes kept |
+| model | adapter | logits | losses | gradients | tensors after | PEFT loads ours | bytes kept |
 |---|---|---|---|---|---|---|---|
 """
 MLX_LM = """

@@ -10,12 +10,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from mlx_kaggle.model_settings import EncoderSettings, HeadSettings, LoraSettings
 from mlx_kaggle.settings import (
     DataSettings,
     DecisionSettings,
-    EncoderSettings,
     ForecastSettings,
-    HeadSettings,
     LossSettings,
     TextSettings,
     TrainingSettings,
@@ -55,6 +54,7 @@ class RunConfig:
     forecast: ForecastSettings = field(default_factory=ForecastSettings)
     text: TextSettings = field(default_factory=TextSettings)
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
+    lora: LoraSettings = field(default_factory=LoraSettings)
     head: HeadSettings = field(default_factory=HeadSettings)
     loss: LossSettings = field(default_factory=LossSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
@@ -62,6 +62,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         self._check_adversarial()
+        self._check_lora()
         if self.data.task == "forecast":
             for name in ("time", "horizon"):
                 if getattr(self.forecast, name) is None:
@@ -89,6 +90,34 @@ class RunConfig:
             raise ValueError(
                 "training adversarial=awp perturbs the trained matrices of the encoder, and "
                 "encoder.freeze=all trains none; use fgm, or freeze less"
+            )
+
+    def _check_lora(self) -> None:
+        lora, encoder, training = self.lora, self.encoder, self.training
+        if lora.preset == "none":
+            default = LoraSettings()
+            for name, value in vars(lora).items():
+                if value != getattr(default, name):
+                    raise ValueError(f"lora {name} is given without adapters; add --lora balanced")
+            if encoder.quantize is not None:
+                raise ValueError(
+                    "encoder quantize is given without adapters, and quantized weights are not "
+                    "trained; add --lora balanced"
+                )
+            return
+        if not encoder.path:
+            raise ValueError(
+                f"lora preset is {lora.preset}, which adapts a pretrained encoder, and this one is "
+                f"made from scratch; name a folder or hub id with --encoder"
+            )
+        if encoder.freeze == "all":
+            raise ValueError(
+                "encoder freeze=all leaves no layer for adapters; use half (upper layers) or none"
+            )
+        if training.adversarial == "awp":
+            raise ValueError(
+                "training adversarial=awp perturbs the encoder's matrices, which are frozen with "
+                "--lora; use fgm"
             )
 
 

@@ -5,6 +5,7 @@ metrics.jsonl                           events of the training
 competition.json train_rows.npy         the competition; row hashes for the leak check
 members/fold-0-seed-0/                  one model: encoder/, head.safetensors, member.json,
                                         with Muon optimizer.txt: the parameters of each rule;
+                                        with --lora adapter/ and adapter.txt instead of weights;
                                         manifest.json is written last and marks it as complete
 validation.csv summary.json report.html predictions for rows not trained on, and their scores
 decision.json                           calibration and thresholds, fitted on these predictions
@@ -29,6 +30,7 @@ from mlx_kaggle.tables.competition import VALUE_TASKS, Competition
 from mlx_kaggle.tables.files import take, write_csv
 from mlx_kaggle.tables.splits import row_hashes
 from mlx_kaggle.tables.targets import Target
+from mlx_lora import explain
 from mlx_trainer import (
     MANIFEST,
     Checkpoints,
@@ -148,6 +150,8 @@ def _train(
     folder.mkdir(parents=True, exist_ok=True)
     if table := optimizer_table(job.config, experiment.member.model):
         write_atomic(folder / "optimizer.txt", lambda path: path.write_text(table + "\n", "utf-8"))
+    if experiment.member.base:
+        _report_adapter(experiment, folder, report)
     result = experiment.train_model(val, folder / "checkpoints", log, resume)
     tta = job.config.text.tta
     prediction = predict_member(experiment.member, job.competition, val, job.config, tta)
@@ -155,6 +159,14 @@ def _train(
     _save_array(folder / "validation.npy", prediction)
     _save_json(folder / "history.json", result.history)
     experiment.member.save(folder)
+
+
+def _report_adapter(experiment: Experiment, folder: Path, report: Report) -> None:
+    """Write what is adapted to `adapter.txt`, and report its last line: what is trained."""
+    table = explain(experiment.member.model)
+    write_atomic(folder / "adapter.txt", lambda path: path.write_text(table + "\n", "utf-8"))
+    first, *_, last = table.splitlines()
+    report({"event": "text", "report": f"adapter {first.partition(': ')[2]}; {last}"})
 
 
 def _save_results(run: RunFolder, results: Results) -> None:

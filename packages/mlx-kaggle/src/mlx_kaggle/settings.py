@@ -156,67 +156,6 @@ class TextSettings:
 
 
 @dataclass(frozen=True)
-class EncoderSettings:
-    """The encoder: pretrained, or small and from scratch, shaped by the last six settings."""
-
-    path: str = setting(
-        "",
-        "Folder or hub id of a BERT, ModernBERT, NeoBERT; 'scratch' for a small one from scratch.",
-        flag="--encoder",
-        default_text="of the preset",
-    )
-    freeze: Literal["none", "embeddings", "half", "all"] = setting(
-        "none", "Frozen part; half is the embeddings and the lower half of the layers."
-    )
-    dropout: float | None = setting(
-        None, "Dropout; by default of the encoder's config, 0.1 from scratch.", at_least=0, below=1
-    )
-    attention_dropout: float = setting(
-        0.0, "Dropout of attention weights; disables fused attention.", at_least=0, below=1
-    )
-    tokenizer: Literal["wordpiece", "bpe"] = setting("wordpiece", "Kind of the tokenizer.")
-    vocab_size: int = setting(4096, "Tokens of the vocabulary.", at_least=1)
-    hidden_size: int = setting(128, "Width.", at_least=1)
-    num_hidden_layers: int = setting(2, "Layers.", at_least=1)
-    num_attention_heads: int = setting(2, "Attention heads of a layer.", at_least=1)
-    intermediate_size: int = setting(384, "Width of the feed-forward network.", at_least=1)
-
-    def __post_init__(self) -> None:
-        if self.path == "scratch":
-            object.__setattr__(self, "path", "")
-        if not self.path and self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size must be a multiple of num_attention_heads "
-                f"({self.num_attention_heads}), got {self.hidden_size}"
-            )
-
-
-@dataclass(frozen=True)
-class HeadSettings:
-    """The head of the network, and its numeric and categorical features."""
-
-    pooling: str = setting(
-        "mean",
-        "Pooling of the token states: cls, mean, max, last, attention, or several as cls+mean.",
-    )
-    layer_mix: bool = setting(False, "Pool a learned mean of all layers, not the last one.")
-    dropout: float = setting(0.1, "Dropout of the pooled states.", at_least=0, below=1)
-    hidden_size: int = setting(0, "Width of a hidden layer, 0 for none.", at_least=0)
-    numeric_features: bool = setting(
-        True,
-        "Numbers, parts of dates and categories also feed the head and the linear model.",
-        flag="--numeric-features",
-    )
-    words: bool = setting(True, "Words of text columns (tf-idf) feed the linear model.")
-    feature_size: int = setting(64, "Width of the numeric branch.", at_least=1)
-
-    def __post_init__(self) -> None:
-        from mlx_heads import pooled_size
-
-        pooled_size(1, self.pooling)  # refuses an unknown pooling
-
-
-@dataclass(frozen=True)
 class LossSettings:
     """The loss of the training, and its options."""
 

@@ -197,9 +197,12 @@ def _read_tensors(folder: Path) -> tuple[dict[str, mx.array], dict[str, str]]:
     named = {key.removeprefix(_PREFIX): array for key, array in tensors.items()}
     # With biases and a whole module, PEFT stores its bias three times: as `classifier.bias`, as
     # `classifier.modules_to_save.bias`, and that of the base, which it does not use.
-    copies = re.compile(r"(.+)\.(?:modules_to_save|original_module)\.(bias)")
-    kept = {key: array for key, array in named.items()
-            if not ((found := copies.fullmatch(key)) and ".".join(found.groups()) in named)}  # fmt: skip
+    copies = re.compile(r"\.(?:modules_to_save|original_module)(?=\.bias$)")
+    kept = {
+        key: array
+        for key, array in named.items()
+        if (plain := copies.sub("", key)) == key or plain not in named
+    }
     return kept, metadata
 
 

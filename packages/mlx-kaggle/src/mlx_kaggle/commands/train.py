@@ -40,6 +40,16 @@ Optimizers (--optimizer):
             training.muon_rate multiplies only the rate of the matrices.
             An update takes longer, especially with large encoders and small batches.
 
+Adapters (--lora), with a pretrained encoder (--encoder, or the preset standard), which stays as
+it is; the run folder has the adapters alone:
+
+\b
+  efficient      LoRA of rank 4 on queries and values
+  balanced       rank 8 on all linear layers
+  expressive     rank 16 on all linear layers
+  qlora_memory   rank 8 on queries and values, encoder in 4 bits, layers computed twice
+  qlora_quality  rank 16 on all linear layers, encoder in 4 bits in groups of 32
+
 Tables: .csv, .tsv, .parquet, .jsonl or .json, .xlsx (pip install 'mlx-kaggle[xlsx]'), and .gz
 or .zip of one of them.
 

@@ -1,7 +1,7 @@
 """The text model, an encoder with a head, and the folder of a trained member."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,13 @@ from mlx_fastcpu import patch_nn
 from mlx_heads import LayerMix, PooledHead, get_objective
 from mlx_kaggle import RunError
 from mlx_kaggle.config import RunConfig
+from mlx_kaggle.members.adapters import ADAPTER, Base, adapt
 from mlx_kaggle.members.features import HeadFeatures
 from mlx_kaggle.members.linear import LinearModel
-from mlx_kaggle.settings import EncoderSettings
+from mlx_kaggle.model_settings import EncoderSettings
 from mlx_kaggle.tables.targets import Scaler
 from mlx_kaggle.tables.windows import WindowScaler
+from mlx_lora import load_adapter, save_adapter
 from mlx_tabtext import TableText
 from mlx_trainer import check_manifest, write_atomic, write_manifest
 
@@ -42,11 +44,15 @@ MEMBER_FILES = (
     "encoder/tokenizer.json",
     "encoder/tokenizer_config.json",
     "encoder/special_tokens_map.json",
+    "adapter/adapter_config.json",
+    "adapter/adapter_model.safetensors",
+    "adapter.txt",
     "optimizer.txt",
     "history.json",
     "validation.npy",
 )
-REQUIRED = ("member.json", "head.safetensors", "encoder/config.json", "encoder/model.safetensors")
+REQUIRED = ("member.json", "head.safetensors")
+ENCODER = ("encoder/config.json", "encoder/model.safetensors")
 
 
 class TextModel(nn.Module):
@@ -108,6 +114,8 @@ class Member:
     linear: LinearModel | None
     scaler: Scaler | WindowScaler | None
     head_arguments: dict[str, Any]
+    base: Base | None = None
+    """The pretrained encoder that is adapted; `None` if the encoder is trained itself."""
 
     @property
     def features(self) -> HeadFeatures | None:
@@ -115,9 +123,16 @@ class Member:
         return self.linear.features if self.linear else None
 
     def save(self, folder: Path) -> None:
-        """Write `encoder/` (Hugging Face layout), head, linear model, `member.json`, manifest."""
+        """Write `encoder/` (Hugging Face layout), head, linear model, `member.json`, manifest.
+
+        Of an adapted encoder only `adapter/` (PEFT's layout) and the tokenizer are written.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        save(folder / "encoder", self.model.encoder, self.tokenizer)
+        if self.base is None:
+            save(folder / "encoder", self.model.encoder, self.tokenizer)
+        else:
+            save_adapter(self.model.encoder, folder / "adapter")
+            self.tokenizer.save(folder / "encoder")
         parameters: dict[str, mx.array] = dict(tree_flatten(self.model.parameters()))
         others = {k: v for k, v in parameters.items() if not k.startswith("encoder.")}
         _save_arrays(folder / "head.safetensors", others)
@@ -130,6 +145,7 @@ class Member:
             "text": self.text.to_dict(),
             **(linear.to_dict() if linear else {"features": None, "words": None}),
             "scaler": self.scaler.to_dict() if self.scaler else None,
+            "base": asdict(self.base) if self.base else None,
         }
         text = json.dumps(values, indent=1, ensure_ascii=False)
         write_atomic(folder / "member.json", lambda path: path.write_text(text, "utf-8"))
@@ -146,7 +162,14 @@ class Member:
             raise RunError(f"{folder}: no manifest.json; the training of this model did not finish")
         check_manifest(folder, REQUIRED)
         values = json.loads((folder / "member.json").read_text("utf-8"))
-        encoder, tokenizer = load(folder / "encoder")
+        base = Base(**values["base"]) if values.get("base") else None
+        check_manifest(folder, ADAPTER if base else ENCODER)
+        if base is None:
+            encoder, tokenizer = load(folder / "encoder")
+        else:
+            encoder = base.load(folder)
+            load_adapter(encoder, folder / "adapter")
+            tokenizer = Tokenizer.from_folder(folder / "encoder")
         model = make_model(encoder, values["head"])
         weights = mx.load(str(folder / "head.safetensors"))
         assert isinstance(weights, dict)
@@ -162,6 +185,7 @@ class Member:
             LinearModel.from_dict(values, folder / "linear.safetensors"),
             Scaler.from_dict(values["scaler"]) if values["scaler"] else None,
             values["head"],
+            base,
         )
 
 
@@ -176,6 +200,9 @@ def make_encoder(config: RunConfig, tokenizer: Tokenizer, seed: int) -> EncoderM
         encoder, _ = load_model(
             settings.path, dropout=settings.dropout, attention_dropout=settings.attention_dropout
         )
+        if config.lora.preset != "none":
+            adapt(encoder, config, seed)
+            return encoder
     else:
         encoder = build_model(_bert_config(settings, config.text.max_tokens, tokenizer), seed=seed)
     freeze(encoder, settings.freeze)

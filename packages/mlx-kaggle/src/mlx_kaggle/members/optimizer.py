@@ -8,6 +8,7 @@ from mlx.utils import tree_flatten
 
 from mlx_encoders import EncoderModel, layer_index
 from mlx_kaggle.config import RunConfig
+from mlx_kaggle.members.adapters import adapter_rate
 from mlx_kaggle.members.model import TextModel
 from mlx_muon import AdamWRule, Muon, MuonRule
 from mlx_muon import Group as MuonGroup
@@ -45,7 +46,8 @@ def parameter_groups(config: RunConfig, encoder: EncoderModel) -> Groups:
         if not path.startswith("encoder."):
             return Group(rate=training.head_rate, decay=decay)
         layer = layer_index(path.removeprefix("encoder."), encoder.config)
-        return Group(rate=training.layer_decay ** (depth - layer), decay=decay)
+        rate = training.layer_decay ** (depth - layer) * adapter_rate(config, path)
+        return Group(rate=rate, decay=decay)
 
     return group
 

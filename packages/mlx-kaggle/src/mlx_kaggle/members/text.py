@@ -14,6 +14,7 @@ from mlx_heads import Objective, get_metric
 from mlx_kaggle import RunError
 from mlx_kaggle.config import RunConfig
 from mlx_kaggle.machine import sharing_cores, step_threads
+from mlx_kaggle.members.adapters import Base
 from mlx_kaggle.members.adversarial import adversarial_loss, is_adversarial, mark
 from mlx_kaggle.members.batches import (
     Rows,
@@ -105,7 +106,8 @@ class Experiment:
         integers = kind in ("classes", "ordered") and competition.task != "binary"
         targets = values.astype(np.int32 if integers else np.float32)
         weights = class_weights(config, competition, encoded)
-        member = Member(model, tokenizer, text, linear, scaler, arguments)
+        base = Base.of(config) if config.lora.preset != "none" else None
+        member = Member(model, tokenizer, text, linear, scaler, arguments, base)
         return cls(
             config, competition, train, seed, member, objective, targets, weights, cross_fitted
         )
