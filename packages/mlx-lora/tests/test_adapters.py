@@ -11,7 +11,9 @@ from mlx_lora import (
     add_adapter,
     delete_adapter,
     disable_adapters,
+    load_adapter,
     merge,
+    save_adapter,
     set_adapter,
     unmerge,
 )
@@ -172,3 +174,44 @@ def test_a_merged_model_is_not_switched(two):
             change()
     unmerge(two)
     set_adapter(two, "a")
+
+
+def test_modules_that_cannot_be_kept_apart_are_refused(make):
+    model = make()
+    model.layers[1].query = model.layers[0].query
+    with pytest.raises(ValueError, match=r"layers\.1\.query and layers\.0\.query are one module"):
+        add_adapter(model, LoraConfig(target_modules=["query"]))
+    model = make()
+    add_adapter(model, LoraConfig(target_modules=["query"]), "a")
+    whole = LoraConfig(target_modules=["embedding"], modules_to_save=["0"])
+    with pytest.raises(ValueError, match=r"layers\.0 is to be trained whole, but layers\.0\.query"):
+        add_adapter(model, whole, "b")
+    model = make()
+    add_adapter(model, whole, "b")
+    with pytest.raises(
+        ValueError, match=r"layers\.0\.query is in layers\.0, which another adapter"
+    ):
+        add_adapter(model, LoraConfig(target_modules=["query"]), "a")
+
+
+def test_the_weight_of_an_adapted_layer_is_not_that_of_its_base(make):
+    model = make()
+    add_adapter(model, LoraConfig(target_modules=["embedding"]))
+    with pytest.raises(AttributeError, match="no weight, which would be that without the adapter"):
+        _ = model.embedding.weight
+    assert not hasattr(model.embedding, "num_embeddings")
+
+
+def test_a_failed_load_leaves_a_model_trainable(make, tmp_path):
+    model = make()
+    add_adapter(model, LoraConfig(target_modules=["query"]))
+    save_adapter(model, tmp_path)
+    tensors = mx.load(str(tmp_path / "adapter_model.safetensors"))
+    mx.save_safetensors(
+        str(tmp_path / "adapter_model.safetensors"), dict(list(tensors.items())[1:])
+    )
+    other = make()
+    before = len(tree_flatten(other.trainable_parameters()))
+    with pytest.raises(ValueError, match="1 missing tensors"):
+        load_adapter(other, tmp_path)
+    assert len(tree_flatten(other.trainable_parameters())) == before > 0

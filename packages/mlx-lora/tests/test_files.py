@@ -9,6 +9,7 @@ from mlx.utils import tree_flatten
 from mlx_lora import (
     Ia3Config,
     LoraConfig,
+    active_adapters,
     adapter_configs,
     add_adapter,
     load_adapter,
@@ -97,13 +98,19 @@ def test_tensors_that_do_not_fit_are_named_and_the_model_is_unchanged(
     _, folder = saved
     rewrite(folder, change)
     other = make()
-    before = other(ids)
+    add_adapter(other, LoraConfig(target_modules=["value"]), "first")
+    before, frozen = other(ids), str(other.trainable_parameters().keys())
+    plain = str(other)
     with pytest.raises(ValueError, match=r"[a-z]") as caught:
         load_adapter(other, folder)
     assert message in str(caught.value).replace("classifier.weight, classifier.bias",
                                                 "classifier.bias, classifier.weight")  # fmt: skip
     assert str(folder) in str(caught.value)
-    assert str(other) == str(make())
+    assert str(other) == plain
+    assert (active_adapters(other), str(other.trainable_parameters().keys())) == (
+        ("first",),
+        frozen,
+    )
     assert mx.array_equal(other(ids), before)
 
 

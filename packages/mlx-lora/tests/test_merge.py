@@ -74,9 +74,11 @@ def test_unloading_leaves_plain_layers_of_the_former_paths(make, ids, stir, form
     np.testing.assert_allclose(model(ids), outputs, atol=1e-5, rtol=1e-5)
 
 
-def test_the_report_says_what_rounding_to_4_bits_leaves_of_a_small_adapter(make, stir, ids):
+def test_the_report_says_what_rounding_leaves_of_a_small_adapter(make, stir, ids, caplog):
     model = adapted(make, stir, FORMS[3], scale=0.004)
-    report = merge(model, requantize=True)
+    with caplog.at_level("WARNING"):
+        report = merge(model, requantize=True)
+    assert caplog.messages == [str(report)]
     quantized = [each for each in report.layers if each.form == "affine 4 bits"]
     assert len(quantized) == 7  # all but the convolution
     assert max(each.error for each in quantized) > 0.5
@@ -88,6 +90,20 @@ def test_the_report_says_what_rounding_to_4_bits_leaves_of_a_small_adapter(make,
     unmerge(model)
     strong = adapted(make, stir, FORMS[3], scale=0.3)
     assert merge(strong, requantize=True).retained > 0.95
+
+
+@pytest.mark.parametrize("form", FORMS[1:], ids=lambda form: f"{form['mode']}{form['bits']}")
+def test_quantizing_again_keeps_the_form_and_is_undone(make, ids, stir, form):
+    model = adapted(make, stir, form, scale=0.1, lora_bias=False)
+    outputs = model(ids)
+    report = merge(model, requantize=True)
+    base = model.layers[0].query.base_layer
+    assert {name: getattr(base, name) for name in form} == form
+    errors = {each.path: each.error for each in report.layers}
+    assert errors["layers.0.query"] > 0
+    assert mx.isfinite(model(ids)).all()
+    unmerge(model)
+    assert mx.array_equal(model(ids), outputs)
 
 
 def test_retention_is_measured_on_the_stored_weights(make, stir):

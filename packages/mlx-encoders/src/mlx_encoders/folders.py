@@ -183,10 +183,16 @@ def save(folder: str | Path, model: PretrainedModel, tokenizer: Tokenizer | None
 
     `load` and the `AutoModel` and `AutoTokenizer` of transformers read the folder. It is created if
     needed; existing files are replaced atomically.
+    Raises `ValueError` for a model with adapters.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     weights = named_parameters(model)
+    if adapted := next((path for path in weights if ".base_layer." in path), None):
+        raise ValueError(
+            f"the model has adapters ({adapted.partition('.base_layer.')[0]}), which its folder has "
+            f"no place for; merge them into the weights first, or save them alone"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
     write_atomic(
         folder / "model.safetensors",
         # transformers refuses a file that does not name the framework of its layout.

@@ -8,6 +8,7 @@ import mlx.nn as nn
 
 from mlx_lora.adapters import adapter_configs, check_known
 from mlx_lora.config import LoraConfig
+from mlx_lora.initialize import thin_svd
 from mlx_lora.inject import add_adapter
 from mlx_lora.layers import adapted_layers
 from mlx_lora.linear import LinearLora
@@ -104,7 +105,7 @@ def _truncated(a: mx.array, b: mx.array, rank: int) -> tuple[mx.array, mx.array]
     """Return the best approximation of b @ a of this rank, without computing b @ a."""
     q_b, r_b = mx.linalg.qr(b, stream=mx.cpu)
     q_a, r_a = mx.linalg.qr(a.T, stream=mx.cpu)
-    u, s, vh = mx.linalg.svd(r_b @ r_a.T, stream=mx.cpu)
+    u, s, vh = thin_svd(r_b @ r_a.T)
     root = mx.sqrt(s[:rank])
     return (root[:, None] * vh[:rank]) @ q_a.T, q_b @ (u[:, : len(root)] * root)
 

@@ -6,6 +6,7 @@ Singular vectors have no sign of their own; here the largest entry of each row o
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 
 
 def pissa(
@@ -25,7 +26,7 @@ def pissa(
     """
     weight = _checked(weight, r)
     if iterations is None:
-        u, s, vh = mx.linalg.svd(weight, stream=mx.cpu)
+        u, s, vh = thin_svd(weight)
     else:
         u, s, vh = _randomized_svd(weight, r, iterations, key)
     root = mx.sqrt(s[:r] / scale)
@@ -86,8 +87,17 @@ def _randomized_svd(
         basis = mx.linalg.qr(weight.T @ basis, stream=mx.cpu)[0]
         basis = weight @ basis
     basis = mx.linalg.qr(basis, stream=mx.cpu)[0]
-    u, s, vh = mx.linalg.svd(basis.T @ weight, stream=mx.cpu)
+    u, s, vh = thin_svd(basis.T @ weight)
     return basis @ u, s, vh
+
+
+def thin_svd(matrix: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+    """Return U, S and V^T without the rest of a square U, which MLX's SVD computes too.
+
+    That of NumPy takes 0.4 s for 1536 x 384 where MLX's takes 2 (two cores, OpenBLAS).
+    """
+    u, s, vh = np.linalg.svd(np.array(matrix.astype(mx.float32)), full_matrices=False)
+    return mx.array(u), mx.array(s), mx.array(vh)
 
 
 def _checked(weight: mx.array, r: int) -> mx.array:

@@ -1,12 +1,14 @@
 """Put an adapter into a model."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
-from mlx_lora.adapters import adapter_configs, set_adapter
+from mlx_lora.adapters import active_adapters, adapter_configs, delete_adapter, set_adapter
 from mlx_lora.config import AdapterConfig, Ia3Config, LoraConfig
 from mlx_lora.convolution import ConvolutionLora
 from mlx_lora.embedding import EmbeddingLora
@@ -15,7 +17,7 @@ from mlx_lora.layers import AdaptedLayer, adapted_layers
 from mlx_lora.linear import LinearLora
 from mlx_lora.start import set_start
 from mlx_lora.targets import CONVOLUTIONS, EMBEDDINGS, Target, find_targets, saved_modules
-from mlx_lora.whole import keep_whole, modules_with_bias
+from mlx_lora.whole import keep_whole, modules_with_bias, whole_modules
 
 
 def add_adapter(
@@ -41,6 +43,7 @@ def add_adapter(
     targets = find_targets(model, config, strict)
     whole = saved_modules(model, config, strict)
     existing = adapted_layers(model)
+    _check_apart(model, targets, whole, existing)
     if isinstance(config, LoraConfig) and config.init_lora_weights == "loftq" and existing:
         raise ValueError("'loftq' quantizes the model's layers, so it must be the first adapter")
     keys = mx.random.split(_new_key() if key is None else key, len(targets))
@@ -58,6 +61,48 @@ def add_adapter(
     _keep_whole(model, config, name, whole, trainable)
     set_adapter(model, name)
     mx.eval(model.parameters())
+
+
+@contextmanager
+def unchanged_on_error(model: nn.Module, name: str) -> Iterator[None]:
+    """Remove the adapter `name`, if it was made, when the block fails; nothing else changes then.
+
+    Active adapters and what is frozen are as before.
+    """
+    active = active_adapters(model)
+    frozen = [(module, set(module._no_grad)) for module in model.modules()]
+    had = name in adapter_configs(model)
+    try:
+        yield
+    except BaseException:
+        if not had and name in adapter_configs(model):
+            delete_adapter(model, name)
+            set_adapter(model, active)
+        for module, keys in frozen:
+            module._no_grad = keys
+        raise
+
+
+def _check_apart(
+    model: nn.Module,
+    targets: list[Target],
+    whole: list[str],
+    existing: dict[str, AdaptedLayer],
+) -> None:
+    """Refuse modules that are used twice, and those that two adapters would keep in two ways."""
+    paths: dict[int, str] = {}
+    for target in targets:
+        if (other := paths.setdefault(id(target.module), target.path)) != target.path:
+            raise ValueError(
+                f"{target.path} and {other} are one module, used twice; adapt one of them"
+            )
+    for path in whole:
+        if inside := next((each for each in existing if f"{each}.".startswith(f"{path}.")), None):
+            raise ValueError(f"{path} is to be trained whole, but {inside} in it has an adapter")
+    for path in whole_modules(model):
+        for target in targets:
+            if f"{target.path}.".startswith(f"{path}.") and target.path not in existing:
+                raise ValueError(f"{target.path} is in {path}, which another adapter trains whole")
 
 
 def _new_adapter(target: Target, config: AdapterConfig, key: mx.array) -> tuple[Any, Any]:

@@ -72,6 +72,14 @@ class AdaptedLayer(nn.Module):
             y = adapter.as_linear(self.base_layer, x, y)
         return y
 
+    def __getattr__(self, key: str) -> Any:
+        if key in ("weight", "scales", "biases"):
+            raise AttributeError(
+                f"an adapted layer has no {key}, which would be that without the adapter: call the "
+                f"layer, or use base_layer.{key}, or merge"
+            )
+        return super().__getattr__(key)
+
     @property
     def known(self) -> dict[str, Any]:
         """All adapters by name, active or not."""

@@ -1,5 +1,6 @@
 """Merge adapters into the weights of a model, and take them out again."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -10,7 +11,10 @@ from mlx.utils import tree_unflatten
 
 from mlx_lora.adapters import active_adapters, check_not_merged, set_adapter
 from mlx_lora.layers import AdaptedLayer, adapted_layers, dense_weight
-from mlx_lora.weights import form_of, from_quantized, with_weight
+from mlx_lora.weights import float_type, form_of, from_quantized, with_weight
+
+_LOGGER = logging.getLogger(__name__)
+_LARGE_ERROR = 0.1  # of the effect in one layer: from there a report says which, and is logged
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -50,7 +54,7 @@ class MergeReport:
             f"merged into {len(self.layers)} layers ({forms}): {self.retained:.1%} of the "
             f"adapter's effect survives, error at most {self.error:.2g} of it"
         )
-        if self.error > 0.5:
+        if self.error > _LARGE_ERROR:
             worst = max(self.layers, key=lambda each: each.error)
             text += (
                 f"; in {worst.path} rounding is as large as {worst.error:.0%} of the effect: merge "
@@ -83,7 +87,10 @@ def merge(
     for path, layer in layers.items():
         if layer.adapters:
             found.append(_merge_layer(path, layer, chosen, requantize))
-    return MergeReport(tuple(found))
+    report = MergeReport(tuple(found))
+    if report.error > _LARGE_ERROR:
+        _LOGGER.warning("%s", report)
+    return report
 
 
 def unmerge(model: nn.Module) -> None:
@@ -126,10 +133,9 @@ def _merge_layer(
         weight, bias = adapter.merged(weight, bias)
     form = form_of(base)
     if form is not None and requantize:
-        arrays = mx.quantize(weight.astype(base.scales.dtype), **form)
-        merged = from_quantized(base, arrays, form)
+        merged = from_quantized(base, mx.quantize(weight.astype(float_type(base)), **form), form)
         if bias is not None:
-            merged.bias = bias.astype(base.bias.dtype if "bias" in base else merged.scales.dtype)
+            merged.bias = bias.astype(float_type(base))
         text = f"{form['mode']} {form['bits']} bits"
     else:
         merged = with_weight(base, weight, bias)

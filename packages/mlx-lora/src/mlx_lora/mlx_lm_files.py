@@ -14,10 +14,10 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_lora._atomic import write_atomic
-from mlx_lora.adapters import adapter_configs, check_known, delete_adapter
+from mlx_lora.adapters import adapter_configs, check_known
 from mlx_lora.config import LoraConfig
 from mlx_lora.embedding import EmbeddingLora
-from mlx_lora.inject import add_adapter
+from mlx_lora.inject import add_adapter, unchanged_on_error
 from mlx_lora.layers import adapted_layers
 from mlx_lora.linear import LinearLora
 from mlx_lora.peft_files import place_tensors
@@ -106,12 +106,9 @@ def load_mlx_lm_adapter(
         target_modules=sorted({key.rpartition(".")[0] for key in loaded}),
         use_dora=kind == "dora",
     )
-    add_adapter(model, config, name, trainable=trainable)
-    try:
+    with unchanged_on_error(model, name):
+        add_adapter(model, config, name, trainable=trainable)
         place_tensors(model, name, tensors, folder)
-    except ValueError:
-        delete_adapter(model, name)
-        raise
     return config
 
 

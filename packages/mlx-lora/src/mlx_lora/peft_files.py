@@ -19,9 +19,9 @@ from mlx.utils import tree_flatten
 
 from mlx_lora._atomic import write_atomic
 from mlx_lora._suggest import did_you_mean
-from mlx_lora.adapters import adapter_configs, check_known, delete_adapter
+from mlx_lora.adapters import adapter_configs, check_known
 from mlx_lora.config import AdapterConfig, Ia3Config, LoraConfig, initialization
-from mlx_lora.inject import add_adapter
+from mlx_lora.inject import add_adapter, unchanged_on_error
 from mlx_lora.layers import AdaptedLayer, adapted_layers
 from mlx_lora.whole import copies_of, whole_modules, whole_values
 
@@ -86,20 +86,17 @@ def load_adapter(
     plain = config
     if isinstance(config, LoraConfig):
         plain = replace(config, init_lora_weights=True)
-    try:
-        add_adapter(model, plain, name, trainable=trainable, strict=False)
-    except ValueError as error:
-        raise ValueError(f"{folder}: {error}") from error
-    try:
+    with unchanged_on_error(model, name):
+        try:
+            add_adapter(model, plain, name, trainable=trainable, strict=False)
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from error
         place_tensors(model, name, tensors, folder)
         if "base_sha256" in metadata and metadata["base_sha256"] != base_hash(model, name):
             raise ValueError(
                 f"{folder} was trained on weights that LoftQ made, and those of this model differ; "
                 f"load the quantized model that was saved with it"
             )
-    except ValueError:
-        delete_adapter(model, name)
-        raise
     return config
 
 

@@ -15,6 +15,16 @@ def form_of(base: Any) -> dict[str, Any] | None:
     return {name: getattr(base, name) for name in _FORM} if hasattr(base, "bits") else None
 
 
+def float_type(base: Any) -> mx.Dtype:
+    """Return the type of a layer's weights, or of the scales of a quantized layer.
+
+    The scales of other modes than "affine" are exponents, for which this is float32.
+    """
+    if form_of(base) is None:
+        return base.weight.dtype
+    return base.scales.dtype if base.mode == "affine" else mx.float32
+
+
 def from_quantized(base: Any, arrays: Sequence[mx.array | None], form: Mapping[str, Any]) -> Any:
     """Return a quantized linear layer or embedding with these arrays, and the bias of `base`."""
     weight, scales, biases = (*arrays, None)[:3]
@@ -33,13 +43,12 @@ def from_quantized(base: Any, arrays: Sequence[mx.array | None], form: Mapping[s
 
 def with_weight(base: Any, weight: mx.array, bias: mx.array | None) -> Any:
     """Return a float layer with this weight and bias; in the type of `base`, if that is float."""
+    dtype = float_type(base)
     if form_of(base) is None:
         new = copy.copy(base)
         new._no_grad = set(base._no_grad)
-        dtype = base.weight.dtype
     else:
         rows, columns = weight.shape
-        dtype = base.scales.dtype if base.mode == "affine" else mx.float32
         if isinstance(base, nn.QuantizedEmbedding):
             new = nn.Embedding(rows, columns)
         else:
