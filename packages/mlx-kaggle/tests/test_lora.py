@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from mlx_encoders import load_model
+from mlx_encoders import load_model, save
 from mlx_kaggle import RunError
 from mlx_kaggle.config import resolve_config
 from mlx_kaggle.job import prepare_job
@@ -151,6 +151,15 @@ def test_two_threads_compute_the_update_of_one(experiment):
         found.append(trained(made))
     for path, array in found[0].items():
         np.testing.assert_allclose(found[1][path], array, atol=2e-5, err_msg=path)
+
+
+def test_the_folder_of_an_encoder_has_no_place_for_adapters(experiment, tmp_path):
+    encoder = experiment().member.model.encoder
+    with pytest.raises(
+        ValueError, match=r"layers\.0\..* has an adapter, which the folder of a model"
+    ):
+        save(tmp_path / "encoder", encoder)
+    assert not (tmp_path / "encoder").exists()
 
 
 def test_an_encoder_that_changed_or_is_gone_is_named(experiment, tiny_modernbert, tmp_path):

@@ -188,9 +188,10 @@ def save(folder: str | Path, model: PretrainedModel, tokenizer: Tokenizer | None
     folder = Path(folder)
     weights = named_parameters(model)
     if adapted := next((path for path in weights if ".base_layer." in path), None):
+        layer = adapted.partition(".base_layer.")[0]
         raise ValueError(
-            f"the model has adapters ({adapted.partition('.base_layer.')[0]}), which its folder has "
-            f"no place for; merge them into the weights first, or save them alone"
+            f"{layer} has an adapter, which the folder of a model has no place for; merge it into "
+            f"the weights first, or save it alone"
         )
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(
