@@ -192,6 +192,24 @@ def test_a_quantized_model_trains_its_inputs_alike_compiled_and_not():
     np.testing.assert_allclose(step(x), plain, atol=1e-3)
 
 
+def test_what_the_backward_pass_computes_again_is_computed_alike():
+    seen = []
+
+    class Checkpointed(nn.Module):
+        def __call__(self, x):
+            def square(x):
+                seen.append(patching._is_enabled())
+                return mx.square(x).sum()
+
+            return mx.checkpoint(square)(x)
+
+    x = mx.ones((3,))
+    for model, expected in ((patch_nn(Checkpointed()), True), (Checkpointed(), False)):
+        np.testing.assert_array_equal(mx.grad(model)(x), 2 * x)
+        assert seen == [expected, expected]
+        seen.clear()
+
+
 def test_patch_everywhere_affects_the_whole_process(values_of):
     code = """
     import json, mlx.core as mx, mlx.nn as nn, numpy as np

@@ -119,6 +119,7 @@ def _install() -> None:
     _wrap(nn.QuantizedLinear, "__call__", adapters.quantized_linear_call)
     _wrap(nn.QuantizedEmbedding, "as_linear", adapters.quantized_linear_call)
     mx.compile = _suspend_if_shapeless(mx.compile)
+    mx.checkpoint = _repeat_within(mx.checkpoint)
     for name, ours in adapters.ACTIVATIONS.items():
         wrapped = _dispatch(getattr(activations, name), ours)
         setattr(activations, name, wrapped)
@@ -135,6 +136,30 @@ def _suspend_if_shapeless(compile: Function) -> Function:
     def wrapper(function: Function, *arguments: Any, **options: Any) -> Any:
         shapeless = options.get("shapeless", len(arguments) > 2 and arguments[2])
         return compile(_suspend(function) if shapeless else function, *arguments, **options)
+
+    return wrapper
+
+
+def _repeat_within(checkpoint: Function) -> Function:
+    """Wrap `mx.checkpoint`: what was computed within `fast_ops()` is computed so again.
+
+    The second time is in the backward pass, which a caller begins outside of that block.
+    """
+
+    @wraps(checkpoint)
+    def wrapper(function: Function) -> Function:
+        @wraps(function)
+        def within(*arguments: Any, **options: Any) -> Any:
+            with fast_ops():
+                return function(*arguments, **options)
+
+        plain, fast = checkpoint(function), checkpoint(within)
+
+        @wraps(function)
+        def checkpointed(*arguments: Any, **options: Any) -> Any:
+            return (fast if _is_enabled() else plain)(*arguments, **options)
+
+        return checkpointed
 
     return wrapper
 
