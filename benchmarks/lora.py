@@ -26,7 +26,7 @@ CASES = {
     "dora": (("ours", "lora", "mlx-lm"),),
     "rows": (("float32", "4 bits"),),
 }  # fmt: skip
-ROUNDS = {"step": 5, "dora": 7, "rows": 5}
+ROUNDS = {"step": 4, "dora": 7, "rows": 5}
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ Writes packages/mlx-lora/tests/fixtures/peft; made with peft 0.21.2 and torch 2.
 the first step by the names of the files, logits before and after, and merged weights.
 """
 
+import json
 import shutil
 from pathlib import Path
 
@@ -26,6 +27,8 @@ CASES = {
     "lora": LoraConfig(r=3, lora_alpha=6, target_modules=LINEAR),
     "rslora": LoraConfig(r=4, lora_alpha=6, target_modules=LINEAR, use_rslora=True),
     "dora": LoraConfig(r=3, lora_alpha=6, target_modules=LINEAR, use_dora=True),
+    "pissa": LoraConfig(r=3, lora_alpha=6, target_modules=LINEAR, init_lora_weights="pissa"),
+    "olora": LoraConfig(r=3, lora_alpha=6, target_modules=LINEAR, init_lora_weights="olora"),
     "lora_bias": LoraConfig(r=3, lora_alpha=6, target_modules=["query", "dense"], lora_bias=True),
     "bias_all": LoraConfig(r=3, target_modules=["query", "value"], bias="all"),
     "bias_lora_only": LoraConfig(r=3, target_modules=["query", "value"], bias="lora_only"),
@@ -163,6 +166,12 @@ def gradients(model: PeftModel) -> dict[str, torch.Tensor]:
 def save(model: PeftModel, folder: Path) -> None:
     model.save_pretrained(folder)
     (folder / "README.md").unlink()
+    path = folder / "adapter_config.json"
+    values = json.loads(path.read_text())
+    for key in ("target_modules", "feedforward_modules"):  # sets, whose order changes by run
+        if isinstance(values.get(key), list):
+            values[key].sort()
+    path.write_text(json.dumps(values, indent=2, sort_keys=True))
 
 
 if __name__ == "__main__":

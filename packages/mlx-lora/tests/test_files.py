@@ -255,3 +255,32 @@ def test_mlx_lm_folders_that_do_not_fit(make, tmp_path):
     with pytest.raises(ValueError, match="has no lora_parameters; load_adapter reads PEFT's"):
         load_mlx_lm_adapter(make(), tmp_path)
     set_adapter(model, "default")
+
+
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
+def test_adapters_of_half_precision_are_trained_in_float32(saved, make, ids, dtype):
+    model, folder = saved
+    rewrite(folder, lambda tensors: {key: array.astype(dtype) for key, array in tensors.items()})
+    other = make()
+    load_adapter(other, folder, trainable=True)
+    assert {array.dtype for _, array in tree_flatten(other.parameters())} == {mx.float32}
+    np.testing.assert_allclose(other(ids), model(ids), atol=2e-2)
+
+
+@pytest.mark.parametrize("method", ["loftq", "pissa_niter_4"])
+def test_a_base_that_cannot_be_made_again_is_refused(saved, make, method):
+    _, folder = saved
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"init_lora_weights": method}))
+    with pytest.raises(ValueError, match=f"weights that init_lora_weights='{method}' changed"):
+        load_adapter(make(), folder)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"init_lora_weights": "orthogonal"}))
+    load_adapter(make(), folder)
+
+
+def test_modules_to_save_are_endings_as_in_peft(make):
+    model = make()
+    model.pre_classifier = nn.Linear(16, 16)
+    add_adapter(model, HEAD)
+    trained = dict(tree_flatten(model.trainable_parameters()))
+    assert {"classifier.weight", "pre_classifier.weight"} <= trained.keys()

@@ -73,23 +73,36 @@ def test_a_rank_that_no_weight_of_this_shape_has_is_refused():
 
 
 @pytest.mark.parametrize("method", ["pissa", "pissa_niter_4", "olora"])
-@pytest.mark.parametrize("options", [{}, {"use_rslora": True}, {"use_dora": True}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"use_rslora": True},
+        {"use_dora": True},
+        {"lora_bias": True},
+        {"target_modules": ["embedding", "conv", "query"], "use_rslora": True},
+    ],
+    ids=str,
+)
 def test_a_start_from_the_weights_is_saved_as_a_plain_adapter(
     make, ids, stir, tmp_path, method, options
 ):
     model = make()
+    options = {"target_modules": ["query", "value"]} | options
     config = LoraConfig(
-        r=3, lora_alpha=5, target_modules=["query", "value"], init_lora_weights=method,
-        rank_pattern={"1.value": 2}, **options,
-    )  # fmt: skip
+        r=3, lora_alpha=5, init_lora_weights=method, rank_pattern={"1.query": 2}, **options
+    )
+    before = model(ids)
     add_adapter(model, config)
+    np.testing.assert_allclose(model(ids), before, atol=1e-5)
     layer = model.layers[0].query
     assert mx.abs(layer.adapters["default"].lora_B.weight).max() > 0.05
     stir(model)
     save_adapter(model, tmp_path)
     other = make()
     loaded = load_adapter(other, tmp_path)
-    assert (loaded.r, loaded.init_lora_weights) == (6, True)
+    assert (loaded.rank_of("layers.0.query"), loaded.rank_of("layers.1.query")) == (6, 4)
+    assert loaded.init_lora_weights is True
     np.testing.assert_allclose(other(ids), model(ids), atol=1e-5)
 
 

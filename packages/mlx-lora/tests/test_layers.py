@@ -238,3 +238,14 @@ def test_gradient_checkpointing_with_a_quantized_base_has_the_same_gradients(mak
     np.testing.assert_allclose(again, value, rtol=1e-6)
     for (path, want), (_, got) in zip(tree_flatten(plain), tree_flatten(other), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-7, err_msg=path)
+
+
+@pytest.mark.parametrize("use_dora", [False, True])
+def test_convolutions_of_uneven_kernels_strides_and_dilation(stir, use_dora):
+    model = nn.Sequential(nn.Conv2d(3, 5, (3, 2), stride=(2, 1), padding=(0, 1), dilation=(1, 2)))
+    x = mx.random.normal((2, 9, 8, 3))
+    add_adapter(model, LoraConfig(r=2, target_modules=["0"], use_dora=use_dora))
+    stir(model)
+    adapted = model(x)
+    merge(model)
+    np.testing.assert_allclose(model(x), adapted, atol=1e-5)

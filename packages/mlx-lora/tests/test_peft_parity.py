@@ -75,11 +75,13 @@ def compare_gradients(model: nn.Module, gradients: dict, expected: dict[str, mx.
     prefix = f"gradient.{PREFIX}"
     wanted = {p.removeprefix(prefix): a for p, a in expected.items() if p.startswith(prefix)}
     assert wanted.keys() == found.keys()
-    for path, array in wanted.items():
-        np.testing.assert_allclose(found[path], array, atol=1e-5, err_msg=path)
+    for path, array in wanted.items():  # measured: at most 1.1e-6 of the largest entry
+        size = float(mx.abs(array).max())
+        np.testing.assert_allclose(found[path], array, rtol=0, atol=1e-5 * size, err_msg=path)
 
 
-@pytest.mark.parametrize("case", CASES)
+# Those of "pissa" and "olora" are saved as plain adapters of twice the rank.
+@pytest.mark.parametrize("case", [case for case in CASES if case not in ("pissa", "olora")])
 def test_saving_what_was_loaded_gives_the_same_bytes(base, case, tmp_path):
     source = FIXTURES / case / "start"
     load_adapter(base, source)
@@ -108,3 +110,13 @@ def test_merged_weights(base, case):
     wanted = {path.removeprefix("merged."): a for path, a in expected.items() if "merged." in path}
     for path, array in wanted.items():
         np.testing.assert_allclose(found[path], channels_last(path, array), atol=1e-6, err_msg=path)
+
+
+@pytest.mark.parametrize("case", ["pissa", "olora"])
+def test_what_peft_subtracted_from_its_base_is_saved_as_a_plain_adapter(base, make, case, tmp_path):
+    expected = mx.load(str(FIXTURES / case / "case.safetensors"))
+    load_adapter(base, FIXTURES / case / "end")
+    save_adapter(base, tmp_path)
+    config = load_adapter(base, tmp_path, "again")
+    assert (config.r, config.lora_alpha, config.init_lora_weights) == (6, 12, True)
+    np.testing.assert_allclose(base(IDS), expected["logits_end"], atol=1e-5)

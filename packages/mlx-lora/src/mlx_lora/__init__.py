@@ -17,7 +17,8 @@ from mlx_lora.inject import add_adapter
 from mlx_lora.layers import AdaptedLayer
 from mlx_lora.merge import MergedLayer, MergeReport, merge, merge_and_unload, unmerge
 from mlx_lora.mlx_lm_files import load_mlx_lm_adapter, save_mlx_lm_adapter
-from mlx_lora.peft_files import load_adapter, read_config, save_adapter
+from mlx_lora.peft_config import read_config
+from mlx_lora.peft_files import load_adapter, save_adapter
 from mlx_lora.presets import PRESETS, Preset, preset
 from mlx_lora.rates import lora_plus, lora_plus_rates
 from mlx_lora.rows import MixedAdapters, adapter_rows

@@ -24,6 +24,14 @@ class Parts:
     inputs: mx.array | None = None
 
 
+def plain_tensors(adapter: Any) -> dict[str, mx.array]:
+    """Return the tensors of an adapter; of twice the rank, if its start is subtracted."""
+    found = adapter.tensors()
+    if "_start" in adapter:
+        found |= dict(zip(("lora_A.weight", "lora_B.weight"), adapter.factors(), strict=True))
+    return found
+
+
 class Outside:
     """Holds what must be no part of a model's arrays: `mx.compile` and optimizers do not see it."""
 

@@ -58,8 +58,9 @@ class LinearLora(nn.Module):
 
     def _update(self, x: mx.array) -> mx.array:
         if "bias" in self.lora_B:
-            return self._scale * self.lora_B(self.lora_A(x))
-        found = self.lora_B(self._scale * self.lora_A(x))
+            found = self._scale * self.lora_B(self.lora_A(x))
+        else:
+            found = self.lora_B(self._scale * self.lora_A(x))
         if "_start" in self:
             found = found - (self._scale * (x @ self._start[0].T)) @ self._start[1].T
         return found
@@ -115,10 +116,8 @@ class LinearLora(nn.Module):
         return Parts(a, self._scale * b, added, ratio)
 
     def tensors(self) -> dict[str, mx.array]:
-        """Return the tensors by PEFT's names; of twice the rank if the start is subtracted."""
+        """Return the tensors by PEFT's names."""
         found = {"lora_A.weight": self.lora_A.weight, "lora_B.weight": self.lora_B.weight}
-        if "_start" in self:
-            found = dict(zip(found, self.factors(), strict=True))
         if "bias" in self.lora_B:
             found["lora_B.bias"] = self.lora_B.bias
         if "lora_magnitude_vector" in self:

@@ -18,7 +18,7 @@ from mlx_lora.adapters import adapter_configs, check_known
 from mlx_lora.config import LoraConfig
 from mlx_lora.embedding import EmbeddingLora
 from mlx_lora.inject import add_adapter, unchanged_on_error
-from mlx_lora.layers import adapted_layers
+from mlx_lora.layers import adapted_layers, plain_tensors
 from mlx_lora.linear import LinearLora
 from mlx_lora.peft_files import place_tensors
 from mlx_lora.targets import EMBEDDINGS, named_layers
@@ -121,7 +121,7 @@ def _to_mlx_lm(path: str, adapter: Any) -> dict[str, mx.array]:
             "lora_bias" if isinstance(adapter, LinearLora) else f"{adapter.config.kind} of its type"
         )
         raise ValueError(f"{path} has {what}, which mlx-lm's files have no place for")
-    found = adapter.tensors()
+    found = plain_tensors(adapter)
     arrays = {"lora_a": found["lora_A.weight"].T, "lora_b": found["lora_B.weight"].T}
     if "lora_magnitude_vector" in found:
         arrays["m"] = found["lora_magnitude_vector"]

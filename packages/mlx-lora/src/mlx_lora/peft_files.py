@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, asdict, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +20,14 @@ from mlx.utils import tree_flatten
 from mlx_lora._atomic import write_atomic
 from mlx_lora._suggest import did_you_mean
 from mlx_lora.adapters import adapter_configs, check_known
-from mlx_lora.config import AdapterConfig, Ia3Config, LoraConfig, initialization
+from mlx_lora.config import AdapterConfig, LoraConfig, initialization
 from mlx_lora.inject import add_adapter, unchanged_on_error
-from mlx_lora.layers import AdaptedLayer, adapted_layers
+from mlx_lora.layers import AdaptedLayer, adapted_layers, plain_tensors
+from mlx_lora.peft_config import CONFIG_FILE, config_to_dict, read_config, start_of
 from mlx_lora.whole import copies_of, whole_modules, whole_values
 
-CONFIG_FILE, TENSOR_FILE = "adapter_config.json", "adapter_model.safetensors"
+TENSOR_FILE = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
-_KINDS: dict[str, type[AdapterConfig]] = {"LORA": LoraConfig, "IA3": Ia3Config}
-# Values of other settings under which an adapter is what this package computes.
-_NEUTRAL = (None, False, [], {}, "")
-_IGNORED = {
-    "auto_mapping", "inference_mode", "peft_type", "peft_version", "revision", "megatron_core",
-    "qalora_group_size", "eva_config", "corda_config", "lora_ga_config", "runtime_config",
-}  # fmt: skip
 _LISTED = 8
 
 
@@ -49,7 +43,7 @@ def save_adapter(model: nn.Module, folder: str | Path, name: str = "default") ->
     configs = adapter_configs(model)
     check_known(name, configs)
     folder = Path(folder)
-    tensors, others = adapter_tensors(model, name), _trained_outside(model)
+    tensors, others = adapter_tensors(model, name, plain=True), _trained_outside(model)
     config = _with_saved(configs[name], model, name, others)
     stored = {_PREFIX + path: array for path, array in {**others, **tensors}.items()}
     metadata = {"format": "pt"}  # PEFT's reader needs one
@@ -85,7 +79,7 @@ def load_adapter(
         tensors = {rename(path): array for path, array in tensors.items()}
     plain = config
     if isinstance(config, LoraConfig):
-        plain = replace(config, init_lora_weights=True)
+        plain = replace(config, init_lora_weights=start_of(config, folder))
     with unchanged_on_error(model, name):
         try:
             add_adapter(model, plain, name, trainable=trainable, strict=False)
@@ -100,71 +94,21 @@ def load_adapter(
     return config
 
 
-def adapter_tensors(model: nn.Module, name: str) -> dict[str, mx.array]:
-    """Return the tensors of an adapter by PEFT's names, without its prefix, in its layout."""
+def adapter_tensors(model: nn.Module, name: str, plain: bool = False) -> dict[str, mx.array]:
+    """Return the tensors of an adapter by PEFT's names, without its prefix, in its layout.
+
+    `plain` are those of `plain_tensors`.
+    """
     found: dict[str, mx.array] = {}
     for path, layer in adapted_layers(model).items():
         if name in layer.known:
-            tensors = layer.known[name].tensors()
+            adapter = layer.known[name]
+            tensors = plain_tensors(adapter) if plain else adapter.tensors()
             found |= {f"{path}.{part}": array for part, array in tensors.items()}
     for path, module in whole_modules(model).items():
         values = whole_values(module, name)
         found |= {f"{path}.{part}": array for part, array in (values or {}).items()}
     return found
-
-
-def read_config(folder: str | Path) -> AdapterConfig:
-    """Read the configuration of a folder; `ValueError` for settings that are not known here."""
-    path = Path(folder) / CONFIG_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} has no {CONFIG_FILE}; name a folder saved by PEFT")
-    try:
-        values = json.loads(path.read_text("utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {error.lineno}: not JSON: {error.msg}") from error
-    if not isinstance(values, dict) or "peft_type" not in values:
-        hint = "; load_mlx_lm_adapter reads mlx-lm's" if "lora_parameters" in values else ""
-        raise ValueError(f"{path} has no peft_type, so it is not of PEFT{hint}")
-    try:
-        return config_from_dict(values)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-def config_from_dict(values: Mapping[str, Any]) -> AdapterConfig:
-    """Return the configuration that the content of an `adapter_config.json` describes."""
-    kind = values.get("peft_type")
-    if kind not in _KINDS:
-        raise ValueError(f"peft_type {kind!r} is not one of {', '.join(map(repr, _KINDS))}")
-    known = {each.name: each for each in fields(_KINDS[kind])}
-    refused = [
-        f"{key}={value!r}" for key, value in values.items()
-        if key not in known and key not in _IGNORED and value not in _NEUTRAL
-    ]  # fmt: skip
-    if refused:
-        raise ValueError(f"settings that this package does not have: {', '.join(sorted(refused))}")
-    chosen = {}
-    for key, each in known.items():
-        if key not in values:
-            continue
-        default = each.default_factory() if each.default_factory is not MISSING else each.default
-        chosen[key] = default if values[key] is None else values[key]
-    return _KINDS[kind](**chosen)
-
-
-def config_to_dict(config: AdapterConfig) -> dict[str, Any]:
-    """Return the content of an `adapter_config.json` for PEFT."""
-    values = {
-        key: list(value) if isinstance(value, list | tuple | set) else value
-        for key, value in asdict(config).items()
-    }
-    kind = next(key for key, each in _KINDS.items() if isinstance(config, each))
-    if isinstance(config, LoraConfig):
-        values["fan_in_fan_out"] = False
-        if config.init_lora_weights in ("loftq", "eva"):
-            values["init_lora_weights"] = True  # PEFT would begin anew
-        values["loftq_config"] = {}
-    return {"peft_type": kind, "inference_mode": True, **values}
 
 
 def base_hash(model: nn.Module, name: str) -> str:
@@ -222,11 +166,15 @@ def place_tensors(model: nn.Module, name: str, tensors: dict[str, mx.array], fol
             _place_layer(layer, name, path, tensors)
     for path, module in whole_modules(model).items():
         if (values := whole_values(module, name)) is not None:
-            module.load_weights([(key, tensors[f"{path}.{key}"]) for key in values], strict=False)
+            placed = [(key, tensors[f"{path}.{key}"].astype(values[key].dtype)) for key in values]
+            module.load_weights(placed, strict=False)
 
 
 def _place_layer(layer: AdaptedLayer, name: str, path: str, tensors: dict[str, mx.array]) -> None:
-    parts = {key: tensors[f"{path}.{key}"] for key in layer.known[name].tensors()}
+    # As PEFT does: adapters are trained in float32, whatever the type of their file.
+    parts = {
+        key: tensors[f"{path}.{key}"].astype(mx.float32) for key in layer.known[name].tensors()
+    }
     layer.known[name].place(parts)
 
 
@@ -254,17 +202,23 @@ def _with_saved(
             saved.append(path)
     config = replace(config, modules_to_save=saved or None)
     if isinstance(config, LoraConfig) and initialization(config)[0] in ("pissa", "olora"):
-        config = _of_twice_the_rank(config)
+        config = _as_plain(config, model, name)
     return config
 
 
-def _of_twice_the_rank(config: LoraConfig) -> LoraConfig:
-    factor = 2**0.5 if config.use_rslora else 2
+def _as_plain(config: LoraConfig, model: nn.Module, name: str) -> LoraConfig:
+    """Return the configuration of `plain_tensors`: other ranks at the same scales."""
+    ranks, alphas = {}, {}
+    for path, layer in adapted_layers(model).items():
+        if name in layer.known:
+            key, factor = re.escape(path), 2 if "_start" in layer.known[name] else 1
+            ranks[key] = factor * config.rank_of(path)
+            alphas[key] = config.scale_of(path) * ranks[key] ** (0.5 if config.use_rslora else 1)
     return replace(
         config,
-        r=2 * config.r,
-        lora_alpha=factor * config.lora_alpha,
-        rank_pattern={key: 2 * rank for key, rank in config.rank_pattern.items()},
-        alpha_pattern={key: factor * alpha for key, alpha in config.alpha_pattern.items()},
+        r=max(ranks.values()),
+        lora_alpha=max(alphas.values()),
+        rank_pattern=ranks if len(set(ranks.values())) > 1 else {},
+        alpha_pattern=alphas if len(set(alphas.values())) > 1 else {},
         init_lora_weights=True,
     )

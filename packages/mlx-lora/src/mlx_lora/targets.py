@@ -57,14 +57,14 @@ def saved_modules(model: nn.Module, config: AdapterConfig, strict: bool = True) 
     paths = [path for path, _ in named_layers(model, inner=True)]
     found = []
     for name in config.modules_to_save or ():
-        matching = [path for path in paths if _ends_with(path, name)]
+        matching = [path for path in paths if path.endswith(name)]  # as in PEFT, without a dot
         if not matching and strict:
             raise ValueError(
                 f"modules_to_save has {name!r}, which is no module{_near(name, paths)}"
             )
         found += matching
     for name in TASK_HEADS.get(config.task_type or "", ()):
-        found += [path for path in paths if _ends_with(path, name)]
+        found += [path for path in paths if path.endswith(name)]
     by_path = dict(named_layers(model, inner=True))
     for path in found:
         _check_float(path, by_path[path])
@@ -138,7 +138,7 @@ def _reason(
         if name is None:
             return None
         reason = f"ends with {name!r}"
-    if isinstance(config, LoraConfig) and config.layers_to_transform is not None:
+    if isinstance(config, LoraConfig) and _indices(config):
         index = _layer_of(path, config)
         if index not in _indices(config):
             return None
@@ -158,7 +158,8 @@ def _layer_of(path: str, config: LoraConfig) -> int | None:
     """Return the index of the layer that a module is in."""
     patterns = config.layers_pattern
     if not patterns:
-        found = re.match(r".*?\.(\d+)\.", f".{path}.")
+        # The last number after a name; PEFT's needs one more name before.
+        found = re.match(r"(?:.*\.)?[^.]+\.(\d+)\.", f"{path}.")
         return int(found[1]) if found else None
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         if found := re.match(rf"(?:.*\.)?{pattern}\.(\d+)\.", f"{path}."):
@@ -211,14 +212,14 @@ def _check_patterns(config: AdapterConfig, found: list[Target], modules: dict[st
                     f"{label} has {pattern!r}, which matches no adapted "
                     f"module{_near(pattern, adapted)}"
                 )
-    if config.layers_to_transform is not None:
+    if _indices(config):
         layers = {_layer_of(path, config) for path in adapted}
         if absent := sorted(_indices(config) - layers):
             raise ValueError(f"layers_to_transform has {absent}, where no module is adapted")
 
 
 def _nothing_found(config: AdapterConfig, modules: dict[str, Any]) -> str:
-    if isinstance(config, LoraConfig) and config.layers_to_transform is not None:
+    if isinstance(config, LoraConfig) and _indices(config):
         return (
             f"no module of layers_to_transform={config.layers_to_transform} with "
             f"layers_pattern={config.layers_pattern!r} matches target_modules="
