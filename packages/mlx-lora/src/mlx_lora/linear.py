@@ -48,12 +48,11 @@ class LinearLora(nn.Module):
             return (y + self._update(dropped)).astype(y.dtype)
         ratio = self.lora_magnitude_vector / mx.stop_gradient(self._norms(base))
         bias = base.get("bias")
-        # As in PEFT: with dropout the change of W x is computed from the dropped input too.
-        plain = y if dropped is x else base(dropped)
-        plain = plain if bias is None else plain - bias
         if dropped is x:
-            changed = ratio * (plain + self._update(x))
-            return (changed if bias is None else changed + bias).astype(y.dtype)
+            changed = ratio * (y + self._update(x))
+            return (changed if bias is None else changed + (1 - ratio) * bias).astype(y.dtype)
+        # As in PEFT: with dropout the change of W x is computed from the dropped input too.
+        plain = base(dropped) if bias is None else base(dropped) - bias
         return (y + (ratio - 1) * plain + ratio * self._update(dropped)).astype(y.dtype)
 
     def _update(self, x: mx.array) -> mx.array:
