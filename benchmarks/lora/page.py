@@ -46,24 +46,26 @@ def _step(result: dict[str, Any]) -> str:
     return (
         f"## One update of a classifier of BERT-base's shape\n\n{ROWS} rows of {LENGTH} tokens, "
         f"rank {RANK} on all matrices of the layers, AdamW, no dropout, float32. The peak is the "
-        f"resident memory of the process, libraries included. bitsandbytes has no CPU kernels in "
-        f"PEFT's release, so QLoRA has no peer there.\n\n{_table(head, rows)}"
+        f"resident memory of the process, libraries included. PEFT's QLoRA needs "
+        f"bitsandbytes, which was not compared.\n\n{_table(head, rows)}"
     )
 
 
 def _dora(result: dict[str, Any]) -> str:
     found = result["variants"]
     titles = {"lora": "mlx-lora, LoRA", "ours": "mlx-lora, DoRA", "mlx-lm": "mlx-lm, DoRA"}
+    calls = [f"{form}, {rows} rows" for form in ("float32", "4 bits") for rows in DORA_ROWS]
     rows = [
-        [title, *(f"{1000 * _seconds(found[name], form):.1f}" for form in ("float32", "4 bits"))]
-        for name, title in titles.items() if name in found
-    ]  # fmt: skip
+        [title, *(f"{1000 * _seconds(found[name], call):.1f}" for call in calls)]
+        for name, title in titles.items()
+        if name in found
+    ]
     inputs, outputs = DORA_SIZES
     return (
-        f"## DoRA of one layer\n\nForward and backward pass, {inputs} to {outputs}, {DORA_ROWS} "
-        f"rows, rank {RANK}, compiled, in ms, all with mlx-fastcpu. mlx-lm computes the dense "
-        f"W + B A in each pass; mlx-lora gets the lengths of its rows from products with A and B."
-        f"\n\n{_table(['', 'float32', 'base in 4 bits'], rows)}"
+        f"## DoRA of one layer\n\nForward and backward pass, {inputs} to {outputs}, rank {RANK}, "
+        f"compiled, in ms, all with mlx-fastcpu. mlx-lm computes the dense W + B A in each pass; "
+        f"mlx-lora gets the lengths of its rows from products with A and B.\n\n"
+        + _table(["", *calls], rows)
     )
 
 

@@ -18,7 +18,7 @@ NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 TARGETS = ["query", "key", "value", "attention.output.dense", "intermediate.dense",
            "output.dense"]  # fmt: skip
 RANK, ROWS, LENGTH = 8, 8, 128
-DORA_SIZES, DORA_ROWS = (768, 3072), 1024
+DORA_SIZES, DORA_ROWS = (768, 3072), (1024, 128)
 MIXED_ROWS = 16
 THREADS = 2
 
@@ -121,8 +121,10 @@ def _dora_layer(variant: str, tiny: bool) -> Calls:
 
             add_adapter(model, LoraConfig(r=RANK, lora_alpha=16, target_modules="all-linear",
                                           use_dora=variant == "ours"))  # fmt: skip
-        x = mx.random.normal((DORA_ROWS // (32 if tiny else 1), inputs))
-        measured["4 bits" if bits else "float32"] = _layer_call(_patched(model), x)
+        for rows in DORA_ROWS:
+            x = mx.random.normal((rows // (32 if tiny else 1), inputs))
+            form = "4 bits" if bits else "float32"
+            measured[f"{form}, {rows} rows"] = _layer_call(_patched(model), x)
     return Calls(measured, list(measured))
 
 
