@@ -284,3 +284,24 @@ def test_modules_to_save_are_endings_as_in_peft(make):
     add_adapter(model, HEAD)
     trained = dict(tree_flatten(model.trainable_parameters()))
     assert {"classifier.weight", "pre_classifier.weight"} <= trained.keys()
+
+
+def test_all_linear_is_saved_as_the_modules_that_it_was(make, ids, stir, tmp_path):
+    model = make()
+    config = LoraConfig(target_modules="all-linear", exclude_modules=["1.query"], bias="all")
+    add_adapter(model, config)
+    stir(model)
+    save_adapter(model, tmp_path)
+    saved = read_config(tmp_path).target_modules
+    assert len(saved) == 8
+    assert "layers.0.query" in saved
+    assert "layers.1.query" not in saved
+    other = make()
+    load_adapter(other, tmp_path)
+    np.testing.assert_allclose(other(ids), model(ids), atol=1e-6)
+
+
+def test_names_that_fall_together_are_refused(saved, make):
+    _, folder = saved
+    with pytest.raises(ValueError, match=r"rename maps \d+ tensors of .* to 1 names"):
+        load_adapter(make(), folder, rename=lambda path: "same")

@@ -76,7 +76,12 @@ def load_adapter(
     config = read_config(folder)
     tensors, metadata = _read_tensors(folder)
     if rename is not None:
-        tensors = {rename(path): array for path, array in tensors.items()}
+        renamed = {rename(path): array for path, array in tensors.items()}
+        if len(renamed) < len(tensors):
+            raise ValueError(
+                f"rename maps {len(tensors)} tensors of {folder} to {len(renamed)} names"
+            )
+        tensors = renamed
     plain = config
     if isinstance(config, LoraConfig):
         plain = replace(config, init_lora_weights=start_of(config, folder))
@@ -201,6 +206,9 @@ def _with_saved(
         if is_whole and not any(path == each or path.endswith(f".{each}") for each in saved):
             saved.append(path)
     config = replace(config, modules_to_save=saved or None)
+    if config.target_modules == "all-linear":  # which PEFT may resolve to other modules
+        paths = [path for path, each in adapted_layers(model).items() if name in each.known]
+        config = replace(config, target_modules=paths, exclude_modules=None)
     if isinstance(config, LoraConfig) and initialization(config)[0] in ("pissa", "olora"):
         config = _as_plain(config, model, name)
     return config
