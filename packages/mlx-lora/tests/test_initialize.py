@@ -202,3 +202,14 @@ def test_eva_leaves_the_model_as_it_was_when_it_fails(make, ids):
         add_eva_adapter(model, config, [ids], forward=lambda model, batch: 1 / 0)
     assert str(model) == parameters
     assert tree_flatten(model.trainable_parameters())
+
+
+def test_loftq_returns_the_best_of_its_iterations():
+    weight = mx.array(matrix(0, (16, 32)))
+    form = {"bits": 4, "group_size": 32, "mode": "mxfp4"}
+    errors = []
+    for iterations in (4, 8):  # here the fifth and later ones are worse than the fourth
+        a, b, arrays = loftq(weight, 2, 1.0, iterations=iterations, **form)
+        rest = weight - mx.dequantize(*arrays, **form).astype(mx.float32) - b @ a
+        errors.append(float(mx.linalg.norm(rest)))
+    assert errors[0] == errors[1]
