@@ -13,12 +13,12 @@ from mlx_encoders import load_model, save
 from mlx_kaggle import RunError
 from mlx_kaggle.config import resolve_config
 from mlx_kaggle.job import prepare_job
-from mlx_kaggle.members.model import Member
+from mlx_kaggle.members.model import REQUIRED, Member
 from mlx_kaggle.members.optimizer import make_optimizer, parameter_groups
 from mlx_kaggle.members.text import Experiment, predict_member
 from mlx_kaggle.tables.files import take
 from mlx_lora import AdaptedLayer, read_config
-from mlx_trainer import ConfigError
+from mlx_trainer import ChangedFileError, ConfigError, write_manifest
 
 FLAGS = {"data.train": "train.csv", "data.target": "Survived"}
 
@@ -162,11 +162,16 @@ def test_the_folder_of_an_encoder_has_no_place_for_adapters(experiment, tmp_path
     assert not (tmp_path / "encoder").exists()
 
 
+def test_a_member_without_its_adapter_is_damaged(experiment, tmp_path):
+    made, folder = experiment(), tmp_path / "member"
+    made.member.save(folder)
+    write_manifest(folder, REQUIRED)
+    with pytest.raises(ChangedFileError, match=r"does not list adapter/adapter_config\.json"):
+        Member.load(folder)
+
+
 def test_an_encoder_that_changed_or_is_gone_is_named(experiment, tiny_modernbert, tmp_path):
     made, folder = experiment(), tmp_path / "member"
-    folder.mkdir()
-    for name, text in (("history.json", "[]"),):
-        (folder / name).write_text(text)
     made.member.save(folder)
     weights = Path(tiny_modernbert) / "model.safetensors"
     tensors = mx.load(str(weights))

@@ -14,7 +14,7 @@ import pytest
 from mlx_kaggle import DataError, RunError
 from mlx_kaggle.commands.demo import write_demo_data
 from mlx_kaggle.config import resolve_config
-from mlx_kaggle.members.model import REQUIRED
+from mlx_kaggle.members.model import ENCODER, REQUIRED
 from mlx_kaggle.predict import predict_run
 from mlx_kaggle.runs import create_run, resume_run, train_run
 from mlx_trainer import ChangedFileError, write_manifest
@@ -183,7 +183,7 @@ def test_predict_refuses_a_configuration_that_asks_for_fewer_models(run):
 
 def test_predict_refuses_an_emptied_manifest(run):
     write_manifest(run / MEMBER, [])
-    with pytest.raises(ChangedFileError, match=r"does not list encoder/config\.json"):
+    with pytest.raises(ChangedFileError, match=r"does not list head\.safetensors"):
         predict(run)
 
 
@@ -191,7 +191,7 @@ def test_a_prediction_that_is_not_finite_names_model_and_row(run):
     path = run / MEMBER / "head.safetensors"
     weights = {name: array * float("nan") for name, array in mx.load(str(path)).items()}
     mx.save_safetensors(str(path), weights)
-    write_manifest(run / MEMBER, REQUIRED)
+    write_manifest(run / MEMBER, (*REQUIRED, *ENCODER))
     with pytest.raises(RunError) as error:
         predict(run)
     assert str(error.value) == (
