@@ -21,7 +21,7 @@ class InputDirections:
     """The principal directions of a stream of vectors: an incremental PCA of at most k of them.
 
     Exact if `k` is the size of the vectors, or their rank; else what the first k leave out of each
-    batch is lost (Ross et al. 2008).
+    batch is lost (Ross et al. 2008). The largest entry of each direction is positive.
     """
 
     def __init__(self, k: int):
@@ -46,6 +46,8 @@ class InputDirections:
             rows = [self._singular[:, None] * self.components, centered, shift[None]]
             mean = (self.count * self._mean + n * mean) / total
         _, singular, directions = np.linalg.svd(np.concatenate(rows), full_matrices=False)
+        largest = np.abs(directions).argmax(1)[:, None]
+        directions *= np.where(np.take_along_axis(directions, largest, 1) < 0, -1, 1)
         self._singular, self.components = singular[: self.k], directions[: self.k]
         self._mean, self._squares, self.count = mean, squares, total
 

@@ -38,7 +38,8 @@ def pissa(
 def olora(weight: mx.array, r: int) -> tuple[mx.array, mx.array]:
     """Return R and Q of the first r columns of the QR decomposition of a weight (out, in).
 
-    OLoRA (Büyükakyüz 2024), as PEFT does it: A = R[:r], B = Q[:, :r], whatever the scale.
+    OLoRA (Büyükakyüz 2024), as PEFT 0.21 does it: A = R[:r], B = Q[:, :r], whatever the scale. PEFT
+    subtracts scale * B A from the weight, which is all of this part only at a scale of 1.
     """
     q, factor = mx.linalg.qr(_checked(weight, r), stream=mx.cpu)
     a, b = factor[:r], q[:, :r]
