@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import mlx.core as mx
@@ -127,6 +128,23 @@ def test_the_scale_of_loftq_changes_its_factors_only(form):
     assert all(map(mx.array_equal, arrays, same))
 
 
+def test_values_from_which_nothing_can_start_are_refused_before_any_work():
+    weight = mx.ones((4, 64))
+    broken = mx.where(mx.arange(64) < 2, mx.array([mx.nan]), weight)
+    for call, message in (
+        (lambda: pissa(weight, 0, 1.0), "r must be at least 1, got 0"),
+        (lambda: olora(weight, -1), "r must be at least 1, got -1"),
+        (lambda: pissa(weight[0], 1, 1.0), "weight must have the shape (out, in), got (64,)"),
+        (lambda: pissa(weight, 1, 0.0), "scale (lora_alpha / r) must be positive, got 0.0"),
+        (lambda: loftq(weight, 1, -0.5), "scale (lora_alpha / r) must be positive, got -0.5"),
+        (lambda: pissa(weight, 1, 1.0, -1), "iterations must be at least 0, got -1"),
+        (lambda: loftq(weight, 1, 1.0, iterations=0), "iterations must be at least 1, got 0"),
+        (lambda: olora(broken, 1), "8 of the 256 entries of the weight are not finite"),
+    ):
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            call()
+
+
 def test_a_rank_that_no_weight_of_this_shape_has_is_refused():
     for call in (lambda w: pissa(w, 5, 1.0), lambda w: olora(w, 5), lambda w: loftq(w, 5, 1.0)):
         with pytest.raises(ValueError, match=r"r must be at most 4 for a weight \(4, 64\), got 5"):
@@ -219,6 +237,23 @@ def test_directions_and_their_signs_are_those_of_peft_when_batches_lose_some():
         found.update(batch)
     np.testing.assert_allclose(found.components, PEFT["directions.components"], atol=1e-5)
     np.testing.assert_allclose(found.explained_variance_ratio, PEFT["directions.ratios"], rtol=1e-5)
+
+
+def test_vectors_that_have_no_directions_are_refused_and_change_nothing():
+    found = InputDirections(2)
+    with pytest.raises(ValueError, match=r"^x must have the shape \(N, in\), got \(2, 5, 4\)$"):
+        found.update(np.ones((2, 5, 4)))
+    found.update(matrix(0, (5, 4)))
+    before = found.components.copy()
+    for x, message in (
+        (np.ones((5, 6)), "x must have the shape (N, 4), got (5, 6)"),
+        (np.array([[1, 2, np.nan, np.inf]]), "2 of the 4 entries of x are not finite"),
+    ):
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            found.update(x)
+    assert (found.count, np.array_equal(found.components, before)) == (5, True)
+    with pytest.raises(ValueError, match=r"^k must be at least 1, got 0$"):
+        InputDirections(0)
 
 
 class Parts(nn.Module):

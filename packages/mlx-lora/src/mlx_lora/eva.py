@@ -25,6 +25,8 @@ class InputDirections:
     """
 
     def __init__(self, k: int):
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
         self.k, self.count = k, 0
         self.components = np.zeros((0, 0), np.float32)
         """(k, in): directions of length 1, the most important first."""
@@ -32,8 +34,13 @@ class InputDirections:
         self._mean, self._squares = np.zeros(0), 0.0
 
     def update(self, x: mx.array | np.ndarray) -> None:
-        """Take vectors (N, in)."""
+        """Take vectors (N, in); `ValueError` for another shape and values that are not finite."""
         x = np.array(mx.array(x).astype(mx.float32)).astype(np.float64)
+        size = self.components.shape[1] if self.count else "in"
+        if x.ndim != 2 or (self.count and x.shape[1] != size):
+            raise ValueError(f"x must have the shape (N, {size}), got {x.shape}")
+        if wrong := np.count_nonzero(~np.isfinite(x)):
+            raise ValueError(f"{wrong} of the {x.size} entries of x are not finite")
         n, total = len(x), self.count + len(x)
         if not n:
             return

@@ -22,9 +22,12 @@ def pissa(
     PiSSA (Meng et al. 2024): A = sqrt(S / scale) V^T and B = U sqrt(S / scale). With `iterations`
     the randomized SVD (Halko et al. 2011) of that many power iterations, which `key` makes
     repeatable; 4 are within about 1 % of the exact one and many times faster for large weights.
-    Raises `ValueError` if `r` exceeds the rank that a weight of this shape can have.
+    Raises `ValueError` if `r` exceeds the rank that a weight of this shape can have, if the scale
+    is not positive, and for weights that are not finite.
     """
-    weight = _checked(weight, r)
+    weight = _checked(weight, r, scale)
+    if iterations is not None and iterations < 0:
+        raise ValueError(f"iterations must be at least 0, got {iterations}")
     if iterations is None:
         u, s, vh = thin_svd(weight)
     else:
@@ -61,9 +64,11 @@ def loftq(
 
     LoftQ (Li et al. 2023) alternates: quantize W - scale * B A, then take the best rank-r fit of
     what is left. More iterations need not be better, so the best of them is returned; its error
-    |W - Q - scale * B A| is below that of quantization alone.
+    |W - Q - scale * B A| is below that of quantization alone. Raises `ValueError` as `pissa` does.
     """
-    weight = _checked(weight, r)
+    weight = _checked(weight, r, scale)
+    if iterations < 1:
+        raise ValueError(f"iterations must be at least 1, got {iterations}")
     form: dict[str, Any] = {"bits": bits, "group_size": group_size, "mode": mode}
     low_rank, best, least = mx.zeros_like(weight), None, float("inf")
     for _ in range(iterations):
@@ -74,7 +79,7 @@ def loftq(
         error = float(mx.linalg.norm(rest - low_rank))
         if error < least:
             best, least = (a, b, tuple(arrays)), error
-    assert best is not None, "iterations is at least 1"
+    assert best is not None, "errors of finite weights are finite"
     return best
 
 
@@ -101,12 +106,21 @@ def thin_svd(matrix: mx.array) -> tuple[mx.array, mx.array, mx.array]:
     return mx.array(u), mx.array(s), mx.array(vh)
 
 
-def _checked(weight: mx.array, r: int) -> mx.array:
+def _checked(weight: mx.array, r: int, scale: float = 1.0) -> mx.array:
+    if weight.ndim != 2:
+        raise ValueError(f"weight must have the shape (out, in), got {weight.shape}")
+    if r < 1:
+        raise ValueError(f"r must be at least 1, got {r}")
     if r > min(weight.shape):
         raise ValueError(
             f"r must be at most {min(weight.shape)} for a weight {weight.shape}, got {r}"
         )
-    return weight.astype(mx.float32)
+    if not scale > 0:
+        raise ValueError(f"scale (lora_alpha / r) must be positive, got {scale}")
+    weight = weight.astype(mx.float32)
+    if wrong := int(mx.sum(~mx.isfinite(weight))):
+        raise ValueError(f"{wrong} of the {weight.size} entries of the weight are not finite")
+    return weight
 
 
 def _signs(rows: mx.array) -> mx.array:
