@@ -128,7 +128,8 @@ def test_bfloat16_weights_lose_a_part_and_the_report_says_so(make, stir):
     add_adapter(model, LoraConfig(target_modules=TARGETS))
     stir(model, scale=1e-3)
     report = merge(model)
-    assert report.error > 0.05
+    assert report.error > 0.1
+    assert "merge in float32, or keep the adapter apart" in str(report)
     assert {each.form for each in report.layers} == {"bfloat16"}
 
 

@@ -93,6 +93,10 @@ def test_names_and_numbers_of_rows_are_checked(model, ids):
     few = "batch has 5 rows, but 2 adapters were named"
     with pytest.raises(ValueError, match=few), mixed.rows(["lora", None]):
         model(ids)
+    twice = "within a block of rows already"
+    with mixed.rows(["lora"]), pytest.raises(ValueError, match=twice), mixed.rows(["dora"]):
+        pass
+    assert not any("rows" in layer for layer in model.modules())
     with pytest.raises(TypeError, match="one entry for each row"), mixed.rows("lora"):
         pass
     with pytest.raises(ValueError, match="no adapter 'lara'; did you mean 'lora'"):

@@ -55,7 +55,8 @@ class LoraConfig:
     init_lora_weights: bool | str = True
     """True: A uniform in +-1/sqrt(in), B zero. False: B as random as A. "gaussian": A normal with
     deviation 1/r. "pissa", "pissa_niter_4" and "olora": A and B from the weights, see `initialize`.
-    "loftq": the layers become quantized, A and B a correction. "eva": by `add_eva_adapter`."""
+    "loftq": the layers become quantized, A and B a correction. "eva": by `add_eva_adapter`.
+    Of "pissa", "olora" and "loftq", embeddings and convolutions begin as with True."""
     loftq_config: Mapping[str, Any] = field(default_factory=dict)
     """Of "loftq": "loftq_bits" (4), "loftq_iter" (1), and MLX's "group_size" (64), "mode"."""
     task_type: str | None = None

@@ -48,6 +48,7 @@ def add_adapter(
         raise ValueError("'loftq' quantizes the model's layers, so it must be the first adapter")
     keys = mx.random.split(_new_key() if key is None else key, len(targets))
     made = [_new_adapter(each, config, key) for each, key in zip(targets, keys, strict=True)]
+    mx.eval(made)
     set_adapter(model, ())  # what is not active keeps its own trainability
     model.freeze()
     for target, (adapter, base) in zip(targets, made, strict=True):
@@ -60,7 +61,6 @@ def add_adapter(
         layer.adapters = {name: adapter}
     _keep_whole(model, config, name, whole, trainable)
     set_adapter(model, name)
-    mx.eval(model.parameters())
 
 
 @contextmanager

@@ -56,9 +56,10 @@ class MergeReport:
         )
         if self.error > _LARGE_ERROR:
             worst = max(self.layers, key=lambda each: each.error)
+            advice = "merge with requantize=False" if "bits" in worst.form else "merge in float32"
             text += (
-                f"; in {worst.path} rounding is as large as {worst.error:.0%} of the effect: merge "
-                f"with requantize=False, or keep the adapter apart"
+                f"; in {worst.path} rounding is as large as {worst.error:.0%} of the effect: "
+                f"{advice}, or keep the adapter apart"
             )
         return text
 

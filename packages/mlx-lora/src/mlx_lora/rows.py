@@ -52,6 +52,8 @@ class MixedAdapters:
         another number of rows.
         """
         index = self._index(names)
+        if any("rows" in layer for layer, _ in self._layers.values()):
+            raise ValueError("the model is within a block of rows already; end that one first")
         active = active_adapters(self.model)
         set_adapter(self.model, ())
         originals = [(path, original) for path, (original, _) in self._whole.items()]
