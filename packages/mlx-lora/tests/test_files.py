@@ -305,3 +305,25 @@ def test_names_that_fall_together_are_refused(saved, make):
     _, folder = saved
     with pytest.raises(ValueError, match=r"rename maps \d+ tensors of .* to 1 names"):
         load_adapter(make(), folder, rename=lambda path: "same")
+
+
+@pytest.mark.parametrize("kept", [100, -40])
+def test_a_truncated_file_is_named(saved, make, tmp_path, kept):
+    _, folder = saved
+    save_mlx_lm_adapter(_without_head(make), tmp_path / "other")
+    for path, load in (
+        (folder / "adapter_model.safetensors", load_adapter),
+        (tmp_path / "other/adapters.safetensors", load_mlx_lm_adapter),
+    ):
+        path.write_bytes(path.read_bytes()[:kept])
+        with pytest.raises(
+            ValueError, match="safetensors cannot be read; copy it again: "
+        ) as caught:
+            load(make(), path.parent)
+        assert str(path) in str(caught.value)
+
+
+def _without_head(make):
+    model = make()
+    add_adapter(model, LoraConfig(target_modules=["query"]))
+    return model

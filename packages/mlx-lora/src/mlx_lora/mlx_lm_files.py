@@ -20,7 +20,7 @@ from mlx_lora.embedding import EmbeddingLora
 from mlx_lora.inject import add_adapter, unchanged_on_error
 from mlx_lora.layers import adapted_layers, plain_tensors
 from mlx_lora.linear import LinearLora
-from mlx_lora.peft_files import place_tensors
+from mlx_lora.peft_files import place_tensors, read_arrays
 from mlx_lora.targets import EMBEDDINGS, named_layers
 from mlx_lora.whole import whole_modules, whole_values
 
@@ -82,7 +82,7 @@ def load_mlx_lm_adapter(
     kind = values.get("fine_tune_type", "lora")
     if kind not in ("lora", "dora"):
         raise ValueError(f"{folder} has fine_tune_type {kind!r}, which is no adapter")
-    loaded: Any = mx.load(str(folder / "adapters.safetensors"))
+    loaded, _ = read_arrays(folder / "adapters.safetensors")
     modules = dict(named_layers(model))
     tensors: dict[str, mx.array] = {}
     for key, array in loaded.items():

@@ -135,8 +135,7 @@ def _read_tensors(folder: Path) -> tuple[dict[str, mx.array], dict[str, str]]:
         is_pickle = (folder / "adapter_model.bin").exists()
         hint = "; save the adapter_model.bin there as safetensors with PEFT" if is_pickle else ""
         raise FileNotFoundError(f"{folder} has no {TENSOR_FILE}{hint}")
-    loaded: Any = mx.load(str(path), return_metadata=True)
-    tensors, metadata = loaded
+    tensors, metadata = read_arrays(path)
     foreign = [key for key in tensors if not key.startswith(_PREFIX)]
     if foreign:
         raise ValueError(f"{path} has {foreign[0]!r}, which does not begin with {_PREFIX!r}")
@@ -150,6 +149,16 @@ def _read_tensors(folder: Path) -> tuple[dict[str, mx.array], dict[str, str]]:
         if (plain := copies.sub("", key)) == key or plain not in named
     }
     return kept, metadata
+
+
+def read_arrays(path: Path) -> tuple[dict[str, mx.array], dict[str, str]]:
+    """Return the arrays and metadata of a safetensors file; `ValueError` if it is damaged."""
+    try:
+        loaded: Any = mx.load(str(path), return_metadata=True)
+    except RuntimeError as error:
+        reason = str(error).partition("] ")[2] or str(error)
+        raise ValueError(f"{path} cannot be read; copy it again: {reason}") from error
+    return loaded
 
 
 def place_tensors(model: nn.Module, name: str, tensors: dict[str, mx.array], folder: Path) -> None:
