@@ -24,6 +24,12 @@ def uncompiled() -> Iterator[None]:
     mx.enable_compile()
 
 
+@pytest.fixture(autouse=True)
+def own_state(tmp_path_factory, monkeypatch) -> None:
+    """Remember the last encoder in a folder of the test, and not in that of the user."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+
+
 @pytest.fixture
 def compiled(uncompiled: None) -> Iterator[None]:
     """Compile all the same, as for a user."""
@@ -133,6 +139,8 @@ TINY = [
     "encoder.vocab_size=300",
     "head.feature_size=8",
     "text.max_tokens=64",
+    "members=[text]",
+    "blend.generate=none",
 ]
 
 

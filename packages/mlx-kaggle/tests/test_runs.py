@@ -23,7 +23,7 @@ MEMBER = "members/fold-1-seed-0"
 TINY = [
     *("encoder.hidden_size=32", "encoder.num_hidden_layers=1", "encoder.num_attention_heads=2"),
     *("encoder.intermediate_size=32", "encoder.vocab_size=300", "head.feature_size=8"),
-    "text.max_tokens=64",
+    *("text.max_tokens=64", "members=[text]", "blend={generate: none, method: rank_mean}"),
 ]
 
 

@@ -26,7 +26,7 @@ def run(tmp_path, tiny_flags):
     """Run a command, and return its exit status."""
 
     def call(*arguments: object) -> int:
-        train = [*tiny_flags, "--set", "training.epochs=1"] if arguments[0] == "train" else []
+        train = ["--folds", "0", *tiny_flags, "--set", "training.epochs=1"] if arguments[0] == "train" else []
         with pytest.raises(SystemExit) as ended:
             main([*map(str, arguments), *train])
         return int(ended.value.code or 0)
@@ -84,7 +84,7 @@ def test_labels_from_a_table_to_a_submission(flags, write_csv, run, tmp_path):
     ours, constant = summary["scores"]["mlx-kaggle"], summary["scores"]["majority"]
     assert ours["f1_macro"] > constant["f1_macro"] + 0.2
     assert ours["log_loss"] < constant["log_loss"]
-    assert {"HistGradientBoosting", "linear model"} <= set(summary["scores"])
+    assert "text" in summary["scores"]
     validation = read(folder / "validation.csv")
     assert set(validation["prediction angry"]) == {"0", "1"}
     submission = tmp_path / "submission.csv"
@@ -107,7 +107,7 @@ def learn(write_csv, tiny, tmp_path):
     def call(table: dict[str, list], target: str, task: str, loss: str, *overrides: str):
         flags = {"data.train": write_csv("train.csv", table), "data.target": target}
         flags |= {"data.task": task, "loss.name": loss}
-        settings = ["val_fraction=0.5", "training.epochs=2", *tiny, *overrides]
+        settings = ["folds=0", "val_fraction=0.5", "training.epochs=2", *tiny, *overrides]
         job = prepare_job(resolve_config("quick", flags=flags, overrides=settings))
         train, val = (take(job.table, rows) for rows in job.splits[0])
         experiment = Experiment.prepare(job.config, job.competition, train, seed=0)

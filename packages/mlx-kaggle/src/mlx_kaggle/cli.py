@@ -6,6 +6,7 @@ from typing import NoReturn
 import click
 
 from mlx_kaggle.commands.demo import demo
+from mlx_kaggle.commands.ensemble import ensemble
 from mlx_kaggle.commands.info import info
 from mlx_kaggle.commands.predict import evaluate, predict
 from mlx_kaggle.commands.train import train
@@ -28,7 +29,7 @@ def cli() -> None:
     """
 
 
-for command in (demo, train, predict, evaluate, info):
+for command in (demo, train, predict, evaluate, ensemble, info):
     cli.add_command(command)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from mlx_kaggle.model_settings import EncoderSettings, HeadSettings, LoraSettings
 from mlx_kaggle.settings import (
+    BlendSettings,
     DataSettings,
     DecisionSettings,
     ForecastSettings,
@@ -27,6 +28,12 @@ PRESETS = {
     "thorough": "ModernBERT-base, 5 folds, 3 seeds, test-time augmentation of 4 texts: for a GPU",
 }
 
+FOLDS = 5
+# Those whose library is missing, or that cannot learn the task, are left out with a note.
+_ALL = ("linear", "trees", "lightgbm", "xgboost", "catboost", "forest", "neighbours",
+        "embeddings", "tabular", "text")  # fmt: skip
+MEMBERS_OF_PRESET = dict.fromkeys(PRESETS, _ALL)
+
 # scikit-learn requires seeds below 2**32; members and folds count up from the configured seed.
 MAX_SEED = 2**31 - 1
 
@@ -36,13 +43,21 @@ class RunConfig:
     """Everything that determines a run."""
 
     preset: str = setting("quick", "Base of the other settings.")
-    folds: int = setting(
-        0,
-        "Folds of the cross-validation.",
+    folds: int | None = setting(
+        None,
+        "Folds of the cross-validation; 0 holds out 20 %.",
         flag="--folds",
         at_least=2,
         or_zero=True,
-        default_text="hold out 20 %",
+        default_text="5, none with --val",
+    )
+    members: tuple[str, ...] = setting(
+        (),
+        "Members to train, such as text,tabular,trees; see below.",
+        flag="--members",
+        metavar="NAME,NAME",
+        parse=lambda text: tuple(name.strip() for name in text.split(",")),
+        default_text="of the preset",
     )
     val_fraction: float = setting(
         0.2, "Share of the rows to hold out without folds.", above=0, below=1
@@ -59,9 +74,21 @@ class RunConfig:
     loss: LossSettings = field(default_factory=LossSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     decision: DecisionSettings = field(default_factory=DecisionSettings)
+    blend: BlendSettings = field(default_factory=BlendSettings)
+
+    @property
+    def fold_count(self) -> int:
+        """Folds of the cross-validation, 0 for one validation set."""
+        if self.folds is None:
+            return 0 if self.data.val else FOLDS
+        return self.folds
 
     def __post_init__(self) -> None:
-        self._check_adversarial()
+        if self.members:
+            from mlx_kaggle.members.catalog import check_member_names
+
+            check_member_names(self.members)
+        self._check_training()
         self._check_lora()
         if self.data.task == "forecast":
             for name in ("time", "horizon"):
@@ -74,9 +101,14 @@ class RunConfig:
                 f"forecast {given[0]} is given, but the task is not forecast; add --task forecast"
             )
 
-    def _check_adversarial(self) -> None:
+    def _check_training(self) -> None:
         training = self.training
         method, start, epochs = training.adversarial, training.adversarial_start, training.epochs
+        if training.soup != "none" and training.patience:
+            raise ValueError(
+                f"training soup={training.soup} and patience={training.patience} exclude each "
+                f"other: one mixes epochs, the other keeps the best"
+            )
         if method == "none" and training.adversarial_epsilon is not None:
             raise ValueError(
                 "training adversarial_epsilon is given, but adversarial is none; choose fgm or awp"
@@ -137,7 +169,7 @@ def resolve_config(
     from mlx_trainer import load_config
     from mlx_trainer.threads import check_thread_count
 
-    name = preset or _preset_of(file) or "quick"
+    name = preset or preset_of(file) or "quick"
     if name not in PRESETS:
         raise ConfigError(f"unknown preset {name!r}{did_you_mean(name, PRESETS)}")
     text = resources.files("mlx_kaggle").joinpath("presets", f"{name}.yaml").read_text("utf-8")
@@ -150,7 +182,7 @@ def resolve_config(
     return config
 
 
-def _preset_of(file: str | Path | None) -> str | None:
+def preset_of(file: str | Path | None) -> str | None:
     """Return the preset that a file names; `load_config` reports any other mistake in the file."""
     import yaml
 

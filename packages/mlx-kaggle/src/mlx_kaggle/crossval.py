@@ -1,12 +1,15 @@
-"""Train every fold and seed, score rows that were not trained on, and write the run folder.
+"""Train every member on every fold, and predict the rows that it was not trained on.
 
 run.json config.yaml env.json           inputs, settings, machine
 metrics.jsonl                           events of the training
 competition.json train_rows.npy         the competition; row hashes for the leak check
-members/fold-0-seed-0/                  one model: encoder/, head.safetensors, member.json,
+members/columns-fold-0/                 generated and encoded columns of a fold
+members/trees-fold-0/                   a member: its model, validation.npy, time.json
+members/fold-0-seed-0/                  a network: encoder/, head.safetensors, member.json,
                                         with Muon optimizer.txt: the parameters of each rule;
                                         with --lora adapter/ and adapter.txt instead of weights;
                                         manifest.json is written last and marks it as complete
+out_of_fold.npz blend.json              predictions of each member; how they are blended
 validation.csv summary.json report.html predictions for rows not trained on, and their scores
 decision.json                           calibration and thresholds, fitted on these predictions
 history.csv                             of a forecast: the rows that it starts from
@@ -15,217 +18,310 @@ history.csv                             of a forecast: the rows that it starts f
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mlx_kaggle.decision import Decision
+from mlx_kaggle.blended import WORTH, text_gain
 from mlx_kaggle.forecasts import HISTORY
-from mlx_kaggle.job import CONSTANT, Job, Results, baseline_predictions, members
+from mlx_kaggle.job import Job, text_models
+from mlx_kaggle.machine import step_threads
+from mlx_kaggle.members.catalog import (
+    CONSTANT,
+    KINDS,
+    PLAIN,
+    TEXT,
+    label_of,
+    module_of,
+    without_columns,
+)
+from mlx_kaggle.members.columns import Columns
+from mlx_kaggle.members.fold_columns import FoldColumns, embed_rows
 from mlx_kaggle.members.optimizer import optimizer_table
+from mlx_kaggle.members.saved import save_json
 from mlx_kaggle.members.text import Experiment, check_finite, predict_member
-from mlx_kaggle.report.page import write_report
-from mlx_kaggle.tables.competition import VALUE_TASKS, Competition
 from mlx_kaggle.tables.files import take, write_csv
-from mlx_kaggle.tables.splits import row_hashes
+from mlx_kaggle.tables.splits import row_hashes, split_rows
 from mlx_kaggle.tables.targets import Target
 from mlx_lora import explain
+from mlx_tabtext import Table
 from mlx_trainer import (
     MANIFEST,
     Checkpoints,
     RunFolder,
     check_manifest,
-    dump_config,
     write_atomic,
     write_manifest,
 )
 
-# The files in the manifest of the run; each member has its own manifest.
-RUN_FILES = (
-    *("competition.json", "train_rows.npy", "validation.csv"),
-    *("decision.json", "summary.json"),
-)
-
 Report = Callable[[dict[str, Any]], None]
+# The share of training rows that a greedy soup is mixed by.
+SOUP_SHARE = 0.1
+VALIDATION, TIME, SCALER = "validation.npy", "time.json", "scaler.json"
 
 
-def run_files(competition: Competition) -> tuple[str, ...]:
-    """Return the files in the manifest of a run."""
-    return (*RUN_FILES, HISTORY) if competition.forecast else RUN_FILES
+@dataclass
+class Trained:
+    """What the members of a run predict for the rows that they were not trained on."""
+
+    job: Job
+    members: list[str] = field(default_factory=list)
+    """The members that were trained on every fold."""
+    predictions: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    """Of each fold, in the unit of the target."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    histories: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """Of each network, by the name of its folder."""
+    gains: list[Any] = field(default_factory=list)
+    """Of the generated columns, of each fold."""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def out_of_fold(self) -> dict[str, np.ndarray]:
+        """The prediction of the scored rows by each member, by its label."""
+        competition = self.job.competition
+        return {
+            label_of(competition, name): np.concatenate(self.predictions[name])
+            for name in self.members
+        }
+
+    @property
+    def times(self) -> dict[str, float]:
+        """The seconds of each member, by its label."""
+        return {label_of(self.job.competition, name): self.seconds[name] for name in self.members}
 
 
-def run_job(job: Job, run: RunFolder, report: Report, resume: bool = False) -> Results:
-    """Train the unfinished members, score, and write predictions, scores and report."""
-    started = time.monotonic()
-    (run.path / MANIFEST).unlink(missing_ok=True)  # incomplete until the end
-    _save_json(run.path / "competition.json", job.competition.to_dict())
-    _save_array(run.path / "train_rows.npy", row_hashes(job.table, job.competition.feature_names))
+def train_members(job: Job, run: RunFolder, report: Report, resume: bool = False) -> Trained:
+    """Train the members that are not finished; the text may be dropped after the first fold."""
+    save_json(run.path / "competition.json", job.competition.to_dict())
+    save_array(run.path / "train_rows.npy", row_hashes(job.table, job.competition.feature_names))
     if job.history:
         write_csv(run.path / HISTORY, job.history)
-    # Nothing can be learned from the predictions of a constant.
-    baselines = {
-        name: job.scores(found) if name in CONSTANT else job.decided_scores(found)
-        for name, found in baseline_predictions(job).items()
-    }
-    report({"event": "baselines", "scores": baselines})
+    embeddings = None
+    if "embeddings" in job.members:
+        report({"event": "step", "name": f"embedding {len(job.rows)} rows"})
+        embeddings = embed_rows(job.config, job.competition, job.table, job.prose)
+    found = Trained(job, list(job.members))
+    for fold in range(len(job.splits)):
+        _Fold(found, fold, run, report).train(embeddings, resume)
+        if fold == 0:
+            report({"event": "first_fold", "seconds": found.seconds, "of": len(job.splits)})
+            _drop_useless_text(found)
+    return found
 
-    target = Target(job.competition)
-    names = members(job.config)
-    by_fold: list[list[np.ndarray]] = [[] for _ in job.splits]
-    histories = {}
-    for number, (name, fold, seed) in enumerate(names):
-        report({"event": "member", "name": name, "number": number, "of": len(names)})
-        folder = run.path / "members" / name
-        if (folder / MANIFEST).is_file():
-            check_manifest(folder)
+
+def _drop_useless_text(found: Trained) -> None:
+    """Leave the text out of the other folds if it adds nothing to the others on the first."""
+    job = found.job
+    others = [name for name in found.members if name not in (TEXT, CONSTANT)]
+    named = TEXT in job.config.members
+    if TEXT not in found.members or named or job.prose or not others or len(job.splits) == 1:
+        return
+    rows = job.splits[0][1]
+    predictions = {name: found.predictions[name][0] for name in (*others, TEXT)}
+    gain = text_gain(job, rows, predictions)
+    if gain > WORTH:
+        found.notes.append(f"text kept: on the first fold it lowers the loss by {gain:.2%}")
+        return
+    found.members.remove(TEXT)
+    changes = f"lowers the loss by {gain:.2%}" if gain > 0 else "does not lower the loss"
+    names = ",".join([*(name for name in others if name != PLAIN), TEXT])
+    found.notes.append(
+        f"text dropped after the first fold: no column is prose, and there the text {changes} of "
+        f"the other members; --members {names} trains it all the same"
+    )
+
+
+class _Fold:
+    """One fold: its tables and columns, and the training of each unfinished member."""
+
+    def __init__(self, found: Trained, fold: int, run: RunFolder, report: Report):
+        job = found.job
+        train_rows, self.val_rows = job.splits[fold]
+        self.found, self.job, self.fold, self.run, self.report = found, job, fold, run, report
+        self.train_rows, self.seed = train_rows, job.config.seed + fold
+        self.train_table, self.val_table = (take(job.table, rows) for rows in job.splits[fold])
+        y = job.encoded[train_rows]
+        self.scaler = Target(job.competition).fit_scaler(y)
+        self.y = y if self.scaler is None else self.scaler.transform(y, self.train_table)
+
+    def train(self, embeddings: np.ndarray | None, resume: bool) -> None:
+        """Train or read every member, and collect its predictions of the validation rows."""
+        names = [name for name in self.found.members if name != TEXT]
+        folders = {name: self.run.path / "members" / f"{name}-fold-{self.fold}" for name in names}
+        missing = [name for name in names if not (folders[name] / MANIFEST).is_file()]
+        if missing:
+            fitted, train, val = self._columns(embeddings)
+            missing = [name for name in missing if name not in self._leave_out(missing, train)]
         else:
-            _train(job, fold, seed, folder, run, report, resume)
-        Checkpoints(folder / "checkpoints").delete()
-        by_fold[fold].append(np.load(folder / "validation.npy", allow_pickle=False))
-        histories[name] = json.loads((folder / "history.json").read_text("utf-8"))
-        score = _score_rows(job, job.splits[fold][1], by_fold[fold][-1])
-        report({"event": "member_end", "name": name, "score": score})
+            check_manifest(self._columns_folder)
+            self.found.gains.append(FoldColumns.load(self._columns_folder).gains)
+        for name, folder in folders.items():
+            if name not in self.found.members:
+                continue
+            if name not in missing:
+                check_manifest(folder)
+            elif name == PLAIN:
+                self._member(name, fitted.as_they_are(train), fitted.as_they_are(val), folder)
+            else:
+                self._member(name, train, val, folder)
+            self._collect(name, [folder])
+        if TEXT in self.found.members:
+            self._networks(resume)
 
-    folds = [target.combine(found) for found in by_fold]
-    trained = np.concatenate(folds)
-    prediction, codes = job.decide(trained)
-    truth = job.encoded[job.scored_rows]
-    decision = Decision.fit(
-        job.competition, job.config.decision, truth, trained, job.config.loss.coverage
-    )
-    scores = {"mlx-kaggle": job.decided_scores(trained)}
-    if decision.changes:
-        scores["mlx-kaggle as trained"] = job.scores(trained)
-    results = Results(
-        job=job,
-        prediction=prediction,
-        codes=codes,
-        decision=decision,
-        scores={**scores, **baselines},
-        fold_scores=_fold_scores(
-            job, trained if job.ranks_rows(job.competition.metric) else prediction, codes
-        ),
-        histories=histories,
-        seconds=time.monotonic() - started,
-    )
-    _save_results(run, results)
-    return results
+    def _leave_out(self, names: list[str], columns: Columns) -> list[str]:
+        """Drop the members that the first fold gives no column to learn from."""
+        useless = without_columns(names, columns) if self.fold == 0 else []
+        for name in useless:
+            self.found.members.remove(name)
+        if useless:
+            labels = [label_of(self.job.competition, name) for name in useless]
+            note = f"no column to learn from for the members {', '.join(labels)}"
+            self.found.notes.append(note)
+            self.report({"event": "note", "line": note})
+        return useless
 
+    @property
+    def _columns_folder(self) -> Path:
+        return self.run.path / "members" / f"columns-fold-{self.fold}"
 
-def _fold_scores(job: Job, prediction: np.ndarray, codes: np.ndarray | None) -> list[float]:
-    start, scores = 0, []
-    for _, rows in job.splits:
-        part = slice(start, start := start + len(rows))
-        scores.append(
-            _score_rows(job, rows, prediction[part], None if codes is None else codes[part])
+    def _columns(self, embeddings: np.ndarray | None) -> tuple[FoldColumns, Columns, Columns]:
+        """Fit the columns, and save them for `predict`; return also those of both tables."""
+        started = time.monotonic()
+        self.report({"event": "step", "name": f"columns of fold {self.fold}"})
+        train, val = (
+            None if embeddings is None else embeddings[rows]
+            for rows in (self.train_rows, self.val_rows)
         )
-    return scores
+        job = self.job
+        fitted, columns = FoldColumns.fit(
+            job.config,
+            job.competition,
+            self.train_table,
+            self.y,
+            train,
+            job.prose,
+            self.seed,
+            job.test,
+        )
+        if self.fold == 0 and fitted.generated:
+            self.found.notes += fitted.generated.notes
+        fitted.save(self._columns_folder)
+        self.found.gains.append(fitted.gains)
+        self.report({"event": "columns", "fold": self.fold, "gains": fitted.gains,
+                     "seconds": time.monotonic() - started})  # fmt: skip
+        return fitted, columns, fitted.columns(self.val_table, val)
+
+    def _member(self, name: str, train: Columns, val: Columns, folder: Path) -> None:
+        job, module, started = self.job, module_of(name), time.monotonic()
+        folder.mkdir(parents=True, exist_ok=True)
+        threads = step_threads(job.config.training.threads)
+        options = KINDS[name].options
+        model = module.fit(
+            job.competition, train, self.y, self.seed, job.levels, threads, **options
+        )
+        prediction = module.predict(model, val)
+        if self.scaler is not None:
+            prediction = self.scaler.inverse(prediction, self.val_table)
+        self._check(prediction, folder)
+        module.save(model, folder)
+        save_json(folder / SCALER, self.scaler.to_dict() if self.scaler else None)
+        save_array(folder / VALIDATION, np.asarray(prediction, np.float64))
+        save_json(folder / TIME, {"seconds": time.monotonic() - started})
+        ours = [each for each in folder.rglob("*") if _is_ours(each)]
+        write_manifest(folder, [each.relative_to(folder).as_posix() for each in ours])
+
+    def _networks(self, resume: bool) -> None:
+        """Train the networks of every seed; their mean is one member."""
+        folders = []
+        for name, seed in text_models(self.job.config, self.fold):
+            folder = self.run.path / "members" / name
+            self.report({"event": "network", "name": name, "fold": self.fold})
+            if (folder / MANIFEST).is_file():
+                check_manifest(folder)
+            else:
+                self._network(seed, folder, resume)
+            Checkpoints(folder / "checkpoints").delete()
+            history = json.loads((folder / "history.json").read_text("utf-8"))
+            self.found.histories[name] = history
+            folders.append(folder)
+        self._collect(TEXT, folders)
+
+    def _network(self, seed: int, folder: Path, resume: bool) -> None:
+        job, started = self.job, time.monotonic()
+        train, held_out = self._held_out_for_soup()
+        experiment = Experiment.prepare(job.config, job.competition, train, seed)
+        self.report({"event": "text", "report": str(experiment.member.text.report)})
+
+        def log(event: dict[str, Any]) -> None:
+            self.report(event)
+            if event["event"] == "resume":
+                self.run.truncate_after(event["updates"], member=folder.name)
+            elif event["event"] != "update":
+                self.run.log({"member": folder.name, **event})
+
+        folder.mkdir(parents=True, exist_ok=True)
+        if table := optimizer_table(job.config, experiment.member.model):
+            _save_text(folder / "optimizer.txt", table)
+        if experiment.member.base:
+            table = explain(experiment.member.model)
+            _save_text(folder / "adapter.txt", table)
+            first, *_, last = table.splitlines()
+            line = f"adapter {first.partition(': ')[2]}; {last}"
+            self.report({"event": "text", "report": line})
+        result = experiment.train_model(
+            self.val_table, folder / "checkpoints", log, resume, held_out
+        )
+        prediction = predict_member(
+            experiment.member, job.competition, self.val_table, job.config, job.config.text.tta
+        )
+        self._check(prediction, folder)
+        save_array(folder / VALIDATION, prediction)
+        save_json(folder / "history.json", result.history)
+        save_json(folder / TIME, {"seconds": time.monotonic() - started})
+        experiment.member.save(folder)
+
+    def _held_out_for_soup(self) -> tuple[Table, Table | None]:
+        """Return the training rows of a network, and those that mix its greedy soup."""
+        job = self.job
+        if job.config.training.soup != "greedy":
+            return self.train_table, None
+        task, encoded = job.competition.task, job.encoded[self.train_rows]
+        ((kept, held),) = split_rows(encoded, task, 0, SOUP_SHARE, job.config.seed)
+        return take(self.train_table, kept), take(self.train_table, held)
+
+    def _check(self, prediction: np.ndarray, folder: Path) -> None:
+        check_finite(prediction, folder, self.job.config.data.val or self.job.config.data.train)
+
+    def _collect(self, name: str, folders: list[Path]) -> None:
+        """Add the predictions and the time of finished models to those of a member."""
+        arrays = [np.load(folder / VALIDATION, allow_pickle=False) for folder in folders]
+        prediction = Target(self.job.competition).combine(arrays)
+        times = [json.loads((folder / TIME).read_text("utf-8"))["seconds"] for folder in folders]
+        self.found.predictions.setdefault(name, []).append(prediction)
+        self.found.seconds[name] = self.found.seconds.get(name, 0.0) + sum(times)
+        score = self.job.score_rows(self.val_rows, prediction)
+        self.report(
+            {
+                "event": "member_end",
+                "name": label_of(self.job.competition, name),
+                "fold": self.fold,
+                "score": score,
+                "seconds": sum(times),
+            }
+        )
 
 
-def _score_rows(
-    job: Job, rows: np.ndarray, prediction: np.ndarray, codes: np.ndarray | None = None
-) -> float:
-    target = Target(job.competition)
-    errors = target.naive_errors(job.table)
-    scale = None if errors is None else errors[rows]
-    return target.score(job.encoded[rows], prediction, codes=codes, scale=scale)
+def _is_ours(file: Path) -> bool:
+    return file.is_file() and not file.name.startswith(".") and file.name != MANIFEST
 
 
-def _train(
-    job: Job, fold: int, seed: int, folder: Path, run: RunFolder, report: Report, resume: bool
-) -> None:
-    train_rows, val_rows = job.splits[fold]
-    train, val = take(job.table, train_rows), take(job.table, val_rows)
-    experiment = Experiment.prepare(job.config, job.competition, train, seed)
-    report({"event": "text", "report": str(experiment.member.text.report)})
-
-    def log(event: dict[str, Any]) -> None:
-        report(event)
-        if event["event"] == "resume":
-            run.truncate_after(event["updates"], member=folder.name)
-        elif event["event"] != "update":
-            run.log({"member": folder.name, **event})
-
-    folder.mkdir(parents=True, exist_ok=True)
-    if table := optimizer_table(job.config, experiment.member.model):
-        write_atomic(folder / "optimizer.txt", lambda path: path.write_text(table + "\n", "utf-8"))
-    if experiment.member.base:
-        _report_adapter(experiment, folder, report)
-    result = experiment.train_model(val, folder / "checkpoints", log, resume)
-    tta = job.config.text.tta
-    prediction = predict_member(experiment.member, job.competition, val, job.config, tta)
-    check_finite(prediction, folder, job.config.data.val or job.config.data.train)
-    _save_array(folder / "validation.npy", prediction)
-    _save_json(folder / "history.json", result.history)
-    experiment.member.save(folder)
-
-
-def _report_adapter(experiment: Experiment, folder: Path, report: Report) -> None:
-    """Write what is adapted to `adapter.txt`, and report its last line: what is trained."""
-    table = explain(experiment.member.model)
-    write_atomic(folder / "adapter.txt", lambda path: path.write_text(table + "\n", "utf-8"))
-    first, *_, last = table.splitlines()
-    report({"event": "text", "report": f"adapter {first.partition(': ')[2]}; {last}"})
-
-
-def _save_results(run: RunFolder, results: Results) -> None:
-    job, rows = results.job, results.job.scored_rows
-    competition = job.competition
-    ids = job.table[competition.id_column] if competition.id_column else job.rows.tolist()
-    columns = {
-        competition.id_column or "row": [ids[row] for row in rows],
-        **_answers(results),
-    }
-    write_csv(run.path / "validation.csv", columns)
-    _save_json(run.path / "decision.json", results.decision.to_dict())
-    summary = {
-        "metric": competition.metric,
-        "score": results.score,
-        "fold_scores": results.fold_scores,
-        "scores": results.scores,
-        "decision": results.decision.describe(competition),
-        "seconds": round(results.seconds, 1),
-    }
-    _save_json(run.path / "summary.json", summary)
-    write_report(run.path / "report.html", results, dump_config(job.config))
-    write_manifest(run.path, run_files(competition))
-
-
-def _answers(results: Results) -> dict[str, list[Any]]:
-    """Return the columns of validation.csv besides the id: truth, prediction, and what it is of."""
-    job, prediction, codes = results.job, results.prediction, results.codes
-    competition, rows = job.competition, job.scored_rows
-    columns: dict[str, np.ndarray] = {}
-    if competition.task not in VALUE_TASKS and not competition.several:
-        assert codes is not None
-        columns["true"] = np.array([job.table[competition.target][row] for row in rows])
-        columns["prediction"] = np.array(competition.classes)[codes]
-        if prediction.ndim == 1:
-            columns["expected class"] = prediction
-        else:
-            for name, each in zip(competition.classes, prediction.T, strict=True):
-                columns[f"probability {name}"] = each
-        return {name: each.tolist() for name, each in columns.items()}
-    truth = job.encoded[rows].reshape(len(rows), -1)
-    for number, name in enumerate(competition.targets):
-        of = f" {name}" if competition.several else ""
-        columns[f"true{of}"] = truth[:, number]
-        if codes is not None:
-            columns[f"prediction{of}"] = codes[:, number]
-            columns[f"probability{of}"] = prediction[:, number]
-        elif prediction.ndim == 3:
-            for part, kind in enumerate(("prediction", "lower", "upper")):
-                columns[f"{kind}{of}"] = prediction[:, number, part]
-        else:
-            columns[f"prediction{of}"] = prediction.reshape(len(rows), -1)[:, number]
-    return {name: each.tolist() for name, each in columns.items()}
-
-
-def _save_json(path: Path, values: Any) -> None:
-    text = json.dumps(values, indent=1, ensure_ascii=False)
-    write_atomic(path, lambda temporary: temporary.write_text(text, "utf-8"))
-
-
-def _save_array(path: Path, values: np.ndarray) -> None:
+def save_array(path: Path, values: np.ndarray) -> None:
+    """Write a .npy file, atomically."""
     write_atomic(path, lambda temporary: np.save(temporary, values))
+
+
+def _save_text(path: Path, text: str) -> None:
+    write_atomic(path, lambda temporary: temporary.write_text(text + "\n", "utf-8"))

@@ -1,34 +1,34 @@
-"""Estimate the time of a run by timing a few pieces.
+"""Estimate the time of a run: of the networks by timing a few pieces, of the rest by a table.
 
-The pieces are preparation, updates, predictions, baselines and a figure, on at most `ROWS` rows.
-Their results are discarded; their time is part of the estimate.
+The pieces are preparation, updates, predictions and a figure, on at most `ROWS` rows. Their results
+are discarded; their time is part of the estimate. After the first fold a run knows better.
 """
 
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 
 from mlx_kaggle import STARTED
-from mlx_kaggle.job import Job, baseline_predictions, members
+from mlx_kaggle.job import Job, text_models
 from mlx_kaggle.machine import sharing_cores
 from mlx_kaggle.members.adversarial import MARK, mark
 from mlx_kaggle.members.batches import training_updates
+from mlx_kaggle.members.catalog import KINDS, TEXT
 from mlx_kaggle.members.text import Experiment, predict_member
-from mlx_kaggle.members.trees import ITERATIONS
 from mlx_kaggle.report import duration, plots
 from mlx_kaggle.tables.files import take
 
 T = TypeVar("T")
 # Enough rows for typical lengths and counts, few enough to be timed in seconds.
-ROWS, BASELINE_ROWS, PREDICTED_ROWS = 4000, (500, 1500), (64, 320)
+ROWS, PREDICTED_ROWS = 4000, (64, 320)
 # Updates are timed for at least these seconds and this number.
 TIMED_SECONDS, TIMED_UPDATES = 1.5, 4
-# Timed iterations of gradient boosting; with fewer, a brief load distorts the result.
-TIMED_ITERATIONS = 11
+# Seconds to generate and encode the columns of a thousand rows.
+GENERATING = 3.0
 # Figures of a report; one is timed.
 FIGURES = 6
 
@@ -39,6 +39,7 @@ class Estimate:
 
     seconds: float
     members: int
+    """Networks."""
     epochs: int
     updates_per_epoch: int
     seconds_per_update: float
@@ -46,24 +47,47 @@ class Estimate:
     """The cost of adversarial training, in words."""
 
     def __str__(self) -> str:
-        models = f"{self.members} model{'s' if self.members > 1 else ''}"
+        total = f"about {duration(self.seconds)} in total"
+        if not self.members:
+            return total
+        models = f"{self.members} network{'s' if self.members > 1 else ''}"
         return (
-            f"about {duration(self.seconds)} in total ({models} x {self.epochs} epochs x "
+            f"{total} ({models} x {self.epochs} epochs x "
             f"{self.updates_per_epoch} updates of {self.seconds_per_update:.2g} s"
             f"{self.adversarial})"
         )
 
 
 def estimate_run(job: Job) -> Estimate:
-    """Time pieces of the first model and of the baselines."""
+    """Time pieces of the first network, and look up the other members."""
+    figure, _ = _timed(lambda: plots.score_bars({"a": 0.5, "b": 0.7}, job.competition.metric))
+    left = _other_members(job) + FIGURES * figure
+    if TEXT in job.members:
+        return _with_networks(job, left)
+    return Estimate(time.monotonic() - STARTED + left, 0, 0, 0, 0.0)
+
+
+def _other_members(job: Job) -> float:
+    """Return the seconds of all members but the text, of all folds: usual ones, not measured."""
+    thousands = len(job.splits[0][0]) / 1000
+    outputs = max(job.competition.outputs, 1)
+    seconds = GENERATING * thousands
+    for name in job.members:
+        fixed, growing = KINDS[name].seconds
+        seconds += (fixed + growing * thousands) * outputs**0.5
+    return seconds * len(job.splits)
+
+
+def _with_networks(job: Job, others: float) -> Estimate:
     config, training = job.config, job.config.training
     train_rows, val_rows = job.splits[0]
-    names = members(config)
+    networks = len(job.splits) * training.seeds
+    first = text_models(config, 0)[0][1]
     sample = _sample_rows(train_rows, ROWS)
     scale = len(train_rows) / len(sample)
     table = take(job.table, sample)
     preparing, experiment = _timed(
-        lambda: Experiment.prepare(config, job.competition, table, names[0][2])
+        lambda: Experiment.prepare(config, job.competition, table, first)
     )
     serializing, rows = _timed(lambda: experiment.rows(0))
     plan = training_updates(
@@ -80,13 +104,11 @@ def estimate_run(job: Job) -> Estimate:
     predictions = training.epochs + config.text.tta
     member = preparing * scale + tracing * len(shapes) + epoch * training.epochs
     member += _time_prediction(job, experiment, len(val_rows)) * predictions
-    baselines = _time_baselines(job, len(train_rows) + len(val_rows)) * len(job.splits)
-    figure, _ = _timed(lambda: plots.score_bars({"a": 0.5, "b": 0.7}, job.competition.metric))
-    left = len(names) * member + baselines + FIGURES * figure
+    left = networks * member + others
     updates = -(-len(train_rows) // training.batch_size)
     return Estimate(
         time.monotonic() - STARTED + left,
-        len(names),
+        networks,
         training.epochs,
         updates,
         update / tokens[median] * sum(tokens) / len(plan),
@@ -149,25 +171,6 @@ def _time_prediction(job: Job, experiment: Experiment, rows: int) -> float:
     few, many = (min(count, rows) for count in PREDICTED_ROWS)
     predict(few)
     return _line(few, predict(few), many, predict(many) if many > few else 0.0, rows)
-
-
-def _time_baselines(job: Job, rows: int) -> float:
-    """Return the seconds of the baselines on one split of `rows` rows, from a few iterations."""
-
-    def fit(count: int, iterations: int) -> float:
-        some = _sample_rows(np.concatenate(job.splits[0]), count)
-        train, val = np.split(np.arange(len(some)), [len(some) * 4 // 5])
-        table, encoded = take(job.table, some), job.encoded[some]
-        sample = replace(job, table=table, encoded=encoded, splits=[(train, val)])
-        return _timed(lambda: baseline_predictions(sample, iterations))[0]
-
-    fit(64, 1)  # starts the threads
-    few, many = (min(count, rows) for count in BASELINE_ROWS)
-    times = []
-    for count in (few, many):
-        one, several = fit(count, 1), fit(count, TIMED_ITERATIONS)
-        times.append(one + max(several - one, 0.0) * (ITERATIONS - 1) / (TIMED_ITERATIONS - 1))
-    return _line(few, times[0], many, times[1], rows)
 
 
 def _line(few: int, short: float, many: int, long: float, rows: int) -> float:

@@ -1,19 +1,18 @@
-"""The input and outcome of a run: read, infer, check and split tables; members and baselines."""
+"""The input of a run: tables read, inferred, checked and split, and the members to train."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from mlx_kaggle import DataError
 from mlx_kaggle.config import RunConfig
-from mlx_kaggle.decision import THRESHOLD_METRICS, Decision, cross_fit, parts_of
-from mlx_kaggle.members.linear import predict_linear
+from mlx_kaggle.decision import THRESHOLD_METRICS, cross_fit, parts_of
+from mlx_kaggle.members.catalog import choose_members
 from mlx_kaggle.members.objective import objective_of, quantile_levels
-from mlx_kaggle.members.trees import ITERATIONS, predict_trees
 from mlx_kaggle.prepare_forecast import prepare_windows
-from mlx_kaggle.tables.columns import check_columns, check_has_targets
+from mlx_kaggle.tables.columns import check_columns, check_has_targets, prose_columns
 from mlx_kaggle.tables.competition import CLASS_TASKS, VALUE_TASKS, Competition
 from mlx_kaggle.tables.files import (
     Tables,
@@ -21,17 +20,13 @@ from mlx_kaggle.tables.files import (
     find_companion_files,
     index_ids,
     read_tables,
-    take,
 )
 from mlx_kaggle.tables.infer import infer_competition
 from mlx_kaggle.tables.splits import Split, check_overlap, rare_classes, row_hashes, split_rows
 from mlx_kaggle.tables.targets import Target
-from mlx_kaggle.tables.windows import seasonal_naive
 from mlx_tabtext import Table
 from mlx_trainer import ConfigError
 
-# The baselines that predict the same for every row: of classes, and of values.
-CONSTANT = ("majority", "mean")
 RANKING = ("roc_auc", "average_precision")
 # The losses of mlx-heads that predict an interval.
 INTERVAL_LOSSES = ("gaussian_nll", "beta_nll", "quantile")
@@ -51,6 +46,21 @@ class Job:
     """Positions in the files of the rows of `table`; rows without a target are dropped."""
     history: Table | None = None
     """The rows that a forecast starts from."""
+    test: Table | None = None
+    """The rows to predict, if they are known: generated columns look at the groups they share."""
+    members: list[str] = field(default_factory=list)
+    """The names of the members to train, in this order."""
+
+    @cached_property
+    def prose(self) -> list[str]:
+        """The columns of sentences."""
+        return prose_columns(self.competition.schema, self.table)
+
+    @property
+    def parts(self) -> list[np.ndarray]:
+        """The folds, or five parts of the only validation set, as positions of the scored rows."""
+        in_time = self.competition.task == "forecast"
+        return parts_of([len(val) for _, val in self.splits], in_time, self.config.seed)
 
     @property
     def scored_rows(self) -> np.ndarray:
@@ -67,10 +77,9 @@ class Job:
 
     def decide(self, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Calibrate a prediction of the scored rows and choose labels, each part by the others."""
-        config, in_time = self.config, self.competition.task == "forecast"
-        parts = parts_of([len(val) for _, val in self.splits], in_time, config.seed)
-        truth, coverage = self.encoded[self.scored_rows], config.loss.coverage
-        return cross_fit(self.competition, config.decision, truth, prediction, parts, coverage)
+        config, truth = self.config, self.encoded[self.scored_rows]
+        coverage = config.loss.coverage
+        return cross_fit(self.competition, config.decision, truth, prediction, self.parts, coverage)
 
     def decided_scores(self, trained: np.ndarray) -> dict[str, float]:
         """Return every metric of a prediction of the scored rows after `decide`.
@@ -85,33 +94,21 @@ class Job:
         """Whether a metric of one class or label depends only on the order of rows."""
         return metric in RANKING and self.competition.task in ("binary", "multilabel")
 
+    def score_rows(
+        self, rows: np.ndarray, prediction: np.ndarray, codes: np.ndarray | None = None
+    ) -> float:
+        """Return the metric of the competition of rows by position in the table."""
+        target = Target(self.competition)
+        errors = target.naive_errors(self.table)
+        scale = None if errors is None else errors[rows]
+        return target.score(self.encoded[rows], prediction, codes=codes, scale=scale)
+
     def scores(self, prediction: np.ndarray, codes: np.ndarray | None = None) -> dict[str, float]:
         """Return every metric of a prediction of the scored rows."""
         rows, target = self.scored_rows, Target(self.competition)
         errors = target.naive_errors(self.table)
         scale = None if errors is None else errors[rows]
         return target.scores(self.encoded[rows], prediction, codes, scale)
-
-
-@dataclass
-class Results:
-    """The outcome of a finished run, for the report and the command line."""
-
-    job: Job
-    prediction: np.ndarray
-    """Of the scored rows, decided by `Job.decide`."""
-    codes: np.ndarray | None
-    decision: Decision
-    """Fitted on all scored rows, for new ones."""
-    scores: dict[str, dict[str, float]]
-    fold_scores: list[float]
-    histories: dict[str, list[dict[str, Any]]]
-    seconds: float
-
-    @property
-    def score(self) -> float:
-        """The metric of the competition over all scored rows."""
-        return self.scores["mlx-kaggle"][self.job.competition.metric]
 
 
 def prepare_job(config: RunConfig) -> Job:
@@ -122,8 +119,9 @@ def prepare_job(config: RunConfig) -> Job:
         found = prepare_windows(config, tables)
         _check_loss(config, found.competition)
         notes = [*tables.notes, *found.competition.notes]
-        return Job(config, found.competition, found.table, found.encoded, found.splits, notes,
-                   found.rows, found.history)  # fmt: skip
+        job = Job(config, found.competition, found.table, found.encoded, found.splits, notes,
+                  found.rows, found.history)  # fmt: skip
+        return _with_members(job)
     competition = infer_competition(data, tables)
     _check_loss(config, competition)
     notes = [*tables.notes, *competition.notes, *_check_tables(config, competition, tables)]
@@ -131,15 +129,21 @@ def prepare_job(config: RunConfig) -> Job:
         tables.train, competition.targets, data.train, competition.task
     )
     encoded = Target(competition, data.train).encode(table, rows)
-    job = Job(config, competition, table, encoded, [], notes, rows)
+    job = Job(config, competition, table, encoded, [], notes, rows, test=tables.test)
     if tables.val is not None:
         _add_validation(job, tables.val, str(data.val))
     else:
         job.splits = split_rows(
-            encoded, competition.task, config.folds, config.val_fraction, config.seed
+            encoded, competition.task, config.fold_count, config.val_fraction, config.seed
         )
         if competition.classes:
-            notes += rare_classes(encoded, competition.classes, config.folds)
+            notes += rare_classes(encoded, competition.classes, config.fold_count)
+    return _with_members(job)
+
+
+def _with_members(job: Job) -> Job:
+    job.members, notes = choose_members(job.config, job.competition, job.levels)
+    job.notes += notes
     return job
 
 
@@ -190,7 +194,7 @@ def _check_tables(config: RunConfig, competition: Competition, tables: Tables) -
 def _add_validation(job: Job, val: Table, file: str) -> None:
     """Append the rows of a validation table, and validate on them."""
     competition = job.competition
-    if job.config.folds:
+    if job.config.fold_count:
         raise DataError("give --val or --folds, not both: folds validate on the training rows")
     check_has_targets(competition, val, file, "validation needs answers")
     val, rows, notes = drop_unlabelled(val, competition.targets, file, competition.task)
@@ -205,42 +209,9 @@ def _add_validation(job: Job, val: Table, file: str) -> None:
     job.rows = np.append(job.rows, rows)
 
 
-def members(config: RunConfig) -> list[tuple[str, int, int]]:
-    """Return (name, fold, seed) of every model of a run; without folds there is one split."""
+def text_models(config: RunConfig, fold: int) -> list[tuple[str, int]]:
+    """Return the folder name and seed of every network of a fold."""
     return [
-        (f"fold-{fold}-seed-{seed}", fold, config.seed + 1000 * seed + fold)
-        for fold in range(config.folds or 1)
-        for seed in range(config.training.seeds)
+        (f"fold-{fold}-seed-{number}", config.seed + 1000 * number + fold)
+        for number in range(config.training.seeds)
     ]
-
-
-def baseline_predictions(job: Job, iterations: int = ITERATIONS) -> dict[str, np.ndarray]:
-    """Predict the scored rows with simple models, to compare scores with.
-
-    "majority" (or "mean", of a forecast "seasonal naive"), "HistGradientBoosting" on numbers,
-    categories and components of the words of text columns, and "linear model" on numbers,
-    categories and these words. `iterations` are those of the boosting.
-    """
-    competition, seed, levels = job.competition, job.config.seed, job.levels
-    target = Target(competition)
-    constant_name = CONSTANT[competition.task in VALUE_TASKS]
-    found: dict[str, list[np.ndarray]] = {}
-    for train_rows, val_rows in job.splits:
-        train, val = take(job.table, train_rows), take(job.table, val_rows)
-        y = job.encoded[train_rows]
-        scaler = target.fit_scaler(y)
-        y = y if scaler is None else scaler.transform(y, train)
-        constant = target.constant(y, len(val_rows), levels)
-        trees = predict_trees(competition, train, val, y, seed, iterations, levels)
-        linear = predict_linear(competition, train, val, y, seed, levels)
-        predictions = {constant_name: constant}
-        if competition.forecast:
-            naive = seasonal_naive(val, competition.forecast).reshape(len(val_rows), *y.shape[1:])
-            predictions = {"seasonal naive": naive}
-        if trees is not None:
-            predictions["HistGradientBoosting"] = trees
-        predictions["linear model"] = constant if linear is None else linear
-        for name, prediction in predictions.items():
-            values = prediction if scaler is None else scaler.inverse(prediction, val)
-            found.setdefault(name, []).append(np.asarray(values, np.float64))
-    return {name: np.concatenate(each) for name, each in found.items()}

@@ -1,6 +1,5 @@
 """Predict with a finished run, and evaluate it."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,21 +8,17 @@ from typing import Any
 import numpy as np
 
 from mlx_kaggle import DataError, RunError
-from mlx_kaggle.config import RunConfig
-from mlx_kaggle.crossval import RUN_FILES
-from mlx_kaggle.decision import Decision
+from mlx_kaggle.ensemble import open_run
+from mlx_kaggle.finished import FinishedRun
 from mlx_kaggle.forecasts import (
     HISTORY,
     evaluate_forecast,
     forecast_rows,
     single_target,
 )
-from mlx_kaggle.job import members
 from mlx_kaggle.machine import prepare_machine
-from mlx_kaggle.members.model import Member
-from mlx_kaggle.members.text import check_finite, predict_member
-from mlx_kaggle.runs import inputs_of, read_config
-from mlx_kaggle.tables.columns import check_columns, check_has_targets
+from mlx_kaggle.runs import inputs_of
+from mlx_kaggle.tables.columns import check_has_targets
 from mlx_kaggle.tables.competition import Competition, Format
 from mlx_kaggle.tables.files import (
     drop_unlabelled,
@@ -33,7 +28,6 @@ from mlx_kaggle.tables.files import (
     write_csv,
 )
 from mlx_kaggle.tables.formats import known_format, probability_format, read_format
-from mlx_kaggle.tables.splits import check_overlap, row_hashes
 from mlx_kaggle.tables.submission import (
     check_submission,
     interval_columns,
@@ -43,79 +37,9 @@ from mlx_kaggle.tables.submission import (
 from mlx_kaggle.tables.targets import Target
 from mlx_tabtext import Table, read_table
 from mlx_trainer import (
-    MANIFEST,
     ConfigError,
-    Progress,
-    check_manifest,
     check_output,
 )
-
-
-@dataclass(frozen=True)
-class FinishedRun:
-    """A run whose models are all trained."""
-
-    folder: Path
-    config: RunConfig
-    competition: Competition
-    decision: Decision
-
-    @classmethod
-    def open(cls, folder: Path) -> "FinishedRun":
-        """Read a run; raise `RunError` if it is not finished, `ChangedFileError` if damaged."""
-        config = read_config(folder)
-        remedy = f"train --resume --output {folder}"
-        if not (folder / MANIFEST).is_file():
-            raise RunError(f"{folder}: this run is not finished; continue it: {remedy}")
-        check_manifest(folder, RUN_FILES)
-        found = json.loads((folder / "competition.json").read_text("utf-8"))
-        if "targets" not in found:
-            raise RunError(
-                f"{folder}: an earlier version of mlx-kaggle wrote this run; train again"
-            )
-        competition = Competition.from_dict(found)
-        if competition.forecast:
-            check_manifest(folder, (HISTORY,))
-        decision = json.loads((folder / "decision.json").read_text("utf-8"))
-        run = cls(folder, config, competition, Decision.from_dict(decision))
-        for member in run.member_folders:
-            if not (member / MANIFEST).is_file():
-                raise RunError(
-                    f"{member}: this model is missing, or its training did not finish; restore it, "
-                    f"or train it: {remedy}"
-                )
-        return run
-
-    @property
-    def member_folders(self) -> list[Path]:
-        """The folder of every model of the configuration."""
-        return [self.folder / "members" / name for name, _, _ in members(self.config)]
-
-    def read(self, file: str, allow_leak: bool) -> tuple[Table, list[str]]:
-        """Read a table, check its columns and for a leak; return it with notes."""
-        table = read_table(file, separator=self.config.data.separator)
-        notes = check_columns(self.competition, table, file)
-        train = np.load(self.folder / "train_rows.npy", allow_pickle=False)
-        rows = row_hashes(table, self.competition.feature_names)
-        leak = check_overlap(train, rows, file, self.config.data.train, allow_leak)
-        return table, [*notes, *([leak] if leak else [])]
-
-    def predict(self, table: Table, file: str) -> np.ndarray:
-        """Return the mean prediction of all models, as they were trained."""
-        predictions = []
-        # One model in memory at a time; progress after each, because large tables take minutes.
-        with Progress(len(self.member_folders), "predicting with model") as progress:
-            for folder in self.member_folders:
-                member, tta = Member.load(folder), self.config.text.tta
-                prediction = predict_member(member, self.competition, table, self.config, tta)
-                check_finite(prediction, folder, file)
-                predictions.append(prediction)
-                progress.advance()
-        return Target(self.competition).combine(predictions)
-
-    def decide(self, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Apply the calibration and thresholds fitted on the held-out rows of the training."""
-        return self.decision.apply(self.competition, prediction)
 
 
 def predict_run(
@@ -128,7 +52,7 @@ def predict_run(
 ) -> list[str]:
     """Predict, write and check a submission; return the lines to print."""
     prepare_machine()
-    run = FinishedRun.open(folder)
+    run = open_run(folder)
     _check_output(output, run, test, sample_submission)
     competition = run.competition
     if competition.forecast:
@@ -252,7 +176,7 @@ def evaluate_run(
 ) -> tuple[dict[str, float], list[str]]:
     """Return every metric of the task on labelled rows, and notes."""
     prepare_machine()
-    run = FinishedRun.open(folder)
+    run = open_run(folder)
     competition = run.competition
     if competition.forecast:
         table = read_table(data, separator=run.config.data.separator)

@@ -80,7 +80,7 @@ def prepare_windows(config: RunConfig, tables: Tables) -> Windows:
         forecast = replace(forecast, nonnegative=True)
     origins = _find_training_origins(series, forecast, data.train, notes)
     when, ends = series.when[origins], series.when[origins + forecast.horizon]
-    splits = time_splits(when, ends, config.folds, config.val_fraction)
+    splits = time_splits(when, ends, config.fold_count, config.val_fraction)
     begin = min(float(when[val].min()) for _, val in splits)
     errors = naive_errors(series, season, begin)
     forecast = replace(forecast, naive_errors=errors)

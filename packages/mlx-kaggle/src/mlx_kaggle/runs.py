@@ -5,15 +5,19 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from mlx_encoders import find_folder
+from mlx_kaggle.blended import Results
 from mlx_kaggle.config import RunConfig
-from mlx_kaggle.crossval import RUN_FILES, run_job
+from mlx_kaggle.default_preset import remember_encoder
 from mlx_kaggle.estimate import estimate_run
+from mlx_kaggle.finish import RUN_FILES, run_job
 from mlx_kaggle.forecasts import (
     HISTORY,
 )
-from mlx_kaggle.job import Results, prepare_job
+from mlx_kaggle.job import prepare_job
 from mlx_kaggle.machine import prepare_machine
+from mlx_kaggle.members.catalog import KINDS, TEXT
 from mlx_kaggle.members.model import MEMBER_FILES
+from mlx_kaggle.members.soup import FILES as SOUP_FILES
 from mlx_kaggle.report.display import Display
 from mlx_kaggle.tables.files import (
     find_companion_files,
@@ -27,13 +31,25 @@ from mlx_trainer import (
     load_config,
 )
 
+# Of the files of members other than the text.
+ENDINGS = ("json", "npy", "npz", "safetensors", "skops", "txt", "ubj", "cbm")
 KIND = RunKind(
     "mlx-kaggle",
     (
         *(MANIFEST, *RUN_FILES, HISTORY, "report.html"),
         *(
             f"members/fold-[0-9]*-seed-[0-9]*/{name}"
-            for name in (*MEMBER_FILES, *(f"checkpoints/{each}" for each in CHECKPOINT_FILES))
+            for name in (
+                *MEMBER_FILES,
+                *(f"checkpoints/{each}" for each in (*CHECKPOINT_FILES, SOUP_FILES)),
+            )
+        ),
+        *(
+            f"members/{name}-fold-[0-9]*/{inner}[a-z]*.{ending}"
+            for name in ("columns", *KINDS)
+            if name != TEXT
+            for inner in ("", "tabular-[0-9]*/")
+            for ending in ENDINGS
         ),
     ),
 )
@@ -86,4 +102,6 @@ def train_run(
             return None
         results = run_job(job, run, display.report, resume)
         display.results(results, run.path)
+        if config.encoder.path:
+            remember_encoder(config.encoder.path)
     return results

@@ -195,6 +195,22 @@ class DecisionSettings:
 
 
 @dataclass(frozen=True)
+class BlendSettings:
+    """Members into one answer, and the columns that are generated for them."""
+
+    method: Literal["auto", "mean", "rank_mean", "greedy", "stack", "bma"] = setting(
+        "auto",
+        "How the members are blended; auto takes the best by cross-validation, or one member.",
+        flag="--blend",
+    )
+    generate: Literal["auto", "all", "none"] = setting(
+        "auto",
+        "Generated columns (parts of codes, group sizes, target means, ...): those that lower the "
+        "loss on held-out training rows, all or none.",
+    )
+
+
+@dataclass(frozen=True)
 class TrainingSettings:
     """Optimizer, schedule and loop.
 
@@ -234,6 +250,12 @@ class TrainingSettings:
     patience: int = setting(
         0, "Epochs without a better score before early stopping, 0 for none.", at_least=0
     )
-    seeds: int = setting(1, "Models of each fold, with different seeds.", at_least=1)
+    soup: Literal["none", "uniform", "greedy"] = setting(
+        "none",
+        "Mean of the weights after several epochs: the last soup_epochs (uniform), or those that "
+        "help on a tenth of the training rows, held out for it (greedy).",
+    )
+    soup_epochs: int = setting(3, "Epochs of a uniform soup.", at_least=2)
+    seeds: int = setting(1, "Networks of each fold, with different seeds.", at_least=1)
     threads: int = setting(2, "Threads that share the rows of a batch, on a CPU.", at_least=1)
     checkpoint_seconds: float = setting(30.0, "Seconds between checkpoints.", at_least=0)

@@ -164,6 +164,13 @@ class Finite(click.FloatRange):
         return number
 
 
+class _RangeOrZero(click.IntRange):
+    """An integer in a range, or 0."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        return 0 if str(value).strip() == "0" else super().convert(value, param, ctx)
+
+
 class _OnOff(click.Choice):
     """`on` or `off` as a bool."""
 
@@ -227,7 +234,8 @@ def _attributes(kind: Any, default: object, about: Setting) -> dict[str, Any]:
         return given | {"is_flag": True}
     if kind is int:
         least = limits.at_least if limits.above is None else limits.above + 1
-        return given | {"type": click.IntRange(_whole(least), _whole(limits.at_most))}
+        bounds = _whole(least), _whole(limits.at_most)
+        return given | {"type": (_RangeOrZero if limits.or_zero else click.IntRange)(*bounds)}
     if kind is float:
         least = limits.at_least if limits.above is None else limits.above
         most = limits.at_most if limits.below is None else limits.below

@@ -11,7 +11,8 @@ import click
 from mlx_kaggle.config import PRESETS
 
 PACKAGES = ("mlx", "mlx-kaggle", "mlx-tabtext", "mlx-encoders", "mlx-heads", "mlx-lora", "mlx-muon",
-            "mlx-trainer", "mlx-fastcpu", "numpy", "scikit-learn", "tokenizers")  # fmt: skip
+            "mlx-tabular", "mlx-trainer", "mlx-fastcpu", "numpy", "scikit-learn",
+            "tokenizers")  # fmt: skip
 
 
 @click.command()

@@ -50,6 +50,7 @@ MEMBER_FILES = (
     "optimizer.txt",
     "history.json",
     "validation.npy",
+    "time.json",
 )
 REQUIRED = ("member.json", "head.safetensors")
 ENCODER = ("encoder/config.json", "encoder/model.safetensors")

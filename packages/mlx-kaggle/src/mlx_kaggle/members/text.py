@@ -39,6 +39,7 @@ from mlx_kaggle.members.objective import (
     start_from_linear,
 )
 from mlx_kaggle.members.optimizer import make_optimizer
+from mlx_kaggle.members.soup import Soup
 from mlx_kaggle.tables.competition import Competition
 from mlx_kaggle.tables.targets import Target
 from mlx_kaggle.tables.windows import past_values
@@ -55,6 +56,8 @@ from mlx_trainer import (
 )
 
 Report = Callable[[dict[str, Any]], None]
+# In the history of a training: the score of the rows that a greedy soup is mixed by.
+HELD_OUT = "score of held-out training rows"
 
 
 @dataclass
@@ -157,27 +160,39 @@ class Experiment:
         )
 
     def train_model(
-        self, validation: Table | None, folder: Path, report: Report, resume: bool
+        self,
+        validation: Table | None,
+        folder: Path,
+        report: Report,
+        resume: bool,
+        held_out: Table | None = None,
     ) -> FitResult:
-        """Train with checkpoints in `folder`; score the validation rows after each epoch."""
+        """Train with checkpoints in `folder`; score the validation rows after each epoch.
+
+        A greedy soup is mixed by its score of `held_out`, rows that are not trained on.
+        """
         training = self.config.training
         mx.random.seed(self.seed)
         step = self.step()
+        soup = Soup(folder, self.member.model) if training.soup != "none" else None
         with closing(step), sharing_cores(step.threads), stop_requested() as stopping:
             try:
-                return fit(
+                result = fit(
                     step,
                     self.batches,
                     self.updates_per_epoch(),
                     epochs=training.epochs,
                     learning_rate=training.learning_rate,
                     schedule=warmup_cosine(training.warmup),
-                    evaluation=self._evaluation(validation) if validation else None,
+                    evaluation=self._evaluation(validation, soup, held_out),
                     checkpoints=Checkpoints(folder, seconds=training.checkpoint_seconds),
                     resume=resume,
                     report=report,
                     stopping=stopping,
                 )
+                if soup:
+                    self._mix(soup, result, held_out, report)
+                return result
             except TrainingError as error:
                 epoch = (step.updates - 1) // self.updates_per_epoch() + 1
                 raise RunError(
@@ -187,22 +202,46 @@ class Experiment:
                     f"{training.learning_rate:.2g})"
                 ) from error
 
-    def _evaluation(self, validation: Table) -> Evaluation:
-        competition = self.competition
-        target = Target(competition)
-        truth, scale = target.encode(validation), target.naive_errors(validation)
+    def _evaluation(
+        self, validation: Table | None, soup: Soup | None, held_out: Table | None
+    ) -> Evaluation | None:
+        if validation is None and soup is None:
+            return None
+        metric = self.competition.metric
 
         def evaluate(model: nn.Module, epoch: int) -> dict[str, float]:
-            prediction = predict_member(self.member, competition, validation, self.config, tta=1)
-            return {competition.metric: target.score(truth, prediction, scale=scale)}
+            if soup:
+                soup.keep(epoch)
+            scores = {metric: self._score(validation)} if validation else {metric: float("nan")}
+            return scores | ({HELD_OUT: self._score(held_out)} if held_out else {})
 
         return Evaluation(
             evaluate,
-            monitor=competition.metric,
-            greater_is_better=get_metric(competition.metric).greater_is_better,
+            monitor=metric,
+            greater_is_better=get_metric(metric).greater_is_better,
             patience=self.config.training.patience,
             restore_best=self.config.training.patience > 0,
         )
+
+    def _score(self, table: Table) -> float:
+        target = Target(self.competition)
+        truth, scale = target.encode(table), target.naive_errors(table)
+        prediction = predict_member(self.member, self.competition, table, self.config, tta=1)
+        return target.score(truth, prediction, scale=scale)
+
+    def _mix(self, soup: Soup, result: FitResult, held_out: Table | None, report: Report) -> None:
+        """Replace the weights by a soup, and say which epochs are in it."""
+        epochs = len(result.history)
+        if held_out is None:
+            chosen = list(range(max(epochs - self.config.training.soup_epochs, 0), epochs))
+            soup.mix(chosen)
+        else:
+            greater = get_metric(self.competition.metric).greater_is_better
+            scores = [entry[HELD_OUT] for entry in result.history]
+            chosen = soup.mix_greedily(scores, greater, lambda: self._score(held_out))
+        soup.delete()
+        listed = ", ".join(str(epoch + 1) for epoch in chosen)
+        report({"event": "text", "report": f"soup: the mean of the weights after epochs {listed}"})
 
 
 def predict_member(

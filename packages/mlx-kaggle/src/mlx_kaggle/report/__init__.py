@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mlx_heads import get_metric
+from mlx_kaggle.blended import Results
 from mlx_kaggle.tables.competition import VALUE_TASKS, Competition
 from mlx_tabtext import Column
 
@@ -58,6 +60,23 @@ def format_score(value: float) -> str:
     if math.isnan(value):
         return "-"
     return f"{value:.4f}" if abs(value) < 1000 else f"{value:.0f}"
+
+
+def member_table(results: Results) -> tuple[list[str], list[list[str]]]:
+    """Return the headings and rows of the table of members, the best first."""
+    metric = results.job.competition.metric
+    sign = -1 if get_metric(metric).greater_is_better else 1
+    members = sorted(results.members, key=lambda each: sign * each.scores[metric])
+    rows = []
+    for each in members:
+        error = format_score(each.standard_error)
+        weight = f"{each.weight:.2f}" if each.weight else "-"
+        lost = f"{each.loss_without:+.2%}" if each.weight else "-"
+        score = format_score(each.scores[metric])
+        rows.append([each.name, score, error, weight, lost,
+                     duration(each.seconds)])  # fmt: skip
+    headings = ["member", metric, "std. error", "weight", "loss without", "time"]
+    return headings, rows
 
 
 def describe_target(competition: Competition, encoded: np.ndarray) -> str:

@@ -12,14 +12,16 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from mlx_kaggle import STARTED
+from mlx_kaggle.blended import Results, summary
 from mlx_kaggle.estimate import Estimate
-from mlx_kaggle.job import Job, Results
+from mlx_kaggle.job import Job
 from mlx_kaggle.report import (
     describe_columns,
     describe_target,
     duration,
     format_score,
     is_generated,
+    member_table,
 )
 from mlx_kaggle.tables.files import row_count
 from mlx_trainer import Display as ProgressDisplay
@@ -39,6 +41,7 @@ class Display(ProgressDisplay):
             stderr=as_json, highlight=False, soft_wrap=True, markup=False, emoji=False
         )
         self.updates = 0
+        self.started = False
         self.member = ""
         self.metric = ""
 
@@ -85,31 +88,45 @@ class Display(ProgressDisplay):
     def report(self, event: dict[str, Any]) -> None:
         """Show one event of the run."""
         kind = event["event"]
-        if kind == "baselines":
-            self._scores(event["scores"], "baselines on the same rows:")
-        elif kind == "member":
-            self.member = f"{event['name']} ({event['number'] + 1}/{event['of']})"
-            if event["number"] == 0:
-                self.start(self.updates, "training")
+        if kind == "step":
+            self.console.print(f"{event['name']} ...")
+        elif kind == "columns":
+            kept = [gain for gain in event["gains"] if gain.kept]
+            line = f"{len(kept)} of {len(event['gains'])} groups of generated columns kept"
+            self.console.print(f"fold {event['fold']}: {line}, {duration(event['seconds'])}")
+        elif kind == "network":
+            self.member = event["name"]
+            if self.updates and not self.started:
+                self.start(self.updates, "training networks")
+                self.started = True
         elif kind == "text":
             self.console.print(f"{self.member}: {event['report']}")
         elif kind == "update":
             self.advance(loss=event["loss"])
         elif kind == "member_end":
-            self.console.print(f"{self.member}: {self.metric} {event['score']:.4f}")
+            score = f"{self.metric} {format_score(event['score'])}"
+            line = f"fold {event['fold']}: {event['name']}: {score}, {duration(event['seconds'])}"
+            self.console.print(line)
+        elif kind == "first_fold" and event["of"] > 1:
+            left = sum(event["seconds"].values()) * (event["of"] - 1)
+            self.console.print(f"the other {event['of'] - 1} folds will take {duration(left)}")
+        elif kind == "note":
+            self.note(event["line"])
 
     def results(self, results: Results, folder: Path) -> None:
         """Show the scores and the next command."""
         self.close()
         metric, folds = results.job.competition.metric, results.fold_scores
         if self.as_json:
-            values = {"metric": metric, "score": results.score, "fold_scores": folds}
-            decision = results.decision.describe(results.job.competition)
-            click.echo(json.dumps({**values, "scores": results.scores, "decision": decision}))
+            click.echo(json.dumps(summary(results)))
             return
         say = self.console.print
         rows = len(results.job.scored_rows)
         self._scores(results.scores, f"\nscores on {rows} rows not trained on:")
+        say("the line mlx-kaggle is the blend, each fold by what was chosen on the other folds")
+        self._members(results)
+        for note in (*results.notes, results.choice.note):
+            say(note)
         for line in results.decision.describe(results.job.competition):
             say(f"fitted on these rows, and stored: {line}")
         if len(folds) > 1:
@@ -117,6 +134,16 @@ class Display(ProgressDisplay):
         say(f"took {duration(time.monotonic() - STARTED)}")
         say(f"report: {folder / 'report.html'}")
         say(f"next: mlx-kaggle predict --run {folder} --test test.csv --output submission.csv")
+
+    def _members(self, results: Results) -> None:
+        headings, rows = member_table(results)
+        grid = _grid(headings[0])
+        for name in headings[1:]:
+            grid.add_column(name, justify="right", header_style="bold")
+        for row in rows:
+            grid.add_row(*map(escape, row))
+        self.console.print("\nmembers:")
+        self.console.print(grid)
 
     def _scores(self, scores: dict[str, dict[str, float]], title: str) -> None:
         grid = _grid("model")

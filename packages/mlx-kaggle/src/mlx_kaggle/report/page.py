@@ -14,12 +14,15 @@ from mlx_heads import (
     expected_calibration_error,
     get_metric,
 )
-from mlx_kaggle.job import Results
+from mlx_kaggle.blend import METHODS
+from mlx_kaggle.blended import Results
+from mlx_kaggle.generate import Gain
 from mlx_kaggle.report import (
     describe_columns,
     duration,
     format_score,
     is_generated,
+    member_table,
     plots,
     shorten,
 )
@@ -47,11 +50,11 @@ def write_report(path: Path, results: Results, config: str) -> None:
     folds = results.fold_scores
     spread = f"{len(folds)} folds: {min(folds):.4g} to {max(folds):.4g}" if len(folds) > 1 else ""
     text = _fit_text(results)
-    models = f"{len(results.histories)} model{'s' if len(results.histories) > 1 else ''}"
+    headings, rows = member_table(results)
     page = {
         "title": f"{competition.target}: {Path(job.config.data.train).name}",
         "subtitle": f"{competition.task}, {len(job.scored_rows)} held-out rows scored, "
-        f"{models}, {duration(results.seconds)}",
+        f"{len(rows)} members, {duration(results.seconds)}",
         "score": results.score,
         "metric": competition.metric,
         "spread": spread,
@@ -63,7 +66,19 @@ def write_report(path: Path, results: Results, config: str) -> None:
             {name: scores[competition.metric] for name, scores in results.scores.items()},
             competition.metric,
         ),
-        "curves": plots.training_curves(results.histories, competition.metric),
+        "answer": results.choice.note,
+        "member_notes": results.notes,
+        "member_headings": headings,
+        "member_rows": rows,
+        "blends": {
+            name: format_score(results.choice.scores[name])
+            for name in METHODS
+            if name in results.choice.scores
+        },
+        "gains": generated_columns(results),
+        "curves": plots.training_curves(results.histories, competition.metric)
+        if results.histories
+        else "",
         "wrong": wrong_rows(results, text),
         "examples": [
             shorten(each, LONGEST_TEXT)
@@ -82,6 +97,20 @@ def write_report(path: Path, results: Results, config: str) -> None:
     html = environment.from_string(source).render(page)
     # Names of files may contain invalid UTF-8.
     write_atomic(path, lambda temporary: temporary.write_text(html, "utf-8", "backslashreplace"))
+
+
+def generated_columns(results: Results) -> list[tuple[str, str, str]]:
+    """Return name, mean gain and number of folds of each group of generated columns."""
+    found: dict[str, list[Gain]] = {}
+    for gains in results.gains:
+        for gain in gains:
+            found.setdefault(gain.name, []).append(gain)
+    ranked = sorted(found.items(), key=lambda each: -np.mean([gain.gain for gain in each[1]]))
+    return [
+        (name, f"{np.mean([gain.gain for gain in each]):+.2%}",
+         f"{sum(gain.kept for gain in each)} of {len(results.gains)}")
+        for name, each in ranked
+    ]  # fmt: skip
 
 
 def wrong_rows(results: Results, text: TableText) -> list[dict[str, Any]]:

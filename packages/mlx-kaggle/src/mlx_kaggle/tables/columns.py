@@ -21,6 +21,7 @@ from mlx_kaggle.tables.files import row_count
 from mlx_tabtext import Schema, Table, find_invalid_cells, is_missing
 
 NAMES_SHOWN = 5
+PROSE_WORDS = 6
 
 
 def ignore_unknown(
@@ -90,6 +91,20 @@ def _pattern(cells: Sequence[Any]) -> tuple[str, ...] | bytes:
     numbers: dict[Any, int] = {}
     codes = np.array([numbers.setdefault(cell, len(numbers)) for cell in cells], "u4")
     return codes.tobytes() if 2 * len(numbers) <= len(cells) else tuple(map(str, cells))
+
+
+def prose_columns(schema: Schema, table: Table) -> list[str]:
+    """Return the text columns of `PROSE_WORDS` words or more in a mean cell: not names or titles."""
+    return [
+        column.name
+        for column in schema.features
+        if column.kind == "text" and _mean_words(table[column.name]) >= PROSE_WORDS
+    ]
+
+
+def _mean_words(cells: Sequence[Any]) -> float:
+    filled = [len(str(cell).split()) for cell in cells if not is_missing(cell)]
+    return sum(filled) / max(len(filled), 1)
 
 
 def likely_labels(schema: Schema, train: Table, test: Table | None) -> list[str]:

@@ -1,0 +1,117 @@
+"""The members by name: what each is, and which of them a run trains."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+from mlx_kaggle.config import MEMBERS_OF_PRESET, RunConfig
+from mlx_kaggle.members.columns import Columns
+from mlx_kaggle.tables.competition import VALUE_TASKS, Competition
+from mlx_trainer import ConfigError, did_you_mean
+
+TEXT = "text"
+# Always trained, whatever `--members` names: what the others have to beat. The constant predicts
+# the same for every row, PLAIN is scikit-learn's HistGradientBoosting without any setting.
+CONSTANT, PLAIN = "constant", "histgb"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of member: its module in this package, and the library it needs."""
+
+    module: str
+    needs: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Of its `fit`."""
+    seconds: tuple[float, float] = (0.0, 0.0)
+    """Usual seconds of a fold on two cores, and more for each thousand training rows."""
+
+
+KINDS = {
+    CONSTANT: Kind("constant"),
+    PLAIN: Kind("gradient_trees", options={"plain": True}),
+    "linear": Kind("linear_words"),
+    "trees": Kind("gradient_trees"),
+    "lightgbm": Kind("boosted", "lightgbm", {"library": "lightgbm"}),
+    "xgboost": Kind("boosted", "xgboost", {"library": "xgboost"}),
+    "catboost": Kind("boosted", "catboost", {"library": "catboost"}),
+    "forest": Kind("forest"),
+    "neighbours": Kind("neighbours"),
+    "embeddings": Kind("embeddings"),
+    "tabular": Kind("tabular"),
+    TEXT: Kind("text"),
+}
+
+
+def module_of(name: str) -> ModuleType:
+    """Return the module of a member other than the text: `fit`, `predict`, `save`, `load`."""
+    return import_module(f"mlx_kaggle.members.{KINDS[name].module}")
+
+
+def label_of(competition: Competition, name: str) -> str:
+    """Return the name of a member in tables and blends: "majority" of a constant of classes."""
+    if name == CONSTANT:
+        if competition.forecast:
+            return "seasonal naive"
+        return "training mean" if competition.task in VALUE_TASKS else "majority"
+    return "HistGradientBoosting" if name == PLAIN else name
+
+
+def choose_members(
+    config: RunConfig, competition: Competition, levels: tuple[float, float] | None
+) -> tuple[list[str], list[str]]:
+    """Return the members of a run in the order of training, and notes on those left out.
+
+    The members of a preset that do not fit the task, or whose library is not installed, are left
+    out with a note. A member that `config.members` names raises `ConfigError` instead.
+    """
+    named = config.members or MEMBERS_OF_PRESET[config.preset]
+    chosen, notes = [CONSTANT], []
+    for name in KINDS:
+        if name not in (*named, PLAIN) or name == CONSTANT:
+            continue
+        problem = _problem(name, config, competition, levels)
+        if problem is None:
+            chosen.append(name)
+        elif name in config.members:
+            raise ConfigError(f"members: {name} {problem}")
+        elif name != PLAIN:
+            notes.append(f"without the member {name}: it {problem}")
+    if chosen[1:] in ([], [PLAIN]) and not config.members:
+        raise ConfigError(f"no member of the preset {config.preset} fits this table; {notes[-1]}")
+    return chosen, notes
+
+
+def without_columns(names: list[str], columns: Columns) -> list[str]:
+    """Return the members that cannot learn, because the table gives them no column."""
+    arrays = (columns.numbers, columns.categories, columns.components)
+    linear = (columns.scaled, columns.words, columns.characters)
+    dense, sparse = (any(each.shape[1] for each in some) for some in (arrays, linear))
+    reads = {CONSTANT: True, TEXT: True, "linear": sparse, "embeddings": True}
+    return [name for name in names if not reads.get(name, dense)]
+
+
+def check_member_names(names: tuple[str, ...]) -> None:
+    """Refuse an unknown name of a member with `ValueError`."""
+    valid = [name for name in KINDS if name not in (CONSTANT, PLAIN)]
+    for name in names:
+        if name not in valid:
+            raise ValueError(f"unknown member {name!r}{did_you_mean(name, valid)}; "
+                             f"valid: {', '.join(valid)}")  # fmt: skip
+
+
+def _problem(
+    name: str, config: RunConfig, competition: Competition, levels: tuple[float, float] | None
+) -> str | None:
+    needs = KINDS[name].needs
+    if needs and find_spec(needs) is None:
+        return f"needs {needs}, which is not installed: pip install 'mlx-kaggle[{needs}]'"
+    if name == "embeddings" and not config.encoder.path:
+        return "needs a pretrained encoder: --encoder DIR"
+    if name != TEXT and not module_of(name).supports(competition, levels):
+        what = "predict intervals" if levels else f"learn the task {competition.task}"
+        return f"cannot {what}"
+    return None

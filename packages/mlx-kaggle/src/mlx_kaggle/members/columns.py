@@ -1,0 +1,214 @@
+"""The arrays that members learn from, fitted on the training rows of one fold."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_array
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import CountVectorizer
+
+from mlx_kaggle.members.features import MIN_ROWS, HeadFeatures, Number, WordFeatures, numbers_of
+from mlx_kaggle.members.saved import load_arrays, load_json, save_arrays, save_json
+from mlx_kaggle.tables.competition import Competition, Forecast
+from mlx_kaggle.tables.windows import seasonal_naive
+from mlx_tabtext import Table, is_missing
+
+# HistGradientBoosting takes category codes below 255; rarer categories become missing.
+MAX_CATEGORIES = 250
+# Components of the tf-idf of words (latent semantic analysis).
+COMPONENTS = 50
+# Rows that a component needs: on titanic (713 rows) 50 of them cost the trees 0.02 of accuracy.
+COMPONENT_ROWS = 100
+# Lengths of character n-grams, with the spaces around a word; the most frequent are kept.
+NGRAMS, MAX_NGRAMS = (2, 5), 50_000
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The arrays of N rows; a table without such columns has arrays of width 0."""
+
+    numbers: np.ndarray
+    """(N, a) float64 within the range of float32, NaN where missing."""
+    categories: np.ndarray
+    """(N, b) float64 codes, NaN where missing, unseen or too rare."""
+    scaled: np.ndarray
+    """(N, f) float32 standardized numbers, 0/1 if missing, and one-hot categories."""
+    words: csr_array
+    """(N, w) float32 tf-idf of the words of text columns."""
+    characters: csr_array
+    """(N, c) float32 tf-idf of the character n-grams of text columns."""
+    components: np.ndarray
+    """(N, at most 50) float32 projection of `words`."""
+    embeddings: np.ndarray | None = None
+    """(N, D) float32 of a frozen encoder, from the caller."""
+    naive: np.ndarray | None = None
+    """(N, horizon) seasonal naive forecast, of a forecast only."""
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def take(self, rows: np.ndarray | slice) -> "Columns":
+        """Return the columns of some rows."""
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Columns(**{name: a if a is None else a[rows] for name, a in arrays.items()})
+
+
+@dataclass(frozen=True)
+class CharacterFeatures:
+    """tf-idf of the frequent character n-grams within words; rows have L2 norm 1, or 0.
+
+    Weights as those of `WordFeatures`; n-grams as of scikit-learn's analyzer `char_wb`.
+    """
+
+    columns: tuple[str, ...]
+    ngrams: tuple[str, ...]
+    weights: tuple[float, ...]
+
+    @classmethod
+    def fit(cls, names: tuple[str, ...], table: Table) -> "CharacterFeatures":
+        """Keep n-grams in at least `MIN_ROWS` training rows, at most `MAX_NGRAMS` of them."""
+        texts = _texts(names, table)
+        analyze = CountVectorizer(analyzer="char_wb", ngram_range=NGRAMS).build_analyzer()
+        seen = Counter[str]()
+        for text in texts:
+            seen.update(set(analyze(text)))
+        ranked = sorted(seen, key=lambda ngram: (-seen[ngram], ngram))[:MAX_NGRAMS]
+        kept = sorted(ngram for ngram in ranked if seen[ngram] >= MIN_ROWS)
+        weights = tuple(float(1 + np.log((1 + len(texts)) / (1 + seen[each]))) for each in kept)
+        return cls(names, tuple(kept), weights)
+
+    def transform(self, table: Table) -> csr_array:
+        """Return (N, len(ngrams)) float32."""
+        if not self.ngrams:
+            return csr_array((_count(table), 0), dtype=np.float32)
+        counter = CountVectorizer(
+            analyzer="char_wb", ngram_range=NGRAMS, vocabulary=self.ngrams, dtype=np.float32
+        )
+        found = csr_array(counter.transform(_texts(self.columns, table)))
+        weights = np.array(self.weights, np.float32)
+        found.data = (1 + np.log(found.data)) * weights[found.indices]
+        norms = np.sqrt(np.asarray(found.multiply(found).sum(1))).ravel()
+        found.data /= np.repeat(norms, np.diff(found.indptr))
+        return found
+
+
+@dataclass(frozen=True)
+class ColumnFeatures:
+    """Everything that `Columns` need to know about the training rows."""
+
+    numbers: tuple[Number, ...]
+    categories: dict[str, dict[str, int]]
+    """The codes of the values of each categorical column."""
+    scaled: HeadFeatures
+    words: WordFeatures
+    characters: CharacterFeatures
+    projection: np.ndarray
+    """(words, components) float32."""
+    forecast: Forecast | None
+
+    @classmethod
+    def fit(cls, competition: Competition, train: Table, seed: int) -> "ColumnFeatures":
+        """Learn codes, scales, vocabularies and the projection of words from training rows."""
+        schema = competition.schema
+        kinds = {column.name: column.kind for column in schema.features}
+        categorical = [name for name, kind in kinds.items() if kind == "categorical"]
+        words = WordFeatures.fit(schema, train)
+        return cls(
+            tuple(numbers_of(schema)),
+            {name: _category_codes(train[name]) for name in categorical},
+            HeadFeatures.fit(schema, train),
+            words,
+            CharacterFeatures.fit(words.columns, train),
+            _projection(words, train, seed),
+            competition.forecast,
+        )
+
+    def transform(self, table: Table, embeddings: np.ndarray | None = None) -> Columns:
+        """Return the arrays of the rows of a table; `embeddings` (N, D) are passed on."""
+        rows = _count(table)
+        numbers = [_finite(number.values(table)) for number in self.numbers]
+        categories = [_encode(table[name], codes) for name, codes in self.categories.items()]
+        words = self.words.transform(table) if self.words.words else _nothing(rows)
+        return Columns(
+            _stack(numbers, rows),
+            _stack(categories, rows),
+            self.scaled.transform(table) if self.scaled.count else np.zeros((rows, 0), np.float32),
+            words,
+            self.characters.transform(table) if self.characters.ngrams else _nothing(rows),
+            np.asarray(words @ self.projection, np.float32),
+            embeddings,
+            seasonal_naive(table, self.forecast) if self.forecast else None,
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write columns.json and columns.npz."""
+        values = {
+            "numbers": [vars(number) for number in self.numbers],
+            "categories": self.categories,
+            "scaled": self.scaled.to_dict(),
+            "words": self.words.to_dict(),
+            "characters": vars(self.characters),
+            "forecast": vars(self.forecast) if self.forecast else None,
+        }
+        save_json(folder / "columns.json", values)
+        save_arrays(folder / "columns.npz", {"projection": self.projection})
+
+    @classmethod
+    def load(cls, folder: Path) -> "ColumnFeatures":
+        """Read what `save` wrote."""
+        values: dict[str, Any] = load_json(folder / "columns.json")
+        forecast = values["forecast"]
+        return cls(
+            tuple(Number(**each) for each in values["numbers"]),
+            values["categories"],
+            HeadFeatures.from_dict(values["scaled"]),
+            WordFeatures.from_dict(values["words"]),
+            CharacterFeatures(**{key: tuple(each) for key, each in values["characters"].items()}),
+            load_arrays(folder / "columns.npz")["projection"],
+            Forecast(**forecast) if forecast else None,
+        )
+
+
+def _count(table: Table) -> int:
+    return len(next(iter(table.values())))
+
+
+def _nothing(rows: int) -> csr_array:
+    return csr_array((rows, 0), dtype=np.float32)
+
+
+def _stack(columns: list[np.ndarray], rows: int) -> np.ndarray:
+    return np.stack(columns, 1) if columns else np.zeros((rows, 0))
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """Return NaN for infinity, and numbers within float32: XGBoost refuses an infinity."""
+    limit = np.finfo(np.float32).max
+    return np.clip(np.where(np.isinf(values), np.nan, values), -limit, limit)
+
+
+def _texts(names: tuple[str, ...], table: Table) -> list[str]:
+    rows = zip(*(table[name] for name in names), strict=True)
+    return [" ".join(str(cell) for cell in cells if not is_missing(cell)) for cells in rows]
+
+
+def _category_codes(cells: Sequence) -> dict[str, int]:
+    names, counts = np.unique([str(c) for c in cells if not is_missing(c)], return_counts=True)
+    frequent = names[np.argsort(-counts, kind="stable")][:MAX_CATEGORIES]
+    return {str(name): code for code, name in enumerate(frequent)}
+
+
+def _encode(cells: Sequence, codes: dict[str, int]) -> np.ndarray:
+    return np.array([codes.get(str(cell), np.nan) for cell in cells], np.float64)
+
+
+def _projection(words: WordFeatures, train: Table, seed: int) -> np.ndarray:
+    components = min(COMPONENTS, _count(train) // COMPONENT_ROWS, len(words.words) - 1)
+    if components < 2:
+        return np.zeros((len(words.words), 0), np.float32)
+    svd = TruncatedSVD(components, random_state=seed).fit(words.transform(train))
+    return svd.components_.T.astype(np.float32)

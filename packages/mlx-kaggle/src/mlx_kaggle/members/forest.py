@@ -1,0 +1,103 @@
+"""Extremely randomized trees on numbers, one-hot categories and components of words."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
+
+from mlx_kaggle.members.columns import Columns
+from mlx_kaggle.members.outputs import Levels, Outputs, error_shifts, interval
+from mlx_kaggle.members.saved import (
+    load_arrays,
+    load_estimators,
+    load_json,
+    save_arrays,
+    save_estimators,
+    save_json,
+)
+from mlx_kaggle.tables.competition import Competition
+
+TREES = 300
+
+
+@dataclass(frozen=True)
+class Forest:
+    """One forest for each label, or one for all targets or steps."""
+
+    outputs: Outputs
+    models: tuple[ExtraTreesClassifier | ExtraTreesRegressor, ...]
+    shifts: np.ndarray
+    """(targets, 3) of value, lower and upper bound; without rows if there are no intervals."""
+
+
+def supports(competition: Competition, levels: Levels = None) -> bool:
+    """Every task, and intervals: by the quantiles of the errors on rows a tree has not seen."""
+    return True
+
+
+def fit(
+    competition: Competition,
+    columns: Columns,
+    y: np.ndarray,
+    seed: int,
+    levels: Levels = None,
+    threads: int = 2,
+) -> Forest:
+    """Fit extremely randomized trees (Geurts et al. 2006) on bootstrapped rows.
+
+    An ordinal task is a regression on class numbers. Raises `ValueError` without any column.
+    """
+    matrix = _matrix(columns)
+    outputs = Outputs.of(competition, y, levels)
+    options: dict[str, Any] = {
+        "n_estimators": TREES,
+        "min_samples_leaf": 3,
+        "max_features": 0.5,
+        "bootstrap": True,
+        "oob_score": levels is not None,
+        "n_jobs": threads,
+        "random_state": seed,
+    }
+    if outputs.kind == "values":
+        forest = ExtraTreesRegressor(**options).fit(matrix, y)
+        shifts = np.zeros((0, 3))
+        if levels:
+            shifts = error_shifts(y - forest.oob_prediction_.reshape(y.shape), levels)
+        return Forest(outputs, (forest,), shifts)
+    models = [ExtraTreesClassifier(**options).fit(matrix, each.y) for each in outputs.problems(y)]
+    return Forest(outputs, tuple(models), np.zeros((0, 3)))
+
+
+def predict(model: Forest, columns: Columns) -> np.ndarray:
+    """Return the prediction of each row, as of `Target`."""
+    matrix, outputs = _matrix(columns), model.outputs
+    if outputs.kind == "values":
+        values = model.models[0].predict(matrix)
+        if outputs.levels:
+            return interval(values, model.shifts)
+        return values.reshape(len(columns), *outputs.shape)
+    return outputs.join([each.predict_proba(matrix) for each in model.models], len(columns))
+
+
+def save(model: Forest, folder: Path) -> None:
+    """Write outputs.json, forest.skops and forest.npz."""
+    save_json(folder / "outputs.json", model.outputs.to_dict())
+    save_estimators(folder / "forest.skops", model.models)
+    save_arrays(folder / "forest.npz", {"shifts": model.shifts})
+
+
+def load(folder: Path) -> Forest:
+    """Read what `save` wrote."""
+    outputs = Outputs.from_dict(load_json(folder / "outputs.json"))
+    models = load_estimators(folder / "forest.skops")
+    return Forest(outputs, models, load_arrays(folder / "forest.npz")["shifts"])
+
+
+def _matrix(columns: Columns) -> np.ndarray:
+    """Return (N, F) numbers, 0/1 if missing, one-hot categories and components of words."""
+    matrix = np.concatenate([columns.scaled, columns.components], 1)
+    if not matrix.shape[1]:
+        raise ValueError("forest has no column to learn from; leave it out of --members")
+    return matrix

@@ -1,0 +1,123 @@
+"""scikit-learn's HistGradientBoosting on numbers, native categories and components of words."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+from threadpoolctl import threadpool_limits
+
+from mlx_kaggle.members.columns import Columns
+from mlx_kaggle.members.outputs import Levels, Outputs, Problem, tree_matrix
+from mlx_kaggle.members.saved import load_estimators, load_json, save_estimators, save_json
+from mlx_kaggle.tables.competition import Competition
+
+# Tables with fewer rows have smaller trees.
+SMALL = 3_000
+
+
+@dataclass(frozen=True)
+class GradientTrees:
+    """One boosting for each problem of `outputs`."""
+
+    outputs: Outputs
+    models: tuple[HistGradientBoostingClassifier | HistGradientBoostingRegressor, ...]
+
+
+def supports(competition: Competition, levels: Levels = None) -> bool:
+    """Every task, and intervals."""
+    return True
+
+
+def fit(
+    competition: Competition,
+    columns: Columns,
+    y: np.ndarray,
+    seed: int,
+    levels: Levels = None,
+    threads: int = 2,
+    plain: bool = False,
+) -> GradientTrees:
+    """Fit one model for each target and level; an ordinal task is a regression on class numbers.
+
+    `plain` takes the defaults of scikit-learn, the baseline of every report. Raises `ValueError`
+    without any column.
+    """
+    matrix, categorical = tree_matrix(columns, "trees")
+    outputs = Outputs.of(competition, y, levels)
+    problems = outputs.problems(y, stacked=columns.naive is not None)
+    with threadpool_limits(threads, user_api="openmp"):
+        models = [_fit(matrix, categorical, len(y), problem, seed, plain) for problem in problems]
+    return GradientTrees(outputs, tuple(models))
+
+
+def predict(model: GradientTrees, columns: Columns) -> np.ndarray:
+    """Return the prediction of each row, as of `Target`."""
+    matrix, _ = tree_matrix(columns, "trees")
+    found = [
+        each.predict_proba(matrix)
+        if isinstance(each, HistGradientBoostingClassifier)
+        else each.predict(matrix)
+        for each in model.models
+    ]
+    return model.outputs.join(found, len(columns))
+
+
+def save(model: GradientTrees, folder: Path) -> None:
+    """Write outputs.json and trees.skops."""
+    save_json(folder / "outputs.json", model.outputs.to_dict())
+    save_estimators(folder / "trees.skops", model.models)
+
+
+def load(folder: Path) -> GradientTrees:
+    """Read what `save` wrote."""
+    outputs = Outputs.from_dict(load_json(folder / "outputs.json"))
+    return GradientTrees(outputs, load_estimators(folder / "trees.skops"))
+
+
+def _fit(
+    matrix: np.ndarray,
+    categorical: np.ndarray,
+    rows: int,
+    problem: Problem,
+    seed: int,
+    plain: bool,
+) -> Any:
+    # scikit-learn's annotation says str, its documentation array-like of bool.
+    options: dict[str, Any] = {"categorical_features": categorical, "random_state": seed}
+    if not plain:
+        options |= _settings(rows)
+    if problem.classes:
+        if (np.bincount(problem.y) == 1).any():  # would split the only row of a class
+            options["early_stopping"] = False
+        return HistGradientBoostingClassifier(**options).fit(matrix, problem.y)
+    if problem.level is not None:
+        options |= {"loss": "quantile", "quantile": problem.level}
+    return HistGradientBoostingRegressor(**options).fit(matrix, problem.y)
+
+
+def _settings(rows: int) -> dict[str, Any]:
+    """Return settings by the number of training rows, measured out of fold in 5 folds.
+
+    scikit-learn's defaults and these: titanic 0.805 and 0.819 accuracy (mean of 2 seeds),
+    house-prices 0.1325 and 0.1275, adult 0.8636 and 0.8674 accuracy, diamonds 582 and 568.
+    """
+    if rows < SMALL:
+        return {
+            "learning_rate": 0.03,
+            "max_iter": 500,
+            "max_leaf_nodes": 8,
+            "max_features": 0.3,
+            "min_samples_leaf": 10,
+            "l2_regularization": 3.0,
+            "early_stopping": False,
+        }
+    return {
+        "learning_rate": 0.05,
+        "max_iter": 300,
+        "max_leaf_nodes": 15,
+        "max_features": 0.5,
+        "l2_regularization": 1.0,
+        "early_stopping": False,
+    }

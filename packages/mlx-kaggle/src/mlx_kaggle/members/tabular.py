@@ -1,0 +1,90 @@
+"""TabM of mlx-tabular on numbers, categories and components of words."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mlx_kaggle.members.columns import Columns
+from mlx_kaggle.members.outputs import Levels, Outputs
+from mlx_kaggle.members.saved import load_arrays, load_json, save_arrays, save_json
+from mlx_kaggle.tables.competition import VALUE_TASKS, Competition
+from mlx_tabular import TabularClassifier, TabularRegressor
+
+# One network for each label: with more of them it takes too long.
+MAX_LABELS = 8
+
+
+@dataclass(frozen=True)
+class Tabular:
+    """One TabM for each problem; a regression of several targets is one."""
+
+    outputs: Outputs
+    models: tuple[TabularClassifier | TabularRegressor, ...]
+    spread: np.ndarray
+    """(components,) standard deviations, of the training rows."""
+
+
+def supports(competition: Competition, levels: Levels) -> bool:
+    """Everything but intervals, and at most `MAX_LABELS` labels."""
+    many = competition.task == "multilabel" and len(competition.classes) > MAX_LABELS
+    return levels is None and not many
+
+
+def fit(
+    competition: Competition,
+    columns: Columns,
+    y: np.ndarray,
+    seed: int,
+    levels: Levels = None,
+    threads: int = 2,
+) -> Tabular:
+    """Fit TabM; a tenth of the rows or more decides when to stop."""
+    spread = np.maximum(columns.components.std(0), 1e-6)
+    outputs = Outputs.of(competition, y)
+    matrix = _matrix(columns, spread)
+    widths = [columns.numbers.shape[1], columns.categories.shape[1], columns.components.shape[1]]
+    edges = np.cumsum([0, *widths])
+    options = {
+        "categorical_features": list(range(edges[1], edges[2])),
+        "dense_features": list(range(edges[2], edges[3])),
+        "seed": seed,
+    }
+    if competition.task in (*VALUE_TASKS, "ordinal"):
+        models = [TabularRegressor(**options).fit(matrix, y.astype(np.float64))]
+    else:
+        models = [
+            TabularClassifier(**options).fit(matrix, problem.y) for problem in outputs.problems(y)
+        ]
+    return Tabular(outputs, tuple(models), spread)
+
+
+def predict(model: Tabular, columns: Columns) -> np.ndarray:
+    """Return the prediction of each row, as of `Target`."""
+    matrix = _matrix(columns, model.spread)
+    found = [
+        each.predict_proba(matrix) if isinstance(each, TabularClassifier) else each.predict(matrix)
+        for each in model.models
+    ]
+    return model.outputs.join(found, len(columns))
+
+
+def save(model: Tabular, folder: Path) -> None:
+    """Write outputs.json, spread.npz and the folder of each network."""
+    save_json(folder / "outputs.json", {**model.outputs.to_dict(), "models": len(model.models)})
+    save_arrays(folder / "spread.npz", {"spread": model.spread})
+    for number, each in enumerate(model.models):
+        each.save(folder / f"tabular-{number}")
+
+
+def load(folder: Path) -> Tabular:
+    """Read what `save` wrote."""
+    values = load_json(folder / "outputs.json")
+    outputs, count = Outputs.from_dict(values), values["models"]
+    kind = TabularRegressor if outputs.kind == "values" else TabularClassifier
+    models = tuple(kind.load(folder / f"tabular-{number}") for number in range(count))
+    return Tabular(outputs, models, load_arrays(folder / "spread.npz")["spread"])
+
+
+def _matrix(columns: Columns, spread: np.ndarray) -> np.ndarray:
+    return np.concatenate([columns.numbers, columns.categories, columns.components / spread], 1)
