@@ -157,13 +157,15 @@ def test_of_equals_the_simplest_is_chosen():
     choice = choose(y, {"a": members["m0"], "b": members["m0"]})
     assert choice.blend == Blend.single("a")
     assert choice.note.startswith("one member alone is best: a, ")
+
+
+def test_of_equal_scores_that_with_less_loss_is_chosen():
     y, members = values(60, (1.0, 1.0))
     same = choose(y, members, score=lambda rows, p: 1.0)
-    assert same.blend.method == "single"
-    blends = choose(
-        y, members, score=lambda rows, p: float(all((p != m[rows]).any() for m in members.values()))
-    )
-    assert blends.blend.method == "mean"
+    assert same.blend.method != "single"  # the mean of two has less loss than either
+    y, members = values(60, (1.0, 30.0))
+    worse = choose(y, members, score=lambda rows, p: float((p == members["m0"][rows]).all()))
+    assert worse.blend == Blend.single("m0")  # whatever the loss, a blend must not score less
 
 
 def test_a_score_that_is_not_defined_leaves_the_member_of_least_loss():

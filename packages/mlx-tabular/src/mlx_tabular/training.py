@@ -161,7 +161,7 @@ class DropoutMasks:
 class Step:
     """One training step, with AdamW on all parameters as one vector.
 
-    Not compiled: on a CPU MLX would first run the C++ compiler for 20 s, to gain a tenth per step.
+    Not compiled: on a CPU MLX would first run the C++ compiler on 27 kernels, for 20 s.
     """
 
     def __init__(self, model: TabM, objective: Objective, settings: Settings):
@@ -178,7 +178,7 @@ class Step:
         )
 
         def loss_of(inputs, targets, weights, masks):
-            return (objective.row_loss(model(*inputs, masks), targets) * weights).sum()
+            return (objective.row_loss(model(*inputs, masks=masks), targets) * weights).sum()
 
         self._gradients_of = nn.value_and_grad(model, loss_of)
 
@@ -190,7 +190,8 @@ class Step:
         masks: list[mx.array] | None,
     ) -> mx.array:
         """Update the model; return the loss, the sum over rows of weight times loss."""
-        loss, tree = self._gradients_of(inputs, targets, weights, masks)
+        batch = (inputs, targets, weights, masks)
+        loss, tree = self._gradients_of(*batch)
         found = dict(tree_flatten(tree))
         gradient = mx.concatenate([found[name].reshape(-1) for name in self._names])
         if self._clip_norm is not None:

@@ -44,7 +44,7 @@ def choose_blend(
     seed: int,
     constant: str | None = None,
 ) -> Choice:
-    """Choose what has the best score out of fold: a blend only if it beats each member alone.
+    """Choose what predicts: a blend only if it is as good out of fold as each member alone.
 
     `parts` are positions that together are all rows once; a single part is divided at random.
     `score` of positions and their prediction is called once for each method and member, for all
@@ -61,7 +61,7 @@ def choose_blend(
     parts = parts if len(parts) > 1 else contest.random_parts(every)
     candidates = contest.candidates(every, parts)
     scores = contest.scores(every, candidates)
-    chosen = contest.winner(every, scores)
+    chosen = contest.winner(every, scores, candidates)
     nested = _nested(contest, candidates, chosen, parts)
     note = _note(contest, chosen, scores)
     if constant is not None and chosen != constant:
@@ -89,7 +89,8 @@ def _nested(
     for part in parts:
         others = np.setdiff1d(np.arange(len(nested)), part)
         inner = contest.candidates(others, contest.random_parts(others))
-        nested[part] = candidates[contest.winner(others, contest.scores(others, inner))][part]
+        winner = contest.winner(others, contest.scores(others, inner), inner)
+        nested[part] = candidates[winner][part]
     return nested
 
 
@@ -129,13 +130,13 @@ def _against_constant(
 ) -> tuple[str, str]:
     """Return a note if the constant is as good, and else a doubt if the gain may be noise.
 
-    The score can be better and the loss not, when probabilities are badly calibrated. What
-    counts then is the loss of the cross-fitted mixture with the constant.
+    Badly calibrated probabilities can have a better score and a higher loss. So if the score is
+    better, what counts is the loss of the cross-fitted mixture with the constant.
     """
     assert contest.constant is not None
     constant, every = contest.members[contest.constant], np.arange(len(nested))
     gain, error = contest.gain(nested, constant)
-    found = float(contest.score(every, nested)) if gain <= 0 else limit
+    found = float(contest.score(every, nested))
     better = contest.value(found) > contest.value(limit)
     if better and len(parts) > 1:
         pair = {"blend": nested, "constant": constant}

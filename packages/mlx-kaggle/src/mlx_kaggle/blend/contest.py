@@ -8,7 +8,7 @@ import numpy as np
 from mlx_kaggle.blend.fit import METHODS, cross_fit
 from mlx_kaggle.blend.loss import Loss
 
-# On a tie the simplest wins: a member alone, then the methods in this order.
+# On a tie of score and loss the simplest wins: a member alone, then the methods in this order.
 SIMPLEST_FIRST = ("mean", "rank_mean", "stack", "bma", "greedy")
 TIE = 1e-9  # as a fraction of the score
 INNER_PARTS = 5
@@ -53,18 +53,28 @@ class Contest:
         """Return the score of each candidate on `rows`."""
         return {name: float(self.score(rows, each[rows])) for name, each in candidates.items()}
 
-    def winner(self, rows: np.ndarray, scores: dict[str, float]) -> str:
-        """Return the simplest candidate with the best score; of equal members, that of less loss.
+    def winner(
+        self, rows: np.ndarray, scores: dict[str, float], candidates: dict[str, np.ndarray]
+    ) -> str:
+        """Return the blend of the least loss among those that score at least as the best member.
 
-        A score that is not defined is the worst.
+        That is the member itself if there is none, or on a tie of score and loss. Of members with
+        equal scores the best is that of less loss; a score that is not defined is the worst. A
+        label metric of few rows decides by chance between blends, and their loss does not.
         """
-        losses = {name: self.losses(each)[rows].mean() for name, each in self.members.items()}
+        losses = {name: self.losses(each)[rows].mean() for name, each in candidates.items()}
         values = {name: self.value(score) for name, score in scores.items()}
         best = min(self.members, key=lambda name: (-values[name], losses[name]))
-        for method in SIMPLEST_FIRST:
-            if method in values and values[method] > values[best] + TIE * abs(values[best]):
-                best = method
-        return best
+        edge = TIE * abs(values[best])
+        good = [
+            method
+            for method in SIMPLEST_FIRST
+            if np.isfinite(scores.get(method, np.nan))
+            and (values[method] > values[best] + edge
+                 or (values[method] >= values[best] - edge
+                     and losses[method] < losses[best] * (1 - np.sign(losses[best]) * TIE)))
+        ]  # fmt: skip
+        return min(good, key=lambda method: losses[method]) if good else best
 
     def value(self, score: float) -> float:
         """Return a number that is greater for a better score."""

@@ -142,9 +142,10 @@ def _held_out(
     counts = np.bincount(problem.y) if problem.classes else np.zeros(1)
     held_rows = max(1, round(rows * HELD_OUT))
     stratify = problem.y if counts.min() > 1 and held_rows >= problem.classes > 0 else None
-    kept, held = train_test_split(
+    found = train_test_split(
         np.arange(rows), test_size=held_rows, random_state=seed, stratify=stratify
     )
+    kept, held = np.asarray(found[0]), np.asarray(found[1])
     if problem.classes:  # a rare class must not be known from the held-out rows only
         missing = ~np.isin(problem.y[held], problem.y[kept])
         kept, held = np.append(kept, held[missing]), held[~missing]

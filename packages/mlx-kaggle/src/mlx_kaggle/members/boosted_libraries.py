@@ -1,7 +1,9 @@
 """One booster of LightGBM, XGBoost or CatBoost: the settings, data and files of each library.
 
-Settings follow the tuned defaults of Holzmueller et al., NeurIPS 2024; tables with fewer than
-`SMALL` rows have smaller trees that each see part of the columns.
+Settings of tables with `LARGE` rows are the tuned defaults of Holzmueller et al., NeurIPS 2024.
+Smaller tables have smaller trees, measured out of fold: adult (8,000 rows), those defaults and
+ours, LightGBM 0.860 and 0.869 accuracy, XGBoost 0.864 and 0.868; diamonds (8,000 rows) RMSE 773 and
+570, 601 and 589.
 """
 
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ import numpy as np
 
 from mlx_kaggle.members.outputs import Problem
 
-SMALL = 3_000
+SMALL, LARGE = 3_000, 20_000
 ROUNDS = 1_000
 # Boosting stops when the held-out rows have not gained for this many rounds.
 PATIENCE = 100
@@ -73,13 +75,16 @@ class LightGBM:
         rounds: int,
         held: tuple[Data, np.ndarray] | None = None,
     ) -> tuple[Any, int]:
+        """As of `Booster`."""
         import lightgbm
 
         options = self.settings(len(data), problem)
         options |= {"seed": seed, "num_threads": threads, "verbosity": -1, "deterministic": True}
         options |= {"force_row_wise": True, "feature_pre_filter": False}
         columns: Any = np.flatnonzero(data.categorical).tolist()
-        train = lightgbm.Dataset(data.matrix, problem.y, categorical_feature=columns, params=options)
+        train = lightgbm.Dataset(
+            data.matrix, problem.y, categorical_feature=columns, params=options
+        )
         if held is None:
             return lightgbm.train(options, train, rounds), rounds
         valid = lightgbm.Dataset(held[0].matrix, held[1], reference=train, params=options)
@@ -92,6 +97,9 @@ class LightGBM:
         if rows < SMALL:
             options = {"learning_rate": 0.02, "num_leaves": 10, "feature_fraction": 0.3}
             options |= {"bagging_fraction": 0.75, "bagging_freq": 1, "min_data_in_leaf": 5}
+        elif rows < LARGE:
+            options = {"learning_rate": 0.05, "num_leaves": 15, "feature_fraction": 0.75}
+            options |= {"bagging_fraction": 0.9, "bagging_freq": 1, "min_data_in_leaf": 20}
         elif problem.classes:
             options = {"learning_rate": 0.04, "num_leaves": 50, "min_data_in_leaf": 40}
             options |= {"bagging_fraction": 0.75, "bagging_freq": 1}
@@ -99,6 +107,8 @@ class LightGBM:
         else:
             options = {"learning_rate": 0.05, "num_leaves": 100, "min_data_in_leaf": 3}
             options |= {"bagging_fraction": 0.7, "bagging_freq": 1}
+        # The defaults, 10, 10 and 100, hold categories back: diamonds 598 instead of 570.
+        options |= {"cat_smooth": 1.0, "cat_l2": 1.0, "min_data_per_group": 20}
         if problem.classes > 2:
             return {**options, "objective": "multiclass", "num_class": problem.classes}
         if problem.level is not None:
@@ -106,12 +116,15 @@ class LightGBM:
         return {**options, "objective": "binary" if problem.classes else "regression"}
 
     def predict(self, model: Any, data: Data, classes: int) -> np.ndarray:
+        """As of `Booster`."""
         return _both(model.predict(data.matrix), classes)
 
     def write(self, model: Any, path: Path) -> None:
+        """As of `Booster`."""
         path.write_text(model.model_to_string(), "utf-8")
 
     def read(self, path: Path) -> Any:
+        """As of `Booster`."""
         import lightgbm
 
         return lightgbm.Booster(model_str=path.read_text("utf-8"))
@@ -129,6 +142,7 @@ class XGBoost:
         rounds: int,
         held: tuple[Data, np.ndarray] | None = None,
     ) -> tuple[Any, int]:
+        """As of `Booster`."""
         import xgboost
 
         options = self.settings(len(data), problem)
@@ -151,6 +165,9 @@ class XGBoost:
         if rows < SMALL:
             options = {"learning_rate": 0.02, "max_depth": 4, "colsample_bytree": 0.3}
             options |= {"subsample": 0.75, "min_child_weight": 2, "lambda": 1.0}
+        elif rows < LARGE:
+            options = {"learning_rate": 0.05, "max_depth": 4, "colsample_bytree": 0.5}
+            options |= {"subsample": 0.75, "min_child_weight": 2, "lambda": 1.0}
         elif problem.classes:
             options = {"learning_rate": 0.08, "max_depth": 6, "colsample_bylevel": 0.9}
             options |= {"subsample": 0.65, "min_child_weight": 5e-6, "lambda": 0.0}
@@ -161,7 +178,10 @@ class XGBoost:
             return {**options, "objective": "multi:softprob", "num_class": problem.classes}
         if problem.level is not None:
             return {**options, "objective": "reg:quantileerror", "quantile_alpha": problem.level}
-        return {**options, "objective": "binary:logistic" if problem.classes else "reg:squarederror"}
+        return {
+            **options,
+            "objective": "binary:logistic" if problem.classes else "reg:squarederror",
+        }
 
     def matrix(self, data: Data, y: np.ndarray | None = None) -> Any:
         """Return the library's form of a matrix."""
@@ -171,12 +191,15 @@ class XGBoost:
         return xgboost.DMatrix(data.matrix, y, feature_types=kinds, enable_categorical=True)
 
     def predict(self, model: Any, data: Data, classes: int) -> np.ndarray:
+        """As of `Booster`."""
         return _both(model.predict(self.matrix(data)).astype(np.float64), classes)
 
     def write(self, model: Any, path: Path) -> None:
+        """As of `Booster`."""
         path.write_bytes(model.save_raw("json"))
 
     def read(self, path: Path) -> Any:
+        """As of `Booster`."""
         import xgboost
 
         return xgboost.Booster(model_file=bytearray(path.read_bytes()))
@@ -194,6 +217,7 @@ class CatBoost:
         rounds: int,
         held: tuple[Data, np.ndarray] | None = None,
     ) -> tuple[Any, int]:
+        """As of `Booster`."""
         import catboost
 
         options = self.settings(len(data), problem)
@@ -243,13 +267,16 @@ class CatBoost:
         return catboost.Pool(features, y)
 
     def predict(self, model: Any, data: Data, classes: int) -> np.ndarray:
+        """As of `Booster`."""
         kind = "Probability" if classes else "RawFormulaVal"
         return np.asarray(model.predict(self.pool(data), prediction_type=kind))
 
     def write(self, model: Any, path: Path) -> None:
+        """As of `Booster`."""
         model.save_model(str(path), format="cbm")
 
     def read(self, path: Path) -> Any:
+        """As of `Booster`."""
         import catboost
 
         return catboost.CatBoost().load_model(str(path), format="cbm")

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +53,9 @@ class Columns:
 
     def take(self, rows: np.ndarray | slice) -> "Columns":
         """Return the columns of some rows."""
-        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Columns(**{name: a if a is None else a[rows] for name, a in arrays.items()})
+        arrays: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
+        taken = {name: a if a is None else a[rows] for name, a in arrays.items()}
+        return replace(self, **taken)
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,9 @@ class CharacterFeatures:
     def transform(self, table: Table) -> csr_array:
         """Return (N, len(ngrams)) float32."""
         if not self.ngrams:
-            return csr_array((_count(table), 0), dtype=np.float32)
-        counter = CountVectorizer(
-            analyzer="char_wb", ngram_range=NGRAMS, vocabulary=self.ngrams, dtype=np.float32
-        )
-        found = csr_array(counter.transform(_texts(self.columns, table)))
+            return _nothing(_count(table))
+        counter = CountVectorizer(analyzer="char_wb", ngram_range=NGRAMS, vocabulary=self.ngrams)
+        found = csr_array(counter.transform(_texts(self.columns, table)), dtype=np.float32)
         weights = np.array(self.weights, np.float32)
         found.data = (1 + np.log(found.data)) * weights[found.indices]
         norms = np.sqrt(np.asarray(found.multiply(found).sum(1))).ravel()
@@ -138,7 +137,7 @@ class ColumnFeatures:
             _stack(categories, rows),
             self.scaled.transform(table) if self.scaled.count else np.zeros((rows, 0), np.float32),
             words,
-            self.characters.transform(table) if self.characters.ngrams else _nothing(rows),
+            self.characters.transform(table),
             np.asarray(words @ self.projection, np.float32),
             embeddings,
             seasonal_naive(table, self.forecast) if self.forecast else None,
@@ -178,7 +177,7 @@ def _count(table: Table) -> int:
 
 
 def _nothing(rows: int) -> csr_array:
-    return csr_array((rows, 0), dtype=np.float32)
+    return csr_array(np.zeros((rows, 0), np.float32))
 
 
 def _stack(columns: list[np.ndarray], rows: int) -> np.ndarray:
@@ -211,4 +210,4 @@ def _projection(words: WordFeatures, train: Table, seed: int) -> np.ndarray:
     if components < 2:
         return np.zeros((len(words.words), 0), np.float32)
     svd = TruncatedSVD(components, random_state=seed).fit(words.transform(train))
-    return svd.components_.T.astype(np.float32)
+    return np.asarray(svd.components_, np.float32).T

@@ -17,8 +17,9 @@ from mlx_kaggle.tables.competition import Competition
 Variant = Literal["both", "linear", "trees"]
 # Components of the embeddings that trees split on.
 COMPONENTS = 50
-# Norm of the embedding of a row for the linear model; that of its words is 1.
-NORM = 4.0
+# Norm of the embedding of a row for the linear model, as that of its words. F1 on tweets with norms
+# 1, 2, 4 and 10: 0.791, 0.785, 0.781 and 0.775.
+NORM = 1.0
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def fit(
     scale = np.stack([given.mean(0), np.maximum(given.std(0), 1e-6)])
     components = min(COMPONENTS, *given.shape)
     pca = PCA(components, random_state=seed).fit((given - scale[0]) / scale[1])
-    model = Embeddings(None, None, scale, pca.components_.T)
+    model = Embeddings(None, None, scale, np.asarray(pca.components_).T)
     options = y, seed, levels, threads
     linear = trees = None
     if variant != "trees":
@@ -99,7 +100,9 @@ def load(folder: Path) -> Embeddings:
 
 def _given(columns: Columns) -> np.ndarray:
     if columns.embeddings is None:
-        raise ValueError("embeddings needs an encoder: give --encoder, or leave it out of --members")
+        raise ValueError(
+            "embeddings needs an encoder: give --encoder, or leave it out of --members"
+        )
     return columns.embeddings
 
 
@@ -110,7 +113,7 @@ def _standardized(model: Embeddings, columns: Columns) -> np.ndarray:
 def _for_linear(model: Embeddings, columns: Columns) -> Columns:
     """Return the columns with embeddings instead of character n-grams."""
     scaled = [columns.scaled, _standardized(model, columns) * (NORM / np.sqrt(len(model.axes)))]
-    nothing = csr_array((len(columns), 0), dtype=np.float32)
+    nothing = csr_array(np.zeros((len(columns), 0), np.float32))
     return replace(columns, scaled=np.concatenate(scaled, 1), characters=nothing)
 
 

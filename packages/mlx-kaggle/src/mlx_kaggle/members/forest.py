@@ -1,6 +1,6 @@
-"""Extremely randomized trees on numbers, one-hot categories and components of words."""
+"""Extremely randomized trees on numbers, category codes and components of words."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 
 from mlx_kaggle.members.columns import Columns
-from mlx_kaggle.members.outputs import Levels, Outputs, error_shifts, interval
+from mlx_kaggle.members.outputs import Levels, Outputs, error_shifts, interval, tree_matrix
 from mlx_kaggle.members.saved import (
     load_arrays,
     load_estimators,
@@ -19,7 +19,11 @@ from mlx_kaggle.members.saved import (
 )
 from mlx_kaggle.tables.competition import Competition
 
-TREES = 300
+# Out of fold: titanic 0.809 accuracy, house-prices 0.142 (leaves of 2 rows); one-hot categories and
+# leaves of 3 rows 0.810 and 0.149 in twice the time, a random forest of 100 trees 0.811 and 0.142.
+TREES = 200
+# scikit-learn's trees take float32.
+MISSING = -1e30
 
 
 @dataclass(frozen=True)
@@ -45,17 +49,18 @@ def fit(
     levels: Levels = None,
     threads: int = 2,
 ) -> Forest:
-    """Fit extremely randomized trees (Geurts et al. 2006) on bootstrapped rows.
+    """Fit extremely randomized trees (Geurts et al. 2006).
 
-    An ordinal task is a regression on class numbers. Raises `ValueError` without any column.
+    With intervals a tree sees a bootstrap of the rows, and the others measure its errors. An
+    ordinal task is a regression on class numbers. Raises `ValueError` without any column.
     """
     matrix = _matrix(columns)
     outputs = Outputs.of(competition, y, levels)
     options: dict[str, Any] = {
         "n_estimators": TREES,
-        "min_samples_leaf": 3,
-        "max_features": 0.5,
-        "bootstrap": True,
+        "min_samples_leaf": 2,
+        "max_features": 0.4,
+        "bootstrap": levels is not None,
         "oob_score": levels is not None,
         "n_jobs": threads,
         "random_state": seed,
@@ -78,7 +83,8 @@ def predict(model: Forest, columns: Columns) -> np.ndarray:
         if outputs.levels:
             return interval(values, model.shifts)
         return values.reshape(len(columns), *outputs.shape)
-    return outputs.join([each.predict_proba(matrix) for each in model.models], len(columns))
+    found: list[Any] = [each.predict_proba(matrix) for each in model.models]  # pyright: ignore[reportAttributeAccessIssue]
+    return outputs.join(found, len(columns))
 
 
 def save(model: Forest, folder: Path) -> None:
@@ -96,8 +102,6 @@ def load(folder: Path) -> Forest:
 
 
 def _matrix(columns: Columns) -> np.ndarray:
-    """Return (N, F) numbers, 0/1 if missing, one-hot categories and components of words."""
-    matrix = np.concatenate([columns.scaled, columns.components], 1)
-    if not matrix.shape[1]:
-        raise ValueError("forest has no column to learn from; leave it out of --members")
-    return matrix
+    """Return (N, F) numbers, components and category codes; what is missing is below all others."""
+    matrix, _ = tree_matrix(replace(columns, naive=None), "forest")
+    return np.nan_to_num(matrix, nan=MISSING)

@@ -64,7 +64,7 @@ def fit(
         shifts = error_shifts(errors, levels) if levels else np.zeros((0, 3))
         return LinearWords(outputs, weight, bias, shifts)
     fitted = [_fit_classes(matrix, problem, seed) for problem in outputs.problems(y)]
-    nothing = np.zeros((matrix.shape[1], 0)), np.zeros(0)
+    nothing = np.zeros((matrix.shape[1], 0)), np.zeros(0)  # pyright: ignore[reportOptionalSubscript]
     weight, bias = (np.concatenate(each, -1) for each in zip(nothing, *fitted, strict=True))
     return LinearWords(outputs, weight, bias, np.zeros((0, 3)))
 
@@ -100,7 +100,7 @@ def _matrix(columns: Columns) -> csr_array:
     """Return (N, F) float64. Sparse also for numbers: its products do not depend on other rows."""
     parts = [csr_array(columns.scaled), columns.words, columns.characters]
     matrix = csr_array(hstack(parts, dtype=np.float64))
-    if not matrix.shape[1]:
+    if not matrix.shape[1]:  # pyright: ignore[reportOptionalSubscript]
         raise ValueError("linear has no column to learn from; leave it out of --members")
     return matrix
 
@@ -114,7 +114,9 @@ def _splits(
         folds = min(FOLDS, int(np.bincount(problem.y).min()))
         if folds < 2:
             return []
-        splits = list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(problem.y, problem.y))
+        splits = list(
+            StratifiedKFold(folds, shuffle=True, random_state=seed).split(problem.y, problem.y)
+        )
         return splits if rows < MANY_ROWS else splits[:1]
     if rows < 2:
         return []
@@ -127,7 +129,7 @@ def _fit_values(
 ) -> tuple[Ridge, np.ndarray]:
     """Return the ridge of the best penalty, and its errors on held-out rows."""
     # Exact and quick for few columns; words have many, and are mostly zeros.
-    dense = matrix.shape[1] <= 2_000
+    dense = matrix.shape[1] <= 2_000  # pyright: ignore[reportOptionalSubscript]
     x = matrix.toarray() if dense else matrix
     tried = []
     for alpha in RIDGE_ALPHAS:

@@ -1,5 +1,6 @@
 """k nearest neighbours on standardized numbers, categories, and components of texts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def fit(
         raise ValueError("neighbours has no intervals; leave it out of --members")
     outputs = Outputs.of(competition, y)
     wide = y.reshape(len(y), -1).astype(np.float64)
-    targets = np.eye(*outputs.shape)[y] if outputs.kind == "classes" else wide
+    targets = np.eye(outputs.shape[0])[y] if outputs.kind == "classes" else wide
     axes = _axes(columns.embeddings, seed)
     texts = columns.components, _project(columns.embeddings, axes, len(columns))
     sizes = np.array([np.linalg.norm(each, axis=1).mean() or 1.0 for each in texts])
@@ -99,7 +100,7 @@ def _axes(embeddings: np.ndarray | None, seed: int) -> np.ndarray:
         return np.zeros((0, 0))
     components = min(COMPONENTS, *embeddings.shape)
     pca = PCA(components, random_state=seed).fit(embeddings.astype(np.float64))
-    return np.concatenate([pca.mean_[None], pca.components_]).T
+    return np.concatenate([np.asarray(pca.mean_)[None], np.asarray(pca.components_)]).T
 
 
 def _project(embeddings: np.ndarray | None, axes: np.ndarray, rows: int) -> np.ndarray:
@@ -134,16 +135,19 @@ def _choose(rows: np.ndarray, targets: np.ndarray, kind: str, in_time: bool, see
     return counts[int(np.argmin(losses))]
 
 
-def _vote(known: np.ndarray, targets: np.ndarray, rows: np.ndarray, counts) -> list[np.ndarray]:
+def _vote(
+    known: np.ndarray, targets: np.ndarray, rows: np.ndarray, counts: Sequence[int]
+) -> list[np.ndarray]:
     """Return the weighted mean target of the nearest `known` rows, for each count."""
     found = [np.zeros((len(rows), targets.shape[1])) for _ in counts]
     most = min(max(counts), len(known))
     for start in range(0, len(rows), BATCH):
         part = slice(start, start + BATCH)
         distances = cdist(rows[part], known)
-        # The first row wins a tie.
-        nearest = np.argsort(distances, axis=1, kind="stable")[:, :most]
+        nearest = np.argpartition(distances, most - 1, axis=1)[:, :most]
         near = np.take_along_axis(distances, nearest, 1)
+        order = np.argsort(near, axis=1, kind="stable")
+        nearest, near = (np.take_along_axis(each, order, 1) for each in (nearest, near))
         weights = 1 / np.maximum(near, 1e-3 * (near[:, -1:] + 1e-9))
         for at, count in enumerate(counts):
             shares = weights[:, :count] / weights[:, :count].sum(1, keepdims=True)

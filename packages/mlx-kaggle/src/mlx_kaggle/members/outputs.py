@@ -84,7 +84,9 @@ class Outputs:
         """Rebuild from `to_dict`, also after JSON."""
         levels = values["levels"]
         present = tuple(tuple(each) for each in values["present"])
-        return cls(values["kind"], tuple(values["shape"]), present, tuple(levels) if levels else None)
+        return cls(
+            values["kind"], tuple(values["shape"]), present, tuple(levels) if levels else None
+        )
 
 
 def _in_order(bounds: np.ndarray) -> np.ndarray:

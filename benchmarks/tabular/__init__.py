@@ -1,0 +1,1 @@
+"""The tables, the worker and the page of `benchmarks/tabular.py`."""
