@@ -1,4 +1,4 @@
-"""The gradient of the whole loss against finite differences of a float64 evaluation."""
+"""The gradient of the whole loss against finite differences, in float32."""
 
 import mlx.core as mx
 import numpy as np

@@ -31,7 +31,7 @@ PRESETS = {
 FOLDS = 5
 # Those whose library is missing, or that cannot learn the task, are left out with a note.
 _ALL = ("linear", "trees", "lightgbm", "xgboost", "catboost", "forest", "neighbours",
-        "embeddings", "tabular", "text")  # fmt: skip
+        "kernel", "embeddings", "tabular", "text")  # fmt: skip
 MEMBERS_OF_PRESET = dict.fromkeys(PRESETS, _ALL)
 
 # scikit-learn requires seeds below 2**32; members and folds count up from the configured seed.

@@ -142,7 +142,8 @@ def prepare_job(config: RunConfig) -> Job:
 
 
 def _with_members(job: Job) -> Job:
-    job.members, notes = choose_members(job.config, job.competition, job.levels)
+    rows = len(job.splits[0][0])
+    job.members, notes = choose_members(job.config, job.competition, job.levels, rows)
     job.notes += notes
     return job
 

@@ -27,6 +27,7 @@ WEIGHTS = {
 METHODS = tuple(WEIGHTS)
 # A smaller weight is not worth the time of its member's predictions.
 SMALLEST_WEIGHT = 0.005
+FAR, OUTLIERS = 6, 0.01
 # A choice fits each method 30 times. Weights are fitted to at most 20,000 values of each member (a
 # value a row, or one of each label), of at least 2,000 rows drawn at random.
 FIT_VALUES, FIT_ROWS = 20_000, 2_000
@@ -115,6 +116,8 @@ def fit_blend(
         raise ValueError(f"no blend is called {method!r}; there are: {', '.join(METHODS)}")
     members = check_predictions(predictions)
     reduced = np.stack([loss.reduce(truth, each) for each in members.values()])
+    if loss.kind == "squared":
+        reduced = without_outliers(reduced)
     rng = np.random.default_rng(seed)
     fitted = max(FIT_VALUES // reduced.shape[2], FIT_ROWS)
     if reduced.shape[1] > fitted:
@@ -127,6 +130,18 @@ def fit_blend(
         return blend
     ranks = Ranks.fit(members, blend.apply(members), shares=loss.kind == "log")
     return Blend(method, blend.weights, ranks, loss.log)
+
+
+def without_outliers(errors: np.ndarray) -> np.ndarray:
+    """Return the errors (members, rows, targets) without the rows that no member can predict.
+
+    A few of them decide a sum of squares, and say nothing about weights: at most `OUTLIERS` of the
+    rows, with errors of every member above `FAR` times the typical one.
+    """
+    least = np.abs(errors).min(0).max(-1)
+    typical = np.median(np.abs(errors))
+    kept = least <= max(FAR * typical, float(np.quantile(least, 1 - OUTLIERS)))
+    return errors[:, kept]
 
 
 def describe(blend: Blend) -> str:

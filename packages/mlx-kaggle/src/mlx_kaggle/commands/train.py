@@ -31,6 +31,7 @@ Members (--members text,tabular,...), all of them in every preset:
   linear                     ridge or logistic regression, with words and characters
   forest                     randomized trees
   neighbours                 nearest training rows
+  kernel                     support vector regression, up to 10,000 rows
   embeddings                 frozen embeddings of --encoder, into trees and a linear model
 
 Losses (--loss) of the text network, the first of each task (--task) is its default:

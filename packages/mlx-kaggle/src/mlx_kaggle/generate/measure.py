@@ -8,6 +8,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 from threadpoolctl import threadpool_limits
 
 from mlx_kaggle.generate.candidates import Candidate, Feature, Learned
+from mlx_kaggle.generate.target_means import TargetMean
 from mlx_kaggle.members.features import numbers_of
 from mlx_kaggle.tables.files import take
 from mlx_kaggle.tables.splits import split_rows
@@ -22,7 +23,8 @@ OPTIONS = {"learning_rate": 0.2, "max_leaf_nodes": 8, "max_bins": 63, "early_sto
 ITERATIONS, MIN_ITERATIONS = 20, 7
 # A categorical column has fewer values than there are bins.
 MAX_OUTPUTS, MAX_CATEGORIES = 3, 60
-# Columns are kept if they lower the loss by this share, and by this many standard errors.
+# Columns that learn from the target are kept if they lower the loss by this share, and by this many
+# standard errors. Others cannot leak: they are left off only if the loss rises by as many.
 MIN_GAIN, ERRORS = 0.001, 0.5
 SMALLEST = 1e-3
 
@@ -93,6 +95,7 @@ class Trial:
         A candidate that is worse in the first repeat is not tried in the others.
         """
         kinds = [feature.kind == "categorical" for feature in candidate.features]
+        learned = any(isinstance(feature, TargetMean) for feature in candidate.features)
         total, count = np.zeros(len(self.y)), np.zeros(len(self.y))
         added = []
         for number, (fold, before) in enumerate(zip(self.folds, self.losses, strict=True), 1):
@@ -100,13 +103,17 @@ class Trial:
             added.append(Scored(columns, self._score(fold, columns, kinds)))
             total[fold.held] += before - added[-1].losses
             count[fold.held] += 1
-            if number % self.splits == 0 and total.sum() < 0:
+            if learned and number % self.splits == 0 and total.sum() < 0:
                 break
         difference = total[count > 0] / count[count > 0]
         mean, error = difference.mean(), difference.std() / np.sqrt(len(difference))
         loss = np.concatenate(self.losses).mean()
         gain = float(mean / loss) if loss > 0 else 0.0
-        kept = len(added) == len(self.folds) and gain > MIN_GAIN and bool(mean > ERRORS * error)
+        complete = len(added) == len(self.folds)
+        if learned:
+            kept = complete and gain > MIN_GAIN and bool(mean > ERRORS * error)
+        else:
+            kept = complete and bool(mean >= -ERRORS * error)
         if kept:
             self.losses = [each.losses for each in added]
             self.categorical += kinds

@@ -26,6 +26,10 @@ class Kind:
     needs: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     """Of its `fit`."""
+    most_rows: int | None = None
+    """Training rows above which it takes too long."""
+    most_labels: int | None = None
+    """Labels above which it takes too long: one model for each."""
     seconds: tuple[float, float] = (0.0, 0.0)
     """Usual seconds of a fold on two cores, and more for each thousand training rows."""
 
@@ -35,13 +39,14 @@ KINDS = {
     PLAIN: Kind("gradient_trees", options={"plain": True}),
     "linear": Kind("linear_words"),
     "trees": Kind("gradient_trees"),
-    "lightgbm": Kind("boosted", "lightgbm", {"library": "lightgbm"}),
-    "xgboost": Kind("boosted", "xgboost", {"library": "xgboost"}),
-    "catboost": Kind("boosted", "catboost", {"library": "catboost"}),
+    "lightgbm": Kind("boosted", "lightgbm", {"library": "lightgbm"}, most_labels=8),
+    "xgboost": Kind("boosted", "xgboost", {"library": "xgboost"}, most_labels=8),
+    "catboost": Kind("boosted", "catboost", {"library": "catboost"}, most_labels=8),
     "forest": Kind("forest"),
     "neighbours": Kind("neighbours"),
+    "kernel": Kind("kernel", most_rows=10_000),
     "embeddings": Kind("embeddings"),
-    "tabular": Kind("tabular"),
+    "tabular": Kind("tabular", most_labels=8),
     TEXT: Kind("text"),
 }
 
@@ -61,9 +66,12 @@ def label_of(competition: Competition, name: str) -> str:
 
 
 def choose_members(
-    config: RunConfig, competition: Competition, levels: tuple[float, float] | None
+    config: RunConfig,
+    competition: Competition,
+    levels: tuple[float, float] | None,
+    rows: int,
 ) -> tuple[list[str], list[str]]:
-    """Return the members of a run in the order of training, and notes on those left out.
+    """Return the members of a run of `rows` training rows in order, and notes on those left out.
 
     The members of a preset that do not fit the task, or whose library is not installed, are left
     out with a note. A member that `config.members` names raises `ConfigError` instead.
@@ -73,7 +81,7 @@ def choose_members(
     for name in KINDS:
         if name not in (*named, PLAIN) or name == CONSTANT:
             continue
-        problem = _problem(name, config, competition, levels)
+        problem = _problem(name, config, competition, levels, rows)
         if problem is None:
             chosen.append(name)
         elif name in config.members:
@@ -104,13 +112,22 @@ def check_member_names(names: tuple[str, ...]) -> None:
 
 
 def _problem(
-    name: str, config: RunConfig, competition: Competition, levels: tuple[float, float] | None
+    name: str,
+    config: RunConfig,
+    competition: Competition,
+    levels: tuple[float, float] | None,
+    rows: int,
 ) -> str | None:
-    needs = KINDS[name].needs
+    needs, most_rows, most_labels = KINDS[name].needs, KINDS[name].most_rows, KINDS[name].most_labels
     if needs and find_spec(needs) is None:
         return f"needs {needs}, which is not installed: pip install 'mlx-kaggle[{needs}]'"
     if name == "embeddings" and not config.encoder.path:
         return "needs a pretrained encoder: --encoder DIR"
+    if most_rows and rows > most_rows and name not in config.members:
+        return f"takes too long for more than {most_rows:,} rows; --members {name} trains it"
+    labels = len(competition.targets) if competition.task == "multilabel" else 1
+    if most_labels and labels > most_labels and name not in config.members:
+        return f"takes too long for more than {most_labels} labels; --members {name} trains it"
     if name != TEXT and not module_of(name).supports(competition, levels):
         what = "predict intervals" if levels else f"learn the task {competition.task}"
         return f"cannot {what}"

@@ -147,7 +147,7 @@ def _vote(
         nearest = np.argpartition(distances, most - 1, axis=1)[:, :most]
         near = np.take_along_axis(distances, nearest, 1)
         order = np.argsort(near, axis=1, kind="stable")
-        nearest, near = (np.take_along_axis(each, order, 1) for each in (nearest, near))
+        nearest, near = np.take_along_axis(nearest, order, 1), np.take_along_axis(near, order, 1)
         weights = 1 / np.maximum(near, 1e-3 * (near[:, -1:] + 1e-9))
         for at, count in enumerate(counts):
             shares = weights[:, :count] / weights[:, :count].sum(1, keepdims=True)

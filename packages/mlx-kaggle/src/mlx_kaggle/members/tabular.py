@@ -13,8 +13,6 @@ from mlx_kaggle.members.saved import load_arrays, load_json, save_arrays, save_j
 from mlx_kaggle.tables.competition import VALUE_TASKS, Competition
 from mlx_tabular import TabularClassifier, TabularRegressor
 
-# One network for each label: with more of them it takes too long.
-MAX_LABELS = 8
 # Smaller than the defaults of mlx-tabular: on titanic as good, in a quarter of the time.
 SETTINGS: dict[str, Any] = {"k": 16, "d_block": 128, "d_embedding": 8}
 
@@ -30,9 +28,8 @@ class Tabular:
 
 
 def supports(competition: Competition, levels: Levels) -> bool:
-    """Everything but intervals, and at most `MAX_LABELS` labels."""
-    many = competition.task == "multilabel" and len(competition.classes) > MAX_LABELS
-    return levels is None and not many
+    """Everything but intervals."""
+    return levels is None
 
 
 def fit(
