@@ -40,7 +40,9 @@ def main() -> None:
     options = parser.parse_args()
     print(prepare_machine())
     flags = {"data.train": options.train, "data.target": options.target}
-    job = prepare_job(resolve_config("quick", flags=flags, overrides=options.overrides))
+    job = prepare_job(
+        resolve_config("quick", flags=flags, overrides=["folds=0", *options.overrides])
+    )
     train_rows, val_rows = job.splits[0]
     train, val = take(job.table, train_rows), take(job.table, val_rows)
     target, scores = Target(job.competition), {}

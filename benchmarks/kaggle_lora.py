@@ -47,7 +47,7 @@ def run(name: str, arguments: list[str], options: argparse.Namespace) -> dict:
             *(sys.executable, "-m", "mlx_kaggle.cli", "train", "--train", str(options.train)),
             *("--target", "target", "--metric", "f1", "--preset", "standard"),
             *("--encoder", str(options.encoder), "--output", str(folder)),
-            *("--set", "text.tta=1", *arguments),
+            *("--members", "text,linear", "--folds", "0", "--set", "text.tta=1", *arguments),
         ]
         subprocess.run(command, check=True)
     summary = json.loads((folder / "summary.json").read_text())

@@ -54,7 +54,7 @@ def compare(case: str, options: argparse.Namespace, run_measured: RunMeasured) -
                        "--val", str(folder / f"{part}val.csv"),
                        "--target", "label", "--metric", "accuracy", "--optimizer", optimizer,
                        "--seed", str(seed), *settings, "--set", "head.words=false",
-                       "--numeric-features", "off", "--output", str(folder / "run")]  # fmt: skip
+                       "--numeric-features", "off", "--members", "text", "--output", str(folder / "run")]  # fmt: skip
             _, peak = run_measured(command)
             done = outcome(folder / "run", peak)
             print(case, optimizer, numbers, seed, part, json.dumps(done), flush=True)
@@ -90,8 +90,8 @@ def write_tables(source: Path, folder: Path, rows: int) -> None:
 
 def outcome(run: Path, peak: int) -> dict:
     """Return scores, last training loss and peak memory of a run."""
-    scores = json.loads((run / "summary.json").read_text())["scores"]["mlx-kaggle"]
-    (member,) = (run / "members").iterdir()
+    scores = json.loads((run / "summary.json").read_text())["scores"]["text"]
+    (member,) = (run / "members").glob("fold-*")
     loss = json.loads((member / "history.json").read_text())[-1]["train_loss"]
     numbers = {name: round(value, 5) for name, value in {**scores, "train_loss": loss}.items()}
     return {**numbers, "peak_gb": round(peak / 1e9, 2)}

@@ -83,6 +83,7 @@ def run_case(case: str, options: argparse.Namespace) -> dict:
     settings = [f"--set={each}" for each in options.set]
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "mlx_kaggle.cli", "train", *flags, *settings,
+                   "--members", "text,linear", *([] if "--val" in flags else ["--folds", "0"]),
                    "--json", "--output", f"{folder}/run"]  # fmt: skip
         start = time.perf_counter()
         done = subprocess.run(command, capture_output=True, text=True)

@@ -5,8 +5,8 @@
 FOLDER holds adult, diamonds, wine-quality and house-prices, as CSV. Each fit is a process of its
 own, one after the other. Both TabM get the same settings, columns, split, bins and epochs of
 patience. Writes docs/benchmarks/tabular.json and tabular.md. `--quick` fits one seed on 2,000 rows
-and keeps nothing; `--torch-python` names another Python for the authors' packages. Planned for 90
-minutes on 2 cores.
+and keeps nothing; `--torch-python` names another Python for the authors' packages. Half an hour on
+2 cores.
 """
 
 import argparse

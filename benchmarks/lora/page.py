@@ -90,11 +90,15 @@ def _rows(result: dict[str, Any]) -> str:
 def _kaggle(result: dict[str, Any]) -> str:
     rows, others = [], {}
     for name, found in result["variants"].items():
-        scores, trained = found["scores"]["mlx-kaggle"], found["scores"]["mlx-kaggle as trained"]
+        # Earlier runs had no members: the network was the answer.
+        found_scores = found["scores"]
+        scores = found_scores.get("text", found_scores["mlx-kaggle"])
+        trained = scores if "text" in found_scores else found_scores["mlx-kaggle as trained"]
         size = found["bytes"] / 1e6
         cells = [scores["f1"], trained["accuracy"], scores["roc_auc"]]
         rows.append([name, *(f"{each:.3f}" for each in cells), f"{size:.2f}"])
-        others = {each: found["scores"][each] for each in ("linear model", "HistGradientBoosting")}
+        rivals = ("linear", "linear model", "HistGradientBoosting")
+        others = {each: found_scores[each] for each in rivals if each in found_scores}
     for name, scores in others.items():
         cells = [scores["f1"], scores["accuracy"], scores["roc_auc"]]
         rows.append([name, *(f"{each:.3f}" for each in cells), ""])

@@ -5,7 +5,8 @@ import pytest
 
 from mlx_kaggle import DataError
 from mlx_kaggle.config import resolve_config
-from mlx_kaggle.job import baseline_predictions, prepare_job
+from mlx_kaggle.job import prepare_job
+from mlx_kaggle.runs import create_run, train_run
 from mlx_kaggle.settings import DataSettings
 from mlx_kaggle.tables.columns import check_columns
 from mlx_kaggle.tables.files import read_tables
@@ -166,7 +167,7 @@ def test_a_wrong_label_is_found_in_the_row_of_its_file(write_csv):
         prepare_job(resolve_config("quick", flags=flags))
 
 
-def test_classes_with_few_rows_train_and_the_single_row_never_validates(write_csv):
+def test_classes_with_few_rows_train_and_the_single_row_never_validates(write_csv, tmp_path):
     y = ["a"] * 30 + ["b"] * 25 + ["rare"] * 3 + ["lonely"]
     flags = {"data.train": write_csv("train.csv", labelled(59, y=y)), "data.target": "y"}
     for folds in (0, 5):
@@ -177,13 +178,21 @@ def test_classes_with_few_rows_train_and_the_single_row_never_validates(write_cs
             assert lonely in train
             assert lonely not in val
             assert set(job.encoded[val]) <= set(job.encoded[train])
-        found = baseline_predictions(job)
-        for prediction in found.values():
+        settings = ["members=[linear]", "blend.generate=none"]
+        config = resolve_config("quick", flags={**flags, "folds": folds}, overrides=settings)
+        run = tmp_path / f"run-{folds}"
+        results = train_run(config, lambda run=run, config=config: create_run(run, config, False))
+        with np.load(run / "out_of_fold.npz") as arrays:
+            members = {name: arrays[name] for name in arrays if name.startswith("member ")}
+        assert set(members) == {f"member {name}" for name in
+                                ("majority", "HistGradientBoosting", "linear")}  # fmt: skip
+        for prediction in members.values():
             assert prediction.shape[1] == 4
             assert np.isfinite(prediction).all()
-            assert np.isfinite(list(job.scores(prediction).values())).all()
+        for scores in results.scores.values():
+            assert np.isfinite(list(scores.values())).all()
         area = Target(job.competition).score(
-            job.encoded[job.scored_rows], found["majority"], "roc_auc"
+            job.encoded[job.scored_rows], members["member majority"], "roc_auc"
         )
         assert 0 <= area <= 1
     assert sorted(np.concatenate([val for _, val in job.splits])) == list(range(58))

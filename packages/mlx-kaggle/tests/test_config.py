@@ -200,7 +200,8 @@ def test_the_flags_of_train_are_these():
 
 # A flag is an interface: renaming a setting must not rename it unnoticed.
 FLAGS = """
-    allow-leak calibration config dry-run encoder folds horizon id json kind lookback lora loss
-    metric numeric-features optimizer output overwrite preset quantize resume sample-submission
-    season seed separator series set target targets task test thresholds time train val
+    allow-leak blend calibration config dry-run encoder folds horizon id json kind lookback lora
+    loss members metric numeric-features optimizer output overwrite preset quantize resume
+    sample-submission season seed separator series set target targets task test thresholds time
+    train val
 """

@@ -1,7 +1,5 @@
 """The linear model a network starts from, and the words it reads."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from scipy.sparse import csr_array
@@ -9,12 +7,11 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from mlx_kaggle.members.features import MIN_ROWS, WordFeatures
-from mlx_kaggle.members.linear import ABSENT, LOGISTIC_ALPHA, _Solver, fit_linear, predict_linear
+from mlx_kaggle.members.linear import ABSENT, LOGISTIC_ALPHA, _Solver, fit_linear
 from mlx_kaggle.settings import DataSettings
 from mlx_kaggle.tables.files import Tables
 from mlx_kaggle.tables.infer import infer_competition
 from mlx_kaggle.tables.splits import split_rows
-from mlx_kaggle.tables.targets import Target
 from mlx_tabtext import infer_schema
 
 TEXTS = [
@@ -147,13 +144,3 @@ def test_an_ordered_model_without_rows_of_a_class_stays_ordered(present):
     weight, bias = _Solver("ordered", 3, LOGISTIC_ALPHA)(matrix, targets)
     assert np.isfinite(weight).all()
     assert (np.diff(bias) <= 0).all()
-
-
-def test_predicted_chances_of_ordered_classes_sum_to_one(passengers):
-    table = {name: [str(cell) for cell in cells] for name, cells in passengers(90).items()}
-    competition = replace(understand_table(table, "Pclass", task="multiclass"), task="ordinal")
-    y = Target(competition).encode(table)
-    chances = predict_linear(competition, table, table, y, seed=0)
-    assert chances.shape == (90, 3)
-    assert (chances >= 0).all()
-    np.testing.assert_allclose(chances.sum(1), 1, atol=1e-6)

@@ -45,7 +45,8 @@ def train(write_csv, tmp_path, monkeypatch):
 
     def call(table: dict[str, list], members: str, *overrides: str, run: str = "run") -> dict:
         write_csv("train.csv", table)
-        flags = {"data.train": "train.csv", "data.target": "y", "members": tuple(members.split(","))}
+        flags = {"data.train": "train.csv", "data.target": "y"}
+        flags["members"] = tuple(members.split(","))
         config = resolve_config("quick", None, flags, ["folds=3", *overrides])
         train_run(config, lambda: create_run(Path(run), config, False))
         return json.loads((tmp_path / run / "summary.json").read_text())
@@ -107,7 +108,8 @@ def test_an_ensemble_of_two_runs_predicts_with_the_members_of_both(train, run_cl
     train(steps(ROWS), "trees", run="a")
     train(steps(ROWS), "linear,forest", run="b")
     done = run_cli("ensemble", "a", "b", "--output", "both", "--blend", "rank_mean")
-    assert "a/trees" in done.stdout and "b/forest" in done.stdout
+    assert "a/trees" in done.stdout
+    assert "b/forest" in done.stdout
     test = {name: cells for name, cells in steps(20, seed=3).items() if name != "y"}
     write_csv("test.csv", test)
     run_cli("predict", "--run", "both", "--test", "test.csv", "--output", "out.csv")

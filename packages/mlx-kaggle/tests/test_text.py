@@ -6,7 +6,7 @@ import pytest
 
 from mlx_kaggle import RunError
 from mlx_kaggle.config import resolve_config
-from mlx_kaggle.job import baseline_predictions, prepare_job
+from mlx_kaggle.job import prepare_job
 from mlx_kaggle.members.batches import drop_tokens
 from mlx_kaggle.members.model import Member, freeze
 from mlx_kaggle.members.text import Experiment, predict_member
@@ -108,14 +108,3 @@ def test_freezing_leaves_the_layers_it_says(part, trained, tiny_modernbert):
     paths = [path for path, _ in tree_flatten(encoder.trainable_parameters())]
     assert {int(path.split(".")[1]) for path in paths if path.startswith("layers.")} == trained
     assert any(path.startswith("embeddings.") for path in paths) == (part == "none")
-
-
-def test_baselines_are_scored_on_the_rows_of_the_model(prepare):
-
-    job, _ = prepare(80)
-    found = baseline_predictions(job)
-    assert set(found) == {"majority", "HistGradientBoosting", "linear model"}
-    scores = {name: job.scores(prediction) for name, prediction in found.items()}
-    truth = job.encoded[job.scored_rows]
-    assert scores["majority"]["accuracy"] == max(truth.mean(), 1 - truth.mean())
-    assert scores["HistGradientBoosting"]["accuracy"] > scores["majority"]["accuracy"]

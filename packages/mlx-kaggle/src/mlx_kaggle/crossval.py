@@ -154,7 +154,8 @@ class _Fold:
         missing = [name for name in names if not (folders[name] / MANIFEST).is_file()]
         if missing:
             fitted, train, val = self._columns(embeddings)
-            missing = [name for name in missing if name not in self._leave_out(missing, train)]
+            useless = self._leave_out(missing, train)
+            missing = [name for name in missing if name not in useless]
         else:
             check_manifest(self._columns_folder)
             self.found.gains.append(FoldColumns.load(self._columns_folder).gains)

@@ -132,7 +132,9 @@ class FinishedRun:
                     fitted = FoldColumns.load(folder)
                     columns = fitted.columns(table, embeddings)
                 elif name in names:
-                    assert fitted and columns  # those of a fold come before its members
+                    # The columns of a fold come before its members.
+                    assert fitted is not None
+                    assert columns is not None
                     read = fitted.as_they_are(columns) if name == PLAIN else columns
                     prediction = self._predict_columns(name, folder, read, table)
                     check_finite(prediction, folder, file)

@@ -118,16 +118,16 @@ def _problem(
     levels: tuple[float, float] | None,
     rows: int,
 ) -> str | None:
-    needs, most_rows, most_labels = KINDS[name].needs, KINDS[name].most_rows, KINDS[name].most_labels
-    if needs and find_spec(needs) is None:
-        return f"needs {needs}, which is not installed: pip install 'mlx-kaggle[{needs}]'"
+    kind = KINDS[name]
+    if kind.needs and find_spec(kind.needs) is None:
+        return f"needs {kind.needs}, which is not installed: pip install 'mlx-kaggle[{kind.needs}]'"
     if name == "embeddings" and not config.encoder.path:
         return "needs a pretrained encoder: --encoder DIR"
-    if most_rows and rows > most_rows and name not in config.members:
-        return f"takes too long for more than {most_rows:,} rows; --members {name} trains it"
+    if kind.most_rows and rows > kind.most_rows and name not in config.members:
+        return f"takes too long for more than {kind.most_rows:,} rows; --members {name} trains it"
     labels = len(competition.targets) if competition.task == "multilabel" else 1
-    if most_labels and labels > most_labels and name not in config.members:
-        return f"takes too long for more than {most_labels} labels; --members {name} trains it"
+    if kind.most_labels and labels > kind.most_labels and name not in config.members:
+        return f"takes too long for more than {kind.most_labels} labels; --members {name} trains it"
     if name != TEXT and not module_of(name).supports(competition, levels):
         what = "predict intervals" if levels else f"learn the task {competition.task}"
         return f"cannot {what}"

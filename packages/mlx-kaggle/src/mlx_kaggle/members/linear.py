@@ -8,7 +8,6 @@ from typing import Any, Literal
 import mlx.core as mx
 import numpy as np
 from scipy.sparse import csr_array, hstack, vstack
-from scipy.special import expit, softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import KFold
@@ -114,42 +113,6 @@ def fit_linear(
         best = int(np.argmin([np.square(each - targets).mean() for each in tried]))
     weight, bias = solvers[best](matrix, targets)
     return LinearModel(features, vocabulary, weight, bias), tried[best]
-
-
-def predict_linear(
-    competition: Competition,
-    train: Table,
-    val: Table,
-    y: np.ndarray,
-    seed: int,
-    levels: tuple[float, float] | None = None,
-) -> np.ndarray | None:
-    """Fit with all features, and predict probabilities, or scaled values of a regression.
-
-    With `levels` values become (N, targets, 3): value, lower and upper bound by the quantiles of
-    the cross-fitted errors. `None` without any feature.
-    """
-    kind = KIND_OF_TASK.get(competition.task, "classes")
-    options: dict[str, Any] = {"numeric_features": True, "words": True, "seed": seed}
-    model, held_out = fit_linear(competition, train, y, kind, **options)
-    if model is None or held_out is None:
-        return None
-    outputs = model.outputs(val)
-    if kind == "values":
-        if levels is None:
-            return outputs
-        errors = np.quantile((y - held_out).reshape(len(y), -1), levels, axis=0)  # (2, targets)
-        shifts = np.concatenate([np.zeros((1, errors.shape[1])), errors]).T
-        return outputs.reshape(len(outputs), -1, 1) + shifts
-    if kind == "labels":
-        return expit(outputs)
-    if kind == "ordered":
-        above = expit(outputs.reshape(len(outputs), -1))
-        bounds = np.pad(above, ((0, 0), (1, 1)), constant_values=((0, 0), (1, 0)))
-        return -np.diff(bounds, axis=1)
-    if outputs.ndim == 1:
-        outputs = np.stack([np.zeros_like(outputs), outputs], 1)
-    return softmax(outputs, axis=1)
 
 
 def _splits(

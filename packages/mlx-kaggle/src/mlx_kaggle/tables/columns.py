@@ -94,7 +94,7 @@ def _pattern(cells: Sequence[Any]) -> tuple[str, ...] | bytes:
 
 
 def prose_columns(schema: Schema, table: Table) -> list[str]:
-    """Return the text columns of `PROSE_WORDS` words or more in a mean cell: not names or titles."""
+    """Return the text columns with a mean of `PROSE_WORDS` words or more: not names or titles."""
     return [
         column.name
         for column in schema.features
