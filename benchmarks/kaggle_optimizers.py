@@ -54,7 +54,8 @@ def compare(case: str, options: argparse.Namespace, run_measured: RunMeasured) -
                        "--val", str(folder / f"{part}val.csv"),
                        "--target", "label", "--metric", "accuracy", "--optimizer", optimizer,
                        "--seed", str(seed), *settings, "--set", "head.words=false",
-                       "--numeric-features", "off", "--members", "text", "--output", str(folder / "run")]  # fmt: skip
+                       "--numeric-features", "off", "--members", "text",
+                       "--output", str(folder / "run")]  # fmt: skip
             _, peak = run_measured(command)
             done = outcome(folder / "run", peak)
             print(case, optimizer, numbers, seed, part, json.dumps(done), flush=True)

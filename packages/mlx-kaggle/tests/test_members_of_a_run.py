@@ -139,10 +139,12 @@ def test_text_that_adds_nothing_is_dropped_with_a_line(write_csv, tmp_path, monk
     train_run(config, lambda: create_run(Path("run"), config, False))
     summary = json.loads(Path("run/summary.json").read_text())
     (note,) = summary["notes"]
-    assert note.startswith("text dropped after the first fold: no column is prose")
-    assert note.endswith("--members trees,text trains it all the same")
+    assert note == (
+        "text is dropped, because no column is prose, and in a trial on 75 rows it does not lower "
+        "the loss of the others; --members trees,text trains it"
+    )
     assert "text" not in summary["members"]
-    assert not Path("run/members/fold-1-seed-0").exists()
+    assert not list(Path("run/members").glob("fold-*"))
 
 
 @pytest.mark.parametrize(

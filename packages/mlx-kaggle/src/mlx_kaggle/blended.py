@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from mlx_heads import get_metric
+from mlx_kaggle import blend as blends
 from mlx_kaggle.blend import (
     Blend,
     Choice,
@@ -15,15 +16,11 @@ from mlx_kaggle.blend import (
     fit_blend,
     leave_one_out,
 )
-from mlx_kaggle.blend.fit import cross_fit as cross_fit_blend
 from mlx_kaggle.decision import THRESHOLD_METRICS, Decision, cross_fit, parts_of
 from mlx_kaggle.job import Job
-from mlx_kaggle.members.catalog import CONSTANT, TEXT, label_of
+from mlx_kaggle.members.catalog import CONSTANT, label_of
 from mlx_kaggle.tables.competition import VALUE_TASKS, Competition
 from mlx_kaggle.tables.targets import Target
-
-# Members that lower the loss of the others by less, on the first fold, are not worth their time.
-WORTH = 0.001
 
 
 @dataclass(frozen=True)
@@ -107,7 +104,7 @@ def blend_members(job: Job, predictions: dict[str, np.ndarray]) -> Choice:
     mixed = {name: each for name, each in found.items() if name != constant}
     blend = fit_blend(method, mixed, truth, loss, job.config.seed)
     every = np.arange(len(truth))
-    blended = cross_fit_blend(method, mixed, truth, every, job.parts, loss, job.config.seed)
+    blended = blends.cross_fit(method, mixed, truth, every, job.parts, loss, job.config.seed)
     scores = {name: score(every, each) for name, each in {**found, method: blended}.items()}
     note = f"the blend is {describe(blend)}, because --blend {method} was given"
     return Choice(blend, blended, blended, scores, note)
@@ -135,20 +132,6 @@ def _needs_decision(job: Job) -> bool:
     if task == "binary" and metric == "accuracy":
         return job.config.decision.thresholds == "fit"
     return metric in THRESHOLD_METRICS.get(task, ()) or get_metric(metric).needs == "probability"
-
-
-def text_gain(job: Job, rows: np.ndarray, predictions: dict[str, np.ndarray]) -> float:
-    """Return the relative decrease of the loss of a blend by the text, cross-fitted on `rows`."""
-    found, truth = aligned(job.competition, predictions), job.encoded[rows]
-    loss = loss_of(job.competition)
-    parts = parts_of([len(rows)], job.competition.task == "forecast", job.config.seed)
-    losses = []
-    for names in ([name for name in found if name != TEXT], list(found)):
-        some = {name: found[name] for name in names}
-        every = np.arange(len(rows))
-        blended = cross_fit_blend("stack", some, truth, every, parts, loss, job.config.seed)
-        losses.append(float(loss.rows(truth, blended).mean()))
-    return (losses[0] - losses[1]) / max(abs(losses[0]), 1e-12)
 
 
 def results_of(

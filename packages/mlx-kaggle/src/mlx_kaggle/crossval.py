@@ -24,7 +24,6 @@ from typing import Any
 
 import numpy as np
 
-from mlx_kaggle.blended import WORTH, text_gain
 from mlx_kaggle.forecasts import HISTORY
 from mlx_kaggle.job import Job, text_models
 from mlx_kaggle.machine import step_threads
@@ -40,11 +39,12 @@ from mlx_kaggle.members.catalog import (
 from mlx_kaggle.members.columns import Columns
 from mlx_kaggle.members.fold_columns import FoldColumns, embed_rows
 from mlx_kaggle.members.optimizer import optimizer_table
-from mlx_kaggle.members.saved import save_json
+from mlx_kaggle.members.saved import load_json, save_json
 from mlx_kaggle.members.text import Experiment, check_finite, predict_member
 from mlx_kaggle.tables.files import take, write_csv
 from mlx_kaggle.tables.splits import row_hashes, split_rows
 from mlx_kaggle.tables.targets import Target
+from mlx_kaggle.text_trial import ROWS, WORTH, needs_trial, text_gain
 from mlx_lora import explain
 from mlx_tabtext import Table
 from mlx_trainer import (
@@ -60,6 +60,7 @@ Report = Callable[[dict[str, Any]], None]
 # The share of training rows that a greedy soup is mixed by.
 SOUP_SHARE = 0.1
 VALIDATION, TIME, SCALER = "validation.npy", "time.json", "scaler.json"
+TRIAL = "text_trial.json"
 
 
 @dataclass
@@ -104,34 +105,41 @@ def train_members(job: Job, run: RunFolder, report: Report, resume: bool = False
         report({"event": "step", "name": f"embedding {len(job.rows)} rows"})
         embeddings = embed_rows(job.config, job.competition, job.table, job.prose)
     found = Trained(job, list(job.members))
+    tried = needs_trial(job)
+    if tried:
+        found.members.remove(TEXT)
     for fold in range(len(job.splits)):
-        _Fold(found, fold, run, report).train(embeddings, resume)
+        part = _Fold(found, fold, run, report)
+        part.train_others(embeddings)
+        if fold == 0 and tried:
+            _try_text(found, run, report)
+        if TEXT in found.members:
+            part.train_networks(resume)
         if fold == 0:
             report({"event": "first_fold", "seconds": found.seconds, "of": len(job.splits)})
-            _drop_useless_text(found)
     return found
 
 
-def _drop_useless_text(found: Trained) -> None:
-    """Leave the text out of the other folds if it adds nothing to the others on the first."""
-    job = found.job
-    others = [name for name in found.members if name not in (TEXT, CONSTANT)]
-    named = TEXT in job.config.members
-    if TEXT not in found.members or named or job.prose or not others or len(job.splits) == 1:
-        return
-    rows = job.splits[0][1]
-    predictions = {name: found.predictions[name][0] for name in (*others, TEXT)}
-    gain = text_gain(job, rows, predictions)
-    if gain > WORTH:
-        found.notes.append(f"text kept: on the first fold it lowers the loss by {gain:.2%}")
-        return
-    found.members.remove(TEXT)
+def _try_text(found: Trained, run: RunFolder, report: Report) -> None:
+    """Train the text too if it adds something to the others; a resumed run does not try again."""
+    job, file = found.job, run.path / TRIAL
+    if not file.is_file():
+        report({"event": "step", "name": "trying the text network"})
+        first = {name: arrays[0] for name, arrays in found.predictions.items()}
+        save_json(file, {"gain": text_gain(job, first)})
+    gain = load_json(file)["gain"]
     changes = f"lowers the loss by {gain:.2%}" if gain > 0 else "does not lower the loss"
-    names = ",".join([*(name for name in others if name != PLAIN), TEXT])
-    found.notes.append(
-        f"text dropped after the first fold: no column is prose, and there the text {changes} of "
-        f"the other members; --members {names} trains it all the same"
-    )
+    trial = f"in a trial on {min(ROWS, len(job.splits[0][0])):,} rows it {changes} of the others"
+    if gain > WORTH:
+        found.members.append(TEXT)
+        note = f"text is trained, though no column is prose: {trial}"
+    else:
+        named = ",".join([*(each for each in found.members if each not in (CONSTANT, PLAIN)), TEXT])
+        note = (
+            f"text is dropped, because no column is prose, and {trial}; --members {named} trains it"
+        )
+    found.notes.append(note)
+    report({"event": "note", "line": note})
 
 
 class _Fold:
@@ -147,8 +155,8 @@ class _Fold:
         self.scaler = Target(job.competition).fit_scaler(y)
         self.y = y if self.scaler is None else self.scaler.transform(y, self.train_table)
 
-    def train(self, embeddings: np.ndarray | None, resume: bool) -> None:
-        """Train or read every member, and collect its predictions of the validation rows."""
+    def train_others(self, embeddings: np.ndarray | None) -> None:
+        """Train or read every member but the text, and collect their predictions."""
         names = [name for name in self.found.members if name != TEXT]
         folders = {name: self.run.path / "members" / f"{name}-fold-{self.fold}" for name in names}
         missing = [name for name in names if not (folders[name] / MANIFEST).is_file()]
@@ -169,8 +177,6 @@ class _Fold:
             else:
                 self._member(name, train, val, folder)
             self._collect(name, [folder])
-        if TEXT in self.found.members:
-            self._networks(resume)
 
     def _leave_out(self, names: list[str], columns: Columns) -> list[str]:
         """Drop the members that the first fold gives no column to learn from."""
@@ -234,7 +240,7 @@ class _Fold:
         ours = [each for each in folder.rglob("*") if _is_ours(each)]
         write_manifest(folder, [each.relative_to(folder).as_posix() for each in ours])
 
-    def _networks(self, resume: bool) -> None:
+    def train_networks(self, resume: bool) -> None:
         """Train the networks of every seed; their mean is one member."""
         folders = []
         for name, seed in text_models(self.job.config, self.fold):

@@ -21,14 +21,15 @@ from mlx_kaggle.members.catalog import KINDS, TEXT
 from mlx_kaggle.members.text import Experiment, predict_member
 from mlx_kaggle.report import duration, plots
 from mlx_kaggle.tables.files import take
+from mlx_kaggle.text_trial import needs_trial
 
 T = TypeVar("T")
 # Enough rows for typical lengths and counts, few enough to be timed in seconds.
 ROWS, PREDICTED_ROWS = 4000, (64, 320)
 # Updates are timed for at least these seconds and this number.
 TIMED_SECONDS, TIMED_UPDATES = 1.5, 4
-# Seconds to generate and encode the columns of a thousand rows.
-GENERATING = 3.0
+# Seconds to generate the columns of a fold, for each column of the table.
+GENERATING = 0.25
 # Figures of a report; one is timed.
 FIGURES = 6
 
@@ -62,7 +63,7 @@ def estimate_run(job: Job) -> Estimate:
     """Time pieces of the first network, and look up the other members."""
     figure, _ = _timed(lambda: plots.score_bars({"a": 0.5, "b": 0.7}, job.competition.metric))
     left = _other_members(job) + FIGURES * figure
-    if TEXT in job.members:
+    if TEXT in job.members and not needs_trial(job):
         return _with_networks(job, left)
     return Estimate(time.monotonic() - STARTED + left, 0, 0, 0, 0.0)
 
@@ -71,7 +72,7 @@ def _other_members(job: Job) -> float:
     """Return the seconds of all members but the text, of all folds: usual ones, not measured."""
     thousands = len(job.splits[0][0]) / 1000
     outputs = max(job.competition.outputs, 1)
-    seconds = GENERATING * thousands
+    seconds = GENERATING * len(job.competition.feature_names)
     for name in job.members:
         fixed, growing = KINDS[name].seconds
         seconds += (fixed + growing * thousands) * outputs**0.5

@@ -7,6 +7,7 @@ from pathlib import Path
 from mlx_encoders import find_folder
 from mlx_kaggle.blended import Results
 from mlx_kaggle.config import RunConfig
+from mlx_kaggle.crossval import TRIAL
 from mlx_kaggle.default_preset import remember_encoder
 from mlx_kaggle.estimate import estimate_run
 from mlx_kaggle.finish import RUN_FILES, run_job
@@ -36,7 +37,7 @@ ENDINGS = ("json", "npy", "npz", "safetensors", "skops", "txt", "ubj", "cbm")
 KIND = RunKind(
     "mlx-kaggle",
     (
-        *(MANIFEST, *RUN_FILES, HISTORY, "report.html"),
+        *(MANIFEST, *RUN_FILES, HISTORY, TRIAL, "report.html"),
         *(
             f"members/fold-[0-9]*-seed-[0-9]*/{name}"
             for name in (

@@ -4,7 +4,7 @@
 """
 
 from mlx_kaggle.blend.choose import Choice, choose_blend, leave_one_out
-from mlx_kaggle.blend.fit import METHODS, Blend, Predictions, describe, fit_blend
+from mlx_kaggle.blend.fit import METHODS, Blend, Predictions, cross_fit, describe, fit_blend
 from mlx_kaggle.blend.loss import Loss
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Loss",
     "Predictions",
     "choose_blend",
+    "cross_fit",
     "describe",
     "fit_blend",
     "leave_one_out",

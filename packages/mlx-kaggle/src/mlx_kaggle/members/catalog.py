@@ -36,17 +36,23 @@ class Kind:
 
 KINDS = {
     CONSTANT: Kind("constant"),
-    PLAIN: Kind("gradient_trees", options={"plain": True}),
-    "linear": Kind("linear_words"),
-    "trees": Kind("gradient_trees"),
-    "lightgbm": Kind("boosted", "lightgbm", {"library": "lightgbm"}, most_labels=8),
-    "xgboost": Kind("boosted", "xgboost", {"library": "xgboost"}, most_labels=8),
-    "catboost": Kind("boosted", "catboost", {"library": "catboost"}, most_labels=8),
-    "forest": Kind("forest"),
-    "neighbours": Kind("neighbours"),
-    "kernel": Kind("kernel", most_rows=10_000),
-    "embeddings": Kind("embeddings"),
-    "tabular": Kind("tabular", most_labels=8),
+    PLAIN: Kind("gradient_trees", options={"plain": True}, seconds=(1.0, 0.1)),
+    "linear": Kind("linear_words", seconds=(0.5, 0.3)),
+    "trees": Kind("gradient_trees", seconds=(2.0, 0.1)),
+    "lightgbm": Kind(
+        "boosted", "lightgbm", {"library": "lightgbm"}, most_labels=8, seconds=(1.0, 0.2)
+    ),
+    "xgboost": Kind(
+        "boosted", "xgboost", {"library": "xgboost"}, most_labels=8, seconds=(1.0, 0.2)
+    ),
+    "catboost": Kind(
+        "boosted", "catboost", {"library": "catboost"}, most_labels=8, seconds=(1.5, 0.3)
+    ),
+    "forest": Kind("forest", seconds=(0.5, 0.6)),
+    "neighbours": Kind("neighbours", seconds=(0.0, 0.2)),
+    "kernel": Kind("kernel", most_rows=10_000, seconds=(1.0, 1.2)),
+    "embeddings": Kind("embeddings", seconds=(5.0, 1.0)),
+    "tabular": Kind("tabular", most_labels=8, seconds=(4.0, 9.0)),
     TEXT: Kind("text"),
 }
 
