@@ -212,6 +212,7 @@ def test_neobert_trains_and_predicts(
         *("--set", "training.epochs=2", "--set", "encoder.freeze=half", "--output", "run"),
         *("--set", "training.layer_decay=0.9", "--set", "training.adversarial=fgm"),
         *("--set", "text.tta=1", "--set", "text.max_tokens=64", "--set", "head.feature_size=8"),
+        *("--members", "text", "--folds", "0"),
     ]
     for arguments in (
         command,

@@ -166,7 +166,7 @@ def wave(rows, start=date(2024, 1, 1), name=None, phase=0):
 def prepare(write_csv, table, *overrides, **flags):
     train = write_csv("train.csv", table)
     given = {"data.train": train, "data.target": "sales", "data.task": "forecast"}
-    given |= {"forecast.time": "day", "forecast.horizon": 3}
+    given |= {"forecast.time": "day", "forecast.horizon": 3, "folds": 0}
     given |= {name.replace("__", "."): value for name, value in flags.items()}
     config = resolve_config("quick", flags=given, overrides=overrides)
     return prepare_windows(config, read_tables(config.data))

@@ -87,7 +87,7 @@ def test_a_network_is_trained_to_a_soup(kind, passengers, write_csv, tiny, tmp_p
 
 
 def test_a_soup_and_patience_exclude_each_other():
-    with pytest.raises(ConfigError, match="training soup=uniform and patience=2 exclude"):
+    with pytest.raises(ConfigError, match="training: soup=uniform and patience=2 exclude"):
         resolve_config("quick", overrides=["training.soup=uniform", "training.patience=2"])
 
 

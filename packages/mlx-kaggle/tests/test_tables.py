@@ -151,7 +151,7 @@ def test_a_wide_table_is_shown_on_a_screen_and_said_in_full(
     table["y"] = [0, 1] * 20
     done = run_cli(
         *("train", "--target", "y", "--train", write_csv("train.csv", table), "--output", "run"),
-        *("--set", "training.epochs=1", *tiny_flags),
+        *("--folds", 0, "--set", "training.epochs=1", *tiny_flags),
     )
     more = "142 more columns: 121 numeric, 20 categorical, 1 target"
     assert f"... and {more}; all in competition.json of the run folder" in done.stdout

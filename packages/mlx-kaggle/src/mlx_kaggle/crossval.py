@@ -17,7 +17,6 @@ history.csv                             of a forecast: the rows that it starts f
 
 import json
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,28 +37,22 @@ from mlx_kaggle.members.catalog import (
 )
 from mlx_kaggle.members.columns import Columns
 from mlx_kaggle.members.fold_columns import FoldColumns, embed_rows
-from mlx_kaggle.members.optimizer import optimizer_table
 from mlx_kaggle.members.saved import load_json, save_json
-from mlx_kaggle.members.text import Experiment, check_finite, predict_member
+from mlx_kaggle.members.text import check_finite
+from mlx_kaggle.network import TIME, VALIDATION, Report, save_array, train_network
 from mlx_kaggle.tables.files import take, write_csv
-from mlx_kaggle.tables.splits import row_hashes, split_rows
+from mlx_kaggle.tables.splits import row_hashes
 from mlx_kaggle.tables.targets import Target
 from mlx_kaggle.text_trial import ROWS, WORTH, needs_trial, text_gain
-from mlx_lora import explain
-from mlx_tabtext import Table
 from mlx_trainer import (
     MANIFEST,
     Checkpoints,
     RunFolder,
     check_manifest,
-    write_atomic,
     write_manifest,
 )
 
-Report = Callable[[dict[str, Any]], None]
-# The share of training rows that a greedy soup is mixed by.
-SOUP_SHARE = 0.1
-VALIDATION, TIME, SCALER = "validation.npy", "time.json", "scaler.json"
+SCALER = "scaler.json"
 TRIAL = "text_trial.json"
 
 
@@ -249,55 +242,13 @@ class _Fold:
             if (folder / MANIFEST).is_file():
                 check_manifest(folder)
             else:
-                self._network(seed, folder, resume)
+                rows, val = self.job.splits[self.fold]
+                train_network(self.job, (rows, val), seed, folder, self.run, self.report, resume)
             Checkpoints(folder / "checkpoints").delete()
             history = json.loads((folder / "history.json").read_text("utf-8"))
             self.found.histories[name] = history
             folders.append(folder)
         self._collect(TEXT, folders)
-
-    def _network(self, seed: int, folder: Path, resume: bool) -> None:
-        job, started = self.job, time.monotonic()
-        train, held_out = self._held_out_for_soup()
-        experiment = Experiment.prepare(job.config, job.competition, train, seed)
-        self.report({"event": "text", "report": str(experiment.member.text.report)})
-
-        def log(event: dict[str, Any]) -> None:
-            self.report(event)
-            if event["event"] == "resume":
-                self.run.truncate_after(event["updates"], member=folder.name)
-            elif event["event"] != "update":
-                self.run.log({"member": folder.name, **event})
-
-        folder.mkdir(parents=True, exist_ok=True)
-        if table := optimizer_table(job.config, experiment.member.model):
-            _save_text(folder / "optimizer.txt", table)
-        if experiment.member.base:
-            table = explain(experiment.member.model)
-            _save_text(folder / "adapter.txt", table)
-            first, *_, last = table.splitlines()
-            line = f"adapter {first.partition(': ')[2]}; {last}"
-            self.report({"event": "text", "report": line})
-        result = experiment.train_model(
-            self.val_table, folder / "checkpoints", log, resume, held_out
-        )
-        prediction = predict_member(
-            experiment.member, job.competition, self.val_table, job.config, job.config.text.tta
-        )
-        self._check(prediction, folder)
-        save_array(folder / VALIDATION, prediction)
-        save_json(folder / "history.json", result.history)
-        save_json(folder / TIME, {"seconds": time.monotonic() - started})
-        experiment.member.save(folder)
-
-    def _held_out_for_soup(self) -> tuple[Table, Table | None]:
-        """Return the training rows of a network, and those that mix its greedy soup."""
-        job = self.job
-        if job.config.training.soup != "greedy":
-            return self.train_table, None
-        task, encoded = job.competition.task, job.encoded[self.train_rows]
-        ((kept, held),) = split_rows(encoded, task, 0, SOUP_SHARE, job.config.seed)
-        return take(self.train_table, kept), take(self.train_table, held)
 
     def _check(self, prediction: np.ndarray, folder: Path) -> None:
         check_finite(prediction, folder, self.job.config.data.val or self.job.config.data.train)
@@ -323,12 +274,3 @@ class _Fold:
 
 def _is_ours(file: Path) -> bool:
     return file.is_file() and not file.name.startswith(".") and file.name != MANIFEST
-
-
-def save_array(path: Path, values: np.ndarray) -> None:
-    """Write a .npy file, atomically."""
-    write_atomic(path, lambda temporary: np.save(temporary, values))
-
-
-def _save_text(path: Path, text: str) -> None:
-    write_atomic(path, lambda temporary: temporary.write_text(text + "\n", "utf-8"))

@@ -34,20 +34,18 @@ class Kind:
     """Usual seconds of a fold on two cores, and more for each thousand training rows."""
 
 
+def _boosted(library: str, seconds: tuple[float, float]) -> Kind:
+    return Kind("boosted", library, {"library": library}, most_labels=8, seconds=seconds)
+
+
 KINDS = {
     CONSTANT: Kind("constant"),
     PLAIN: Kind("gradient_trees", options={"plain": True}, seconds=(1.0, 0.1)),
     "linear": Kind("linear_words", seconds=(0.5, 0.3)),
     "trees": Kind("gradient_trees", seconds=(2.0, 0.1)),
-    "lightgbm": Kind(
-        "boosted", "lightgbm", {"library": "lightgbm"}, most_labels=8, seconds=(1.0, 0.2)
-    ),
-    "xgboost": Kind(
-        "boosted", "xgboost", {"library": "xgboost"}, most_labels=8, seconds=(1.0, 0.2)
-    ),
-    "catboost": Kind(
-        "boosted", "catboost", {"library": "catboost"}, most_labels=8, seconds=(1.5, 0.3)
-    ),
+    "lightgbm": _boosted("lightgbm", (1.0, 0.2)),
+    "xgboost": _boosted("xgboost", (1.0, 0.2)),
+    "catboost": _boosted("catboost", (1.5, 0.3)),
     "forest": Kind("forest", seconds=(0.5, 0.6)),
     "neighbours": Kind("neighbours", seconds=(0.0, 0.2)),
     "kernel": Kind("kernel", most_rows=10_000, seconds=(1.0, 1.2)),
