@@ -158,6 +158,6 @@ def test_the_area_under_the_curve_is_that_of_one_map(timid):
     areas = competition("binary", "roc_auc", ("no", "yes"))
     rows = np.arange(len(y))
     job = Job(resolve_config(), areas, {}, y, [(rows, rows)], [], rows)
-    scores = job.decided_scores(p)
+    scores = job.decided_scores(p, job.decide(p))
     assert scores["roc_auc"] == get_metric("roc_auc")(y, p)
     assert scores["log_loss"] < get_metric("log_loss")(y, p)

@@ -1,6 +1,6 @@
 """From the predictions of the members to the answer of a run: blend, decision and scores."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from mlx_kaggle.blend import (
 from mlx_kaggle.decision import THRESHOLD_METRICS, Decision, cross_fit, parts_of
 from mlx_kaggle.job import Job
 from mlx_kaggle.members.catalog import CONSTANT, label_of
-from mlx_kaggle.tables.competition import VALUE_TASKS, Competition
+from mlx_kaggle.tables.competition import Competition
 from mlx_kaggle.tables.targets import Target
 
 
@@ -118,20 +118,19 @@ def _score(job: Job, rows: np.ndarray, prediction: np.ndarray) -> float:
     if _needs_decision(job):
         in_time = competition.task == "forecast"
         parts = parts_of([len(rows)], in_time, config.seed)
-        settings, coverage = config.decision, config.loss.coverage
+        # A calibration moves no label that a threshold does not move too, and takes seconds.
+        settings = replace(config.decision, calibration="none")
+        coverage = config.loss.coverage
         prediction, codes = cross_fit(competition, settings, truth, prediction, parts, coverage)
     return job.score_rows(job.scored_rows[rows], prediction, codes)
 
 
 def _needs_decision(job: Job) -> bool:
-    """Whether calibration or thresholds change the metric of the competition."""
-    competition = job.competition
-    task, metric = competition.task, competition.metric
-    if task in VALUE_TASKS or job.ranks_rows(metric):
-        return False
+    """Whether thresholds change the metric of the competition."""
+    task, metric = job.competition.task, job.competition.metric
     if task == "binary" and metric == "accuracy":
         return job.config.decision.thresholds == "fit"
-    return metric in THRESHOLD_METRICS.get(task, ()) or get_metric(metric).needs == "probability"
+    return metric in THRESHOLD_METRICS.get(task, ())
 
 
 def results_of(
@@ -149,7 +148,8 @@ def results_of(
     decision = Decision.fit(
         job.competition, job.config.decision, truth, choice.out_of_fold, job.config.loss.coverage
     )
-    scores = {"mlx-kaggle": job.decided_scores(trained)}
+    decided = prediction, codes
+    scores = {"mlx-kaggle": job.decided_scores(trained, decided)}
     if decision.changes:
         scores["mlx-kaggle as trained"] = job.scores(trained)
     lost = leave_one_out(found, truth, job.parts, loss_of(job.competition), choice.blend)
@@ -165,7 +165,7 @@ def results_of(
         decision=decision,
         choice=choice,
         scores=scores,
-        fold_scores=fold_scores(job, trained),
+        fold_scores=fold_scores(job, trained, decided),
         members=members,
         **others,
     )
@@ -174,19 +174,22 @@ def results_of(
 def _member(
     job: Job, name: str, prediction: np.ndarray, blend: Blend, seconds: float, lost: float
 ) -> MemberResult:
+    decided = job.decide(prediction)
     return MemberResult(
         name,
-        job.decided_scores(prediction),
-        fold_scores(job, prediction),
+        job.decided_scores(prediction, decided),
+        fold_scores(job, prediction, decided),
         blend.weights.get(name, 0.0),
         seconds,
         lost,
     )
 
 
-def fold_scores(job: Job, trained: np.ndarray) -> list[float]:
-    """Return the metric of each fold, decided as `Job.decided_scores` does."""
-    prediction, codes = job.decide(trained)
+def fold_scores(
+    job: Job, trained: np.ndarray, decided: tuple[np.ndarray, np.ndarray | None]
+) -> list[float]:
+    """Return the metric of each fold, as of `Job.decided_scores`."""
+    prediction, codes = decided
     if job.ranks_rows(job.competition.metric):
         prediction = trained
     scores, start = [], 0

@@ -81,13 +81,15 @@ class Job:
         coverage = config.loss.coverage
         return cross_fit(self.competition, config.decision, truth, prediction, self.parts, coverage)
 
-    def decided_scores(self, trained: np.ndarray) -> dict[str, float]:
-        """Return every metric of a prediction of the scored rows after `decide`.
+    def decided_scores(
+        self, trained: np.ndarray, decided: tuple[np.ndarray, np.ndarray | None]
+    ) -> dict[str, float]:
+        """Return every metric of a prediction of the scored rows; `decided` is its `decide`.
 
         Metrics of the order of rows are those before it: the calibration of new rows is one
         increasing map of each column, but here the parts have different maps.
         """
-        scores, before = self.scores(*self.decide(trained)), self.scores(trained)
+        scores, before = self.scores(*decided), self.scores(trained)
         return scores | {name: before[name] for name in scores if self.ranks_rows(name)}
 
     def ranks_rows(self, metric: str) -> bool:
