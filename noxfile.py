@@ -173,6 +173,13 @@ def dist(session: nox.Session, package: str) -> None:
 
 
 @nox.session(default=False)
+def boosted(session: nox.Session) -> None:
+    """Test mlx-kaggle's members with LightGBM, XGBoost and CatBoost: a gigabyte of wheels."""
+    session.install("--group", "test", "./packages/mlx-kaggle[boosted]", *paths_of("mlx-kaggle"))
+    session.run("pytest", "packages/mlx-kaggle/tests/test_members.py", *session.posargs)
+
+
+@nox.session(default=False)
 def parity(session: nox.Session) -> None:
     """Compare the encoders with transformers; write docs/benchmarks/encoders-parity.md."""
     session.install("--group", "fixtures", "--group", "test", "mlx-embeddings", *ALL_PATHS)

@@ -153,6 +153,8 @@ class _Fold:
         names = [name for name in self.found.members if name != TEXT]
         folders = {name: self.run.path / "members" / f"{name}-fold-{self.fold}" for name in names}
         missing = [name for name in names if not (folders[name] / MANIFEST).is_file()]
+        fitted: FoldColumns | None = None
+        train = val = None
         if missing:
             fitted, train, val = self._columns(embeddings)
             useless = self._leave_out(missing, train)
@@ -163,12 +165,15 @@ class _Fold:
         for name, folder in folders.items():
             if name not in self.found.members:
                 continue
-            if name not in missing:
-                check_manifest(folder)
-            elif name == PLAIN:
-                self._member(name, fitted.as_they_are(train), fitted.as_they_are(val), folder)
+            if name in missing:
+                assert fitted is not None
+                assert train is not None
+                assert val is not None
+                plain = name == PLAIN
+                read = [fitted.as_they_are(each) if plain else each for each in (train, val)]
+                self._member(name, read[0], read[1], folder)
             else:
-                self._member(name, train, val, folder)
+                check_manifest(folder)
             self._collect(name, [folder])
 
     def _leave_out(self, names: list[str], columns: Columns) -> list[str]:

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 
 from mlx_kaggle.blended import Results, results_of, summary
-from mlx_kaggle.crossval import Report, train_members
+from mlx_kaggle.crossval import train_members
 from mlx_kaggle.forecasts import HISTORY
 from mlx_kaggle.job import Job
 from mlx_kaggle.members.saved import save_arrays, save_json
+from mlx_kaggle.network import Report
 from mlx_kaggle.report.page import write_report
 from mlx_kaggle.tables.competition import VALUE_TASKS, Competition
 from mlx_kaggle.tables.files import write_csv

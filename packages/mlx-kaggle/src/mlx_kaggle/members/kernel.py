@@ -80,7 +80,8 @@ def _choose(matrix: np.ndarray, y: np.ndarray, scale: float, seed: int) -> dict[
     for gamma, penalty in product(GAMMAS, PENALTIES):
         total = 0.0
         for kept, held in KFold(FOLDS).split(rows):
-            model = SVR(gamma=gamma * scale, C=penalty, epsilon=EPSILON)
+            settings: dict[str, Any] = {"gamma": gamma * scale, "C": penalty}
+            model = SVR(**settings, epsilon=EPSILON)
             model.fit(matrix[rows[kept]], y[rows[kept]])
             total += np.abs(model.predict(matrix[rows[held]]) - y[rows[held]]).sum()
         errors[gamma, penalty] = total
