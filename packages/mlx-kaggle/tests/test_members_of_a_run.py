@@ -12,7 +12,7 @@ from mlx_kaggle.ensemble import open_run
 from mlx_kaggle.runs import create_run, resume_run, train_run
 from mlx_trainer import ConfigError
 
-ROWS = 150
+ROWS = 100
 
 
 def steps(rows: int, seed: int = 0) -> dict[str, list]:
@@ -55,7 +55,7 @@ def train(write_csv, tmp_path, monkeypatch):
 
 
 def test_one_member_that_is_much_better_predicts_alone_or_nearly(train):
-    summary = train(steps(ROWS), "linear,trees,neighbours", "blend.generate=none")
+    summary = train(steps(250), "linear,trees", "blend.generate=none")
     weights = {name: each["weight"] for name, each in summary["members"].items()}
     assert weights["trees"] + weights["HistGradientBoosting"] > 0.95
     best = min(each["score"] for each in summary["members"].values())
@@ -64,24 +64,26 @@ def test_one_member_that_is_much_better_predicts_alone_or_nearly(train):
 
 
 def test_noise_is_answered_by_the_constant_and_in_words(train):
-    summary = train(noise(ROWS), "linear,trees,forest,neighbours")
+    summary = train(noise(ROWS), "linear,forest,neighbours")
     assert "constant" in summary["answer"]
     majority = summary["scores"]["majority"]
-    assert abs(summary["score"] - majority["accuracy"]) < 0.05
+    assert abs(summary["score"] - majority["accuracy"]) < 0.07
 
 
 @pytest.mark.parametrize("method", ["mean", "rank_mean", "greedy", "stack", "bma", "auto"])
 def test_a_shuffled_target_is_not_predicted_by_any_blend(method, train):
     table = steps(ROWS)
     table["y"] = np.random.default_rng(1).permutation(table["y"]).tolist()
-    summary = train(table, "linear,trees,forest", f"blend.method={method}")
+    # With `auto` the columns are generated too, and target means are among them.
+    generate = "all" if method == "auto" else "none"
+    settings = [f"blend={{method: {method}, generate: {generate}}}", "folds=2"]
+    summary = train(table, "linear,forest,neighbours", *settings)
     spread = float(np.std(table["y"]))
-    assert summary["score"] > 0.93 * spread
+    assert summary["score"] > 0.9 * spread
 
 
 def test_a_run_predicts_new_rows_as_its_members_do(train, write_csv, tmp_path):
-    members = "linear,trees,forest,neighbours"
-    train(steps(ROWS), members, "blend.method=rank_mean")
+    train(steps(ROWS), "linear,trees,neighbours", "blend.method=rank_mean")
     run = open_run(Path("run"))
     table = {name: [str(cell) for cell in cells] for name, cells in steps(40, seed=2).items()}
     found = run.predict(table, "new")
@@ -93,7 +95,7 @@ def test_a_run_predicts_new_rows_as_its_members_do(train, write_csv, tmp_path):
 
 
 def test_a_killed_run_goes_on_and_ends_the_same(train):
-    before = train(steps(ROWS), "linear,trees")
+    before = train(steps(ROWS), "linear,trees", "folds=2")
     shutil.rmtree("run/members/trees-fold-1")
     (Path("run") / "manifest.json").unlink()
     run, config = resume_run(Path("run"))
@@ -105,8 +107,8 @@ def test_a_killed_run_goes_on_and_ends_the_same(train):
 
 
 def test_an_ensemble_of_two_runs_predicts_with_the_members_of_both(train, run_cli, write_csv):
-    train(steps(ROWS), "trees", run="a")
-    train(steps(ROWS), "linear,forest", run="b")
+    train(steps(ROWS), "trees", "folds=2", run="a")
+    train(steps(ROWS), "linear,forest", "folds=2", run="b")
     done = run_cli("ensemble", "a", "b", "--output", "both", "--blend", "rank_mean")
     assert "a/trees" in done.stdout
     assert "b/forest" in done.stdout
@@ -123,7 +125,7 @@ def test_runs_of_other_rows_are_not_blended(train, run_cli):
     train(steps(ROWS), "linear", run="a")
     train(steps(ROWS), "linear", "folds=0", run="b")
     done = run_cli("ensemble", "a", "b", "--output", "both", code=1)
-    assert "b: scored 30 rows, of which 30 are among the 150 of the first run" in done.stderr
+    assert "b: scored 20 rows, of which 20 are among the 100 of the first run" in done.stderr
     assert not Path("both").exists()
 
 
@@ -140,7 +142,7 @@ def test_text_that_adds_nothing_is_dropped_with_a_line(write_csv, tmp_path, monk
     summary = json.loads(Path("run/summary.json").read_text())
     (note,) = summary["notes"]
     assert note == (
-        "text is dropped, because no column is prose, and in a trial on 75 rows it does not lower "
+        "text is dropped, because no column is prose, and in a trial on 50 rows it does not lower "
         "the loss of the others; --members trees,text trains it"
     )
     assert "text" not in summary["members"]
