@@ -12,6 +12,7 @@ cases can be run one at a time.
 import argparse
 import csv
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -143,12 +144,13 @@ def page(results: dict[str, dict]) -> list[str]:
         "",
         "Written by `benchmarks/kaggle_members.py`. One `mlx-kaggle train` a table, with the",
         "flags shown and no other settings. Scores are out of fold, on the same five folds for all",
-        "(forecasts: five blocks of time); `blend` is the nested score, in which no row was scored",
-        "by a choice that it took part in. `HistGB` is scikit-learn's with its defaults, on the",
-        "columns as they are. `test` is the given test file with its answers.",
+        "(forecasts: five blocks of time). `answer` is what predicts, a blend with weights of the",
+        "other folds or one member; `nested` also repeats the choice of it without the scored rows.",
+        "`HistGB` is scikit-learn's with its defaults, on the columns as they are. `test` is the",
+        "given test file with its answers. Times are on a machine that did other work beside.",
         "",
-        "| table | metric | blend | best member | HistGB | constant | test | aim | time |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| table | metric | answer | nested | best member | HistGB | constant | test | aim | time |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, found in results.items():
         members = found["members"]
@@ -158,7 +160,8 @@ def page(results: dict[str, dict]) -> list[str]:
         rivals = {each: values["score"] for each, values in members.items()
                   if each not in (constant, "HistGradientBoosting")}  # fmt: skip
         best = min(rivals, key=lambda each: sign * rivals[each])
-        cells = [name, found["metric"], shown(found["score"]), f"{shown(rivals[best])} {best}",
+        cells = [name, found["metric"], shown(answer_score(found)), shown(found["score"]),
+                 f"{shown(rivals[best])} {best}",
                  shown(members["HistGradientBoosting"]["score"]),
                  shown(members[constant]["score"]),
                  shown(found["test"][found["metric"]]) if "test" in found else "",
@@ -177,6 +180,14 @@ def page(results: dict[str, dict]) -> list[str]:
         lines += ["", *(f"- {note}" for note in found["notes"]),
                   f"- {found['seconds']} s on {found['machine']}"]  # fmt: skip
     return lines
+
+
+def answer_score(found: dict) -> float:
+    """Return the score out of fold of what predicts: a blend, a member or the constant."""
+    chosen = re.search(r"^the blend \((\w+)\)|^one member alone is best: ([^,]+)|\((.+)\):",
+                       found["answer"])  # fmt: skip
+    name = next(each for each in chosen.groups() if each)
+    return found["blend_scores"][name]
 
 
 def shown(value: float) -> str:
