@@ -145,12 +145,12 @@ def page(results: dict[str, dict]) -> list[str]:
         "Written by `benchmarks/kaggle_members.py`. One `mlx-kaggle train` a table, with the",
         "flags shown and no other settings. Scores are out of fold, on the same five folds for all",
         "(forecasts: five blocks of time). `answer` is what predicts, a blend with weights of the",
-        "other folds or one member; `nested` also repeats the choice of it without the scored rows.",
+        "other folds or one member; `nested` repeats the choice too without the scored rows.",
         "`HistGB` is scikit-learn's with its defaults, on the columns as they are. `test` is the",
         "given test file with its answers. Times are on a machine that did other work beside.",
         "",
-        "| table | metric | answer | nested | best member | HistGB | constant | test | aim | time |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| table | metric | answer | nested | best member | HistGB | constant | test | aim |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, found in results.items():
         members = found["members"]
@@ -165,7 +165,7 @@ def page(results: dict[str, dict]) -> list[str]:
                  shown(members["HistGradientBoosting"]["score"]),
                  shown(members[constant]["score"]),
                  shown(found["test"][found["metric"]]) if "test" in found else "",
-                 CASES[name].aim, f"{found['seconds']} s"]  # fmt: skip
+                 CASES[name].aim]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     for name, found in results.items():
         lines += ["", f"## {name}", "", f"`mlx-kaggle train {' '.join(CASES[name].flags)}`", "",
