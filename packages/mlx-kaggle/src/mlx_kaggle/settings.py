@@ -205,8 +205,8 @@ class BlendSettings:
     )
     generate: Literal["auto", "all", "none"] = setting(
         "auto",
-        "Generated columns (parts of codes, group sizes, target means, ...): those that lower the "
-        "loss on held-out training rows, all or none.",
+        "Generated columns (parts of codes, group sizes, target means, ...): those that do not "
+        "raise the loss of held-out training rows, all or none.",
     )
 
 
