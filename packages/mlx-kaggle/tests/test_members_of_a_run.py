@@ -9,6 +9,7 @@ import pytest
 
 from mlx_kaggle.config import resolve_config
 from mlx_kaggle.ensemble import open_run
+from mlx_kaggle.members.fold_columns import FoldColumns
 from mlx_kaggle.runs import create_run, resume_run, train_run
 from mlx_trainer import ConfigError
 
@@ -94,6 +95,21 @@ def test_a_run_predicts_new_rows_as_its_members_do(train, write_csv, tmp_path):
     assert np.sqrt(np.mean((found - truth) ** 2)) < 0.8 * truth.std()
 
 
+def test_the_plain_rival_reads_no_generated_column(train):
+    rng = np.random.default_rng(0)
+    deck = rng.choice(["A", "B"], ROWS)
+    codes = [f"{side}-{number}-{'PS'[number % 2]}" for side, number in
+             zip(deck, rng.integers(1, 90, ROWS), strict=True)]  # fmt: skip
+    answers = (deck == "A").astype(int).tolist()
+    table = {"id": list(range(ROWS)), "code": codes, "a": list(range(ROWS)), "y": answers}
+    train(table, "linear", "blend.generate=all", "folds=2")
+    fitted = FoldColumns.load(Path("run/members/columns-fold-0"))
+    columns = fitted.columns({name: [str(cell) for cell in cells] for name, cells in table.items()})
+    plain = fitted.as_they_are(columns)
+    assert plain.numbers.shape[1] + plain.categories.shape[1] <= 2
+    assert columns.numbers.shape[1] + columns.categories.shape[1] > 2
+
+
 def test_a_killed_run_goes_on_and_ends_the_same(train):
     before = train(steps(ROWS), "linear,trees", "folds=2")
     shutil.rmtree("run/members/trees-fold-1")
@@ -152,7 +168,7 @@ def test_text_that_adds_nothing_is_dropped_with_a_line(write_csv, tmp_path, monk
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ("trees,neighbors", "unknown member 'neighbors'; did you mean 'neighbours'?"),
+        ("trees,neighbors", "members: unknown name 'neighbors'; did you mean 'neighbours'?"),
         ("embeddings", "members: embeddings needs a pretrained encoder: --encoder DIR"),
     ],
 )

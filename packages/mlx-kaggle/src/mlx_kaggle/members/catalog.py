@@ -113,8 +113,7 @@ def check_member_names(names: tuple[str, ...]) -> None:
     valid = [name for name in KINDS if name not in (CONSTANT, PLAIN)]
     for name in names:
         if name not in valid:
-            raise ValueError(f"unknown member {name!r}{did_you_mean(name, valid)}; "
-                             f"valid: {', '.join(valid)}")  # fmt: skip
+            raise ValueError(f"members unknown name {name!r}{did_you_mean(name, valid)}")
 
 
 def _problem(
