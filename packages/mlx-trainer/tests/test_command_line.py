@@ -116,6 +116,23 @@ def test_a_wrong_value_is_wrong_usage(arguments, message):
     assert message in result.output
 
 
+def test_a_range_may_allow_zero_beside_it():
+    @dataclass(frozen=True)
+    class Folds:
+        folds: int = setting(5, "Of rows.", flag="--folds", at_least=2, or_zero=True)
+
+    @click.command()
+    @settings_options(Folds)
+    def split(flags):
+        click.echo(repr(flags))
+
+    assert CliRunner().invoke(split, ["--folds", "0"]).output == "{'folds': 0}\n"
+    assert CliRunner().invoke(split, ["--folds", "3"]).output == "{'folds': 3}\n"
+    wrong = CliRunner().invoke(split, ["--folds", "1"])
+    assert wrong.exit_code == 2
+    assert "1 is not in the range x>=2" in wrong.output
+
+
 def test_help_has_a_group_for_each_section_and_the_defaults():
     text = call("--help").output
     headings = [line for line in text.splitlines() if line.endswith(":") and line[0] != " "]
