@@ -121,8 +121,9 @@ def _try_text(found: Trained, run: RunFolder, report: Report) -> None:
         first = {name: arrays[0] for name, arrays in found.predictions.items()}
         save_json(file, {"gain": text_gain(job, first)})
     gain = load_json(file)["gain"]
-    changes = f"lowers the loss by {gain:.2%}" if gain > 0 else "does not lower the loss"
-    trial = f"in a trial on {min(ROWS, len(job.splits[0][0])):,} rows it {changes} of the others"
+    of = "the loss of the others"
+    changes = f"lowers {of} by {gain:.2%}" if gain > 0 else f"does not lower {of}"
+    trial = f"in a trial on {min(ROWS, len(job.splits[0][0])):,} rows it {changes}"
     if gain > WORTH:
         found.members.append(TEXT)
         note = f"text is trained, though no column is prose: {trial}"
