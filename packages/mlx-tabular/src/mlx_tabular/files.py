@@ -3,7 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import mlx.core as mx
 import numpy as np
@@ -12,15 +12,12 @@ from mlx.utils import tree_flatten
 from mlx_tabular._atomic import write_atomic
 from mlx_tabular.preprocess import Preprocessor
 
-if TYPE_CHECKING:
-    from mlx_tabular.estimator import Tabular
-
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT = "mlx-tabular 1"
-Estimator = TypeVar("Estimator", bound="Tabular")
+Estimator = TypeVar("Estimator")  # a `Tabular`, whose module imports this one
 
 
-def write_folder(estimator: "Tabular", folder: str | Path) -> None:
+def write_folder(estimator: Any, folder: str | Path) -> None:
     """Write a fitted estimator; each file is replaced in one step."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +60,7 @@ def read_folder(kind: type[Estimator], folder: str | Path) -> Estimator:
             f"{CONFIG} and {WEIGHTS} in {folder} are not of one save, or {CONFIG} was changed; "
             "save again"
         )
-    estimator = kind(**config["parameters"])
+    estimator: Any = kind(**config["parameters"])
     estimator.n_features_in_ = config["n_features_in"]
     estimator.best_epoch_, estimator.history_ = config["best_epoch"], config["history"]
     estimator.bins_ = [np.array(each, np.float32) for each in config["bins"]]

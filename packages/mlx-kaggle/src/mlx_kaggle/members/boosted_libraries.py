@@ -76,7 +76,7 @@ class LightGBM:
         held: tuple[Data, np.ndarray] | None = None,
     ) -> tuple[Any, int]:
         """As of `Booster`."""
-        import lightgbm
+        import lightgbm  # pyright: ignore[reportMissingImports]
 
         options = self.settings(len(data), problem)
         options |= {"seed": seed, "num_threads": threads, "verbosity": -1, "deterministic": True}
@@ -125,7 +125,7 @@ class LightGBM:
 
     def read(self, path: Path) -> Any:
         """As of `Booster`."""
-        import lightgbm
+        import lightgbm  # pyright: ignore[reportMissingImports]
 
         return lightgbm.Booster(model_str=path.read_text("utf-8"))
 
@@ -143,7 +143,7 @@ class XGBoost:
         held: tuple[Data, np.ndarray] | None = None,
     ) -> tuple[Any, int]:
         """As of `Booster`."""
-        import xgboost
+        import xgboost  # pyright: ignore[reportMissingImports]
 
         options = self.settings(len(data), problem)
         options |= {"seed": seed, "nthread": threads, "verbosity": 0}
@@ -185,7 +185,7 @@ class XGBoost:
 
     def matrix(self, data: Data, y: np.ndarray | None = None) -> Any:
         """Return the library's form of a matrix."""
-        import xgboost
+        import xgboost  # pyright: ignore[reportMissingImports]
 
         kinds = np.where(data.categorical, "c", "q").tolist()
         return xgboost.DMatrix(data.matrix, y, feature_types=kinds, enable_categorical=True)
@@ -200,7 +200,7 @@ class XGBoost:
 
     def read(self, path: Path) -> Any:
         """As of `Booster`."""
-        import xgboost
+        import xgboost  # pyright: ignore[reportMissingImports]
 
         return xgboost.Booster(model_file=bytearray(path.read_bytes()))
 
@@ -218,7 +218,7 @@ class CatBoost:
         held: tuple[Data, np.ndarray] | None = None,
     ) -> tuple[Any, int]:
         """As of `Booster`."""
-        import catboost
+        import catboost  # pyright: ignore[reportMissingImports]
 
         options = self.settings(len(data), problem)
         options |= {"iterations": rounds, "random_seed": seed, "thread_count": threads}
@@ -259,7 +259,7 @@ class CatBoost:
 
     def pool(self, data: Data, y: np.ndarray | None = None) -> Any:
         """Return the library's form of a matrix: float32 numbers, and codes as bytes."""
-        import catboost
+        import catboost  # pyright: ignore[reportMissingImports]
 
         numbers = np.ascontiguousarray(data.matrix[:, ~data.categorical], np.float32)
         codes = np.nan_to_num(data.matrix[:, data.categorical], nan=-1).astype(int)
@@ -280,7 +280,7 @@ class CatBoost:
 
     def read(self, path: Path) -> Any:
         """As of `Booster`."""
-        import catboost
+        import catboost  # pyright: ignore[reportMissingImports]
 
         return catboost.CatBoost().load_model(str(path), format="cbm")
 

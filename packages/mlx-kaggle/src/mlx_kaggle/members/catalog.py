@@ -7,8 +7,6 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-
 from mlx_kaggle.config import MEMBERS_OF_PRESET, RunConfig
 from mlx_kaggle.members.columns import Columns
 from mlx_kaggle.tables.competition import VALUE_TASKS, Competition
@@ -103,7 +101,7 @@ def without_columns(names: list[str], columns: Columns) -> list[str]:
     """Return the members that cannot learn, because the table gives them no column."""
     arrays = (columns.numbers, columns.categories, columns.components)
     linear = (columns.scaled, columns.words, columns.characters)
-    dense, sparse = (any(np.shape(each)[1] for each in some) for some in (arrays, linear))
+    dense, sparse = (any((each.shape or (0, 0))[1] for each in some) for some in (arrays, linear))
     reads = {CONSTANT: True, TEXT: True, "linear": sparse, "embeddings": True}
     return [name for name in names if not reads.get(name, dense)]
 
