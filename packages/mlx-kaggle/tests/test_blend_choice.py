@@ -163,6 +163,8 @@ def test_of_equal_scores_that_with_less_loss_is_chosen():
     y, members = values(60, (1.0, 1.0))
     same = choose(y, members, score=lambda rows, p: 1.0)
     assert same.blend.method != "single"  # the mean of two has less loss than either
+    assert "is as good as the best member (m" in same.note
+    assert "): 1.0000" in same.note
     y, members = values(60, (1.0, 30.0))
     worse = choose(y, members, score=lambda rows, p: float((p == members["m0"][rows]).all()))
     assert worse.blend == Blend.single("m0")  # whatever the loss, a blend must not score less

@@ -102,9 +102,12 @@ def _note(contest: Contest, chosen: str, scores: dict[str, float]) -> str:
 
     if chosen not in members:
         rival = best(list(members))
+        found, limit = f"{scores[chosen]:.4f}", f"{scores[rival]:.4f}"
+        if found == limit:
+            return f"the blend ({chosen}) is as good as the best member ({rival}): {found}"
         return (
             f"the blend ({chosen}) is better than the best member ({rival}): "
-            f"{scores[chosen]:.4f} against {scores[rival]:.4f}"
+            f"{found} against {limit}"
         )
     others = [name for name in scores if name != chosen]
     if not others:
