@@ -102,12 +102,14 @@ def test_the_plain_rival_reads_no_generated_column(train):
              zip(deck, rng.integers(1, 90, ROWS), strict=True)]  # fmt: skip
     answers = (deck == "A").astype(int).tolist()
     table = {"id": list(range(ROWS)), "code": codes, "a": list(range(ROWS)), "y": answers}
-    train(table, "linear", "blend.generate=all", "folds=2")
+    train(table, "linear", "blend={generate: all, method: rank_mean}", "folds=2")
     fitted = FoldColumns.load(Path("run/members/columns-fold-0"))
     columns = fitted.columns({name: [str(cell) for cell in cells] for name, cells in table.items()})
     plain = fitted.as_they_are(columns)
     assert plain.numbers.shape[1] + plain.categories.shape[1] <= 2
     assert columns.numbers.shape[1] + columns.categories.shape[1] > 2
+    rows = {name: [str(cell) for cell in cells[:9]] for name, cells in table.items()}
+    assert np.isfinite(open_run(Path("run")).predict(rows, "new")).all()
 
 
 def test_a_killed_run_goes_on_and_ends_the_same(train):
