@@ -208,9 +208,11 @@ def test_leaving_out_a_member_costs_what_it_is_worth():
     blend = fit_blend("stack", members, y, SQUARED, 0)
     lost = leave_one_out(members, y, folds(400), SQUARED, blend)
     assert list(lost) == blend.members
-    assert lost["m0"] == pytest.approx(1 / 2 - 1 / 3, abs=0.06)
+    assert lost["m0"] == pytest.approx((1 / 2) / (1 / 3) - 1, abs=0.15)
+    larger = {name: 1000 * each for name, each in members.items()}  # whatever the unit
+    assert leave_one_out(larger, 1000 * y, folds(400), SQUARED, blend) == pytest.approx(lost)
     alone = leave_one_out(members, y, folds(400), SQUARED, Blend.single("m0"))
     best = min(SQUARED.rows(y, members[name]).mean() for name in ("m1", "m2"))
-    assert alone == {"m0": best - SQUARED.rows(y, members["m0"]).mean()}
+    assert alone == {"m0": pytest.approx(best / SQUARED.rows(y, members["m0"]).mean() - 1)}
     only = leave_one_out({"a": y}, y, folds(400), SQUARED, Blend.single("a"))
     assert np.isnan(only["a"])

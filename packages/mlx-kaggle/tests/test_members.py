@@ -197,6 +197,63 @@ def test_a_shuffled_target_gives_chance(member, table):
     assert abs((found.argmax(1) == y[held]).mean() - 0.5) < 0.25
 
 
+def test_boosting_is_the_mean_of_models_stopped_on_fifths(member, table, monkeypatch):
+    module, fit = member
+    if not module.__name__.endswith("boosted"):
+        pytest.skip("not a library of boosting")
+    competition, y = compete(table, "regression"), targets(table, "regression")
+    columns = columns_of(competition, table)
+    data = module.Data(*module.tree_matrix(columns, ""))
+    model = fit(competition, columns, y)
+    booster, problem = module.BOOSTERS[model.library], model.outputs.problems(y)[0]
+
+    def by(*bag):
+        return module.predict(replace(model, bags=(bag,)), columns)
+
+    splits = module._splits(problem, ROWS, False, 0)
+    np.testing.assert_array_equal(
+        np.sort(np.concatenate([held for _, held in splits])), range(ROWS)
+    )
+    assert len(model.bags[0]) == len(model.rounds[0]) == len(splits) == 5
+    np.testing.assert_allclose(by(*model.bags[0]), np.mean([by(m) for m in model.bags[0]], 0))
+    for seed, (kept, held) in enumerate(splits):
+        assert not set(kept) & set(held)
+        part, watched = replace(problem, y=y[kept]), (data.take(held), y[held])
+        again, rounds = booster.train(data.take(kept), part, seed, 1, module.ROUNDS, watched)
+        assert rounds == model.rounds[0][seed]
+        np.testing.assert_array_equal(by(model.bags[0][seed]), by(again))
+
+    monkeypatch.setattr(module, "LARGE", ROWS)
+    whole = fit(competition, columns, y)
+    again, _ = booster.train(data, problem, 0, 1, whole.rounds[0][0])
+    assert len(whole.bags[0]) == 1
+    np.testing.assert_array_equal(by(*whole.bags[0]), by(again))
+
+
+def test_a_model_of_xgboost_ends_with_its_best_round(table):
+    pytest.importorskip("xgboost", reason="an optional extra of mlx-kaggle")
+    from mlx_kaggle.members import boosted
+
+    competition, y = compete(table, "regression"), targets(table, "regression")
+    model = boosted.fit(competition, columns_of(competition, table), y, 0, library="xgboost")
+    assert [each.num_boosted_rounds() for each in model.bags[0]] == list(model.rounds[0])
+
+
+@pytest.mark.parametrize("follows", [True, False])
+def test_a_line_follows_numbers_far_out_only_where_the_rows_do(table, follows):
+    from mlx_kaggle.members import linear_words
+
+    number = np.array(table["b"], float)
+    number[::10] *= 8
+    y = number if follows else 3 * np.tanh(number / 3)
+    table = {**table, "b": number.astype(str).tolist()}
+    competition = compete(table, "regression")
+    columns = columns_of(competition, table)
+    model = linear_words.fit(competition, columns, y, 0)
+    assert model.clipped is not follows
+    assert np.square(linear_words.predict(model, columns) - y).mean() < 0.2 * y.var()
+
+
 def test_outputs_survive_json(table):
     for task, levels in product(TASKS, (None, LEVELS)):
         outputs = Outputs.of(compete(table, task), targets(table, task), levels)

@@ -50,9 +50,13 @@ def train(write_csv, tmp_path, monkeypatch):
         flags["members"] = tuple(members.split(","))
         config = resolve_config("quick", None, flags, ["folds=3", *overrides])
         train_run(config, lambda: create_run(Path(run), config, False))
-        return json.loads((tmp_path / run / "summary.json").read_text())
+        return json.loads((tmp_path / run / "summary.json").read_text(), parse_constant=no_json)
 
     return call
+
+
+def no_json(constant: str):
+    raise AssertionError(f"{constant} is not JSON")
 
 
 def test_one_member_that_is_much_better_predicts_alone_or_nearly(train):
@@ -62,6 +66,11 @@ def test_one_member_that_is_much_better_predicts_alone_or_nearly(train):
     best = min(each["score"] for each in summary["members"].values())
     assert summary["score"] <= 1.05 * best
     assert summary["members"]["linear"]["score"] > 3 * best
+
+
+def test_a_run_without_folds_has_no_standard_error(train):
+    summary = train(steps(ROWS), "trees", "blend.generate=none", "folds=0")
+    assert summary["members"]["trees"]["standard_error"] is None
 
 
 def test_noise_is_answered_by_the_constant_and_in_words(train):

@@ -201,27 +201,38 @@ def fold_scores(
 
 
 def summary(results: Results) -> dict[str, Any]:
-    """Return the outcome in a JSON form."""
+    """Return the outcome in a JSON form, with null for what is not defined."""
     competition = results.job.competition
-    return {
-        "metric": competition.metric,
-        "greater_is_better": get_metric(competition.metric).greater_is_better,
-        "score": results.score,
-        "fold_scores": results.fold_scores,
-        "scores": results.scores,
-        "answer": results.choice.note,
-        "blend_scores": results.choice.scores,
-        "members": {
-            each.name: {
-                "score": each.scores[competition.metric],
-                "standard_error": each.standard_error,
-                "weight": each.weight,
-                "loss_without": each.loss_without,
-                "seconds": round(each.seconds, 1),
-            }
-            for each in results.members
-        },
-        "decision": results.decision.describe(competition),
-        "notes": results.notes,
-        "seconds": round(results.seconds, 1),
-    }
+    return _json_values(
+        {
+            "metric": competition.metric,
+            "greater_is_better": get_metric(competition.metric).greater_is_better,
+            "score": results.score,
+            "fold_scores": results.fold_scores,
+            "scores": results.scores,
+            "answer": results.choice.note,
+            "blend_scores": results.choice.scores,
+            "members": {
+                each.name: {
+                    "score": each.scores[competition.metric],
+                    "standard_error": each.standard_error,
+                    "weight": each.weight,
+                    "loss_without": each.loss_without,
+                    "seconds": round(each.seconds, 1),
+                }
+                for each in results.members
+            },
+            "decision": results.decision.describe(competition),
+            "notes": results.notes,
+            "seconds": round(results.seconds, 1),
+        }
+    )
+
+
+def _json_values(values: Any) -> Any:
+    """Return `values` with None for NaN and infinity, which JSON cannot say."""
+    if isinstance(values, dict):
+        return {name: _json_values(each) for name, each in values.items()}
+    if isinstance(values, list):
+        return [_json_values(each) for each in values]
+    return None if isinstance(values, float) and not np.isfinite(values) else values

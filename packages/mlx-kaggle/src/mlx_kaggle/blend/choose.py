@@ -163,10 +163,10 @@ def leave_one_out(
     blend: Blend,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Return how much higher the loss is without each member that has a weight.
+    """Return by what share the loss is higher without each member that has a weight.
 
-    Both are cross-fitted over `parts` by the method of the blend. A member alone is replaced by the
-    best other one; NaN if there is none.
+    Both losses are cross-fitted over `parts` by the method of the blend. A member alone is replaced
+    by the best other one; NaN if there is none, or if the blend has no loss at all.
     """
     members = check_predictions(predictions)
     names = list(members) if blend.method == "single" else list(blend.weights)
@@ -182,4 +182,8 @@ def leave_one_out(
         return float(loss.rows(truth, fitted).mean())
 
     whole = lost(blend.members if blend.method == "single" else names)
-    return {name: lost([each for each in names if each != name]) - whole for name in blend.members}
+    if whole == 0:
+        return dict.fromkeys(blend.members, float("nan"))
+    return {
+        name: lost([each for each in names if each != name]) / whole - 1 for name in blend.members
+    }

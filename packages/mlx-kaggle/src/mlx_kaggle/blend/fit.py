@@ -9,7 +9,7 @@ import numpy as np
 from mlx_kaggle.blend.bma import bma_weights
 from mlx_kaggle.blend.greedy import greedy_weights
 from mlx_kaggle.blend.loss import Loss
-from mlx_kaggle.blend.mean import equal_weights, mean_weights
+from mlx_kaggle.blend.mean import mean_weights
 from mlx_kaggle.blend.ranks import Ranks
 from mlx_kaggle.blend.stack import stack_weights
 
@@ -19,7 +19,7 @@ Predictions = Mapping[str, np.ndarray]
 
 WEIGHTS = {
     "mean": mean_weights,
-    "rank_mean": equal_weights,  # weights by loss would depend on more than the ranks
+    "rank_mean": mean_weights,
     "greedy": greedy_weights,
     "stack": stack_weights,
     "bma": bma_weights,
@@ -126,9 +126,10 @@ def fit_blend(
     found = np.where(found < min(SMALLEST_WEIGHT, found.max()), 0, found)
     found = found / found.sum()
     blend = Blend(method, dict(zip(members, found.tolist(), strict=True)), log=loss.log)
-    if method != "rank_mean" or len(members) == 1:
+    if method != "rank_mean" or len(blend.members) == 1:
         return blend
-    ranks = Ranks.fit(members, blend.apply(members), shares=loss.kind == "log")
+    mixed = {name: members[name] for name in blend.members}
+    ranks = Ranks.fit(mixed, blend.apply(members), shares=loss.kind == "log")
     return Blend(method, blend.weights, ranks, loss.log)
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from sklearn.model_selection import train_test_split
 
 from mlx_kaggle.members.boosted_libraries import (
+    LARGE,
     ROUNDS,
     Booster,
     CatBoost,
@@ -20,6 +20,7 @@ from mlx_kaggle.members.columns import Columns
 from mlx_kaggle.members.outputs import Levels, Outputs, Problem, tree_matrix
 from mlx_kaggle.members.saved import load_json, save_json
 from mlx_kaggle.tables.competition import Competition
+from mlx_kaggle.tables.splits import Split, split_rows
 from mlx_trainer import write_atomic
 
 Library = Literal["lightgbm", "xgboost", "catboost"]
@@ -29,22 +30,28 @@ BOOSTERS: dict[Library, Booster] = {
     "catboost": CatBoost(),
 }
 SUFFIX = {"lightgbm": "txt", "xgboost": "json", "catboost": "cbm"}
-# The share of training rows that the number of rounds is chosen on.
+# Models of a bag, each stopped on another fifth of the rows. Out of fold, beside one model with the
+# rounds that a tenth of the rows chose: log loss of titanic 0.400 and 0.411 (LightGBM), 0.402 and
+# 0.418 (XGBoost), 0.401 and 0.417 (CatBoost); RMSE of the logarithm of house-prices 0.1234 and
+# 0.1255, 0.1214 and 0.1227, 0.1211 and 0.1225. Five seeds of that one model gain a third of it.
+BAG = 5
+# The share of training rows that chooses the rounds of a large table, or of a forecast.
 HELD_OUT = 0.1
-# With fewer rows a tenth says nothing about rounds.
+# Fewer rows say nothing about rounds.
 FEW_ROWS, FEW_ROUNDS = 50, 100
 
 
 @dataclass(frozen=True)
 class Boosted:
-    """One model of a library for each problem of `outputs`."""
+    """A bag of models of a library for each problem of `outputs`; it predicts their mean."""
 
     library: Library
     outputs: Outputs
-    models: tuple[Any, ...]
+    bags: tuple[tuple[Any, ...], ...]
     classes: tuple[int, ...]
     """Of each problem; 0 for values."""
-    rounds: tuple[int, ...]
+    rounds: tuple[tuple[int, ...], ...]
+    """Of each model of each problem."""
 
 
 def installed() -> tuple[Library, ...]:
@@ -66,35 +73,42 @@ def fit(
     threads: int = 2,
     library: Library = "lightgbm",
 ) -> Boosted:
-    """Fit one model for each target and level; an ordinal task is a regression on class numbers.
+    """Fit a bag for each target and level; an ordinal task is a regression on class numbers.
 
-    The number of rounds is the best one on a held-out tenth of the rows; then the model is fitted
-    to all rows. Raises `ValueError` if the library is not installed, or without any column.
+    Each model of a bag leaves out another fifth of the rows, and stops when these have not gained
+    for a while. A forecast, and a table of `LARGE` rows, has one model: a tenth of the rows chooses
+    its rounds, and it is fitted to all. Raises `ValueError` if the library is not installed, or
+    without any column.
     """
     booster = _booster(library)
     data = Data(*tree_matrix(columns, library))
     outputs = Outputs.of(competition, y, levels)
-    problems = outputs.problems(y, stacked=columns.naive is not None)
-    models, rounds = [], []
+    in_time = columns.naive is not None
+    problems = outputs.problems(y, stacked=in_time)
+    bags, rounds = [], []
     for problem in problems:
-        kept, held = _held_out(problem, len(y), columns.naive is not None, seed)
-        best = FEW_ROUNDS
-        if len(y) >= FEW_ROWS and len(held):
+        found = []
+        for number, (kept, held) in enumerate(_splits(problem, len(y), in_time, seed)):
             part = Problem(problem.y[kept], problem.classes, problem.level)
             watched = data.take(held), problem.y[held]
-            best = booster.train(data.take(kept), part, seed, threads, ROUNDS, watched)[1]
-        models.append(booster.train(data, problem, seed, threads, best)[0])
-        rounds.append(best)
+            found.append(
+                booster.train(data.take(kept), part, seed + number, threads, ROUNDS, watched)
+            )
+        if len(found) < 2:
+            best = found[0][1] if found else FEW_ROUNDS
+            found = [booster.train(data, problem, seed, threads, best)]
+        bags.append(tuple(model for model, _ in found))
+        rounds.append(tuple(best for _, best in found))
     classes = tuple(problem.classes for problem in problems)
-    return Boosted(library, outputs, tuple(models), classes, tuple(rounds))
+    return Boosted(library, outputs, tuple(bags), classes, tuple(rounds))
 
 
 def predict(model: Boosted, columns: Columns) -> np.ndarray:
     """Return the prediction of each row, as of `Target`."""
     booster, data = _booster(model.library), Data(*tree_matrix(columns, model.library))
     found = [
-        booster.predict(each, data, classes)
-        for each, classes in zip(model.models, model.classes, strict=True)
+        np.mean([booster.predict(each, data, classes) for each in bag], axis=0)
+        for bag, classes in zip(model.bags, model.classes, strict=True)
     ]
     return model.outputs.join(found, len(columns))
 
@@ -104,8 +118,10 @@ def save(model: Boosted, folder: Path) -> None:
     values = {"library": model.library, "classes": model.classes, "rounds": model.rounds}
     save_json(folder / "boosted.json", {**values, "outputs": model.outputs.to_dict()})
     booster = _booster(model.library)
-    for number, each in enumerate(model.models):
-        write_atomic(_path(folder, model.library, number), lambda to, m=each: booster.write(m, to))
+    for problem, bag in enumerate(model.bags):
+        for number, each in enumerate(bag):
+            path = _path(folder, model.library, problem, number)
+            write_atomic(path, lambda to, m=each: booster.write(m, to))
 
 
 def load(folder: Path) -> Boosted:
@@ -113,9 +129,13 @@ def load(folder: Path) -> Boosted:
     values = load_json(folder / "boosted.json")
     library, classes = values["library"], tuple(values["classes"])
     booster = _booster(library)
-    models = tuple(booster.read(_path(folder, library, each)) for each in range(len(classes)))
+    rounds = tuple(tuple(each) for each in values["rounds"])
+    bags = tuple(
+        tuple(booster.read(_path(folder, library, problem, each)) for each in range(len(bag)))
+        for problem, bag in enumerate(rounds)
+    )
     outputs = Outputs.from_dict(values["outputs"])
-    return Boosted(library, outputs, models, classes, tuple(values["rounds"]))
+    return Boosted(library, outputs, bags, classes, rounds)
 
 
 def _booster(library: Library) -> Booster:
@@ -124,29 +144,33 @@ def _booster(library: Library) -> Booster:
     return BOOSTERS[library]
 
 
-def _path(folder: Path, library: Library, number: int) -> Path:
-    return folder / f"model-{number}.{SUFFIX[library]}"
+def _path(folder: Path, library: Library, problem: int, number: int) -> Path:
+    return folder / f"model-{problem}-{number}.{SUFFIX[library]}"
 
 
-def _held_out(
-    problem: Problem, rows: int, in_time: bool, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the positions to learn from, with every class, and those to count rounds on.
+def _splits(problem: Problem, rows: int, in_time: bool, seed: int) -> list[Split]:
+    """Return positions to learn from, with every class, and those to stop on: none, one or five.
 
-    Of a forecast those are the last rows, with all their steps: windows overlap.
+    Of a forecast the latter are the last rows, with all their steps: windows overlap.
     """
+    if rows < FEW_ROWS:
+        return []
     if in_time:
         steps = len(problem.y) // rows
         last = round(rows * (1 - HELD_OUT)) * steps
-        return np.arange(last), np.arange(last, rows * steps)
-    counts = np.bincount(problem.y) if problem.classes else np.zeros(1)
-    held_rows = max(1, round(rows * HELD_OUT))
-    stratify = problem.y if counts.min() > 1 and held_rows >= problem.classes > 0 else None
-    found = train_test_split(
-        np.arange(rows), test_size=held_rows, random_state=seed, stratify=stratify
-    )
-    kept, held = np.asarray(found[0]), np.asarray(found[1])
-    if problem.classes:  # a rare class must not be known from the held-out rows only
-        missing = ~np.isin(problem.y[held], problem.y[kept])
-        kept, held = np.append(kept, held[missing]), held[~missing]
-    return kept, held
+        return [(np.arange(last), np.arange(last, rows * steps))]
+    if problem.classes:
+        counts = np.bincount(problem.y)
+        if counts[counts > 1].sum() < BAG:  # nearly every row has a class of its own
+            return []
+    task = "multiclass" if problem.classes else "regression"
+    splits = split_rows(problem.y, task, BAG if rows < LARGE else 0, HELD_OUT, seed)
+    return [_every_class(kept, held, problem) for kept, held in splits]
+
+
+def _every_class(kept: np.ndarray, held: np.ndarray, problem: Problem) -> Split:
+    """Move held-out rows of a class that has no others to those that are learned from."""
+    if not problem.classes:
+        return kept, held
+    missing = ~np.isin(problem.y[held], problem.y[kept])
+    return np.append(kept, held[missing]), held[~missing]

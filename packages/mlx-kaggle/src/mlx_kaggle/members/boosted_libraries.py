@@ -15,7 +15,7 @@ import numpy as np
 from mlx_kaggle.members.outputs import Problem
 
 SMALL, LARGE = 3_000, 20_000
-ROUNDS = 1_000
+ROUNDS = 3_000
 # Boosting stops when the held-out rows have not gained for this many rounds.
 PATIENCE = 100
 
@@ -158,7 +158,8 @@ class XGBoost:
             early_stopping_rounds=PATIENCE,
             verbose_eval=False,
         )
-        return model, model.best_iteration + 1
+        best = model.best_iteration + 1
+        return model[:best], best
 
     def settings(self, rows: int, problem: Problem) -> dict[str, Any]:
         """Return the parameters of a table with this many rows."""
@@ -231,7 +232,7 @@ class CatBoost:
             eval_set=self.pool(*held),
             early_stopping_rounds=PATIENCE,
         )
-        return model, (model.get_best_iteration() or 0) + 1
+        return model, (model.get_best_iteration() or 0) + 1  # it has dropped the others
 
     def settings(self, rows: int, problem: Problem) -> dict[str, Any]:
         """Return the parameters of a table with this many rows."""

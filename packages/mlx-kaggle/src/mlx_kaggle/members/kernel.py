@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.model_selection import KFold
 from sklearn.svm import SVR
 
-from mlx_kaggle.members.columns import Columns
+from mlx_kaggle.members.columns import Columns, smooth_clip
 from mlx_kaggle.members.outputs import Levels, Outputs
 from mlx_kaggle.members.saved import load_estimators, load_json, save_estimators, save_json
 from mlx_kaggle.tables.competition import Competition
@@ -90,4 +90,6 @@ def _choose(matrix: np.ndarray, y: np.ndarray, scale: float, seed: int) -> dict[
 
 
 def _matrix(columns: Columns) -> np.ndarray:
-    return np.concatenate([columns.scaled, columns.components], 1, dtype=np.float64)
+    # RMSE of the logarithm of house-prices 0.1229 as they are, 0.1213 clipped: two huge houses.
+    parts = [smooth_clip(columns.scaled), columns.components]
+    return np.concatenate(parts, 1, dtype=np.float64)

@@ -71,7 +71,8 @@ def member_table(results: Results) -> tuple[list[str], list[list[str]]]:
     for each in members:
         error = format_score(each.standard_error)
         weight = f"{each.weight:.2f}" if each.weight else "-"
-        lost = f"{each.loss_without:+.2%}" if each.weight else "-"
+        known = each.weight and not math.isnan(each.loss_without)
+        lost = f"{each.loss_without:+.2%}" if known else "-"
         score = format_score(each.scores[metric])
         rows.append([each.name, score, error, weight, lost,
                      duration(each.seconds)])  # fmt: skip
