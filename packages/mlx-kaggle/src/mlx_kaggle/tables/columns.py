@@ -1,7 +1,7 @@
 """Which columns a model may learn from, and whether another table has them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import dropwhile, groupby
 from typing import Any
@@ -18,10 +18,12 @@ from mlx_kaggle.tables.competition import (
     normalize_label,
 )
 from mlx_kaggle.tables.files import row_count
-from mlx_tabtext import Schema, Table, find_invalid_cells, is_missing
+from mlx_tabtext import Schema, Table, find_invalid_cells, is_missing, numeric_values
 
 NAMES_SHOWN = 5
 PROSE_WORDS = 6
+# Fewer rows can have a sum by chance.
+MIN_EQUAL = 10
 
 
 def ignore_unknown(
@@ -71,6 +73,47 @@ def ignore_copies(schema: Schema, train: Table, notes: list[str]) -> Schema:
         seen.setdefault(code, column.name)
     notes += [f"column {name!r} is dropped: it {reason}" for name, reason in reasons.items()]
     return _ignore(schema, reasons)
+
+
+def ignore_addends(schema: Schema, train: Table, test: Table | None, notes: list[str]) -> Schema:
+    """Ignore two features whose sum or difference is a target in every row, unless test has both.
+
+    Each is known only when the target is, as the casual and registered users of a count of users.
+    """
+    columns = [c for c in schema.features if c.kind == "numeric" and c.name not in (test or ())]
+    numbers = np.array(
+        [numeric_values(train, c.name, number_format=c.number_format) for c in columns]
+    )
+    reasons = {}
+    for target in schema.targets if len(columns) > 1 else ():
+        try:
+            values = np.array(train[target], np.float64)
+        except ValueError:  # names of classes
+            continue
+        if len(values) < MIN_EQUAL or not np.ptp(values):
+            continue
+        for one, other, what in _addends(numbers, values):
+            names = columns[one].name, columns[other].name
+            reasons |= dict.fromkeys(names, f"{what} is {target!r}")
+            notes.append(
+                f"columns {names[0]!r} and {names[1]!r} are dropped: their {what} is the "
+                f"target {target!r} in every row; a test table that has both keeps them"
+            )
+    return _ignore(schema, reasons)
+
+
+def _addends(numbers: np.ndarray, values: np.ndarray) -> Iterator[tuple[int, int, str]]:
+    """Yield the pairs of varying rows of `numbers` whose sum or difference is `values`, up to a
+    common sign."""
+    varying = np.ptp(numbers, axis=1) > 0  # not of a number that is sometimes missing
+    for one in np.flatnonzero(varying):
+        for sign, what in ((1, "sum"), (-1, "difference")):
+            # A few rows exclude nearly every pair: a wide table has millions.
+            few = np.abs(numbers[one, :MIN_EQUAL] + sign * numbers[one + 1 :, :MIN_EQUAL])
+            likely = np.isclose(few, np.abs(values[:MIN_EQUAL])).all(1)
+            for other in one + 1 + np.flatnonzero(likely & varying[one + 1 :]):
+                if np.allclose(np.abs(numbers[one] + sign * numbers[other]), np.abs(values)):
+                    yield one, other, what
 
 
 def _ignore(schema: Schema, reasons: dict[str, str]) -> Schema:

@@ -6,7 +6,12 @@ from typing import Any, cast
 from mlx_heads import COMPETITIONS, DEFAULT_METRIC, METRICS, CompetitionTask, get_metric
 from mlx_kaggle import DataError
 from mlx_kaggle.settings import DataSettings
-from mlx_kaggle.tables.columns import ignore_copies, ignore_unknown, likely_labels
+from mlx_kaggle.tables.columns import (
+    ignore_addends,
+    ignore_copies,
+    ignore_unknown,
+    likely_labels,
+)
 from mlx_kaggle.tables.competition import VALUE_TASKS, Competition, Task, list_names
 from mlx_kaggle.tables.files import Tables, drop_unlabelled, find_companion_files, row_count
 from mlx_kaggle.tables.formats import read_format
@@ -56,10 +61,13 @@ def infer_competition(data: DataSettings, tables: Tables) -> Competition:
         schema, tables.test, tables.sample_submission, str(files["test"]), notes
     )
     schema = ignore_copies(schema, train, notes)
+    schema = ignore_addends(schema, train, tables.test, notes)
     notes += likely_labels(schema, train, tables.test)
     if not schema.features:
+        dropped = "; ".join(note for note in notes if " dropped" in note)
         raise DataError(
             f"{data.train}: no column left to learn from besides {list_names(targets, 5)}"
+            f"{dropped and ': '}{dropped}"
         )
     if not data.task and not metric:
         notes += other_readings(train, targets, task, schema)
