@@ -15,6 +15,8 @@ from mlx_kaggle.tables.competition import Competition
 
 # Tables with fewer rows have smaller trees.
 SMALL = 3_000
+# Fewer rows are too short a work to share: on adult (8,000) one thread took 0.9 s and two 2.0 s.
+SHARED = 20_000
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ def fit(
     matrix, categorical = tree_matrix(columns, "trees")
     outputs = Outputs.of(competition, y, levels)
     problems = outputs.problems(y, stacked=columns.naive is not None)
+    threads = threads if len(matrix) >= SHARED else 1
     with threadpool_limits(threads, user_api="openmp"):
         models = [_fit(matrix, categorical, len(y), problem, seed, plain) for problem in problems]
     return GradientTrees(outputs, tuple(models))
