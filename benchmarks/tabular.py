@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=TABLES, default=list(TABLES))
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--torch-python", default=sys.executable)
+    parser.add_argument("--threads", type=int, default=2, help="of both TabM")
     parser.add_argument("--quick", action="store_true", help="one seed, 2,000 rows; keep nothing")
     options = parser.parse_args()
     path = DOCS / "tabular.json"
@@ -46,8 +47,9 @@ def main() -> None:
             table = load(options.folder, name, seed, QUICK_ROWS if options.quick else None)
             for model in options.models:
                 python = options.torch_python if model == "torch TabM" else sys.executable
-                found, predictions[model] = fit(python, model, table, seed, options.quick)
-                runs[model].append(found | {"score": score(table, predictions[model])})
+                found, predictions[model] = fit(python, model, table, seed, options)
+                found |= {"score": score(table, predictions[model]), "threads": options.threads}
+                runs[model].append(found)
                 print(name, seed, model, runs[model][-1], flush=True)
             if "HistGradientBoosting" in predictions and "mlx-tabular" in predictions:
                 mean = (predictions["HistGradientBoosting"] + predictions["mlx-tabular"]) / 2
@@ -62,12 +64,15 @@ def main() -> None:
         print(page(results))
 
 
-def fit(python: str, model: str, table: dict, seed: int, quick: bool) -> tuple[dict, np.ndarray]:
+def fit(
+    python: str, model: str, table: dict, seed: int, options: argparse.Namespace
+) -> tuple[dict, np.ndarray]:
     """Fit in a process of its own; return its facts and its predictions of the test rows."""
     with tempfile.TemporaryDirectory() as folder:
         arrays = {k: v for k, v in table.items() if isinstance(v, np.ndarray)}
         np.savez(Path(folder) / "table.npz", **arrays)
-        facts = {"model": model, "classes": table["classes"], "seed": seed, "quick": quick}
+        facts = {"model": model, "classes": table["classes"], "seed": seed}
+        facts |= {"quick": options.quick, "threads": options.threads}
         command = [python, str(WORKER), folder, json.dumps(facts)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:

@@ -46,4 +46,5 @@ def ratio(runs: dict[str, list[dict]]) -> list[str]:
         np.mean([each["epoch_seconds"] for each in runs[name]])
         for name in ("mlx-tabular", "torch TabM")
     )
-    return [f"An epoch takes {ours / theirs:.2f} times as long as torch's.", ""]
+    threads = runs["mlx-tabular"][0].get("threads", 2)
+    return [f"An epoch takes {ours / theirs:.2f} times as long as torch's; {threads} threads.", ""]

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-THREADS = 2
 QUICK = {"max_epochs": 5}
 # What both TabM are given: the settings of mlx-kaggle, a fifth of the time of the authors'.
 SETTINGS = {"k": 16, "d_block": 128, "d_embedding": 8, "batch_size": 256, "patience": 8,
@@ -22,7 +21,8 @@ def main() -> None:
     with np.load(folder / "table.npz") as file:
         table = dict(file)
     held = hold_out(len(table["y"]), facts["seed"])
-    settings = SETTINGS | (QUICK if facts["quick"] else {}) | {"seed": facts["seed"]}
+    settings = SETTINGS | (QUICK if facts["quick"] else {})
+    settings |= {"seed": facts["seed"], "threads": facts["threads"]}
     predict = {
         "mlx-tabular": ours,
         "torch TabM": authors,
@@ -48,7 +48,7 @@ def ours(table: dict, held: np.ndarray, classes: bool, settings: dict) -> tuple[
     import mlx_fastcpu
     from mlx_tabular import TabularClassifier, TabularRegressor
 
-    mlx_fastcpu.activate(threads=THREADS)
+    mlx_fastcpu.activate(threads=settings.pop("threads"))
     kind = TabularClassifier if classes else TabularRegressor
     model = kind(categorical_features=table["categorical"], **settings)
     x, y = table["x"], table["y"]
@@ -69,7 +69,7 @@ def authors(
     from sklearn.preprocessing import OrdinalEncoder, QuantileTransformer
 
     warnings.simplefilter("ignore")
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(settings["threads"])
     torch.manual_seed(settings["seed"])
     x, y, categorical = table["x"], table["y"], table["categorical"]
     numbers = x[~held][:, ~categorical]
