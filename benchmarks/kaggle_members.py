@@ -174,11 +174,14 @@ def page(results: dict[str, dict]) -> list[str]:
                   "|---|---|---|---|---|---|"]  # fmt: skip
         for each, values in found["members"].items():
             weight = f"{values['weight']:.2f}" if values["weight"] else "-"
-            lost = f"{values['loss_without']:+.2%}" if values["weight"] else "-"
+            known = values["weight"] and values["loss_without"] is not None
+            lost = f"{values['loss_without']:+.2%}" if known else "-"
             lines.append(f"| {each} | {shown(values['score'])} | {shown(values['standard_error'])} "
                          f"| {weight} | {lost} | {values['seconds']:.0f} s |")  # fmt: skip
+        # A run that was paused has no time.
+        time_taken = f"{found['seconds']} s" if found["seconds"] else "not timed"
         lines += ["", *(f"- {note}" for note in found["notes"]),
-                  f"- {found['seconds']} s on {found['machine']}"]  # fmt: skip
+                  f"- {time_taken} on {found['machine']}"]  # fmt: skip
     return lines
 
 

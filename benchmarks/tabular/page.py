@@ -6,11 +6,12 @@ from tabular.tables import TABLES
 
 HEAD = """# mlx-tabular
 
-Written by `benchmarks/tabular.py`: mean and standard deviation over seeds, each fit in a process of
-its own. adult has its test file; of the others a fifth of the rows is held out, another fifth for
-each seed. Both TabM have the same settings (those of mlx-kaggle: k = 16, 2 blocks of 128, width 8
-of embeddings, 48 bins, batch 256, patience 8), columns and rows to stop early on. scikit-learn's
-models have their defaults; the MLP has two layers of 256 and early stopping.
+Written by `benchmarks/tabular.py`: mean and standard deviation of the score over three seeds, and
+the median time and memory; each fit in a process of its own. adult has its test file; of the others
+a fifth of the rows is held out, another fifth for each seed. Both TabM have the same settings (those
+of mlx-kaggle: k = 16, 2 blocks of 128, width 8 of embeddings, 48 bins, batch 256, patience 8), columns
+and rows to stop early on. scikit-learn's models have their defaults; the MLP has two layers of 256 and
+early stopping.
 """
 
 
@@ -34,7 +35,7 @@ def row(model: str, runs: list[dict]) -> str:
     cells = [model, f"{np.mean(scores):.4g} ({np.std(scores):.2g})"]
     for name, digits in (("seconds", 1), ("epochs", 0), ("epoch_seconds", 2), ("memory_mib", 0)):
         found = [each[name] for each in runs if name in each]
-        cells.append(f"{np.mean(found):.{digits}f}" if found else "")
+        cells.append(f"{np.median(found):.{digits}f}" if found else "")
     return f"| {' | '.join(cells)} |"
 
 
@@ -43,8 +44,11 @@ def ratio(runs: dict[str, list[dict]]) -> list[str]:
     if not runs.get("mlx-tabular") or not runs.get("torch TabM"):
         return []
     ours, theirs = (
-        np.mean([each["epoch_seconds"] for each in runs[name]])
+        np.median([each["epoch_seconds"] for each in runs[name]])
         for name in ("mlx-tabular", "torch TabM")
     )
     threads = runs["mlx-tabular"][0].get("threads", 2)
-    return [f"An epoch takes {ours / theirs:.2f} times as long as torch's; {threads} threads.", ""]
+    return [
+        f"An epoch takes {ours / theirs:.2f} times as long as torch's (threads: {threads}).",
+        "",
+    ]
