@@ -7,11 +7,11 @@ from tabular.tables import TABLES
 HEAD = """# mlx-tabular
 
 Written by `benchmarks/tabular.py`: mean and standard deviation of the score over three seeds, and
-the median time and memory; each fit in a process of its own. adult has its test file; of the others
-a fifth of the rows is held out, another fifth for each seed. Both TabM have the same settings (those
-of mlx-kaggle: k = 16, 2 blocks of 128, width 8 of embeddings, 48 bins, batch 256, patience 8), columns
-and rows to stop early on. scikit-learn's models have their defaults; the MLP has two layers of 256 and
-early stopping.
+the median time and memory; each fit in a process of its own. adult has its test file; of the
+others a fifth of the rows is held out, another fifth for each seed. Both TabM have the same
+settings (those of mlx-kaggle: k = 16, 2 blocks of 128, width 8 of embeddings, 48 bins, batch 256,
+patience 8), columns and rows to stop early on. scikit-learn's models have their defaults; the MLP
+has two layers of 256 and early stopping.
 """
 
 
