@@ -75,17 +75,20 @@ def ignore_copies(schema: Schema, train: Table, notes: list[str]) -> Schema:
     return _ignore(schema, reasons)
 
 
-def ignore_addends(schema: Schema, train: Table, test: Table | None, notes: list[str]) -> Schema:
-    """Ignore two features whose sum or difference is a target in every row, unless test has both.
+def likely_addends(schema: Schema, train: Table, test: Table | None) -> list[str]:
+    """Return a note on each pair of features whose sum or difference is a target in every row.
 
-    Each is known only when the target is, as the casual and registered users of a count of users.
+    Such as the casual and registered users of a count of users, which are known only when the count
+    is. No note on columns that a test table has.
     """
     columns = [c for c in schema.features if c.kind == "numeric" and c.name not in (test or ())]
+    if len(columns) < 2:
+        return []
     numbers = np.array(
         [numeric_values(train, c.name, number_format=c.number_format) for c in columns]
     )
-    reasons = {}
-    for target in schema.targets if len(columns) > 1 else ():
+    notes = []
+    for target in schema.targets:
         try:
             values = np.array(train[target], np.float64)
         except ValueError:  # names of classes
@@ -94,12 +97,12 @@ def ignore_addends(schema: Schema, train: Table, test: Table | None, notes: list
             continue
         for one, other, what in _addends(numbers, values):
             names = columns[one].name, columns[other].name
-            reasons |= dict.fromkeys(names, f"{what} is {target!r}")
             notes.append(
-                f"columns {names[0]!r} and {names[1]!r} are dropped: their {what} is the "
-                f"target {target!r} in every row; a test table that has both keeps them"
+                f"the {what} of {names[0]!r} and {names[1]!r} is the target {target!r} in every "
+                f"row; if they are not known when predicting, the scores are too good: leave them "
+                f"out with --set 'data.drop=[{names[0]}, {names[1]}]'"
             )
-    return _ignore(schema, reasons)
+    return notes
 
 
 def _addends(numbers: np.ndarray, values: np.ndarray) -> Iterator[tuple[int, int, str]]:

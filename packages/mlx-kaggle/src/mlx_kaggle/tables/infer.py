@@ -7,9 +7,9 @@ from mlx_heads import COMPETITIONS, DEFAULT_METRIC, METRICS, CompetitionTask, ge
 from mlx_kaggle import DataError
 from mlx_kaggle.settings import DataSettings
 from mlx_kaggle.tables.columns import (
-    ignore_addends,
     ignore_copies,
     ignore_unknown,
+    likely_addends,
     likely_labels,
 )
 from mlx_kaggle.tables.competition import VALUE_TASKS, Competition, Task, list_names
@@ -61,8 +61,8 @@ def infer_competition(data: DataSettings, tables: Tables) -> Competition:
         schema, tables.test, tables.sample_submission, str(files["test"]), notes
     )
     schema = ignore_copies(schema, train, notes)
-    schema = ignore_addends(schema, train, tables.test, notes)
     notes += likely_labels(schema, train, tables.test)
+    notes += likely_addends(schema, train, tables.test)
     if not schema.features:
         dropped = "; ".join(note for note in notes if " dropped" in note)
         raise DataError(
