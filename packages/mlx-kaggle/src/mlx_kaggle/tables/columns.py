@@ -116,7 +116,7 @@ def _addends(numbers: np.ndarray, values: np.ndarray) -> Iterator[tuple[int, int
             likely = np.isclose(few, np.abs(values[:MIN_EQUAL])).all(1)
             for other in one + 1 + np.flatnonzero(likely & varying[one + 1 :]):
                 if np.allclose(np.abs(numbers[one] + sign * numbers[other]), np.abs(values)):
-                    yield one, other, what
+                    yield int(one), int(other), what
 
 
 def _ignore(schema: Schema, reasons: dict[str, str]) -> Schema:
