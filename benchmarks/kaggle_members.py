@@ -168,7 +168,9 @@ def page(results: dict[str, dict]) -> list[str]:
                  CASES[name].aim]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     for name, found in results.items():
-        lines += ["", f"## {name}", "", f"`mlx-kaggle train {' '.join(CASES[name].flags)}`", "",
+        encoder = " --encoder all-MiniLM-L6-v2" if CASES[name].minilm else ""
+        flags = " ".join(CASES[name].flags) + encoder
+        lines += ["", f"## {name}", "", f"`mlx-kaggle train {flags}`", "",
                   f"The answer: {found['answer']}.", "",
                   "| member | score | std. error | weight | loss without | time |",
                   "|---|---|---|---|---|---|"]  # fmt: skip
