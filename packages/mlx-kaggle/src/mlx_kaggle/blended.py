@@ -16,7 +16,7 @@ from mlx_kaggle.blend import (
     fit_blend,
     leave_one_out,
 )
-from mlx_kaggle.decision import THRESHOLD_METRICS, Decision, cross_fit, parts_of
+from mlx_kaggle.decision import Decision, cross_fit, fits_thresholds
 from mlx_kaggle.job import Job
 from mlx_kaggle.members.catalog import CONSTANT, label_of
 from mlx_kaggle.tables.competition import Competition
@@ -81,8 +81,11 @@ def loss_of(competition: Competition) -> Loss:
 
 
 def aligned(competition: Competition, predictions: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return predictions of one shape: ordered classes become expected class numbers (N,)."""
-    if competition.task != "ordinal" or len({each.ndim for each in predictions.values()}) == 1:
+    """Return predictions of one shape: of several, ordered classes become class numbers (N,).
+
+    What a blend is fitted to and what it predicts from are the same, whichever members these are.
+    """
+    if competition.task != "ordinal" or len(predictions) == 1:
         return predictions
     target = Target(competition)
     return {name: target.expected_class(each) for name, each in predictions.items()}
@@ -111,26 +114,20 @@ def blend_members(job: Job, predictions: dict[str, np.ndarray]) -> Choice:
 
 
 def _score(job: Job, rows: np.ndarray, prediction: np.ndarray) -> float:
-    """Return the metric of some of the scored rows, with a decision that other rows make."""
+    """Return the metric of some of the scored rows, decided as `Job.decided_scores` does."""
     competition, config = job.competition, job.config
+    if job.ranks_rows(competition.metric):
+        return job.score_rows(job.scored_rows[rows], prediction)
+    settings = config.decision
+    if competition.task in ("binary", "multilabel") and fits_thresholds(competition, settings):
+        # An increasing map of a column moves no label that its threshold does not move too.
+        settings = replace(settings, calibration="none")
     truth = job.encoded[job.scored_rows[rows]]
-    codes = None
-    if _needs_decision(job):
-        in_time = competition.task == "forecast"
-        parts = parts_of([len(rows)], in_time, config.seed)
-        # A calibration moves no label that a threshold does not move too, and takes seconds.
-        settings = replace(config.decision, calibration="none")
-        coverage = config.loss.coverage
-        prediction, codes = cross_fit(competition, settings, truth, prediction, parts, coverage)
-    return job.score_rows(job.scored_rows[rows], prediction, codes)
-
-
-def _needs_decision(job: Job) -> bool:
-    """Whether thresholds change the metric of the competition."""
-    task, metric = job.competition.task, job.competition.metric
-    if task == "binary" and metric == "accuracy":
-        return job.config.decision.thresholds == "fit"
-    return metric in THRESHOLD_METRICS.get(task, ())
+    places = [np.flatnonzero(np.isin(rows, part)) for part in job.parts]
+    parts = [part for part in places if len(part)]
+    coverage = config.loss.coverage
+    decided = cross_fit(competition, settings, truth, prediction, parts, coverage)
+    return job.score_rows(job.scored_rows[rows], *decided)
 
 
 def results_of(

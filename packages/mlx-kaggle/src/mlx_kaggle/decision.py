@@ -155,6 +155,14 @@ class Decision:
         )
 
 
+def fits_thresholds(competition: Competition, settings: DecisionSettings) -> bool:
+    """Whether thresholds are fitted to the metric of the competition."""
+    plain = settings.thresholds == "auto" and competition.metric == "accuracy"
+    if plain or settings.thresholds == "default":
+        return False
+    return competition.metric in THRESHOLD_METRICS.get(competition.task, ())
+
+
 def _fit_thresholds(
     competition: Competition,
     settings: DecisionSettings,
@@ -162,8 +170,7 @@ def _fit_thresholds(
     prediction: np.ndarray,
 ) -> tuple[float, ...]:
     task, metric = competition.task, competition.metric
-    plain = settings.thresholds == "auto" and metric == "accuracy"
-    if plain or settings.thresholds == "default" or metric not in THRESHOLD_METRICS.get(task, ()):
+    if not fits_thresholds(competition, settings):
         return ()
     found: Any
     if task == "binary":
