@@ -17,6 +17,14 @@ ROWS = 240
 ODD = ["1e308", 1e308, -1e308, 10**400, "²", "٣", "9" * 400, ".", ",", "_"]
 
 
+def test_columns_are_measured_beside_one_that_a_single_row_knows():
+    table, y = passengers(120)
+    table["Deck"] = ["7" if row == 50 else None for row in range(120)]
+    schema = infer_schema(table, target="Survived", kinds={"Deck": "numeric"})
+    generated, _ = Generated.fit(schema, table, y, "binary", 0)
+    assert {gain.name: gain.gain for gain in generated.gains}["parts of Cabin"] > 0
+
+
 def passengers(rows: int = ROWS, seed: int = 0) -> tuple[Table, np.ndarray]:
     """Return a table with names, tickets that several rows share, codes, grades and like counts."""
     rng = np.random.default_rng(seed)

@@ -95,6 +95,32 @@ def columns_of(competition, table, rows=slice(None)):
     return ColumnFeatures.fit(competition, part, seed=0).transform(part, words[rows])
 
 
+@pytest.mark.parametrize("task", ["binary", "regression"])
+def test_a_column_that_no_training_row_knows_says_nothing(member, table, task):
+    module, fit = member
+    table = {**table, "a": ["", "0.5"] * (ROWS // 2)}
+    competition, y = compete(table, task), targets(table, task)
+    everything = columns_of(competition, table)
+    assert np.isnan(everything.numbers[::2]).any(0).sum() == 1
+    found = module.predict(fit(competition, everything.take(slice(0, None, 2)), y[::2]), everything)
+    assert np.isfinite(found).all()
+    assert len(found) == ROWS
+
+
+def test_the_baseline_takes_a_column_that_one_of_many_rows_knows():
+    rows = 10_001
+    numbers = np.random.default_rng(0).normal(size=(rows, 2))
+    table = {"b": numbers[:, 0].tolist(), "a": ["1" if row == 9 else "" for row in range(rows)]}
+    kinds = {"b": "numeric", "a": "numeric"}
+    schema = infer_schema({**table, "y": ["0"] * rows}, target="y", kinds=kinds)
+    competition = Competition(schema, ("y",), "regression", "rmse", (), None)
+    columns = ColumnFeatures.fit(competition, table, seed=0).transform(table)
+    for seed in range(12):  # the row is among the tenth that stops the boosting
+        model = gradient_trees.fit(competition, columns.take(slice(0, rows)), numbers[:, 1], seed,
+                                   plain=True)  # fmt: skip
+        assert np.isfinite(gradient_trees.predict(model, columns.take(slice(0, 5)))).all()
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_a_saved_member_predicts_the_same_in_the_right_shape(member, table, task, tmp_path):
     module, fit = member

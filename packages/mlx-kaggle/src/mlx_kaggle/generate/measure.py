@@ -9,6 +9,7 @@ from threadpoolctl import threadpool_limits
 
 from mlx_kaggle.generate.candidates import Candidate, Feature, Learned
 from mlx_kaggle.members.features import numbers_of
+from mlx_kaggle.members.outputs import without_unknown
 from mlx_kaggle.tables.files import take
 from mlx_kaggle.tables.splits import split_rows
 from mlx_tabtext import Schema, Table, is_missing
@@ -111,6 +112,7 @@ class Trial:
         rows = len(fold.model), len(fold.held)
         each = [*fold.columns, *columns] or [(np.zeros(rows[0]), np.zeros(rows[1]))]
         x_train, x_held = (np.stack([column[side] for column in each], 1) for side in (0, 1))
+        x_train = without_unknown(x_train)
         categorical = np.array([*self.categorical, *kinds] or [False], bool)
         y_train, y_held = self.y[fold.rest[fold.model]], self.y[fold.held]
         return _losses(x_train, y_train, x_held, y_held, self.task, categorical, self.seed)

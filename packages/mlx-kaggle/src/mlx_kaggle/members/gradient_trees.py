@@ -9,7 +9,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 from threadpoolctl import threadpool_limits
 
 from mlx_kaggle.members.columns import Columns
-from mlx_kaggle.members.outputs import Levels, Outputs, Problem, tree_matrix
+from mlx_kaggle.members.outputs import Levels, Outputs, Problem, tree_matrix, without_unknown
 from mlx_kaggle.members.saved import load_estimators, load_json, save_estimators, save_json
 from mlx_kaggle.tables.competition import Competition
 
@@ -47,6 +47,7 @@ def fit(
     without any column.
     """
     matrix, categorical = tree_matrix(columns, "trees")
+    matrix = without_unknown(matrix)
     outputs = Outputs.of(competition, y, levels)
     problems = outputs.problems(y, stacked=columns.naive is not None)
     threads = threads if len(matrix) >= SHARED else 1

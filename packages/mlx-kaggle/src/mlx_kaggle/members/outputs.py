@@ -9,6 +9,8 @@ from mlx_kaggle.members.columns import Columns
 from mlx_kaggle.tables.competition import VALUE_TASKS, Competition
 
 Levels = tuple[float, float] | None
+# Above so many rows scikit-learn's boosting stops early by a tenth of them.
+AUTO_STOPPING, FEW_KNOWN = 10_000, 10
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,17 @@ def error_shifts(errors: np.ndarray, levels: tuple[float, float]) -> np.ndarray:
 def interval(values: np.ndarray, shifts: np.ndarray) -> np.ndarray:
     """Return (N, targets, 3): values (N,) or (N, targets), and their bounds by `error_shifts`."""
     return _in_order(values.reshape(len(values), -1, 1) + shifts)
+
+
+def without_unknown(matrix: np.ndarray) -> np.ndarray:
+    """Return a matrix (N, F) with 0 in the columns that scikit-learn's boosting cannot bin.
+
+    It refuses a column without any known value. With more than 10,000 rows its defaults hold a
+    tenth of them out, which may be all that know a value of a column with very few.
+    """
+    least = FEW_KNOWN if len(matrix) > AUTO_STOPPING else 1
+    unknown = np.isfinite(matrix).sum(0) < least
+    return np.where(unknown, 0.0, matrix) if unknown.any() else matrix
 
 
 def tree_matrix(columns: Columns, name: str) -> tuple[np.ndarray, np.ndarray]:
