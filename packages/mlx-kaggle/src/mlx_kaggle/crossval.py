@@ -16,44 +16,29 @@ history.csv                             of a forecast: the rows that it starts f
 """
 
 import json
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mlx_kaggle.fold import Fold
 from mlx_kaggle.forecasts import HISTORY
 from mlx_kaggle.job import Job, text_models
-from mlx_kaggle.machine import step_threads
-from mlx_kaggle.members.catalog import (
-    CONSTANT,
-    KINDS,
-    PLAIN,
-    TEXT,
-    label_of,
-    module_of,
-    without_columns,
-)
+from mlx_kaggle.members.catalog import CONSTANT, PLAIN, TEXT, label_of, without_columns
 from mlx_kaggle.members.columns import Columns
 from mlx_kaggle.members.fold_columns import FoldColumns, embed_rows
 from mlx_kaggle.members.saved import load_json, save_json
-from mlx_kaggle.members.text import check_finite
-from mlx_kaggle.network import TIME, VALIDATION, Report, save_array, train_network
-from mlx_kaggle.tables.files import take, write_csv
+from mlx_kaggle.network import TIME, VALIDATION, Report, save_array
+from mlx_kaggle.tables.files import write_csv
 from mlx_kaggle.tables.splits import row_hashes
 from mlx_kaggle.tables.targets import Target
 from mlx_kaggle.text_trial import ROWS, WORTH, needs_trial, text_gain
-from mlx_trainer import (
-    MANIFEST,
-    Checkpoints,
-    RunFolder,
-    check_manifest,
-    write_manifest,
-)
+from mlx_trainer import MANIFEST, Checkpoints, RunFolder, check_manifest
+from mlx_trainer.run import METRICS
 
-SCALER = "scaler.json"
 TRIAL = "text_trial.json"
+EMBEDDINGS = "embeddings.npy"
 
 
 @dataclass
@@ -89,38 +74,46 @@ class Trained:
 
 def train_members(job: Job, run: RunFolder, report: Report, resume: bool = False) -> Trained:
     """Train the members that are not finished; the text may be dropped after the first fold."""
-    save_json(run.path / "competition.json", job.competition.to_dict())
-    save_array(run.path / "train_rows.npy", row_hashes(job.table, job.competition.feature_names))
-    if job.history:
-        write_csv(run.path / HISTORY, job.history)
-    embeddings = None
-    if "embeddings" in job.members:
-        report({"event": "step", "name": f"embedding {len(job.rows)} rows"})
-        embeddings = embed_rows(job.config, job.competition, job.table, job.prose)
+    embeddings = begin(job, run, report)
     found = Trained(job, list(job.members))
     tried = needs_trial(job)
     if tried:
         found.members.remove(TEXT)
-    for fold in range(len(job.splits)):
-        part = _Fold(found, fold, run, report)
-        part.train_others(embeddings)
-        if fold == 0 and tried:
+    for number in range(len(job.splits)):
+        fold = Fold(job, number, run, report)
+        _train_others(found, fold, embeddings)
+        if number == 0 and tried:
             _try_text(found, run, report)
         if TEXT in found.members:
-            part.train_networks(resume)
-        if fold == 0:
+            _train_networks(found, fold, resume)
+        if number == 0:
             report({"event": "first_fold", "seconds": found.seconds, "of": len(job.splits)})
+        fold.forget_columns()
+    (run.path / EMBEDDINGS).unlink(missing_ok=True)
     return found
+
+
+def begin(job: Job, run: RunFolder, report: Report) -> np.ndarray | None:
+    """Write what belongs to the whole run, and return the embeddings (N, D) of all rows, if any."""
+    save_json(run.path / "competition.json", job.competition.to_dict())
+    save_array(run.path / "train_rows.npy", row_hashes(job.table, job.competition.feature_names))
+    if job.history:
+        write_csv(run.path / HISTORY, job.history)
+    if "embeddings" not in job.members:
+        return None
+    file = run.path / EMBEDDINGS
+    if not file.is_file():
+        report({"event": "step", "name": f"embedding {len(job.rows)} rows"})
+        save_array(file, embed_rows(job.config, job.competition, job.table, job.prose))
+    return np.load(file, allow_pickle=False)
 
 
 def _try_text(found: Trained, run: RunFolder, report: Report) -> None:
     """Train the text too if it adds something to the others; a resumed run does not try again."""
-    job, file = found.job, run.path / TRIAL
-    if not file.is_file():
+    job = found.job
+    if not (run.path / TRIAL).is_file():
         report({"event": "step", "name": "trying the text network"})
-        first = {name: arrays[0] for name, arrays in found.predictions.items()}
-        save_json(file, {"gain": text_gain(job, first)})
-    gain = load_json(file)["gain"]
+    gain = save_trial(job, run.path, {name: a[0] for name, a in found.predictions.items()})
     of = "the loss of the others"
     changes = f"lowers {of} by {gain:.2%}" if gain > 0 else f"does not lower {of}"
     trial = f"in a trial on {min(ROWS, len(job.splits[0][0])):,} rows it {changes}"
@@ -136,147 +129,99 @@ def _try_text(found: Trained, run: RunFolder, report: Report) -> None:
     report({"event": "note", "line": note})
 
 
-class _Fold:
-    """One fold: its tables and columns, and the training of each unfinished member."""
+def save_trial(job: Job, folder: Path, predictions: dict[str, np.ndarray]) -> float:
+    """Try the text network, unless it was, and return by how much it lowers the loss.
 
-    def __init__(self, found: Trained, fold: int, run: RunFolder, report: Report):
-        job = found.job
-        train_rows, self.val_rows = job.splits[fold]
-        self.found, self.job, self.fold, self.run, self.report = found, job, fold, run, report
-        self.train_rows, self.seed = train_rows, job.config.seed + fold
-        self.train_table, self.val_table = (take(job.table, rows) for rows in job.splits[fold])
-        y = job.encoded[train_rows]
-        self.scaler = Target(job.competition).fit_scaler(y)
-        self.y = y if self.scaler is None else self.scaler.transform(y, self.train_table)
+    `predictions` are those of the other members for the validation rows of the first fold.
+    """
+    file = folder / TRIAL
+    if not file.is_file():
+        save_json(file, {"gain": text_gain(job, predictions)})
+    return load_json(file)["gain"]
 
-    def train_others(self, embeddings: np.ndarray | None) -> None:
-        """Train or read every member but the text, and collect their predictions."""
-        names = [name for name in self.found.members if name != TEXT]
-        folders = {name: self.run.path / "members" / f"{name}-fold-{self.fold}" for name in names}
-        missing = [name for name in names if not (folders[name] / MANIFEST).is_file()]
-        fitted: FoldColumns | None = None
-        train = val = None
-        if missing:
-            fitted, train, val = self._columns(embeddings)
-            useless = self._leave_out(missing, train)
-            missing = [name for name in missing if name not in useless]
+
+def _train_others(found: Trained, fold: Fold, embeddings: np.ndarray | None) -> None:
+    """Train or read every member but the text, and collect their predictions."""
+    names = [name for name in found.members if name != TEXT]
+    missing = [name for name in names if not fold.is_finished(name)]
+    if missing:
+        columns = fold.kept_columns() or fold.fit_columns(embeddings)
+        fitted = columns[0]
+        useless = _leave_out(found, fold, missing, columns[1])
+    else:
+        columns, useless = None, []
+        fitted = FoldColumns.load(fold.folder("columns"))
+    found.gains.append(fitted.gains)
+    if fold.number == 0 and fitted.generated:
+        found.notes += fitted.generated.notes
+    for name in names:
+        if name in useless:
+            continue
+        if name in missing:
+            assert columns is not None
+            fold.train_member(name, *columns)
         else:
-            check_manifest(self._columns_folder)
-            self.found.gains.append(FoldColumns.load(self._columns_folder).gains)
-        for name, folder in folders.items():
-            if name not in self.found.members:
-                continue
-            if name in missing:
-                assert fitted is not None
-                assert train is not None
-                assert val is not None
-                plain = name == PLAIN
-                read = [fitted.as_they_are(each) if plain else each for each in (train, val)]
-                self._member(name, read[0], read[1], folder)
-            else:
-                check_manifest(folder)
-            self._collect(name, [folder])
-
-    def _leave_out(self, names: list[str], columns: Columns) -> list[str]:
-        """Drop the members that the first fold gives no column to learn from."""
-        useless = without_columns(names, columns) if self.fold == 0 else []
-        for name in useless:
-            self.found.members.remove(name)
-        if useless:
-            labels = [label_of(self.job.competition, name) for name in useless]
-            note = f"no column to learn from for the members {', '.join(labels)}"
-            self.found.notes.append(note)
-            self.report({"event": "note", "line": note})
-        return useless
-
-    @property
-    def _columns_folder(self) -> Path:
-        return self.run.path / "members" / f"columns-fold-{self.fold}"
-
-    def _columns(self, embeddings: np.ndarray | None) -> tuple[FoldColumns, Columns, Columns]:
-        """Fit the columns, and save them for `predict`; return also those of both tables."""
-        started = time.monotonic()
-        self.report({"event": "step", "name": f"columns of fold {self.fold}"})
-        train, val = (
-            None if embeddings is None else embeddings[rows]
-            for rows in (self.train_rows, self.val_rows)
-        )
-        job = self.job
-        fitted, columns = FoldColumns.fit(
-            job.config,
-            job.competition,
-            self.train_table,
-            self.y,
-            train,
-            job.prose,
-            self.seed,
-            job.test,
-        )
-        if self.fold == 0 and fitted.generated:
-            self.found.notes += fitted.generated.notes
-        fitted.save(self._columns_folder)
-        self.found.gains.append(fitted.gains)
-        self.report({"event": "columns", "fold": self.fold, "gains": fitted.gains,
-                     "seconds": time.monotonic() - started})  # fmt: skip
-        return fitted, columns, fitted.columns(self.val_table, val)
-
-    def _member(self, name: str, train: Columns, val: Columns, folder: Path) -> None:
-        job, module, started = self.job, module_of(name), time.monotonic()
-        folder.mkdir(parents=True, exist_ok=True)
-        threads = step_threads(job.config.training.threads)
-        options = KINDS[name].options
-        model = module.fit(
-            job.competition, train, self.y, self.seed, job.levels, threads, **options
-        )
-        prediction = module.predict(model, val)
-        if self.scaler is not None:
-            prediction = self.scaler.inverse(prediction, self.val_table)
-        self._check(prediction, folder)
-        module.save(model, folder)
-        save_json(folder / SCALER, self.scaler.to_dict() if self.scaler else None)
-        save_array(folder / VALIDATION, np.asarray(prediction, np.float64))
-        save_json(folder / TIME, {"seconds": time.monotonic() - started})
-        ours = [each for each in folder.rglob("*") if _is_ours(each)]
-        write_manifest(folder, [each.relative_to(folder).as_posix() for each in ours])
-
-    def train_networks(self, resume: bool) -> None:
-        """Train the networks of every seed; their mean is one member."""
-        folders = []
-        for name, seed in text_models(self.job.config, self.fold):
-            folder = self.run.path / "members" / name
-            self.report({"event": "network", "name": name, "fold": self.fold})
-            if (folder / MANIFEST).is_file():
-                check_manifest(folder)
-            else:
-                rows, val = self.job.splits[self.fold]
-                train_network(self.job, (rows, val), seed, folder, self.run, self.report, resume)
-            Checkpoints(folder / "checkpoints").delete()
-            history = json.loads((folder / "history.json").read_text("utf-8"))
-            self.found.histories[name] = history
-            folders.append(folder)
-        self._collect(TEXT, folders)
-
-    def _check(self, prediction: np.ndarray, folder: Path) -> None:
-        check_finite(prediction, folder, self.job.config.data.val or self.job.config.data.train)
-
-    def _collect(self, name: str, folders: list[Path]) -> None:
-        """Add the predictions and the time of finished models to those of a member."""
-        arrays = [np.load(folder / VALIDATION, allow_pickle=False) for folder in folders]
-        prediction = Target(self.job.competition).combine(arrays)
-        times = [json.loads((folder / TIME).read_text("utf-8"))["seconds"] for folder in folders]
-        self.found.predictions.setdefault(name, []).append(prediction)
-        self.found.seconds[name] = self.found.seconds.get(name, 0.0) + sum(times)
-        score = self.job.score_rows(self.val_rows, prediction)
-        self.report(
-            {
-                "event": "member_end",
-                "name": label_of(self.job.competition, name),
-                "fold": self.fold,
-                "score": score,
-                "seconds": sum(times),
-            }
-        )
+            check_manifest(fold.folder(name))
+        _collect(found, fold, name, [fold.folder(name)])
 
 
-def _is_ours(file: Path) -> bool:
-    return file.is_file() and not file.name.startswith(".") and file.name != MANIFEST
+def _leave_out(found: Trained, fold: Fold, names: list[str], columns: Columns) -> list[str]:
+    """Drop the members that the first fold gives no column to learn from."""
+    useless = without_columns(names, columns) if fold.number == 0 else []
+    for name in useless:
+        found.members.remove(name)
+    if useless:
+        labels = [label_of(found.job.competition, name) for name in useless]
+        note = f"no column to learn from for the members {', '.join(labels)}"
+        found.notes.append(note)
+        fold.report({"event": "note", "line": note})
+    return useless
+
+
+def _train_networks(found: Trained, fold: Fold, resume: bool) -> None:
+    """Train the networks of every seed; their mean is one member."""
+    folders = []
+    for name, seed in text_models(found.job.config, fold.number):
+        folder = fold.run.path / "members" / name
+        fold.report({"event": "network", "name": name, "fold": fold.number})
+        _take_metrics(fold.run, folder)
+        if (folder / MANIFEST).is_file():
+            check_manifest(folder)
+        else:
+            fold.train_network(name, seed, resume)
+        Checkpoints(folder / "checkpoints").delete()
+        found.histories[name] = json.loads((folder / "history.json").read_text("utf-8"))
+        folders.append(folder)
+    _collect(found, fold, TEXT, folders)
+
+
+def _take_metrics(run: RunFolder, folder: Path) -> None:
+    """Move the metrics that another process wrote beside a network to those of the run."""
+    file = folder / METRICS
+    if not file.is_file():
+        return
+    updates = [each["updates"] for each in RunFolder(folder).metrics() if "updates" in each]
+    if updates:
+        run.truncate_after(min(updates) - 1, member=folder.name)
+    with (run.path / METRICS).open("a", encoding="utf-8") as log:
+        log.write(file.read_text("utf-8"))
+    file.unlink()
+
+
+def _collect(found: Trained, fold: Fold, name: str, folders: list[Path]) -> None:
+    """Add the predictions and the time of finished models to those of a member."""
+    job = found.job
+    arrays = [np.load(folder / VALIDATION, allow_pickle=False) for folder in folders]
+    prediction = Target(job.competition).combine(arrays)
+    times = [json.loads((folder / TIME).read_text("utf-8"))["seconds"] for folder in folders]
+    found.predictions.setdefault(name, []).append(prediction)
+    found.seconds[name] = found.seconds.get(name, 0.0) + sum(times)
+    fold.report(
+        {
+            "event": "member_end",
+            "name": label_of(job.competition, name),
+            "fold": fold.number,
+            "score": job.score_rows(fold.val_rows, prediction),
+            "seconds": sum(times),
+        }
+    )

@@ -1,6 +1,8 @@
 """Run a job to its end: train the members, blend them, write answers, scores and the report."""
 
 import time
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,10 @@ from mlx_kaggle.network import Report
 from mlx_kaggle.report.page import write_report
 from mlx_kaggle.tables.competition import VALUE_TASKS, Competition
 from mlx_kaggle.tables.files import write_csv
+from mlx_kaggle.workers import train_side_by_side
 from mlx_trainer import MANIFEST, RunFolder, dump_config, write_manifest
+
+Processes = AbstractContextManager[Executor]
 
 # The files in the manifest of the run; each member has its own manifest.
 RUN_FILES = (
@@ -28,11 +33,26 @@ def run_files(competition: Competition) -> tuple[str, ...]:
     return (*RUN_FILES, HISTORY) if competition.forecast else RUN_FILES
 
 
-def run_job(job: Job, run: RunFolder, report: Report, resume: bool = False) -> Results:
-    """Train the unfinished members, blend and score, and write the run folder."""
+def run_job(
+    job: Job,
+    run: RunFolder,
+    report: Report,
+    resume: bool = False,
+    processes: Processes | None = None,
+) -> Results:
+    """Train the unfinished members, blend and score, and write the run folder.
+
+    `processes` gives the executor of those that train side by side, see `workers`.
+    """
     started = time.monotonic()
     (run.path / MANIFEST).unlink(missing_ok=True)  # incomplete until the end
-    trained = train_members(job, run, report, resume)
+    if processes:
+        with processes as executor:
+            train_side_by_side(job, run, report, executor)
+        # What they wrote is read, and they have reported it.
+        trained = train_members(job, run, _only_notes(report), resume)
+    else:
+        trained = train_members(job, run, report, resume)
     report({"event": "step", "name": "choosing the blend"})
     results = results_of(
         job,
@@ -45,6 +65,10 @@ def run_job(job: Job, run: RunFolder, report: Report, resume: bool = False) -> R
     )
     save_results(run, results, trained.out_of_fold)
     return results
+
+
+def _only_notes(report: Report) -> Report:
+    return lambda event: report(event) if event["event"] == "note" else None
 
 
 def save_results(run: RunFolder, results: Results, out_of_fold: dict[str, np.ndarray]) -> None:

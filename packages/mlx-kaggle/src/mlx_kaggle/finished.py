@@ -11,9 +11,9 @@ from mlx_kaggle import RunError
 from mlx_kaggle.blend import Blend
 from mlx_kaggle.blended import aligned
 from mlx_kaggle.config import RunConfig
-from mlx_kaggle.crossval import SCALER
 from mlx_kaggle.decision import Decision
 from mlx_kaggle.finish import RUN_FILES
+from mlx_kaggle.fold import SCALER
 from mlx_kaggle.forecasts import HISTORY
 from mlx_kaggle.job import text_models
 from mlx_kaggle.members.catalog import KINDS, PLAIN, TEXT, label_of, module_of

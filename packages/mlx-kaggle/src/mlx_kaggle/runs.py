@@ -7,10 +7,10 @@ from pathlib import Path
 from mlx_encoders import find_folder
 from mlx_kaggle.blended import Results
 from mlx_kaggle.config import RunConfig
-from mlx_kaggle.crossval import TRIAL
+from mlx_kaggle.crossval import EMBEDDINGS, TRIAL
 from mlx_kaggle.default_preset import remember_encoder
 from mlx_kaggle.estimate import estimate_run
-from mlx_kaggle.finish import RUN_FILES, run_job
+from mlx_kaggle.finish import RUN_FILES, Processes, run_job
 from mlx_kaggle.forecasts import (
     HISTORY,
 )
@@ -31,17 +31,18 @@ from mlx_trainer import (
     lasting_output,
     load_config,
 )
+from mlx_trainer.run import METRICS
 
 # Of the files of members other than the text.
 ENDINGS = ("json", "npy", "npz", "safetensors", "skops", "txt", "ubj", "cbm")
 KIND = RunKind(
     "mlx-kaggle",
     (
-        *(MANIFEST, *RUN_FILES, HISTORY, TRIAL, "report.html"),
+        *(MANIFEST, *RUN_FILES, HISTORY, TRIAL, EMBEDDINGS, "report.html"),
         *(
             f"members/fold-[0-9]*-seed-[0-9]*/{name}"
             for name in (
-                *MEMBER_FILES,
+                *(*MEMBER_FILES, METRICS),
                 *(f"checkpoints/{each}" for each in (*CHECKPOINT_FILES, SOUP_FILES)),
             )
         ),
@@ -89,8 +90,12 @@ def train_run(
     make_run: Callable[[], RunFolder] | None,
     resume: bool = False,
     as_json: bool = False,
+    processes: Processes | None = None,
 ) -> Results | None:
-    """Show the inferred tables and the expected time, then train, unless `make_run` is `None`."""
+    """Show the inferred tables and the expected time, then train, unless `make_run` is `None`.
+
+    `processes` gives the executor of those that train side by side.
+    """
     with lasting_output(), Display(as_json) as display, ExitStack() as stack:
         display.machine(prepare_machine())
         job = prepare_job(config)
@@ -101,7 +106,7 @@ def train_run(
         display.estimate(estimate_run(job))
         if run is None:
             return None
-        results = run_job(job, run, display.report, resume)
+        results = run_job(job, run, display.report, resume, processes)
         display.results(results, run.path)
         if config.encoder.path:
             remember_encoder(config.encoder.path)

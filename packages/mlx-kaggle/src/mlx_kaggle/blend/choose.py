@@ -73,6 +73,8 @@ def choose_blend(
     if chosen in members:
         return Choice(Blend.single(chosen), candidates[chosen], nested, scores, note)
     blend = fit_blend(chosen, contest.mixed, truth, loss, seed)
+    if len(blend.members) == 1:
+        note += f"; fitted to all rows it is {blend.members[0]} alone"
     return Choice(blend, candidates[chosen], nested, scores, note)
 
 

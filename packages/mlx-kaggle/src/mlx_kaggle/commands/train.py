@@ -88,6 +88,14 @@ A wrong key is an error. `--set training.epochs=3 --set text.style=sentence`
 )
 @click.option("--resume", is_flag=True, help="Continue the run in --output.")
 @click.option("--overwrite", is_flag=True, help="Replace the run in --output.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Processes that train members side by side, with a share of the cores each.",
+)
+@click.option("--scheduler", metavar="ADDRESS",
+              help="Scheduler of a dask cluster that trains them; see README.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Show the inferred tables and the time, and exit.")
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON.")
 @settings_options(RunConfig)
@@ -99,6 +107,8 @@ def train(
     overrides: tuple[str, ...],
     resume: bool,
     overwrite: bool,
+    workers: int | None,
+    scheduler: str | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -109,14 +119,23 @@ def train(
     elif "data.train" not in flags:
         raise click.UsageError("Missing option '--train'.")
 
+    if workers and scheduler:
+        raise click.UsageError("--workers are of this machine, --scheduler has others; give one")
+    from mlx_kaggle import workers as sides
     from mlx_kaggle.runs import create_run, read_config, resume_run, train_run
+
+    processes = None
+    if scheduler:
+        processes = sides.cluster(scheduler)
+    elif workers and workers > 1:
+        processes = sides.processes(workers)
 
     if resume and dry_run:
         train_run(read_config(output), None, as_json=as_json)
         return
     if resume:
         run, settings = resume_run(output)
-        train_run(settings, lambda: run, resume=True, as_json=as_json)
+        train_run(settings, lambda: run, resume=True, as_json=as_json, processes=processes)
         return
     from mlx_kaggle.default_preset import choose_preset
 
@@ -125,7 +144,7 @@ def train(
     if not _has_target(settings.data):
         raise click.UsageError("Missing option '--target'.")
     make_run = None if dry_run else lambda: create_run(output, settings, overwrite)
-    train_run(settings, make_run, as_json=as_json)
+    train_run(settings, make_run, as_json=as_json, processes=processes)
 
 
 def _has_target(data: DataSettings) -> bool:
@@ -139,7 +158,7 @@ def _has_target(data: DataSettings) -> bool:
 def _given_options() -> list[str]:
     """Return the flags on the command line that `--resume` does not allow."""
     context = click.get_current_context()
-    allowed = ("output", "resume", "dry_run", "as_json")
+    allowed = ("output", "resume", "dry_run", "as_json", "workers", "scheduler")
     return [
         parameter.opts[0]
         for parameter in context.command.params

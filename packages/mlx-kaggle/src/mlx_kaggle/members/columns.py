@@ -59,6 +59,30 @@ class Columns:
         taken = {name: a if a is None else a[rows] for name, a in arrays.items()}
         return replace(self, **taken)
 
+    def save(self, path: Path) -> None:
+        """Write one .npz file."""
+        arrays: dict[str, np.ndarray] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, csr_array):
+                parts = {"data": value.data, "indices": value.indices, "indptr": value.indptr}
+                arrays |= {f"{name}.{part}": array for part, array in parts.items()}
+                arrays[f"{name}.shape"] = np.array(value.shape)
+            elif value is not None:
+                arrays[name] = value
+        save_arrays(path, arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> "Columns":
+        """Read what `save` wrote."""
+        arrays = load_arrays(path)
+        values: dict[str, Any] = {name: a for name, a in arrays.items() if "." not in name}
+        for name in ("words", "characters"):
+            data, indices, indptr, shape = (
+                arrays[f"{name}.{part}"] for part in ("data", "indices", "indptr", "shape")
+            )
+            values[name] = csr_array((data, indices, indptr), shape=tuple(shape))
+        return cls(**values)
+
 
 @dataclass(frozen=True)
 class CharacterFeatures:

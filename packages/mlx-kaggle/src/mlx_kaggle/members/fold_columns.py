@@ -88,7 +88,8 @@ class FoldColumns:
         values = {"generated": generated, "plain": self.plain, "prose": self.prose}
         save_json(folder / GENERATED, values)
         self.features.save(folder)
-        write_manifest(folder, sorted(each.name for each in folder.iterdir() if each.is_file()))
+        names = [each.name for each in folder.iterdir() if each.is_file()]
+        write_manifest(folder, sorted(name for name in names if not name.startswith(".")))
 
     @classmethod
     def load(cls, folder: Path) -> "FoldColumns":

@@ -66,12 +66,12 @@ def fit(
         "random_state": seed,
     }
     if outputs.kind == "values":
-        forest = ExtraTreesRegressor(**options).fit(matrix, y)
+        forest = _fit(ExtraTreesRegressor(**options), matrix, y)
         shifts = np.zeros((0, 3))
         if levels:
             shifts = error_shifts(y - forest.oob_prediction_.reshape(y.shape), levels)
         return Forest(outputs, (forest,), shifts)
-    models = [ExtraTreesClassifier(**options).fit(matrix, each.y) for each in outputs.problems(y)]
+    models = [_fit(ExtraTreesClassifier(**options), matrix, each.y) for each in outputs.problems(y)]
     return Forest(outputs, tuple(models), np.zeros((0, 3)))
 
 
@@ -99,6 +99,11 @@ def load(folder: Path) -> Forest:
     outputs = Outputs.from_dict(load_json(folder / "outputs.json"))
     models = load_estimators(folder / "forest.skops")
     return Forest(outputs, models, load_arrays(folder / "forest.npz")["shifts"])
+
+
+def _fit(forest: Any, matrix: np.ndarray, y: np.ndarray) -> Any:
+    """Fit in threads, but predict in one: several add the trees in the order that they end in."""
+    return forest.fit(matrix, y).set_params(n_jobs=1)
 
 
 def _matrix(columns: Columns) -> np.ndarray:

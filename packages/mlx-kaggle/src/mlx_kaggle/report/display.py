@@ -101,6 +101,10 @@ class Display(ProgressDisplay):
                 self.started = True
         elif kind == "text":
             self.console.print(f"{self.member}: {event['report']}")
+        elif kind == "tasks":
+            self.start(event["count"], event["name"])
+        elif kind == "task_end":
+            self.advance()
         elif kind == "update":
             self.advance(loss=event["loss"])
         elif kind == "member_end":
