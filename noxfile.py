@@ -32,6 +32,8 @@ PROJECTS = {
 ALL_PATHS = [f"./packages/{name}" for name in PROJECTS]
 # Whose fixtures are made by code that is not on a package index.
 NEED_CLONES = ("gpt", "muon")
+# Extras of mlx-kaggle, and the tests that need them.
+EXTRAS = {"boosted": ["test_members.py"], "dask": ["test_workers.py"]}
 each_package = nox.parametrize(
     "package", [nox.param(name, id=name, tags=[name]) for name in PROJECTS]
 )
@@ -173,10 +175,12 @@ def dist(session: nox.Session, package: str) -> None:
 
 
 @nox.session(default=False)
-def boosted(session: nox.Session) -> None:
-    """Test mlx-kaggle's members with LightGBM, XGBoost and CatBoost: a gigabyte of wheels."""
-    session.install("--group", "test", "./packages/mlx-kaggle[boosted]", *paths_of("mlx-kaggle"))
-    session.run("pytest", "packages/mlx-kaggle/tests/test_members.py", *session.posargs)
+@nox.parametrize("extra", EXTRAS, ids=list(EXTRAS))
+def extras(session: nox.Session, extra: str) -> None:
+    """Test what an extra of mlx-kaggle is for; boosted is a gigabyte of wheels."""
+    session.install("--group", "test", f"./packages/mlx-kaggle[{extra}]", *paths_of("mlx-kaggle"))
+    tests = [f"packages/mlx-kaggle/tests/{name}" for name in EXTRAS[extra]]
+    session.run("pytest", *tests, *session.posargs, env={"OPENBLAS_NUM_THREADS": "1"})
 
 
 @nox.session(default=False)

@@ -201,7 +201,7 @@ def _begin_process() -> None:
 def cluster(address: str) -> Iterator[Executor]:
     """Connect to a dask scheduler; a task of a worker that dies is done again by another."""
     try:
-        from distributed import Client
+        from distributed import Client  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise RunError(
             "--scheduler needs dask.distributed: pip install 'mlx-kaggle[dask]'"
