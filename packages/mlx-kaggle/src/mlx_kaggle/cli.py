@@ -5,6 +5,7 @@ from typing import NoReturn
 
 import click
 
+from mlx_kaggle.commands.benchmark import benchmark
 from mlx_kaggle.commands.demo import demo
 from mlx_kaggle.commands.ensemble import ensemble
 from mlx_kaggle.commands.info import info
@@ -29,7 +30,7 @@ def cli() -> None:
     """
 
 
-for command in (demo, train, predict, evaluate, ensemble, info):
+for command in (demo, train, predict, evaluate, ensemble, benchmark, info):
     cli.add_command(command)
 
 

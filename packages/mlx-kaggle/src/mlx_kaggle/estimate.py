@@ -5,29 +5,23 @@ are discarded; their time is part of the estimate. After the first fold a run kn
 """
 
 import time
-from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 
 from mlx_kaggle import STARTED
 from mlx_kaggle.job import Job, text_models
-from mlx_kaggle.machine import sharing_cores
 from mlx_kaggle.members.adversarial import MARK, mark
 from mlx_kaggle.members.batches import training_updates
 from mlx_kaggle.members.catalog import KINDS, TEXT
 from mlx_kaggle.members.text import Experiment, predict_member
 from mlx_kaggle.report import duration, plots
+from mlx_kaggle.speed import time_updates, timed
 from mlx_kaggle.tables.files import take
 from mlx_kaggle.text_trial import needs_trial
 
-T = TypeVar("T")
 # Enough rows for typical lengths and counts, few enough to be timed in seconds.
 ROWS, PREDICTED_ROWS = 4000, (64, 320)
-# Updates are timed for at least these seconds and this number.
-TIMED_SECONDS, TIMED_UPDATES = 1.5, 4
 # Seconds to generate the columns of a fold, for each column of the table.
 GENERATING = 0.25
 # Figures of a report; one is timed.
@@ -61,7 +55,7 @@ class Estimate:
 
 def estimate_run(job: Job) -> Estimate:
     """Time pieces of the first network, and look up the other members."""
-    figure, _ = _timed(lambda: plots.score_bars({"a": 0.5, "b": 0.7}, job.competition.metric))
+    figure, _ = timed(lambda: plots.score_bars({"a": 0.5, "b": 0.7}, job.competition.metric))
     left = _other_members(job) + FIGURES * figure
     if TEXT in job.members and not needs_trial(job):
         return _with_networks(job, left)
@@ -87,10 +81,8 @@ def _with_networks(job: Job, others: float) -> Estimate:
     sample = _sample_rows(train_rows, ROWS)
     scale = len(train_rows) / len(sample)
     table = take(job.table, sample)
-    preparing, experiment = _timed(
-        lambda: Experiment.prepare(config, job.competition, table, first)
-    )
-    serializing, rows = _timed(lambda: experiment.rows(0))
+    preparing, experiment = timed(lambda: Experiment.prepare(config, job.competition, table, first))
+    serializing, rows = timed(lambda: experiment.rows(0))
     plan = training_updates(
         rows, training.batch_size, training.micro_batch_tokens, experiment.seed, 0
     )
@@ -127,36 +119,12 @@ def _time_epochs(experiment: Experiment, median: int) -> tuple[float, float, flo
         {name: array for name, array in batch.items() if name != MARK}
         for batch in next(experiment.batches(0, start=median))
     ]
-    update, tracing = _time_updates(experiment, ordinary)
+    update, tracing = time_updates(experiment, ordinary)
     if training.adversarial == "none":
         return update, update, tracing
-    slow, more = _time_updates(experiment, [mark(batch) for batch in ordinary])
+    slow, more = time_updates(experiment, [mark(batch) for batch in ordinary])
     share = 1 - training.adversarial_start / training.epochs
     return update, update + share * (slow - update), more + tracing * (share < 1)
-
-
-def _time_updates(
-    experiment: Experiment, update: list[dict[str, np.ndarray]]
-) -> tuple[float, float]:
-    """Return the seconds of an update, and of tracing a shape.
-
-    Two steps are traced, because the first one also compiles kernels, once per process.
-    """
-    first = 0.0
-    for _ in range(2):
-        step = experiment.step()
-        with closing(step), sharing_cores(step.threads):
-            first, _ = _timed(lambda step=step: step(update, 0.0))
-    times: list[float] = []
-    step = experiment.step()
-    with closing(step), sharing_cores(step.threads):
-        step(update, 0.0)
-        while len(times) < TIMED_UPDATES or (
-            sum(times) < TIMED_SECONDS and len(times) < 5 * TIMED_UPDATES
-        ):
-            times.append(_timed(lambda: step(update, 0.0))[0])
-    mean = sum(times) / len(times)
-    return mean, max(first - mean, 0.0)
 
 
 def _time_prediction(job: Job, experiment: Experiment, rows: int) -> float:
@@ -165,7 +133,7 @@ def _time_prediction(job: Job, experiment: Experiment, rows: int) -> float:
 
     def predict(count: int) -> float:
         table = take(job.table, _sample_rows(found, count))
-        return _timed(
+        return timed(
             lambda: predict_member(experiment.member, job.competition, table, job.config, tta=1)
         )[0]
 
@@ -186,9 +154,3 @@ def _sample_rows(rows: np.ndarray, count: int) -> np.ndarray:
     if len(rows) <= count:
         return rows
     return np.random.default_rng(0).choice(rows, count, replace=False)
-
-
-def _timed(run: Callable[[], T]) -> tuple[float, T]:
-    start = time.perf_counter()
-    result = run()
-    return time.perf_counter() - start, result
