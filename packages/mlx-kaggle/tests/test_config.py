@@ -5,11 +5,12 @@ import os
 import pytest
 
 from mlx_kaggle.commands.train import train
-from mlx_kaggle.config import PRESETS, resolve_config
+from mlx_kaggle.config import resolve_config
+from mlx_kaggle.presets import NAMES
 from mlx_trainer import ConfigError, dump_config, load_config
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_preset_resolves(name):
     assert resolve_config(name).preset == name
 
@@ -43,7 +44,7 @@ def test_a_resolved_configuration_survives_its_file():
 def test_muon_is_asked_for_by_flag_or_file_and_kept(tmp_path):
     import yaml
 
-    assert all(resolve_config(name).training.optimizer == "adamw" for name in PRESETS)
+    assert all(resolve_config(name).training.optimizer == "adamw" for name in NAMES)
     file = tmp_path / "run.yaml"
     file.write_text("training: {optimizer: muon}\n")
     config = resolve_config("standard", file)
@@ -200,8 +201,8 @@ def test_the_flags_of_train_are_these():
 
 # A flag is an interface: renaming a setting must not rename it unnoticed.
 FLAGS = """
-    allow-leak blend calibration config dry-run encoder folds horizon id json kind lookback lora
-    loss members metric numeric-features optimizer output overwrite preset quantize resume
-    sample-submission season seed separator series set target targets task test thresholds time
-    train val
+    allow-leak blend calibration config cv cv-time dry-run encoder folds group horizon id json kind
+    lookback lora loss members metric numeric-features optimizer output overwrite preset quantize
+    resume sample-submission scheduler season seed separator series set target targets task test
+    thresholds time train val workers
 """

@@ -161,9 +161,7 @@ def test_text_that_adds_nothing_is_dropped_with_a_line(write_csv, tmp_path, monk
     write_csv("train.csv", steps(ROWS))
     settings = [each for each in tiny if not each.startswith("members")]
     flags = {"data.train": "train.csv", "data.target": "y"}
-    monkeypatch.setattr("mlx_kaggle.config.MEMBERS_OF_PRESET", {"quick": ("trees", "text")})
-    monkeypatch.setattr("mlx_kaggle.members.catalog.MEMBERS_OF_PRESET",
-                        {"quick": ("trees", "text")})  # fmt: skip
+    monkeypatch.setattr("mlx_kaggle.members.catalog.MEMBERS", ("trees", "text"))
     config = resolve_config("quick", None, flags, [*settings, "folds=2", "training.epochs=1"])
     train_run(config, lambda: create_run(Path("run"), config, False))
     summary = json.loads(Path("run/summary.json").read_text())

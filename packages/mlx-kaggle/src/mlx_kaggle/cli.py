@@ -6,10 +6,12 @@ from typing import NoReturn
 import click
 
 from mlx_kaggle.commands.benchmark import benchmark
+from mlx_kaggle.commands.config import config
 from mlx_kaggle.commands.demo import demo
 from mlx_kaggle.commands.ensemble import ensemble
 from mlx_kaggle.commands.info import info
 from mlx_kaggle.commands.predict import evaluate, predict
+from mlx_kaggle.commands.presets import presets
 from mlx_kaggle.commands.train import train
 from mlx_trainer.command_line import run
 
@@ -30,7 +32,7 @@ def cli() -> None:
     """
 
 
-for command in (demo, train, predict, evaluate, ensemble, benchmark, info):
+for command in (demo, train, predict, evaluate, ensemble, presets, config, benchmark, info):
     cli.add_command(command)
 
 

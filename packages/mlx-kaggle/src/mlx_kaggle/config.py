@@ -4,15 +4,17 @@ An unknown key or a value out of range is an error. The result is saved as `conf
 folder; a resumed run reads only this file.
 """
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from mlx_kaggle.model_settings import EncoderSettings, HeadSettings, LoraSettings
+from mlx_kaggle.presets import NAMES, read_preset
 from mlx_kaggle.settings import (
     BlendSettings,
+    CvSettings,
     DataSettings,
     DecisionSettings,
     ForecastSettings,
@@ -20,19 +22,13 @@ from mlx_kaggle.settings import (
     TextSettings,
     TrainingSettings,
 )
-from mlx_trainer import ConfigError, did_you_mean, setting
-
-PRESETS = {
-    "quick": "a small encoder trained from scratch on your text: offline, made for CPUs (default)",
-    "standard": "fine-tunes a small pretrained encoder (MiniLM), hub id or folder: --encoder PATH",
-    "thorough": "ModernBERT-base, 5 folds, 3 seeds, test-time augmentation of 4 texts: for a GPU",
-}
+from mlx_trainer import ConfigError, setting
 
 FOLDS = 5
-# Those whose library is missing, or that cannot learn the task, are left out with a note.
-_ALL = ("linear", "trees", "lightgbm", "xgboost", "catboost", "forest", "neighbours",
+# Of a run that names none. Those whose library is missing, or that cannot learn the task, are left
+# out with a note.
+MEMBERS = ("linear", "trees", "lightgbm", "xgboost", "catboost", "forest", "neighbours",
         "kernel", "embeddings", "tabular", "text")  # fmt: skip
-MEMBERS_OF_PRESET = dict.fromkeys(PRESETS, _ALL)
 
 # scikit-learn requires seeds below 2**32; members and folds count up from the configured seed.
 MAX_SEED = 2**31 - 1
@@ -66,6 +62,7 @@ class RunConfig:
         0, "Seed of folds, weights and order.", flag="--seed", at_least=0, at_most=MAX_SEED
     )
     data: DataSettings = field(default_factory=DataSettings)
+    cv: CvSettings = field(default_factory=CvSettings)
     forecast: ForecastSettings = field(default_factory=ForecastSettings)
     text: TextSettings = field(default_factory=TextSettings)
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
@@ -90,6 +87,9 @@ class RunConfig:
             check_member_names(self.members)
         self._check_training()
         self._check_lora()
+        if self.cv.scheme != "auto" and (self.data.val or self.data.task == "forecast"):
+            other = "the task is forecast" if self.data.task == "forecast" else "--val is given"
+            raise ValueError(f"cv {self.cv.scheme} divides the training table, but {other}")
         if self.data.task == "forecast":
             for name in ("time", "horizon"):
                 if getattr(self.forecast, name) is None:
@@ -164,22 +164,50 @@ def resolve_config(
     `flags` maps dotted keys to values (`{"data.train": "train.csv"}`). Raises `ConfigError` for an
     unknown key or a wrong value, with the key and its source.
     """
-    import yaml  # not at the top: `--help` does not need it
-
     from mlx_trainer import load_config
     from mlx_trainer.threads import check_thread_count
 
     name = preset or preset_of(file) or "quick"
-    if name not in PRESETS:
-        raise ConfigError(f"unknown preset {name!r}{did_you_mean(name, PRESETS)}")
-    text = resources.files("mlx_kaggle").joinpath("presets", f"{name}.yaml").read_text("utf-8")
     flags = {"preset": name, **(flags or {})}
-    config = load_config(RunConfig, yaml.safe_load(text), file, overrides, flags)
+    base = read_preset(name).resolved(_encoder(flags, overrides))
+    try:
+        config = load_config(RunConfig, base, file, overrides, flags)
+    except ConfigError as error:
+        # A wrong key of a user's preset is named with its file and line.
+        if str(error).startswith("base: ") and name not in NAMES:
+            check_preset(name)
+        raise
     try:
         check_thread_count(config.training.threads, "training.threads")
     except ValueError as error:
         raise ConfigError(str(error)) from None
     return config
+
+
+def _encoder(flags: Mapping[str, object], overrides: Sequence[str]) -> str:
+    """Return the encoder that the command line gives, or ""."""
+    named = [each for each in overrides if each.startswith("encoder.path=")]
+    return named[-1].partition("=")[2] if named else str(flags.get("encoder.path", ""))
+
+
+def check_preset(path: str) -> None:
+    """Raise `ConfigError`, with the line, if a user's preset has a wrong key or value."""
+    import yaml
+
+    from mlx_trainer import load_config
+
+    preset = read_preset(path)
+    base = preset.on("")
+    # Blank lines stand for the keys that are not settings, so that line numbers stay.
+    own = ("description:", "base:", "preset:")
+    lines = ["" if line.startswith(own) else line for line in preset.text.splitlines()]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "preset.yaml"
+        file.write_text("\n".join(lines), "utf-8")
+        try:
+            load_config(RunConfig, base.resolved() if base else {}, file)
+        except (ConfigError, yaml.YAMLError) as error:
+            raise ConfigError(str(error).replace(str(file), path)) from None
 
 
 def preset_of(file: str | Path | None) -> str | None:

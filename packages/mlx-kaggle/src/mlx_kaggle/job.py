@@ -22,7 +22,8 @@ from mlx_kaggle.tables.files import (
     read_tables,
 )
 from mlx_kaggle.tables.infer import infer_competition
-from mlx_kaggle.tables.splits import Split, check_overlap, rare_classes, row_hashes, split_rows
+from mlx_kaggle.tables.schemes import divide, propose
+from mlx_kaggle.tables.splits import Split, check_overlap, rare_classes, row_hashes
 from mlx_kaggle.tables.targets import Target
 from mlx_tabtext import Table
 from mlx_trainer import ConfigError
@@ -135,9 +136,11 @@ def prepare_job(config: RunConfig) -> Job:
     if tables.val is not None:
         _add_validation(job, tables.val, str(data.val))
     else:
-        job.splits = split_rows(
-            encoded, competition.task, config.fold_count, config.val_fraction, config.seed
-        )
+        where = rows, data.train, config.fold_count, config.val_fraction, config.seed
+        job.splits, more = divide(config.cv, competition, table, encoded, *where)
+        notes += more
+        if config.cv.scheme == "auto":
+            notes += propose(competition, table, encoded, tables.test, config.seed)
         if competition.classes:
             notes += rare_classes(encoded, competition.classes, config.fold_count)
     return _with_members(job)

@@ -80,6 +80,8 @@ def inputs_of(config: RunConfig) -> dict[str, str | Path]:
     named = {"data.train": data.train, "data.val": data.val}
     named |= {f"data.{name}": path for name, path in found.items()}
     inputs: dict[str, str | Path] = {key: path for key, path in named.items() if path}
+    if config.cv.scheme.endswith(".csv"):
+        inputs["cv.scheme"] = config.cv.scheme
     if config.encoder.path:
         inputs["encoder.path"] = find_folder(config.encoder.path)
     return inputs

@@ -6,6 +6,7 @@ from typing import Literal
 from mlx_trainer import setting
 
 Kind = Literal["numeric", "categorical", "text", "date", "boolean", "ignored"]
+CV_SCHEMES = ("auto", "stratified", "group", "time", "regression-bins")
 Style = Literal["list", "sentence", "great", "json", "markdown", "template"]
 
 
@@ -87,6 +88,47 @@ class DataSettings:
             except ValueError as error:
                 problem = str(error).removeprefix("unknown metric ")
                 raise ValueError(f"metric unknown name {problem}") from None
+
+
+@dataclass(frozen=True)
+class CvSettings:
+    """How rows are divided into folds; `auto` is by class or by quantile of the target."""
+
+    scheme: str = setting(
+        "auto",
+        "auto, stratified, group, time, regression-bins, or a CSV file with a column fold.",
+        flag="--cv",
+        metavar="SCHEME",
+    )
+    group: str | None = setting(
+        None,
+        "Column whose equal cells stay in one fold, or a part of it: 'Id[0]' is 12 of 12_03.",
+        flag="--group",
+        metavar="COLUMN",
+    )
+    time: str | None = setting(
+        None,
+        "Column of times or numbers: a fold is later than its training rows.",
+        flag="--cv-time",
+        metavar="COLUMN",
+    )
+
+    def __post_init__(self) -> None:
+        if self.scheme not in CV_SCHEMES and not self.scheme.endswith(".csv"):
+            from mlx_trainer import did_you_mean
+
+            raise ValueError(
+                f"scheme unknown name {self.scheme!r}{did_you_mean(self.scheme, CV_SCHEMES)}; or "
+                f"give a .csv file with a column fold"
+            )
+        for name, column in (("group", self.group), ("time", self.time)):
+            flag = {"group": "--group", "time": "--cv-time"}[name]
+            if (self.scheme == name) != bool(column):
+                raise ValueError(
+                    f"scheme {name} needs {flag} COLUMN"
+                    if self.scheme == name
+                    else f"{name} is given, but the scheme is {self.scheme}; add --cv {name}"
+                )
 
 
 @dataclass(frozen=True)

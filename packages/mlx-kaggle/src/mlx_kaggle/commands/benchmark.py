@@ -5,12 +5,12 @@ from dataclasses import asdict
 
 import click
 
-from mlx_kaggle.config import PRESETS, RunConfig, resolve_config
+from mlx_kaggle.config import RunConfig, resolve_config
 from mlx_trainer.command_line import SettingsCommand, settings_options
 
 
 @click.command(cls=SettingsCommand)
-@click.option("--preset", type=click.Choice(list(PRESETS)),
+@click.option("--preset", metavar="NAME|FILE",
               help="Base.  [default: standard with an encoder, else quick]")  # fmt: skip
 @click.option("--config", type=click.Path(exists=True, dir_okay=False),
               help="YAML file of settings.")  # fmt: skip

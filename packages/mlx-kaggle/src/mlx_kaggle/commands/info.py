@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import click
 
-from mlx_kaggle.config import PRESETS
+from mlx_kaggle.presets import NAMES, read_preset
 
 PACKAGES = ("mlx", "mlx-kaggle", "mlx-tabtext", "mlx-encoders", "mlx-heads", "mlx-lora", "mlx-muon",
             "mlx-tabular", "mlx-trainer", "mlx-fastcpu", "numpy", "scikit-learn",
@@ -47,7 +47,7 @@ def machine_info() -> dict[str, Any]:
         "device": str(mx.default_device()),
         "fastcpu": prepare_machine(),
         "packages": {name: version(name) for name in PACKAGES},
-        "presets": PRESETS,
+        "presets": {name: read_preset(name).description for name in NAMES},
         "metrics": ", ".join(METRICS),
         "losses": {task: ", ".join(objectives(task)) for task in get_args(Task)},
     }

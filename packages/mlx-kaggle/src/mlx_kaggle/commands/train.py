@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from mlx_kaggle.config import PRESETS, RunConfig, resolve_config
+from mlx_kaggle.config import RunConfig, resolve_config
 from mlx_kaggle.settings import DataSettings
 from mlx_trainer.command_line import SettingsCommand, settings_options
 
@@ -20,6 +20,10 @@ EPILOG = """Presets (--preset):
             --encoder is given or was used before; 7,000 tweets take an hour on two cores
   thorough  ModernBERT-base (149 M parameters), 5 folds, 3 seeds, test-time augmentation
             of 4 texts per row: for a GPU, slow on a CPU
+  titanic, house-prices, nlp-disaster, jigsaw, wine, store-sales
+            the target, task and metric of a competition, on quick, or with --encoder on
+            standard; mlx-kaggle presets show titanic
+  FILE      a YAML file in the same form: mlx-kaggle config init --output FILE
 
 Members (--members text,tabular,...), all of them in every preset:
 
@@ -76,7 +80,7 @@ A wrong key is an error. `--set training.epochs=3 --set text.style=sentence`
 @click.command(cls=SettingsCommand, epilog=EPILOG)
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path), required=True,
               help="Run folder to write.")  # fmt: skip
-@click.option("--preset", type=click.Choice(list(PRESETS)), help="See below.  [default: quick]")
+@click.option("--preset", metavar="NAME|FILE", help="See below.  [default: quick]")
 @click.option("--config", type=click.Path(exists=True, dir_okay=False),
               help="YAML file of settings.")  # fmt: skip
 @click.option(

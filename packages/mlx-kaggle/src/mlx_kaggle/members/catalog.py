@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
-from mlx_kaggle.config import MEMBERS_OF_PRESET, RunConfig
+from mlx_kaggle.config import MEMBERS, RunConfig
 from mlx_kaggle.members.columns import Columns
 from mlx_kaggle.tables.competition import VALUE_TASKS, Competition
 from mlx_trainer import ConfigError, did_you_mean
@@ -80,7 +80,7 @@ def choose_members(
     The members of a preset that do not fit the task, or whose library is not installed, are left
     out with a note. A member that `config.members` names raises `ConfigError` instead.
     """
-    named = config.members or MEMBERS_OF_PRESET[config.preset]
+    named = config.members or MEMBERS
     chosen, notes = [CONSTANT], []
     for name in KINDS:
         if name not in (*named, PLAIN) or name == CONSTANT:

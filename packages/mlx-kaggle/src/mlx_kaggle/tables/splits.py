@@ -26,12 +26,7 @@ def split_rows(
     quantile of a regression target, or of the mean of several standardized ones. The only row of a
     class or label is in the training rows of every split.
     """
-    if task in VALUE_TASKS:
-        strata = _quantile_bins(_mean_of_standardized(targets))
-    elif targets.ndim == 2:
-        strata = _rarest_labels(targets)
-    else:
-        strata = np.unique(targets, False, True)[1]
+    strata = strata_of(targets, task)
     counts = np.bincount(strata)
     single = np.flatnonzero(counts[strata] == 1)
     shared = np.flatnonzero(counts[strata] > 1)
@@ -44,6 +39,15 @@ def split_rows(
         )
     splits = _split(strata[shared], folds, fraction, seed)
     return [(np.append(shared[rows], single), shared[held]) for rows, held in splits]
+
+
+def strata_of(targets: np.ndarray, task: str) -> np.ndarray:
+    """Return the stratum (N,) of each row: its class, rarest label, or quantile."""
+    if task in VALUE_TASKS:
+        return _quantile_bins(_mean_of_standardized(targets))
+    if targets.ndim == 2:
+        return _rarest_labels(targets)
+    return np.unique(targets, False, True)[1]
 
 
 def time_splits(origins: np.ndarray, ends: np.ndarray, folds: int, fraction: float) -> list[Split]:

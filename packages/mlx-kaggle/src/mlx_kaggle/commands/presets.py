@@ -1,0 +1,48 @@
+"""`mlx-kaggle presets`: the files of settings that --preset takes."""
+
+import json
+
+import click
+
+
+@click.group()
+def presets() -> None:
+    """List the presets, or show the settings of one."""
+
+
+@presets.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def list_presets(as_json: bool) -> None:
+    """List the presets of the package, a line each."""
+    from mlx_kaggle.presets import NAMES, read_preset
+
+    found = {name: read_preset(name).description for name in NAMES}
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    for name, description in found.items():
+        click.echo(f"{name:<14} {description}")
+
+
+@presets.command()
+@click.argument("name", metavar="NAME|FILE")
+@click.option("--json", "as_json", is_flag=True, help="Print the settings as JSON.")
+def show(name: str, as_json: bool) -> None:
+    """Print the file of a preset, and what it changes of the preset that it stands on."""
+    from mlx_kaggle.presets import flattened, read_preset
+
+    preset = read_preset(name)
+    if as_json:
+        about = {"name": preset.name, "description": preset.description, "base": preset.base}
+        click.echo(json.dumps({**about, "values": preset.values, "resolved": preset.resolved()}))
+        return
+    click.echo(preset.text.rstrip())
+    base = preset.on("")
+    if base is None:
+        return
+    standing = base.name if preset.base else f"{base.name}, with --encoder on standard"
+    click.echo(f"\n# stands on {standing}; settings that it changes or adds there:")
+    below = flattened(base.resolved())
+    for key, value in flattened(preset.values).items():
+        before = f", there {below[key]!r}" if key in below else ""
+        click.echo(f"#   {key}: {value!r}{before}")
