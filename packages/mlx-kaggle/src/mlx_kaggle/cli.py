@@ -7,6 +7,7 @@ import click
 
 from mlx_kaggle.commands.benchmark import benchmark
 from mlx_kaggle.commands.config import config
+from mlx_kaggle.commands.cv import baseline, cv
 from mlx_kaggle.commands.demo import demo
 from mlx_kaggle.commands.ensemble import ensemble
 from mlx_kaggle.commands.info import info
@@ -32,7 +33,19 @@ def cli() -> None:
     """
 
 
-for command in (demo, train, predict, evaluate, ensemble, presets, config, benchmark, info):
+for command in (
+    demo,
+    train,
+    cv,
+    baseline,
+    predict,
+    evaluate,
+    ensemble,
+    presets,
+    config,
+    benchmark,
+    info,
+):
     cli.add_command(command)
 
 

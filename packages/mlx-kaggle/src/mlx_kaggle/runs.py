@@ -93,10 +93,13 @@ def train_run(
     resume: bool = False,
     as_json: bool = False,
     processes: Processes | None = None,
+    is_kept: bool = True,
+    is_quiet: bool = False,
 ) -> Results | None:
     """Show the inferred tables and the expected time, then train, unless `make_run` is `None`.
 
-    `processes` gives the executor of those that train side by side.
+    `processes` gives the executor of those that train side by side. If the folder is not kept, it
+    is not named in the end; `is_quiet` leaves the scores to the caller.
     """
     with lasting_output(), Display(as_json) as display, ExitStack() as stack:
         display.machine(prepare_machine())
@@ -109,7 +112,8 @@ def train_run(
         if run is None:
             return None
         results = run_job(job, run, display.report, resume, processes)
-        display.results(results, run.path)
+        if not is_quiet:
+            display.results(results, run.path if is_kept else None)
         if config.encoder.path:
             remember_encoder(config.encoder.path)
     return results

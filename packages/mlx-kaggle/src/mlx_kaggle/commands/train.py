@@ -145,13 +145,13 @@ def train(
 
     preset, flags = choose_preset(preset, config, flags, overrides)
     settings = resolve_config(preset, config, flags, overrides)
-    if not _has_target(settings.data):
+    if not has_target(settings.data):
         raise click.UsageError("Missing option '--target'.")
     make_run = None if dry_run else lambda: create_run(output, settings, overwrite)
     train_run(settings, make_run, as_json=as_json, processes=processes)
 
 
-def _has_target(data: DataSettings) -> bool:
+def has_target(data: DataSettings) -> bool:
     """Whether the target is given, or there is something to find it in."""
     from mlx_kaggle.tables.files import find_companion_files
 

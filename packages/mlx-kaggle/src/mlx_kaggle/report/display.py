@@ -117,8 +117,8 @@ class Display(ProgressDisplay):
         elif kind == "note":
             self.note(event["line"])
 
-    def results(self, results: Results, folder: Path) -> None:
-        """Show the scores and the next command."""
+    def results(self, results: Results, folder: Path | None) -> None:
+        """Show the scores and the next command, unless the folder is not kept."""
         self.close()
         metric, folds = results.job.competition.metric, results.fold_scores
         if self.as_json:
@@ -136,6 +136,8 @@ class Display(ProgressDisplay):
         if len(folds) > 1:
             say(f"{metric} by fold: " + "  ".join(f"{score:.4f}" for score in folds))
         say(f"took {duration(time.monotonic() - STARTED)}")
+        if folder is None:
+            return
         say(f"report: {folder / 'report.html'}")
         say(f"next: mlx-kaggle predict --run {folder} --test test.csv --output submission.csv")
 
