@@ -33,7 +33,11 @@ ALL_PATHS = [f"./packages/{name}" for name in PROJECTS]
 # Whose fixtures are made by code that is not on a package index.
 NEED_CLONES = ("gpt", "muon")
 # Extras of mlx-kaggle, and the tests that need them.
-EXTRAS = {"boosted": ["test_members.py"], "dask": ["test_workers.py"]}
+EXTRAS = {
+    "boosted": ["test_members.py"],
+    "dask": ["test_workers.py"],
+    "kaggle": ["test_kaggle.py"],
+}
 each_package = nox.parametrize(
     "package", [nox.param(name, id=name, tags=[name]) for name in PROJECTS]
 )

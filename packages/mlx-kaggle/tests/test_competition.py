@@ -12,7 +12,8 @@ from mlx_kaggle.tables.columns import check_columns
 from mlx_kaggle.tables.files import read_tables
 from mlx_kaggle.tables.infer import infer_competition
 from mlx_kaggle.tables.splits import check_overlap, row_hashes, split_rows
-from mlx_kaggle.tables.submission import check_submission, submission_columns
+from mlx_kaggle.tables.submission import submission_columns
+from mlx_kaggle.tables.submission_check import check_submission
 from mlx_kaggle.tables.targets import Target
 from mlx_kaggle.tables.tasks import infer_task
 

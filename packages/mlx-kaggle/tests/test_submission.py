@@ -13,7 +13,8 @@ from mlx_kaggle.tables.files import read_tables
 from mlx_kaggle.tables.formats import known_format, probability_format, read_format
 from mlx_kaggle.tables.infer import infer_competition
 from mlx_kaggle.tables.spelling import find_spelling
-from mlx_kaggle.tables.submission import check_submission, place_rows, submission_columns
+from mlx_kaggle.tables.submission import place_rows, submission_columns
+from mlx_kaggle.tables.submission_check import check_submission
 from mlx_tabtext import Schema
 
 THREE = ("C", "CL", "D")
@@ -287,7 +288,7 @@ def test_labels_are_written_in_the_columns_and_words_of_the_sample():
     ids = {"Id": ["1", "0"], "threat": ["no"] * 2, "insult": ["no"] * 2, "toxic": ["no"] * 2}
     assert "2 ids and values agree" in check_submission(ids, columns, "out.csv", "s.csv", ("Id",))
     wrong = {**ids, "insult": ["no", ""]}
-    with pytest.raises(DataError, match=r"out.csv, row 3: insult is '', not a value"):
+    with pytest.raises(DataError, match=r"out.csv, row 3: insult is '', not one of no, yes"):
         check_submission(wrong, columns, "out.csv", "s.csv", ("Id",))
 
 

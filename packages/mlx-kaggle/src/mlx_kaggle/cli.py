@@ -11,6 +11,7 @@ from mlx_kaggle.commands.cv import baseline, cv
 from mlx_kaggle.commands.demo import demo
 from mlx_kaggle.commands.ensemble import ensemble
 from mlx_kaggle.commands.info import info
+from mlx_kaggle.commands.kaggle import download, kaggle, submit
 from mlx_kaggle.commands.predict import evaluate, predict
 from mlx_kaggle.commands.presets import presets
 from mlx_kaggle.commands.train import train
@@ -46,6 +47,7 @@ for command in (
     benchmark,
     info,
 ):
+for command in (demo, train, predict, evaluate, ensemble, info, download, submit, kaggle):
     cli.add_command(command)
 
 

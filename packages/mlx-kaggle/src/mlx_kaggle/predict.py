@@ -29,11 +29,11 @@ from mlx_kaggle.tables.files import (
 )
 from mlx_kaggle.tables.formats import known_format, probability_format, read_format
 from mlx_kaggle.tables.submission import (
-    check_submission,
     interval_columns,
     place_rows,
     submission_columns,
 )
+from mlx_kaggle.tables.submission_check import check_submission
 from mlx_kaggle.tables.targets import Target
 from mlx_tabtext import Table, read_table
 from mlx_trainer import (
@@ -71,7 +71,7 @@ def predict_run(
         columns |= interval_columns(competition.targets, prediction)
         check = "not checked: no sample submission known; give --sample-submission FILE"
     else:
-        sample = (columns, place.sample, str(output), str(file), place.form.ids)
+        sample = (columns, place.sample, str(output), str(file), place.form.ids, place.form)
         check = "checked: " + check_submission(*sample)
     write_csv(output, columns)
     wrote = f"wrote {output}: {len(place.rows)} rows, columns {', '.join(columns)}"

@@ -1,4 +1,4 @@
-"""A submission: its columns, the place of its rows, and a check against the sample."""
+"""A submission: its columns, and the place of its rows."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,13 +9,12 @@ from mlx_kaggle import DataError
 from mlx_kaggle.tables.competition import (
     Competition,
     Format,
-    as_number,
     list_names,
 )
 from mlx_kaggle.tables.files import index_ids, row_count
 from mlx_kaggle.tables.formats import known_format
 from mlx_kaggle.tables.targets import Target, point
-from mlx_tabtext import Table, is_missing
+from mlx_tabtext import Table
 
 
 def submission_columns(
@@ -126,40 +125,3 @@ def _source(
 
 def _stripped(cells: Sequence[Any]) -> list[str]:
     return [str(cell).strip() for cell in cells]
-
-
-def check_submission(
-    submission: Table, sample: Table, file: str, sample_file: str, ids: Sequence[str] | None = None
-) -> str:
-    """Compare columns, row count, ids and cells with the sample; return what was checked.
-
-    Raises `DataError` naming the first difference. Rows may be in another order.
-    """
-    if list(submission) != list(sample):
-        raise DataError(
-            f"{file}: columns are {', '.join(submission)}; {sample_file} has {', '.join(sample)}"
-        )
-    if row_count(submission) != row_count(sample):
-        raise DataError(
-            f"{file}: {row_count(submission)} rows; {sample_file} has {row_count(sample)}"
-        )
-    ids = list(sample)[:1] if ids is None else ids
-    for id_name in ids:
-        wanted = {str(value) for value in sample[id_name]}
-        wrong = [value for value in submission[id_name] if str(value) not in wanted]
-        if wrong:
-            raise DataError(
-                f"{file}: id {wrong[0]!r} is not in {sample_file} ({len(wrong)} such ids)"
-            )
-    for name in [name for name in sample if name not in ids]:
-        numbers = all(_is_finite(cell) for cell in sample[name])
-        for row, cell in enumerate(submission[name]):
-            if is_missing(cell) or (numbers and not _is_finite(cell)):
-                kind = "a number" if numbers else "a value"
-                raise DataError(f"{file}, row {row + 2}: {name} is {cell!r}, not {kind}")
-    return f"columns, {row_count(sample)} ids and values agree with {sample_file}"
-
-
-def _is_finite(cell: Any) -> bool:
-    number = as_number(cell)
-    return number is not None and bool(np.isfinite(number))
