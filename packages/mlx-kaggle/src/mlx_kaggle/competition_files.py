@@ -1,7 +1,6 @@
 """Download the files of a competition: complete and checked, or not at all."""
 
 import filecmp
-import os
 import tempfile
 import zipfile
 from dataclasses import dataclass
@@ -123,7 +122,7 @@ def _move(folder: Path, output: Path, files: dict[str, int], overwrite: bool) ->
         )
     for name in sorted(new + other):
         (output / name).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(folder / name, output / name)
+        (folder / name).replace(output / name)
     return sorted(new + other)
 
 

@@ -11,7 +11,6 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ CREDENTIALS = (
     f"create a token at {SITE}/settings/api and set KAGGLE_API_TOKEN, or save it in "
     f"~/.kaggle/access_token (or run: kaggle auth login)"
 )
+INSTALL = "the Kaggle client is not installed ({error}): pip install 'mlx-kaggle[kaggle]'"
 UNCERTAIN = (
     "; whether Kaggle has the submission is not known, so before you send it again look at: "
     "mlx-kaggle kaggle submissions {competition}"
@@ -41,10 +41,6 @@ class Kaggle:
     """
 
     def __init__(self) -> None:
-        if find_spec("kaggle") is None:
-            raise KaggleError(
-                "the Kaggle client is not installed; install it: pip install 'mlx-kaggle[kaggle]'"
-            )
         # Importing it authenticates, and prints an explanation where that fails.
         with _explained("Kaggle"):
             import kaggle  # pyright: ignore[reportMissingImports]
@@ -193,12 +189,16 @@ def _explained(competition: str, doubt: str = "") -> Iterator[None]:
     No message has the text of a connection error: it may contain a signed address. `doubt` is added
     where a request may have succeeded though its answer did not arrive.
     """
-    import requests  # pyright: ignore[reportMissingModuleSource]
-
+    try:
+        import requests  # pyright: ignore[reportMissingModuleSource]
+    except ModuleNotFoundError as error:
+        raise KaggleError(INSTALL.format(error=error)) from None
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed):
             yield
+    except ModuleNotFoundError as error:
+        raise KaggleError(INSTALL.format(error=error)) from None
     except requests.HTTPError as error:
         raise _refusal(error, competition, doubt) from error
     except requests.RequestException as error:

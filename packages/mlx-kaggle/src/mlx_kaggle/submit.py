@@ -7,18 +7,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlx_kaggle import DataError, RunError
 from mlx_kaggle.competition_files import find_sample
-from mlx_kaggle.ensemble import open_run
-from mlx_kaggle.finished import FinishedRun
 from mlx_kaggle.kaggle_api import Kaggle, KaggleError
 from mlx_kaggle.tables.competition import Format
 from mlx_kaggle.tables.files import find_companion_files
 from mlx_kaggle.tables.submission_check import check_submission
 from mlx_tabtext import read_table
 from mlx_trainer import ConfigError, write_atomic
+
+if TYPE_CHECKING:
+    from mlx_kaggle.finished import FinishedRun
 
 SUBMISSIONS = "submissions.jsonl"
 Say = Callable[[str], None]
@@ -32,7 +33,7 @@ class Checked:
     line: str
     """What was checked."""
     message: str
-    run: FinishedRun | None = None
+    run: "FinishedRun | None" = None
     metric: str | None = None
     score: float | None = None
     """The cross-validated score of the run."""
@@ -63,9 +64,11 @@ def check_before(
     The sample is the given one, that of the run, or one beside the file or in the folder that
     `download` made. Raises `ConfigError` if there is none, unless `unchecked`.
     """
-    run = open_run(folder) if folder else None
-    metric = score = None
-    if run:
+    run = metric = score = None
+    if folder:
+        from mlx_kaggle.ensemble import open_run
+
+        run = open_run(folder)
         summary = json.loads((run.folder / "summary.json").read_text("utf-8"))
         metric, score = summary["metric"], summary["score"]
     if not message:
@@ -87,7 +90,7 @@ def check_before(
     return Checked(file, line, message, run, metric, score)
 
 
-def _sample_of(run: FinishedRun | None) -> str | None:
+def _sample_of(run: "FinishedRun | None") -> str | None:
     found = find_companion_files(run.config.data)["sample_submission"] if run else None
     return found if found and Path(found).is_file() else None
 
@@ -157,16 +160,14 @@ def _wait_for(
             return found
         waited = time.monotonic() - started
         if waited + pause > wait:
-            say(
-                f"no score after {waited:.0f} s; later: mlx-kaggle kaggle submissions {competition}"
-            )
+            say(f"no score in {waited:.0f} s; later: mlx-kaggle kaggle submissions {competition}")
             return None
         say(f"waiting for the score, {waited:.0f} s")
         time.sleep(pause)
         pause = min(pause * 1.5, 15)
 
 
-def _note(run: FinishedRun | None, entry: dict[str, Any]) -> None:
+def _note(run: "FinishedRun | None", entry: dict[str, Any]) -> None:
     """Append the entry to the run, in place of an earlier one of the same submission."""
     if run is None:
         return

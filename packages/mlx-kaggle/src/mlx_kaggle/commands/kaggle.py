@@ -87,7 +87,7 @@ def files(competition: str, as_json: bool) -> None:
 @click.argument("file", type=FILE)
 @click.option("--message", "-m", help="Description.  [default: the run and its score]")
 @click.option("--run", "folder", type=RUN,
-              help="Run that wrote the file: its score is compared, the submission noted.")  # fmt: skip
+              help="Run that wrote the file: shows its score, notes the submission.")  # fmt: skip
 @click.option("--sample-submission", "sample", type=SAMPLE,
               help="Sample to check against.  [default: of the run, or beside FILE]")  # fmt: skip
 @click.option("--unchecked", is_flag=True, help="Submit without a check against a sample.")
@@ -108,9 +108,7 @@ def submit(
 ) -> None:
     """Check a submission here, upload it, and wait for its public score."""
     if unchecked and sample:
-        raise click.UsageError(
-            "--unchecked makes no check, --sample-submission is for it; give one"
-        )
+        raise click.UsageError("--unchecked needs no --sample-submission; give one")
     from mlx_kaggle import submit as submitting
     from mlx_kaggle.kaggle_api import Kaggle
     from mlx_kaggle.tables.submission_check import SubmissionError
