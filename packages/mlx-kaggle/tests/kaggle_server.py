@@ -7,7 +7,7 @@ By hand, in one terminal (a titanic-shaped competition of made-up passengers; `-
 
 and in another, in an empty folder:
 
-    export KAGGLE_API_ENVIRONMENT=TEST KAGGLE_USERNAME=ada KAGGLE_KEY=lovelace
+    export KAGGLE_API_ENVIRONMENT=TEST KAGGLE_USERNAME=ada KAGGLE_KEY=stand-in-key
     mlx-kaggle download titanic
     mlx-kaggle train --train titanic/train.csv --members trees,linear --output runs/titanic
     mlx-kaggle predict --run runs/titanic --test titanic/test.csv --output submission.csv
@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 ADDRESS = ("127.0.0.1", 7777)
-USER, KEY, TOKEN = "ada", "lovelace", "KGAT_stand_in_token"
+USER, KEY, TOKEN = "ada", "stand-in-key", "KGAT_stand_in_token"
 SERVICE = "/api/v1/competitions.CompetitionApiService/"
 RULES = "You must accept this competition's rules before you'll be able to download files."
 

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mlx_kaggle.tables.competition import as_number
+
 logger = logging.getLogger(__name__)
 
 SITE = "https://www.kaggle.com"
@@ -107,7 +109,7 @@ class Kaggle:
         with _explained(competition):
             found = self.api.competition_leaderboard_view(competition, page_size=count)
         return [
-            {"rank": rank, "team": each.team_name, "score": each.score,
+            {"rank": rank, "team": each.team_name, "score": _score(each.score),
              "date": _time(each.submission_date)}
             for rank, each in enumerate(found or [], 1)
         ]  # fmt: skip
@@ -149,8 +151,9 @@ def _submission(found: Any) -> dict[str, Any]:
     }
 
 
-def _score(text: str) -> float | None:
-    return float(text) if text else None
+def _score(text: str) -> float | str | None:
+    number = as_number(text)
+    return (text or None) if number is None else number
 
 
 def _time(found: Any) -> str | None:

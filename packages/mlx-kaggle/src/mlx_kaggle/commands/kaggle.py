@@ -131,7 +131,7 @@ def submit(
     if entry["status"] == "complete":
         public = entry["public_score"]
         beside = f"; cross-validated: {checked.metric} {checked.score:.5g}" if checked.run else ""
-        score = "none is published" if public is None else f"{public:.5g}"
+        score = "none is published" if public is None else public
         click.echo(f"public score: {score}{beside}")
 
 
@@ -205,22 +205,21 @@ def _show(found: Sequence[dict[str, Any]], as_json: bool) -> None:
         click.echo("none")
     else:
         used = [key for key in found[0] if any(each[key] is not None for each in found)]
-        _table(used, [[_cell(each[key]) for key in used] for each in found])
+        _table(used, [[_cell(key, each[key]) for key in used] for each in found])
 
 
-def _cell(value: Any) -> str:
-    return "" if value is None else f"{value:,}" if type(value) is int else str(value)
+def _cell(key: str, value: Any) -> str:
+    return "" if value is None else f"{value:,}" if key == "bytes" else str(value)
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for heading in headings:
-        right = heading in ("bytes", "rank", "score", "public_score", "private_score")
-        grid.add_column(heading.replace("_", " "), justify="right" if right else "left")
-    for row in rows:
-        grid.add_row(*map(escape, row))
-    Console(highlight=False, soft_wrap=True, emoji=False).print(grid)
+    """Print columns, numbers to the right; a line is never broken, so that scripts can read it."""
+    numbers = ("bytes", "rank", "score", "public_score", "private_score")
+    lines = [[heading.replace("_", " ") for heading in headings], *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = [
+            cell.rjust(width) if heading in numbers else cell.ljust(width)
+            for heading, cell, width in zip(headings, line, widths, strict=True)
+        ]
+        click.echo("  ".join(cells).rstrip())

@@ -139,8 +139,8 @@ def _rule_of(
         return "a probability from 0 to 1", lambda cell: _is_finite(cell) and 0 <= float(cell) <= 1
     if form or all(_is_finite(cell) for cell in shown):
         if not form and _are_classes(shown, cells):
-            said = f"written as in {sample_file}, without a decimal point"
-            return said, lambda cell: "." not in str(cell)
+            said = f"a number without a decimal point, as in {sample_file}"
+            return said, lambda cell: _is_finite(cell) and "." not in str(cell)
         return "a number", _is_finite
     values = {str(cell).strip() for cell in shown if not is_missing(cell)}
     if pair := find_spelling(values, ("0", "1")):
@@ -156,14 +156,14 @@ def _one_of(labels: Sequence[str]) -> _Rule:
 
 
 def _are_classes(shown: Sequence[Any], cells: Sequence[Any]) -> bool:
-    """Whether all cells are whole and the sample has classes: Kaggle counts 1.0 for 1 as wrong.
+    """Whether 1.0 stands for the class 1 of the sample, which Kaggle counts as wrong.
 
     Of a sample that is all 0, only 0.0 and 1.0 are taken for classes: it may be a regression.
     """
-    if any("." in str(cell) for cell in shown):
+    if any("." in str(cell) for cell in shown) or not any("." in str(cell) for cell in cells):
         return False
-    numbers = {as_number(cell) for cell in cells}
-    whole = all(number is not None and number.is_integer() for number in numbers)
+    numbers = {float(cell) for cell in cells if _is_finite(cell)}
+    whole = all(number.is_integer() for number in numbers)
     return whole and (len({str(cell) for cell in shown}) > 1 or numbers <= {0.0, 1.0})
 
 
