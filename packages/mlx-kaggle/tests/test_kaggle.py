@@ -156,7 +156,7 @@ def test_a_file_that_kaggle_cannot_score_is_an_error_with_its_reason(submission,
     done = cli("submit", "titanic", file, "-m", "short", "--unchecked", code=1)
     assert "not checked (--unchecked)" in done.stdout
     assert "Error: Kaggle could not score submission.csv: Submission must have 20" in done.stderr
-    assert "short  error" in cli("kaggle", "submissions", "titanic").stdout
+    assert "short    error   Submission must" in cli("kaggle", "submissions", "titanic").stdout
 
 
 def test_a_score_that_takes_longer_than_the_wait_is_not_an_error(submission, server, cli):
@@ -240,7 +240,7 @@ def test_one_file_comes_alone_packed_or_not(server, cli, tmp_path):
     assert len([*(tmp_path / "titanic").iterdir()]) == 2
     done = cli("download", "titanic", "--file", "trian.csv", code=1)
     assert "no file 'trian.csv'; its files: gender_submission.csv, test.csv" in done.stderr
-    assert "train.csv                4," in cli("kaggle", "files", "titanic").stdout
+    assert "train.csv              1,754" in cli("kaggle", "files", "titanic").stdout
 
 
 @pytest.mark.parametrize(
