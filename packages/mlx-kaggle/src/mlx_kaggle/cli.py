@@ -14,6 +14,7 @@ from mlx_kaggle.commands.info import info
 from mlx_kaggle.commands.kaggle import download, kaggle, submit
 from mlx_kaggle.commands.predict import evaluate, predict
 from mlx_kaggle.commands.presets import presets
+from mlx_kaggle.commands.runs import runs
 from mlx_kaggle.commands.train import train
 from mlx_trainer.command_line import run
 
@@ -48,6 +49,7 @@ for command in (
     info,
 ):
 for command in (demo, train, predict, evaluate, ensemble, info, download, submit, kaggle):
+for command in (demo, train, predict, evaluate, ensemble, info, runs):
     cli.add_command(command)
 
 

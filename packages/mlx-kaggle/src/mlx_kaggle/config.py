@@ -22,6 +22,7 @@ from mlx_kaggle.settings import (
     TextSettings,
     TrainingSettings,
 )
+from mlx_kaggle.tracking import check_tracker_names, tracker_names
 from mlx_trainer import ConfigError, setting
 
 FOLDS = 5
@@ -61,6 +62,13 @@ class RunConfig:
     seed: int = setting(
         0, "Seed of folds, weights and order.", flag="--seed", at_least=0, at_most=MAX_SEED
     )
+    report_to: tuple[str, ...] = setting(
+        (),
+        "Trackers that mirror the run folder: mlflow, wandb, trackio.",
+        flag="--report-to",
+        metavar="NAME,NAME",
+        parse=tracker_names,
+    )
     data: DataSettings = field(default_factory=DataSettings)
     cv: CvSettings = field(default_factory=CvSettings)
     forecast: ForecastSettings = field(default_factory=ForecastSettings)
@@ -85,6 +93,7 @@ class RunConfig:
             from mlx_kaggle.members.catalog import check_member_names
 
             check_member_names(self.members)
+        check_tracker_names(self.report_to)
         self._check_training()
         self._check_lora()
         if self.cv.scheme != "auto" and (self.data.val or self.data.task == "forecast"):

@@ -40,11 +40,12 @@ def train_network(
     report({"event": "text", "report": str(experiment.member.text.report)})
 
     def log(event: dict[str, Any]) -> None:
+        event = {"member": folder.name, **event}
         report(event)
         if event["event"] == "resume":
             run.truncate_after(event["updates"], member=folder.name)
         elif event["event"] != "update":
-            run.log({"member": folder.name, **event})
+            run.log(event)
 
     folder.mkdir(parents=True, exist_ok=True)
     if table := optimizer_table(job.config, experiment.member.model):

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from mlx_encoders import find_folder
 from mlx_kaggle.blended import Results
@@ -23,6 +24,7 @@ from mlx_kaggle.report.display import Display
 from mlx_kaggle.tables.files import (
     find_companion_files,
 )
+from mlx_kaggle.tracking import TRACKING, Mirror, check_installed
 from mlx_trainer import (
     CHECKPOINT_FILES,
     MANIFEST,
@@ -38,7 +40,7 @@ ENDINGS = ("json", "npy", "npz", "safetensors", "skops", "txt", "ubj", "cbm")
 KIND = RunKind(
     "mlx-kaggle",
     (
-        *(MANIFEST, *RUN_FILES, HISTORY, TRIAL, EMBEDDINGS, "report.html"),
+        *(MANIFEST, *RUN_FILES, HISTORY, TRIAL, EMBEDDINGS, "report.html", TRACKING),
         *(
             f"members/fold-[0-9]*-seed-[0-9]*/{name}"
             for name in (
@@ -50,7 +52,7 @@ KIND = RunKind(
             f"members/{name}-fold-[0-9]*/{inner}[a-z]*.{ending}"
             for name in ("columns", *KINDS)
             if name != TEXT
-            for inner in ("", "tabular-[0-9]*/")
+            for inner in ("", "tabular-[0-9]*/", "linear/", "trees/")
             for ending in ENDINGS
         ),
     ),
@@ -102,6 +104,7 @@ def train_run(
     is not named in the end; `is_quiet` leaves the scores to the caller.
     """
     with lasting_output(), Display(as_json) as display, ExitStack() as stack:
+        check_installed(config.report_to)
         display.machine(prepare_machine())
         job = prepare_job(config)
         display.job(job)
@@ -111,7 +114,14 @@ def train_run(
         display.estimate(estimate_run(job))
         if run is None:
             return None
-        results = run_job(job, run, display.report, resume, processes)
+        mirror = stack.enter_context(Mirror(run.path, config.report_to, display.note))
+
+        def report(event: dict[str, Any]) -> None:
+            display.report(event)
+            mirror.report(event)
+
+        results = run_job(job, run, report, resume, processes)
+        mirror.finish()
         if not is_quiet:
             display.results(results, run.path if is_kept else None)
         if config.encoder.path:

@@ -58,15 +58,55 @@ def delete_owned(folder: Path, patterns: Iterable[str], last: str = "") -> None:
                 parent.rmdir()
 
 
+def delete_run_files(folder: Path, patterns: Iterable[str], last: str, only_check: bool) -> None:
+    """Delete a folder if all its files match, `last` after the others; or only check that.
+
+    Raises `FileExistsError` before anything is deleted if there are other files, or links.
+    """
+    patterns = list(patterns)
+    if foreign := [str(path.relative_to(folder)) for path in foreign_files(folder, patterns)]:
+        more = f", ... and {len(foreign) - 10} more" if len(foreign) > 10 else ""
+        raise FileExistsError(
+            f"{folder} has files that no run wrote: {', '.join(foreign[:10])}{more}; nothing was "
+            "deleted; move them elsewhere first"
+        )
+    if not only_check:
+        sweep(folder, patterns)
+        delete_owned(folder, patterns, last)
+        for parent, _, _ in os.walk(folder, topdown=False):  # empty by now, or this fails
+            Path(parent).rmdir()
+
+
+def foreign_files(folder: Path, patterns: Iterable[str]) -> list[Path]:
+    """Return what nothing here wrote: files that do not match, and all links, to folders too."""
+    patterns = list(patterns)
+    owned = {*owned_files(folder, patterns), *abandoned_files(folder, patterns)}
+    found = []
+    for parent, folders, files in os.walk(folder, onerror=_raise):
+        paths = [Path(parent, name) for name in (*folders, *files)]
+        found += [p for p in paths if p.is_symlink() or (not p.is_dir() and p not in owned)]
+    return sorted(found)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
 def sweep(folder: Path, patterns: Iterable[str]) -> None:
     """Delete temporary files that killed processes left of the files that match."""
+    for path in [*abandoned_files(folder, patterns)]:
+        path.unlink(missing_ok=True)
+
+
+def abandoned_files(folder: Path, patterns: Iterable[str]) -> Iterator[Path]:
+    """Yield temporary files that killed processes left of the files that match."""
     for pattern in dict.fromkeys(patterns):
         final = PurePath(pattern)
         stem, suffix = final.stem, final.suffix
         for path in folder.glob(str(final.with_name(f".{stem}.*{suffix}"))):
             writer = path.name.removesuffix(suffix).rpartition(".")[2]  # see write_atomic
             if writer.isdigit() and not _other_process_runs(int(writer)):
-                path.unlink(missing_ok=True)
+                yield path
 
 
 def _other_process_runs(number: int) -> bool:

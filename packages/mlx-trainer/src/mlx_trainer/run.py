@@ -20,7 +20,7 @@ from mlx_trainer._atomic import write_atomic
 from mlx_trainer.checkpoints import CHECKPOINT_FILES
 from mlx_trainer.checksums import ChangedFileError, changed_file, fingerprint
 from mlx_trainer.config import dump_config
-from mlx_trainer.folders import FolderLock, delete_owned, sweep
+from mlx_trainer.folders import FolderLock, delete_owned, delete_run_files, sweep
 
 MARKER, CONFIG, METRICS = "run.json", "config.yaml", "metrics.jsonl"
 _FORMAT = 1
@@ -135,6 +135,23 @@ class RunFolder:
             raise FileNotFoundError(f"{run.path} is a run of {marker['tool']}, not {kind.tool}")
         run._check_config(marker["inputs"])
         return run
+
+    @classmethod
+    def delete(cls, path: str | Path, kind: RunKind = PLAIN, only_check: bool = False) -> None:
+        """Delete a run of `kind`, finished or not, and its folder; or only check that it could.
+
+        Nothing is deleted but what `kind` writes. Raises, before anything is deleted,
+        `FileNotFoundError` for another folder or a link, `FileExistsError` for a run with other
+        files or links, and `BlockingIOError` while another process writes.
+        """
+        run = cls(Path(path).absolute(), kind)
+        marker = None if run.path.is_symlink() else run._marker()
+        if marker is None or marker["tool"] != kind.tool:
+            what = f"a run of {marker['tool']}" if marker else f"no folder with a {MARKER}"
+            what = f"a link to {run.path.resolve()}" if run.path.is_symlink() else what
+            raise FileNotFoundError(f"{path} is {what}: nothing was deleted")
+        with FolderLock(run.path):
+            delete_run_files(run.path, run._patterns(), MARKER, only_check)
 
     def __enter__(self) -> "RunFolder":
         return self

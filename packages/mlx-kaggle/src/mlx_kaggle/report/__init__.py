@@ -3,13 +3,16 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mlx_heads import get_metric
-from mlx_kaggle.blended import Results
 from mlx_kaggle.tables.competition import VALUE_TASKS, Competition
 from mlx_tabtext import Column
+
+if TYPE_CHECKING:  # it imports the models, for seconds
+    from mlx_kaggle.blended import Results
 
 LONGEST_NAME = 40
 CLASSES_SHOWN = 8
@@ -62,7 +65,7 @@ def format_score(value: float) -> str:
     return f"{value:.4f}" if abs(value) < 1000 else f"{value:.0f}"
 
 
-def member_table(results: Results) -> tuple[list[str], list[list[str]]]:
+def member_table(results: "Results") -> tuple[list[str], list[list[str]]]:
     """Return the headings and rows of the table of members, the best first."""
     metric = results.job.competition.metric
     sign = -1 if get_metric(metric).greater_is_better else 1
