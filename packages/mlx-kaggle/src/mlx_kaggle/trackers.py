@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
+from uuid import uuid4
 
 from mlx_kaggle.run_records import RunRecord
 
@@ -67,7 +68,7 @@ class MlflowTracker:
         if id:
             self._client.update_run(id, status="RUNNING")
         else:
-            run = self._client.create_run(self._experiment(record, local), run_name=record.name)
+            run = self._client.create_run(self._experiment(record, local), run_name=_name(record))
             id = run.info.run_id
         self.id = id
         # Values are cut at 6,000 characters by MLflow itself; a batch has at most 100 parameters.
@@ -133,8 +134,8 @@ class WandbTracker:
 
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT") or _slug(record.data),
-            name=record.name,
-            id=id or wandb.util.generate_id(),
+            name=_name(record),
+            id=id or uuid4().hex[:8],
             resume="allow",
             dir=str(record.path.resolve().parent),
             config=_parameters(record),
@@ -180,7 +181,7 @@ class TrackioTracker:
     def __init__(self, record: RunRecord, id: str | None):
         import trackio
 
-        self.id = id or f"{record.name}-{int(time.time()):x}"
+        self.id = id or f"{_name(record)}-{int(time.time()):x}"
         self._trackio = trackio
         trackio.init(
             project=os.environ.get("TRACKIO_PROJECT") or _slug(record.data),
@@ -238,6 +239,10 @@ def final_metrics(record: RunRecord) -> dict[str, float]:
     for name, each in record.summary["members"].items():
         found |= {f"members/{name}": each["score"], f"weights/{name}": each["weight"]}
     return {key: each for key, each in found.items() if each is not None and math.isfinite(each)}
+
+
+def _name(record: RunRecord) -> str:
+    return record.path.resolve().name
 
 
 def _parameters(record: RunRecord) -> dict[str, str]:

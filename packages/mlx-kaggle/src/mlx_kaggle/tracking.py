@@ -140,8 +140,8 @@ class Mirror:
             self.failed.append(name)
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             self._warn(
-                f"{name} failed ({reason}): {what} and the rest is not mirrored; the run folder has "
-                f"it, and sends it later: mlx-kaggle runs mirror {self.path} --to {name}"
+                f"{name} failed ({reason}): {what} and the rest is not mirrored; the run folder "
+                f"has it, to send later: mlx-kaggle runs mirror {self.path} --to {name}"
             )
 
     def _save(self) -> None:
