@@ -189,6 +189,14 @@ def extras(session: nox.Session, extra: str) -> None:
 
 
 @nox.session(default=False)
+def trackers(session: nox.Session) -> None:
+    """Test the mirrors of runs with MLflow, Weights & Biases (offline) and trackio."""
+    extras = "./packages/mlx-kaggle[mlflow,trackio,wandb]"
+    session.install("--group", "test", extras, *paths_of("mlx-kaggle"))
+    session.run("pytest", "packages/mlx-kaggle/tests/test_tracking.py", *session.posargs)
+
+
+@nox.session(default=False)
 def parity(session: nox.Session) -> None:
     """Compare the encoders with transformers; write docs/benchmarks/encoders-parity.md."""
     session.install("--group", "fixtures", "--group", "test", "mlx-embeddings", *ALL_PATHS)

@@ -205,4 +205,8 @@ FLAGS = """
     lookback lora loss members metric numeric-features optimizer output overwrite preset quantize
     resume sample-submission scheduler season seed separator series set target targets task test
     thresholds time train val workers
+    allow-leak blend calibration config dry-run encoder folds horizon id json kind lookback lora
+    loss members metric numeric-features optimizer output overwrite preset quantize report-to
+    resume sample-submission season seed separator series set target targets task test thresholds
+    time train val
 """

@@ -98,7 +98,9 @@ class MlflowTracker:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or record.data
         if found := self._client.get_experiment_by_name(name):
             return found.experiment_id
-        return self._client.create_experiment(name, local.as_uri() if local else None)
+        # Or MLflow's page shows the views of language models.
+        tags = {"mlflow.experimentKind": "custom_model_development"}
+        return self._client.create_experiment(name, local.as_uri() if local else None, tags)
 
     def log(self, metrics: Mapping[str, float], step: int, when: float) -> None:
         """Send the values of an epoch."""
@@ -164,10 +166,14 @@ class WandbTracker:
 
     def finish(self, record: RunRecord, metrics: Mapping[str, float]) -> None:
         """Send the outcome, and close the run."""
+        from wandb import Artifact
+
         self._run.summary.update({**metrics, **_tags(record)})
+        files = Artifact(f"run-{self.id}", type="run")
         for name in ARTIFACTS:
             if (record.path / name).is_file():
-                self._run.save(record.path / name, base_path=record.path, policy="now")
+                files.add_file(str(record.path / name))
+        self._run.log_artifact(files)
         self._run.finish()
 
     def close(self) -> None:

@@ -79,7 +79,7 @@ def _group(group: list[RunRecord], others: Sequence[RunRecord], output: Path) ->
 
 
 def _row(run: RunRecord, output: Path) -> dict[str, Any]:
-    """Return the cells of a run, the numbers that they are sorted by, and the link of its report."""
+    """Return the cells of a run, what they are sorted by, and the link of its report."""
     best = next(iter(run.member_scores.values()), math.nan)
     keys = [run.name, run.score, run.standard_error, best, run.plain_score, run.answer,
             run.summary["seconds"], run.when]  # fmt: skip
