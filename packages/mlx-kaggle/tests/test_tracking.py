@@ -6,7 +6,10 @@ session `trackers` has them.
 
 import contextlib
 import json
+import os
 import shutil
+import sqlite3
+import subprocess
 import sys
 from pathlib import Path
 
@@ -58,8 +61,11 @@ def mlflow_runs(run, tmp_path):
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{tmp_path / 'runs/mlruns.db'}")
-    return client, lambda: client.search_runs([each.experiment_id
-                                               for each in client.search_experiments()])  # fmt: skip
+
+    def search():
+        return client.search_runs([each.experiment_id for each in client.search_experiments()])
+
+    return client, search
 
 
 # SQLAlchemy and MLflow warn about themselves.
@@ -67,7 +73,7 @@ libraries = pytest.mark.filterwarnings("ignore")
 
 
 def test_an_unknown_or_absent_tracker_is_refused_before_anything_is_read(run, run_cli, monkeypatch):
-    with pytest.raises(ConfigError, match=r"report_to unknown name 'mflow'; did you mean 'mlflow'"):
+    with pytest.raises(ConfigError, match="report_to: unknown name 'mflow'; did you mean 'mlflow'"):
         settings("report_to=[mflow]")
     run_cli("train", "--train", "train.csv", "--target", "y", "--output", "runs/two",
             "--report-to", "mlflow,wanb", code=2)  # fmt: skip
@@ -173,8 +179,8 @@ def test_a_tracker_that_fails_in_the_middle_is_switched_off_with_one_line(run, m
         mirror.finish()
     assert Failing.logged == [0]
     assert lines == [
-        "mlflow failed (ConnectionError: gone away): epoch 1 of a and the rest is not mirrored; the "
-        f"run folder has it, to send later: mlx-kaggle runs mirror {run} --to mlflow"
+        "mlflow failed (ConnectionError: gone away): epoch 1 of a and the rest is not mirrored; "
+        f"the run folder has it, to send later: mlx-kaggle runs mirror {run} --to mlflow"
     ]
     sent = json.loads((run / "tracking.json").read_text())["mlflow"]
     assert (sent["epochs"], sent["finished"]) == ({"a": 0}, False)
@@ -196,18 +202,12 @@ def test_a_run_is_mirrored_to_wandb_offline(run, run_cli, monkeypatch):
 @libraries
 def test_a_run_is_mirrored_to_trackio(run, run_cli, tmp_path):
     pytest.importorskip("trackio", reason="pip install 'mlx-kaggle[trackio]'")
-    import subprocess
-
     command = [sys.executable, "-m", "mlx_kaggle.cli", "runs", "mirror", "runs/one", "--to",
                "trackio", "--json"]  # fmt: skip
-    import os
-
     # trackio reads its folder when it is imported: a process of its own.
     env = {**os.environ, "TRACKIO_DIR": str(tmp_path / "trackio")}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600, check=True)
     assert json.loads(done.stdout)["mirrored"][0]["tracker"] == "trackio"
-    import sqlite3
-
     with contextlib.closing(sqlite3.connect(tmp_path / "trackio/y-of-train-csv.db")) as base:
         entries = [json.loads(text) for (text,) in base.execute("select metrics from metrics")]
     losses = [each["fold-1-seed-0/train_loss"] for each in entries
