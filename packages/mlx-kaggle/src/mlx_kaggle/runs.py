@@ -121,6 +121,9 @@ def train_run(
             mirror.report(event)
 
         results = run_job(job, run, report, resume, processes)
+        if processes:  # whose networks report nothing here
+            for entry in run.metrics():
+                mirror.report(entry)
         mirror.finish()
         if not is_quiet:
             display.results(results, run.path if is_kept else None)
