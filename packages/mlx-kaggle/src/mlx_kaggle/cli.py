@@ -15,7 +15,9 @@ from mlx_kaggle.commands.kaggle import download, kaggle, submit
 from mlx_kaggle.commands.predict import evaluate, predict
 from mlx_kaggle.commands.presets import presets
 from mlx_kaggle.commands.runs import runs
+from mlx_kaggle.commands.text import text
 from mlx_kaggle.commands.train import train
+from mlx_kaggle.commands.validate_data import validate_data
 from mlx_trainer.command_line import run
 
 
@@ -50,6 +52,7 @@ for command in (
 ):
 for command in (demo, train, predict, evaluate, ensemble, info, download, submit, kaggle):
 for command in (demo, train, predict, evaluate, ensemble, info, runs):
+for command in (demo, train, predict, evaluate, ensemble, info, validate_data, text):
     cli.add_command(command)
 
 

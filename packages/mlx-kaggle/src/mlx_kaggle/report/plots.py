@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import wraps
 from html import escape
-from typing import Any, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import matplotlib
 import numpy as np
@@ -19,10 +19,15 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from mlx_kaggle.tables.competition import Competition
 
+if TYPE_CHECKING:
+    from mlx_kaggle.checks.shift import Adversarial
+
 P = ParamSpec("P")
 # Keep text as text: browsers have glyphs that matplotlib's font does not have.
 STYLE: Any = {"text.parse_math": False, "text.usetex": False, "svg.fonttype": "none"}
 LONGEST_LABEL = 32
+# Inches: at 390 px a wider figure would have letters that nobody can read.
+NARROW = 4.4
 INK, BLUE, ORANGE, GREY = "#24292f", "#2f6fb0", "#d9822b", "#c9ced6"
 MAX_CLASSES_SHOWN, MAX_LABELS_SHOWN = 20, 60
 
@@ -165,6 +170,24 @@ def score_bars(scores: dict[str, float], metric: str) -> Figure:
     axes.bar_label(bars, fmt=" %.4g")
     axes.margins(x=0.15)
     axes.set(xlabel=metric)
+    _plain(axes)
+    return figure
+
+
+@_figure_of
+def adversarial(found: "Adversarial") -> Figure:
+    """The area under the curve with all columns, and again without those that tell most."""
+    names = ["all columns", *(f"without {_label(name)}" for name, _ in found.without)]
+    areas = [found.auc, *(area for _, area in found.without)]
+    figure = Figure(figsize=(NARROW, 0.9 + 0.3 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    axes.axvline(0.5, color=GREY, lw=1.5)
+    axes.plot(areas, range(len(names)), "o", color=BLUE)
+    axes.errorbar(areas[:1], [0], xerr=2 * found.error, color=BLUE)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set(xlabel="area under the curve", xlim=(min(0.45, *areas), 1.02))
+    axes.margins(y=0.2)
     _plain(axes)
     return figure
 
