@@ -41,7 +41,8 @@ def test_class_names_are_drawn_as_they_are_spelled(recwarn):
 
 
 def test_names_of_models_and_metrics_are_drawn_too():
-    assert "$x$ ^_" in texts(plots.score_bars({"$x$ ^_": 0.5, "mlx-kaggle": 0.7}, "accuracy"))
+    scores = {"$x$ ^_": 0.5, "mlx-kaggle": 0.7}
+    assert "$x$ ^_" in texts(plots.score_points(scores, {"$x$ ^_": [0.4, 0.6]}, "accuracy"))
     histories = {name: [{"epoch": 0, "train_loss": 1.0, "m_$1$": 0.5}] for name in ("$a$", "b_^c")}
     assert {"$a$", "b_^c", "validation m_$1$"} <= set(
         texts(plots.training_curves(histories, "m_$1$"))
@@ -57,7 +58,7 @@ def test_powers_of_ten_on_a_log_axis_are_plain_numbers():
 
 def test_a_figure_that_fails_becomes_a_line_with_its_name_and_reason(caplog):
     line = "the figure 'calibration' could not be drawn (TypeError: '>' not supported between"
-    found = plots.calibration(np.zeros(2), np.zeros(2), "<count>")
+    found = plots.calibration({"a": (np.zeros(2), np.zeros(2), np.array(["<count>"]))})
     assert found.startswith(
         '<p class="quiet">the figure &#x27;calibration&#x27; could not be drawn'
     )
@@ -70,3 +71,22 @@ def test_any_number_of_classes_is_drawn(classes):
     svg = plots.confusion(np.ones((classes, classes), int), [f"${n}$" for n in range(classes)])
     assert svg.startswith("<svg")
     assert texts(svg).count("$0$") == 2
+
+
+def test_figures_take_the_colour_of_the_page():
+    svg = plots.confusion(np.ones((2, 2), int), ["a", "b"])
+    assert "currentColor" in svg
+    assert "#24292f" not in svg
+
+
+def test_names_beside_lines_do_not_overlap():
+    history = [{"epoch": at, "train_loss": 1.0, "m": 0.5} for at in range(3)]
+    svg = plots.training_curves({f"model {at}": history for at in range(5)}, "m")
+    root = ElementTree.fromstring(svg)
+    heights = [
+        float(element.get("transform", "").split("translate(")[1].split(")")[0].split()[-1])
+        for element in root.iter("{http://www.w3.org/2000/svg}text")
+        if (element.text or "").startswith("model")
+    ]
+    assert len(heights) == 10
+    assert min(np.diff(sorted(heights[:5]))) > 8

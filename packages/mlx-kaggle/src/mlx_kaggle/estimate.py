@@ -55,7 +55,7 @@ class Estimate:
 
 def estimate_run(job: Job) -> Estimate:
     """Time pieces of the first network, and look up the other members."""
-    figure, _ = timed(lambda: plots.score_bars({"a": 0.5, "b": 0.7}, job.competition.metric))
+    figure, _ = timed(lambda: plots.score_points({"a": 0.5, "b": 0.7}, {}, job.competition.metric))
     left = _other_members(job) + FIGURES * figure
     if TEXT in job.members and not needs_trial(job):
         return _with_networks(job, left)

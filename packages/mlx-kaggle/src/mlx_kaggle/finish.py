@@ -72,7 +72,7 @@ def _only_notes(report: Report) -> Report:
 
 
 def save_results(run: RunFolder, results: Results, out_of_fold: dict[str, np.ndarray]) -> None:
-    """Write answers, scores, blend, decision and report; the manifest last."""
+    """Write answers, scores, blend, decision, the manifest, and the report."""
     job, rows = results.job, results.job.scored_rows
     competition = job.competition
     ids = job.table[competition.id_column] if competition.id_column else job.rows.tolist()
@@ -91,8 +91,9 @@ def save_results(run: RunFolder, results: Results, out_of_fold: dict[str, np.nda
     save_json(run.path / "blend.json", results.choice.blend.to_dict())
     save_json(run.path / "decision.json", results.decision.to_dict())
     save_json(run.path / "summary.json", summary(results))
-    write_report(run.path / "report.html", results, dump_config(job.config))
     write_manifest(run.path, run_files(competition))
+    # Last: it only reads, and a page that cannot be written must not unmake the run.
+    write_report(run.path / "report.html", results, dump_config(job.config))
 
 
 def _answers(results: Results) -> dict[str, list[Any]]:

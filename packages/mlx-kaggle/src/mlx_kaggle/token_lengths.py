@@ -103,7 +103,9 @@ def preview_texts(config: RunConfig) -> Preview:
     data = config.data
     tables = read_tables(data)
     competition = infer_competition(data, tables)
-    table, rows, _ = drop_unlabelled(tables.train, competition.targets, data.train, competition.task)
+    table, rows, _ = drop_unlabelled(
+        tables.train, competition.targets, data.train, competition.task
+    )
     total = len(rows)
     if total > MOST_ROWS:
         chosen = np.random.default_rng(config.seed).choice(total, MOST_ROWS, replace=False)
@@ -163,8 +165,10 @@ def shown_rows(texts: Texts, count: int) -> list[int]:
 def differences(whole: str, kept: str) -> list[tuple[str, bool]]:
     """Return the parts of a whole text, word by word, and whether each is in the kept text."""
     words, left = whole.split(" "), kept.split(" ")
+    # The last kept word has no delimiter behind it.
+    bare = [[word.rstrip(";,.") for word in each] for each in (words, left)]
     parts = []
-    for what, start, end, _, _ in SequenceMatcher(None, words, left, False).get_opcodes():
+    for what, start, end, _, _ in SequenceMatcher(None, *bare, False).get_opcodes():
         if end > start:
             parts.append((" ".join(words[start:end]), what == "equal"))
     return parts

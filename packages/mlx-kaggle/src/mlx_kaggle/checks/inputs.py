@@ -78,7 +78,9 @@ class Inputs:
         y = self.encoded[rows]
         if self.competition.task in VALUE_TASKS:
             columns = y.reshape(len(y), -1).T
-            return np.stack([np.unique(c, return_inverse=True)[1] for c in columns], 1).astype(float)
+            return np.stack([np.unique(c, return_inverse=True)[1] for c in columns], 1).astype(
+                float
+            )
         if y.ndim == 2:
             return y.astype(float)
         frequent = [code for code, _ in Counter(y.tolist()).most_common(MAX_CLASSES)]

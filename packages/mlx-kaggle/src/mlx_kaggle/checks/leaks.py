@@ -17,7 +17,7 @@ FOLDS = 5
 NEARLY, MUCH = 0.98, 0.93
 ORDERED, SORTED = 0.05, 0.6
 SHORTEST = 3
-CONTAINED, BY_CHANCE = 0.9, 0.5
+CONTAINED = 0.9
 TEXT_ROWS = 2000
 MIN_ROWS = 40
 
@@ -93,6 +93,7 @@ def _contained(inputs: Inputs) -> list[Finding]:
     long = np.array([len(label) >= SHORTEST for label in labels])
     if long.mean() < CONTAINED or len(rows) < MIN_ROWS:
         return []
+    alike = float(np.square(np.unique(labels, return_counts=True)[1] / len(labels)).sum())
     findings = []
     for column in inputs.schema.features:
         if column.kind not in ("text", "categorical"):
@@ -101,7 +102,7 @@ def _contained(inputs: Inputs) -> list[Finding]:
             _share_with(inputs.labelled, column.name, rows, words)
             for words in (labels, generator.permutation(labels))
         )
-        if share >= CONTAINED and chance < BY_CHANCE:
+        if share >= CONTAINED and chance < (1 + alike) / 2:
             findings.append(Finding(
                 "must look", "target in columns",
                 f"{column.name!r} contains the target as text",
@@ -146,7 +147,9 @@ def _order(inputs: Inputs) -> list[Finding]:
             advice = (f"rows are in the order of time ({dates[0]}): validate on later rows, or "
                       f"give --task forecast --time {dates[0]}")  # fmt: skip
         elif between and found >= SORTED:
-            advice = f"ids of the test table lie between those of the training table: {name!r} leaks"
+            advice = (
+                f"ids of the test table lie between those of the training table: {name!r} leaks"
+            )
         ranks = "ranks" if inputs.competition.task in VALUE_TASKS else "classes"
         findings.append(Finding(
             "must look" if between and found >= SORTED and not dates else "worth knowing",

@@ -130,7 +130,9 @@ def _repeated_ids(column: str, cells: Sequence, file: str) -> list[Finding]:
     distinct = 1 - len(repeated) / len(texts)
     title = f"{len(repeated):,} ids of {column!r} in {file} repeat"
     if distinct >= NEARLY_ID:
-        evidence = f"{first_rows([int(r) + 2 for r in repeated])}, first {texts[repeated[0]]!r}"
+        evidence = (
+            f"{first_rows([int(r) + 2 for r in repeated])}, first {str(texts[repeated[0]])!r}"
+        )
         return [Finding("must look", "ids", title, (evidence,), "an id that repeats is a mistake "
                         "of the table, or rows that belong together", (column,))]  # fmt: skip
     evidence = f"{len(set(texts.tolist())):,} distinct ids in {len(texts):,} rows"

@@ -130,6 +130,6 @@ def _useless(inputs: Inputs) -> list[Finding]:
               if (counts := _counts(train, c.name)) and counts[0] > EMPTY}  # fmt: skip
     if sparse:
         listed = [f"{name} {share:.1%} missing" for name, share in sparse.items()]
-        findings.append(Finding("worth knowing", check, f"{_count(listed)} nearly empty",
-                                (list_names(listed, NAMES_SHOWN),), columns=tuple(sparse)))  # fmt: skip
+        title, evidence = f"{_count(listed)} nearly empty", (list_names(listed, NAMES_SHOWN),)
+        findings.append(Finding("worth knowing", check, title, evidence, columns=tuple(sparse)))
     return findings

@@ -73,7 +73,8 @@ def _spellings(inputs: Inputs) -> list[Finding]:
                      for labels in pairs[:5]]  # fmt: skip
             findings.append(Finding(
                 "must look", "spellings", f"classes of {name!r} differ only in case or space",
-                tuple(lines), "spell each class in one way, or they are learned as several", (name,),
+                tuple(lines), "spell each class in one way, or they are learned as several",
+                (name,),
             ))  # fmt: skip
     return findings
 
@@ -150,4 +151,5 @@ def _repeated(inputs: Inputs, name: str, values: np.ndarray) -> list[Finding]:
     rows = (inputs.rows[np.flatnonzero(values == value)] + 2).tolist()
     return [Finding("must look", "repeated value", f"{name!r} is {value:.6g} in {counts[top]:,} "
                     f"rows, and other values rarely repeat", (first_rows(rows),),
-                    "a limit of the measurement, or a code for a missing value?", (name,))]  # fmt: skip
+                    "a limit of the measurement, or a code for a missing value?",
+                    (name,))]  # fmt: skip

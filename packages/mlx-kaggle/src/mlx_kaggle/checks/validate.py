@@ -48,7 +48,10 @@ class Validation:
 
 
 def validate_data(data: DataSettings, seed: int, most: int) -> Validation:
-    """Check the tables; models read at most `most` rows of each. Raises `DataError` if unreadable."""
+    """Check the tables; models read at most `most` rows of each.
+
+    Raises `DataError` if there is nothing to check: no target, no column to learn from.
+    """
     inputs, findings = read_inputs(data, seed, most)
     if inputs.tables.sample_submission is not None and inputs.competition.submission is None:
         findings.append(Finding("worth knowing", "sample submission", "it is not used",

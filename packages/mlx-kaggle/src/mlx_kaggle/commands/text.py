@@ -20,7 +20,7 @@ WIDTH = 50
 @click.option("--config", type=click.Path(exists=True, dir_okay=False),
               help="YAML file of settings, as of train.")  # fmt: skip
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
-              help="Any setting of config.yaml, such as text.style=sentence; repeatable.")  # fmt: skip
+              help="Any setting of config.yaml, such as text.digits=3; repeatable.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the texts and counts as JSON.")
 @settings_options(CheckFlags)
 def text(

@@ -36,6 +36,7 @@ def validate_data(
     from mlx_kaggle.checks.validate import validate_data as validate
     from mlx_kaggle.commands.train import has_target
     from mlx_kaggle.config import resolve_config
+    from mlx_kaggle.runs import inputs_of
     from mlx_trainer import check_output
 
     settings = resolve_config(None, config, flags, overrides)
@@ -44,6 +45,8 @@ def validate_data(
     if not has_target(settings.data):
         raise click.UsageError("Missing option '--target'.")
     if output:
+        if output.exists() and any(output.samefile(each) for each in inputs_of(settings).values()):
+            raise click.UsageError(f"--output {output} is an input; choose another file")
         check_output(output)
     found = validate(settings.data, settings.seed, rows)
     if output:

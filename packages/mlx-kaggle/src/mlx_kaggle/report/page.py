@@ -1,19 +1,12 @@
 """`report.html`: scores, curves, errors and settings of a run in one file that opens offline."""
 
 import math
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
-from mlx_heads import (
-    calibration_curve,
-    confusion_matrix,
-    expected_calibration_error,
-    get_metric,
-)
+from mlx_heads import confusion_matrix, get_metric
 from mlx_kaggle.blend import METHODS
 from mlx_kaggle.blended import Results
 from mlx_kaggle.generate import Gain
@@ -26,11 +19,15 @@ from mlx_kaggle.report import (
     plots,
     shorten,
 )
+from mlx_kaggle.report.decisions import calibration_curves, threshold_curves
+from mlx_kaggle.report.importance import explain
+from mlx_kaggle.report.render import write_html
+from mlx_kaggle.report.slices import worst_slices
+from mlx_kaggle.report.texts import budget_examples
 from mlx_kaggle.tables.competition import VALUE_TASKS, Competition
 from mlx_kaggle.tables.files import take
 from mlx_kaggle.tables.targets import point
 from mlx_tabtext import TableText, TextConfig
-from mlx_trainer import write_atomic
 
 WRONG_ROWS = 12
 COLUMNS_SHOWN = NOTES_SHOWN = 200
@@ -38,18 +35,19 @@ LONGEST_TEXT = 2000
 
 
 def write_report(path: Path, results: Results, config: str) -> None:
-    """Render the report of a finished run."""
+    """Render the report of a finished run, whose members are in the folder of `path`."""
     job, competition = results.job, results.job.competition
     shown_columns = [c for c in competition.schema.columns if not is_generated(competition, c)]
     columns, more_columns = describe_columns(shown_columns, COLUMNS_SHOWN)
     metrics = list(results.scores["mlx-kaggle"])
-    shown = {
-        name: [format_score(scores.get(metric, math.nan)) for metric in metrics]
+    shown = [
+        [name, *(format_score(scores.get(metric, math.nan)) for metric in metrics)]
         for name, scores in results.scores.items()
-    }
+    ]
     folds = results.fold_scores
     spread = f"{len(folds)} folds: {min(folds):.4g} to {max(folds):.4g}" if len(folds) > 1 else ""
     text = _fit_text(results)
+    budget, budget_note = budget_examples(path.parent, results)
     headings, rows = member_table(results)
     page = {
         "title": f"{competition.target}: {Path(job.config.data.train).name}",
@@ -62,10 +60,7 @@ def write_report(path: Path, results: Results, config: str) -> None:
         "table": shown,
         "decision": results.decision.describe(competition),
         "metrics": metrics,
-        "bars": plots.score_bars(
-            {name: scores[competition.metric] for name, scores in results.scores.items()},
-            competition.metric,
-        ),
+        "points": _score_points(results),
         "answer": results.choice.note,
         "member_notes": results.notes,
         "member_headings": headings,
@@ -84,19 +79,61 @@ def write_report(path: Path, results: Results, config: str) -> None:
             shorten(each, LONGEST_TEXT)
             for each in text.transform(take(job.table, job.scored_rows[:3]))
         ],
-        "text_report": str(text.report),
         "columns": columns,
         "more_columns": more_columns,
         "notes": job.notes[:NOTES_SHOWN],
         "more_notes": max(len(job.notes) - NOTES_SHOWN, 0),
         "config": config,
         **_figures(results),
+        **_errors_by_slice(results),
+        **_explained(path.parent, results),
+        **_decided(results),
+        "budget": budget,
+        "budget_note": budget_note,
     }
-    source = resources.files("mlx_kaggle.report").joinpath("report.html.jinja").read_text("utf-8")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    html = environment.from_string(source).render(page)
-    # Names of files may contain invalid UTF-8.
-    write_atomic(path, lambda temporary: temporary.write_text(html, "utf-8", "backslashreplace"))
+    write_html(path, "report.html.jinja", page)
+
+
+def _score_points(results: Results) -> str:
+    metric = results.job.competition.metric
+    folds = {"mlx-kaggle": results.fold_scores}
+    folds |= {each.name: each.fold_scores for each in results.members}
+    scores = {name: scores[metric] for name, scores in results.scores.items()}
+    if any(math.isnan(score) for score in scores.values()):
+        scores = {name: score for name, score in scores.items() if not math.isnan(score)}
+    return plots.score_points(scores, folds, metric) if scores else ""
+
+
+def _explained(folder: Path, results: Results) -> dict[str, Any]:
+    found = explain(folder, results)
+    return {
+        "importance": plots.importance(found.importance) if found.importance else "",
+        "dependence": plots.dependence(found.dependence) if found.dependence else "",
+        "explained_note": found.note,
+    }
+
+
+def _errors_by_slice(results: Results) -> dict[str, Any]:
+    if results.job.competition.forecast:
+        return {"slices": [], "slice_count": 0}
+    worst, count = worst_slices(results)
+    rows = [
+        [shorten(f"{each.column}: {each.what}", 60), f"{each.rows:,}", format_score(each.score),
+         f"{each.ratio:.2f}", f"{each.p_value:.1g}"]
+        for each in worst
+    ]  # fmt: skip
+    return {"slices": rows, "slice_count": count}
+
+
+def _decided(results: Results) -> dict[str, Any]:
+    curves, note = calibration_curves(results)
+    metric, thresholds = threshold_curves(results)
+    return {
+        "calibration": plots.calibration(curves) if curves else "",
+        "calibration_note": note,
+        "thresholds": plots.thresholds(thresholds, metric) if thresholds else "",
+        "thresholds_fitted": bool(results.decision.thresholds),
+    }
 
 
 def generated_columns(results: Results) -> list[tuple[str, str, str]]:
@@ -113,8 +150,8 @@ def generated_columns(results: Results) -> list[tuple[str, str, str]]:
     ]  # fmt: skip
 
 
-def wrong_rows(results: Results, text: TableText) -> list[dict[str, Any]]:
-    """Return the rows with the largest errors, the largest first."""
+def wrong_rows(results: Results, text: TableText) -> list[tuple[int, str, str, str]]:
+    """Return row number, truth, prediction and text of the largest errors, the largest first."""
     job, prediction = results.job, results.prediction
     competition, truth = job.competition, job.encoded[job.scored_rows]
     if competition.task in VALUE_TASKS:
@@ -132,12 +169,12 @@ def wrong_rows(results: Results, text: TableText) -> list[dict[str, Any]]:
     rows = job.scored_rows[worst]
     texts = text.transform(take(job.table, rows))
     return [
-        {
-            "row": int(job.rows[row]) + 2,
-            "truth": _describe_truth(results, int(place)),
-            "prediction": _describe_prediction(results, int(place)),
-            "text": shorten(serialized, LONGEST_TEXT),
-        }
+        (
+            int(job.rows[row]) + 2,
+            _describe_truth(results, int(place)),
+            _describe_prediction(results, int(place)),
+            shorten(serialized, LONGEST_TEXT),
+        )
         for row, place, serialized in zip(rows, worst, texts, strict=True)
     ]
 
@@ -180,7 +217,6 @@ def _numbers(values: np.ndarray) -> str:
 def _figures(results: Results) -> dict[str, Any]:
     competition, prediction = results.job.competition, results.prediction
     truth = results.job.encoded[results.job.scored_rows]
-    none = {"figures": [], "calibration": "", "ece": 0.0}
     if competition.task in VALUE_TASKS:
         values = point(prediction)
         shown = truth.ravel(), values.ravel()  # of all targets
@@ -189,23 +225,15 @@ def _figures(results: Results) -> dict[str, Any]:
             errors = np.abs(values - truth).mean(0)
             title = "Error by step" if competition.forecast else "Error by target"
             figures.insert(0, (title, plots.error_by_target(errors, competition)))
-        return {**none, "figures": figures}
+        return {"figures": figures}
     assert results.codes is not None
     if competition.task == "multilabel":
         scores = label_scores(truth, results.codes)
         figures = [("F1 by label", plots.label_bars(scores, truth.sum(0), competition.classes))]
-        confidence, right = prediction.ravel(), truth.ravel()
     else:
         matrix = confusion_matrix(truth, results.codes, len(competition.classes))
         figures = [("Confusion matrix", plots.confusion(matrix, competition.classes))]
-        if prediction.ndim == 1:
-            return {**none, "figures": figures}
-        confidence, right = prediction.max(1), prediction.argmax(1) == truth
-    return {
-        "figures": figures,
-        "calibration": plots.calibration(*calibration_curve(confidence, right)),
-        "ece": expected_calibration_error(confidence, right),
-    }
+    return {"figures": figures}
 
 
 def label_scores(truth: np.ndarray, codes: np.ndarray) -> list[float]:
