@@ -195,9 +195,9 @@ def cross_fit(
     """Return `Decision.apply` for all rows, each part by a decision fitted on the other parts.
 
     `parts` are positions that together are all rows once. Fewer than `MIN_ROWS` rows are not
-    calibrated.
+    calibrated, and neither is the only part.
     """
-    if len(encoded) < MIN_ROWS:
+    if len(encoded) < MIN_ROWS or len(parts) < 2:
         return Decision().apply(competition, prediction)
     calibrated = np.array(prediction, np.float64)
     codes: np.ndarray | None = None
