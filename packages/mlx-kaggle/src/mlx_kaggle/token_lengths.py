@@ -166,9 +166,9 @@ def differences(whole: str, kept: str) -> list[tuple[str, bool]]:
     """Return the parts of a whole text, word by word, and whether each is in the kept text."""
     words, left = whole.split(" "), kept.split(" ")
     # The last kept word has no delimiter behind it.
-    bare = [[word.rstrip(";,.") for word in each] for each in (words, left)]
+    bare, bare_left = ([word.rstrip(";,.") for word in each] for each in (words, left))
     parts = []
-    for what, start, end, _, _ in SequenceMatcher(None, *bare, False).get_opcodes():
+    for what, start, end, _, _ in SequenceMatcher(None, bare, bare_left, False).get_opcodes():
         if end > start:
             parts.append((" ".join(words[start:end]), what == "equal"))
     return parts

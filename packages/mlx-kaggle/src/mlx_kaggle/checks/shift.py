@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.stats import ks_2samp
@@ -99,13 +100,20 @@ def validate_adversarially(blocks: Sequence[Block], is_other: np.ndarray, seed: 
 def _fit(blocks: Sequence[Block], is_other: np.ndarray, seed: int) -> list:
     x = np.hstack([block.values for block in blocks])
     x = x if np.isfinite(x).any(0).all() else np.where(np.isfinite(x).any(0), x, 0.0)
-    options = {"max_iter": 60, "max_leaf_nodes": 15, "early_stopping": False, "random_state": seed}
-    categorical = np.repeat([b.categorical for b in blocks], [b.values.shape[1] for b in blocks])
+    options: dict[str, Any] = {
+        "max_iter": 60,
+        "max_leaf_nodes": 15,
+        "early_stopping": False,
+        "random_state": seed,
+    }
+    options["categorical_features"] = np.repeat(
+        [b.categorical for b in blocks], [b.values.shape[1] for b in blocks]
+    )
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
     models = []
     with threadpool_limits(1, "openmp"):
         for fit, held in folds.split(x, is_other):
-            model = HistGradientBoostingClassifier(categorical_features=categorical, **options)
+            model = HistGradientBoostingClassifier(**options)
             fitted = np.where(np.isfinite(x[fit]).any(0), x[fit], 0.0)
             models.append((model.fit(fitted, is_other[fit]), held))
     return models
@@ -167,7 +175,7 @@ def _columns_shifted(
             at = -1 if inputs.schema[block.name].kind == "date" else 0
             filled = [each[np.isfinite(each[:, at]), at] for each in (mine, theirs)]
             if min(map(len, filled)) >= MIN_ROWS:
-                test = ks_2samp(*filled, method="asymp")
+                test: Any = ks_2samp(*filled, method="asymp")
                 if test.statistic > max(SHIFTED, distance) and test.pvalue < P_VALUE / len(blocks):
                     middle = [np.median(each) for each in filled]
                     distance = float(test.statistic)

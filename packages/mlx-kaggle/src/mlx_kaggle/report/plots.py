@@ -211,7 +211,7 @@ def dependence(columns: Sequence["Dependence"]) -> list[Figure]:
         if not numeric:
             names = [label(cell) for cell in found.cells]
             axes.set_xticks(x, names, rotation=30, ha="right")
-        elif all(number.is_integer() for number in found.numbers):
+        elif all(float(number).is_integer() for number in x):
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.set(
             title=label(found.column),

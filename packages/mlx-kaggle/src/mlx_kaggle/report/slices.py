@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from scipy.stats import ttest_ind
+from scipy.stats import ttest_ind_from_stats
 
 from mlx_kaggle.blended import Results, loss_of
 from mlx_kaggle.members.features import numbers_of
@@ -51,9 +51,7 @@ def worst_slices(results: Results) -> tuple[list[Slice], int]:
         if min(rows, len(losses) - rows) < least:
             continue
         inside, outside = losses[mask], losses[~mask]
-        if not inside.std() and not outside.std():
-            continue
-        p_value = float(ttest_ind(inside, outside, equal_var=False, alternative="greater").pvalue)
+        p_value = _p_value(inside, outside)
         ratio = float(inside.mean() / max(outside.mean(), 1e-12))
         found.append((p_value, column, what, rows, ratio, mask))
     found.sort(key=lambda each: each[0])
@@ -65,6 +63,15 @@ def worst_slices(results: Results) -> tuple[list[Slice], int]:
         worst.append(Slice(column, what, rows, _score(results, mask), ratio, corrected))
     worst.sort(key=lambda each: -each.ratio)
     return worst[:SHOWN], len(found)
+
+
+def _p_value(inside: np.ndarray, outside: np.ndarray) -> float:
+    """Return Welch's one-sided p that the mean inside is larger."""
+    if not inside.std() and not outside.std():
+        return 0.0 if inside.mean() > outside.mean() else 1.0
+    sides = [(each.mean(), each.std(ddof=1), len(each)) for each in (inside, outside)]
+    test = ttest_ind_from_stats(*sides[0], *sides[1], equal_var=False, alternative="greater")
+    return float(test.pvalue)
 
 
 def _losses(results: Results) -> np.ndarray:
