@@ -37,7 +37,11 @@ EXTRAS = {
     "boosted": ["test_members.py"],
     "dask": ["test_workers.py"],
     "kaggle": ["test_kaggle.py"],
+    "mlflow,trackio,wandb": ["test_tracking.py"],
+    "tune": ["test_tune.py"],
 }
+# The driver for a study on PostgreSQL, tested where its server is installed.
+BESIDE = {"tune": ["psycopg[binary]>=3.2"]}
 each_package = nox.parametrize(
     "package", [nox.param(name, id=name, tags=[name]) for name in PROJECTS]
 )
@@ -183,17 +187,10 @@ def dist(session: nox.Session, package: str) -> None:
 @nox.parametrize("extra", EXTRAS, ids=list(EXTRAS))
 def extras(session: nox.Session, extra: str) -> None:
     """Test what an extra of mlx-kaggle is for; boosted is a gigabyte of wheels."""
-    session.install("--group", "test", f"./packages/mlx-kaggle[{extra}]", *paths_of("mlx-kaggle"))
+    wanted = [f"./packages/mlx-kaggle[{extra}]", *BESIDE.get(extra, [])]
+    session.install("--group", "test", *wanted, *paths_of("mlx-kaggle"))
     tests = [f"packages/mlx-kaggle/tests/{name}" for name in EXTRAS[extra]]
     session.run("pytest", *tests, *session.posargs, env={"OPENBLAS_NUM_THREADS": "1"})
-
-
-@nox.session(default=False)
-def trackers(session: nox.Session) -> None:
-    """Test the mirrors of runs with MLflow, Weights & Biases (offline) and trackio."""
-    extras = "./packages/mlx-kaggle[mlflow,trackio,wandb]"
-    session.install("--group", "test", extras, *paths_of("mlx-kaggle"))
-    session.run("pytest", "packages/mlx-kaggle/tests/test_tracking.py", *session.posargs)
 
 
 @nox.session(default=False)

@@ -203,10 +203,6 @@ def test_the_flags_of_train_are_these():
 FLAGS = """
     allow-leak blend calibration config cv cv-time dry-run encoder folds group horizon id json kind
     lookback lora loss members metric numeric-features optimizer output overwrite preset quantize
-    resume sample-submission scheduler season seed separator series set target targets task test
-    thresholds time train val workers
-    allow-leak blend calibration config dry-run encoder folds horizon id json kind lookback lora
-    loss members metric numeric-features optimizer output overwrite preset quantize report-to
-    resume sample-submission season seed separator series set target targets task test thresholds
-    time train val
+    report-to resume sample-submission scheduler season seed separator series set target targets
+    task test thresholds time train val workers
 """

@@ -17,6 +17,7 @@ from mlx_kaggle.commands.presets import presets
 from mlx_kaggle.commands.runs import runs
 from mlx_kaggle.commands.text import text
 from mlx_kaggle.commands.train import train
+from mlx_kaggle.commands.tune import tune
 from mlx_kaggle.commands.validate_data import validate_data
 from mlx_trainer.command_line import run
 
@@ -37,29 +38,20 @@ def cli() -> None:
     """
 
 
-for command in (
-    demo,
-    train,
-    cv,
-    baseline,
-    predict,
-    evaluate,
-    ensemble,
-    presets,
-    config,
-    benchmark,
-    info,
-):
-for command in (demo, train, predict, evaluate, ensemble, info, download, submit, kaggle):
-for command in (demo, train, predict, evaluate, ensemble, info, runs):
-for command in (demo, train, predict, evaluate, ensemble, info, validate_data, text):
+# In the order of a competition.
+COMMANDS = (demo, download, validate_data, text, baseline, train, cv, tune, predict, evaluate,
+            ensemble, submit, runs, presets, config, kaggle, benchmark, info)  # fmt: skip
+for command in COMMANDS:
     cli.add_command(command)
+
+
+HINTS = {"train": "--resume continues the run", "tune": "--resume continues the study"}
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line; exit with 0 when done, 2 for wrong usage, 1 for a failure."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    run(cli, arguments, resume_hints={"train": "--resume continues the run"})
+    run(cli, arguments, resume_hints=HINTS)
 
 
 if __name__ == "__main__":

@@ -69,6 +69,9 @@ class RunConfig:
         metavar="NAME,NAME",
         parse=tracker_names,
     )
+    options: dict[str, dict[str, int | float | str]] = setting(
+        {}, "Options of members, such as options.trees.learning_rate: 0.05."
+    )
     data: DataSettings = field(default_factory=DataSettings)
     cv: CvSettings = field(default_factory=CvSettings)
     forecast: ForecastSettings = field(default_factory=ForecastSettings)
@@ -94,6 +97,10 @@ class RunConfig:
 
             check_member_names(self.members)
         check_tracker_names(self.report_to)
+        if self.options:
+            from mlx_kaggle.members.catalog import check_options
+
+            check_options(self.options)
         self._check_training()
         self._check_lora()
         if self.cv.scheme != "auto" and (self.data.val or self.data.task == "forecast"):

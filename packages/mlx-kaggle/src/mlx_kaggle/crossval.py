@@ -89,6 +89,7 @@ def train_members(job: Job, run: RunFolder, report: Report, resume: bool = False
         if number == 0:
             report({"event": "first_fold", "seconds": found.seconds, "of": len(job.splits)})
         fold.forget_columns()
+        report({"event": "fold_end", "fold": number, "found": found})
     (run.path / EMBEDDINGS).unlink(missing_ok=True)
     return found
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from mlx_kaggle.job import Job
 from mlx_kaggle.machine import step_threads
-from mlx_kaggle.members.catalog import KINDS, PLAIN, module_of
+from mlx_kaggle.members.catalog import PLAIN, fit_arguments, module_of
 from mlx_kaggle.members.columns import Columns
 from mlx_kaggle.members.fold_columns import FoldColumns
 from mlx_kaggle.members.saved import save_json
@@ -68,7 +68,10 @@ class Fold:
         fitted.save(self.folder("columns"))
         self.report({"event": "columns", "fold": self.number, "gains": fitted.gains,
                      "seconds": time.monotonic() - started})  # fmt: skip
-        return fitted, columns, fitted.columns(self.val_table, val)
+        found = fitted, columns, fitted.columns(self.val_table, val)
+        if job.kept is not None:
+            job.kept[self.number] = found
+        return found
 
     def keep_columns(self, train: Columns, val: Columns) -> None:
         """Write the columns of both tables for other processes, until `forget_columns`."""
@@ -77,6 +80,8 @@ class Fold:
 
     def kept_columns(self) -> tuple[FoldColumns, Columns, Columns] | None:
         """Return what `fit_columns` did in the process that kept it; `None` if none did."""
+        if self.job.kept is not None and self.number in self.job.kept:
+            return self.job.kept[self.number]
         files = [self.folder("columns") / file for file in KEPT]
         if not self.is_finished("columns") or not all(file.is_file() for file in files):
             return None
@@ -96,7 +101,7 @@ class Fold:
         folder = self.folder(name)
         folder.mkdir(parents=True, exist_ok=True)
         threads = step_threads(job.config.training.threads)
-        options = KINDS[name].options
+        options = fit_arguments(job.config, name)
         model = module.fit(
             job.competition, train, self.y, self.seed, job.levels, threads, **options
         )
@@ -104,7 +109,8 @@ class Fold:
         if self.scaler is not None:
             prediction = self.scaler.inverse(prediction, self.val_table)
         check_finite(prediction, folder, job.config.data.val or job.config.data.train)
-        module.save(model, folder)
+        if job.kept is None:  # a study predicts with no model of its trials
+            module.save(model, folder)
         save_json(folder / SCALER, self.scaler.to_dict() if self.scaler else None)
         save_array(folder / VALIDATION, np.asarray(prediction, np.float64))
         save_json(folder / TIME, {"seconds": time.monotonic() - started})

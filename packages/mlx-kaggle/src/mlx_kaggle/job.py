@@ -1,8 +1,9 @@
 """The input of a run: tables read, inferred, checked and split, and the members to train."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -51,6 +52,8 @@ class Job:
     """The rows to predict, if they are known: generated columns look at the groups they share."""
     members: list[str] = field(default_factory=list)
     """The names of the members to train, in this order."""
+    kept: dict[int, Any] | None = None
+    """Of a trial of a study: the columns of folds, kept for the next ones; models are not saved."""
 
     @cached_property
     def prose(self) -> list[str]:
@@ -144,6 +147,12 @@ def prepare_job(config: RunConfig) -> Job:
         if competition.classes:
             notes += rare_classes(encoded, competition.classes, config.fold_count)
     return _with_members(job)
+
+
+def with_config(job: Job, config: RunConfig) -> Job:
+    """Return a job with other settings of its members, and the same rows and folds."""
+    _check_loss(config, job.competition)
+    return replace(job, config=config)
 
 
 def _with_members(job: Job) -> Job:

@@ -5,7 +5,6 @@ import json
 import click
 
 from mlx_kaggle.checks import CheckFlags
-from mlx_kaggle.config import PRESETS
 from mlx_trainer.command_line import SettingsCommand, settings_options
 
 WIDTH = 50
@@ -16,7 +15,7 @@ WIDTH = 50
               help="Texts to show, half of them those that lose most.")  # fmt: skip
 @click.option("--encoder", help="Pretrained encoder whose tokenizer counts: hub id or folder.  "
               "[default: a tokenizer trained on the texts]")  # fmt: skip
-@click.option("--preset", type=click.Choice(list(PRESETS)), help="As of train.")
+@click.option("--preset", metavar="NAME|FILE", help="As of train.")
 @click.option("--config", type=click.Path(exists=True, dir_okay=False),
               help="YAML file of settings, as of train.")  # fmt: skip
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",

@@ -1,7 +1,8 @@
 """LightGBM, XGBoost or CatBoost on numbers, native categories and components of words."""
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -18,11 +19,13 @@ from mlx_kaggle.members.boosted_libraries import (
     XGBoost,
 )
 from mlx_kaggle.members.columns import Columns
+from mlx_kaggle.members.options import NO_OPTIONS, Option, positive, share
 from mlx_kaggle.members.outputs import Levels, Outputs, Problem, tree_matrix
 from mlx_kaggle.members.saved import load_json, save_json
 from mlx_kaggle.tables.competition import Competition
 from mlx_kaggle.tables.splits import Split, split_rows
 from mlx_trainer import write_atomic
+from mlx_trainer.settings import Range
 
 Library = Literal["lightgbm", "xgboost", "catboost"]
 BOOSTERS: dict[Library, Booster] = {
@@ -38,6 +41,31 @@ SUFFIX = {"lightgbm": "txt", "xgboost": "json", "catboost": "cbm"}
 BAG = 5
 # The share of training rows that chooses the rounds of a large table, or of a forecast.
 HELD_OUT = 0.1
+# By library, in its own names. Held-out rows choose the rounds.
+OPTIONS: dict[Library, dict[str, Option]] = {
+    "lightgbm": {
+        "learning_rate": positive(0.01, 0.2),
+        "num_leaves": Option(4, 64, True, Range(at_least=2)),
+        "feature_fraction": share(0.2, 1.0),
+        "bagging_fraction": share(0.5, 1.0),
+        "min_data_in_leaf": positive(2, 60),
+        "lambda_l2": Option(0.01, 30.0, True, Range(at_least=0)),
+    },
+    "xgboost": {
+        "learning_rate": positive(0.01, 0.2),
+        "max_depth": positive(2, 10, log=False),
+        "colsample_bytree": share(0.2, 1.0),
+        "subsample": share(0.5, 1.0),
+        "min_child_weight": Option(0.5, 30.0, True, Range(at_least=0)),
+        "lambda": Option(0.01, 30.0, True, Range(at_least=0)),
+    },
+    "catboost": {
+        "learning_rate": positive(0.01, 0.2),
+        "depth": Option(3, 9, allowed=Range(at_least=1, at_most=16)),
+        "l2_leaf_reg": Option(0.1, 30.0, True, Range(at_least=0)),
+        "random_strength": Option(0.1, 5.0, True, Range(at_least=0)),
+    },
+}
 # Fewer rows say nothing about rounds.
 FEW_ROWS, FEW_ROUNDS = 50, 100
 
@@ -73,6 +101,7 @@ def fit(
     levels: Levels = None,
     threads: int = 2,
     library: Library = "lightgbm",
+    options: Mapping[str, Any] = NO_OPTIONS,
 ) -> Boosted:
     """Fit a bag for each target and level; an ordinal task is a regression on class numbers.
 
@@ -81,7 +110,7 @@ def fit(
     its rounds, and it is fitted to all. Raises `ValueError` if the library is not installed, or
     without any column.
     """
-    booster = _booster(library)
+    booster = replace(_booster(library), options=options)
     data = Data(*tree_matrix(columns, library))
     outputs = Outputs.of(competition, y, levels)
     in_time = columns.naive is not None

@@ -6,7 +6,8 @@ ours, LightGBM 0.860 and 0.869 accuracy, XGBoost 0.864 and 0.868, CatBoost 0.864
 (8,000 rows) RMSE 773 and 570, 601 and 589, 593 and 586.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,8 +36,12 @@ class Data:
         return len(self.matrix)
 
 
+@dataclass(frozen=True)
 class Booster(Protocol):
     """What the three libraries have in common."""
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """They replace settings."""
 
     def train(
         self,
@@ -63,7 +68,8 @@ class Booster(Protocol):
         ...
 
 
-class LightGBM:
+@dataclass(frozen=True)
+class LightGBM(Booster):
     """Text files; missing and unseen categories go with the rest of a split."""
 
     def train(
@@ -78,7 +84,7 @@ class LightGBM:
         """As of `Booster`."""
         import lightgbm  # pyright: ignore[reportMissingImports]
 
-        options = self.settings(len(data), problem)
+        options = self.settings(len(data), problem) | {**self.options}
         options |= {"seed": seed, "num_threads": threads, "verbosity": -1, "deterministic": True}
         options |= {"force_row_wise": True, "feature_pre_filter": False}
         columns: Any = np.flatnonzero(data.categorical).tolist()
@@ -130,7 +136,8 @@ class LightGBM:
         return lightgbm.Booster(model_str=path.read_text("utf-8"))
 
 
-class XGBoost:
+@dataclass(frozen=True)
+class XGBoost(Booster):
     """JSON files; a missing or unseen category has a direction of its own in each split."""
 
     def train(
@@ -145,7 +152,7 @@ class XGBoost:
         """As of `Booster`."""
         import xgboost  # pyright: ignore[reportMissingImports]
 
-        options = self.settings(len(data), problem)
+        options = self.settings(len(data), problem) | {**self.options}
         options |= {"seed": seed, "nthread": threads, "verbosity": 0}
         train = self.matrix(data, problem.y)
         if held is None:
@@ -206,7 +213,8 @@ class XGBoost:
         return xgboost.Booster(model_file=bytearray(path.read_bytes()))
 
 
-class CatBoost:
+@dataclass(frozen=True)
+class CatBoost(Booster):
     """Binary files without code; categories become ordered target statistics."""
 
     def train(
@@ -221,7 +229,7 @@ class CatBoost:
         """As of `Booster`."""
         import catboost  # pyright: ignore[reportMissingImports]
 
-        options = self.settings(len(data), problem)
+        options = self.settings(len(data), problem) | {**self.options}
         options |= {"iterations": rounds, "random_seed": seed, "thread_count": threads}
         options |= {"logging_level": "Silent", "allow_writing_files": False}
         model = catboost.CatBoost(options)

@@ -9,6 +9,7 @@ from typing import Any
 
 from mlx_kaggle.config import MEMBERS, RunConfig
 from mlx_kaggle.members.columns import Columns
+from mlx_kaggle.members.options import Option
 from mlx_kaggle.tables.competition import VALUE_TASKS, Competition
 from mlx_trainer import ConfigError, did_you_mean
 
@@ -58,6 +59,38 @@ KINDS = {
 def module_of(name: str) -> ModuleType:
     """Return the module of a member other than the text: `fit`, `predict`, `save`, `load`."""
     return import_module(f"mlx_kaggle.members.{KINDS[name].module}")
+
+
+def options_of(name: str) -> Mapping[str, Option]:
+    """Return the options that a member takes; those of the text are other settings."""
+    if name in (TEXT, CONSTANT, PLAIN):
+        return {}
+    table: Mapping[str, Any] = module_of(name).OPTIONS
+    library = KINDS[name].options.get("library")
+    return table[library] if library else table
+
+
+def fit_arguments(config: RunConfig, name: str) -> dict[str, Any]:
+    """Return what the `fit` of a member takes besides the data."""
+    given, table = config.options.get(name), options_of(name)
+    read = {key: table[key].read(value) for key, value in (given or {}).items()}
+    return {**KINDS[name].options, **({"options": read} if read else {})}
+
+
+def check_options(options: Mapping[str, Mapping[str, object]]) -> None:
+    """Refuse an unknown member or option, or a value out of its range, with `ValueError`."""
+    valid = [name for name in KINDS if name not in (TEXT, CONSTANT, PLAIN)]
+    for name, given in options.items():
+        if name not in valid:
+            raise ValueError(f"options unknown member {name!r}{did_you_mean(name, valid)}")
+        table = options_of(name)
+        for option, value in given.items():
+            if option not in table:
+                raise ValueError(
+                    f"options {name} has no option {option!r}{did_you_mean(option, table)}"
+                )
+            if problem := table[option].problem(value):
+                raise ValueError(f"options {name}.{option} {problem}")
 
 
 def label_of(competition: Competition, name: str) -> str:

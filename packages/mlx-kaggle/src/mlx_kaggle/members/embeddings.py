@@ -1,8 +1,9 @@
 """Frozen encoder embeddings beside the columns of a table: a linear model and trees, averaged."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -10,11 +11,13 @@ from sklearn.decomposition import PCA
 
 from mlx_kaggle.members import gradient_trees, linear_words
 from mlx_kaggle.members.columns import Columns
+from mlx_kaggle.members.options import NO_OPTIONS, Option
 from mlx_kaggle.members.outputs import Levels
 from mlx_kaggle.members.saved import load_arrays, load_json, save_arrays, save_json
 from mlx_kaggle.tables.competition import Competition
 
 Variant = Literal["both", "linear", "trees"]
+OPTIONS = {"variant": Option(choices=("both", "linear", "trees"))}
 # Components of the embeddings that trees split on.
 COMPONENTS = 50
 # Norm of the embedding of a row for the linear model, as that of its words. F1 on tweets with norms
@@ -47,23 +50,25 @@ def fit(
     levels: Levels = None,
     threads: int = 2,
     variant: Variant = "both",
+    options: Mapping[str, Any] = NO_OPTIONS,
 ) -> Embeddings:
     """Fit ridge or logistic regression on words, columns and embeddings, and boosted trees.
 
     The trees see numbers, categories and principal components. Raises `ValueError` without
     embeddings.
     """
+    variant = options.get("variant", variant)
     given = _given(columns).astype(np.float64)
     scale = np.stack([given.mean(0), np.maximum(given.std(0), 1e-6)])
     components = min(COMPONENTS, *given.shape)
     pca = PCA(components, random_state=seed).fit((given - scale[0]) / scale[1])
     model = Embeddings(None, None, scale, np.asarray(pca.components_).T)
-    options = y, seed, levels, threads
+    arguments = y, seed, levels, threads
     linear = trees = None
     if variant != "trees":
-        linear = linear_words.fit(competition, _for_linear(model, columns), *options)
+        linear = linear_words.fit(competition, _for_linear(model, columns), *arguments)
     if variant != "linear":
-        trees = gradient_trees.fit(competition, _for_trees(model, columns), *options)
+        trees = gradient_trees.fit(competition, _for_trees(model, columns), *arguments)
     return replace(model, linear=linear, trees=trees)
 
 

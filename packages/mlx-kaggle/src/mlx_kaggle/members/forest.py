@@ -1,5 +1,6 @@
 """Extremely randomized trees on numbers, category codes and components of words."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 
 from mlx_kaggle.members.columns import Columns
+from mlx_kaggle.members.options import NO_OPTIONS, positive, share
 from mlx_kaggle.members.outputs import Levels, Outputs, error_shifts, interval, tree_matrix
 from mlx_kaggle.members.saved import (
     load_arrays,
@@ -24,6 +26,11 @@ from mlx_kaggle.tables.competition import Competition
 TREES = 200
 # scikit-learn's trees take float32.
 MISSING = -1e30
+OPTIONS = {
+    "n_estimators": positive(50, 500),
+    "min_samples_leaf": positive(1, 20),
+    "max_features": share(0.1, 1.0),
+}
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,7 @@ def fit(
     seed: int,
     levels: Levels = None,
     threads: int = 2,
+    options: Mapping[str, Any] = NO_OPTIONS,
 ) -> Forest:
     """Fit extremely randomized trees (Geurts et al. 2006).
 
@@ -56,7 +64,7 @@ def fit(
     """
     matrix = _matrix(columns)
     outputs = Outputs.of(competition, y, levels)
-    options: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "n_estimators": TREES,
         "min_samples_leaf": 2,
         "max_features": 0.4,
@@ -64,14 +72,17 @@ def fit(
         "oob_score": levels is not None,
         "n_jobs": threads,
         "random_state": seed,
+        **options,
     }
     if outputs.kind == "values":
-        forest = _fit(ExtraTreesRegressor(**options), matrix, y)
+        forest = _fit(ExtraTreesRegressor(**settings), matrix, y)
         shifts = np.zeros((0, 3))
         if levels:
             shifts = error_shifts(y - forest.oob_prediction_.reshape(y.shape), levels)
         return Forest(outputs, (forest,), shifts)
-    models = [_fit(ExtraTreesClassifier(**options), matrix, each.y) for each in outputs.problems(y)]
+    models = [
+        _fit(ExtraTreesClassifier(**settings), matrix, each.y) for each in outputs.problems(y)
+    ]
     return Forest(outputs, tuple(models), np.zeros((0, 3)))
 
 

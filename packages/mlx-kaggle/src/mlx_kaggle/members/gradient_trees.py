@@ -1,5 +1,6 @@
 """scikit-learn's HistGradientBoosting on numbers, native categories and components of words."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,25 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 from threadpoolctl import threadpool_limits
 
 from mlx_kaggle.members.columns import Columns
+from mlx_kaggle.members.options import NO_OPTIONS, Option, positive, share
 from mlx_kaggle.members.outputs import Levels, Outputs, Problem, tree_matrix, without_unknown
 from mlx_kaggle.members.saved import load_estimators, load_json, save_estimators, save_json
 from mlx_kaggle.tables.competition import Competition
+from mlx_trainer.settings import Range
 
 # Tables with fewer rows have smaller trees.
 SMALL = 3_000
 # Fewer rows are too short a work to share: on adult (8,000) one thread took 0.9 s and two 2.0 s.
 SHARED = 20_000
+OPTIONS = {
+    "learning_rate": positive(0.01, 0.2),
+    "max_iter": positive(50, 1000),
+    "max_leaf_nodes": Option(4, 32, True, Range(at_least=2)),
+    "max_depth": positive(2, 12, log=False),
+    "max_features": share(0.1, 1.0),
+    "min_samples_leaf": positive(2, 50),
+    "l2_regularization": Option(0.01, 30.0, True, Range(at_least=0)),
+}
 
 
 @dataclass(frozen=True)
@@ -40,19 +52,21 @@ def fit(
     levels: Levels = None,
     threads: int = 2,
     plain: bool = False,
+    options: Mapping[str, Any] = NO_OPTIONS,
 ) -> GradientTrees:
     """Fit one model for each target and level; an ordinal task is a regression on class numbers.
 
-    `plain` takes the defaults of scikit-learn, the baseline of every report. Raises `ValueError`
-    without any column.
+    `plain` takes the defaults of scikit-learn, the baseline of every report; `options` replace
+    settings. Raises `ValueError` without any column.
     """
     matrix, categorical = tree_matrix(columns, "trees")
     matrix = without_unknown(matrix)
     outputs = Outputs.of(competition, y, levels)
     problems = outputs.problems(y, stacked=columns.naive is not None)
     threads = threads if len(matrix) >= SHARED else 1
+    settings = {} if plain else {**_settings(len(y)), **options}
     with threadpool_limits(threads, user_api="openmp"):
-        models = [_fit(matrix, categorical, len(y), problem, seed, plain) for problem in problems]
+        models = [_fit(matrix, categorical, problem, seed, settings) for problem in problems]
     return GradientTrees(outputs, tuple(models))
 
 
@@ -83,15 +97,13 @@ def load(folder: Path) -> GradientTrees:
 def _fit(
     matrix: np.ndarray,
     categorical: np.ndarray,
-    rows: int,
     problem: Problem,
     seed: int,
-    plain: bool,
+    settings: Mapping[str, Any],
 ) -> Any:
     # scikit-learn's annotation says str, its documentation array-like of bool.
     options: dict[str, Any] = {"categorical_features": categorical, "random_state": seed}
-    if not plain:
-        options |= _settings(rows)
+    options |= settings
     if problem.classes:
         if (np.bincount(problem.y) == 1).any():  # would split the only row of a class
             options["early_stopping"] = False

@@ -1,5 +1,6 @@
 """Support vector regression with a radial kernel: smooth where trees are steps."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -10,15 +11,23 @@ from sklearn.model_selection import KFold
 from sklearn.svm import SVR
 
 from mlx_kaggle.members.columns import Columns, smooth_clip
+from mlx_kaggle.members.options import NO_OPTIONS, Option, positive
 from mlx_kaggle.members.outputs import Levels, Outputs
 from mlx_kaggle.members.saved import load_estimators, load_json, save_estimators, save_json
 from mlx_kaggle.tables.competition import Competition
+from mlx_trainer.settings import Range
 
 # Of the scaled target; smaller errors cost nothing.
 EPSILON = 0.05
 # Multiples of 1 / the total variance of the columns, and penalties; chosen by cross-validation.
 GAMMAS, PENALTIES = (0.1, 0.3, 1.0), (2.0, 10.0)
 FOLDS, ROWS = 3, 2000
+# `gamma` and `penalty` are the only ones that are tried.
+OPTIONS = {
+    "gamma": positive(0.03, 3.0),
+    "penalty": positive(0.5, 50.0),
+    "epsilon": Option(0.005, 0.3, True, Range(at_least=0)),
+}
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,7 @@ def fit(
     seed: int,
     levels: Levels = None,
     threads: int = 2,
+    options: Mapping[str, Any] = NO_OPTIONS,
 ) -> Kernel:
     """Fit to all rows, with the width and penalty of the least held-out absolute error: a few
     outliers would decide a sum of squares."""
@@ -48,8 +58,8 @@ def fit(
     scale = 1 / max(float(matrix.var(0).sum()), 1e-12)
     models = []
     for problem in outputs.problems(y):
-        settings = _choose(matrix, problem.y, scale, seed)
-        models.append(SVR(**settings, epsilon=EPSILON).fit(matrix, problem.y))
+        settings = _choose(matrix, problem.y, scale, seed, options)
+        models.append(SVR(**settings).fit(matrix, problem.y))
     return Kernel(outputs, tuple(models))
 
 
@@ -71,22 +81,27 @@ def load(folder: Path) -> Kernel:
     return Kernel(outputs, load_estimators(folder / "kernel.skops"))
 
 
-def _choose(matrix: np.ndarray, y: np.ndarray, scale: float, seed: int) -> dict[str, Any]:
+def _choose(
+    matrix: np.ndarray, y: np.ndarray, scale: float, seed: int, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    gammas = (options["gamma"],) if "gamma" in options else GAMMAS
+    penalties = (options["penalty"],) if "penalty" in options else PENALTIES
+    fixed: dict[str, Any] = {"epsilon": options.get("epsilon", EPSILON)}
     rng = np.random.default_rng(seed)
     rows = rng.permutation(len(y))[:ROWS]
     if len(rows) < 2 * FOLDS:
-        return {"gamma": GAMMAS[1] * scale, "C": PENALTIES[1]}
+        return {"gamma": gammas[len(gammas) // 2] * scale, "C": penalties[-1], **fixed}
     errors = {}
-    for gamma, penalty in product(GAMMAS, PENALTIES):
+    for gamma, penalty in product(gammas, penalties):
         total = 0.0
         for kept, held in KFold(FOLDS).split(rows):
-            settings: dict[str, Any] = {"gamma": gamma * scale, "C": penalty}
-            model = SVR(**settings, epsilon=EPSILON)
+            settings: dict[str, Any] = {"gamma": gamma * scale, "C": penalty, **fixed}
+            model = SVR(**settings)
             model.fit(matrix[rows[kept]], y[rows[kept]])
             total += np.abs(model.predict(matrix[rows[held]]) - y[rows[held]]).sum()
         errors[gamma, penalty] = total
     gamma, penalty = min(errors, key=lambda each: errors[each])
-    return {"gamma": gamma * scale, "C": penalty}
+    return {"gamma": gamma * scale, "C": penalty, **fixed}
 
 
 def _matrix(columns: Columns) -> np.ndarray:

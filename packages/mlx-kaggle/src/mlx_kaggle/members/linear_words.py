@@ -1,8 +1,10 @@
 """Ridge or logistic regression on words, characters, standardized numbers and categories."""
 
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_array, hstack
@@ -13,6 +15,7 @@ from sklearn.model_selection import KFold, StratifiedKFold
 from threadpoolctl import threadpool_limits
 
 from mlx_kaggle.members.columns import Columns, smooth_clip
+from mlx_kaggle.members.options import NO_OPTIONS, positive
 from mlx_kaggle.members.outputs import Levels, Outputs, Problem, error_shifts, interval
 from mlx_kaggle.members.saved import load_arrays, load_json, save_arrays, save_json
 from mlx_kaggle.tables.competition import Competition
@@ -20,6 +23,8 @@ from mlx_kaggle.tables.competition import Competition
 # L2 penalties; the one with the least held-out squared error, or log loss.
 RIDGE_ALPHAS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 LOGISTIC_ALPHAS = (0.1, 0.3, 1.0, 3.0, 10.0)
+# `alpha` is the only penalty that is tried.
+OPTIONS = {"alpha": positive(0.03, 300.0)}
 # A row far outside of the others is rare, and its prediction then has a huge error: clipped numbers
 # may cost the other rows this share of the squared error. RMSE of the logarithm of house-prices
 # 0.1278 and clipped 0.1248; diamonds, whose prices the line follows far out, 1193 and 1307.
@@ -55,6 +60,7 @@ def fit(
     seed: int,
     levels: Levels = None,
     threads: int = 2,
+    options: Mapping[str, Any] = NO_OPTIONS,
 ) -> LinearWords:
     """Fit one model for each label, or one for all targets or steps with a common penalty.
 
@@ -63,18 +69,20 @@ def fit(
     """
     matrix = _matrix(columns)
     outputs = Outputs.of(competition, y, levels)
+    alphas = RIDGE_ALPHAS if outputs.kind == "values" else LOGISTIC_ALPHAS
+    alphas = (options["alpha"],) if "alpha" in options else alphas
     if outputs.kind == "values":
         values = y.astype(np.float64)
         splits = _splits(Problem(values), seed, in_time=columns.naive is not None)
-        ridge, errors = _fit_values(matrix, values, splits)
-        found = _fit_values(_matrix(columns, clipped=True), values, splits)
+        ridge, errors = _fit_values(matrix, values, splits, alphas)
+        found = _fit_values(_matrix(columns, clipped=True), values, splits, alphas)
         limit = (1 + CLIP_COST) * np.square(errors).mean()
         clipped = bool(columns.scaled.shape[1] and np.square(found[1]).mean() < limit)
         ridge, errors = found if clipped else (ridge, errors)
         weight, bias = np.atleast_2d(ridge.coef_).T, np.atleast_1d(ridge.intercept_)
         shifts = error_shifts(errors, levels) if levels else np.zeros((0, 3))
         return LinearWords(outputs, weight, bias, shifts, clipped)
-    fitted = [_fit_classes(matrix, problem, seed) for problem in outputs.problems(y)]
+    fitted = [_fit_classes(matrix, problem, seed, alphas) for problem in outputs.problems(y)]
     nothing = np.zeros((matrix.shape[1], 0)), np.zeros(0)  # pyright: ignore[reportOptionalSubscript]
     weight, bias = (np.concatenate(each, -1) for each in zip(nothing, *fitted, strict=True))
     return LinearWords(outputs, weight, bias, np.zeros((0, 3)))
@@ -138,33 +146,38 @@ def _splits(
 
 
 def _fit_values(
-    matrix: csr_array, y: np.ndarray, splits: list[tuple[np.ndarray, np.ndarray]]
+    matrix: csr_array,
+    y: np.ndarray,
+    splits: list[tuple[np.ndarray, np.ndarray]],
+    alphas: Sequence[float],
 ) -> tuple[Ridge, np.ndarray]:
     """Return the ridge of the best penalty, and its errors on held-out rows."""
     # Exact and quick for few columns; words have many, and are mostly zeros.
     dense = matrix.shape[1] <= 2_000  # pyright: ignore[reportOptionalSubscript]
     x = matrix.toarray() if dense else matrix
     tried = []
-    for alpha in RIDGE_ALPHAS:
+    for alpha in alphas:
         errors = y - y.mean(0)
         for rows, held in splits:
             fitted = Ridge(alpha=alpha).fit(x[rows], y[rows])
             errors[held] = y[held] - fitted.predict(x[held])
         tried.append(errors)
     best = int(np.argmin([np.square(errors).mean() for errors in tried]))
-    return Ridge(alpha=RIDGE_ALPHAS[best]).fit(x, y), tried[best]
+    return Ridge(alpha=alphas[best]).fit(x, y), tried[best]
 
 
-def _fit_classes(matrix: csr_array, problem: Problem, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _fit_classes(
+    matrix: csr_array, problem: Problem, seed: int, alphas: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray]:
     """Return weight and bias of one logit of two classes, or of a logit each."""
-    splits = _splits(problem, seed)
-    losses = np.zeros(len(LOGISTIC_ALPHAS))
+    splits = _splits(problem, seed) if len(alphas) > 1 else []
+    losses = np.zeros(len(alphas))
     for rows, held in splits:
-        for at, alpha in enumerate(LOGISTIC_ALPHAS):
+        for at, alpha in enumerate(alphas):
             weight, bias = _logistic(matrix[rows], problem.y[rows], alpha)
             found = _probabilities(matrix[held] @ weight + bias)
             losses[at] -= np.log(found[np.arange(len(held)), problem.y[held]] + 1e-12).sum()
-    best = LOGISTIC_ALPHAS[int(np.argmin(losses))] if splits else 1.0
+    best = alphas[int(np.argmin(losses))] if splits or len(alphas) == 1 else 1.0
     return _logistic(matrix, problem.y, best)
 
 

@@ -1,8 +1,9 @@
 """k nearest neighbours on standardized numbers, categories, and components of texts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.spatial.distance import cdist
@@ -10,11 +11,14 @@ from sklearn.decomposition import PCA
 from sklearn.model_selection import KFold
 
 from mlx_kaggle.members.columns import Columns
+from mlx_kaggle.members.options import NO_OPTIONS, positive
 from mlx_kaggle.members.outputs import Levels, Outputs
 from mlx_kaggle.members.saved import load_arrays, load_json, save_arrays, save_json
 from mlx_kaggle.tables.competition import Competition
 
 NEIGHBOURS = (5, 15, 45)
+# `count` is the only number of neighbours that is tried.
+OPTIONS = {"count": positive(3, 100)}
 FOLDS = 5
 # Components of the embeddings.
 COMPONENTS = 50
@@ -53,6 +57,7 @@ def fit(
     seed: int,
     levels: Levels = None,
     threads: int = 2,
+    options: Mapping[str, Any] = NO_OPTIONS,
 ) -> Neighbours:
     """Keep the rows, and choose how many neighbours vote by 5 folds of at most 5,000 rows.
 
@@ -69,7 +74,10 @@ def fit(
     rows = _rows(columns, axes, sizes)
     if not rows.shape[1]:
         raise ValueError("neighbours has no column to learn from; leave it out of --members")
-    count = _choose(rows, targets, outputs.kind, columns.naive is not None, seed)
+    if "count" in options:
+        count = min(options["count"], len(rows))
+    else:
+        count = _choose(rows, targets, outputs.kind, columns.naive is not None, seed)
     return Neighbours(outputs, rows, targets, axes, sizes, count)
 
 

@@ -1,5 +1,6 @@
 """TabM of mlx-tabular on numbers, categories and components of words."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,25 @@ import numpy as np
 
 from mlx_kaggle.machine import sharing_cores
 from mlx_kaggle.members.columns import Columns
+from mlx_kaggle.members.options import NO_OPTIONS, Option, positive
 from mlx_kaggle.members.outputs import Levels, Outputs
 from mlx_kaggle.members.saved import load_arrays, load_json, save_arrays, save_json
 from mlx_kaggle.tables.competition import VALUE_TASKS, Competition
 from mlx_tabular import TabularClassifier, TabularRegressor
+from mlx_trainer.settings import Range
 
 # Smaller than the defaults of mlx-tabular: on titanic as good, in a quarter of the time.
 SETTINGS: dict[str, Any] = {"k": 16, "d_block": 128, "d_embedding": 8}
+OPTIONS = {
+    "k": positive(4, 32),
+    "n_blocks": positive(1, 4, log=False),
+    "d_block": positive(32, 512),
+    "d_embedding": positive(4, 32),
+    "dropout": Option(0.0, 0.5, allowed=Range(at_least=0, below=1)),
+    "learning_rate": positive(3e-4, 1e-2),
+    "weight_decay": Option(1e-5, 1e-1, True, Range(at_least=0)),
+    "batch_size": positive(64, 512),
+}
 
 
 @dataclass(frozen=True)
@@ -39,6 +52,7 @@ def fit(
     seed: int,
     levels: Levels = None,
     threads: int = 2,
+    options: Mapping[str, Any] = NO_OPTIONS,
 ) -> Tabular:
     """Fit TabM; a tenth of the rows or more decides when to stop."""
     spread = np.maximum(columns.components.std(0), 1e-6)
@@ -46,19 +60,20 @@ def fit(
     matrix = _matrix(columns, spread)
     widths = [columns.numbers.shape[1], columns.categories.shape[1], columns.components.shape[1]]
     edges = np.cumsum([0, *widths])
-    options = {
+    settings = {
         "categorical_features": list(range(edges[1], edges[2])),
         "dense_features": list(range(edges[2], edges[3])),
         "seed": seed,
         **SETTINGS,
+        **options,
     }
     # Products this small are slower with more BLAS threads, which wait for each other.
     with sharing_cores(threads):
         if competition.task in (*VALUE_TASKS, "ordinal"):
-            models = [TabularRegressor(**options).fit(matrix, y.astype(np.float64))]
+            models = [TabularRegressor(**settings).fit(matrix, y.astype(np.float64))]
         else:
             problems = outputs.problems(y)
-            models = [TabularClassifier(**options).fit(matrix, each.y) for each in problems]
+            models = [TabularClassifier(**settings).fit(matrix, each.y) for each in problems]
     return Tabular(outputs, tuple(models), spread)
 
 

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from datetime import datetime
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -136,13 +135,14 @@ def changed_settings(record: RunRecord) -> dict[str, tuple[Any, Any]]:
     name = record.config.get("preset")
     if not isinstance(name, str):
         return {}
-    from mlx_kaggle.config import PRESETS, RunConfig
+    from mlx_kaggle.config import RunConfig
+    from mlx_kaggle.presets import NAMES, read_preset
     from mlx_trainer import dump_config, load_config
 
-    if name not in PRESETS:
+    if name not in NAMES:  # a file, which may have changed
         return {}
-    text = resources.files("mlx_kaggle").joinpath("presets", f"{name}.yaml").read_text("utf-8")
-    preset = load_config(RunConfig, yaml.safe_load(text), flags={"preset": name})
+    values = read_preset(name).resolved(str(record.config.get("encoder.path") or ""))
+    preset = load_config(RunConfig, values, flags={"preset": name})
     base = flat_settings(yaml.safe_load(dump_config(preset)))
     # A setting that the run does not have is of a newer version, and was not set.
     return {

@@ -1,0 +1,1 @@
+"""Tune the settings of the members of a run with Optuna."""
