@@ -13,7 +13,7 @@ import numpy as np
 
 from mlx_kaggle.blend import Blend
 from mlx_kaggle.blended import Results, aligned, loss_of
-from mlx_kaggle.crossval import SCALER
+from mlx_kaggle.fold import SCALER
 from mlx_kaggle.job import Job, text_models
 from mlx_kaggle.members.catalog import KINDS, PLAIN, TEXT, label_of, module_of
 from mlx_kaggle.members.fold_columns import FoldColumns
