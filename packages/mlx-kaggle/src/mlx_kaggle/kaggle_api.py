@@ -48,7 +48,7 @@ class Kaggle:
             import kaggle  # pyright: ignore[reportMissingImports]
 
             testing = os.environ.get("KAGGLE_API_ENVIRONMENT") == "TEST"
-            self.api = _stand_in_api() if testing else kaggle.api
+            self.api: Any = _stand_in_api() if testing else kaggle.api
             if "auth_method" not in self.api.config_values:
                 try:
                     self.api.authenticate()
@@ -174,11 +174,12 @@ def _stand_in_api() -> Any:
 
     class StandInApi(KaggleApi):
         def build_kaggle_client(self) -> Any:
+            found: Any = self.config_values
             return KaggleClient(
                 env=KaggleEnv.TEST,
-                username=self.config_values.get(self.CONFIG_NAME_USER),
-                password=self.config_values.get(self.CONFIG_NAME_KEY),
-                api_token=self.config_values.get(self.CONFIG_NAME_TOKEN),
+                username=found.get(self.CONFIG_NAME_USER),
+                password=found.get(self.CONFIG_NAME_KEY),
+                api_token=found.get(self.CONFIG_NAME_TOKEN),
                 response_processor=self.get_response_processor(),
             )
 

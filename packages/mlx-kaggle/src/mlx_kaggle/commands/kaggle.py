@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -123,6 +123,9 @@ def submit(
     say(checked.line)
     if dry_run:
         say(f"would submit {file} to {competition}: {checked.message}")
+        if as_json:
+            values = {"competition": competition, "file": str(file), "message": checked.message}
+            click.echo(json.dumps(values))
         return
     entry = submitting.submit(Kaggle(), competition, checked, wait, say)
     if as_json:
@@ -186,7 +189,7 @@ def check(file: Path, sample: str, as_json: bool) -> None:
     click.echo(json.dumps({"file": str(file), "faults": []}) if as_json else line)
 
 
-def _refuse(error: Any, as_json: bool, outcome: str = "") -> None:
+def _refuse(error: Any, as_json: bool, outcome: str = "") -> NoReturn:
     """Print every fault, and exit with 1."""
     faults = error.faults
     if as_json:
