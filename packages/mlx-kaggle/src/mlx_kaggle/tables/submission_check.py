@@ -136,7 +136,7 @@ def _rule_of(
     if form and form.content == "label":
         return _one_of([*form.spelling.values()] or form.classes)
     if form and form.content in ("probability", "classes"):
-        return "a probability from 0 to 1", lambda cell: _is_finite(cell) and 0 <= float(cell) <= 1
+        return "a probability from 0 to 1", _is_probability
     if form or all(_is_finite(cell) for cell in shown):
         if not form and _are_classes(shown, cells):
             said = f"a number without a decimal point, as in {sample_file}"
@@ -176,6 +176,11 @@ def _cell_faults(name: str, cells: Sequence[Any], rule: _Rule | None) -> Iterato
             found = dict.fromkeys(repr("" if cells[row] is None else cells[row]) for row in rows)
             text = f"{name} is {list_names([*found], 3)}, not {what}"
             yield Fault(text, name, [row + 2 for row in rows])
+
+
+def _is_probability(cell: Any) -> bool:
+    # A sum of weighted probabilities may round to just above 1.
+    return _is_finite(cell) and -1e-9 <= float(cell) <= 1 + 1e-9
 
 
 def _is_finite(cell: Any) -> bool:
