@@ -143,7 +143,8 @@ def test_resuming_and_mirroring_again_send_nothing_twice(mlflow_runs, run, run_c
 
 @libraries
 def test_a_store_that_cannot_be_written_ends_no_training(mlflow_runs, run, run_cli, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////no/such/folder/mlruns.db")
+    store = f"sqlite:///{Path('train.csv').absolute()}/mlruns.db"  # a file is no folder
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     done = run_cli("train", "--train", "train.csv", "--target", "y", "--output", "runs/two",
                    "--members", "linear", "--folds", "3", "--report-to", "mlflow",
                    "--set", "blend.generate=none", "--json")  # fmt: skip
