@@ -115,6 +115,28 @@ def test_replacing_a_run_deletes_what_runs_write_and_nothing_else(tmp_path):
     assert sorted(run.kept) == sorted(tmp_path / name for name in theirs)
 
 
+def test_deleting_a_run_deletes_its_folder_or_nothing(tmp_path):
+    kind = RunKind("tool", ("model/*.bin",))
+    for name in ("one", "two"):
+        RunFolder.create(tmp_path / name, {"a": 1}, kind=kind).close()
+        (tmp_path / name / "model").mkdir()
+        (tmp_path / name / "model/weights.bin").write_text("ours")
+        (tmp_path / name / "model/.weights.99999999.bin").write_text("of a killed process")
+    (tmp_path / "two/model/elsewhere").symlink_to(tmp_path / "one")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(FileExistsError, match="that no run wrote: model/elsewhere; nothing was"):
+        RunFolder.delete(tmp_path / "two", kind)
+    with pytest.raises(FileNotFoundError, match="is a run of tool: nothing was deleted"):
+        RunFolder.delete(tmp_path / "one")
+    RunFolder.delete(tmp_path / "one", kind, only_check=True)
+    with RunFolder.resume(tmp_path / "two", kind=kind), pytest.raises(BlockingIOError):
+        RunFolder.delete(tmp_path / "two", kind)
+    (tmp_path / "two/model/.weights.99999999.bin").touch()  # `resume` swept it
+    assert sorted(tmp_path.rglob("*")) == before
+    RunFolder.delete(tmp_path / "one", kind)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["two"]
+
+
 @pytest.mark.parametrize("marker", [None, "other"])
 def test_a_folder_that_is_no_run_of_the_tool_is_not_touched(tmp_path, marker):
     if marker:

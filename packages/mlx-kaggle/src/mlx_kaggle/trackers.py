@@ -98,9 +98,7 @@ class MlflowTracker:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or record.data
         if found := self._client.get_experiment_by_name(name):
             return found.experiment_id
-        # Or MLflow's page shows the views of language models.
-        tags = {"mlflow.experimentKind": "custom_model_development"}
-        return self._client.create_experiment(name, local.as_uri() if local else None, tags)
+        return self._client.create_experiment(name, local.as_uri() if local else None)
 
     def log(self, metrics: Mapping[str, float], step: int, when: float) -> None:
         """Send the values of an epoch."""
