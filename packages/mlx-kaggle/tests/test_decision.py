@@ -161,3 +161,12 @@ def test_the_area_under_the_curve_is_that_of_one_map(timid):
     scores = job.decided_scores(p, job.decide(p))
     assert scores["roc_auc"] == get_metric("roc_auc")(y, p)
     assert scores["log_loss"] < get_metric("log_loss")(y, p)
+
+
+def test_a_single_part_has_no_others_that_it_could_be_calibrated_by():
+    rng = np.random.default_rng(0)
+    truth, chance = rng.integers(0, 2, 80), rng.random(80)
+    prediction = np.stack([1 - chance, chance], 1)
+    found, codes = cross_fit(BINARY, DecisionSettings(), truth, prediction, [np.arange(80)], 0.9)
+    np.testing.assert_array_equal(found, prediction)
+    np.testing.assert_array_equal(codes, chance > 0.5)

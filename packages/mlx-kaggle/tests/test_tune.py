@@ -96,12 +96,12 @@ def test_a_loss_is_minimized_pruned_and_compared_on_rows_that_no_trial_saw(run_c
 
 @needs_optuna
 def test_killed_twice_and_resumed_is_as_if_never_killed(run_cli, start_cli, tune, tmp_path):
-    run_cli(*tune, "--output", "whole", "--trials", 9)
+    run_cli(*tune, "--output", "whole", "--trials", 7)
     commands = [
-        (*tune, "--output", "killed", "--trials", 9),
+        (*tune, "--output", "killed", "--trials", 7),
         ("tune", "--resume", "--output", "killed"),
     ]
-    for wanted, command in zip((2, 5), commands, strict=True):
+    for wanted, command in zip((1, 4), commands, strict=True):
         killed = start_cli(*command)
         wait_until(lambda n=wanted: finished(sqlite(tmp_path / "killed")) >= n, killed)
         killed.send_signal(signal.SIGKILL)
@@ -122,17 +122,17 @@ def postgresql() -> Iterator[str]:
     if not places:
         pytest.skip("no PostgreSQL server on this machine (initdb and pg_ctl)")
     # The server refuses to run as root.
-    user = {"user": "nobody"} if os.geteuid() == 0 else {}
+    user = "nobody" if os.geteuid() == 0 else None
     folder = Path(tempfile.mkdtemp(prefix="mlx-kaggle-postgresql-"))
     if user:
-        shutil.chown(folder, "nobody", pwd.getpwnam("nobody").pw_gid)
+        shutil.chown(folder, user, pwd.getpwnam(user).pw_gid)
     data, port = folder / "data", free_port()
 
     def run(name: str, *arguments: object) -> None:
         with (folder / "log").open("a") as log:
             command = [str(places[0] / name), *map(str, arguments)]
-            subprocess.run(command, check=True, stdout=log, stderr=log, cwd=folder, timeout=600,
-                           **user)  # fmt: skip
+            options = {"stdout": log, "stderr": log, "cwd": folder, "user": user}
+            subprocess.run(command, check=True, timeout=600, **options)
 
     try:
         run("initdb", "--auth=trust", "--username=tuner", "--no-sync", "-D", data)
@@ -159,7 +159,7 @@ def test_two_workers_share_a_study_also_when_both_are_killed(
     for each in many:
         each.send_signal(signal.SIGKILL)
         each.communicate()
-    trials = finished(url) + 4
+    trials = finished(url) + 3
     resumed = [
         start_cli("tune", "--resume", "--output", name, "--storage", url, "--trials", trials)
         for name in "ab"
@@ -323,6 +323,7 @@ def finished(url: str) -> int:
 def by_worker(url: str) -> dict[str, int]:
     """Count the finished trials in a storage by worker; {} until there is a study."""
     import sqlalchemy
+    from sqlalchemy.exc import OperationalError, ProgrammingError
 
     count = sqlalchemy.text(
         "select a.value_json, count(*) from trials t join trial_user_attributes a "
@@ -335,7 +336,7 @@ def by_worker(url: str) -> dict[str, int]:
     try:
         with engine.connect() as connection:
             return dict(tuple(row) for row in connection.execute(count))
-    except (sqlalchemy.exc.OperationalError, sqlalchemy.exc.ProgrammingError):
+    except (OperationalError, ProgrammingError):
         return {}  # the tables are being made
     finally:
         engine.dispose()

@@ -104,7 +104,9 @@ def _score_so_far(found: Trained, folds: int) -> float:
     It must be of the blend: on titanic the score of the mean of the members ranks trials otherwise,
     and pruning by it ended every trial that the sampler took for good.
     """
-    job = replace(found.job, splits=found.job.splits[:folds])
+    # As one validation set: two folds are too few to choose on one and score on the other.
+    val = np.concatenate([val for _, val in found.job.splits[:folds]])
+    job = replace(found.job, splits=[(found.job.splits[0][0], val)])
     nested = blend_members(job, found.out_of_fold).nested
     return job.decided_scores(nested, job.decide(nested))[job.competition.metric]
 
