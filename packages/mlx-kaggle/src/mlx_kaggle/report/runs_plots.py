@@ -8,27 +8,19 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from mlx_kaggle.report.plots import INK, STYLE, _figure_of, _label, _plain
+from mlx_kaggle.report.drawing import COLOURS as FIRST
+from mlx_kaggle.report.drawing import figure_of, name_ends, new_figure
 from mlx_kaggle.run_records import RunRecord
 
-COLOURS = ("#3f7fc4", "#d9822b", "#2f9e6e", "#b05fb8", "#c94f4f", "#8a8f3c", "#3aa6a6", "#8c6d5a")
-# Inches: at 390 px a wider figure would have letters that nobody can read.
-WIDTH = 4.4
+COLOURS = (*FIRST, "#c94f4f", "#8a8f3c", "#3aa6a6", "#8c6d5a")
 TIMES = {0.1: "0.1 s", 1: "1 s", 10: "10 s", 60: "1 min", 600: "10 min", 3600: "1 h", 36000: "10 h",
          360000: "100 h"}  # fmt: skip
-THEMED = dict.fromkeys(
-    ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK
-)
 
 
-def score_against_time(runs: Sequence[RunRecord]) -> str:
+@figure_of
+def score_against_time(runs: Sequence[RunRecord]) -> Figure:
     """Score by seconds of training: a point for each run with its name, small ones for members."""
-    return _themed(_score_against_time(runs))
-
-
-@_figure_of
-def _score_against_time(runs: Sequence[RunRecord]) -> Figure:
-    figure, axes = _axes(3.2)
+    figure, axes = new_figure(3.2)
     ends = []
     for at, run in enumerate(runs):
         colour = COLOURS[at % len(COLOURS)]
@@ -46,19 +38,19 @@ def _score_against_time(runs: Sequence[RunRecord]) -> Figure:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: TIMES.get(seconds, "")))
     axes.xaxis.set_minor_locator(NullLocator())
     _show_the_better(axes, [run.score for run in runs], [run.plain_score for run in runs])
-    _names(axes, ends[: 2 * len(COLOURS)])
+    name_ends(axes, ends[: 2 * len(COLOURS)])
     return figure
 
 
 def learning_curves(runs: Sequence[RunRecord], metric: str) -> str:
     """The training loss and the validation metric of every network, coloured by run."""
-    figures = "".join(_themed(_curves(runs, key)) for key in (metric, "train_loss"))
+    figures = "".join(_curves(runs, key) for key in (metric, "train_loss"))
     return f'<div class="figures">{figures}</div>'
 
 
-@_figure_of
+@figure_of
 def _curves(runs: Sequence[RunRecord], key: str) -> Figure:
-    figure, axes = _axes(3.0)
+    figure, axes = new_figure(3.0)
     ends = []
     for at, run in enumerate(runs):
         colour, last = COLOURS[at % len(COLOURS)], []
@@ -73,15 +65,8 @@ def _curves(runs: Sequence[RunRecord], key: str) -> Figure:
             ends.append((*np.mean(last, axis=0), run.name, colour))
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(xlabel="epoch", ylabel="training loss" if key == "train_loss" else f"validation {key}")
-    _names(axes, ends)
+    name_ends(axes, ends)
     return figure
-
-
-def _axes(height: float) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    axes = figure.subplots()
-    _plain(axes)
-    return figure, axes
 
 
 def _show_the_better(axes: Any, scores: Sequence[float], plain: Sequence[float]) -> None:
@@ -90,21 +75,3 @@ def _show_the_better(axes: Any, scores: Sequence[float], plain: Sequence[float])
     if known:
         margin = max(max(known) - min(known), 0.01 * abs(known[0]), 1e-9) * 0.35
         axes.set_ylim(min(known) - margin, max(known) + margin)
-
-
-def _names(axes: Any, ends: Sequence[tuple[float, float, str, str]]) -> None:
-    """Write the name of each run beside its point, moved apart where they would overlap."""
-    low, high = axes.get_ylim()
-    apart, previous = 0.07 * (high - low), -math.inf
-    for x, y, name, colour in sorted(ends, key=lambda end: end[1]):
-        previous = max(y, previous + apart)
-        axes.annotate(_label(name), (x, previous), (6, 0), textcoords="offset points", fontsize=8,
-                      color=colour, va="center", annotation_clip=False)  # fmt: skip
-
-
-def _themed(svg: str) -> str:
-    """Draw in the colour of the page's text, light or dark."""
-    return svg.replace(INK, "currentColor")
-
-
-STYLE |= THEMED
