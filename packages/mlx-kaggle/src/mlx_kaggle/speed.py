@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import mlx.core as mx
 import numpy as np
@@ -73,7 +73,7 @@ def _speed(job: Job, rows: int) -> Speed:
 
     predict()
     lengths = [len(ids) for ids in experiment.rows(0).ids]
-    parameters = tree_flatten(experiment.member.model.parameters())
+    parameters: Any = tree_flatten(experiment.member.model.parameters())
     return Speed(
         encoder.path or f"scratch, {encoder.num_hidden_layers} x {encoder.hidden_size}",
         sum(array.size for _, array in parameters),

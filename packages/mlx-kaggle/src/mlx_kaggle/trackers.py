@@ -1,5 +1,8 @@
 """The trackers: one run in MLflow, Weights & Biases or trackio, each behind the same functions."""
 
+# The trackers are extras.
+# pyright: reportMissingImports=false
+
 import logging
 import math
 import os
@@ -70,7 +73,7 @@ class MlflowTracker:
         else:
             run = self._client.create_run(self._experiment(record, local), run_name=_name(record))
             id = run.info.run_id
-        self.id = id
+        self.id = str(id)
         # Values are cut at 6,000 characters by MLflow itself; a batch has at most 100 parameters.
         params = [Param(_plain(key), text) for key, text in _parameters(record).items()]
         for at in range(0, len(params), 100):

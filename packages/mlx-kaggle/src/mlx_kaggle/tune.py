@@ -1,5 +1,8 @@
 """Tune the members of a run: trials on its folds, and what they gained on rows not used for it."""
 
+# Optuna is an extra.
+# pyright: reportMissingImports=false
+
 import json
 import time
 from collections.abc import Callable

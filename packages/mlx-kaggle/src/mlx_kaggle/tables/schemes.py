@@ -3,6 +3,7 @@
 import re
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
@@ -106,7 +107,7 @@ def groups_of(table: Table, name: str, file: str) -> np.ndarray:
     return np.unique(labels, return_inverse=True)[1]
 
 
-def _part(cell: object, number: int) -> str | None:
+def _part(cell: Any, number: int) -> str | None:
     parts = [] if is_missing(cell) else SEPARATORS.split(str(cell).strip())
     return parts[number] if number < len(parts) else None
 

@@ -1,5 +1,8 @@
 """The space of a study: the settings that its trials draw, by dotted key of the configuration."""
 
+# Optuna is an extra.
+# pyright: reportMissingImports=false
+
 import dataclasses
 import math
 import types

@@ -7,6 +7,9 @@ all others are repeated. A worker is an output folder: its running trials are de
 process takes the folder. Trials of other workers are dead without a heartbeat.
 """
 
+# Optuna is an extra.
+# pyright: reportMissingImports=false
+
 import json
 import time
 import warnings
