@@ -200,6 +200,16 @@ def test_the_flags_of_train_are_these():
 
 
 # A flag is an interface: renaming a setting must not rename it unnoticed.
+def test_a_shell_completes_commands():
+    from click.shell_completion import BashComplete
+
+    from mlx_kaggle.cli import cli
+
+    complete = BashComplete(cli, {}, "mlx-kaggle", "_MLX_KAGGLE_COMPLETE")
+    assert "_MLX_KAGGLE_COMPLETE=bash_complete" in complete.source()
+    assert {each.value for each in complete.get_completions(["runs"], "")} >= {"list", "rm"}
+
+
 FLAGS = """
     allow-leak blend calibration config cv cv-time dry-run encoder folds group horizon id json kind
     lookback lora loss members metric numeric-features optimizer output overwrite preset quantize

@@ -22,7 +22,7 @@ VALUE = Competition(Schema(()), ("y",), "regression", "rmse", (), None)
 
 def splits_of(cv, table, encoded, competition=BINARY, folds=3, seed=0):
     rows = np.arange(len(encoded))
-    return divide(cv, competition, table, encoded, rows, "train.csv", folds, 0.25, seed)
+    return divide(cv, competition, table, encoded, rows, len(rows), "train.csv", folds, 0.25, seed)
 
 
 @given(st.integers(0, 999), st.integers(24, 90), st.sampled_from([0, 2, 3]), st.booleans())
@@ -80,6 +80,7 @@ def test_a_file_gives_the_folds_by_id_or_by_row(tmp_path):
     assert [held.tolist() for _, held in splits] == [[1, 3], [2]]
     assert [train.tolist() for train, _ in splits] == [[0, 2], [0, 1, 3]]
     assert "1 rows of fold -1 are only trained on" in notes[0]
+    file.write_text("fold\n0\n1\n0\n-1\n")
     splits, _ = splits_of(CvSettings(str(file)), table, encoded, folds=2)
     assert [held.tolist() for _, held in splits] == [[0, 2], [1]]
 
@@ -115,6 +116,8 @@ def test_noise_proposes_nothing(seed):
     competition, table, y, test = passenger_table(120)
     noise = np.random.default_rng(seed).permutation(y)
     assert propose(competition, table, noise, test, 0) == []
+    rare = np.random.default_rng(seed).permutation(np.arange(120) < seed % 9)
+    assert propose(competition, table, rare.astype(int), test, 0) == []
 
 
 def test_a_later_test_table_proposes_time():
@@ -174,8 +177,9 @@ def test_wrong_flags_are_usage_errors(flags, message, write_csv, passengers, run
         (("--cv", "group", "--group", "Sex"), "", "Sex has 2 groups, fewer than 3 folds"),
         (("--cv", "time", "--cv-time", "Sex"), "", "row 2: Sex is"),
         (("--cv", "regression-bins"), "", "is for numbers, but the task is binary"),
+        (("--cv", "f.csv"), "PassengerID,fold\n1,0\n2,1\n", "no column 'PassengerId', but"),
         (("--cv", "f.csv"), "id,part\n1,2\n", "f.csv: needs a column fold, has id, part"),
-        (("--cv", "f.csv"), "fold\n0\n1\n", "f.csv: has 2 rows, but"),
+        (("--cv", "f.csv"), "fold\n0\n1\n", "f.csv: has 2 folds, but"),
         (("--cv", "f.csv"), "fold\n0\nx\n", "f.csv, row 3: fold is 'x', must be a number"),
         (("--cv", "f.csv"), "fold\n" + "0\n1\n" * 20, "f.csv: has 2 folds; add --folds 2"),
     ],

@@ -21,6 +21,7 @@ from mlx_kaggle.tables.files import (
     find_companion_files,
     index_ids,
     read_tables,
+    row_count,
 )
 from mlx_kaggle.tables.infer import infer_competition
 from mlx_kaggle.tables.schemes import divide, propose
@@ -139,7 +140,8 @@ def prepare_job(config: RunConfig) -> Job:
     if tables.val is not None:
         _add_validation(job, tables.val, str(data.val))
     else:
-        where = rows, data.train, config.fold_count, config.val_fraction, config.seed
+        count = row_count(tables.train)
+        where = rows, count, data.train, config.fold_count, config.val_fraction, config.seed
         job.splits, more = divide(config.cv, competition, table, encoded, *where)
         notes += more
         if config.cv.scheme == "auto":

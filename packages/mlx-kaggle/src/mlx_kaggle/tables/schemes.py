@@ -10,7 +10,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from mlx_kaggle import DataError
 from mlx_kaggle.settings import CvSettings
-from mlx_kaggle.tables.competition import VALUE_TASKS, Competition
+from mlx_kaggle.tables.competition import VALUE_TASKS, Competition, list_names
 from mlx_kaggle.tables.splits import Split, split_rows, strata_of, time_splits
 from mlx_tabtext import Table, date_values, is_missing, numeric_values, read_table
 from mlx_tabtext.dates import find_date_format
@@ -21,6 +21,8 @@ SEPARATORS = re.compile(r"[^0-9A-Za-z]+")
 # A proposal needs groups of several rows, many of them, whose rows share the target by far more
 # than shuffled groups do, in standard deviations.
 MOST_GROUPS, FEWEST_GROUPS, LARGEST, SURE, SHUFFLES = 0.9, 20, 30, 6.0, 100
+# And so many rows with another target than the most frequent one.
+RAREST = 30
 # Rows of the test table with a group of the training table, at most.
 SHARED = 0.05
 
@@ -31,6 +33,7 @@ def divide(
     table: Table,
     encoded: np.ndarray,
     rows: np.ndarray,
+    count: int,
     file: str,
     folds: int,
     fraction: float,
@@ -38,7 +41,8 @@ def divide(
 ) -> tuple[list[Split], list[str]]:
     """Return the splits (training rows, validation rows) of a scheme, and notes on it.
 
-    `rows` (N,) are the positions in the training `file` of the rows of `table`. Without folds there
+    `rows` (N,) are the positions of the rows of `table` in the training `file`, which has `count`
+    rows. Without folds there
     is one split, of `fraction`. Raises `DataError` if the scheme does not fit the table.
     """
     task = competition.task
@@ -52,7 +56,7 @@ def divide(
         return splits, [f"folds are later in {cv.time} than their training rows: {left} of "
                         f"{len(step)} rows, the first ones, are never validated"]  # fmt: skip
     if cv.scheme.endswith(".csv"):
-        return _by_file(cv.scheme, competition, table, rows, file, folds)
+        return _by_file(cv.scheme, competition, table, rows, count, file, folds)
     if cv.scheme == "regression-bins" and task not in VALUE_TASKS:
         raise DataError(f"--cv regression-bins is for numbers, but the task is {task}; the scheme "
                         f"stratified divides classes")  # fmt: skip
@@ -78,8 +82,13 @@ def _by_group(
     strata = strata_of(encoded, competition.task)
     with warnings.catch_warnings():  # about small classes, which the notes are about
         warnings.simplefilter("ignore", UserWarning)
-        splits = list(splitter.split(strata, strata, groups))[: folds or 1]
+        try:
+            splits = list(splitter.split(strata, strata, groups))[: folds or 1]
+        except ValueError as error:
+            raise DataError(f"{file}: --cv group: {error}") from None
     notes = [f"folds keep the {count} groups of {cv.group} together, of {len(groups)} rows"]
+    if alone := len(groups) - len(_labels(table, cv.group or "")):
+        notes.append(f"{alone} rows have no {cv.group}: each is a group of its own")
     if competition.classes and encoded.ndim == 1:
         for number, (train, _) in enumerate(splits):
             lacking = np.setdiff1d(encoded, encoded[train])
@@ -135,13 +144,19 @@ def _times(table: Table, name: str, file: str) -> np.ndarray:
 
 
 def _by_file(
-    path: str, competition: Competition, table: Table, rows: np.ndarray, file: str, folds: int
+    path: str,
+    competition: Competition,
+    table: Table,
+    rows: np.ndarray,
+    count: int,
+    file: str,
+    folds: int,
 ) -> tuple[list[Split], list[str]]:
     """Read folds by id, or by the rows of the training file; fold -1 is only trained on."""
     found = read_table(path)
     if "fold" not in found:
         raise DataError(f"{path}: needs a column fold, has {', '.join(found)}")
-    numbers = _fold_numbers(found["fold"], path)
+    numbers, notes = _fold_numbers(found["fold"], path), list[str]()
     name = competition.id_column
     if name and name in found:
         by_id = dict(zip(map(str, found[name]), numbers, strict=True))
@@ -152,8 +167,14 @@ def _by_file(
             raise DataError(f"{path}: has no fold of {len(lacking)} rows of {file}, such as {name} "
                             f"{lacking[0]}")  # fmt: skip
         fold = np.array([by_id[str(cell)] for cell in table[name]])
-    elif len(numbers) <= rows.max():
-        raise DataError(f"{path}: has {len(numbers)} rows, but {file} has more, and no ids match")
+        if more := len(by_id) - len(fold):
+            notes.append(f"{path}: {more} ids are not among the rows of {file} with a target")
+    elif others := [each for each in found if each != "fold"]:
+        wanted = f"no column {name!r}" if name else "columns that are no ids"
+        raise DataError(f"{path}: has {wanted}, but {list_names(others, 3)}; to take the folds in "
+                        f"the order of the rows, leave only the column fold")  # fmt: skip
+    elif len(numbers) != count:
+        raise DataError(f"{path}: has {len(numbers)} folds, but {file} has {count} rows")
     else:
         fold = np.array(numbers)[rows]
     names = np.unique(fold[fold >= 0])
@@ -162,7 +183,8 @@ def _by_file(
         raise DataError(f"{path}: has {len(names)} folds; {advice}")
     splits = [(np.flatnonzero(fold != each), np.flatnonzero(fold == each)) for each in names]
     left = int((fold < 0).sum())
-    return splits, [f"{path}: {left} rows of fold -1 are only trained on"] if left else []
+    notes += [f"{path}: {left} rows of fold -1 are only trained on"] if left else []
+    return splits, notes
 
 
 def _fold_numbers(cells: Sequence, path: str) -> list[int]:
@@ -222,6 +244,9 @@ def _propose_group(
     groups = groups_of(table, name, "")
     counts = np.bincount(groups)
     rows, many = len(groups), counts[counts > 1]
+    values = strata_of(encoded, competition.task).astype(np.float64)
+    if rows - np.unique(values, return_counts=True)[1].max() < RAREST:
+        return None  # so few other targets that shuffles hardly differ
     if not FEWEST_GROUPS <= len(counts) <= MOST_GROUPS * rows or len(many) < FEWEST_GROUPS:
         return None
     column = PART.sub(r"\g<column>", name)
@@ -232,7 +257,6 @@ def _propose_group(
         shared = np.mean([label in seen for label in _labels(test, name)])
         if shared > SHARED:
             return None  # new rows come from known groups, as random folds have them
-    values = strata_of(encoded, competition.task).astype(np.float64)
     rng = np.random.default_rng(seed)
     found = _within(values, groups)
     chance = [_within(rng.permutation(values), groups) for _ in range(SHUFFLES)]
