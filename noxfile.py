@@ -185,7 +185,7 @@ def dist(session: nox.Session, package: str) -> None:
 
 
 @nox.session(default=False)
-@nox.parametrize("extra", EXTRAS, ids=list(EXTRAS))
+@nox.parametrize("extra", [nox.param(name, id=name) for name in EXTRAS])
 def extras(session: nox.Session, extra: str) -> None:
     """Test what an extra of mlx-kaggle is for; boosted is a gigabyte of wheels."""
     wanted = [f"./packages/mlx-kaggle[{extra}]", *BESIDE.get(extra, [])]
