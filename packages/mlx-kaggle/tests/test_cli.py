@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from mlx_kaggle.presets import NAMES
+
 
 def train_arguments(passengers, write_csv, tiny_flags, rows=60, epochs=2):
     train = write_csv("train.csv", passengers(rows))
@@ -198,5 +200,5 @@ def test_help_needs_no_heavy_import():
 
 def test_info_lists_what_matters(run_cli):
     found = json.loads(run_cli("info", "--json").stdout)
-    assert set(found["presets"]) == {"quick", "standard", "thorough"}
+    assert set(found["presets"]) == set(NAMES)
     assert "mlx-tabtext" in found["packages"]

@@ -131,6 +131,8 @@ def test_a_killed_run_goes_on_and_ends_the_same(train):
     after = json.loads(Path("run/summary.json").read_text())
     assert after["scores"] == before["scores"]
     assert Path("run/members/linear-fold-1/manifest.json").stat().st_mtime_ns == kept
+    for fold in (0, 1):  # the columns were fitted again, and are not said to be damaged
+        FoldColumns.load(Path(f"run/members/columns-fold-{fold}"))
 
 
 def test_an_ensemble_of_two_runs_predicts_with_the_members_of_both(train, run_cli, write_csv):

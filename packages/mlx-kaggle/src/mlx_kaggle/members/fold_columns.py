@@ -15,7 +15,7 @@ from mlx_kaggle.members.features import numbers_of
 from mlx_kaggle.members.saved import load_json, save_json
 from mlx_kaggle.tables.competition import Competition
 from mlx_tabtext import Table, TableText, TextConfig, is_missing
-from mlx_trainer import check_manifest, write_manifest
+from mlx_trainer import MANIFEST, check_manifest, write_manifest
 
 GENERATED = "generated.json"
 
@@ -88,8 +88,10 @@ class FoldColumns:
         values = {"generated": generated, "plain": self.plain, "prose": self.prose}
         save_json(folder / GENERATED, values)
         self.features.save(folder)
-        names = [each.name for each in folder.iterdir() if each.is_file()]
-        write_manifest(folder, sorted(name for name in names if not name.startswith(".")))
+        names = sorted(each.name for each in folder.iterdir() if each.is_file())
+        # A killed run may have left a manifest and temporary files.
+        ours = [name for name in names if name != MANIFEST and not name.startswith(".")]
+        write_manifest(folder, ours)
 
     @classmethod
     def load(cls, folder: Path) -> "FoldColumns":
