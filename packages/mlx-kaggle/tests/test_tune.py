@@ -181,6 +181,32 @@ def test_two_workers_share_a_study_also_when_both_are_killed(
 
 
 @needs_optuna
+def test_a_trial_whose_worker_was_killed_before_it_signed_is_repeated(tmp_path, monkeypatch):
+    import optuna
+
+    from mlx_kaggle.tuning import study as studies
+
+    monkeypatch.setattr(studies, "GRACE", 1)
+    monkeypatch.setattr(studies, "WAIT", 0.01)
+    with studies.open_study(f"sqlite:///{tmp_path / 's.db'}", "s", True, "{}", folds=3) as study:
+        running = optuna.create_trial(state=optuna.trial.TrialState.RUNNING)
+        study.add_trial(running)  # of a worker that is gone: no signature, no heartbeat
+
+        def objective(trial):
+            trial.set_user_attr(studies.WORKER, "me")
+            place = studies.place_of(study, trial)
+            trial.set_user_attr(studies.PLACE, place)
+            return float(place)
+
+        waited = []
+        studies.run_trials(study, objective, 3, None, (), lambda: None, waited.append)
+        assert {place: each.value for place, each in studies.counted(study).items()} == {
+            0: 0.0, 1: 1.0, 2: 2.0}  # fmt: skip
+        assert waited == [1]
+        assert len(study.trials) == 4
+
+
+@needs_optuna
 def test_a_trial_that_fails_is_counted_with_its_reason(
     run_cli, write_csv, passengers, tiny_flags, tmp_path
 ):

@@ -166,7 +166,7 @@ def end_killed(study: Study, worker: str) -> int:
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     ours = [each for each in running if each.user_attrs.get(WORKER) == worker]
     for each in ours:
-        study.tell(each.number, state=TrialState.FAIL)
+        study.tell(each.number, state=TrialState.FAIL, skip_if_finished=True)
     return len(ours)
 
 
@@ -193,12 +193,14 @@ def run_trials(
     (`waiting` gets their number, once), and repeats those of dead ones.
     """
     started, said = time.monotonic(), False
+    seen: dict[int, float] = {}
     while len(done := counted(study)) < trials:
         if timeout is not None and time.monotonic() - started >= timeout:
             return
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             optuna.storages.fail_stale_trials(study)
+        _end_unborn(study, seen)
         running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         places = {place_of(study, each) for each in running} - done.keys()
         if len(done) + len(places) < trials:
@@ -210,6 +212,17 @@ def run_trials(
             waiting(len(places))
         said = True
         time.sleep(WAIT)
+
+
+def _end_unborn(study: Study, seen: dict[int, float]) -> None:
+    """Fail trials whose worker was killed before it signed them, and before the first heartbeat.
+
+    `seen` has the time at which this process saw each first: clocks of machines differ.
+    """
+    for each in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        first = seen.setdefault(each.number, time.monotonic())
+        if WORKER not in each.user_attrs and time.monotonic() - first >= GRACE:
+            study.tell(each.number, state=TrialState.FAIL, skip_if_finished=True)
 
 
 def _repeat_lost(study: Study, trials: int) -> None:
