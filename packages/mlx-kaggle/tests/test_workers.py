@@ -155,6 +155,13 @@ def test_a_cluster_does_the_tasks_of_a_killed_worker_again(one):
     same(one / "one", one / "cluster")
 
 
+def test_a_scheduler_that_does_not_answer_is_said_before_anything_is_written(one):
+    pytest.importorskip("distributed", reason="an optional extra of mlx-kaggle")
+    nobody = start(one, *FLAGS, "--output", "nobody", "--scheduler", "tcp://127.0.0.1:1")
+    assert "no dask scheduler answers at tcp://127.0.0.1:1" in finish(nobody, code=1)
+    assert not (one / "nobody").exists()
+
+
 FILE = "scheduler.json"
 
 

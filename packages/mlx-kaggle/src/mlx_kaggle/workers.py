@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -197,9 +197,11 @@ def _begin_process() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-@contextmanager
-def cluster(address: str) -> Iterator[Executor]:
-    """Connect to a dask scheduler; a task of a worker that dies is done again by another."""
+def cluster(address: str) -> AbstractContextManager[Executor]:
+    """Connect to a dask scheduler; a task of a worker that dies is done again by another.
+
+    Raises `RunError` if dask is not installed, or no scheduler with a worker answers.
+    """
     try:
         from distributed import Client  # pyright: ignore[reportMissingImports]
     except ImportError:
@@ -210,9 +212,13 @@ def cluster(address: str) -> Iterator[Executor]:
         client = Client(address, timeout="10s")
     except (OSError, ValueError) as error:
         raise RunError(f"no dask scheduler answers at {address}: {error}") from None
+    if not client.scheduler_info()["workers"]:
+        client.close()
+        raise RunError(f"the scheduler at {address} has no workers; start: dask worker {address}")
+    return _executor_of(client)
+
+
+@contextmanager
+def _executor_of(client: Any) -> Iterator[Executor]:
     with client:
-        if not client.scheduler_info()["workers"]:
-            raise RunError(
-                f"the scheduler at {address} has no workers; start: dask worker {address}"
-            )
         yield client.get_executor(pure=False)
