@@ -166,7 +166,7 @@ def test_two_workers_share_a_study_also_when_both_are_killed(
     ]
     for each in resumed:
         _, log = each.communicate()
-        assert each.returncode == 0, log
+        assert each.returncode == 0, (log, states(url))
     found = [json.loads((tmp_path / name / "tune.json").read_text()) for name in "ab"]
     assert [each["place"] for each in found[0]["all_trials"]] == list(range(trials))
     assert found[0] == found[1]
@@ -366,6 +366,15 @@ def by_worker(url: str) -> dict[str, int]:
         return {}  # the tables are being made
     finally:
         engine.dispose()
+
+
+def states(url: str) -> list[tuple]:
+    """Return state and attributes of the trials of the study `both`, to explain a failure."""
+    import optuna
+
+    trials = optuna.load_study(study_name="both", storage=url).get_trials(deepcopy=False)
+    return [(t.number, t.state.name, t.datetime_start, t.user_attrs.get("worker"),
+             t.user_attrs.get("place"), t.user_attrs.get("repeats")) for t in trials]  # fmt: skip
 
 
 def wait_until(condition, *processes: subprocess.Popen) -> None:

@@ -31,6 +31,7 @@ from mlx_trainer import ConfigError
 # Seconds. A dead worker's trial is repeated by the others after the second.
 HEARTBEAT, GRACE = 15, 90
 WAIT = 0.5
+ATTEMPTS = 10
 # Trials that are drawn at random, and trials before the first that may be pruned.
 RANDOM_TRIALS, UNPRUNED_TRIALS = 10, 5
 PLACE, REPEATS, WORKER, REASON = "place", "repeats", "worker", "reason"
@@ -126,16 +127,21 @@ def _open_storage(url: str) -> RDBStorage:
     shown = hide_password(url)
     # Workers that share an SQLite file wait for each other.
     options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            return RDBStorage(url, options, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
-    except ImportError:
-        raise ConfigError(f"--storage {shown}: its driver is not installed; for PostgreSQL: "
-                          f"pip install 'psycopg[binary]'") from None  # fmt: skip
-    except SQLAlchemyError as error:
-        reason = str(error).splitlines()[0].replace(url, shown)
-        raise RunError(f"--storage {shown}: cannot be opened: {reason}") from None
+    for left in reversed(range(ATTEMPTS)):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                return RDBStorage(url, options, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
+        except ImportError:
+            raise ConfigError(f"--storage {shown}: its driver is not installed; for PostgreSQL: "
+                              f"pip install 'psycopg[binary]'") from None  # fmt: skip
+        except SQLAlchemyError as error:
+            reason = str(error).splitlines()[0].replace(url, shown)
+            # Another worker makes the tables at this moment.
+            if not left or not any(each in reason for each in ("already exists", "duplicate key")):
+                raise RunError(f"--storage {shown}: cannot be opened: {reason}") from None
+            time.sleep(WAIT)
+    raise AssertionError("unreachable")
 
 
 def hide_password(url: str) -> str:
