@@ -230,13 +230,15 @@ def test_a_trial_that_fails_is_counted_with_its_reason(
 
 
 @needs_optuna
-def test_a_failing_untuned_configuration_ends_the_study(run_cli, write_csv, passengers):
-    rows = passengers(40)
-    rows = {name: rows[name] for name in ("PassengerId", "Survived")}
-    rows["empty"] = [""] * 40
-    found = run_cli("tune", "--train", write_csv("train.csv", rows), "--target", "Survived",
-                    "--members", "kernel", "--output", "study", code=2)  # fmt: skip
-    assert "members: kernel cannot learn the task binary" in found.stderr
+def test_a_failing_untuned_configuration_ends_the_study(
+    run_cli, write_csv, passengers, tiny_flags, tmp_path
+):
+    (tmp_path / "space.yaml").write_text("head.pooling: [mean, cls]\n")
+    found = run_cli("tune", "--train", write_csv("train.csv", passengers(40)), "--target",
+                    "Survived", "--folds", 2, *tiny_flags, "--set", "training.learning_rate=1e30",
+                    "--space", "space.yaml", "--output", "study", code=1)  # fmt: skip
+    assert "the training diverged" in found.stderr
+    assert not (tmp_path / "study/tune.json").exists()
 
 
 @needs_optuna
@@ -320,6 +322,9 @@ def test_a_gain_within_two_standard_errors_is_noise():
                     "within noise")  # fmt: skip
     assert "WORSE by 0.0300" in (line := Comparison(178, 0.85, 0.82, -0.03, 0.011).line())
     assert "more than two standard errors" in line
+    assert Comparison(178, 0.8, 0.8, 0.0, 0.01).line() == (
+        "both are equal (difference 0.0000 +- 0.0100) on 178 rows not used for tuning"
+    )
 
 
 def test_the_error_of_a_difference_of_means_is_that_of_the_paired_rows():

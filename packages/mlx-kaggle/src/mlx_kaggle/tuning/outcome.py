@@ -76,7 +76,8 @@ class Comparison:
     def line(self) -> str:
         """Say who is better, and whether this is more than noise."""
         if self.gain == 0:
-            return f"both are equal on {self.rows} rows not used for tuning"
+            error = f"(difference 0.0000 +- {self.standard_error:.4f})"
+            return f"both are equal {error} on {self.rows} rows not used for tuning"
         who = "better" if self.gain > 0 else "WORSE"
         size = f"{abs(self.gain):.4f} +- {self.standard_error:.4f}"
         noise = abs(self.gain) < 2 * self.standard_error
