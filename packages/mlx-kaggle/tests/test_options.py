@@ -53,8 +53,8 @@ def fit_and_predict(name, columns, competition, y, options):
 
 @pytest.mark.parametrize("name", FAR)
 def test_an_option_changes_the_model_and_none_changes_nothing(name, data):
-    if KINDS[name].needs:
-        pytest.importorskip(KINDS[name].needs, reason="an optional extra of mlx-kaggle")
+    if needs := KINDS[name].needs:
+        pytest.importorskip(needs, reason="an optional extra of mlx-kaggle")
     competition, columns, y = data
     module = module_of(name)
     usual = module.fit(competition, columns, y, 0, None, 1, **KINDS[name].options)

@@ -1,5 +1,6 @@
 """`tune.html`: the outcome of a study in one file that opens offline."""
 
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from mlx_kaggle.tuning.outcome import Outcome, TrialRow
 from mlx_trainer import write_atomic
 
 # Of the drawing of the history, in its own unit.
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 720, 260, 64, 40, 12
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 720, 260, 96, 40, 16
 
 
 def write_page(path: Path, outcome: Outcome) -> None:
@@ -26,7 +27,7 @@ def write_page(path: Path, outcome: Outcome) -> None:
         "comparison": outcome.comparison,
         "history": history(outcome),
         "importance": _bars(outcome.importance),
-        "names": names,
+        "names": [(name, _parts(name.removeprefix("options."))) for name in names],
         "rows": [_row(each, names) for each in outcome.trials],
         "failed": [each for each in outcome.trials if each.reason],
         "score": format_score,
@@ -46,6 +47,11 @@ def _row(trial: TrialRow, names: list[str]) -> dict[str, Any]:
     values = [trial.params.get(name, "") for name in names]
     cells = [(name, each, _value(each)) for name, each in zip(names, values, strict=True)]
     return {"trial": trial, "sort": value, "cells": cells}
+
+
+def _parts(name: str) -> list[str]:
+    """Return the parts of a name that a narrow heading may break between."""
+    return re.split(r"(?<=[._])", name)
 
 
 def _value(value: Any) -> str:
