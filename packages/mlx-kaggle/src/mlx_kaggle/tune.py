@@ -4,30 +4,27 @@
 # pyright: reportMissingImports=false
 
 import json
-import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import click
+import yaml
+
 from mlx_heads import get_metric
-from mlx_kaggle import DataError, RunError
+from mlx_kaggle import RunError
 from mlx_kaggle.config import RunConfig
 from mlx_kaggle.estimate import estimate_run
-from mlx_kaggle.job import Job, prepare_job, with_config
+from mlx_kaggle.job import Job, prepare_job
 from mlx_kaggle.machine import prepare_machine
 from mlx_kaggle.members.saved import save_json
-from mlx_kaggle.report import duration, format_score
 from mlx_kaggle.report.display import Display
 from mlx_kaggle.runs import inputs_of
 from mlx_kaggle.tables.splits import Split
 from mlx_kaggle.tuning.outcome import Outcome, TrialRow, outcome_of
 from mlx_kaggle.tuning.space import Dimension, default_space, parse_space, read_space, with_params
 from mlx_kaggle.tuning.trial import (
-    cross_validate,
-    fitted,
     fix_members,
     hold_out,
 )
@@ -42,9 +39,6 @@ from mlx_trainer import (
     setting,
     write_atomic,
 )
-
-if TYPE_CHECKING:
-    import optuna
 
 DATABASE, BEST, PAGE, SUMMARY = "study.db", "best.yaml", "tune.html", "tune.json"
 KIND = RunKind("mlx-kaggle tune", (f"{DATABASE}*", BEST, PAGE, SUMMARY))
@@ -76,14 +70,6 @@ class Call:
     overwrite: bool = False
     dry_run: bool = False
     as_json: bool = False
-
-
-class TrialFailed(Exception):
-    """A trial ended with a reason; the study goes on."""
-
-
-class TrialSkipped(Exception):
-    """Another worker has the place of this trial, or the study has enough."""
 
 
 def start_tuning(config: TuneConfig, space: Path | None, call: Call) -> Outcome | None:
@@ -183,6 +169,7 @@ def _tune(
     run: RunFolder,
     display: Display,
 ) -> Outcome:
+    from mlx_kaggle.tuning.objective import Objective, TrialFailed, TrialSkipped
     from mlx_kaggle.tuning.page import write_page
     from mlx_kaggle.tuning.study import PlacedSampler, counted, end_killed, open_study, run_trials
 
@@ -209,7 +196,7 @@ def _tune(
         def waiting(count: int) -> None:
             display.say(f"waiting for {count} trials of other workers")
 
-        objective = Objective(job, space, config, trials, run.path, study, display.say)
+        objective = Objective(job, space, config.worker, trials, run.path, study, display.say)
         run_trials(study, objective, trials, call.timeout, (TrialFailed, TrialSkipped), after,
                    waiting)  # fmt: skip
         display.close()
@@ -225,93 +212,15 @@ def _tune(
 
 def _described(config: TuneConfig, job: Job) -> str:
     """Return what the trials of a study must share, as a JSON text; paths may differ."""
-    values = json.loads(json.dumps(load_plain(config.run)))
+    values = yaml.safe_load(dump_config(config.run))
     for key in ("train", "val", "test", "sample_submission"):
         values["data"].pop(key)
     values["encoder"].pop("path")
     values["training"].pop("threads")
-    flat = {f"{name}": value for name, value in values.items()}
     prints = {key: fingerprint(path) for key, path in inputs_of(config.run).items()}
     metric = job.competition.metric
     shared = {"space": config.space, "holdout": config.holdout, "metric": metric, "inputs": prints}
-    return json.dumps(flat | shared, sort_keys=True)
-
-
-def load_plain(config: RunConfig) -> Any:
-    """Return a configuration as plain values."""
-    import yaml
-
-    return yaml.safe_load(dump_config(config))
-
-
-class Objective:
-    """Runs trials; the columns of the folds are kept for the next ones."""
-
-    def __init__(
-        self,
-        job: Job,
-        space: list[Dimension],
-        config: TuneConfig,
-        trials: int,
-        output: Path,
-        study: "optuna.Study",
-        say: Callable[[str], None],
-    ):
-        self.job, self.space, self.config, self.trials = job, space, config, trials
-        self.output, self.study, self.say = output, study, say
-        self.kept: dict[str, dict[int, Any]] = {}
-        """By blend.generate, which decides which columns there are."""
-
-    def __call__(self, trial: "optuna.Trial") -> float:
-        """Return the score of a trial."""
-        import optuna
-
-        from mlx_kaggle.tuning.study import PLACE, REASON, WORKER, is_taken, place_of
-
-        place = place_of(self.study, trial)
-        trial.set_user_attr(WORKER, self.config.worker)
-        trial.set_user_attr(PLACE, place)
-        if place >= self.trials or is_taken(self.study, trial):
-            raise TrialSkipped
-        params = {each.key: each.suggest(trial) for each in self.space} if place else {}
-        try:
-            return self._score(trial, place, params)
-        except optuna.TrialPruned:
-            self.say(f"trial {place}: pruned after {self._last_fold(trial) + 1} folds")
-            raise
-        except DataError:
-            raise
-        except (ValueError, FloatingPointError, MemoryError) as error:
-            if not place:  # nothing to compare the others with
-                raise
-            reason = " ".join(str(error).split()) or type(error).__name__
-            trial.set_user_attr(REASON, reason)
-            self.say(f"trial {place}: failed: {reason}")
-            raise TrialFailed(reason) from error
-
-    def _last_fold(self, trial: "optuna.Trial") -> int:
-        return max(self.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
-
-    def _score(self, trial: "optuna.Trial", place: int, params: dict[str, Any]) -> float:
-        import optuna
-
-        started = time.monotonic()
-        job = with_config(self.job, with_params(self.job.config, params))
-        job.kept = self.kept.setdefault(job.config.blend.generate, {})
-
-        def after_fold(fold: int, score: float) -> None:
-            trial.report(score, fold)
-            if place and trial.should_prune():
-                raise optuna.TrialPruned
-
-        results = cross_validate(job, self.output, after_fold)
-        seconds = time.monotonic() - started
-        for name, text in fitted(results).items():
-            trial.set_user_attr(name, text)
-        score = f"{job.competition.metric} {format_score(results.score)}"
-        what = "the untuned configuration" if not place else f"trial {place}"
-        self.say(f"{what}: {score}, {duration(seconds)}")
-        return results.score
+    return json.dumps(values | shared, sort_keys=True)
 
 
 def _show_outcome(display: Display, outcome: Outcome, folder: Path, as_json: bool) -> None:
@@ -322,8 +231,6 @@ def _show_outcome(display: Display, outcome: Outcome, folder: Path, as_json: boo
     train = outcome.train
     say(f"next: mlx-kaggle train --config {folder / BEST} --train {train} --output runs/tuned")
     if as_json:
-        import click
-
         click.echo(json.dumps(outcome.summary()))
 
 
