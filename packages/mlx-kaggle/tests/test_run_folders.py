@@ -10,7 +10,7 @@ import pytest
 from mlx_kaggle.config import resolve_config
 from mlx_kaggle.ensemble import blend_runs
 from mlx_kaggle.run_comparison import group_runs, paired_difference
-from mlx_kaggle.run_records import find_runs, read_record
+from mlx_kaggle.run_reading import find_runs, read_record
 from mlx_kaggle.runs import create_run, train_run
 from mlx_trainer import FolderLock
 
