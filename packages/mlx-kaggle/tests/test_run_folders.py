@@ -178,6 +178,7 @@ def test_folds_that_differ_are_not_paired(trained, runs, run_cli):
 
 def test_rm_deletes_the_run_and_leaves_all_else(runs, run_cli):
     (runs / "notes.txt").write_text("mine")
+    (runs / "other/submissions.jsonl").write_text("{}\n")  # `submit` adds it to a run
     before = snapshot(Path())
     done = run_cli("runs", "rm", "runs/other", "--yes")
     assert "deleted 1 run" in done.stdout

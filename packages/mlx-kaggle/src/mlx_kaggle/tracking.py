@@ -24,6 +24,8 @@ if TYPE_CHECKING:  # `--help` needs the names only
 
 NAMES = ("mlflow", "wandb", "trackio")
 TRACKING = "tracking.json"
+# What `submit` adds to a run.
+SUBMISSIONS = "submissions.jsonl"
 # In an event beside the values of an epoch.
 _ABOUT = ("event", "member", "updates", "epoch", "time")
 
