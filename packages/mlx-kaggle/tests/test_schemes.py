@@ -22,7 +22,9 @@ VALUE = Competition(Schema(()), ("y",), "regression", "rmse", (), None)
 
 def splits_of(cv, table, encoded, competition=BINARY, folds=3, seed=0):
     rows = np.arange(len(encoded))
-    return divide(cv, competition, table, encoded, rows, len(rows), "train.csv", folds, 0.25, seed)
+    how = rows, len(rows), "train.csv", folds, 0.25, seed
+    splits, _, notes = divide(cv, competition, table, encoded, *how)
+    return splits, notes
 
 
 @given(st.integers(0, 999), st.integers(24, 90), st.sampled_from([0, 2, 3]), st.booleans())

@@ -103,7 +103,8 @@ def blend_members(job: Job, predictions: dict[str, np.ndarray]) -> Choice:
     if method == "auto":
         greater = get_metric(job.competition.metric).greater_is_better
         seed = job.config.seed
-        return choose_blend(found, truth, job.parts, loss, score, greater, seed, constant)
+        how = loss, score, greater, seed, constant, job.dependence_of(job.scored_rows)
+        return choose_blend(found, truth, job.parts, *how)
     mixed = {name: each for name, each in found.items() if name != constant}
     blend = fit_blend(method, mixed, truth, loss, job.config.seed)
     every = np.arange(len(truth))

@@ -22,6 +22,7 @@ from mlx_heads import (
 )
 from mlx_kaggle.settings import DecisionSettings
 from mlx_kaggle.tables.competition import Competition
+from mlx_kaggle.tables.dependence import Dependence
 from mlx_kaggle.tables.targets import Target
 
 # With fewer rows a fitted threshold or temperature is mostly noise.
@@ -212,14 +213,19 @@ def cross_fit(
     return calibrated, codes
 
 
-def parts_of(sizes: Sequence[int], in_time: bool, seed: int) -> list[np.ndarray]:
+def parts_of(
+    sizes: Sequence[int], in_time: bool, seed: int, dependence: Dependence | None = None
+) -> list[np.ndarray]:
     """Return the parts of `cross_fit`: the folds, or five parts of the only validation set.
 
     `sizes` are the rows of each fold. Parts of a forecast are blocks in time, because neighboring
-    windows share most of their steps.
+    windows share most of their steps; with a `dependence` of all rows whole groups, or blocks of
+    time.
     """
     rows = np.arange(sum(sizes))
     if len(sizes) > 1:
         return np.split(rows, np.cumsum(sizes)[:-1])
+    if dependence and (parts := dependence.parts(PARTS, seed)):
+        return parts
     order = rows if in_time else np.random.default_rng(seed).permutation(rows)
     return [part for part in np.array_split(order, PARTS) if len(part)]

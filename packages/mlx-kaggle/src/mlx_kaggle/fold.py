@@ -64,6 +64,7 @@ class Fold:
             job.prose,
             self.seed,
             job.test,
+            job.dependence_of(self.train_rows),
         )
         fitted.save(self.folder("columns"))
         self.report({"event": "columns", "fold": self.number, "gains": fitted.gains,

@@ -15,6 +15,7 @@ from mlx_kaggle.members.objective import objective_of, quantile_levels
 from mlx_kaggle.prepare_forecast import prepare_windows
 from mlx_kaggle.tables.columns import check_columns, check_has_targets, prose_columns
 from mlx_kaggle.tables.competition import CLASS_TASKS, VALUE_TASKS, Competition
+from mlx_kaggle.tables.dependence import Dependence, notes_on_splits
 from mlx_kaggle.tables.files import (
     Tables,
     drop_unlabelled,
@@ -51,6 +52,8 @@ class Job:
     """The rows that a forecast starts from."""
     test: Table | None = None
     """The rows to predict, if they are known: generated columns look at the groups they share."""
+    dependence: Dependence | None = None
+    """The group or time of each row of `table`, if they divide the folds."""
     members: list[str] = field(default_factory=list)
     """The names of the members to train, in this order."""
     kept: dict[int, Any] | None = None
@@ -65,12 +68,17 @@ class Job:
     def parts(self) -> list[np.ndarray]:
         """The folds, or five parts of the only validation set, as positions of the scored rows."""
         in_time = self.competition.task == "forecast"
-        return parts_of([len(val) for _, val in self.splits], in_time, self.config.seed)
+        sizes = [len(val) for _, val in self.splits]
+        return parts_of(sizes, in_time, self.config.seed, self.dependence_of(self.scored_rows))
 
     @property
     def scored_rows(self) -> np.ndarray:
         """The row positions that some fold validates, in fold order."""
         return np.concatenate([val for _, val in self.splits])
+
+    def dependence_of(self, rows: np.ndarray) -> Dependence | None:
+        """Return the group or time of some rows, by position in the table."""
+        return self.dependence[rows] if self.dependence else None
 
     @property
     def levels(self) -> tuple[float, float] | None:
@@ -142,8 +150,12 @@ def prepare_job(config: RunConfig) -> Job:
     else:
         count = row_count(tables.train)
         where = rows, count, data.train, config.fold_count, config.val_fraction, config.seed
-        job.splits, more = divide(config.cv, competition, table, encoded, *where)
+        found = divide(config.cv, competition, table, encoded, *where)
+        job.splits, job.dependence, more = found
         notes += more
+        name = config.cv.group or config.cv.time or ""
+        how = job.dependence, encoded, competition.task, job.splits, name, config.seed
+        notes += notes_on_splits(*how)
         if config.cv.scheme == "auto":
             notes += propose(competition, table, encoded, tables.test, config.seed)
         if competition.classes:

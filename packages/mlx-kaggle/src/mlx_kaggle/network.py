@@ -11,8 +11,9 @@ from mlx_kaggle.job import Job
 from mlx_kaggle.members.optimizer import optimizer_table
 from mlx_kaggle.members.saved import save_json
 from mlx_kaggle.members.text import Experiment, check_finite, predict_member
+from mlx_kaggle.tables.dependence import split_inside
 from mlx_kaggle.tables.files import take
-from mlx_kaggle.tables.splits import Split, split_rows
+from mlx_kaggle.tables.splits import Split
 from mlx_lora import explain
 from mlx_tabtext import Table
 from mlx_trainer import RunFolder, write_atomic
@@ -34,9 +35,10 @@ def train_network(
 ) -> None:
     """Train on the training rows of a split, predict the others, and write `folder`."""
     started = time.monotonic()
-    train, held_out = _held_out_for_soup(job, split[0])
-    val = take(job.table, split[1])
-    experiment = Experiment.prepare(job.config, job.competition, train, seed)
+    rows, held_out = _held_out_for_soup(job, split[0])
+    train, val = take(job.table, rows), take(job.table, split[1])
+    dependence = job.dependence_of(rows)
+    experiment = Experiment.prepare(job.config, job.competition, train, seed, dependence)
     report({"event": "text", "report": str(experiment.member.text.report)})
 
     def log(event: dict[str, Any]) -> None:
@@ -66,13 +68,13 @@ def train_network(
     experiment.member.save(folder)
 
 
-def _held_out_for_soup(job: Job, rows: np.ndarray) -> tuple[Table, Table | None]:
-    """Return the training rows of a network, and those that mix its greedy soup."""
+def _held_out_for_soup(job: Job, rows: np.ndarray) -> tuple[np.ndarray, Table | None]:
+    """Return the training rows of a network, and the table that mixes its greedy soup."""
     if job.config.training.soup != "greedy":
-        return take(job.table, rows), None
-    task, encoded = job.competition.task, job.encoded[rows]
-    ((kept, held),) = split_rows(encoded, task, 0, SOUP_SHARE, job.config.seed)
-    return take(job.table, rows[kept]), take(job.table, rows[held])
+        return rows, None
+    how = job.encoded[rows], job.competition.task, 0, SOUP_SHARE, job.config.seed
+    ((kept, held),) = split_inside(job.dependence_of(rows), *how)
+    return rows[kept], take(job.table, rows[held])
 
 
 def save_array(path: Path, values: np.ndarray) -> None:

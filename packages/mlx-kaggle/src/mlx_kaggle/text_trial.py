@@ -37,16 +37,19 @@ def text_gain(job: Job, predictions: dict[str, np.ndarray]) -> float:
     rng = np.random.default_rng(seed)
     kept = np.sort(rng.permutation(len(train))[:ROWS])
     held = np.sort(rng.permutation(len(val))[:ROWS])
-    experiment = Experiment.prepare(job.config, job.competition, take(job.table, train[kept]), seed)
+    learned, scored = train[kept], val[held]
+    how = take(job.table, learned), seed, job.dependence_of(learned)
+    experiment = Experiment.prepare(job.config, job.competition, *how)
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = Path(folder) / name / "checkpoints"
         experiment.train_model(None, checkpoints, lambda event: None, resume=False)
-    table = take(job.table, val[held])
+    table = take(job.table, scored)
     text = predict_member(experiment.member, job.competition, table, job.config, tta=1)
     others = {each: array[held] for each, array in predictions.items() if each != CONSTANT}
     found = aligned(job.competition, {**others, TEXT: np.asarray(text, np.float64)})
-    truth, loss = job.encoded[val[held]], loss_of(job.competition)
-    parts = parts_of([len(held)], job.competition.task == "forecast", job.config.seed)
+    truth, loss = job.encoded[scored], loss_of(job.competition)
+    in_time = job.competition.task == "forecast"
+    parts = parts_of([len(held)], in_time, job.config.seed, job.dependence_of(scored))
     losses = []
     for names in ([each for each in found if each != TEXT], list(found)):
         some = {each: found[each] for each in names}

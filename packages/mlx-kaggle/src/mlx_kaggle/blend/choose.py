@@ -15,6 +15,7 @@ from mlx_kaggle.blend.fit import (
     fit_blend,
 )
 from mlx_kaggle.blend.loss import Loss
+from mlx_kaggle.tables.dependence import Dependence
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,12 @@ def choose_blend(
     greater_is_better: bool,
     seed: int,
     constant: str | None = None,
+    dependence: Dependence | None = None,
 ) -> Choice:
     """Choose what predicts: a blend only if it is as good out of fold as each member alone.
 
-    `parts` are positions that together are all rows once; a single part is divided at random.
+    `parts` are positions that together are all rows once; a single part is divided at random, or by
+    the `dependence` of the rows, and so are the rows that a choice is made on.
     `score` of positions and their prediction is called once for each method and member, for all
     rows and again without each part. `constant` names the member that predicts the same for every
     row: it is never mixed, and it is the answer if `nested` is no better.
@@ -57,8 +60,9 @@ def choose_blend(
     every = np.arange(len(truth))
     if not np.array_equal(np.sort(np.concatenate(parts)), every):
         raise ValueError(f"the parts must have each of the {len(every)} rows once")
-    contest = Contest(members, truth, loss, score, greater_is_better, seed, constant)
-    parts = parts if len(parts) > 1 else contest.random_parts(every)
+    how = truth, loss, score, greater_is_better, seed, constant, dependence
+    contest = Contest(members, *how)
+    parts = parts if len(parts) > 1 else contest.five_parts(every)
     candidates = contest.candidates(every, parts)
     scores = contest.scores(every, candidates)
     chosen = contest.winner(every, scores, candidates)
@@ -90,7 +94,7 @@ def _nested(
     nested = np.empty_like(candidates[chosen])
     for part in parts:
         others = np.setdiff1d(np.arange(len(nested)), part)
-        inner = contest.candidates(others, contest.random_parts(others))
+        inner = contest.candidates(others, contest.five_parts(others))
         winner = contest.winner(others, contest.scores(others, inner), inner)
         nested[part] = candidates[winner][part]
     return nested

@@ -7,6 +7,7 @@ import numpy as np
 
 from mlx_kaggle.blend.fit import METHODS, cross_fit
 from mlx_kaggle.blend.loss import Loss
+from mlx_kaggle.tables.dependence import Dependence
 
 # On a tie of score and loss the simplest wins: a member alone, then the methods in this order.
 SIMPLEST_FIRST = ("mean", "rank_mean", "stack", "bma", "greedy")
@@ -29,14 +30,18 @@ class Contest:
     greater_is_better: bool
     seed: int
     constant: str | None
+    dependence: Dependence | None = None
+    """Of the rows."""
 
     @property
     def mixed(self) -> dict[str, np.ndarray]:
         """The members that methods may mix."""
         return {name: each for name, each in self.members.items() if name != self.constant}
 
-    def random_parts(self, rows: np.ndarray) -> list[np.ndarray]:
-        """Divide `rows` into five parts."""
+    def five_parts(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Divide `rows` at random, or into whole groups or blocks of time."""
+        if self.dependence and (parts := self.dependence[rows].parts(INNER_PARTS, self.seed)):
+            return [rows[part] for part in parts]
         order = np.random.default_rng(self.seed).permutation(rows)
         return [part for part in np.array_split(order, INNER_PARTS) if len(part)]
 

@@ -15,6 +15,7 @@ from mlx_kaggle.generate.numbers import Combination, DatePart
 from mlx_kaggle.generate.parts import Part
 from mlx_kaggle.generate.target_means import TargetMean
 from mlx_kaggle.members.features import Number
+from mlx_kaggle.tables.dependence import Dependence
 from mlx_kaggle.tables.files import row_count
 from mlx_tabtext import Column, Schema, Table
 
@@ -64,6 +65,7 @@ class Generated:
         seed: int,
         measure: bool = True,
         new: Table | None = None,
+        dependence: Dependence | None = None,
     ) -> tuple["Generated", Table]:
         """Return the fitted columns, and the training rows extended by them.
 
@@ -71,7 +73,8 @@ class Generated:
         the extended training table, what is known of a group comes from other rows only. Without
         `measure`, every candidate is kept. `new` are rows to predict, without targets: a group
         that its rows rarely share with the training rows is not used, because its gain inside the
-        training rows would not hold.
+        training rows would not hold. With a `dependence` of the training rows gains are measured on
+        other groups, or later rows, and target means come from these or from earlier rows.
         """
         if task == "forecast":
             return cls(schema, (), notes=("no columns are generated for windows",)), dict(train)
@@ -87,7 +90,10 @@ class Generated:
         if measure and row_count(train) < MIN_ROWS:
             notes.append(f"no columns are generated from fewer than {MIN_ROWS} rows")
             candidates = []
-        gains = list(_measure(candidates, schema, wide, y, task, seed if measure else None))
+        trial = None
+        if measure and candidates:
+            trial = Trial.start(schema, wide, y, task, seed, dependence)
+        gains = list(_measure(candidates, trial))
         kept = [each for each, gain in zip(candidates, gains, strict=True) if gain.kept]
         features = _fit_features(kept, schema, wide, y)
         needed = {each.column for each in features if isinstance(each, Learned)}
@@ -95,8 +101,10 @@ class Generated:
         extended = dict(train)
         for feature in features:
             learned = isinstance(feature, Learned)
-            cells = feature.transform_training(wide, y) if learned else feature.transform(train)
-            extended[feature.name] = cells
+            arguments = wide, y, dependence
+            extended[feature.name] = (
+                feature.transform_training(*arguments) if learned else feature.transform(train)
+            )
         return cls(_extend(schema, features), tuple(gains), features, used, tuple(notes)), extended
 
     def transform(self, table: Table) -> Table:
@@ -129,15 +137,7 @@ def _widen(table: Table, parts: Iterable[Part]) -> Table:
     return {**table, **{part.name: part.transform(table) for part in parts}}
 
 
-def _measure(
-    candidates: list[Candidate],
-    schema: Schema,
-    wide: Table,
-    y: np.ndarray,
-    task: str,
-    seed: int | None,
-) -> Iterable[Gain]:
-    trial = None if seed is None or not candidates else Trial.start(schema, wide, y, task, seed)
+def _measure(candidates: list[Candidate], trial: Trial | None) -> Iterable[Gain]:
     for candidate in candidates:
         gain, kept = trial.gain(candidate) if trial else (0.0, True)
         yield Gain(candidate.name, tuple(each.name for each in candidate.features), gain, kept)

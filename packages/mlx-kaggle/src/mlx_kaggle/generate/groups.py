@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mlx_kaggle.members.features import Number
+from mlx_kaggle.tables.dependence import Dependence
 from mlx_tabtext import Table, is_missing
 
 Keys = list[str | None]
@@ -41,7 +42,9 @@ class GroupSize:
         keys = group_keys(table, self.column)
         return [None if key is None else float(self.counts.get(key, 0) - own) for key in keys]
 
-    def transform_training(self, table: Table, y: np.ndarray | None = None) -> list[Any]:
+    def transform_training(
+        self, table: Table, y: np.ndarray | None = None, dependence: Dependence | None = None
+    ) -> list[Any]:
         """Return the counts of the rows that it was fitted on."""
         return self.transform(table, own=1)
 
@@ -73,7 +76,9 @@ class PerMember:
             for value, others in zip(self.number.values(table), sizes, strict=True)
         ]
 
-    def transform_training(self, table: Table, y: np.ndarray | None = None) -> list[Any]:
+    def transform_training(
+        self, table: Table, y: np.ndarray | None = None, dependence: Dependence | None = None
+    ) -> list[Any]:
         """Return the values of the rows that it was fitted on."""
         return self.transform(table, own=1)
 
@@ -108,7 +113,9 @@ class FilledCategory:
             for cell, key in zip(cells, keys, strict=True)
         ]
 
-    def transform_training(self, table: Table, y: np.ndarray | None = None) -> list[Any]:
+    def transform_training(
+        self, table: Table, y: np.ndarray | None = None, dependence: Dependence | None = None
+    ) -> list[Any]:
         """Return the same: a row whose cell is missing did not vote."""
         return self.transform(table)
 
@@ -145,6 +152,8 @@ class GroupMean:
             found.append(total / count if count else None)
         return found
 
-    def transform_training(self, table: Table, y: np.ndarray | None = None) -> list[Any]:
+    def transform_training(
+        self, table: Table, y: np.ndarray | None = None, dependence: Dependence | None = None
+    ) -> list[Any]:
         """Return the means without the row itself."""
         return self.transform(table, training=True)

@@ -10,6 +10,7 @@ from threadpoolctl import threadpool_limits
 from mlx_kaggle.generate.candidates import Candidate, Feature, Learned
 from mlx_kaggle.members.features import numbers_of
 from mlx_kaggle.members.outputs import without_unknown
+from mlx_kaggle.tables.dependence import Dependence
 from mlx_kaggle.tables.files import take
 from mlx_kaggle.tables.splits import split_rows
 from mlx_tabtext import Schema, Table, is_missing
@@ -63,15 +64,24 @@ class Trial:
     y: np.ndarray
     task: str
     seed: int
+    dependence: Dependence | None
     folds: list[Fold]
     categorical: list[bool]
     losses: list[np.ndarray]
     """Of each fold: the loss of each held-out row."""
 
     @classmethod
-    def start(cls, schema: Schema, table: Table, y: np.ndarray, task: str, seed: int) -> "Trial":
-        """Score the columns of the schema alone."""
-        folds = _folds(y, task, seed)
+    def start(
+        cls,
+        schema: Schema,
+        table: Table,
+        y: np.ndarray,
+        task: str,
+        seed: int,
+        dependence: Dependence | None = None,
+    ) -> "Trial":
+        """Score the columns of the schema alone, on folds by the `dependence` of the rows."""
+        folds = _folds(y, task, seed, dependence)
         columns = [number.values(table) for number in numbers_of(schema)]
         categorical = [False] * len(columns)
         for column in schema.features:
@@ -81,7 +91,7 @@ class Trial:
         for fold in folds:
             rows = fold.rest[fold.model]
             fold.columns = [(values[rows], values[fold.held]) for values in columns]
-        trial = cls(table, y, task, seed, folds, categorical, [])
+        trial = cls(table, y, task, seed, dependence, folds, categorical, [])
         trial.losses = [trial._score(fold, [], []) for fold in folds]
         return trial
 
@@ -91,7 +101,8 @@ class Trial:
         total, count = np.zeros(len(self.y)), np.zeros(len(self.y))
         added = []
         for fold, before in zip(self.folds, self.losses, strict=True):
-            columns = [_columns(each, self.table, self.y, fold) for each in candidate.features]
+            how = self.table, self.y, fold, self.dependence
+            columns = [_columns(each, *how) for each in candidate.features]
             added.append(Scored(columns, self._score(fold, columns, kinds)))
             total[fold.held] += before - added[-1].losses
             count[fold.held] += 1
@@ -118,29 +129,57 @@ class Trial:
         return _losses(x_train, y_train, x_held, y_held, self.task, categorical, self.seed)
 
 
-def _folds(y: np.ndarray, task: str, seed: int) -> list[Fold]:
+def _folds(y: np.ndarray, task: str, seed: int, dependence: Dependence | None) -> list[Fold]:
     rng = np.random.default_rng(seed)
     count = len(y)
     rows = np.sort(rng.choice(count, min(count, MAX_ROWS), replace=False))
     few = len(rows) < FEW_ROWS
+    number, repeats = (FOLDS, REPEATS) if few else (FOLDS_OF_MANY, 1)
+    if dependence and (folds := _dependent_folds(y, task, seed, dependence, rows, number, repeats)):
+        return folds
     folds = []
-    for repeat in range(REPEATS if few else 1):
-        for model, held in split_rows(
-            y[rows], task, FOLDS if few else FOLDS_OF_MANY, 0.0, seed + repeat
-        ):
+    for repeat in range(repeats):
+        for model, held in split_rows(y[rows], task, number, 0.0, seed + repeat):
             rest = np.setdiff1d(np.arange(count), rows[held])
             folds.append(Fold(rest, np.searchsorted(rest, np.sort(rows[model])), rows[held]))
     return folds
 
 
+def _dependent_folds(
+    y: np.ndarray,
+    task: str,
+    seed: int,
+    dependence: Dependence,
+    some: np.ndarray,
+    number: int,
+    repeats: int,
+) -> list[Fold]:
+    """Return folds whose `rest` has no row of a held-out group, or only rows that are earlier.
+
+    Only the rows in `some` fit the boosting, or are held out. Times are divided in one way only.
+    """
+    repeats = 1 if dependence.kind == "time" else repeats
+    splits = [
+        split
+        for repeat in range(repeats)
+        for split in dependence.splits(y, task, number, 0.0, seed + repeat)
+    ]
+    folds = [
+        Fold(rest, np.flatnonzero(np.isin(rest, some)), np.intersect1d(held, some))
+        for rest, held in splits
+    ]
+    return [fold for fold in folds if len(fold.model) and len(fold.held)]
+
+
 def _columns(
-    feature: Feature, table: Table, y: np.ndarray, fold: Fold
+    feature: Feature, table: Table, y: np.ndarray, fold: Fold, dependence: Dependence | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the values of the model rows and of the held-out rows, fitted without the latter."""
     if isinstance(feature, Learned):
         rest, held = _needed(feature, table, fold.rest), _needed(feature, table, fold.held)
         fitted = feature.fit(rest, y[fold.rest])
-        sides = fitted.transform_training(rest, y[fold.rest]), fitted.transform(held)
+        of = dependence[fold.rest] if dependence else None
+        sides = fitted.transform_training(rest, y[fold.rest], of), fitted.transform(held)
         sides = [sides[0][row] for row in fold.model], sides[1]
     else:
         cells = feature.transform(table)

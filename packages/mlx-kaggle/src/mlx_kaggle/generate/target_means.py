@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from mlx_kaggle.generate.groups import group_keys
+from mlx_kaggle.generate.groups import Keys, group_keys
+from mlx_kaggle.tables.dependence import Dependence
 from mlx_tabtext import Table
 
 # Rows of the mean target that are added to each group; a group of one other row says little.
@@ -49,19 +50,38 @@ class TargetMean:
         found = [self.sums.get(key or "", (0.0, 0)) for key in group_keys(table, self.column)]
         return [self._mean(*each) for each in found]
 
-    def transform_training(self, table: Table, y: np.ndarray) -> list[Any]:
-        """Return the means of the rows that it was fitted on, each from other rows only."""
+    def transform_training(
+        self, table: Table, y: np.ndarray, dependence: Dependence | None = None
+    ) -> list[Any]:
+        """Return the means of the rows that it was fitted on, each from other rows only.
+
+        With a `dependence` from rows outside of the row's group of it, or from earlier rows.
+        """
         keys, values = group_keys(table, self.column), self._values(y).tolist()
-        folds = np.random.default_rng(self.seed).integers(FOLDS, size=len(keys)).tolist()
-        in_fold: dict[tuple[str | None, int], tuple[float, int]] = {}
-        for key, fold, value in zip(keys, folds, values, strict=True):
-            total, count = in_fold.get((key, fold), (0.0, 0))
-            in_fold[key, fold] = total + value, count + 1
+        if dependence and dependence.kind == "time":
+            return self._means_before(keys, values, dependence.codes)
+        units = np.unique(dependence.codes, False, True)[1] if dependence else np.arange(len(keys))
+        drawn = np.random.default_rng(self.seed).integers(FOLDS, size=units.max(initial=-1) + 1)
+        folds, units = drawn[units].tolist(), units.tolist()
+        own, in_fold = (_sums(keys, each, values) for each in (units, folds))
         found = []
-        for key, fold, value in zip(keys, folds, values, strict=True):
+        for key, unit, fold in zip(keys, units, folds, strict=True):
             total, count = self.sums.get(key or "", (0.0, 0))
-            out = (value, 1) if count <= MAX_LEFT_OUT else in_fold[key, fold]
+            out = own[key, unit] if count <= MAX_LEFT_OUT else in_fold[key, fold]
             found.append(None if key is None else self._mean(total - out[0], count - out[1]))
+        return found
+
+    def _means_before(self, keys: Keys, values: list[float], times: np.ndarray) -> list[Any]:
+        """Return the mean of the rows at an earlier time, the same for all rows of one time."""
+        order = np.argsort(times, kind="stable")
+        sums, found = dict[str, tuple[float, int]](), list[Any]([None] * len(keys))
+        for rows in np.split(order, np.flatnonzero(np.diff(times[order])) + 1):
+            known = [(row, key) for row in rows.tolist() if (key := keys[row]) is not None]
+            for row, key in known:
+                found[row] = self._mean(*sums.get(key, (0.0, 0)))
+            for row, key in known:
+                total, count = sums.get(key, (0.0, 0))
+                sums[key] = total + values[row], count + 1
         return found
 
     def _mean(self, total: float, count: int) -> float | None:
@@ -76,6 +96,17 @@ class TargetMean:
         if y.ndim == 2:
             return np.asarray(y[:, self.output], np.float64)
         return (y == self.output).astype(np.float64)
+
+
+def _sums(
+    keys: Keys, units: list[int], values: list[float]
+) -> dict[tuple[str | None, int], tuple[float, int]]:
+    """Return the sum and the number of the values by key and unit."""
+    found: dict[tuple[str | None, int], tuple[float, int]] = {}
+    for key, unit, value in zip(keys, units, values, strict=True):
+        total, count = found.get((key, unit), (0.0, 0))
+        found[key, unit] = total + value, count + 1
+    return found
 
 
 def target_outputs(y: np.ndarray, task: str) -> list[int]:

@@ -23,7 +23,8 @@ from mlx_kaggle.members.options import NO_OPTIONS, Option, positive, share
 from mlx_kaggle.members.outputs import Levels, Outputs, Problem, tree_matrix
 from mlx_kaggle.members.saved import load_json, save_json
 from mlx_kaggle.tables.competition import Competition
-from mlx_kaggle.tables.splits import Split, split_rows
+from mlx_kaggle.tables.dependence import Dependence, split_inside
+from mlx_kaggle.tables.splits import Split
 from mlx_trainer import write_atomic
 from mlx_trainer.settings import Range
 
@@ -106,9 +107,9 @@ def fit(
     """Fit a bag for each target and level; an ordinal task is a regression on class numbers.
 
     Each model of a bag leaves out another fifth of the rows, and stops when these have not gained
-    for a while. A forecast, and a table of `LARGE` rows, has one model: a tenth of the rows chooses
-    its rounds, and it is fitted to all. Raises `ValueError` if the library is not installed, or
-    without any column.
+    for a while. A forecast, a table with times, and one of `LARGE` rows have one model: a tenth of
+    the rows chooses its rounds, and it is fitted to all. Raises `ValueError` if the library is not
+    installed, or without any column.
     """
     booster = replace(_booster(library), options=options)
     data = Data(*tree_matrix(columns, library))
@@ -117,7 +118,7 @@ def fit(
     problems = outputs.problems(y, stacked=in_time)
     bags, rounds = [], []
     for problem in problems:
-        splits = _splits(problem, len(y), in_time, seed)
+        splits = _splits(problem, len(y), in_time, seed, columns.dependence)
         found = _train_bag(booster, data, problem, splits, seed, threads)
         if len(found) < 2:
             best = found[0][1] if found else FEW_ROUNDS
@@ -193,7 +194,9 @@ def _path(folder: Path, library: Library, problem: int, number: int) -> Path:
     return folder / f"model-{problem}-{number}.{SUFFIX[library]}"
 
 
-def _splits(problem: Problem, rows: int, in_time: bool, seed: int) -> list[Split]:
+def _splits(
+    problem: Problem, rows: int, in_time: bool, seed: int, dependence: Dependence | None
+) -> list[Split]:
     """Return positions to learn from, with every class, and those to stop on: none, one or five.
 
     Of a forecast the latter are the last rows, with all their steps: windows overlap.
@@ -209,7 +212,9 @@ def _splits(problem: Problem, rows: int, in_time: bool, seed: int) -> list[Split
         if counts[counts > 1].sum() < BAG:  # nearly every row has a class of its own
             return []
     task = "multiclass" if problem.classes else "regression"
-    splits = split_rows(problem.y, task, BAG if rows < LARGE else 0, HELD_OUT, seed)
+    # A bag of models that stop on later rows would not have learned from the last ones.
+    bag = BAG if rows < LARGE and not (dependence and dependence.kind == "time") else 0
+    splits = split_inside(dependence, problem.y, task, bag, HELD_OUT, seed)
     return [_every_class(kept, held, problem) for kept, held in splits]
 
 

@@ -14,6 +14,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from mlx_kaggle.members.features import MIN_ROWS, HeadFeatures, Number, WordFeatures, numbers_of
 from mlx_kaggle.members.saved import load_arrays, load_json, save_arrays, save_json
 from mlx_kaggle.tables.competition import Competition, Forecast
+from mlx_kaggle.tables.dependence import Dependence
 from mlx_kaggle.tables.windows import seasonal_naive
 from mlx_tabtext import Table, is_missing
 
@@ -49,6 +50,8 @@ class Columns:
     """(N, D) float32 of a frozen encoder, from the caller."""
     naive: np.ndarray | None = None
     """(N, horizon) seasonal naive forecast, of a forecast only."""
+    dependence: Dependence | None = None
+    """Of training rows, if folds are divided by group or time: members split these rows so too."""
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -67,6 +70,8 @@ class Columns:
                 parts = {"data": value.data, "indices": value.indices, "indptr": value.indptr}
                 arrays |= {f"{name}.{part}": array for part, array in parts.items()}
                 arrays[f"{name}.shape"] = np.array(value.shape)
+            elif isinstance(value, Dependence):
+                arrays[f"{name}.{value.kind}"] = value.codes
             elif value is not None:
                 arrays[name] = value
         save_arrays(path, arrays)
@@ -81,6 +86,9 @@ class Columns:
                 arrays[f"{name}.{part}"] for part in ("data", "indices", "indptr", "shape")
             )
             values[name] = csr_array((data, indices, indptr), shape=tuple(shape))
+        for kind in ("group", "time"):
+            if (codes := arrays.get(f"dependence.{kind}")) is not None:
+                values["dependence"] = Dependence(kind, codes)
         return cls(**values)
 
 

@@ -14,6 +14,7 @@ from mlx_kaggle.members.columns import ColumnFeatures, Columns
 from mlx_kaggle.members.features import numbers_of
 from mlx_kaggle.members.saved import load_json, save_json
 from mlx_kaggle.tables.competition import Competition
+from mlx_kaggle.tables.dependence import Dependence
 from mlx_tabtext import Table, TableText, TextConfig, is_missing
 from mlx_trainer import MANIFEST, check_manifest, write_manifest
 
@@ -43,10 +44,12 @@ class FoldColumns:
         prose: Sequence[str],
         seed: int,
         new: Table | None = None,
+        dependence: Dependence | None = None,
     ) -> tuple["FoldColumns", Columns]:
         """Fit to `train`, and return its columns too; `y` are class numbers, or scaled values.
 
-        `new` are rows to predict, if known: groups that they do not share are not used.
+        `new` are rows to predict, if known: groups that they do not share are not used. The
+        `dependence` of the training rows divides them for every choice.
 
         Target means of a training row come from other rows, so `columns` would return others.
         """
@@ -54,13 +57,21 @@ class FoldColumns:
         if config.blend.generate != "none" and not competition.forecast:
             measure = config.blend.generate == "auto"
             generated, train = Generated.fit(
-                competition.schema, train, y, competition.task, seed, measure=measure, new=new
+                competition.schema,
+                train,
+                y,
+                competition.task,
+                seed,
+                measure=measure,
+                new=new,
+                dependence=dependence,
             )
             competition = replace(competition, schema=generated.schema)
         features = ColumnFeatures.fit(competition, train, seed)
         categories = sum(column.kind == "categorical" for column in schema.features)
         plain = len(numbers_of(schema)), categories
-        return cls(generated, features, plain, tuple(prose)), features.transform(train, embeddings)
+        columns = replace(features.transform(train, embeddings), dependence=dependence)
+        return cls(generated, features, plain, tuple(prose)), columns
 
     @property
     def gains(self) -> tuple[Gain, ...]:

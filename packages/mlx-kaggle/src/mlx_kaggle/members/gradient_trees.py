@@ -11,15 +11,25 @@ from threadpoolctl import threadpool_limits
 
 from mlx_kaggle.members.columns import Columns
 from mlx_kaggle.members.options import NO_OPTIONS, Option, positive, share
-from mlx_kaggle.members.outputs import Levels, Outputs, Problem, tree_matrix, without_unknown
+from mlx_kaggle.members.outputs import (
+    AUTO_STOPPING,
+    Levels,
+    Outputs,
+    Problem,
+    tree_matrix,
+    without_unknown,
+)
 from mlx_kaggle.members.saved import load_estimators, load_json, save_estimators, save_json
 from mlx_kaggle.tables.competition import Competition
+from mlx_kaggle.tables.dependence import Dependence, split_inside
 from mlx_trainer.settings import Range
 
 # Tables with fewer rows have smaller trees.
 SMALL = 3_000
 # Fewer rows are too short a work to share: on adult (8,000) one thread took 0.9 s and two 2.0 s.
 SHARED = 20_000
+# The share of the rows that scikit-learn holds out to stop early.
+HELD_OUT = 0.1
 OPTIONS = {
     "learning_rate": positive(0.01, 0.2),
     "max_iter": positive(50, 1000),
@@ -57,7 +67,8 @@ def fit(
     """Fit one model for each target and level; an ordinal task is a regression on class numbers.
 
     `plain` takes the defaults of scikit-learn, the baseline of every report; `options` replace
-    settings. Raises `ValueError` without any column.
+    settings. Its rows to stop early on are chosen here if folds are by group or time. Raises
+    `ValueError` without any column.
     """
     matrix, categorical = tree_matrix(columns, "trees")
     matrix = without_unknown(matrix)
@@ -66,7 +77,8 @@ def fit(
     threads = threads if len(matrix) >= SHARED else 1
     settings = {} if plain else {**_settings(len(y)), **options}
     with threadpool_limits(threads, user_api="openmp"):
-        models = [_fit(matrix, categorical, problem, seed, settings) for problem in problems]
+        how = seed, settings, columns.dependence
+        models = [_fit(matrix, categorical, problem, *how) for problem in problems]
     return GradientTrees(outputs, tuple(models))
 
 
@@ -100,6 +112,7 @@ def _fit(
     problem: Problem,
     seed: int,
     settings: Mapping[str, Any],
+    dependence: Dependence | None,
 ) -> Any:
     # scikit-learn's annotation says str, its documentation array-like of bool.
     options: dict[str, Any] = {"categorical_features": categorical, "random_state": seed}
@@ -107,10 +120,16 @@ def _fit(
     if problem.classes:
         if (np.bincount(problem.y) == 1).any():  # would split the only row of a class
             options["early_stopping"] = False
-        return HistGradientBoostingClassifier(**options).fit(matrix, problem.y)
-    if problem.level is not None:
+    elif problem.level is not None:
         options |= {"loss": "quantile", "quantile": problem.level}
-    return HistGradientBoostingRegressor(**options).fit(matrix, problem.y)
+    kind = HistGradientBoostingClassifier if problem.classes else HistGradientBoostingRegressor
+    if not dependence or "early_stopping" in options or len(matrix) <= AUTO_STOPPING:
+        return kind(**options).fit(matrix, problem.y)
+    task = "multiclass" if problem.classes else "regression"
+    ((kept, held),) = split_inside(dependence, problem.y, task, 0, HELD_OUT, seed)
+    watched = {"X_val": matrix[held], "y_val": problem.y[held]}
+    model = kind(**options, early_stopping=True)
+    return model.fit(without_unknown(matrix[kept]), problem.y[kept], **watched)
 
 
 def _settings(rows: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from mlx_kaggle.members.options import NO_OPTIONS, Option, positive
 from mlx_kaggle.members.outputs import Levels, Outputs
 from mlx_kaggle.members.saved import load_estimators, load_json, save_estimators, save_json
 from mlx_kaggle.tables.competition import Competition
+from mlx_kaggle.tables.dependence import Dependence
 from mlx_trainer.settings import Range
 
 # Of the scaled target; smaller errors cost nothing.
@@ -58,7 +59,7 @@ def fit(
     scale = 1 / max(float(matrix.var(0).sum()), 1e-12)
     models = []
     for problem in outputs.problems(y):
-        settings = _choose(matrix, problem.y, scale, seed, options)
+        settings = _choose(matrix, problem.y, scale, seed, options, columns.dependence)
         models.append(SVR(**settings).fit(matrix, problem.y))
     return Kernel(outputs, tuple(models))
 
@@ -82,7 +83,12 @@ def load(folder: Path) -> Kernel:
 
 
 def _choose(
-    matrix: np.ndarray, y: np.ndarray, scale: float, seed: int, options: Mapping[str, Any]
+    matrix: np.ndarray,
+    y: np.ndarray,
+    scale: float,
+    seed: int,
+    options: Mapping[str, Any],
+    dependence: Dependence | None,
 ) -> dict[str, Any]:
     gammas = (options["gamma"],) if "gamma" in options else GAMMAS
     penalties = (options["penalty"],) if "penalty" in options else PENALTIES
@@ -91,10 +97,12 @@ def _choose(
     rows = rng.permutation(len(y))[:ROWS]
     if len(rows) < 2 * FOLDS:
         return {"gamma": gammas[len(gammas) // 2] * scale, "C": penalties[-1], **fixed}
+    splits = dependence[rows].splits(y[rows], "regression", FOLDS, 0.0, seed) if dependence else []
+    splits = splits or list(KFold(FOLDS).split(rows))
     errors = {}
     for gamma, penalty in product(gammas, penalties):
         total = 0.0
-        for kept, held in KFold(FOLDS).split(rows):
+        for kept, held in splits:
             settings: dict[str, Any] = {"gamma": gamma * scale, "C": penalty, **fixed}
             model = SVR(**settings)
             model.fit(matrix[rows[kept]], y[rows[kept]])

@@ -15,7 +15,8 @@ from threadpoolctl import threadpool_limits
 
 from mlx_kaggle.members.features import HeadFeatures, WordFeatures
 from mlx_kaggle.tables.competition import VALUE_TASKS, Competition
-from mlx_kaggle.tables.splits import Split, split_rows
+from mlx_kaggle.tables.dependence import Dependence, split_inside
+from mlx_kaggle.tables.splits import Split
 from mlx_tabtext import Table
 
 # L2 penalties. A regression chooses the best one on held-out rows. For classes, log loss would
@@ -88,13 +89,16 @@ def fit_linear(
     numeric_features: bool,
     words: bool,
     seed: int,
+    dependence: Dependence | None = None,
 ) -> tuple[LinearModel | None, np.ndarray | None]:
     """Fit on `train`; also return the cross-fitted outputs of its rows.
 
     A cross-fitted output comes from a model that was not fitted on the row. The fitted model
     overfits its training rows, so the network would train on too small a residual. The output of
-    the only row of a class is 0. `targets` are class numbers, labels or scaled values. Both results
-    are `None` without any feature.
+    the only row of a class is 0. With a `dependence` the model was not fitted on its group; times
+    are blocks, each predicted by all others, because nothing is before the first. The penalty is
+    chosen on later rows. `targets` are class numbers, labels or scaled values. Both results are
+    `None` without any feature.
     """
     features = HeadFeatures.fit(competition.schema, train) if numeric_features else None
     features = features if features and features.count else None
@@ -104,19 +108,32 @@ def fit_linear(
         return None, None
     targets = targets if kind == "values" else targets.astype(np.int64)
     matrix = _matrix(features, vocabulary, train)
-    splits = _splits(competition, targets, kind, seed)
+    chosen_on = splits = _splits(competition, targets, kind, seed, dependence)
+    if dependence and dependence.kind == "time":
+        every = np.arange(len(targets))
+        blocks = dependence.parts(FOLDS if len(targets) < MANY_ROWS else FOLDS_OF_MANY, seed)
+        splits = [(np.setdiff1d(every, block), block) for block in blocks] or splits
     alphas = RIDGE_ALPHAS if kind == "values" else (LOGISTIC_ALPHA,)
     solvers = [_Solver(kind, len(competition.classes), alpha) for alpha in alphas]
-    tried = [_held_out(matrix, targets, solve, splits) for solve in solvers]
+    tried = [_held_out(matrix, targets, solve, chosen_on) for solve in solvers]
     best = 0
     if kind == "values":
-        best = int(np.argmin([np.square(each - targets).mean() for each in tried]))
+        held = [rows for _, rows in chosen_on]
+        scored = np.sort(np.concatenate(held)) if held else slice(None)
+        best = int(np.argmin([np.square(each - targets)[scored].mean() for each in tried]))
     weight, bias = solvers[best](matrix, targets)
-    return LinearModel(features, vocabulary, weight, bias), tried[best]
+    cross_fitted = tried[best]
+    if splits is not chosen_on:
+        cross_fitted = _held_out(matrix, targets, solvers[best], splits)
+    return LinearModel(features, vocabulary, weight, bias), cross_fitted
 
 
 def _splits(
-    competition: Competition, targets: np.ndarray, kind: LinearKind, seed: int
+    competition: Competition,
+    targets: np.ndarray,
+    kind: LinearKind,
+    seed: int,
+    dependence: Dependence | None,
 ) -> list[Split]:
     """Return folds of the training rows; of a forecast blocks, as neighboring windows overlap."""
     folds = FOLDS if len(targets) < MANY_ROWS else FOLDS_OF_MANY
@@ -129,7 +146,7 @@ def _splits(
     folds = min(folds, shared)
     # An ordinal regression has class numbers too.
     task = "ordinal" if competition.task == "ordinal" else competition.task
-    return split_rows(targets, task, folds, 0.0, seed) if folds > 1 else []
+    return split_inside(dependence, targets, task, folds, 0.0, seed) if folds > 1 else []
 
 
 def _matrix(features: HeadFeatures | None, words: WordFeatures | None, table: Table) -> csr_array:

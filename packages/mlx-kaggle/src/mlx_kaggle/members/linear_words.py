@@ -19,6 +19,7 @@ from mlx_kaggle.members.options import NO_OPTIONS, positive
 from mlx_kaggle.members.outputs import Levels, Outputs, Problem, error_shifts, interval
 from mlx_kaggle.members.saved import load_arrays, load_json, save_arrays, save_json
 from mlx_kaggle.tables.competition import Competition
+from mlx_kaggle.tables.dependence import Dependence
 
 # L2 penalties; the one with the least held-out squared error, or log loss.
 RIDGE_ALPHAS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
@@ -73,7 +74,7 @@ def fit(
     alphas = (options["alpha"],) if "alpha" in options else alphas
     if outputs.kind == "values":
         values = y.astype(np.float64)
-        splits = _splits(Problem(values), seed, in_time=columns.naive is not None)
+        splits = _splits(Problem(values), seed, columns.dependence, columns.naive is not None)
         ridge, errors = _fit_values(matrix, values, splits, alphas)
         found = _fit_values(_matrix(columns, clipped=True), values, splits, alphas)
         limit = (1 + CLIP_COST) * np.square(errors).mean()
@@ -82,7 +83,8 @@ def fit(
         weight, bias = np.atleast_2d(ridge.coef_).T, np.atleast_1d(ridge.intercept_)
         shifts = error_shifts(errors, levels) if levels else np.zeros((0, 3))
         return LinearWords(outputs, weight, bias, shifts, clipped)
-    fitted = [_fit_classes(matrix, problem, seed, alphas) for problem in outputs.problems(y)]
+    how = seed, alphas, columns.dependence
+    fitted = [_fit_classes(matrix, problem, *how) for problem in outputs.problems(y)]
     nothing = np.zeros((matrix.shape[1], 0)), np.zeros(0)  # pyright: ignore[reportOptionalSubscript]
     weight, bias = (np.concatenate(each, -1) for each in zip(nothing, *fitted, strict=True))
     return LinearWords(outputs, weight, bias, np.zeros((0, 3)))
@@ -127,10 +129,15 @@ def _matrix(columns: Columns, clipped: bool = False) -> csr_array:
 
 
 def _splits(
-    problem: Problem, seed: int, in_time: bool = False
+    problem: Problem, seed: int, dependence: Dependence | None, in_time: bool = False
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return folds; of a forecast blocks of rows, as windows overlap."""
     rows = len(problem.y)
+    if dependence:
+        task = "multiclass" if problem.classes else "regression"
+        folds = FOLDS if rows < MANY_ROWS or not problem.classes else 0
+        if splits := dependence.splits(problem.y, task, folds, 1 / FOLDS, seed):
+            return splits
     if problem.classes:
         folds = min(FOLDS, int(np.bincount(problem.y).min()))
         if folds < 2:
@@ -151,26 +158,31 @@ def _fit_values(
     splits: list[tuple[np.ndarray, np.ndarray]],
     alphas: Sequence[float],
 ) -> tuple[Ridge, np.ndarray]:
-    """Return the ridge of the best penalty, and its errors on held-out rows."""
+    """Return the ridge of the best penalty, and its errors on the rows that some fold holds out."""
     # Exact and quick for few columns; words have many, and are mostly zeros.
     dense = matrix.shape[1] <= 2_000  # pyright: ignore[reportOptionalSubscript]
     x = matrix.toarray() if dense else matrix
+    scored = np.sort(np.concatenate([held for _, held in splits])) if splits else slice(None)
     tried = []
     for alpha in alphas:
         errors = y - y.mean(0)
         for rows, held in splits:
             fitted = Ridge(alpha=alpha).fit(x[rows], y[rows])
             errors[held] = y[held] - fitted.predict(x[held])
-        tried.append(errors)
+        tried.append(errors[scored])
     best = int(np.argmin([np.square(errors).mean() for errors in tried]))
     return Ridge(alpha=alphas[best]).fit(x, y), tried[best]
 
 
 def _fit_classes(
-    matrix: csr_array, problem: Problem, seed: int, alphas: Sequence[float]
+    matrix: csr_array,
+    problem: Problem,
+    seed: int,
+    alphas: Sequence[float],
+    dependence: Dependence | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return weight and bias of one logit of two classes, or of a logit each."""
-    splits = _splits(problem, seed) if len(alphas) > 1 else []
+    splits = _splits(problem, seed, dependence) if len(alphas) > 1 else []
     losses = np.zeros(len(alphas))
     for rows, held in splits:
         for at, alpha in enumerate(alphas):

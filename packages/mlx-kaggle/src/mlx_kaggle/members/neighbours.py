@@ -15,6 +15,8 @@ from mlx_kaggle.members.options import NO_OPTIONS, positive
 from mlx_kaggle.members.outputs import Levels, Outputs
 from mlx_kaggle.members.saved import load_arrays, load_json, save_arrays, save_json
 from mlx_kaggle.tables.competition import Competition
+from mlx_kaggle.tables.dependence import Dependence
+from mlx_kaggle.tables.splits import Split
 
 NEIGHBOURS = (5, 15, 45)
 # `count` is the only number of neighbours that is tried.
@@ -77,7 +79,9 @@ def fit(
     if "count" in options:
         count = min(options["count"], len(rows))
     else:
-        count = _choose(rows, targets, outputs.kind, columns.naive is not None, seed)
+        in_time = columns.naive is not None
+        splits = _splits(y, competition.task, in_time, seed, columns.dependence)
+        count = _choose(rows, targets, splits)
     return Neighbours(outputs, rows, targets, axes, sizes, count)
 
 
@@ -124,20 +128,31 @@ def _rows(columns: Columns, axes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     return np.concatenate([columns.scaled, *scaled], 1).astype(np.float32)
 
 
-def _choose(rows: np.ndarray, targets: np.ndarray, kind: str, in_time: bool, seed: int) -> int:
+def _splits(
+    y: np.ndarray, task: str, in_time: bool, seed: int, dependence: Dependence | None
+) -> list[Split]:
+    """Return folds of at most `CHOICE_ROWS` of the rows; of a forecast blocks."""
+    if len(y) < 2:
+        return []
+    some = np.arange(len(y))
+    if len(y) > CHOICE_ROWS:
+        some = np.sort(np.random.default_rng(seed).choice(len(y), CHOICE_ROWS, replace=False))
+    splits = dependence[some].splits(y[some], task, FOLDS, 0.0, seed) if dependence else []
+    options = {} if in_time else {"shuffle": True, "random_state": seed}
+    splits = splits or KFold(min(FOLDS, len(some)), **options).split(some)
+    return [(some[kept], some[held]) for kept, held in splits]
+
+
+def _choose(rows: np.ndarray, targets: np.ndarray, splits: list[Split]) -> int:
     """Return the number of neighbours with the least squared error on held-out rows.
 
     Of classes this is the Brier score: log loss is infinite where no neighbour has the class.
     """
-    if len(rows) < 2:
+    if not splits:
         return 1
-    if len(rows) > CHOICE_ROWS:
-        chosen = np.random.default_rng(seed).choice(len(rows), CHOICE_ROWS, replace=False)
-        rows, targets = rows[np.sort(chosen)], targets[np.sort(chosen)]
-    counts = sorted({min(count, len(rows)) for count in NEIGHBOURS})
+    counts = sorted({min(count, sum(map(len, splits[0]))) for count in NEIGHBOURS})
     losses = np.zeros(len(counts))
-    options = {} if in_time else {"shuffle": True, "random_state": seed}
-    for kept, held in KFold(min(FOLDS, len(rows)), **options).split(rows):
+    for kept, held in splits:
         for at, found in enumerate(_vote(rows[kept], targets[kept], rows[held], counts)):
             losses[at] += np.square(found - targets[held]).sum()
     return counts[int(np.argmin(losses))]

@@ -13,6 +13,7 @@ from mlx_kaggle.members.options import NO_OPTIONS, Option, positive
 from mlx_kaggle.members.outputs import Levels, Outputs
 from mlx_kaggle.members.saved import load_arrays, load_json, save_arrays, save_json
 from mlx_kaggle.tables.competition import VALUE_TASKS, Competition
+from mlx_kaggle.tables.dependence import Dependence
 from mlx_tabular import TabularClassifier, TabularRegressor
 from mlx_trainer.settings import Range
 
@@ -70,10 +71,15 @@ def fit(
     # Products this small are slower with more BLAS threads, which wait for each other.
     with sharing_cores(threads):
         if competition.task in (*VALUE_TASKS, "ordinal"):
-            models = [TabularRegressor(**settings).fit(matrix, y.astype(np.float64))]
+            values = y.astype(np.float64)
+            known = _rows_to_stop_on(matrix, values, "regression", seed, columns.dependence)
+            models = [TabularRegressor(**settings).fit(*known[0], validation=known[1])]
         else:
-            problems = outputs.problems(y)
-            models = [TabularClassifier(**settings).fit(matrix, each.y) for each in problems]
+            models = []
+            for problem in outputs.problems(y):
+                how = "multiclass", seed, columns.dependence
+                known = _rows_to_stop_on(matrix, problem.y, *how)
+                models.append(TabularClassifier(**settings).fit(*known[0], validation=known[1]))
     return Tabular(outputs, tuple(models), spread)
 
 
@@ -102,6 +108,16 @@ def load(folder: Path) -> Tabular:
     kind = TabularRegressor if outputs.kind == "values" else TabularClassifier
     models = tuple(kind.load(folder / f"tabular-{number}") for number in range(count))
     return Tabular(outputs, models, load_arrays(folder / "spread.npz")["spread"])
+
+
+def _rows_to_stop_on(
+    matrix: np.ndarray, y: np.ndarray, task: str, seed: int, dependence: Dependence | None
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray] | None]:
+    """Return what is learned from, and what decides when to stop; `None` lets TabM choose it."""
+    share = TabularRegressor.validation_fraction
+    for kept, held in dependence.splits(y, task, 0, share, seed) if dependence else []:
+        return (matrix[kept], y[kept]), (matrix[held], y[held])
+    return (matrix, y), None
 
 
 def _matrix(columns: Columns, spread: np.ndarray) -> np.ndarray:

@@ -41,6 +41,7 @@ from mlx_kaggle.members.objective import (
 from mlx_kaggle.members.optimizer import make_optimizer
 from mlx_kaggle.members.soup import Soup
 from mlx_kaggle.tables.competition import Competition
+from mlx_kaggle.tables.dependence import Dependence
 from mlx_kaggle.tables.targets import Target
 from mlx_kaggle.tables.windows import past_values
 from mlx_tabtext import Table
@@ -78,7 +79,12 @@ class Experiment:
 
     @classmethod
     def prepare(
-        cls, config: RunConfig, competition: Competition, train: Table, seed: int
+        cls,
+        config: RunConfig,
+        competition: Competition,
+        train: Table,
+        seed: int,
+        dependence: Dependence | None = None,
     ) -> "Experiment":
         """Fit tokenizer, serializer, linear model and target scaling; build the model."""
         target = Target(competition, config.data.train)
@@ -88,15 +94,9 @@ class Experiment:
         values = scaler.transform(encoded, train) if scaler else encoded
         objective = objective_of(config, competition)
         kind = linear_kind(competition, objective)
-        linear, cross_fitted = fit_linear(
-            competition,
-            train,
-            values,
-            kind,
-            numeric_features=config.head.numeric_features,
-            words=config.head.words,
-            seed=seed,
-        )
+        parts = {"numeric_features": config.head.numeric_features, "words": config.head.words}
+        how = {**parts, "seed": seed, "dependence": dependence}
+        linear, cross_fitted = fit_linear(competition, train, values, kind, **how)
         mx.random.seed(seed)
         encoder = make_encoder(config, tokenizer, seed)
         count = linear.features.count if linear and linear.features else 0

@@ -11,6 +11,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from mlx_kaggle import DataError
 from mlx_kaggle.settings import CvSettings
 from mlx_kaggle.tables.competition import VALUE_TASKS, Competition, list_names
+from mlx_kaggle.tables.dependence import Dependence
 from mlx_kaggle.tables.splits import Split, split_rows, strata_of, time_splits
 from mlx_tabtext import Table, date_values, is_missing, numeric_values, read_table
 from mlx_tabtext.dates import find_date_format
@@ -38,12 +39,12 @@ def divide(
     folds: int,
     fraction: float,
     seed: int,
-) -> tuple[list[Split], list[str]]:
-    """Return the splits (training rows, validation rows) of a scheme, and notes on it.
+) -> tuple[list[Split], Dependence | None, list[str]]:
+    """Return the splits (training rows, validation rows) of a scheme, their dependence, and notes.
 
     `rows` (N,) are the positions of the rows of `table` in the training `file`, which has `count`
-    rows. Without folds there
-    is one split, of `fraction`. Raises `DataError` if the scheme does not fit the table.
+    rows. Without folds there is one split, of `fraction`. Raises `DataError` if the scheme does not
+    fit the table.
     """
     task = competition.task
     if cv.scheme == "group":
@@ -53,14 +54,16 @@ def divide(
         step = np.unique(when, return_inverse=True)[1]
         splits = time_splits(step, step + 1, folds, fraction)
         left = len(step) - sum(len(held) for _, held in splits)
-        return splits, [f"folds are later in {cv.time} than their training rows: {left} of "
-                        f"{len(step)} rows, the first ones, are never validated"]  # fmt: skip
+        note = (f"folds are later in {cv.time} than their training rows: {left} of {len(step)} "
+                f"rows, the first ones, are never validated")  # fmt: skip
+        return splits, Dependence("time", step), [note]
     if cv.scheme.endswith(".csv"):
-        return _by_file(cv.scheme, competition, table, rows, count, file, folds)
+        splits, notes = _by_file(cv.scheme, competition, table, rows, count, file, folds)
+        return splits, None, notes
     if cv.scheme == "regression-bins" and task not in VALUE_TASKS:
         raise DataError(f"--cv regression-bins is for numbers, but the task is {task}; the scheme "
                         f"stratified divides classes")  # fmt: skip
-    return split_rows(encoded, task, folds, fraction, seed), []
+    return split_rows(encoded, task, folds, fraction, seed), None, []
 
 
 def _by_group(
@@ -72,7 +75,7 @@ def _by_group(
     folds: int,
     fraction: float,
     seed: int,
-) -> tuple[list[Split], list[str]]:
+) -> tuple[list[Split], Dependence, list[str]]:
     groups = groups_of(table, cv.group or "", file)
     count, parts = len(np.unique(groups)), folds or max(2, round(1 / fraction))
     if count < parts:
@@ -95,7 +98,7 @@ def _by_group(
             if len(lacking):
                 notes.append(f"fold {number} trains on no row of {len(lacking)} classes, such as "
                              f"{competition.classes[lacking[0]]!r}")  # fmt: skip
-    return splits, notes
+    return splits, Dependence("group", groups), notes
 
 
 def groups_of(table: Table, name: str, file: str) -> np.ndarray:

@@ -216,7 +216,8 @@ def _compare(untuned: HeldOut, tuned: HeldOut, *, greater: bool) -> Comparison:
     first, second = untuned.score(), tuned.score()
     job = tuned.job
     in_time = job.competition.task == "forecast"
-    error = paired_error(untuned, tuned, in_time, job.config.seed)
+    how = in_time, job.config.seed, job.dependence_of(tuned.rows)
+    error = paired_error(untuned, tuned, *how)
     gain = (second - first) if greater else (first - second)
     return Comparison(len(tuned.rows), first, second, gain, error)
 

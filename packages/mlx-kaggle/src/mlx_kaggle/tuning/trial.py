@@ -17,7 +17,8 @@ from mlx_kaggle.decision import Decision
 from mlx_kaggle.job import Job
 from mlx_kaggle.members.catalog import CONSTANT, PLAIN, TEXT
 from mlx_kaggle.runs import KIND
-from mlx_kaggle.tables.splits import Split, split_rows
+from mlx_kaggle.tables.dependence import Dependence, split_inside
+from mlx_kaggle.tables.splits import Split, time_splits
 from mlx_kaggle.text_trial import needs_trial
 from mlx_trainer import ConfigError, RunFolder
 
@@ -39,7 +40,9 @@ def fix_members(job: Job) -> tuple[Job, list[str]]:
 def hold_out(job: Job, share: float) -> tuple[Job, Split | None]:
     """Return the job of the study, and (rows to train on, held-out rows) for the end.
 
-    The folds stay as they are, without the held-out rows. Of a forecast the last fold is held out.
+    The folds stay as they are, without the held-out rows, which are whole groups of folds by group.
+    Of a forecast the last fold is held out. Of times the last ones are, and the others are divided
+    again.
     """
     if not share:
         return job, None
@@ -49,9 +52,15 @@ def hold_out(job: Job, share: float) -> tuple[Job, Split | None]:
                               "or --holdout 0")  # fmt: skip
         return replace(job, splits=job.splits[:-1]), job.splits[-1]
     pool = job.splits[0][0] if job.config.data.val else np.arange(len(job.encoded))
-    ((kept, held),) = split_rows(job.encoded[pool], job.competition.task, 0, share, job.config.seed)
+    dependence = job.dependence_of(pool)
+    how = job.encoded[pool], job.competition.task, 0, share, job.config.seed
+    ((kept, held),) = split_inside(dependence, *how)
     kept, held = np.sort(pool[kept]), np.sort(pool[held])
     splits = [(train[~np.isin(train, held)], val[~np.isin(val, held)]) for train, val in job.splits]
+    if dependence and dependence.kind == "time":
+        step = dependence.codes[kept]
+        again = time_splits(step, step + 1, job.config.fold_count, job.config.val_fraction)
+        splits = [(kept[train], kept[val]) for train, val in again]
     if not all(len(train) and len(val) for train, val in splits):
         raise ConfigError(f"--holdout {share} leaves a fold without rows; give a smaller one, or 0")
     return replace(job, splits=splits), (kept, held)
@@ -148,15 +157,22 @@ def fitted(results: Results) -> dict[str, str]:
     }
 
 
-def paired_error(untuned: HeldOut, tuned: HeldOut, in_time: bool, seed: int) -> float:
+def paired_error(
+    untuned: HeldOut,
+    tuned: HeldOut,
+    in_time: bool,
+    seed: int,
+    dependence: Dependence | None = None,
+) -> float:
     """Return the standard error of the difference of two scores of the same rows.
 
     By the jackknife over groups of rows (Efron and Stein 1981), for any metric; neighbouring rows
-    of a forecast share a group.
+    of a forecast share a group, and so do those that the `dependence` of the rows says.
     """
     count = len(untuned.rows)
     order = np.arange(count) if in_time else np.random.default_rng(seed).permutation(count)
-    groups = np.array_split(order, min(count, GROUPS))
+    groups = dependence.parts(GROUPS, seed) if dependence else []
+    groups = groups or np.array_split(order, min(count, GROUPS))
     left = [np.setdiff1d(order, group) for group in groups]
     changes = np.array([tuned.score(rows) - untuned.score(rows) for rows in left if len(rows)])
     factor = (len(groups) - 1) / len(groups)
