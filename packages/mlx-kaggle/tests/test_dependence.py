@@ -11,28 +11,29 @@ from scipy.sparse import csr_array
 
 from mlx_kaggle.blend.contest import Contest
 from mlx_kaggle.blend.loss import Loss
+from mlx_kaggle.blended import blend_members
 from mlx_kaggle.config import resolve_config
 from mlx_kaggle.crossval import train_members
 from mlx_kaggle.decision import parts_of
 from mlx_kaggle.fold import Fold
 from mlx_kaggle.generate.candidates import Candidate
-from mlx_kaggle.generate.fitted import Generated
 from mlx_kaggle.generate.measure import Trial
 from mlx_kaggle.generate.target_means import TargetMean
 from mlx_kaggle.job import prepare_job
 from mlx_kaggle.members import boosted, forest, gradient_trees, kernel, linear_words, neighbours
 from mlx_kaggle.members.columns import Columns
 from mlx_kaggle.members.linear import fit_linear
-from mlx_kaggle.members.outputs import Problem
+from mlx_kaggle.members.outputs import AUTO_STOPPING, Problem
 from mlx_kaggle.members.saved import load_json
 from mlx_kaggle.members.tabular import fit as fit_tabular
 from mlx_kaggle.members.text import Experiment
-from mlx_kaggle.network import _held_out_for_soup
+from mlx_kaggle.network import _held_out_for_soup, train_network
 from mlx_kaggle.runs import KIND
 from mlx_kaggle.tables.competition import Competition
 from mlx_kaggle.tables.dependence import Dependence, split_inside
 from mlx_kaggle.tables.splits import split_rows
-from mlx_kaggle.tuning.trial import hold_out, paired_error
+from mlx_kaggle.tuning.outcome import _compare
+from mlx_kaggle.tuning.trial import HeldOut, hold_out, paired_error
 from mlx_tabtext import Schema, infer_schema
 from mlx_trainer import MANIFEST, RunFolder
 
@@ -113,6 +114,7 @@ def test_columns_keep_the_dependence_in_a_file_and_in_a_part(tmp_path):
         columns = fingerprints(dependence)[0]
         columns.take(np.arange(5, 30)).save(tmp_path / "kept.npz")
         found = Columns.load(tmp_path / "kept.npz").dependence
+        assert found is not None
         assert found.kind == dependence.kind
         np.testing.assert_array_equal(found.codes, dependence.codes[5:30])
     fingerprints(None)[0].save(tmp_path / "kept.npz")
@@ -175,7 +177,7 @@ def test_intervals_of_a_forest_are_those_of_new_groups():
 
 
 def test_the_baseline_stops_early_by_whole_groups():
-    rows = gradient_trees.AUTO_STOPPING + 8
+    rows = AUTO_STOPPING + 8
     iterations = {}
     for name, dependence in (("random", None), ("group", homes(rows))):
         columns, y = fingerprints(dependence, rows, width=2)
@@ -254,17 +256,6 @@ def test_target_means_come_from_other_groups_or_earlier_rows():
         assert first != second
 
 
-def test_generated_columns_of_a_run_leave_out_group_mates():
-    group = homes(80).codes
-    y = np.random.default_rng(0).integers(2, size=10)[group]
-    table = {"home": [f"h{each}" for each in group], "n": list(range(80))}
-    schema = infer_schema(table)
-    for dependence, known in ((None, True), (homes(80), False)):
-        found, train = Generated.fit(schema, table, y, "binary", 0, False, None, dependence)
-        (name,) = [each.name for each in found.features if isinstance(each, TargetMean)]
-        assert all((cell is not None) == known for cell in train[name])
-
-
 @pytest.fixture
 def grouped_job(write_csv):
     """A job on 80 rows of 10 homes and days."""
@@ -311,7 +302,9 @@ def test_rows_held_out_for_a_soup_and_for_tune_are_whole_groups_or_the_last(grou
     kept, _ = _held_out_for_soup(job, rows)
     assert 0 < len(kept) < len(rows)
     assert not set(codes[kept]) & set(codes[np.setdiff1d(rows, kept)])
-    tuned, (kept, held) = hold_out(job, 0.2)
+    tuned, split = hold_out(job, 0.2)
+    assert split is not None
+    kept, held = split
     assert not set(codes[kept]) & set(codes[held])
     assert len(held) == 16
     for train, val in tuned.splits:
@@ -319,7 +312,9 @@ def test_rows_held_out_for_a_soup_and_for_tune_are_whole_groups_or_the_last(grou
         assert not {*train, *val} & {*held}
     job = grouped_job(**BY_DAY, folds=4)
     codes = job.dependence.codes
-    tuned, (kept, held) = hold_out(job, 0.2)
+    tuned, split = hold_out(job, 0.2)
+    assert split is not None
+    kept, held = split
     assert codes[kept].max() < codes[held].min()
     assert len(tuned.splits) == 4
     for train, val in tuned.splits:
@@ -339,6 +334,18 @@ def test_the_error_of_a_tuned_score_is_that_of_groups():
     pair = Scored(np.zeros(ROWS)), Scored(values[homes().codes])
     found = paired_error(*pair, in_time=False, seed=0, dependence=homes())  # type: ignore[arg-type]
     assert found == pytest.approx(values.std(ddof=1) / len(values) ** 0.5)
+
+
+def test_the_gain_of_tune_has_the_error_of_groups(grouped_job):
+    job = grouped_job(**BY_HOME, folds=2)
+    rows = np.arange(80)
+    right = np.random.default_rng(0).integers(2, size=10)[rows % 10] == 1
+    codes = np.where(right, job.encoded, 1 - job.encoded)
+    zeros = np.zeros((80, 2))
+    pair = HeldOut(job, rows, zeros, np.zeros(80, int)), HeldOut(job, rows, zeros, codes)
+    by_group = paired_error(*pair, in_time=False, seed=0, dependence=job.dependence)
+    assert _compare(*pair, greater=True).standard_error == pytest.approx(by_group)
+    assert by_group > 1.3 * paired_error(*pair, in_time=False, seed=0)
 
 
 def test_splits_that_groups_do_not_allow_are_said(grouped_job):
@@ -361,6 +368,37 @@ def test_the_text_network_gets_the_groups_of_its_rows(grouped_job, tiny):
     assert alone is not None
     assert together is not None
     assert not np.allclose(alone, together)
+
+
+def test_generated_columns_of_a_fold_leave_out_group_mates(grouped_job, tmp_path):
+    job = grouped_job("blend.generate=all", **BY_HOME, folds=2, homes=30)
+    known = {}
+    for name, each in (("random", replace(job, dependence=None)), ("group", job)):
+        fold = Fold(each, 0, RunFolder(tmp_path, KIND), lambda event: None)
+        fitted, train, _ = fold.fit_columns(None)
+        names = [number.name for number in fitted.features.numbers]
+        column = train.numbers[:, names.index("target mean of home")]
+        known[name] = np.isfinite(column).mean()
+    assert known == {"random": 1.0, "group": 0.0}
+
+
+def test_the_network_and_the_blend_are_fitted_by_group(grouped_job, tiny, tmp_path):
+    given = "text.max_tokens=16", "training.epochs=1", "training.learning_rate=0.01"
+    job = grouped_job(*tiny, *given, **BY_HOME, folds=2)
+    rng = np.random.default_rng(0)
+    truth = job.encoded[job.scored_rows]
+    chances = {name: np.clip(truth + rng.normal(size=80), 0.1, 0.9) for name in ("a", "b", "c")}
+    chances["majority"] = np.full(80, 0.5)
+    predictions = {name: np.stack([1 - each, each], 1) for name, each in chances.items()}
+    found, nested = [], []
+    for name, each in (("random", replace(job, dependence=None)), ("group", job)):
+        folder = tmp_path / name / "members" / "fold-0-seed-0"
+        run = RunFolder(tmp_path / name, KIND)
+        train_network(each, job.splits[0], 0, folder, run, lambda event: None, False)
+        found.append(np.load(folder / "validation.npy"))
+        nested.append(blend_members(each, predictions).nested)
+    assert not np.array_equal(*found)
+    assert not np.array_equal(*nested)
 
 
 def test_a_run_by_group_resumes_with_kept_columns(grouped_job, tmp_path):

@@ -133,7 +133,8 @@ def _errors(
         return y - forest.oob_prediction_.reshape(y.shape)
     found = []
     for kept, held in splits:
-        fitted = _fit(clone(forest).set_params(oob_score=False), matrix[kept], y[kept])
+        other: Any = clone(forest)
+        fitted = _fit(other.set_params(oob_score=False), matrix[kept], y[kept])
         found.append(y[held] - fitted.predict(matrix[held]).reshape(y[held].shape))
     return np.concatenate(found)
 

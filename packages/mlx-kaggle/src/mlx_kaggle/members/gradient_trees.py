@@ -128,8 +128,8 @@ def _fit(
     task = "multiclass" if problem.classes else "regression"
     ((kept, held),) = split_inside(dependence, problem.y, task, 0, HELD_OUT, seed)
     watched = {"X_val": matrix[held], "y_val": problem.y[held]}
-    model = kind(**options, early_stopping=True)
-    return model.fit(without_unknown(matrix[kept]), problem.y[kept], **watched)
+    options["early_stopping"] = True
+    return kind(**options).fit(without_unknown(matrix[kept]), problem.y[kept], **watched)
 
 
 def _settings(rows: int) -> dict[str, Any]:
