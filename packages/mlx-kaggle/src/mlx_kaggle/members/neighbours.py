@@ -150,7 +150,7 @@ def _choose(rows: np.ndarray, targets: np.ndarray, splits: list[Split]) -> int:
     """
     if not splits:
         return 1
-    counts = sorted({min(count, sum(map(len, splits[0]))) for count in NEIGHBOURS})
+    counts = sorted({min(count, len(rows)) for count in NEIGHBOURS})
     losses = np.zeros(len(counts))
     for kept, held in splits:
         for at, found in enumerate(_vote(rows[kept], targets[kept], rows[held], counts)):
