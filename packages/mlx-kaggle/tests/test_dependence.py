@@ -66,12 +66,14 @@ def fingerprints(dependence: Dependence | None, rows: int = ROWS, width: int = 6
 
 
 @given(st.integers(0, 999), st.integers(2, 20), st.sampled_from([0, 2, 3, 5]),
-       st.sampled_from(["binary", "multiclass", "regression", "multilabel"]))  # fmt: skip
+       st.sampled_from(["multiclass", "regression", "multilabel"]), st.booleans())  # fmt: skip
 @settings(max_examples=60, deadline=None)
-def test_no_split_shares_a_group_and_every_class_is_kept(seed, groups, folds, task):
+def test_no_split_shares_a_group_and_every_class_is_kept(seed, groups, folds, task, rare):
     rng = np.random.default_rng(seed)
     codes = rng.integers(groups, size=60) * 7  # of a subset of rows: with gaps
     y = rng.integers(3, size=(60, 2)) // 2 if task == "multilabel" else rng.integers(3, size=60)
+    if rare and task == "multiclass":
+        y[codes == codes[0]] = 3  # the class of one group only
     splits = Dependence("group", codes).splits(y, task, folds, 0.2, seed)
     assert len(splits) <= min(max(folds, 1), len(np.unique(codes)))
     for kept, held in splits:
@@ -80,7 +82,7 @@ def test_no_split_shares_a_group_and_every_class_is_kept(seed, groups, folds, ta
         assert task == "multilabel" or set(y[kept]) == set(y)
     held = np.concatenate([held for _, held in splits] or [[]])
     assert len(set(held)) == len(held)
-    if len(np.unique(codes)) > 4:
+    if len(np.unique(codes)) > 4 and not rare:
         assert len(splits) == (folds or 1)
         assert len(held) > (30 if folds else 0)
     parts = Dependence("group", codes).parts(5, seed)
@@ -91,7 +93,8 @@ def test_no_split_shares_a_group_and_every_class_is_kept(seed, groups, folds, ta
 @settings(max_examples=60, deadline=None)
 def test_no_split_learns_from_a_later_row(seed, times, folds, values):
     rng = np.random.default_rng(seed)
-    when, y = rng.integers(times, size=50) * 3, rng.integers(3, size=50)
+    when = rng.integers(times, size=50) * 3
+    y = rng.integers(3, size=50) + (when > 0.7 * when.max())  # the last class comes late
     splits = Dependence("time", when).splits(y, "regression" if values else "multiclass", folds,
                                              0.2, seed)  # fmt: skip
     for kept, held in splits:
@@ -228,6 +231,9 @@ def test_a_generated_column_that_only_knows_group_mates_is_worth_nothing():
     for name, dependence in (("random", None), ("group", homes()), ("time", days())):
         trial = Trial.start(schema, table, y, "binary", 0, dependence)
         gains[name] = trial.gain(Candidate("mean", (mean,)))[0]
+        for fold in trial.folds if dependence else []:
+            assert not set(group[fold.rest]) & set(group[fold.held])
+            assert name == "group" or fold.rest.max() < fold.held.min()
     assert gains["random"] > 0.5
     assert max(gains["group"], gains["time"]) < 0.05
 
