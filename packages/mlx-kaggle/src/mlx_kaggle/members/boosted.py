@@ -195,7 +195,11 @@ def _path(folder: Path, library: Library, problem: int, number: int) -> Path:
 
 
 def _splits(
-    problem: Problem, rows: int, in_time: bool, seed: int, dependence: Dependence | None
+    problem: Problem,
+    rows: int,
+    in_time: bool,
+    seed: int,
+    dependence: Dependence | None = None,
 ) -> list[Split]:
     """Return positions to learn from, with every class, and those to stop on: none, one or five.
 
