@@ -10,6 +10,9 @@ from mlx_encoders import build_model, load_model
 from mlx_encoders.export import ExportHead, export_coreml, export_onnx, pool
 from mlx_encoders.tasks import TASK_CLASSES
 
+# coremltools leaves a temporary folder of its own to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceWarning")
+
 TOLERANCE = 1e-5
 WIDTH = 16
 

@@ -61,7 +61,9 @@ class LinearModel:
         return {name: each.to_dict() if each else None for name, each in fitted.items()}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any], weights: Path) -> "LinearModel | None":
+    def from_dict(
+        cls, values: dict[str, Any], weights: Path, prefix: str = ""
+    ) -> "LinearModel | None":
         """Rebuild from `to_dict` and a file of weights; `None` without any feature."""
         features, words = values["features"], values["words"]
         if features is None and words is None:
@@ -71,8 +73,8 @@ class LinearModel:
         return cls(
             RowFeatures.from_dict(features) if features else None,
             WordFeatures.from_dict(words) if words else None,
-            np.array(arrays["weight"]),
-            np.array(arrays["bias"]),
+            np.array(arrays[f"{prefix}weight"]),
+            np.array(arrays[f"{prefix}bias"]),
         )
 
 
