@@ -100,7 +100,7 @@ def test_the_graph_of_a_head_predicts_as_mlx_does(case, table, tiny, tmp_path):
 
 def test_a_link_without_a_graph_is_refused(table, tiny):
     made = prepared(table, tiny, [*ORDERED, "loss.name=cumulative_probit"])
-    with pytest.raises(RunError, match="train with loss.name=cumulative_logit"):
+    with pytest.raises(RunError, match=r"train with loss\.name=cumulative_logit"):
         export_head(made.member, made.config, made.competition)
 
 

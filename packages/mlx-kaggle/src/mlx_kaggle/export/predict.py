@@ -47,8 +47,12 @@ class Network:
         self.words = WordFeatures.from_dict(words) if words else None
         scaler = folder / "scaler.json"
         self.scaler = _json(scaler)["columns"] if scaler.is_file() else []
-        providers = ["CPUExecutionProvider"]
-        self.session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=providers)
+        options = onnxruntime.SessionOptions()
+        # Threads that wait by spinning take the cores that other processes could use.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self.session = onnxruntime.InferenceSession(
+            str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"]
+        )
 
     def predict(self, table: Table) -> np.ndarray:
         """Return (N, classes), (N, labels), (N,) or (N, targets), or (N, targets, 3) bounds."""

@@ -3,10 +3,11 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -27,9 +28,10 @@ from mlx_kaggle.tables.targets import Target
 from mlx_tabtext import Table, read_table
 from mlx_trainer.folders import delete_run_files, foreign_files
 
-TOOL, FACTS, PREDICT = "mlx-kaggle export", "export.json", "predict.py"
+TOOL, FACTS, DECISION = "mlx-kaggle export", "export.json", "decision.json"
+PREDICT = "predict.py"
 TOLERANCE = 1e-4
-FILES = (FACTS, "decision.json", PREDICT, *NETWORK_FILES,
+FILES = (FACTS, DECISION, PREDICT, *NETWORK_FILES,
          *(f"fold-[0-9]*-seed-[0-9]*/{name}" for name in NETWORK_FILES))  # fmt: skip
 LIBRARIES = ("mlx-kaggle", "mlx-encoders", "mlx-heads", "mlx-tabtext", "mlx", "tokenizers", "onnx",
              "onnxruntime", "coremltools")  # fmt: skip
@@ -133,6 +135,7 @@ def _write(
     run = plan.run
     config, competition, target = run.config, run.competition, Target(run.competition)
     expected, found, notes, differences, size = [], [], [], [], 0
+    shipped = _shipped() if kind == "onnx" else None
     facts: dict[str, Any] = {}
     for name in plan.networks:
         path = folder if len(plan.networks) == 1 else folder / name
@@ -147,7 +150,9 @@ def _write(
         if kind == "hf" and table is not None:
             again = load_huggingface(path, member)
             found.append(predict_member(again, competition, table, config, config.text.tta))
-    write_json(folder / "decision.json", plan.decision.to_dict())
+        elif kind == "onnx" and table is not None:
+            found.append(shipped.Network(path, facts).predict(table))
+    write_json(folder / DECISION, plan.decision.to_dict())
     write_json(folder / FACTS, facts)
     known = [each for each in differences if each is not None]
     worst = max(known) if known else None
@@ -155,9 +160,9 @@ def _write(
         return Check("coremltools, not by Core ML", random_difference=worst), notes, size
     answers = plan.decision.apply(competition, target.combine(expected))
     if kind == "onnx":
-        source = Path(__file__).parent / PREDICT
-        shutil.copyfile(source, folder / PREDICT)
-        theirs = _predict_as_shipped(folder)(table)
+        shutil.copyfile(str(shipped.__file__), folder / PREDICT)
+        decision = json.loads((folder / DECISION).read_text("utf-8"))
+        theirs = shipped.decide(facts, decision, shipped.combine(found, facts["combine"]))
     else:
         theirs = plan.decision.apply(competition, target.combine(found))
     by = "predict.py in onnxruntime" if kind == "onnx" else "the folder, loaded again"
@@ -166,10 +171,14 @@ def _write(
     return check, notes, size
 
 
-def _predict_as_shipped(folder: Path) -> Callable[[Table], tuple[np.ndarray, np.ndarray | None]]:
-    from mlx_kaggle.export.predict import Member as Exported
-
-    return Exported(folder).predict
+def _shipped() -> ModuleType:
+    """Return the module that is written beside the networks."""
+    try:
+        return import_module("mlx_kaggle.export.predict")
+    except ImportError as error:
+        raise RunError(
+            f"{error.name} is not installed; pip install 'mlx-kaggle[onnx]' to write ONNX files"
+        ) from error
 
 
 def _compare(
