@@ -107,29 +107,24 @@ def test_the_example_of_the_readme_answers_as_predict_where_no_mlx_is(
     assert values["check"]["largest_difference"] < TOLERANCE * 200  # prices are up to 1,000
     assert values["check"]["labels_that_differ"] == 0
     (example,) = re.findall(r"^```py\n(.*?)^```", README.read_text("utf-8"), re.M | re.S)
-    save = (
-        "\nimport numpy\nnumpy.savez('found.npz', p=prediction, l=[] if labels is None else labels)"
-    )
+    save = """
+import numpy, runpy
+labels = [] if labels is None else labels
+numpy.savez("found.npz", prediction=prediction, labels=labels)
+sys.argv = ["predict.py", "test.csv", "answers.csv"]
+runpy.run_path("exported/predict.py", None, "__main__")
+"""
     answers_without_mlx(tmp_path, example + save)
     expected, codes = text_answer(run, read_table(str(tmp_path / "test.csv")))
     with np.load(tmp_path / "found.npz") as found:
-        np.testing.assert_allclose(found["p"], expected, rtol=1e-5, atol=1e-5)
-        assert codes is None or found["l"].tolist() == codes.tolist()
-
-
-def test_the_script_writes_the_submission_of_predict(make_run, run_cli, tmp_path):
-    pytest.importorskip("onnxruntime", reason="needs mlx-kaggle[onnx]")
-    run, new = make_run(*PRICE), rows(12, 2)
-    write_csv(tmp_path / "test.csv", {name: new[name] for name in new if name != "price"})
-    run_cli("export", "--run", run, "--format", "onnx", "--output", "exported")
-    run_cli("predict", "--run", run, "--test", "test.csv", "--output", "submission.csv")
-    script = "import runpy; sys.argv = ['predict.py', 'test.csv', 'answers.csv']\n"
-    answers_without_mlx(
-        tmp_path, script + "runpy.run_path('exported/predict.py', None, '__main__')"
-    )
-    ours, theirs = (read_table(str(tmp_path / name)) for name in ("submission.csv", "answers.csv"))
-    assert ours["id"] == theirs["id"]
-    assert np.allclose(np.array(ours["price"], float), np.array(theirs["price"], float), rtol=1e-5)
+        np.testing.assert_allclose(found["prediction"], expected, rtol=1e-5, atol=1e-5)
+        assert codes is None or found["labels"].tolist() == codes.tolist()
+    answers = read_table(str(tmp_path / "answers.csv"))
+    assert answers["id"] == [str(each) for each in new["id"]]
+    if codes is None:
+        np.testing.assert_allclose(np.array(answers["price"], float), expected, rtol=1e-5)
+    else:
+        assert answers["label"] == [("large", "small")[code] for code in codes]
 
 
 def test_a_network_alone_and_all_of_them_have_what_they_say(make_run, run_cli, tmp_path):

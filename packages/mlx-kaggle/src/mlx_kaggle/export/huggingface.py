@@ -92,8 +92,10 @@ def _task_model(member: Member, encoder: Any, competition: Competition) -> Any:
         problem_type=kind,
     )
     model = build_model(config, model_class=TASK_CLASSES[TASK_CLASS])
-    weights = {f"bert.{name}": each for name, each in tree_flatten(encoder.parameters())
-               if not name.startswith("pooler.")}  # fmt: skip
+    parameters: Any = tree_flatten(encoder.parameters())
+    weights: dict[str, mx.array] = {
+        f"bert.{name}": each for name, each in parameters if not name.startswith("pooler.")
+    }
     size = config.hidden_size
     weights |= {
         "bert.pooler.dense.weight": POOLER_SCALE * mx.eye(size),
@@ -113,6 +115,7 @@ def load_huggingface(folder: Path, member: Member) -> Member:
     """
     values = json.loads((folder / "features.json").read_text("utf-8"))
     weights: Any = {}
+    encoder: Any = None
     if (folder / "head.safetensors").is_file():
         encoder, tokenizer = load(folder)
         weights = mx.load(str(folder / "head.safetensors"))

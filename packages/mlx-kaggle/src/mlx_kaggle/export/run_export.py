@@ -135,7 +135,7 @@ def _write(
     run = plan.run
     config, competition, target = run.config, run.competition, Target(run.competition)
     expected, found, notes, differences, size = [], [], [], [], 0
-    shipped = _shipped() if kind == "onnx" else None
+    shipped: Any = _shipped() if kind == "onnx" else None
     facts: dict[str, Any] = {}
     for name in plan.networks:
         path = folder if len(plan.networks) == 1 else folder / name
