@@ -10,14 +10,17 @@ import numpy as np
 import pytest
 from mlx.utils import tree_map
 
+from mlx_encoders import load, load_task_model
 from mlx_heads import fit_calibration
 from mlx_kaggle import RunError
 from mlx_kaggle.config import resolve_config
 from mlx_kaggle.decision import Decision
 from mlx_kaggle.export.head_graph import export_head
-from mlx_kaggle.export.network_folder import plain_encoder
+from mlx_kaggle.export.huggingface import load_huggingface
+from mlx_kaggle.export.network_folder import plain_encoder, write_network
 from mlx_kaggle.job import prepare_job
-from mlx_kaggle.members.text import Experiment
+from mlx_kaggle.members.model import Member
+from mlx_kaggle.members.text import Experiment, predict_member
 from mlx_kaggle.tables.competition import Competition
 from mlx_kaggle.tables.files import take
 
@@ -96,6 +99,50 @@ def test_the_graph_of_a_head_predicts_as_mlx_does(case, table, tiny, tmp_path):
     assert words == (made.member.linear is not None and made.config.head.words)
     report = export_onnx(plain_encoder(made.member), tmp_path, head=head)
     assert report.max_difference < TOLERANCE * 10
+
+
+def answers(member: Member, made: Experiment) -> np.ndarray:
+    return predict_member(member, made.competition, made.train, made.config, tta=1)
+
+
+@pytest.mark.parametrize("case", ["two classes", "text alone", "classes", "labels", "value"])
+def test_bert_with_a_linear_layer_on_cls_is_a_class_of_transformers(case, table, tiny, tmp_path):
+    alone = ["head.pooling=cls", "head.numeric_features=false", "head.words=false"]
+    made = prepared(table, tiny, [*CASES[case], *alone])
+    written = write_network(tmp_path, made.member, made.config, made.competition, "hf")
+    assert "loads it as BertForSequenceClassification" in written.note
+    assert not (tmp_path / "head.safetensors").exists()
+    again = load_huggingface(tmp_path, made.member)
+    np.testing.assert_allclose(answers(again, made), answers(made.member, made), rtol=1e-5)
+    # As transformers computes it, through the pooler: the logits of the head.
+    model, report = load_task_model(tmp_path)
+    assert not report.missing
+    ids = mx.array(np.random.default_rng(0).integers(0, 50, (3, 7)))
+    logits, valid = np.array(model(ids)), mx.ones(ids.shape, mx.bool_)
+    outputs = np.array(made.member.model(ids, valid))
+    if made.competition.task == "binary":
+        logits = logits[:, 1] - logits[:, 0]
+        assert model.config.id2label == {0: "0", 1: "1"}
+    np.testing.assert_allclose(logits.reshape(outputs.shape), outputs, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("settings", [[], ["lora.preset=qlora_quality", "encoder.quantize=8"]],
+                         ids=["float", "8 bits"])  # fmt: skip
+def test_adapters_are_merged_and_quantized_weights_restored(
+    settings, table, tiny, tiny_modernbert, tmp_path
+):
+    lora = [f"encoder.path={tiny_modernbert}", "lora.preset=balanced", *settings]
+    made = prepared(table, tiny, ["data.target=y", *lora])
+    made.member.model.encoder.update(
+        tree_map(lambda x: x + 0.05, made.member.model.encoder.trainable_parameters())
+    )
+    expected = answers(made.member, made)
+    write_network(tmp_path / "hf", made.member, made.config, made.competition, "hf")
+    again = load_huggingface(tmp_path / "hf", made.member)
+    np.testing.assert_allclose(answers(again, made), expected, atol=1e-4)
+    merged, base = again.model.encoder, load(tiny_modernbert)[0]
+    change = merged.layers[0].attn.Wqkv.weight - base.layers[0].attn.Wqkv.weight
+    assert mx.abs(change).max() > 0.01
 
 
 def test_a_link_without_a_graph_is_refused(table, tiny):
