@@ -237,6 +237,17 @@ def other(folder: Path) -> Path:
     return folder / "other.csv"
 
 
+def test_a_missing_library_names_the_extra(make_run, run_cli, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "coremltools", None)
+    export = ("export", "--run", make_run(*PRICE), "--format", "coreml", "--output", "exported")
+    message = "coremltools is not installed; pip install 'mlx-kaggle[coreml]'"
+    assert message in run_cli(*export, code=1).stderr
+    assert "omit it" in run_cli(*export, "--data", README, code=2).stderr
+    assert not list(tmp_path.iterdir())
+
+
+# coremltools leaves a temporary folder of its own to the garbage collector.
+@pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceWarning")
 def test_core_ml_is_evaluated_and_says_that_core_ml_has_not_run(make_run, run_cli, tmp_path):
     pytest.importorskip("coremltools", reason="needs mlx-kaggle[coreml]")
     export = ("export", "--run", make_run(*PRICE), "--format", "coreml", "--output", "exported")

@@ -6,8 +6,8 @@ import tempfile
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ PREDICT = "predict.py"
 TOLERANCE = 1e-4
 FILES = (FACTS, DECISION, PREDICT, *NETWORK_FILES,
          *(f"fold-[0-9]*-seed-[0-9]*/{name}" for name in NETWORK_FILES))  # fmt: skip
+NEEDED = {"onnx": ("onnx", "onnxruntime", "tokenizers"), "coreml": ("coremltools",)}
 LIBRARIES = ("mlx-kaggle", "mlx-encoders", "mlx-heads", "mlx-tabtext", "mlx", "tokenizers", "onnx",
              "onnxruntime", "coremltools")  # fmt: skip
 
@@ -96,6 +97,7 @@ def export_run(
     the member by more than 1e-4, of values above 1 by more than 1e-4 of the largest.
     """
     prepare_machine()
+    _check_installed(kind)
     check_folder(output, plan.run, overwrite)
     table, file, count = (None, "", 0) if kind == "coreml" else _rows(plan.run, data, rows)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -135,7 +137,8 @@ def _write(
     run = plan.run
     config, competition, target = run.config, run.competition, Target(run.competition)
     expected, found, notes, differences, size = [], [], [], [], 0
-    shipped: Any = _shipped() if kind == "onnx" else None
+    # What it imports is in an extra.
+    shipped: Any = import_module("mlx_kaggle.export.predict") if kind == "onnx" else None
     facts: dict[str, Any] = {}
     for name in plan.networks:
         path = folder if len(plan.networks) == 1 else folder / name
@@ -171,14 +174,10 @@ def _write(
     return check, notes, size
 
 
-def _shipped() -> ModuleType:
-    """Return the module that is written beside the networks."""
-    try:
-        return import_module("mlx_kaggle.export.predict")
-    except ImportError as error:
-        raise RunError(
-            f"{error.name} is not installed; pip install 'mlx-kaggle[onnx]' to write ONNX files"
-        ) from error
+def _check_installed(kind: str) -> None:
+    for name in NEEDED.get(kind, ()):
+        if find_spec(name) is None:
+            raise RunError(f"{name} is not installed; pip install 'mlx-kaggle[{kind}]'")
 
 
 def _compare(
