@@ -38,6 +38,7 @@ EXTRAS = {
     "dask": ["test_workers.py"],
     "kaggle": ["test_kaggle.py"],
     "mlflow,trackio,wandb": ["test_tracking.py"],
+    "onnx": ["test_export.py", "test_export_heads.py"],
     "tune": ["test_tune.py"],
 }
 # The driver for a study on PostgreSQL, tested where its server is installed.

@@ -11,7 +11,6 @@ import pytest
 from mlx_kaggle import DataError
 from mlx_kaggle.config import resolve_config
 from mlx_kaggle.members.batches import fit_text
-from mlx_kaggle.members.features import HeadFeatures
 from mlx_kaggle.report import count_kinds, shorten
 from mlx_kaggle.settings import DataSettings
 from mlx_kaggle.tables.columns import check_columns
@@ -19,7 +18,7 @@ from mlx_kaggle.tables.files import find_companion_files, read_tables
 from mlx_kaggle.tables.infer import infer_competition
 from mlx_kaggle.tables.splits import row_hashes
 from mlx_kaggle.tables.targets import Target
-from mlx_tabtext import Column, as_table, infer_schema
+from mlx_tabtext import Column, RowFeatures, as_table, infer_schema
 
 
 def understood(path, target: str):
@@ -115,10 +114,10 @@ def test_the_training_rule_reads_the_test_table_and_the_rest_is_counted(write_cs
         "test.csv: column 'when': 1 cell is not a date written as %d.%m.%Y (first: row 4, "
         "'2012-03-01') and missing as a number",
     ]
-    features = HeadFeatures.fit(found.schema, tables.train)
+    features = RowFeatures.fit(found.schema, tables.train)
     (price,) = [scale for scale in features.scales if scale.number.name == "price"]
     assert price.mean == np.mean([row + 0.5 for row in range(40)])
-    again = HeadFeatures.from_dict(json.loads(json.dumps(features.to_dict())))
+    again = RowFeatures.from_dict(json.loads(json.dumps(features.to_dict())))
     matrix = again.transform(test)
     assert np.isfinite(matrix).all()
     assert matrix[0, 0] == pytest.approx((7.5 - price.mean) / price.deviation)

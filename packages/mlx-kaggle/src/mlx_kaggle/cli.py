@@ -10,6 +10,7 @@ from mlx_kaggle.commands.config import config
 from mlx_kaggle.commands.cv import baseline, cv
 from mlx_kaggle.commands.demo import demo
 from mlx_kaggle.commands.ensemble import ensemble
+from mlx_kaggle.commands.export import export
 from mlx_kaggle.commands.info import info
 from mlx_kaggle.commands.kaggle import download, kaggle, submit
 from mlx_kaggle.commands.predict import evaluate, predict
@@ -40,7 +41,7 @@ def cli() -> None:
 
 # In the order of a competition.
 COMMANDS = (demo, download, validate_data, text, baseline, train, cv, tune, predict, evaluate,
-            ensemble, submit, runs, presets, config, kaggle, benchmark, info)  # fmt: skip
+            ensemble, export, submit, runs, presets, config, kaggle, benchmark, info)  # fmt: skip
 for command in COMMANDS:
     cli.add_command(command)
 

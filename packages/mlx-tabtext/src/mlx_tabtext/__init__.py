@@ -11,6 +11,7 @@ from mlx_tabtext.competitions import (
     load_data_dictionary,
 )
 from mlx_tabtext.dates import date_values
+from mlx_tabtext.features import Number, RowFeatures, numbers_of
 from mlx_tabtext.files import TABLE_ENDINGS, read_csv, read_table
 from mlx_tabtext.formatting import find_invalid_cells
 from mlx_tabtext.infer import infer_schema
@@ -19,6 +20,7 @@ from mlx_tabtext.schema import Column, Schema, humanize
 from mlx_tabtext.serialize import TextConfig
 from mlx_tabtext.table import MISSING_VALUES, Table, TableError, as_table, is_missing
 from mlx_tabtext.tabletext import TableText
+from mlx_tabtext.words import WordFeatures
 
 __all__ = [
     "COMPETITIONS",
@@ -28,11 +30,14 @@ __all__ = [
     "BudgetReport",
     "Column",
     "DataDictionary",
+    "Number",
+    "RowFeatures",
     "Schema",
     "Table",
     "TableError",
     "TableText",
     "TextConfig",
+    "WordFeatures",
     "as_table",
     "date_values",
     "find_invalid_cells",
@@ -43,6 +48,7 @@ __all__ = [
     "is_infinite",
     "is_missing",
     "load_data_dictionary",
+    "numbers_of",
     "numeric_values",
     "parse_number",
     "read_csv",

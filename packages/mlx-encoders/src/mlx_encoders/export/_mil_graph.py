@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-_UNARY = ("relu", "tanh", "sigmoid", "cos", "sin", "sqrt")
+_UNARY = ("relu", "tanh", "sigmoid", "cos", "sin", "sqrt", "exp", "log", "softplus")
 
 
 class MilOperations:

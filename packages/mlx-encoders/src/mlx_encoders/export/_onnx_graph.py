@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 OPSETS = (17, 18, 19, 20)
 _UNARY = {"relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid", "cos": "Cos", "sin": "Sin",
-          "sqrt": "Sqrt"}  # fmt: skip
+          "sqrt": "Sqrt", "exp": "Exp", "log": "Log", "softplus": "Softplus"}  # fmt: skip
 _EXTERNAL_FROM = 1024  # bytes
 _SQRT_HALF = 0.5**0.5
 _TANH_GELU = (2 / np.pi) ** 0.5
@@ -40,7 +40,7 @@ class OnnxOperations:
         shapes: dict[str, list],
         data: Path | None,
     ) -> "onnx.ModelProto":
-        """Return the model with these outputs, whose shapes may have names of dimensions.
+        """Return the model; shapes of outputs and dense inputs may have names of dimensions.
 
         Large initializers are written to the file `data`, if given: protobuf ends at 2 GiB.
         """
@@ -48,12 +48,13 @@ class OnnxOperations:
 
         nodes = [*self._nodes]
         nodes += [helper.make_node("Identity", [value], [key]) for key, value in outputs.items()]
-        names = [each for each in vars(inputs).values() if each is not None]
-        dims = ["batch", "length"]
+        tokens = (inputs.input_ids, inputs.attention_mask, inputs.token_type_ids)
+        given = [(each, TensorProto.INT64, ["batch", "length"]) for each in tokens if each]
+        given += [(each, TensorProto.FLOAT, ["batch", shapes[each][1]]) for each in inputs.dense]
         graph = helper.make_graph(
             nodes,
             name,
-            [helper.make_tensor_value_info(each, TensorProto.INT64, dims) for each in names],
+            [helper.make_tensor_value_info(*each) for each in given],
             [helper.make_tensor_value_info(key, TensorProto.FLOAT, shapes[key]) for key in outputs],
             [numpy_helper.from_array(array, key) for key, array in self._initializers.items()]
             if data is None

@@ -4,7 +4,7 @@ import io
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,13 @@ import numpy as np
 from mlx_encoders.bert import BertConfig
 from mlx_encoders.export._mil_graph import MilOperations
 from mlx_encoders.export.encoders import GraphInputs, rearrange
-from mlx_encoders.export.heads import HeadOptions, Pooling, build_outputs, check_options
+from mlx_encoders.export.heads import (
+    ExportHead,
+    HeadOptions,
+    Pooling,
+    build_outputs,
+    check_options,
+)
 from mlx_encoders.export.report import CoreMLReport, file_size
 from mlx_encoders.export.verify import (
     Batch,
@@ -38,11 +44,13 @@ def export_coreml(
     normalize: bool = False,
     probabilities: bool = False,
     temperature: float | None = None,
+    head: ExportHead | None = None,
 ) -> CoreMLReport:
     """Write `model` as an ML program for macOS 13 and iOS 16, for one sequence at a time.
 
     `output` is a package `*.mlpackage`, or a folder, which gets `model.mlpackage`. Inputs and
-    outputs are those of `export_onnx`, int32, of 1 to `length` tokens.
+    outputs are those of `export_onnx`, int32, of 1 to `length` tokens; dense ones of a `head` are
+    float32.
 
     Core ML itself exists only on macOS and is not run here. Instead coremltools evaluates the
     program on constant inputs, in NumPy and float32, and these outputs are compared with those of
@@ -50,7 +58,7 @@ def export_coreml(
     program, not the rounding of Apple's hardware, nor float16. Raises `ImportError` without
     coremltools.
     """
-    options = HeadOptions(pooling, normalize, probabilities, temperature)
+    options = HeadOptions(pooling, normalize, probabilities, temperature, head)
     check_options(model, options)
     longest = max_length(model.config)
     if not 1 <= length <= longest:
@@ -60,7 +68,9 @@ def export_coreml(
     weights = float_weights(model, adapter)
     reference = with_weights(model, weights)
     rearrange(model.config, model.base_prefix, weights)
-    batches = [row for batch in probe_batches(model.config) for row in _rows(batch)]
+    dense = dict(head.dense) if head else {}
+    weights |= head.weights if head else {}
+    batches = [row for batch in probe_batches(model.config, dense) for row in _rows(batch)]
     expected = [mlx_outputs(reference, options, batch) for batch in batches]
     path = Path(output)
     path = path if path.suffix == ".mlpackage" else path / "model.mlpackage"
@@ -81,7 +91,8 @@ def export_coreml(
                 source="milinternal",
                 convert_to="mlprogram",
                 inputs=[
-                    ct.TensorType(name, shape=sizes, dtype=np.int32) for name in _input_names(model)
+                    *(ct.TensorType(each, sizes, np.int32) for each in _input_names(model)),
+                    *(ct.TensorType(each, (1, dense[each]), np.float32) for each in dense),
                 ],
                 minimum_deployment_target=ct.target.iOS16,
                 compute_precision=getattr(ct.precision, precision.upper()),
@@ -102,9 +113,12 @@ def build_program(ct: Any, model: Any, weights: dict[str, np.ndarray], options: 
         name: builder.TensorSpec(shape=(1, symbol), dtype=mil.types.int32)
         for name in _input_names(model)
     }
+    dense = options.head.dense if options.head else {}
+    for name, width in dense.items():
+        specs[name] = builder.TensorSpec(shape=(1, width), dtype=mil.types.fp32)
     with mil.Function(specs, opset_version=ct.target.iOS16) as function:
         ops = MilOperations(weights, builder)
-        outputs = build_outputs(ops, model, options, GraphInputs(**function.inputs))
+        outputs = build_outputs(ops, model, options, _graph_inputs(function.inputs, dense))
         # The name of a variable is that of the output.
         function.set_outputs(
             [builder.identity(x=value, name=name) for name, value in outputs.items()]
@@ -121,8 +135,12 @@ def evaluate(
     builder, mil = ct.converters.mil.Builder, ct.converters.mil.mil
     with mil.Function({}, opset_version=ct.target.iOS16):
         ops = MilOperations(weights, builder)
-        given = {name: builder.const(val=array.astype(np.int32)) for name, array in batch.items()}
-        outputs = build_outputs(ops, model, options, GraphInputs(**given))
+        dense = options.head.dense if options.head else {}
+        given = {
+            name: builder.const(val=array.astype(np.float32 if name in dense else np.int32))
+            for name, array in batch.items()
+        }
+        outputs = build_outputs(ops, model, options, _graph_inputs(given, dense))
         return {name: value.val for name, value in outputs.items()}
 
 
@@ -147,6 +165,11 @@ def _coremltools() -> Iterator[Any]:
         ) from error
     finally:
         logger.setLevel(level)
+
+
+def _graph_inputs(given: Mapping[str, Any], dense: Mapping[str, int]) -> GraphInputs:
+    tokens = {name: value for name, value in given.items() if name not in dense}
+    return GraphInputs(**tokens, dense={name: given[name] for name in dense})
 
 
 def _input_names(model: Any) -> list[str]:

@@ -1,6 +1,6 @@
 """The forward passes of the three encoders, as graphs of any format."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,15 +24,22 @@ _NEOBERT_THETA = 10000.0
 
 @dataclass(frozen=True)
 class GraphInputs:
-    """The inputs of a graph, each (B, L) integers; `token_type_ids` only of BERT."""
+    """The inputs of a graph: (B, L) integers, of which only BERT has `token_type_ids`.
+
+    `dense` are those of a head beside the tokens by name, each (B, width) float32.
+    """
 
     input_ids: Value
     attention_mask: Value
     token_type_ids: Value | None = None
+    dense: dict[str, Value] = field(default_factory=dict)
 
 
-def encode(ops: Operations, config: Any, prefix: str, inputs: GraphInputs) -> Value:
-    """Return the hidden states (B, L, hidden_size); `prefix` precedes the names of tensors."""
+def encode(ops: Operations, config: Any, prefix: str, inputs: GraphInputs) -> list[Value]:
+    """Return the embeddings and the output of each layer, each (B, L, hidden_size).
+
+    The last one includes the last norm. `prefix` precedes the names of tensors.
+    """
     if isinstance(config, BertConfig):
         return _bert(ops, config, prefix, inputs)
     if isinstance(config, ModernBertConfig):
@@ -56,7 +63,7 @@ def rearrange(config: Any, prefix: str, weights: dict[str, np.ndarray]) -> None:
         weights[name] = np.concatenate([halves, rows[2:]]).reshape(3 * inner, D)
 
 
-def _bert(ops: Operations, config: BertConfig, prefix: str, inputs: GraphInputs) -> Value:
+def _bert(ops: Operations, config: BertConfig, prefix: str, inputs: GraphInputs) -> list[Value]:
     tables = f"{prefix}embeddings."
     heads, eps = config.num_attention_heads, config.layer_norm_eps
     size = config.attention_size
@@ -66,7 +73,7 @@ def _bert(ops: Operations, config: BertConfig, prefix: str, inputs: GraphInputs)
     types = ops.weight(f"{tables}token_type_embeddings.weight")
     x = ops.add(x, ops.gather(types, inputs.token_type_ids))
     x = ops.layer_norm(x, f"{tables}LayerNorm", eps)
-    mask = padding_mask(ops, inputs.attention_mask)
+    mask, states = padding_mask(ops, inputs.attention_mask), [x]
     for i in range(config.num_hidden_layers):
         layer = f"{prefix}encoder.layer.{i}."
         queries, keys, values = (
@@ -80,12 +87,13 @@ def _bert(ops: Operations, config: BertConfig, prefix: str, inputs: GraphInputs)
         inner = ops.activation(config.hidden_act, inner)
         inner = ops.linear(inner, f"{layer}output.dense")
         x = ops.layer_norm(ops.add(inner, x), f"{layer}output.LayerNorm", eps)
-    return x
+        states.append(x)
+    return states
 
 
 def _modernbert(
     ops: Operations, config: ModernBertConfig, prefix: str, inputs: GraphInputs
-) -> Value:
+) -> list[Value]:
     eps, head_dim = config.norm_eps, config.attention_size // config.num_attention_heads
     types = config.layer_types or ()
     masks, turns = {}, {}
@@ -97,6 +105,7 @@ def _modernbert(
         turns[SLIDING] = rotations(ops, inputs.input_ids, head_dim, config.local_rope_theta)
     table = ops.weight(f"{prefix}embeddings.tok_embeddings.weight")
     x = ops.layer_norm(ops.gather(table, inputs.input_ids), f"{prefix}embeddings.norm", eps)
+    states = [x]
     for i, kind in enumerate(types):
         layer = f"{prefix}layers.{i}."
         normed = ops.layer_norm(x, f"{layer}attn_norm", eps) if i else x
@@ -109,15 +118,19 @@ def _modernbert(
         )
         inner = ops.activation(config.hidden_activation, activated)
         x = ops.add(x, ops.linear(ops.multiply(inner, gate), f"{layer}mlp.Wo"))
-    return ops.layer_norm(x, f"{prefix}final_norm", eps)
+        states.append(x)
+    return [*states[:-1], ops.layer_norm(x, f"{prefix}final_norm", eps)]
 
 
-def _neobert(ops: Operations, config: NeoBertConfig, prefix: str, inputs: GraphInputs) -> Value:
+def _neobert(
+    ops: Operations, config: NeoBertConfig, prefix: str, inputs: GraphInputs
+) -> list[Value]:
     D, eps = config.hidden_size, config.norm_eps
     mask = padding_mask(ops, inputs.attention_mask)
     head_dim = config.attention_size // config.num_attention_heads
     turns = rotations(ops, inputs.input_ids, head_dim, _NEOBERT_THETA)
     x = ops.gather(ops.weight(f"{prefix}encoder.weight"), inputs.input_ids)
+    states = [x]
     for i in range(config.num_hidden_layers):
         layer = f"{prefix}transformer_encoder.{i}."
         normed = rms_norm(ops, x, f"{layer}attention_norm", D, eps)
@@ -128,7 +141,8 @@ def _neobert(ops: Operations, config: NeoBertConfig, prefix: str, inputs: GraphI
         activated, gate = ops.split(ops.linear(normed, f"{layer}ffn.w12"), [config.inner_size] * 2)
         inner = ops.multiply(ops.activation("silu", activated), gate)
         x = ops.add(x, ops.linear(inner, f"{layer}ffn.w3"))
-    return rms_norm(ops, x, f"{prefix}layer_norm", D, eps)
+        states.append(x)
+    return [*states[:-1], rms_norm(ops, x, f"{prefix}layer_norm", D, eps)]
 
 
 def _rotary_attention(

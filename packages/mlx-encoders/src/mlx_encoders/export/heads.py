@@ -1,8 +1,10 @@
 """What follows the encoder: task heads, pooling to one vector, probabilities."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
+
+import numpy as np
 
 from mlx_encoders.export._operations import Operations, Value
 from mlx_encoders.export.encoders import GraphInputs, encode
@@ -13,6 +15,25 @@ _CLASSIFIERS = ("SequenceClassification", "TokenClassification", "NextSentencePr
 
 
 @dataclass(frozen=True)
+class ExportHead:
+    """A network on an encoder's hidden states that this package does not know.
+
+    `build(ops, states, inputs)` writes it: `states` as of `encode`, `inputs.attention_mask`, and
+    `inputs.dense` of the names in `dense`. It returns (B, width). `compute(model, batch)` returns
+    what that is, by MLX: `model` has the float32 weights, the batch has the dense inputs too.
+    """
+
+    build: Callable[[Operations, list[Value], GraphInputs], Value]
+    compute: Callable[[Any, dict[str, np.ndarray]], np.ndarray]
+    width: int
+    weights: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Tensors by names that no tensor of the encoder has."""
+    dense: Mapping[str, int] = field(default_factory=dict)
+    """The widths of inputs beside the tokens, by name."""
+    output: str = "prediction"
+
+
+@dataclass(frozen=True)
 class HeadOptions:
     """What to compute of the encoder's or the task head's output; see `export_onnx`."""
 
@@ -20,6 +41,7 @@ class HeadOptions:
     normalize: bool = False
     probabilities: bool = False
     temperature: float | None = None
+    head: ExportHead | None = None
 
 
 def task_of(model: Any) -> str:
@@ -42,6 +64,8 @@ def task_of(model: Any) -> str:
 def check_options(model: Any, options: HeadOptions) -> None:
     """Raise `ValueError` for options that this model does not have."""
     task = task_of(model)
+    if options.head is not None and (task or options != HeadOptions(head=options.head)):
+        raise ValueError("a head of your own is for an encoder, without other options of a head")
     if options.pooling is not None and options.pooling not in POOLINGS:
         raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}; got {options.pooling!r}")
     if task and options.pooling is not None:
@@ -65,8 +89,10 @@ def build_outputs(
 ) -> dict[str, Value]:
     """Write the whole network; return its outputs by name."""
     config, prefix = model.config, model.base_prefix
-    hidden = encode(ops, config, prefix, inputs)
-    task = task_of(model)
+    states = encode(ops, config, prefix, inputs)
+    if options.head is not None:
+        return {options.head.output: options.head.build(ops, states, inputs)}
+    hidden, task = states[-1], task_of(model)
     if task:
         outputs = _HEADS[task](ops, config, prefix, inputs, hidden)
         return {name: _finish(ops, config, options, x) for name, x in outputs.items()}

@@ -3,7 +3,7 @@
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from mlx_encoders.bert import BertConfig
 from mlx_encoders.export._onnx_graph import OPSETS, OnnxOperations
 from mlx_encoders.export.encoders import GraphInputs, rearrange
 from mlx_encoders.export.heads import (
+    ExportHead,
     HeadOptions,
     Pooling,
     build_outputs,
@@ -52,6 +53,7 @@ def export_onnx(
     normalize: bool = False,
     probabilities: bool = False,
     temperature: float | None = None,
+    head: ExportHead | None = None,
     int8: bool = False,
     texts: Sequence[str] = (),
     labels: Sequence[int] | None = None,
@@ -64,8 +66,9 @@ def export_onnx(
     Outputs have transformers' names: `last_hidden_state` and `pooler_output`, `logits`, or
     `start_logits` and `end_logits`. With `pooling` an encoder returns `sentence_embedding`
     (batch, hidden_size), of length 1 if `normalize`. `temperature` divides the logits of a
-    classifier, and `probabilities` turns them into probabilities. Weights are float32;
-    quantized ones are restored.
+    classifier, and `probabilities` turns them into probabilities. `head` is a network on the hidden
+    states of an encoder, with its own output and inputs. Weights are float32; quantized ones are
+    restored.
 
     `adapter` is a folder with a LoRA adapter saved by PEFT, which is merged. `int8` also writes a
     file `*_int8.onnx` with 8-bit weights. `external_data` puts the weights into a second file; None
@@ -78,12 +81,14 @@ def export_onnx(
     leaves no file; `ImportError` without onnx and onnxruntime.
     """
     _import_onnx()
-    options = HeadOptions(pooling, normalize, probabilities, temperature)
+    options = HeadOptions(pooling, normalize, probabilities, temperature, head)
     check_options(model, options)
     if opset not in OPSETS:
         raise ValueError(f"opset must be one of {OPSETS}, got {opset}")
     if texts and tokenizer is None:
         raise ValueError("texts need a tokenizer")
+    if texts and head is not None and head.dense:
+        raise ValueError("texts are no inputs of a head that also reads dense ones; leave them out")
     if labels is not None:
         _check_labels(model, texts, labels)
     weights = float_weights(model, adapter)
@@ -102,7 +107,7 @@ def export_onnx(
         if int8:
             small = file.with_name(f"{file.stem}_int8.onnx")
             write_int8(file, small, external_data)
-            batches, outputs = _inputs(model, tokenizer, texts), onnx_runner(file)
+            batches, outputs = _inputs(model, options, tokenizer, texts), onnx_runner(file)
             expected = [outputs(batch) for batch in batches]
             measured = measure_int8(small, batches, expected, labels)
             report = replace(report, int8=replace(measured, path=folder / small.name))
@@ -124,15 +129,17 @@ def build_onnx(
     """Return the network of `model` with these weights, unchecked; large ones go to `data`."""
     from onnx import helper
 
-    weights = dict(weights)
+    weights, head = dict(weights), options.head
     rearrange(model.config, model.base_prefix, weights)
-    ops = OnnxOperations(weights, opset)
+    ops = OnnxOperations(weights | dict(head.weights if head else {}), opset)
     types = "token_type_ids" if isinstance(model.config, BertConfig) else None
-    inputs = GraphInputs("input_ids", "attention_mask", types)
+    dense = dict(head.dense) if head else {}
+    inputs = GraphInputs("input_ids", "attention_mask", types, {name: name for name in dense})
     outputs = build_outputs(ops, model, options, inputs)
-    shapes = _output_shapes(model, outputs)
+    shapes = {name: ["batch", width] for name, width in dense.items()}
+    shapes |= {head.output: ["batch", head.width]} if head else _output_shapes(model, outputs)
     graph = ops.model(type(model).__name__, inputs, outputs, shapes, data)
-    notes = {key: value for key, value in asdict(options).items() if value}
+    notes = {key: value for key, value in vars(options).items() if value and key != "head"}
     if (names := model.config.id2label) and "logits" in outputs:
         notes["id2label"] = {str(key): label for key, label in names.items()}
     helper.set_model_props(graph, {key: json.dumps(value) for key, value in notes.items()})
@@ -148,9 +155,9 @@ def _verify(
     labels: Sequence[int] | None,
 ) -> ExportReport:
     run = onnx_runner(file)
-    batches = probe_batches(model.config)
+    batches = _inputs(model, options, None, ())
     if texts:
-        batches += _inputs(model, tokenizer, texts[:_MLX_TEXTS])
+        batches += _inputs(model, options, tokenizer, texts[:_MLX_TEXTS])
     expected = (mlx_outputs(model, options, batch) for batch in batches)
     difference, problem = compare(expected, map(run, batches))
     if problem:
@@ -159,14 +166,16 @@ def _verify(
         )
     right = None
     if labels is not None:
-        right = accuracy(map(run, _inputs(model, tokenizer, texts)), labels)
+        right = accuracy(map(run, _inputs(model, options, tokenizer, texts)), labels)
     return ExportReport(file, file_size(file), difference, right)
 
 
-def _inputs(model: Any, tokenizer: Tokenizer | None, texts: Sequence[str]) -> list[Batch]:
-    """Return the batches of the texts, or random ids without texts."""
+def _inputs(
+    model: Any, options: HeadOptions, tokenizer: Tokenizer | None, texts: Sequence[str]
+) -> list[Batch]:
+    """Return the batches of the texts, or random inputs without texts."""
     if not texts:
-        return probe_batches(model.config)
+        return probe_batches(model.config, options.head.dense if options.head else None)
     assert tokenizer is not None
     return text_batches(model.config, tokenizer, texts)
 

@@ -1,7 +1,7 @@
 """Compare an exported network with the MLX model it was made from."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,10 @@ from mlx_encoders.modernbert import ModernBertConfig
 from mlx_encoders.tokenizer import Tokenizer
 
 Batch = dict[str, np.ndarray]
-"""`input_ids`, `attention_mask` and, for BERT, `token_type_ids`, each (B, L) int64."""
+"""`input_ids`, `attention_mask` and, for BERT, `token_type_ids`, each (B, L) int64.
+
+With a head of one's own also its dense inputs, each (B, width) float32.
+"""
 Outputs = dict[str, np.ndarray]
 
 TOLERANCE = 1e-4
@@ -25,11 +28,12 @@ def max_length(config: Any) -> int:
     return getattr(config, "max_length", None) or config.max_position_embeddings
 
 
-def probe_batches(config: Any) -> list[Batch]:
+def probe_batches(config: Any, dense: Mapping[str, int] | None = None) -> list[Batch]:
     """Return batches of random ids: without padding, padded on the right, the left, and wholly.
 
     The last is longer than ModernBERT's window, but too short for its attention by blocks, where
-    padding without tokens in its window gets other hidden states.
+    padding without tokens in its window gets other hidden states. `dense` are the widths of other
+    inputs, which are normal random numbers.
     """
     generator = np.random.default_rng(0)
     reach = config.local_attention // 2 if isinstance(config, ModernBertConfig) else 0
@@ -42,7 +46,10 @@ def probe_batches(config: Any) -> list[Batch]:
             mask[1, L // 2 :] = 0  # on the right
             mask[2, : L // 3] = 0  # on the left
             mask[3] = 0
-        batches.append(_batch(config, ids, mask, generator.integers(0, 2, (B, L))))
+        batch = _batch(config, ids, mask, generator.integers(0, 2, (B, L)))
+        for name, width in (dense or {}).items():
+            batch[name] = generator.normal(size=(B, width)).astype(np.float32)
+        batches.append(batch)
     return batches
 
 
@@ -68,6 +75,8 @@ def text_batches(
 
 def mlx_outputs(model: Any, options: HeadOptions, batch: Batch) -> Outputs:
     """Return what the exported network should compute, by MLX and NumPy."""
+    if options.head is not None:
+        return {options.head.output: np.asarray(options.head.compute(model, batch), np.float32)}
     hidden = model(**{name: mx.array(array.astype(np.int32)) for name, array in batch.items()})
     task = task_of(model)
     if task == "QuestionAnswering":

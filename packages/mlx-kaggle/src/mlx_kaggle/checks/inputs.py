@@ -10,7 +10,6 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from mlx_kaggle import DataError
 from mlx_kaggle.checks import Finding
-from mlx_kaggle.members.features import numbers_of
 from mlx_kaggle.settings import DataSettings
 from mlx_kaggle.tables.competition import VALUE_TASKS, Competition
 from mlx_kaggle.tables.files import (
@@ -23,7 +22,7 @@ from mlx_kaggle.tables.files import (
 )
 from mlx_kaggle.tables.infer import infer_competition
 from mlx_kaggle.tables.targets import Target
-from mlx_tabtext import Schema, Table, is_missing
+from mlx_tabtext import Schema, Table, is_missing, numbers_of
 
 # HistGradientBoosting takes category codes below 255; rarer categories share one code.
 MAX_CATEGORIES = 250

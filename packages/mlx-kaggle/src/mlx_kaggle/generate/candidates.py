@@ -18,8 +18,7 @@ from mlx_kaggle.generate.numbers import Combination, DatePart, find_combinations
 from mlx_kaggle.generate.parts import NAME_WORDS, Part, filled_texts, find_parts, is_category
 from mlx_kaggle.generate.parts import text_columns as columns_with_text
 from mlx_kaggle.generate.target_means import TargetMean, target_outputs
-from mlx_kaggle.members.features import numbers_of
-from mlx_tabtext import Schema, Table
+from mlx_tabtext import Schema, Table, numbers_of
 
 Rowwise = Part | Grade | Combination | DatePart
 Learned = GroupSize | PerMember | FilledCategory | GroupMean | TargetMean

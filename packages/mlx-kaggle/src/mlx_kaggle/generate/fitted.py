@@ -14,10 +14,9 @@ from mlx_kaggle.generate.measure import Trial
 from mlx_kaggle.generate.numbers import Combination, DatePart
 from mlx_kaggle.generate.parts import Part
 from mlx_kaggle.generate.target_means import TargetMean
-from mlx_kaggle.members.features import Number
 from mlx_kaggle.tables.dependence import Dependence
 from mlx_kaggle.tables.files import row_count
-from mlx_tabtext import Column, Schema, Table
+from mlx_tabtext import Column, Number, Schema, Table
 
 MAX_CANDIDATES = 100
 # Fewer rows cannot tell a gain from noise.

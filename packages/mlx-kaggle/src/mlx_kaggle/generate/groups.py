@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from mlx_kaggle.members.features import Number
 from mlx_kaggle.tables.dependence import Dependence
-from mlx_tabtext import Table, is_missing
+from mlx_tabtext import Number, Table, is_missing
 
 Keys = list[str | None]
 

@@ -8,12 +8,11 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 from threadpoolctl import threadpool_limits
 
 from mlx_kaggle.generate.candidates import Candidate, Feature, Learned
-from mlx_kaggle.members.features import numbers_of
 from mlx_kaggle.members.outputs import without_unknown
 from mlx_kaggle.tables.dependence import Dependence
 from mlx_kaggle.tables.files import take
 from mlx_kaggle.tables.splits import split_rows
-from mlx_tabtext import Schema, Table, is_missing
+from mlx_tabtext import Schema, Table, is_missing, numbers_of
 
 # Small tables are split several times: one split of so few rows decides by chance.
 FEW_ROWS, REPEATS, FOLDS, FOLDS_OF_MANY = 2000, 2, 5, 3

@@ -7,8 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mlx_kaggle.members.features import Number, numbers_of
-from mlx_tabtext import Schema, Table, humanize
+from mlx_tabtext import Number, Schema, Table, humanize, numbers_of
 from mlx_tabtext.dates import parse_date
 
 Operation = Literal["sum", "zeros", "difference", "ratio"]

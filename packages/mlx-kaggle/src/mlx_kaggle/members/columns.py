@@ -11,12 +11,12 @@ from scipy.sparse import csr_array
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import CountVectorizer
 
-from mlx_kaggle.members.features import MIN_ROWS, HeadFeatures, Number, WordFeatures, numbers_of
 from mlx_kaggle.members.saved import load_arrays, load_json, save_arrays, save_json
 from mlx_kaggle.tables.competition import Competition, Forecast
 from mlx_kaggle.tables.dependence import Dependence
 from mlx_kaggle.tables.windows import seasonal_naive
-from mlx_tabtext import Table, is_missing
+from mlx_tabtext import Number, RowFeatures, Table, WordFeatures, is_missing, numbers_of
+from mlx_tabtext.words import MIN_ROWS
 
 # HistGradientBoosting takes category codes below 255; rarer categories become missing.
 MAX_CATEGORIES = 250
@@ -136,7 +136,7 @@ class ColumnFeatures:
     numbers: tuple[Number, ...]
     categories: dict[str, dict[str, int]]
     """The codes of the values of each categorical column."""
-    scaled: HeadFeatures
+    scaled: RowFeatures
     words: WordFeatures
     characters: CharacterFeatures
     projection: np.ndarray
@@ -153,7 +153,7 @@ class ColumnFeatures:
         return cls(
             tuple(numbers_of(schema)),
             {name: _category_codes(train[name]) for name in categorical},
-            HeadFeatures.fit(schema, train),
+            RowFeatures.fit(schema, train),
             words,
             CharacterFeatures.fit(words.columns, train),
             _projection(words, train, seed),
@@ -165,7 +165,7 @@ class ColumnFeatures:
         rows = _count(table)
         numbers = [_finite(number.values(table)) for number in self.numbers]
         categories = [_encode(table[name], codes) for name, codes in self.categories.items()]
-        words = self.words.transform(table) if self.words.words else _nothing(rows)
+        words = word_matrix(self.words, table) if self.words.words else _nothing(rows)
         return Columns(
             _stack(numbers, rows),
             _stack(categories, rows),
@@ -198,7 +198,7 @@ class ColumnFeatures:
         return cls(
             tuple(Number(**each) for each in values["numbers"]),
             values["categories"],
-            HeadFeatures.from_dict(values["scaled"]),
+            RowFeatures.from_dict(values["scaled"]),
             WordFeatures.from_dict(values["words"]),
             CharacterFeatures(**{key: tuple(each) for key, each in values["characters"].items()}),
             load_arrays(folder / "columns.npz")["projection"],
@@ -216,6 +216,12 @@ def smooth_clip(scaled: np.ndarray) -> np.ndarray:
 
 def _count(table: Table) -> int:
     return len(next(iter(table.values())))
+
+
+def word_matrix(words: WordFeatures, table: Table) -> csr_array:
+    """Return (N, w) float32 tf-idf."""
+    values, columns, starts = words.transform(table)
+    return csr_array((values, columns, starts), shape=(len(starts) - 1, len(words.words)))
 
 
 def _nothing(rows: int) -> csr_array:
@@ -251,5 +257,5 @@ def _projection(words: WordFeatures, train: Table, seed: int) -> np.ndarray:
     components = min(COMPONENTS, _count(train) // COMPONENT_ROWS, len(words.words) - 1)
     if components < 2:
         return np.zeros((len(words.words), 0), np.float32)
-    svd = TruncatedSVD(components, random_state=seed).fit(words.transform(train))
+    svd = TruncatedSVD(components, random_state=seed).fit(word_matrix(words, train))
     return np.asarray(svd.components_, np.float32).T

@@ -11,11 +11,10 @@ from mlx_fastcpu import patch_nn
 from mlx_kaggle.config import RunConfig
 from mlx_kaggle.generate import Gain, Generated
 from mlx_kaggle.members.columns import ColumnFeatures, Columns
-from mlx_kaggle.members.features import numbers_of
 from mlx_kaggle.members.saved import load_json, save_json
 from mlx_kaggle.tables.competition import Competition
 from mlx_kaggle.tables.dependence import Dependence
-from mlx_tabtext import Table, TableText, TextConfig, is_missing
+from mlx_tabtext import Table, TableText, TextConfig, is_missing, numbers_of
 from mlx_trainer import MANIFEST, check_manifest, write_manifest
 
 GENERATED = "generated.json"

@@ -13,11 +13,11 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import KFold
 from threadpoolctl import threadpool_limits
 
-from mlx_kaggle.members.features import HeadFeatures, WordFeatures
+from mlx_kaggle.members.columns import word_matrix
 from mlx_kaggle.tables.competition import VALUE_TASKS, Competition
 from mlx_kaggle.tables.dependence import Dependence, split_inside
 from mlx_kaggle.tables.splits import Split
-from mlx_tabtext import Table
+from mlx_tabtext import RowFeatures, Table, WordFeatures
 
 # L2 penalties. A regression chooses the best one on held-out rows. For classes, log loss would
 # choose a larger one than accuracy does (on titanic and nlp-disaster).
@@ -47,7 +47,7 @@ class LinearModel:
     `weight` is (features + words, outputs), `bias` (outputs,).
     """
 
-    features: HeadFeatures | None
+    features: RowFeatures | None
     words: WordFeatures | None
     weight: np.ndarray
     bias: np.ndarray
@@ -62,7 +62,9 @@ class LinearModel:
         return {name: each.to_dict() if each else None for name, each in fitted.items()}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any], weights: Path) -> "LinearModel | None":
+    def from_dict(
+        cls, values: dict[str, Any], weights: Path, prefix: str = ""
+    ) -> "LinearModel | None":
         """Rebuild from `to_dict` and a file of weights; `None` without any feature."""
         features, words = values["features"], values["words"]
         if features is None and words is None:
@@ -70,10 +72,10 @@ class LinearModel:
         arrays = mx.load(str(weights))
         assert isinstance(arrays, dict)
         return cls(
-            HeadFeatures.from_dict(features) if features else None,
+            RowFeatures.from_dict(features) if features else None,
             WordFeatures.from_dict(words) if words else None,
-            np.array(arrays["weight"]),
-            np.array(arrays["bias"]),
+            np.array(arrays[f"{prefix}weight"]),
+            np.array(arrays[f"{prefix}bias"]),
         )
 
 
@@ -100,7 +102,7 @@ def fit_linear(
     chosen on later rows. `targets` are class numbers, labels or scaled values. Both results are
     `None` without any feature.
     """
-    features = HeadFeatures.fit(competition.schema, train) if numeric_features else None
+    features = RowFeatures.fit(competition.schema, train) if numeric_features else None
     features = features if features and features.count else None
     vocabulary = WordFeatures.fit(competition.schema, train) if words else None
     vocabulary = vocabulary if vocabulary and vocabulary.words else None
@@ -149,9 +151,10 @@ def _splits(
     return split_inside(dependence, targets, task, folds, 0.0, seed) if folds > 1 else []
 
 
-def _matrix(features: HeadFeatures | None, words: WordFeatures | None, table: Table) -> csr_array:
-    fitted = [each for each in (features, words) if each is not None]
-    return csr_array(hstack([csr_array(each.transform(table)) for each in fitted]))
+def _matrix(features: RowFeatures | None, words: WordFeatures | None, table: Table) -> csr_array:
+    parts = [csr_array(features.transform(table))] if features else []
+    parts += [word_matrix(words, table)] if words else []
+    return csr_array(hstack(parts))
 
 
 def _held_out(

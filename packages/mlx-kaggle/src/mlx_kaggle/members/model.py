@@ -24,13 +24,12 @@ from mlx_heads import LayerMix, PooledHead, get_objective
 from mlx_kaggle import RunError
 from mlx_kaggle.config import RunConfig
 from mlx_kaggle.members.adapters import ADAPTER, Base, adapt
-from mlx_kaggle.members.features import HeadFeatures
 from mlx_kaggle.members.linear import LinearModel
 from mlx_kaggle.model_settings import EncoderSettings
 from mlx_kaggle.tables.targets import Scaler
 from mlx_kaggle.tables.windows import WindowScaler
 from mlx_lora import load_adapter, save_adapter
-from mlx_tabtext import TableText
+from mlx_tabtext import RowFeatures, TableText
 from mlx_trainer import check_manifest, write_atomic, write_manifest
 
 # All files that a member's folder may have; the manifest lists those that exist.
@@ -119,7 +118,7 @@ class Member:
     """The pretrained encoder that is adapted; `None` if the encoder is trained itself."""
 
     @property
-    def features(self) -> HeadFeatures | None:
+    def features(self) -> RowFeatures | None:
         """The numeric and categorical input of the head."""
         return self.linear.features if self.linear else None
 

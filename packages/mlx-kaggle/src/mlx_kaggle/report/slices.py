@@ -8,10 +8,9 @@ import numpy as np
 from scipy.stats import ttest_ind_from_stats
 
 from mlx_kaggle.blended import Results, loss_of
-from mlx_kaggle.members.features import numbers_of
 from mlx_kaggle.tables.files import take
 from mlx_kaggle.tables.targets import Target
-from mlx_tabtext import Table, is_missing
+from mlx_tabtext import Table, is_missing, numbers_of
 
 MIN_ROWS = 30
 MIN_SHARE = 0.01

@@ -1,23 +1,20 @@
-"""Features of a row, fitted on train only: numbers, one-hot categories, tf-idf of words."""
+"""Numbers and categories of rows as a matrix, for a model that reads them beside the text."""
 
-import re
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy.sparse import csr_array
 
-from mlx_tabtext import Schema, Table, date_values, is_missing, numeric_values
+from mlx_tabtext.dates import date_values
+from mlx_tabtext.numbers import numeric_values
+from mlx_tabtext.schema import Schema
+from mlx_tabtext.table import Table, is_missing
 
 # Numbers are clipped to this many standard deviations; larger ones would dominate the head.
 CLIP = 4.0
 # Training rows that a category needs to get a column; the most frequent come first.
 MIN_CATEGORY_ROWS, MAX_CATEGORIES = 5, 30
-# A word in fewer training rows would only be memorized.
-MIN_ROWS, MAX_WORDS = 3, 20_000
-_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
@@ -68,14 +65,14 @@ class Categories:
 
 
 @dataclass(frozen=True)
-class HeadFeatures:
+class RowFeatures:
     """Standardized numbers (log1p if skewed), 0/1 if missing, and one-hot categories."""
 
     scales: tuple[Scale, ...]
     categories: tuple[Categories, ...] = ()
 
     @classmethod
-    def fit(cls, schema: Schema, table: Table) -> "HeadFeatures":
+    def fit(cls, schema: Schema, table: Table) -> "RowFeatures":
         """Learn means, deviations and categories from the training rows."""
         names = [column.name for column in schema.features if column.kind == "categorical"]
         found = [Categories(name, _frequent(table[name])) for name in names]
@@ -118,7 +115,7 @@ class HeadFeatures:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "HeadFeatures":
+    def from_dict(cls, values: dict[str, Any]) -> "RowFeatures":
         """Rebuild from `to_dict`."""
         scales = [{**each, "number": Number(**each["number"])} for each in values["scales"]]
         categories = [
@@ -139,59 +136,3 @@ def _category(cell: Any) -> str:
 def _skew(values: np.ndarray) -> float:
     centred = values - values.mean()
     return float((centred**3).mean() / (centred**2).mean() ** 1.5)
-
-
-@dataclass(frozen=True)
-class WordFeatures:
-    """tf-idf of the frequent words of all text columns together; rows have L2 norm 1, or 0.
-
-    The weight of a word that occurs n times is (1 + ln n) * (1 + ln((1 + rows) / (1 + rows with
-    it))), as in scikit-learn's `TfidfVectorizer(sublinear_tf=True)`.
-    """
-
-    columns: tuple[str, ...]
-    words: tuple[str, ...]
-    weights: tuple[float, ...]
-
-    @classmethod
-    def fit(cls, schema: Schema, table: Table) -> "WordFeatures":
-        """Keep words in at least `MIN_ROWS` training rows, at most `MAX_WORDS` of them."""
-        columns = tuple(column.name for column in schema.features if column.kind == "text")
-        seen, count = Counter[str](), 0
-        for words in _word_counts(columns, table):
-            seen.update(words.keys())
-            count += 1
-        ranked = sorted(seen, key=lambda word: (-seen[word], word))[:MAX_WORDS]
-        kept = sorted(word for word in ranked if seen[word] >= MIN_ROWS)
-        weights = tuple(float(1 + np.log((1 + count) / (1 + seen[word]))) for word in kept)
-        return cls(columns, tuple(kept), weights)
-
-    def transform(self, table: Table) -> csr_array:
-        """Return (N, len(words)) float32."""
-        position = {word: number for number, word in enumerate(self.words)}
-        starts, indices, values = [0], [], []
-        for words in _word_counts(self.columns, table):
-            found = [(position[word], count) for word, count in words.items() if word in position]
-            row = np.array([(1 + np.log(n)) * self.weights[at] for at, n in found])
-            indices += [at for at, _ in found]
-            values.append(row / max(float(np.linalg.norm(row)), 1e-12))
-            starts.append(len(indices))
-        data = np.concatenate([np.zeros(0), *values]).astype(np.float32)
-        shape = (len(starts) - 1, len(self.words))
-        return csr_array((data, np.array(indices, np.int32), np.array(starts)), shape)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON form."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "WordFeatures":
-        """Rebuild from `to_dict`."""
-        return cls(**{name: tuple(each) for name, each in values.items()})
-
-
-def _word_counts(columns: tuple[str, ...], table: Table) -> Iterator[Counter[str]]:
-    """Yield the words of each row with their counts."""
-    for cells in zip(*(table[name] for name in columns), strict=True):
-        text = " ".join(str(cell) for cell in cells if not is_missing(cell))
-        yield Counter(_WORD.findall(text.lower()))

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mlx_kaggle.members.features import CLIP, HeadFeatures
-from mlx_tabtext import infer_schema
+from mlx_tabtext import RowFeatures, infer_schema
+from mlx_tabtext.features import CLIP
 
 TABLE = {
     "age": ["20", "30", "", "50", "40", "35"],
@@ -18,7 +18,7 @@ TABLE = {
 @pytest.fixture
 def features():
     schema = infer_schema(TABLE, target="y", kinds={"built": "date"})
-    return HeadFeatures.fit(schema, TABLE)
+    return RowFeatures.fit(schema, TABLE)
 
 
 def test_known_values_are_standardized_and_missing_ones_flagged(features):
@@ -50,7 +50,7 @@ def test_other_rows_do_not_change_what_was_fitted(features):
 
 
 def test_round_trip(features):
-    again = HeadFeatures.from_dict(features.to_dict())
+    again = RowFeatures.from_dict(features.to_dict())
     np.testing.assert_array_equal(again.transform(TABLE), features.transform(TABLE))
 
 
@@ -58,6 +58,6 @@ def test_frequent_categories_get_a_column_and_rare_ones_none():
     cells = ["a"] * 6 + [""] * 5 + ["rare"]
     table = {"kind": cells, "y": ["0", "1"] * 6}
     schema = infer_schema(table, target="y", kinds={"kind": "categorical"})
-    features = HeadFeatures.fit(schema, table)
+    features = RowFeatures.fit(schema, table)
     assert features.categories[0].values == ("a", "")
     assert features.transform(table).tolist() == [[1, 0]] * 6 + [[0, 1]] * 5 + [[0, 0]]

@@ -1,0 +1,1 @@
+"""Text members outside of MLX: Hugging Face folders, ONNX, Core ML."""
