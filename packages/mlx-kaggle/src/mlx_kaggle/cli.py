@@ -6,6 +6,7 @@ from typing import NoReturn
 import click
 
 from mlx_kaggle.commands.benchmark import benchmark
+from mlx_kaggle.commands.completion import completion
 from mlx_kaggle.commands.config import config
 from mlx_kaggle.commands.cv import baseline, cv
 from mlx_kaggle.commands.demo import demo
@@ -40,7 +41,8 @@ def cli() -> None:
 
 # In the order of a competition.
 COMMANDS = (demo, download, validate_data, text, baseline, train, cv, tune, predict, evaluate,
-            ensemble, submit, runs, presets, config, kaggle, benchmark, info)  # fmt: skip
+            ensemble, submit, runs, presets, config, kaggle, benchmark, info,
+            completion)  # fmt: skip
 for command in COMMANDS:
     cli.add_command(command)
 

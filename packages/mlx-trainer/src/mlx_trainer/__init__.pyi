@@ -20,6 +20,8 @@ from .checksums import ChangedFileError as ChangedFileError
 from .checksums import check_manifest as check_manifest
 from .checksums import fingerprint as fingerprint
 from .checksums import write_manifest as write_manifest
+from .config import config_problems as config_problems
+from .config import config_sources as config_sources
 from .config import dump_config as dump_config
 from .config import load_config as load_config
 from .distributed import rank as rank
@@ -78,6 +80,8 @@ __all__ = [
     "check_manifest",
     "check_output",
     "check_settings",
+    "config_problems",
+    "config_sources",
     "constant",
     "decay_matrices",
     "delete_owned",

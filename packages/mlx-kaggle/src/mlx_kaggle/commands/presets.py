@@ -4,6 +4,8 @@ import json
 
 import click
 
+from mlx_kaggle.commands.options import AS_JSON
+
 
 @click.group()
 def presets() -> None:
@@ -11,7 +13,7 @@ def presets() -> None:
 
 
 @presets.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@AS_JSON
 def list_presets(as_json: bool) -> None:
     """List the presets of the package, a line each."""
     from mlx_kaggle.presets import NAMES, read_preset
@@ -26,7 +28,7 @@ def list_presets(as_json: bool) -> None:
 
 @presets.command()
 @click.argument("name", metavar="NAME|FILE")
-@click.option("--json", "as_json", is_flag=True, help="Print the settings as JSON.")
+@AS_JSON
 def show(name: str, as_json: bool) -> None:
     """Print the file of a preset, and what it changes of the preset that it stands on."""
     from mlx_kaggle.presets import flattened, read_preset
