@@ -1,45 +1,45 @@
 """`--dry-run` says what it would write, writes nothing, asks nobody; `--json` is one document."""
 
 import contextlib
+import io
 import json
 import shutil
 import socket
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from mlx_kaggle.config import resolve_config
-from mlx_kaggle.runs import create_run, train_run
+from mlx_kaggle.cli import cli
 from mlx_kaggle.tracking import TRACKING
 
-TRAIN = ("--train", "train.csv", "--target", "y", "--folds", "2", "--members", "linear",
-         "--set", "blend.generate=none")  # fmt: skip
-TABLE = ("--train", "train.csv", "--target", "y")
-PREDICT = ("predict", "--run", "runs/a", "--test", "test.csv")
-SUBMIT = ("titanic", "sample.csv", "-m", "first", "--unchecked")
+TABLE = ("--train", "demo/train.csv", "--target", "cultivar")
+TRAIN = (*TABLE, "--folds", "2", "--members", "linear", "--set", "blend.generate=none")
+PREDICT = ("predict", "--run", "runs/a", "--test", "demo/test.csv")
+SUBMIT = ("titanic", "demo/submission.csv", "-m", "first")
+DEMO = ("demo", "--output", "demo", "--seed", "3", "--set", "members=[linear]",
+        "--set", "folds=2", "--set", "blend.generate=none")  # fmt: skip
 
 # The arguments of a call, and words of what it would do.
 DRY = {
     "train": (("train", *TRAIN, "--output", "new"),
-              "train majority, HistGradientBoosting, linear on 2 folds of 60 rows: 6 models"),
+              "train majority, HistGradientBoosting, linear on 2 folds of 133 rows: 6 models"),
     "cv": (("cv", *TRAIN, "--repeats", "3"),
-           "linear on 2 folds of 60 rows, 3 times: 18 models"),
+           "linear on 2 folds of 133 rows, 3 times: 18 models"),
     "baseline": (("baseline", *TABLE, "--folds", "2"), "write nothing"),
     "tune": (("tune", *TRAIN, "--output", "new", "--trials", "7"),
              "run trials until 7 are finished"),
     "benchmark": (("benchmark", *TABLE, "--batch-sizes", "4,8", "--rows", "20"),
                   "measure 2 networks (scratch; rows per update: 4, 8) on at most 20 rows"),
-    "demo": (("demo", "--seed", "3", "--set", "members=[linear]"), "--seed 3 --set"),
+    "demo": ((*DEMO[:2], "other", *DEMO[3:]), "--seed 3 --set 'members=[linear]'"),
     "validate-data": (("validate-data", *TABLE, "--output", "check.html"),
-                      "check train.csv (60 rows), test.csv (9 rows)"),
+                      "check demo/train.csv (133 rows), demo/test.csv (45 rows)"),
     "config init": (("config", "init", "--output", "new.yaml"), "write new.yaml: "),
-    "predict": ((*PREDICT, "--output", "answers.csv"), "predict 9 rows with 1 member of runs/a"),
+    "predict": ((*PREDICT, "--output", "answers.csv"), "predict 45 rows with 1 member of runs/a"),
     "ensemble": (("ensemble", "runs/a", "runs/b", "--output", "runs/both"),
                  "write runs/both: config.yaml"),
     "download": (("download", "titanic", "--output", "runs/a"), "leave equal ones of the "),
-    "submit": (("submit", *SUBMIT), "submit sample.csv to titanic: first"),
+    "submit": (("submit", *SUBMIT), "submit demo/submission.csv to titanic: first"),
     "kaggle download": (("kaggle", "download", "titanic"), "write new ones to titanic"),
     "kaggle submit": (("kaggle", "submit", *SUBMIT, "--run", "runs/a"),
                       "note it in submissions.jsonl of runs/a"),
@@ -53,9 +53,8 @@ NEEDS = {"tune": "optuna", "runs mirror": "mlflow"}
 
 # Calls that are quick; other tests read the documents of the rest.
 DOCUMENTS = {
-    "demo": ("demo", "--set", "members=[linear]", "--set", "blend.generate=none"),
     "predict": (*PREDICT, "--output", "answers.csv"),
-    "evaluate": ("evaluate", "--run", "runs/a", "--data", "train.csv", "--allow-leak"),
+    "evaluate": ("evaluate", "--run", "runs/a", "--data", "demo/answers.csv"),
     "ensemble": ("ensemble", "runs/a", "runs/b", "--output", "runs/both"),
     "validate-data": ("validate-data", *TABLE),
     "text": ("text", *TABLE),
@@ -70,35 +69,36 @@ DOCUMENTS = {
     "runs compare": ("runs", "compare", "runs/a", "runs/b"),
     "runs page": ("runs", "page", "--output", "page.html"),
     "runs rm": ("runs", "rm", "runs/b", "--yes"),
-    "kaggle check": ("kaggle", "check", "answers.csv", "--sample-submission", "sample.csv"),
+    "kaggle check": (
+        "kaggle",
+        "check",
+        "demo/submission.csv",
+        "--sample-submission",
+        "demo/sample_submission.csv",
+    ),
 }
 READ_ELSEWHERE = {
-    *("train", "cv", "baseline", "benchmark", "tune", "runs mirror"),
+    *("demo", "train", "cv", "baseline", "benchmark", "tune", "runs mirror"),
     *("download", "submit", "kaggle download", "kaggle submit", "kaggle files"),
     *("kaggle submissions", "kaggle leaderboard", "kaggle limits"),
 }
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """A training and a test table, a sample, and two runs."""
+def made(tmp_path_factory) -> tuple[Path, dict]:
+    """A folder with the demo and two runs, and the document that the demo printed."""
     folder = tmp_path_factory.mktemp("dry")
-    rng = np.random.default_rng(0)
-    sizes = rng.normal(size=69).round(4)
-    rows = [f"{i},{x},{x + rng.normal():.4f},{int(x > 0)}" for i, x in enumerate(sizes)]
-    (folder / "train.csv").write_text("\n".join(["id,size,weight,y", *rows[:60]]) + "\n")
-    test = [row.rpartition(",")[0] for row in rows[60:]]
-    (folder / "test.csv").write_text("\n".join(["id,size,weight", *test]) + "\n")
-    (folder / "sample.csv").write_text("\n".join(["id,y", *(f"{i},0" for i in range(60, 69))]))
-    (folder / "answers.csv").write_text("\n".join(["id,y", *(f"{i},1" for i in range(60, 69))]))
     (folder / "mine.yaml").write_text("base: titanic\ntraining: {epochs: 2}\n")
-    with contextlib.chdir(folder):
-        flags = {"data.train": "train.csv", "data.target": "y", "folds": 2}
-        flags |= {"members": ("linear",), "blend.generate": "none"}
-        config = resolve_config(None, None, flags)
-        train_run(config, lambda: create_run(Path("runs", "a"), config, False))
-        shutil.copytree("runs/a", "runs/b")
-    return folder
+    with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()) as printed:
+        cli.main([*DEMO, "--json"], standalone_mode=False)
+        shutil.copytree("demo/run", "runs/a")
+        shutil.copytree("demo/run", "runs/b")
+    return folder, json.loads(printed.getvalue())
+
+
+@pytest.fixture
+def folder(made) -> Path:
+    return made[0]
 
 
 @pytest.fixture
@@ -123,6 +123,14 @@ def test_every_dry_run_and_every_document_is_tested(commands):
 
     assert having("--dry-run") == set(DRY)
     assert having("--json") == {*DOCUMENTS, *READ_ELSEWHERE}
+
+
+def test_the_demo_prints_what_its_three_commands_found(made):
+    found = made[1]
+    assert found["folder"] == "demo"
+    assert found["train"]["metric"] == "accuracy"
+    assert found["predict"]["rows"] == 45
+    assert found["evaluate"]["accuracy"] > 0.8
 
 
 @pytest.mark.usefixtures("offline")

@@ -42,7 +42,7 @@ def load_config(
 def config_problems(
     cls: type, base: Mapping[str, object] | None = None, file: str | Path | None = None
 ) -> list[str]:
-    """Return every problem for which `load_config` would raise, one by one; [] if it would not.
+    """Return every problem for which `load_config` would raise, one by one, sorted by line.
 
     What depends on several fields is found once each field beside them is valid.
     """
@@ -50,7 +50,14 @@ def config_problems(
         values, origins, repeated = _gather(base, file)
     except ConfigError as error:
         return [str(error)]
-    return repeated + [_describe(each, cls, origins) for each in mismatches(cls, values)]
+    found = repeated + [_describe(each, cls, origins) for each in mismatches(cls, values)]
+    return sorted(found, key=lambda text: _line(text, file))
+
+
+def _line(text: str, file: str | Path | None) -> int:
+    """Return the line that an error of a file names, 0 if it is of no file."""
+    place, _, rest = text.partition(f"{file}:")
+    return 0 if place or not rest else int(rest.partition(":")[0])
 
 
 def config_sources(
