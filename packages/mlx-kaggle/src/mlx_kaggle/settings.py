@@ -146,7 +146,7 @@ class ForecastSettings:
     time: str | None = setting(None, "Column with the time of a row.", flag="--time")
     series: str | None = setting(
         None,
-        "Column with the name of the series of a row.",
+        "Column with the name of the series of a row, or several: store,family.",
         flag="--series",
         default_text="one series",
     )
