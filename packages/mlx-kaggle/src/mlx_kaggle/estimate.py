@@ -26,6 +26,8 @@ ROWS, PREDICTED_ROWS = 4000, (64, 320)
 GENERATING = 0.25
 # Figures of a report; one is timed.
 FIGURES = 6
+# Blend and report: this share of the folds, and seconds more.
+FINISHING, LEAST_FINISHING = 0.15, 8.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,11 @@ def estimate_run(job: Job) -> Estimate:
     if TEXT in job.members and not needs_trial(job):
         return _with_networks(job, left)
     return Estimate(time.monotonic() - STARTED + left, 0, 0, 0, 0.0)
+
+
+def seconds_left(fold: float, folds_left: int, folds: int) -> float:
+    """Return what is left of a run of `folds` folds of so many seconds each."""
+    return fold * (folds_left + FINISHING * folds) + LEAST_FINISHING
 
 
 def _other_members(job: Job) -> float:
