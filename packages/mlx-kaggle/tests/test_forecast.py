@@ -394,8 +394,8 @@ def test_a_series_may_be_named_by_several_columns(run_cli, tmp_path, write_csv):
     test = {name: [cells[n] for n in order] for name, cells in future.items() if name != "sales"}
     write_csv("test.csv", test)
     write_csv("sample_submission.csv", {"id": future["id"], "sales": [0] * 12})
-    run_cli("train", "--preset", "store-sales", "--train", "train.csv", "--horizon", 3,
-            "--folds", 2, "--members", "linear", "--set", "blend.generate=none", "--output", "run")  # fmt: skip
+    train = ("train", "--preset", "store-sales", "--train", "train.csv", "--members", "linear")
+    run_cli(*train, "--horizon", 3, "--folds", 2, "--set", "blend.generate=none", "--output", "run")
     arguments = ("predict", "--run", "run", "--test", "test.csv", "--output", "out.csv")
     assert "would predict 12 rows" in run_cli(*arguments, "--dry-run").stdout
     run_cli(*arguments)

@@ -24,6 +24,7 @@ from .config import config_problems as config_problems
 from .config import config_sources as config_sources
 from .config import dump_config as dump_config
 from .config import load_config as load_config
+from .distributed import alone as alone
 from .distributed import rank as rank
 from .distributed import wait_for_all as wait_for_all
 from .distributed import world_size as world_size
@@ -77,6 +78,7 @@ __all__ = [
     "Stopped",
     "TrainStep",
     "TrainingError",
+    "alone",
     "check_manifest",
     "check_output",
     "check_settings",

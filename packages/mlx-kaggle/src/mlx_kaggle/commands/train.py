@@ -8,6 +8,7 @@ import click
 
 from mlx_kaggle.commands.options import AS_JSON, DRY_RUN, refuse_beside_resume, setting_sources
 from mlx_kaggle.config import RunConfig, resolve_config
+from mlx_kaggle.data_parallel import assist, check_settings, leading, processes
 from mlx_kaggle.settings import DataSettings
 from mlx_trainer.command_line import SettingsCommand, settings_options
 
@@ -117,6 +118,11 @@ def train(
 
     if workers and scheduler:
         raise click.UsageError("--workers are of this machine, --scheduler has others; give one")
+    process, count = processes()
+    if count > 1 and (workers or scheduler):
+        raise click.UsageError("mlx.launch starts the processes; omit --workers and --scheduler")
+    if process and dry_run:
+        return
     if resume and dry_run:
         from mlx_kaggle.dry_run import plan_resumed, show_plan
 
@@ -124,11 +130,16 @@ def train(
         show_plan(would, as_json, **values)
         return
     if resume:
-        from mlx_kaggle.runs import resume_run, train_run
+        from mlx_kaggle.runs import read_config, resume_run, train_run
 
-        processes = _processes(workers, scheduler)
-        run, settings = resume_run(output)
-        train_run(settings, lambda: run, resume=True, as_json=as_json, processes=processes)
+        settings = read_config(output)
+        if process:
+            assist(settings, output)
+            return
+        sides = _processes(workers, scheduler)
+        with leading():
+            run, _ = resume_run(output)
+            train_run(settings, lambda: run, resume=True, as_json=as_json, processes=sides)
         return
     from mlx_kaggle.default_preset import choose_preset
 
@@ -144,9 +155,15 @@ def train(
         return
     from mlx_kaggle.runs import create_run, train_run
 
-    processes = _processes(workers, scheduler)
-    make_run = partial(create_run, output, settings, overwrite)
-    train_run(settings, make_run, as_json=as_json, processes=processes)
+    if count > 1:
+        check_settings(settings)
+    if process:
+        assist(settings, output)
+        return
+    sides = _processes(workers, scheduler)
+    with leading():
+        make_run = partial(create_run, output, settings, overwrite)
+        train_run(settings, make_run, as_json=as_json, processes=sides)
 
 
 def _processes(workers: int | None, scheduler: str | None) -> Any:
