@@ -74,12 +74,12 @@ def plan_run(
     return would, {**values, "output": str(output), "replaced": len(replaced)}
 
 
-def plan_resumed(folder: Path, as_json: bool) -> tuple[list[str], dict[str, Any]]:
+def plan_resumed(
+    config: RunConfig, folder: Path, as_json: bool
+) -> tuple[list[str], dict[str, Any]]:
     """Show the tables of a run, and return what is left to do in it."""
-    from mlx_kaggle.runs import read_config
-
     with lasting_output():
-        job, absent, seconds = _prepared(read_config(folder), as_json)
+        job, absent, seconds = _prepared(config, as_json)
     would, values = _training(job, absent, seconds, 1)
     done = [each for each in folder.glob(f"members/*/{MANIFEST}")
             if not each.parent.name.startswith("columns-")]  # fmt: skip

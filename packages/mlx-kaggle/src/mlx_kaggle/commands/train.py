@@ -121,47 +121,48 @@ def train(
     process, count = processes()
     if count > 1 and (workers or scheduler):
         raise click.UsageError("mlx.launch starts the processes; omit --workers and --scheduler")
-    if process and dry_run:
-        return
-    if resume and dry_run:
-        from mlx_kaggle.dry_run import plan_resumed, show_plan
-
-        would, values = plan_resumed(output, as_json)
-        show_plan(would, as_json, **values)
-        return
     if resume:
-        from mlx_kaggle.runs import read_config, resume_run, train_run
+        from mlx_kaggle.runs import read_config
 
         settings = read_config(output)
-        if process:
-            assist(settings, output)
-            return
-        sides = _processes(workers, scheduler)
-        with leading():
-            run, _ = resume_run(output)
-            train_run(settings, lambda: run, resume=True, as_json=as_json, processes=sides)
-        return
-    from mlx_kaggle.default_preset import choose_preset
+    else:
+        from mlx_kaggle.default_preset import choose_preset
 
-    preset, flags = choose_preset(preset, config, flags, overrides)
-    settings = resolve_config(preset, config, flags, overrides)
-    if not has_target(settings.data):
-        raise click.UsageError("Missing option '--target'.")
-    if dry_run:
-        from mlx_kaggle.dry_run import plan_run, show_plan
-
-        would, values = plan_run(settings, output, overwrite, as_json)
-        show_plan(would, as_json, **values)
-        return
-    from mlx_kaggle.runs import create_run, train_run
-
+        preset, flags = choose_preset(preset, config, flags, overrides)
+        settings = resolve_config(preset, config, flags, overrides)
+        if not has_target(settings.data):
+            raise click.UsageError("Missing option '--target'.")
     if count > 1:
         check_settings(settings)
-    if process:
+    if dry_run and process == 0:
+        _plan(settings, output, overwrite, resume, as_json)
+    elif process > 0 and not dry_run:
         assist(settings, output)
-        return
-    sides = _processes(workers, scheduler)
-    with leading():
+    elif not dry_run:
+        sides = _processes(workers, scheduler)
+        with leading():
+            _train(settings, output, overwrite, resume, as_json, sides)
+
+
+def _plan(settings: RunConfig, output: Path, overwrite: bool, resume: bool, as_json: bool) -> None:
+    from mlx_kaggle.dry_run import plan_resumed, plan_run, show_plan
+
+    if resume:
+        would, values = plan_resumed(settings, output, as_json)
+    else:
+        would, values = plan_run(settings, output, overwrite, as_json)
+    show_plan(would, as_json, **values)
+
+
+def _train(
+    settings: RunConfig, output: Path, overwrite: bool, resume: bool, as_json: bool, sides: Any
+) -> None:
+    from mlx_kaggle.runs import create_run, resume_run, train_run
+
+    if resume:
+        run, _ = resume_run(output)
+        train_run(settings, lambda: run, resume=True, as_json=as_json, processes=sides)
+    else:
         make_run = partial(create_run, output, settings, overwrite)
         train_run(settings, make_run, as_json=as_json, processes=sides)
 
