@@ -1,8 +1,10 @@
 """`mlx.launch -n 2 mlx-kaggle train`: the networks of one process, written by one of them."""
 
 import json
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -26,7 +28,9 @@ def test_two_processes_train_the_network_of_one(
     def command(folder, processes):
         return [sys.executable, SCRIPT, folder, table, *tiny, *NETWORK, "members=[text,neighbours]"]
 
-    alone_and_in_a_ring(command)
+    outputs = alone_and_in_a_ring(command)
+    rows = [re.findall(r"rows of this process: (\d+)", each) for each in outputs]
+    assert rows == [["10"], ["5"], ["5"]]
     one, two = tmp_path / "one", tmp_path / "two"
     names = [sorted(str(path.relative_to(each)) for path in each.rglob("*")) for each in (one, two)]
     assert names[0] == names[1]
@@ -34,7 +38,7 @@ def test_two_processes_train_the_network_of_one(
     predictions = [np.load(each / network / "validation.npy") for each in (one, two)]
     np.testing.assert_allclose(predictions[1], predictions[0], atol=1e-5)
     assert np.ptp(predictions[0][:, 1]) > 1e-3
-    weights = [mx.load(str(each / network / "head.safetensors")) for each in (one, two)]
+    weights: list[Any] = [mx.load(str(each / network / "head.safetensors")) for each in (one, two)]
     # Sums in another order, then updates of AdamW.
     for name, array in weights[0].items():
         np.testing.assert_allclose(weights[1][name], array, atol=2e-5, err_msg=name)
