@@ -60,14 +60,14 @@ def plan_run(
 
     Without an `output` nothing of the run is kept. Raises what the training would raise at once.
     """
-    from mlx_kaggle.runs import KIND, inputs_of
+    from mlx_kaggle.runs import KIND, inputs_of, tables_of
 
     with lasting_output():
         job, absent, seconds = _prepared(config, as_json)
     would, values = _training(job, absent, seconds, repeats)
     if output is None:
         return [*would, "write nothing: the models are deleted at the end"], values
-    inputs = {} if absent else inputs_of(job.config)
+    inputs = tables_of(job.config) if absent else inputs_of(job.config)
     replaced = RunFolder.check_create(output, overwrite, kind=KIND, inputs=inputs)
     content = f"config.yaml, {values['models']} models, predictions, scores, report.html"
     would.append(plan_folder(output, replaced, content))

@@ -78,14 +78,20 @@ def read_config(folder: Path) -> RunConfig:
 
 def inputs_of(config: RunConfig) -> dict[str, str | Path]:
     """Return the files and folders that a run reads, by configuration key."""
+    inputs = tables_of(config)
+    if config.encoder.path:
+        inputs["encoder.path"] = find_folder(config.encoder.path)
+    return inputs
+
+
+def tables_of(config: RunConfig) -> dict[str, str | Path]:
+    """Return the tables that a run reads, by configuration key."""
     data, found = config.data, find_companion_files(config.data)
     named = {"data.train": data.train, "data.val": data.val}
     named |= {f"data.{name}": path for name, path in found.items()}
     inputs: dict[str, str | Path] = {key: path for key, path in named.items() if path}
     if config.cv.scheme.endswith(".csv"):
         inputs["cv.scheme"] = config.cv.scheme
-    if config.encoder.path:
-        inputs["encoder.path"] = find_folder(config.encoder.path)
     return inputs
 
 

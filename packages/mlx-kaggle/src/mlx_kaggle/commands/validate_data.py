@@ -38,7 +38,7 @@ def validate_data(
     from mlx_kaggle.checks.validate import validate_data as validate
     from mlx_kaggle.commands.train import has_target
     from mlx_kaggle.config import resolve_config
-    from mlx_kaggle.runs import inputs_of
+    from mlx_kaggle.runs import tables_of
     from mlx_trainer import check_output
 
     settings = resolve_config(None, config, flags, overrides)
@@ -46,7 +46,7 @@ def validate_data(
         raise click.UsageError("Missing option '--train'.")
     if not has_target(settings.data):
         raise click.UsageError("Missing option '--target'.")
-    inputs = inputs_of(settings).values()
+    inputs = tables_of(settings).values()
     if output and output.exists() and any(output.samefile(each) for each in inputs):
         raise click.UsageError(f"--output {output} is an input; choose another file")
     if dry_run:
