@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mlx_kaggle.cli import cli
+from mlx_kaggle.estimate import seconds_left
 from mlx_kaggle.tracking import TRACKING
 
 TABLE = ("--train", "demo/train.csv", "--target", "cultivar")
@@ -85,15 +86,17 @@ READ_ELSEWHERE = {
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> tuple[Path, dict]:
-    """A folder with the demo and two runs, and the document that the demo printed."""
+def made(tmp_path_factory) -> tuple[Path, dict, str]:
+    """A folder with the demo and two runs; what the demo printed, as a document and as lines."""
     folder = tmp_path_factory.mktemp("dry")
     (folder / "mine.yaml").write_text("base: titanic\ntraining: {epochs: 2}\n")
-    with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()) as printed:
+    printed, lines = io.StringIO(), io.StringIO()
+    captured = contextlib.redirect_stdout(printed), contextlib.redirect_stderr(lines)
+    with captured[0], captured[1], contextlib.chdir(folder):
         cli.main([*DEMO, "--json"], standalone_mode=False)
-        shutil.copytree("demo/run", "runs/a")
-        shutil.copytree("demo/run", "runs/b")
-    return folder, json.loads(printed.getvalue())
+    for name in ("a", "b"):
+        shutil.copytree(folder / "demo" / "run", folder / "runs" / name)
+    return folder, json.loads(printed.getvalue()), lines.getvalue()
 
 
 @pytest.fixture
@@ -131,6 +134,13 @@ def test_the_demo_prints_what_its_three_commands_found(made):
     assert found["train"]["metric"] == "accuracy"
     assert found["predict"]["rows"] == 45
     assert found["evaluate"]["accuracy"] > 0.8
+
+
+def test_what_is_left_is_said_after_each_fold_but_the_last(made):
+    left = [line for line in made[2].splitlines() if "folds are finished" in line]
+    assert [line.partition("; about ")[0] for line in left] == ["1 of 2 folds are finished"]
+    # Two folds of equal length, 0.3 of both for blend and report, and 5 s.
+    assert seconds_left(10, 1, 2) == 10 + 6 + 5
 
 
 @pytest.mark.usefixtures("offline")

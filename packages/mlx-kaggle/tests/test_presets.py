@@ -165,7 +165,11 @@ def test_presets_are_listed_and_shown(run_cli):
     text = run_cli("presets", "show", "wine").stdout
     assert "metric: quadratic_kappa" in text
     assert "# stands on quick, with --encoder on standard" in text
+    text = run_cli("presets", "show", "titanic").stdout
+    assert "#   SibSp: siblings or spouses aboard\n" in text
+    assert "# the text with --set text.style=template: '{Name}, {Sex}, travelled in" in text
     values = json.loads(run_cli("presets", "show", "wine", "--json").stdout)
+    assert (values["labels"], values["template"]) == ({}, None)
     assert values["resolved"]["training"]["epochs"] == 6
     assert values["values"] == {"data": {"task": "ordinal", "metric": "quadratic_kappa",
                                          "target": "quality"}}  # fmt: skip

@@ -1,6 +1,7 @@
 """`mlx-kaggle presets`: the files of settings that --preset takes."""
 
 import json
+from typing import Any
 
 import click
 
@@ -34,11 +35,18 @@ def show(name: str, as_json: bool) -> None:
     from mlx_kaggle.presets import flattened, read_preset
 
     preset = read_preset(name)
+    labels, template = _dictionary(preset.resolved())
     if as_json:
         about = {"name": preset.name, "description": preset.description, "base": preset.base}
+        about |= {"labels": labels, "template": template}
         click.echo(json.dumps({**about, "values": preset.values, "resolved": preset.resolved()}))
         return
     click.echo(preset.text.rstrip())
+    if template:
+        click.echo("\n# columns in the text, by the data dictionary of mlx-tabtext:")
+        for key, value in labels.items():
+            click.echo(f"#   {key}: {value}")
+        click.echo(f"# the text with --set text.style=template: {template!r}")
     base = preset.on("")
     if base is None:
         return
@@ -48,3 +56,14 @@ def show(name: str, as_json: bool) -> None:
     for key, value in flattened(preset.values).items():
         before = f", there {below[key]!r}" if key in below else ""
         click.echo(f"#   {key}: {value!r}{before}")
+
+
+def _dictionary(settings: dict[str, Any]) -> tuple[dict[str, str], str | None]:
+    """Return what mlx-tabtext knows of the competition: names of columns, and a template."""
+    from mlx_tabtext import COMPETITIONS, load_data_dictionary
+
+    competition = settings.get("data", {}).get("competition")
+    if competition not in COMPETITIONS:
+        return {}, None
+    found = load_data_dictionary(competition)
+    return dict(found.labels), found.template
