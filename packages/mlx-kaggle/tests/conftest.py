@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import PIPE, CompletedProcess, Popen
 
+import click
 import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_kaggle.cli import main
+from mlx_kaggle.cli import cli, main
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -61,6 +62,20 @@ def run_cli(tmp_path, monkeypatch, capsys) -> Iterator[Callable[..., CompletedPr
     yield run
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session")
+def commands() -> dict[str, click.Command]:
+    """Every command by its words: "runs list"."""
+
+    def leaves(group: click.Group, words: tuple[str, ...]) -> Iterator[tuple[str, click.Command]]:
+        for name, command in group.commands.items():
+            if isinstance(command, click.Group):
+                yield from leaves(command, (*words, name))
+            else:
+                yield " ".join((*words, name)), command
+
+    return dict(leaves(cli, ()))
 
 
 @pytest.fixture

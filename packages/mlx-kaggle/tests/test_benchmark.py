@@ -14,7 +14,7 @@ def test_every_encoder_is_measured_with_every_batch_size(flags, run_cli, tiny_mo
     before = sorted(tmp_path.rglob("*"))
     encoders = f"scratch,{tiny_modernbert}"
     done = run_cli("benchmark", *flags, "--encoders", encoders, "--batch-sizes", "4,8", "--json")
-    found = [json.loads(line) for line in done.stdout.splitlines()]
+    found = json.loads(done.stdout)
     named = [(each["encoder"], each["batch_size"]) for each in found]
     paths = "scratch, 1 x 32", tiny_modernbert
     assert named == [(path, size) for path in paths for size in (4, 8)]

@@ -54,7 +54,7 @@ def test_a_window_has_the_past_in_its_own_unit_and_the_future_in_that_of_the_tar
 
 def test_windows_do_not_cross_series_or_missing_targets():
     names = ["b"] * 6 + ["a"] * 6
-    forecast = Forecast("y", "t", 2, 3, 2, series="s", step=1.0)
+    forecast = Forecast("y", "t", 2, 3, 2, series=("s",), step=1.0)
     table = {"t": [*range(6)] * 2, "y": ["1", "2", "", "4", "5", "6", *"789123"], "s": names}
     series = read_series(table, forecast, "a.csv")
     origins, missing = find_origins(series, forecast)
@@ -372,3 +372,61 @@ def test_train_predict_and_evaluate_a_forecast(run_cli, tmp_path, write_csv, tin
     scores = json.loads(done.stdout)
     assert scores["seasonal naive mae"] == pytest.approx(0.7)
     assert scores["mase"] > 0
+
+
+def stores(rows: int, start: date = date(2024, 1, 1), first_id: int = 0) -> dict[str, list]:
+    """Two families in each of two stores; the value tells the series."""
+    table: dict[str, list] = {"id": [], "date": [], "store_nbr": [], "family": [], "sales": []}
+    for n in range(rows):
+        for store, family in ((1, "BREAD, BAKERY"), (1, "EGGS"), (2, "BREAD, BAKERY"), (2, "EGGS")):
+            level = 100 * store + 10 * (family == "EGGS")
+            cells = (first_id + len(table["id"]), f"{start + timedelta(days=n)}", store, family,
+                     level + (n % 7) / 7)  # fmt: skip
+            for name, cell in zip(table, cells, strict=True):
+                table[name].append(cell)
+    return table
+
+
+def test_a_series_may_be_named_by_several_columns(run_cli, tmp_path, write_csv):
+    write_csv("train.csv", stores(40))
+    future = stores(3, date(2024, 2, 10), first_id=160)
+    order = [7, 0, 10, 5, 2, 1, 11, 3, 9, 4, 8, 6]
+    test = {name: [cells[n] for n in order] for name, cells in future.items() if name != "sales"}
+    write_csv("test.csv", test)
+    write_csv("sample_submission.csv", {"id": future["id"], "sales": [0] * 12})
+    train = ("train", "--preset", "store-sales", "--train", "train.csv", "--members", "linear")
+    run_cli(*train, "--horizon", 3, "--folds", 2, "--set", "blend.generate=none", "--output", "run")
+    arguments = ("predict", "--run", "run", "--test", "test.csv", "--output", "out.csv")
+    assert "would predict 12 rows" in run_cli(*arguments, "--dry-run").stdout
+    run_cli(*arguments)
+    with (tmp_path / "out.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["id"]) for row in rows] == future["id"]
+    assert [float(row["sales"]) for row in rows] == pytest.approx(future["sales"], abs=2)
+    run_cli("predict", "--run", "run", "--output", "next.csv")
+    with (tmp_path / "next.csv").open() as file:
+        header, *written = csv.reader(file)
+    assert header == ["date", "store_nbr", "family", "sales"]
+    assert [row[1:3] for row in written[::3]] == [
+        ["1", "BREAD, BAKERY"], ["1", "EGGS"], ["2", "BREAD, BAKERY"], ["2", "EGGS"]
+    ]  # fmt: skip
+
+
+def test_names_of_series_are_joined_only_if_they_can_be_told_apart(write_csv):
+    table = stores(30)
+    flags = {"forecast__time": "date", "forecast__series": "store_nbr,family"}
+    windows = prepare(write_csv, table, **flags)
+    competition = Competition.from_dict(json.loads(json.dumps(windows.competition.to_dict())))
+    assert competition == windows.competition
+    assert competition.forecast.series == ("store_nbr", "family")
+    assert list(competition.forecast.naive_errors) == [
+        "1 | BREAD, BAKERY", "1 | EGGS", "2 | BREAD, BAKERY", "2 | EGGS"
+    ]  # fmt: skip
+    old = {**windows.competition.to_dict()["forecast"], "series": "shop"}
+    assert Forecast.from_dict(old).series == ("shop",)
+    assert Forecast.from_dict({**old, "series": None}).series == ()
+    with pytest.raises(DataError, match="no column 'famly' for --series; did you mean 'family'"):
+        prepare(write_csv, table, forecast__time="date", forecast__series="store_nbr,famly")
+    table["family"][5] = "EGGS | MILK"
+    with pytest.raises(DataError, match=r"row 7: family is 'EGGS \| MILK', but"):
+        prepare(write_csv, table, **flags)

@@ -101,7 +101,10 @@ def test_from_download_to_the_leaderboard(server, cli, tmp_path):
 
     dry = cli("submit", "titanic", "submission.csv", "--run", "runs/titanic", "--dry-run")
     message = f"titanic: accuracy {score:.5g}, cross-validated"
-    assert dry.stdout.splitlines()[-1] == f"would submit submission.csv to titanic: {message}"
+    assert dry.stdout.splitlines()[-2:] == [
+        f"would submit submission.csv to titanic: {message}",
+        "would note it in submissions.jsonl of runs/titanic",
+    ]
     assert not server.submissions
     done = cli("submit", "titanic", "submission.csv", "--run", "runs/titanic")
     public = server.score((tmp_path / "submission.csv").read_bytes())[0]

@@ -6,8 +6,9 @@ import pytest
 import yaml
 
 from mlx_heads import COMPETITIONS as KNOWN
-from mlx_kaggle.config import RunConfig, check_preset, resolve_config
+from mlx_kaggle.config import RunConfig, resolve_config
 from mlx_kaggle.config_file import commented
+from mlx_kaggle.config_origins import preset_problems
 from mlx_kaggle.presets import COMPETITIONS, NAMES, read_preset
 from mlx_trainer import ConfigError, dump_config, load_config
 
@@ -73,7 +74,7 @@ def test_a_written_file_loads_back_to_the_same_settings(name, tmp_path, run_cli)
     assert file.read_text() == commented(config, name)
     assert load_config(RunConfig, file=file) == config
     assert resolve_config(None, file) == config
-    check_preset(str(file))
+    assert preset_problems(str(file)) == []
     before = file.read_bytes()
     assert "add --overwrite" in run_cli("config", "init", "--output", file, code=2).stderr
     assert file.read_bytes() == before
@@ -93,11 +94,68 @@ def test_every_setting_has_its_meaning_in_the_file():
 
 def test_shown_settings_are_those_of_a_run(run_cli):
     flags = ("--preset", "wine", "--seed", "3", "--set", "training.epochs=1")
-    shown = json.loads(run_cli("config", "show", *flags, "--changed", "--json").stdout)
+    shown = json.loads(run_cli("config", "show", *flags, "--changed", "--json").stdout)["values"]
     assert shown["training.epochs"] == 1
     assert (shown["seed"], shown["data.metric"]) == (3, "quadratic_kappa")
     text = run_cli("config", "show", *flags).stdout
     assert load_config(RunConfig, base=yaml.safe_load(text)).training.epochs == 1
+
+
+def test_every_shown_setting_names_where_it_comes_from(tmp_path, run_cli):
+    preset, file = tmp_path / "mine.yaml", tmp_path / "run.yaml"
+    preset.write_text("base: titanic\ntraining:\n  epochs: 3\n  batch_size: 4\n")
+    file.write_text("# ours\ntraining: {batch_size: 8}\nencoder:\n  freeze: half\n")
+    flags = ("--preset", preset, "--config", file, "--seed", "3", "--set", "text.digits=2",
+             "--set", "options={trees: {max_depth: 3}}")  # fmt: skip
+    shown = json.loads(run_cli("config", "show", *flags, "--json").stdout)
+    assert set(shown["values"]) == set(shown["from"])
+    expected = {
+        "training.epochs": f"preset {preset} line 3",
+        "training.batch_size": f"{file} line 2",
+        "encoder.freeze": f"{file} line 4",
+        "encoder.path": "default",
+        "training.optimizer": "default",
+        "data.metric": "preset titanic",
+        "text.tta": "preset quick",
+        "seed": "command line",
+        "preset": "command line",
+        "text.digits": "--set 'text.digits=2'",
+        "options.trees.max_depth": "--set 'options={trees: {max_depth: 3}}'",
+    }
+    assert {key: shown["from"][key] for key in expected} == expected
+    text = run_cli("config", "show", *flags).stdout
+    assert f"  batch_size: 8  # {file} line 2\n" in text
+    assert "  metric: accuracy  # preset titanic\n" in text
+    loaded = load_config(RunConfig, base=yaml.safe_load(text))
+    assert loaded == resolve_config(
+        str(preset), file, {"seed": 3}, ["text.digits=2", "options={trees: {max_depth: 3}}"]
+    )
+
+
+def test_all_errors_of_a_file_are_shown_with_their_lines(tmp_path, run_cli):
+    wrong, right = tmp_path / "wrong.yaml", tmp_path / "right.yaml"
+    wrong.write_text(
+        "base: titanic\nmembers: [text, tre]\ntrainin: {}\ndata:\n  metric: acuracy\n"
+        "training:\n  epochs: 0\n  optimzer: adamw\n  epochs: 2\n"
+        "options:\n  trees: {max_dept: 3}\n"
+    )
+    right.write_text("training: {epochs: 2}\n")
+    done = run_cli("config", "validate", wrong, right, code=2)
+    assert done.stderr.splitlines() == [
+        f"{wrong}:2: members: unknown name 'tre'; did you mean 'trees'?",
+        f"{wrong}:3: trainin: unknown key; did you mean 'training'?",
+        f"{wrong}:5: data.metric: unknown name 'acuracy'; did you mean 'accuracy'?",
+        f"{wrong}:8: training.optimzer: unknown key; did you mean 'optimizer'?",
+        f"{wrong}:9: training.epochs: given twice, first on line 7",
+        f"{wrong}:10: options: trees has no option 'max_dept'; did you mean 'max_depth'?",
+        "Error: 6 errors in 1 of 2 files",
+    ]
+    assert done.stdout == f"{right}: all settings are valid\n"
+    found = json.loads(run_cli("config", "validate", wrong, right, "--json", code=2).stdout)
+    assert (found["errors"], len(found["files"][str(wrong)])) == (6, 6)
+    wrong.write_text("cv: {scheme: group}\n")
+    done = run_cli("config", "validate", wrong, code=2)
+    assert f"{wrong}:1: cv.scheme: group needs --group COLUMN" in done.stderr
 
 
 def test_presets_are_listed_and_shown(run_cli):
@@ -107,7 +165,11 @@ def test_presets_are_listed_and_shown(run_cli):
     text = run_cli("presets", "show", "wine").stdout
     assert "metric: quadratic_kappa" in text
     assert "# stands on quick, with --encoder on standard" in text
+    text = run_cli("presets", "show", "titanic").stdout
+    assert "#   SibSp: siblings or spouses aboard\n" in text
+    assert "# the text with --set text.style=template: '{Name}, {Sex}, travelled in" in text
     values = json.loads(run_cli("presets", "show", "wine", "--json").stdout)
+    assert (values["labels"], values["template"]) == ({}, None)
     assert values["resolved"]["training"]["epochs"] == 6
     assert values["values"] == {"data": {"task": "ordinal", "metric": "quadratic_kappa",
                                          "target": "quality"}}  # fmt: skip

@@ -64,7 +64,7 @@ def run(finished, tables) -> Path:
 
 
 def predict(run: Path, output: str = "out.csv") -> list[str]:
-    return predict_run(run, "test.csv", Path(output))
+    return predict_run(run, "test.csv", Path(output)).lines()
 
 
 def test_overwriting_keeps_what_no_run_wrote(run):

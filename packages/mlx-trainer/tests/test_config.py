@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_trainer import ConfigError, dump_config, load_config, setting
+from mlx_trainer import (
+    ConfigError,
+    config_problems,
+    config_sources,
+    dump_config,
+    load_config,
+    setting,
+)
 
 
 @dataclass(frozen=True)
@@ -252,3 +259,41 @@ def test_a_mistake_in_the_base_and_a_missing_file_are_named(tmp_path):
 
 def test_an_empty_file_changes_nothing(tmp_path):
     assert load_config(Config, {"name": "a"}, write(tmp_path, "# nothing\n")) == Config("a")
+
+
+def test_all_problems_are_named_and_cross_checks_wait_for_valid_fields(tmp_path):
+    @dataclass(frozen=True)
+    class Inner:
+        low: int = setting(1, at_least=0)
+        high: int = 2
+
+        def __post_init__(self):
+            if self.low > self.high:
+                raise ValueError(f"low is above {self.high}")
+
+    def even(value: int) -> None:
+        if value % 2:
+            raise ValueError(f"count must be even, got {value}")
+
+    @dataclass(frozen=True)
+    class Outer:
+        count: int = setting(2, check=even)
+        inner: Inner = field(default_factory=Inner)
+
+    file = tmp_path / "a.yaml"
+    file.write_text("inner:\n  low: -1\n  hihg: 3\ncount: 3\n")
+    assert config_problems(Outer, {}, file) == [
+        f"{file}:2: inner.low: must be at least 0, got -1",
+        f"{file}:3: inner.hihg: unknown key; did you mean 'high'?",
+        f"{file}:4: count: must be even, got 3",
+    ]
+    file.write_text("inner: {low: 5}\ncount: 4\n")
+    assert config_problems(Outer, {}, file) == [f"{file}:1: inner.low: is above 2"]
+    with pytest.raises(ConfigError, match="override 'count=5': count: must be even, got 5"):
+        load_config(Outer, overrides=["count=5"])
+    assert config_sources({"count": 2}, file, ["count=6"], {"inner.high": 7}) == {
+        "count": "override 'count=6'",
+        "inner": "command line",
+        "inner.low": f"{file}:1",
+        "inner.high": "command line",
+    }

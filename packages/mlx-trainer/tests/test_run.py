@@ -290,3 +290,26 @@ def test_the_configuration_can_be_replaced(tmp_path):
     run = RunFolder.create(tmp_path / "run", {"steps": 6})
     run.replace_config({"steps": 12})
     assert (run.path / "config.yaml").read_text() == "steps: 12\n"
+
+
+def test_a_check_refuses_what_create_refuses_and_changes_nothing(tmp_path):
+    kind = RunKind("ours", ("model.txt",))
+    assert RunFolder.check_create(tmp_path / "new", kind=kind) == []
+    assert not (tmp_path / "new").exists()
+    run = tmp_path / "run"
+    RunFolder.create(run, {"a": 1}, kind=kind).close()
+    (run / "model.txt").write_text("weights")
+    (run / "notes.txt").write_text("mine")
+    before = {path: path.read_bytes() for path in run.iterdir()}
+    with pytest.raises(FileExistsError, match="is a run: resume or overwrite it"):
+        RunFolder.check_create(run, kind=kind)
+    with pytest.raises(FileExistsError, match="is an input inside"):
+        RunFolder.check_create(run, True, kind=kind, inputs={"table": run / "notes.txt"})
+    with pytest.raises(FileExistsError, match="is a file; choose another folder"):
+        RunFolder.check_create(run / "notes.txt", kind=kind)
+    found = RunFolder.check_create(run, True, kind=kind)
+    assert {path.name for path in found} == {"config.yaml", "env.json", "model.txt", "run.json"}
+    assert {path: path.read_bytes() for path in run.iterdir()} == before
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / ".config.999999999.yaml").write_text("of a killed start")
+    assert RunFolder.check_create(tmp_path / "other", kind=kind) == []

@@ -30,11 +30,11 @@ _ADVICE = "copy or download the file again"
 T = TypeVar("T")
 
 
-def find_folder(name: str | Path) -> Path:
+def find_folder(name: str | Path, *, local_only: bool = False) -> Path:
     """Return the local folder `name`, or the folder of the downloaded hub repository `name`.
 
-    Downloads only the files an encoder needs, to the cache of `huggingface_hub`. Raises
-    `FileNotFoundError` when neither exists.
+    Downloads only the files an encoder needs, to the cache of `huggingface_hub`; with `local_only`
+    it looks only there. Raises `FileNotFoundError` when neither exists.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -44,7 +44,9 @@ def find_folder(name: str | Path) -> Path:
     from huggingface_hub import snapshot_download  # half of the package's import time
 
     try:
-        return Path(snapshot_download(name, allow_patterns=_NEEDED_FILES))
+        return Path(
+            snapshot_download(name, allow_patterns=_NEEDED_FILES, local_files_only=local_only)
+        )
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
             f"{name!r} is not a local folder, and no hub repository of that id could be downloaded "

@@ -6,6 +6,7 @@ from typing import NoReturn
 import click
 
 from mlx_kaggle.commands.benchmark import benchmark
+from mlx_kaggle.commands.completion import completion
 from mlx_kaggle.commands.config import config
 from mlx_kaggle.commands.cv import baseline, cv
 from mlx_kaggle.commands.demo import demo
@@ -20,6 +21,7 @@ from mlx_kaggle.commands.text import text
 from mlx_kaggle.commands.train import train
 from mlx_kaggle.commands.tune import tune
 from mlx_kaggle.commands.validate_data import validate_data
+from mlx_kaggle.data_parallel import processes
 from mlx_trainer.command_line import run
 
 
@@ -28,7 +30,8 @@ from mlx_trainer.command_line import run
     epilog="Add --debug to any command to see the traceback of an error.",
 )
 @click.version_option(package_name="mlx-kaggle")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """From a Kaggle CSV to a valid submission: text encoders fine-tuned on tables with MLX.
 
     \b
@@ -37,11 +40,19 @@ def cli() -> None:
       mlx-kaggle train --train train.csv --target Survived --folds 5 --output runs/titanic
       mlx-kaggle predict --run runs/titanic --test test.csv --output submission.csv
     """
+    process, count = processes()
+    if count > 1 and context.invoked_subcommand != "train":
+        if process == 0:
+            raise click.UsageError(
+                f"{context.invoked_subcommand} runs in one process: start it without mlx.launch"
+            )
+        context.exit(2)
 
 
 # In the order of a competition.
 COMMANDS = (demo, download, validate_data, text, baseline, train, cv, tune, predict, evaluate,
-            ensemble, export, submit, runs, presets, config, kaggle, benchmark, info)  # fmt: skip
+            ensemble, export, submit, runs, presets, config, kaggle, benchmark, info,
+            completion)  # fmt: skip
 for command in COMMANDS:
     cli.add_command(command)
 

@@ -39,8 +39,7 @@ def download(
     if name and complete and name not in [each["name"] for each in listed]:
         names = list_names([each["name"] for each in listed])
         raise KaggleError(f"{competition} has no file {name!r}; its files: {names}")
-    if output.exists() and not output.is_dir():
-        raise KaggleError(f"{output}: is a file; choose another --output")
+    _check_folder(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     beside = output.resolve().parent  # the same file system
     with tempfile.TemporaryDirectory(prefix=".download-", dir=beside) as temporary:
@@ -59,6 +58,28 @@ def download(
         notes = _check_sizes(files, wanted, complete, competition)
         written = _move(folder, output, files, overwrite)
     return Download(output, files, written, notes)
+
+
+def plan_download(
+    competition: str, output: Path, name: str | None, overwrite: bool
+) -> tuple[list[str], dict[str, Any]]:
+    """Return what `download` would do, without asking Kaggle, and the files that are there."""
+    _check_inside(name or "", "--file")
+    _check_folder(output)
+    there = _sizes(output) if output.is_dir() else {}
+    there = there if name is None else {name: there[name]} if name in there else {}
+    what = f"the file {name}" if name else "all files"
+    would = [f"ask Kaggle for {what} of {competition}, and write new ones to {output}"]
+    if there:
+        differ = "replaced" if overwrite else "an error, and nothing would be written"
+        would.append(f"leave equal ones of the {len(there)} files there ({sum(there.values()):,} "
+                     f"bytes); one of Kaggle's that differs would be {differ}")  # fmt: skip
+    return would, {"competition": competition, "folder": str(output), "there": there}
+
+
+def _check_folder(output: Path) -> None:
+    if output.exists() and not output.is_dir():
+        raise KaggleError(f"{output}: is a file; choose another --output")
 
 
 def _unpack(archive: Path, folder: Path) -> None:

@@ -4,13 +4,12 @@ An unknown key or a value out of range is an error. The result is saved as `conf
 folder; a resumed run reads only this file.
 """
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlx_kaggle.model_settings import EncoderSettings, HeadSettings, LoraSettings
+from mlx_kaggle.model_settings import EncoderSettings, HeadSettings, LoraSettings, LossSettings
 from mlx_kaggle.presets import NAMES, read_preset
 from mlx_kaggle.settings import (
     BlendSettings,
@@ -18,10 +17,10 @@ from mlx_kaggle.settings import (
     DataSettings,
     DecisionSettings,
     ForecastSettings,
-    LossSettings,
     TextSettings,
     TrainingSettings,
 )
+from mlx_kaggle.tracking import NAMES as TRACKERS
 from mlx_kaggle.tracking import check_tracker_names, tracker_names
 from mlx_trainer import ConfigError, setting
 
@@ -33,6 +32,19 @@ MEMBERS = ("linear", "trees", "lightgbm", "xgboost", "catboost", "forest", "neig
 
 # scikit-learn requires seeds below 2**32; members and folds count up from the configured seed.
 MAX_SEED = 2**31 - 1
+
+
+def _check_members(names: tuple[str, ...]) -> None:
+    from mlx_kaggle.members.catalog import check_member_names  # it imports this module
+
+    check_member_names(names)
+
+
+def _check_options(options: Mapping[str, Mapping[str, object]]) -> None:
+    from mlx_kaggle.members.catalog import check_options
+
+    if options:
+        check_options(options)
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,8 @@ class RunConfig:
         metavar="NAME,NAME",
         parse=lambda text: tuple(name.strip() for name in text.split(",")),
         default_text="of the preset",
+        check=_check_members,
+        complete=lambda: MEMBERS,
     )
     val_fraction: float = setting(
         0.2, "Share of the rows to hold out without folds.", above=0, below=1
@@ -68,9 +82,11 @@ class RunConfig:
         flag="--report-to",
         metavar="NAME,NAME",
         parse=tracker_names,
+        check=check_tracker_names,
+        complete=lambda: TRACKERS,
     )
     options: dict[str, dict[str, int | float | str]] = setting(
-        {}, "Options of members, such as options.trees.learning_rate: 0.05."
+        {}, "Options of members, such as options.trees.learning_rate: 0.05.", check=_check_options
     )
     data: DataSettings = field(default_factory=DataSettings)
     cv: CvSettings = field(default_factory=CvSettings)
@@ -92,15 +108,6 @@ class RunConfig:
         return self.folds
 
     def __post_init__(self) -> None:
-        if self.members:
-            from mlx_kaggle.members.catalog import check_member_names
-
-            check_member_names(self.members)
-        check_tracker_names(self.report_to)
-        if self.options:
-            from mlx_kaggle.members.catalog import check_options
-
-            check_options(self.options)
         self._check_training()
         self._check_lora()
         if self.cv.scheme != "auto" and (self.data.val or self.data.task == "forecast"):
@@ -185,13 +192,16 @@ def resolve_config(
 
     name = preset or preset_of(file) or "quick"
     flags = {"preset": name, **(flags or {})}
-    base = read_preset(name).resolved(_encoder(flags, overrides))
+    base = read_preset(name).resolved(given_encoder(flags, overrides))
     try:
         config = load_config(RunConfig, base, file, overrides, flags)
     except ConfigError as error:
         # A wrong key of a user's preset is named with its file and line.
         if str(error).startswith("base: ") and name not in NAMES:
-            check_preset(name)
+            from mlx_kaggle.config_origins import preset_problems
+
+            for problem in preset_problems(name):
+                raise ConfigError(problem) from None
         raise
     try:
         check_thread_count(config.training.threads, "training.threads")
@@ -200,30 +210,10 @@ def resolve_config(
     return config
 
 
-def _encoder(flags: Mapping[str, object], overrides: Sequence[str]) -> str:
+def given_encoder(flags: Mapping[str, object], overrides: Sequence[str]) -> str:
     """Return the encoder that the command line gives, or ""."""
     named = [each for each in overrides if each.startswith("encoder.path=")]
     return named[-1].partition("=")[2] if named else str(flags.get("encoder.path", ""))
-
-
-def check_preset(path: str) -> None:
-    """Raise `ConfigError`, with the line, if a user's preset has a wrong key or value."""
-    import yaml
-
-    from mlx_trainer import load_config
-
-    preset = read_preset(path)
-    base = preset.on("")
-    # Blank lines stand for the keys that are not settings, so that line numbers stay.
-    own = ("description:", "base:", "preset:")
-    lines = ["" if line.startswith(own) else line for line in preset.text.splitlines()]
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "preset.yaml"
-        file.write_text("\n".join(lines), "utf-8")
-        try:
-            load_config(RunConfig, base.resolved() if base else {}, file)
-        except (ConfigError, yaml.YAMLError) as error:
-            raise ConfigError(str(error).replace(str(file), path)) from None
 
 
 def preset_of(file: str | Path | None) -> str | None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
@@ -22,6 +22,25 @@ def commented(config: RunConfig, preset: str) -> str:
     values = yaml.safe_load(dump_config(config))
     head = f"# Settings of mlx-kaggle; those of the preset {preset} have its values."
     return "\n".join([head, "", *_section(RunConfig, values, "")]) + "\n"
+
+
+def annotated(text: str, origins: Mapping[str, str]) -> str:
+    """Return YAML text with the origin of each setting, by dotted key, as a comment behind it."""
+    lines = text.splitlines()
+    for key, line in _value_lines(yaml.compose(text, Loader=yaml.SafeLoader), ""):
+        if key in origins:
+            lines[line] += f"  # {origins[key]}"
+    return "\n".join(lines) + "\n"
+
+
+def _value_lines(node: Any, prefix: str) -> Iterator[tuple[str, int]]:
+    """Yield each dotted key, and the line that a comment fits on: the last one of a text."""
+    for key, value in node.value:
+        name = f"{prefix}{key.value}"
+        is_text = isinstance(value, yaml.ScalarNode)
+        yield name, value.end_mark.line if is_text else key.start_mark.line
+        if isinstance(value, yaml.MappingNode):
+            yield from _value_lines(value, f"{name}.")
 
 
 def _section(kind: type, values: dict[str, Any], indent: str) -> Iterator[str]:

@@ -16,6 +16,7 @@ history.csv                             of a forecast: the rows that it starts f
 """
 
 import json
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,17 +80,21 @@ def train_members(job: Job, run: RunFolder, report: Report, resume: bool = False
     tried = needs_trial(job)
     if tried:
         found.members.remove(TEXT)
+    times: list[float] = []
     for number in range(len(job.splits)):
         fold = Fold(job, number, run, report)
+        is_new, started = not fold.is_finished("columns"), time.monotonic()
         _train_others(found, fold, embeddings)
-        if number == 0 and tried:
+        if number == 0 and tried:  # once, so it tells nothing of the other folds
+            trial = time.monotonic()
             _try_text(found, run, report)
+            started += time.monotonic() - trial
         if TEXT in found.members:
             _train_networks(found, fold, resume)
-        if number == 0:
-            report({"event": "first_fold", "seconds": found.seconds, "of": len(job.splits)})
+        if is_new:  # not read from an earlier start
+            times.append(time.monotonic() - started)
         fold.forget_columns()
-        report({"event": "fold_end", "fold": number, "found": found})
+        report({"event": "fold_end", "fold": number, "found": found, "times": times})
     (run.path / EMBEDDINGS).unlink(missing_ok=True)
     return found
 

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from mlx_kaggle import DataError, RunError
 from mlx_kaggle.blend import Blend
 from mlx_kaggle.blended import Results, aligned, results_of
 from mlx_kaggle.decision import Decision
+from mlx_kaggle.dry_run import plan_folder
 from mlx_kaggle.finish import RUN_FILES, save_results
 from mlx_kaggle.finished import FinishedRun
 from mlx_kaggle.job import Job, prepare_job
@@ -43,9 +45,43 @@ def blend_runs(
 
     Raises `DataError` unless the runs predict the same target of the same rows.
     """
+    read = _read_runs(folders, method)
+    runs = tuple(str(folder.resolve()) for folder in folders)
+    config = EnsembleConfig(runs, read.job.config.blend)
+    with RunFolder.create(output, config, overwrite, kind=KIND, inputs=read.inputs) as folder:
+        shutil.copy(folders[0] / "train_rows.npy", output / "train_rows.npy")
+        results = results_of(read.job, read.predictions, read.seconds, histories={}, seconds=0.0)
+        save_results(folder, results, read.predictions)
+    return results
+
+
+def plan_blend(
+    folders: Sequence[Path], output: Path, method: str, overwrite: bool
+) -> tuple[list[str], dict[str, Any]]:
+    """Return what `blend_runs` would do, and its counts; raises what it would raise at once."""
+    read = _read_runs(folders, method)
+    replaced = RunFolder.check_create(output, overwrite, kind=KIND, inputs=read.inputs)
+    rows, members = len(read.job.scored_rows), sorted(read.predictions)
+    content = "config.yaml, blend.json, predictions, scores, report.html"
+    would = [f"blend {len(members)} members of {len(folders)} runs, scored on {rows} rows",
+             plan_folder(output, replaced, content)]  # fmt: skip
+    return would, {"members": members, "rows": rows, "output": str(output),
+                   "replaced": len(replaced)}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Read:
+    """The predictions of runs, in the order of the scored rows of the first one's job."""
+
+    job: Job
+    inputs: dict[str, str | Path]
+    predictions: dict[str, np.ndarray]
+    seconds: dict[str, float]
+
+
+def _read_runs(folders: Sequence[Path], method: str) -> _Read:
     prepare_machine()
-    names = _names(folders)
-    runs = {name: FinishedRun.open(folder) for name, folder in names.items()}
+    runs = {name: FinishedRun.open(folder) for name, folder in _names(folders).items()}
     first = next(iter(runs.values()))
     settings = BlendSettings(method=method)  # type: ignore[arg-type]
     job = prepare_job(replace(first.config, blend=settings))
@@ -57,13 +93,10 @@ def blend_runs(
         for member, prediction in found.items():
             label = _label(run, name, member)
             predictions[label], seconds[label] = prediction, times[member]["seconds"]
-    config = EnsembleConfig(tuple(str(folder.resolve()) for folder in folders), settings)
-    inputs = {f"runs.{name}": run.folder / "out_of_fold.npz" for name, run in runs.items()}
-    with RunFolder.create(output, config, overwrite, kind=KIND, inputs=inputs) as folder:
-        shutil.copy(first.folder / "train_rows.npy", output / "train_rows.npy")
-        results = results_of(job, predictions, seconds, histories={}, seconds=0.0)
-        save_results(folder, results, predictions)
-    return results
+    inputs: dict[str, str | Path] = {
+        f"runs.{name}": run.folder / "out_of_fold.npz" for name, run in runs.items()
+    }
+    return _Read(job, inputs, predictions, seconds)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""Estimate the time of a run: of the networks by timing a few pieces, of the rest by a table.
+"""Estimate the time of a run: of networks and generated columns by pieces, of the rest by a table.
 
-The pieces are preparation, updates, predictions and a figure, on at most `ROWS` rows. Their results
-are discarded; their time is part of the estimate. After the first fold a run knows better.
+The pieces are preparation, updates, predictions, a score of columns and a figure, on at most `ROWS`
+rows. Their results are discarded; their time is part of the estimate. After each fold a run knows
+better.
 """
 
 import time
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlx_kaggle import STARTED
+from mlx_kaggle.generate.fitted import expected_seconds
 from mlx_kaggle.job import Job, text_models
 from mlx_kaggle.members.adversarial import MARK, mark
 from mlx_kaggle.members.batches import training_updates
@@ -18,14 +20,20 @@ from mlx_kaggle.members.text import Experiment, predict_member
 from mlx_kaggle.report import duration, plots
 from mlx_kaggle.speed import time_updates, timed
 from mlx_kaggle.tables.files import take
+from mlx_kaggle.tables.targets import Target
 from mlx_kaggle.text_trial import needs_trial
 
 # Enough rows for typical lengths and counts, few enough to be timed in seconds.
 ROWS, PREDICTED_ROWS = 4000, (64, 320)
-# Seconds to generate the columns of a fold, for each column of the table.
-GENERATING = 0.25
+# Seconds to encode the columns of a fold, for each column of the table.
+ENCODING = 0.05
+# More seconds of the linear model for words, fixed and for each thousand training rows.
+WORDS = (1.0, 3.5)
 # Figures of a report; one is timed.
 FIGURES = 6
+# Blend and report: this share of the folds, and seconds more, without the figures. A tenth is the
+# importance of columns, in processor seconds: more on a machine that others use too.
+FINISHING, LEAST_FINISHING = 0.3, 5.0
 
 
 @dataclass(frozen=True)
@@ -56,21 +64,42 @@ class Estimate:
 def estimate_run(job: Job) -> Estimate:
     """Time pieces of the first network, and look up the other members."""
     figure, _ = timed(lambda: plots.score_points({"a": 0.5, "b": 0.7}, {}, job.competition.metric))
-    left = _other_members(job) + FIGURES * figure
+    left = _other_members(job) * (1 + FINISHING) + LEAST_FINISHING + FIGURES * figure
     if TEXT in job.members and not needs_trial(job):
         return _with_networks(job, left)
     return Estimate(time.monotonic() - STARTED + left, 0, 0, 0, 0.0)
+
+
+def seconds_left(fold: float, folds_left: int, folds: int) -> float:
+    """Return what is left of a run of `folds` folds of so many seconds each."""
+    return fold * (folds_left + FINISHING * folds) + LEAST_FINISHING
 
 
 def _other_members(job: Job) -> float:
     """Return the seconds of all members but the text, of all folds: usual ones, not measured."""
     thousands = len(job.splits[0][0]) / 1000
     outputs = max(job.competition.outputs, 1)
-    seconds = GENERATING * len(job.competition.feature_names)
+    seconds = _generating(job) + ENCODING * len(job.competition.feature_names)
     for name in job.members:
         fixed, growing = KINDS[name].seconds
         seconds += (fixed + growing * thousands) * outputs**0.5
+    has_text = any(column.kind == "text" for column in job.competition.schema.features)
+    if "linear" in job.members and has_text:
+        seconds += WORDS[0] + WORDS[1] * thousands
     return seconds * len(job.splits)
+
+
+def _generating(job: Job) -> float:
+    """Return the seconds to generate the columns of a fold, from a first score of them."""
+    competition = job.competition
+    if job.config.blend.generate != "auto" or competition.forecast:
+        return 0.0
+    rows = _sample_rows(job.splits[0][0], ROWS)
+    table, y = take(job.table, rows), job.encoded[rows]
+    scaler = Target(competition).fit_scaler(y)
+    y = scaler.transform(y, table) if scaler else y
+    seed = job.config.seed
+    return expected_seconds(competition.schema, table, y, competition.task, seed)
 
 
 def _with_networks(job: Job, others: float) -> Estimate:

@@ -63,6 +63,7 @@ def run_job(
         notes=trained.notes,
         seconds=time.monotonic() - started,
     )
+    report({"event": "step", "name": "writing the report"})
     save_results(run, results, trained.out_of_fold)
     return results
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mlx_kaggle.job import Job
+from mlx_kaggle.data_parallel import sharing
+from mlx_kaggle.job import Job, text_models
 from mlx_kaggle.machine import step_threads
 from mlx_kaggle.members.catalog import PLAIN, fit_arguments, module_of
 from mlx_kaggle.members.columns import Columns
@@ -123,7 +124,9 @@ class Fold:
     ) -> None:
         """Train one network of the text, and write its folder; the metrics go to `log`."""
         folder, split = self.run.path / "members" / name, self.job.splits[self.number]
-        train_network(self.job, split, seed, folder, log or self.run, self.report, resume)
+        number = text_models(self.job.config, self.number).index((name, seed))
+        with sharing(self.number, number, resume):
+            train_network(self.job, split, seed, folder, log or self.run, self.report, resume)
 
 
 def _is_ours(file: Path) -> bool:

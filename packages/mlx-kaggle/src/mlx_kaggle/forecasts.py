@@ -35,7 +35,7 @@ def single_target(competition: Competition, with_sample: bool = True) -> Competi
     forecast = _forecast_of(competition)
     form, columns = competition.submission, competition.submission_columns
     if form is None or not with_sample:
-        ids = (forecast.time, forecast.series) if forecast.series else (forecast.time,)
+        ids = (forecast.time, *forecast.series)
         form, columns = Format((*ids, forecast.target), ids, "value"), ()
     return replace(
         competition,
@@ -88,7 +88,7 @@ def _extend(
     series = read_series(history, forecast, HISTORY, number_format)
     if test is None:
         return series, None, notes
-    check_series_columns(test, {"--time": forecast.time, "--series": forecast.series}, file)
+    check_series_columns(test, forecast, file)
     if not row_count(test):
         raise DataError(f"{file}: has a header but no rows")
     new = read_series(test, forecast, file, number_format)
@@ -102,7 +102,7 @@ def _extend(
             f"the history; {len(unknown)} rows are predicted"
         )
         series = _append(competition, history, take(new.table, labelled), file)
-    read = {forecast.time, forecast.series, forecast.target, competition.id_column}
+    read = {forecast.time, *forecast.series, forecast.target, competition.id_column}
     unused = [name for name in test if name not in read]
     if unused:
         notes.append(
@@ -136,8 +136,8 @@ def _check_later(known: SortedSeries, new: SortedSeries, forecast: Forecast, fil
         name, place = str(new.names[at]), f"{file}, row {new.rows[at] + 2}"
         if name not in last:
             raise DataError(
-                f"{place}: series {name!r} of {forecast.series!r} is not in the training table "
-                f"({list_names(list(last), 5)})"
+                f"{place}: series {name!r} of {','.join(forecast.series)!r} is not in the training "
+                f"table ({list_names(list(last), 5)})"
             )
         if new.when[at] <= last[name]:
             of = f" of series {name!r}" if forecast.series else ""
@@ -183,8 +183,9 @@ def _next_rows(
         )
     ]
     rows: Table = {forecast.time: times}
-    if forecast.series:
-        rows[forecast.series] = np.repeat(series.names[ends], len(steps)).tolist()
+    for name in forecast.series:
+        cells = [str(series.table[name][end]).strip() for end in ends]
+        rows[name] = np.repeat(np.array(cells, dtype=object), len(steps)).tolist()
     return rows, np.repeat(np.arange(len(ends)), len(steps)), np.tile(steps, len(ends))
 
 
@@ -240,8 +241,7 @@ def evaluate_forecast(
     Rows that are not after the history were trained on: they are left out, with a note.
     """
     forecast = _forecast_of(competition)
-    columns = {"--time": forecast.time, "--series": forecast.series, "--target": forecast.target}
-    check_series_columns(data, columns, file)
+    check_series_columns(data, forecast, file, target=True)
     number_format = competition.schema[forecast.target].number_format
     new = read_series(data, forecast, file, number_format)
     last = last_times(read_series(history, forecast, HISTORY, number_format))

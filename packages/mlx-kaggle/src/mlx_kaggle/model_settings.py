@@ -1,4 +1,4 @@
-"""The sections of the configuration that shape the network: encoder, adapters, head."""
+"""The sections of the configuration that shape the network: encoder, adapters, head, loss."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -99,3 +99,27 @@ class HeadSettings:
         from mlx_heads import pooled_size
 
         pooled_size(1, self.pooling)  # refuses an unknown pooling
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """The loss of the training, and its options."""
+
+    name: str | None = setting(
+        None, "Loss of the task, see below.", flag="--loss", default_text="by task"
+    )
+    class_weights: Literal["none", "balanced"] = setting(
+        "none", "Weights of classes: balanced gives all the same sum. For labels, of the positive."
+    )
+    label_smoothing: float = setting(0.0, "Label smoothing of classes.", at_least=0, below=1)
+    gamma: float = setting(2.0, "Focus of the focal loss on wrong rows.", at_least=0)
+    delta: float = setting(1.0, "Error at which the Huber loss becomes linear.", above=0)
+    coverage: float = setting(
+        0.9,
+        "Share of rows that intervals of gaussian_nll, beta_nll, quantile cover.",
+        above=0,
+        below=1,
+    )
+    r_drop: float = setting(
+        0.0, "Weight of R-Drop: two passes with dropout shall agree. Doubles the time.", at_least=0
+    )

@@ -16,7 +16,7 @@ from mlx_kaggle.tables.files import take
 from mlx_kaggle.tables.splits import Split
 from mlx_lora import explain
 from mlx_tabtext import Table
-from mlx_trainer import RunFolder, write_atomic
+from mlx_trainer import RunFolder, rank, write_atomic
 
 Report = Callable[[dict[str, Any]], None]
 VALIDATION, TIME = "validation.npy", "time.json"
@@ -33,7 +33,10 @@ def train_network(
     report: Report,
     resume: bool,
 ) -> None:
-    """Train on the training rows of a split, predict the others, and write `folder`."""
+    """Train on the training rows of a split, predict the others, and write `folder`.
+
+    Of several processes each trains its share of the rows, and the first one writes.
+    """
     started = time.monotonic()
     rows, held_out = _held_out_for_soup(job, split[0])
     train, val = take(job.table, rows), take(job.table, split[1])
@@ -49,15 +52,11 @@ def train_network(
         elif event["event"] != "update":
             run.log(event)
 
-    folder.mkdir(parents=True, exist_ok=True)
-    if table := optimizer_table(job.config, experiment.member.model):
-        _save_text(folder / "optimizer.txt", table)
-    if experiment.member.base:
-        table = explain(experiment.member.model)
-        _save_text(folder / "adapter.txt", table)
-        first, *_, last = table.splitlines()
-        report({"event": "text", "report": f"adapter {first.partition(': ')[2]}; {last}"})
+    if rank() == 0:
+        _describe(job, experiment, folder, report)
     result = experiment.train_model(val, folder / "checkpoints", log, resume, held_out)
+    if rank() > 0:
+        return
     prediction = predict_member(
         experiment.member, job.competition, val, job.config, job.config.text.tta
     )
@@ -66,6 +65,18 @@ def train_network(
     save_json(folder / "history.json", result.history)
     save_json(folder / TIME, {"seconds": time.monotonic() - started})
     experiment.member.save(folder)
+
+
+def _describe(job: Job, experiment: Experiment, folder: Path, report: Report) -> None:
+    """Write and report which parameters are trained, and how."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if table := optimizer_table(job.config, experiment.member.model):
+        _save_text(folder / "optimizer.txt", table)
+    if experiment.member.base:
+        table = explain(experiment.member.model)
+        _save_text(folder / "adapter.txt", table)
+        first, *_, last = table.splitlines()
+        report({"event": "text", "report": f"adapter {first.partition(': ')[2]}; {last}"})
 
 
 def _held_out_for_soup(job: Job, rows: np.ndarray) -> tuple[np.ndarray, Table | None]:

@@ -42,6 +42,25 @@ from mlx_trainer import (
 )
 
 
+@dataclass(frozen=True)
+class Written:
+    """A submission that was written."""
+
+    output: str
+    rows: int
+    columns: list[str]
+    checked: str | None
+    """What was compared with the sample; `None` without one."""
+    notes: list[str]
+
+    def lines(self) -> list[str]:
+        """Return what to print."""
+        wrote = f"wrote {self.output}: {self.rows} rows, columns {', '.join(self.columns)}"
+        check = "not checked: no sample submission known; give --sample-submission FILE"
+        check = f"checked: {self.checked}" if self.checked else check
+        return [*self.notes, wrote, check]
+
+
 def predict_run(
     folder: Path,
     test: str | None,
@@ -49,15 +68,16 @@ def predict_run(
     sample_submission: str | None = None,
     probabilities: bool = False,
     allow_leak: bool = False,
-) -> list[str]:
-    """Predict, write and check a submission; return the lines to print."""
+) -> Written:
+    """Predict, write and check a submission."""
     prepare_machine()
     run = open_run(folder)
-    _check_output(output, run, test, sample_submission)
+    _check_inputs(output, run, test, sample_submission)
+    check_output(output)
     competition = run.competition
     if competition.forecast:
         competition = single_target(competition, with_sample=test is not None)
-        table, answers, notes = _forecast(run, test)
+        table, answers, notes = _forecast(run, test, _decided(run))
     else:
         table, answers, notes = _answer(run, test, allow_leak)
     file = sample_submission or _known_sample(run, competition)
@@ -69,13 +89,42 @@ def predict_run(
     )
     if place.sample is None:
         columns |= interval_columns(competition.targets, prediction)
-        check = "not checked: no sample submission known; give --sample-submission FILE"
+        checked = None
     else:
         sample = (columns, place.sample, str(output), str(file), place.form.ids, place.form)
-        check = "checked: " + check_submission(*sample)
+        checked = check_submission(*sample)
     write_csv(output, columns)
-    wrote = f"wrote {output}: {len(place.rows)} rows, columns {', '.join(columns)}"
-    return [*notes, *place.notes, wrote, check]
+    return Written(str(output), len(place.rows), [*columns], checked, [*notes, *place.notes])
+
+
+def plan_prediction(
+    folder: Path,
+    test: str | None,
+    output: Path,
+    sample_submission: str | None = None,
+    probabilities: bool = False,
+    allow_leak: bool = False,
+) -> tuple[int, list[str], list[str]]:
+    """Check what `predict_run` would read; return the rows, the members that would predict, notes.
+
+    Nothing is predicted, and nothing is written.
+    """
+    run = open_run(folder)
+    _check_inputs(output, run, test, sample_submission)
+    competition = run.competition
+    if competition.forecast:
+        competition = single_target(competition, with_sample=test is not None)
+        steps = run.competition.forecast.horizon if run.competition.forecast else 0
+        table, _, notes = _forecast(run, test, lambda table, file: _zeros(table, steps))
+    else:
+        table, notes = _read_test(run, test, allow_leak)
+    file = sample_submission or _known_sample(run, competition)
+    place = _place(run, competition, file, table, test or HISTORY, probabilities)
+    return len(place.rows), list(run.blend.members), [*notes, *place.notes]
+
+
+def _zeros(table: Table, steps: int) -> np.ndarray:
+    return np.zeros((row_count(table), steps))
 
 
 @dataclass(frozen=True)
@@ -90,6 +139,11 @@ def _answer(
     run: FinishedRun, test: str | None, allow_leak: bool
 ) -> tuple[Table, _Answers, list[str]]:
     """Predict every row of a test table."""
+    table, notes = _read_test(run, test, allow_leak)
+    return table, _Answers(*run.decide(run.predict(table, str(test)))), notes
+
+
+def _read_test(run: FinishedRun, test: str | None, allow_leak: bool) -> tuple[Table, list[str]]:
     if test is None:
         raise ConfigError("Missing option '--test'; only a forecast run predicts without a table.")
     table, notes = run.read(test, allow_leak)
@@ -97,14 +151,16 @@ def _answer(
     if known:
         more = f" and {len(known) - 1} more targets" if known[1:] else ""
         notes.append(f"{test}: has the target {known[0]!r}{more}; it is not used to predict")
-    return table, _Answers(*run.decide(run.predict(table, test))), notes
+    return table, notes
 
 
-def _forecast(run: FinishedRun, test: str | None) -> tuple[Table, _Answers, list[str]]:
+def _forecast(
+    run: FinishedRun, test: str | None, predict: Callable[[Table, str], np.ndarray]
+) -> tuple[Table, _Answers, list[str]]:
     """Predict the rows of a test table without a target, or the next steps."""
     table = read_table(test, separator=run.config.data.separator) if test else None
     history = read_table(str(run.folder / HISTORY))
-    found = forecast_rows(run.competition, history, table, test or HISTORY, _decided(run))
+    found = forecast_rows(run.competition, history, table, test or HISTORY, predict)
     return found[0], _Answers(found[1]), found[2]
 
 
@@ -152,14 +208,13 @@ def _place(
     return _Place(form, ids, rows, sample, notes)
 
 
-def _check_output(output: Path, run: FinishedRun, *read: str | None) -> None:
-    """Refuse an output that is inside the run, is an input, or is not writable."""
+def _check_inputs(output: Path, run: FinishedRun, *read: str | None) -> None:
+    """Refuse an output that is inside the run, or is an input."""
     if output.resolve().is_relative_to(run.folder.resolve()):
         raise RunError(f"{output}: is in the run {run.folder}; choose an --output outside of it")
     inputs = [*read, *inputs_of(run.config).values()]
     if output.exists() and any(each and Path(each).samefile(output) for each in inputs):
         raise RunError(f"{output}: is an input of this command or its run; choose another --output")
-    check_output(output)
 
 
 def _ids(form: Format, table: Table, file: str) -> dict[str, list[Any]]:

@@ -25,6 +25,7 @@ from mlx_kaggle.tables.series import (
     infer_season,
     last_times,
     read_series,
+    series_columns,
 )
 from mlx_kaggle.tables.splits import Split, time_splits
 from mlx_kaggle.tables.targets import Target
@@ -63,10 +64,10 @@ def prepare_windows(config: RunConfig, tables: Tables) -> Windows:
         raise DataError(
             "a forecast validates the last times of --train; append the rows of --val to it"
         )
-    plain, date_format = _plain_competition(data, settings, tables)
-    forecast = Forecast(
-        data.target, str(settings.time), settings.horizon or 1, 1, 1, settings.series, date_format
-    )
+    names = series_columns(settings.series, tables.train)
+    forecast = Forecast(data.target, str(settings.time), settings.horizon or 1, 1, 1, names)
+    plain, date_format = _plain_competition(data, forecast, tables)
+    forecast = replace(forecast, date_format=date_format)
     number_format = plain.schema[data.target].number_format
     series = read_series(tables.train, forecast, data.train, number_format)
     unit, step = find_step(series, date_format is not None)
@@ -110,18 +111,18 @@ def prepare_windows(config: RunConfig, tables: Tables) -> Windows:
 
 
 def _plain_competition(
-    data: DataSettings, settings: ForecastSettings, tables: Tables
+    data: DataSettings, forecast: Forecast, tables: Tables
 ) -> tuple[Competition, str | None]:
     """Infer a regression of the target, and return the format of dates in the time column."""
-    time, metric = str(settings.time), data.metric or "mae"
+    time, metric = forecast.time, data.metric or "mae"
     if not data.target or (data.target not in tables.train and "," in data.target):
         raise DataError(
             f"a forecast has one target, got {data.target!r}; name its column: --target"
         )
-    columns = {"--target": data.target, "--time": time, "--series": settings.series}
-    check_series_columns(tables.train, columns, data.train)
-    if len({name for name in columns.values() if name}) < sum(map(bool, columns.values())):
-        named = ", ".join(f"{flag} {name}" for flag, name in columns.items() if name)
+    check_series_columns(tables.train, forecast, data.train, target=True)
+    columns = data.target, time, *forecast.series
+    if len(set(columns)) < len(columns):
+        named = f"--target {data.target}, --time {time}, --series {','.join(forecast.series)}"
         raise DataError(f"--target, --time and --series must be different columns, got {named}")
     if metric not in (known := forecast_metrics()):
         raise DataError(
@@ -132,8 +133,8 @@ def _plain_competition(
         given[time] = data.kinds[time]
     found = infer_schema({time: tables.train[time]}, id_column="", kinds=given)[time]
     kinds: dict[str, Any] = {**data.kinds, time: "date" if found.kind == "date" else "numeric"}
-    if settings.series:
-        kinds.setdefault(settings.series, "categorical")
+    for name in forecast.series:
+        kinds.setdefault(name, "categorical")
     labelled = drop_unlabelled(tables.train, data.target, data.train)[0]
     plain = infer_competition(
         replace(data, task="regression", metric="mae", kinds=kinds),
@@ -238,7 +239,7 @@ def _find_training_origins(
 
 def _check_test(series: SortedSeries, forecast: Forecast, test: Table, file: str) -> list[str]:
     """Check the columns of a test table; return a note on rows that are not in the future."""
-    check_series_columns(test, {"--time": forecast.time, "--series": forecast.series}, file)
+    check_series_columns(test, forecast, file)
     future = read_series({**test, forecast.target: [None] * row_count(test)}, forecast, file)
     last = last_times(series)
     early = [

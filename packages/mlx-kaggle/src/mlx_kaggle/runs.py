@@ -78,27 +78,33 @@ def read_config(folder: Path) -> RunConfig:
 
 def inputs_of(config: RunConfig) -> dict[str, str | Path]:
     """Return the files and folders that a run reads, by configuration key."""
+    inputs = tables_of(config)
+    if config.encoder.path:
+        inputs["encoder.path"] = find_folder(config.encoder.path)
+    return inputs
+
+
+def tables_of(config: RunConfig) -> dict[str, str | Path]:
+    """Return the tables that a run reads, by configuration key."""
     data, found = config.data, find_companion_files(config.data)
     named = {"data.train": data.train, "data.val": data.val}
     named |= {f"data.{name}": path for name, path in found.items()}
     inputs: dict[str, str | Path] = {key: path for key, path in named.items() if path}
     if config.cv.scheme.endswith(".csv"):
         inputs["cv.scheme"] = config.cv.scheme
-    if config.encoder.path:
-        inputs["encoder.path"] = find_folder(config.encoder.path)
     return inputs
 
 
 def train_run(
     config: RunConfig,
-    make_run: Callable[[], RunFolder] | None,
+    make_run: Callable[[], RunFolder],
     resume: bool = False,
     as_json: bool = False,
     processes: Processes | None = None,
     is_kept: bool = True,
     is_quiet: bool = False,
-) -> Results | None:
-    """Show the inferred tables and the expected time, then train, unless `make_run` is `None`.
+) -> Results:
+    """Show the inferred tables and the expected time, then train.
 
     `processes` gives the executor of those that train side by side. If the folder is not kept, it
     is not named in the end; `is_quiet` leaves the scores to the caller.
@@ -108,12 +114,10 @@ def train_run(
         display.machine(prepare_machine())
         job = prepare_job(config)
         display.job(job)
-        run = stack.enter_context(make_run()) if make_run else None
-        if run and run.kept:
+        run = stack.enter_context(make_run())
+        if run.kept:
             display.note(f"{run.path}: kept {len(run.kept)} files that no run wrote")
         display.estimate(estimate_run(job))
-        if run is None:
-            return None
         mirror = stack.enter_context(Mirror(run.path, config.report_to, display.note))
 
         def report(event: dict[str, Any]) -> None:

@@ -10,6 +10,22 @@ CV_SCHEMES = ("auto", "stratified", "group", "time", "regression-bins")
 Style = Literal["list", "sentence", "great", "json", "markdown", "template"]
 
 
+def _check_metric(name: str | None) -> None:
+    from mlx_heads import get_metric  # not at the top: `--help` does not need it
+
+    try:
+        get_metric(name or "accuracy")
+    except ValueError as error:
+        problem = str(error).removeprefix("unknown metric ")
+        raise ValueError(f"metric unknown name {problem}") from None
+
+
+def _metrics() -> list[str]:
+    from mlx_heads import METRICS
+
+    return list(METRICS)
+
+
 @dataclass(frozen=True)
 class DataSettings:
     """Files, columns and metric; missing settings are inferred and shown."""
@@ -54,6 +70,8 @@ class DataSettings:
         "accuracy, f1, f1_macro, roc_auc, log_loss, quadratic_kappa, rmse, rmsle, mae, ...",
         flag="--metric",
         default_text="by competition or task",
+        check=_check_metric,
+        complete=_metrics,
     )
     separator: str | None = setting(
         None, "Field separator of CSV files.", flag="--separator", default_text="recognized"
@@ -80,14 +98,6 @@ class DataSettings:
             raise ValueError(f"order is for the task ordinal, and the task is {self.task}")
         if self.separator is not None and len(self.separator) != 1:
             raise ValueError(f"separator must be one character, got {self.separator!r}")
-        if self.metric is not None:
-            from mlx_heads import get_metric
-
-            try:
-                get_metric(self.metric)
-            except ValueError as error:
-                problem = str(error).removeprefix("unknown metric ")
-                raise ValueError(f"metric unknown name {problem}") from None
 
 
 @dataclass(frozen=True)
@@ -136,7 +146,7 @@ class ForecastSettings:
     time: str | None = setting(None, "Column with the time of a row.", flag="--time")
     series: str | None = setting(
         None,
-        "Column with the name of the series of a row.",
+        "Column with the name of the series of a row, or several: store,family.",
         flag="--series",
         default_text="one series",
     )
@@ -193,30 +203,6 @@ class TextSettings:
         below=1,
     )
     styles: tuple[Style, ...] = setting((), "Draw the style of each training row from these.")
-
-
-@dataclass(frozen=True)
-class LossSettings:
-    """The loss of the training, and its options."""
-
-    name: str | None = setting(
-        None, "Loss of the task, see below.", flag="--loss", default_text="by task"
-    )
-    class_weights: Literal["none", "balanced"] = setting(
-        "none", "Weights of classes: balanced gives all the same sum. For labels, of the positive."
-    )
-    label_smoothing: float = setting(0.0, "Label smoothing of classes.", at_least=0, below=1)
-    gamma: float = setting(2.0, "Focus of the focal loss on wrong rows.", at_least=0)
-    delta: float = setting(1.0, "Error at which the Huber loss becomes linear.", above=0)
-    coverage: float = setting(
-        0.9,
-        "Share of rows that intervals of gaussian_nll, beta_nll, quantile cover.",
-        above=0,
-        below=1,
-    )
-    r_drop: float = setting(
-        0.0, "Weight of R-Drop: two passes with dropout shall agree. Doubles the time.", at_least=0
-    )
 
 
 @dataclass(frozen=True)

@@ -166,5 +166,22 @@ def mirror_run(record: "RunRecord", names: Sequence[str], warn: Callable[[str], 
     return mirror
 
 
+def plan_mirror(path: Path, names: Sequence[str]) -> list[str]:
+    """Say what `mirror_run` would send of a run; the trackers are not asked what they have."""
+    from mlx_trainer import RunFolder
+
+    file = path / TRACKING
+    sent = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    epochs = [each for each in RunFolder(path).metrics() if each.get("event") == "evaluation"]
+    lines = []
+    for name in names:
+        known = sent.get(name, {"epochs": {}, "finished": False})
+        new = [each for each in epochs if each["epoch"] > known["epochs"].get(each["member"], -1)]
+        what = f"{len(new)} epochs of networks, scores and files of {path} to {name}"
+        lines.append(f"send {path} to {name} only if it is not at {known['to']} any more"
+                     if known["finished"] else f"send {what}")  # fmt: skip
+    return lines
+
+
 def _call(function: Callable[..., Any], *arguments: Any) -> Callable[[], None]:
     return lambda: function(*arguments)

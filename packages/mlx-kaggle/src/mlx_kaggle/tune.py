@@ -15,6 +15,7 @@ import yaml
 from mlx_heads import get_metric
 from mlx_kaggle import RunError
 from mlx_kaggle.config import RunConfig
+from mlx_kaggle.dry_run import local_encoder, plan_folder, show_plan
 from mlx_kaggle.estimate import estimate_run
 from mlx_kaggle.job import Job, prepare_job
 from mlx_kaggle.machine import prepare_machine
@@ -62,6 +63,7 @@ class Call:
 def start_tuning(config: TuneConfig, space: Path | None, call: Call) -> Outcome | None:
     """Create a study, or join one in a storage; return what it found."""
     with lasting_output(), Display(call.as_json) as display, ExitStack() as stack:
+        config, absent = _here(config) if call.dry_run else (config, "")
         job, split = _prepare(config, display)
         dimensions = read_space(space, job) if space else default_space(job)
         config = replace(
@@ -73,7 +75,12 @@ def start_tuning(config: TuneConfig, space: Path | None, call: Call) -> Outcome 
         )
         _show_space(display, config, dimensions, job, split)
         if call.dry_run:
-            display.note(f"one trial, with the columns of the folds: {estimate_run(job)}")
+            replaced = RunFolder.check_create(
+                call.output, call.overwrite, kind=KIND, inputs={} if absent else _inputs(config.run)
+            )
+            content = f"{DATABASE}, {BEST}, {SUMMARY}, {PAGE}"
+            writes = plan_folder(call.output, replaced, content)
+            _show_plan(job, config, dimensions, call, writes, absent)
             return None
         run = stack.enter_context(
             RunFolder.create(
@@ -92,15 +99,39 @@ def resume_tuning(call: Call) -> Outcome | None:
                               f"because it may hold a password; give --storage")  # fmt: skip
         if config.own_storage and call.storage is not None:
             raise ConfigError(f"--storage: the study of {call.output} is in its {DATABASE}")
-        run = None
-        if not call.dry_run:
+        run, absent = None, ""
+        if call.dry_run:
+            config, absent = _here(config)
+        else:
             run = stack.enter_context(
                 RunFolder.resume(call.output, kind=KIND, inputs=_inputs(config.run))
             )
         job, split = _prepare(config, display)
         dimensions = parse_space(config.space, job)
         _show_space(display, config, dimensions, job, split)
-        return _tune(config, dimensions, job, split, call, run, display) if run else None
+        if run is None:
+            writes = f"go on with the study in {call.output}"
+            _show_plan(job, config, dimensions, call, writes, absent)
+            return None
+        return _tune(config, dimensions, job, split, call, run, display)
+
+
+def _here(config: TuneConfig) -> tuple[TuneConfig, str]:
+    run, absent = local_encoder(config.run)
+    return replace(config, run=run), absent
+
+
+def _show_plan(job: Job, config: TuneConfig, space: list[Dimension], call: Call, writes: str,
+               absent: str) -> None:  # fmt: skip
+    trials, folds = call.trials or config.trials, len(job.splits)
+    estimate = None if absent else estimate_run(job)
+    would = [f"download the encoder {absent}, of which no copy is here"] if absent else []
+    each = f"one with the columns of the folds takes {estimate}" if estimate else "time unknown"
+    would += [f"run trials until {trials} are finished, of {len(space)} settings on {folds} folds; "
+              f"{each}", writes]  # fmt: skip
+    show_plan(would, call.as_json, trials=trials, folds=folds, members=job.members,
+              space=[each.key for each in space], output=str(call.output),
+              seconds_of_a_trial=estimate and estimate.seconds)  # fmt: skip
 
 
 def read_tune_config(folder: Path) -> TuneConfig:

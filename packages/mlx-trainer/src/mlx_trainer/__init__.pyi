@@ -20,8 +20,11 @@ from .checksums import ChangedFileError as ChangedFileError
 from .checksums import check_manifest as check_manifest
 from .checksums import fingerprint as fingerprint
 from .checksums import write_manifest as write_manifest
+from .config import config_problems as config_problems
+from .config import config_sources as config_sources
 from .config import dump_config as dump_config
 from .config import load_config as load_config
+from .distributed import alone as alone
 from .distributed import rank as rank
 from .distributed import wait_for_all as wait_for_all
 from .distributed import world_size as world_size
@@ -75,9 +78,12 @@ __all__ = [
     "Stopped",
     "TrainStep",
     "TrainingError",
+    "alone",
     "check_manifest",
     "check_output",
     "check_settings",
+    "config_problems",
+    "config_sources",
     "constant",
     "decay_matrices",
     "delete_owned",

@@ -37,10 +37,7 @@ def build(cls: type, values: Mapping, path: str):
     arguments = {}
     for name, field in fields.items():
         if name in values:
-            about, key = setting_of(field), _join(path, name)
-            arguments[name] = coerce(hints[name], values[name], key, not (about and about.infinite))
-            if about and (problem := range_problem(arguments[name], about)):
-                raise Mismatch(key, problem)
+            arguments[name] = _field_value(field, hints[name], values[name], _join(path, name))
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise Mismatch(_join(path, name), "required, but not given")
     try:
@@ -50,6 +47,50 @@ def build(cls: type, values: Mapping, path: str):
         if name in fields:
             raise Mismatch(_join(path, name), problem) from error
         raise Mismatch(path, str(error)) from error
+
+
+def mismatches(cls: type, values: Mapping, path: str = "") -> list[Mismatch]:
+    """Return every problem for which `build` would raise, one by one.
+
+    What a `__post_init__` refuses is found where each field of the dataclass is valid.
+    """
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
+    hints = typing.get_type_hints(cls)
+    found: list[Mismatch] = []
+    for key, value in values.items():
+        where, kind = _join(path, key), hints.get(key)
+        if key not in fields:
+            found.append(Mismatch(where, f"unknown key{did_you_mean(str(key), fields)}"))
+        elif (
+            isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(value, Mapping)
+        ):
+            found += mismatches(kind, value, where)
+        else:
+            try:
+                _field_value(fields[key], kind, value, where)
+            except Mismatch as mismatch:
+                found.append(mismatch)
+    if not found:
+        try:
+            build(cls, values, path)
+        except Mismatch as mismatch:
+            found.append(mismatch)
+    return found
+
+
+def _field_value(field: dataclasses.Field, kind: object, value: object, path: str):
+    """Return the value of one field, in its range and allowed by its check."""
+    about = setting_of(field)
+    result = coerce(kind, value, path, not (about and about.infinite))
+    if about and (problem := range_problem(result, about)):
+        raise Mismatch(path, problem)
+    if about and about.check:
+        try:
+            about.check(result)
+        except ValueError as error:
+            name, _, problem = str(error).partition(" ")
+            raise Mismatch(path, problem if name == field.name else str(error)) from error
+    return result
 
 
 def coerce(kind: object, value: object, path: str, finite: bool = True):

@@ -216,6 +216,8 @@ def _attributes(kind: Any, default: object, about: Setting) -> dict[str, Any]:
         kind = next(each for each in typing.get_args(kind) if each is not type(None))
     origin, arguments = typing.get_origin(kind) or kind, typing.get_args(kind)
     given: dict[str, Any] = {"default": None, "metavar": about.metavar}
+    if about.complete:
+        given["shell_complete"] = functools.partial(_completed, about)
     limits = about.range
     if about.parse:
         return given | {"type": _Parsed(about.parse)}
@@ -248,6 +250,15 @@ def _attributes(kind: Any, default: object, about: Setting) -> dict[str, Any]:
         )
         return given | {"type": exists}
     return given | {"type": str}
+
+
+def _completed(
+    about: Setting, context: click.Context, option: click.Parameter, incomplete: str
+) -> list[str]:
+    """Return the words of a setting that begin so; of several with commas, for the last one."""
+    before, comma, last = incomplete.rpartition(",") if about.parse else ("", "", incomplete)
+    words = about.complete() if about.complete else ()
+    return [f"{before}{comma}{word}" for word in words if word.startswith(last)]
 
 
 def _default_text(default: object) -> str | None:

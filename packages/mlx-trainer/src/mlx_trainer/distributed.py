@@ -1,16 +1,35 @@
 """Rank, number of processes and synchronization for data parallelism; trivial in one process."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import mlx.core as mx
+
+_is_alone = False
+
+
+@contextmanager
+def alone(is_alone: bool = True) -> Iterator[None]:
+    """Let this process work as a single one, as if the others were not there; or not any more.
+
+    Inside, `rank` is 0 and `world_size` is 1, so that a `TrainStep` waits for nobody.
+    """
+    global _is_alone
+    before, _is_alone = _is_alone, is_alone
+    try:
+        yield
+    finally:
+        _is_alone = before
 
 
 def rank() -> int:
     """Return the rank of this process under `mlx.launch`, 0 in a single process."""
-    return mx.distributed.init().rank()
+    return 0 if _is_alone else mx.distributed.init().rank()
 
 
 def world_size() -> int:
     """Return the number of processes that train together, 1 for a single process."""
-    return mx.distributed.init().size()
+    return 1 if _is_alone else mx.distributed.init().size()
 
 
 def wait_for_all() -> None:

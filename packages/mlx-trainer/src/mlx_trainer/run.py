@@ -18,7 +18,14 @@ from mlx_trainer._atomic import write_atomic
 from mlx_trainer.checkpoints import CHECKPOINT_FILES
 from mlx_trainer.checksums import fingerprint
 from mlx_trainer.config import dump_config
-from mlx_trainer.folders import FolderLock, delete_owned, delete_run_files, sweep
+from mlx_trainer.folders import (
+    FolderLock,
+    abandoned_files,
+    delete_owned,
+    delete_run_files,
+    owned_files,
+    sweep,
+)
 from mlx_trainer.run_marker import MARKER
 
 CONFIG, METRICS = "config.yaml", "metrics.jsonl"
@@ -92,6 +99,25 @@ class RunFolder:
             run.close()
             raise
         return run
+
+    @classmethod
+    def check_create(
+        cls,
+        path: str | Path,
+        overwrite: bool = False,
+        *,
+        kind: RunKind = PLAIN,
+        inputs: Mapping[str, str | Path] | None = None,
+    ) -> list[Path]:
+        """Return the files that `create` would delete; raise as it would, and change nothing."""
+        run = cls(path, kind)
+        if not run.path.is_dir():
+            if run.path.exists():
+                raise FileExistsError(f"{run.path} is a file; choose another folder")
+            return []
+        with FolderLock(run.path):
+            run._check(overwrite, inputs or {})
+        return sorted(set(owned_files(run.path, run._patterns())))
 
     @classmethod
     def resume(
@@ -195,10 +221,18 @@ class RunFolder:
 
     def _clear(self, overwrite: bool, inputs: Mapping[str, str | Path]) -> None:
         """Delete a run to replace, or files of a killed start; refuse any other content."""
-        marker = run_marker.read(self.path)
+        self._check(overwrite, inputs)
         sweep(self.path, self._patterns())
+        # The marker is deleted last: a kill in between leaves a run that can be replaced.
+        delete_owned(self.path, self._patterns(), last=MARKER)
+        self.kept = [each for each in self.path.rglob("*") if not each.is_dir()]
+
+    def _check(self, overwrite: bool, inputs: Mapping[str, str | Path]) -> None:
+        marker = run_marker.read(self.path)
         if marker is None:
-            if any(each.name not in _IGNORED for each in self.path.iterdir()):
+            abandoned = {*abandoned_files(self.path, self._patterns())}
+            others = [each for each in self.path.iterdir() if each not in abandoned]
+            if any(each.name not in _IGNORED for each in others):
                 raise FileExistsError(
                     f"{self.path} is not empty and not a run (no {MARKER}): nothing was "
                     "changed; choose another folder"
@@ -219,9 +253,6 @@ class RunFolder:
                     f"{path} is an input inside {self.path}, which would be replaced: "
                     "nothing was changed; move it, or choose another folder"
                 )
-        # The marker is deleted last: a kill in between leaves a run that can be replaced.
-        delete_owned(self.path, self._patterns(), last=MARKER)
-        self.kept = [each for each in self.path.rglob("*") if not each.is_dir()]
 
     def _patterns(self) -> tuple[str, ...]:
         return (*_OWN, *self.kind.files)

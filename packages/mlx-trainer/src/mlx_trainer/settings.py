@@ -6,7 +6,7 @@ module costs nothing, so that a command line can derive its `--help` from a conf
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
@@ -63,6 +63,8 @@ class Setting:
     metavar: str | None
     path: Literal["file", "folder", "any"] | None
     parse: Callable[[str], object] | None
+    check: Callable[[Any], None] | None
+    complete: Callable[[], Iterable[str]] | None
 
 
 def setting(
@@ -80,6 +82,8 @@ def setting(
     metavar: str | None = None,
     path: Literal["file", "folder", "any"] | None = None,
     parse: Callable[[str], object] | None = None,
+    check: Callable[[Any], None] | None = None,
+    complete: Callable[[], Iterable[str]] | None = None,
 ) -> Any:
     """Return a dataclass field; without a `default` it is required.
 
@@ -87,10 +91,12 @@ def setting(
     an override sets the field. Lists and dicts are copied for each object. `infinite` allows
     infinity; NaN is always refused. `--help` shows `default_text` instead of the default. A `path`
     given as a flag must exist; `parse` converts a flag's text to the value, and raises `ValueError`
-    for invalid text.
+    for invalid text. `check` raises `ValueError` for a value from any source that is not allowed.
+    `complete` returns the words that a shell completes for the flag.
     """
     limits = Range(at_least, at_most, above, below, or_zero)
-    about = Setting(help, flag, limits, infinite, default_text, metavar, path, parse)
+    about = Setting(help, flag, limits, infinite, default_text, metavar, path, parse, check,
+                    complete)  # fmt: skip
     if isinstance(default, list | dict):
         return field(default_factory=lambda: copy.copy(default), metadata={"setting": about})
     return field(default=default, metadata={"setting": about})

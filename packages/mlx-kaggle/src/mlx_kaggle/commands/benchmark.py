@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import click
 
-from mlx_kaggle.commands.options import setting_sources
+from mlx_kaggle.commands.options import AS_JSON, DRY_RUN, setting_sources
 from mlx_kaggle.config import RunConfig, resolve_config
 from mlx_trainer.command_line import SettingsCommand, settings_options
 
@@ -16,7 +16,8 @@ from mlx_trainer.command_line import SettingsCommand, settings_options
 @click.option("--batch-sizes", metavar="N,N", help="Rows per update.  [default: of the preset]")
 @click.option("--rows", type=click.IntRange(8), default=512, show_default=True,
               help="Most rows to read and to predict.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@DRY_RUN
+@AS_JSON
 @settings_options(RunConfig)
 def benchmark(
     flags: dict[str, object],
@@ -26,6 +27,7 @@ def benchmark(
     encoders: str | None,
     batch_sizes: str | None,
     rows: int,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     """Measure rows per second of training and predicting with the text network, on a table.
@@ -37,9 +39,6 @@ def benchmark(
         raise click.UsageError("Missing option '--train'.")
     if encoders and "encoder.path" in flags:
         raise click.UsageError("give --encoder or --encoders, not both")
-    from mlx_kaggle.machine import prepare_machine
-    from mlx_kaggle.speed import measure_speeds
-
     sizes = _sizes(batch_sizes)
     paths = (
         [each.strip() for each in encoders.split(",")] if encoders else [flags.get("encoder.path")]
@@ -49,11 +48,18 @@ def benchmark(
         given = {**flags, "encoder.path": path} if path else flags
         base = preset or ("standard" if path and path != "scratch" and not config else None)
         configs.append(resolve_config(base, config, given, overrides))
+    if dry_run:
+        _plan(configs, sizes, rows, as_json)
+        return
+    from mlx_kaggle.machine import prepare_machine
+    from mlx_kaggle.speed import measure_speeds
+
     click.echo(f"mlx-fastcpu: {prepare_machine()}", err=True)
-    for number, speed in enumerate(measure_speeds(configs, sizes, rows)):
-        if as_json:
-            click.echo(json.dumps(asdict(speed)))
-            continue
+    speeds = measure_speeds(configs, sizes, rows)
+    if as_json:
+        click.echo(json.dumps([asdict(speed) for speed in speeds]))
+        return
+    for number, speed in enumerate(speeds):
         if number == 0:
             click.echo(HEADING)
         shown = f"{speed.tokens_per_row:>7.1f} {speed.training_rows:>9.1f}"
@@ -67,6 +73,26 @@ HEADING = (
     f"{'encoder':<32} {'parameters':>10} {'batch':>6} {'tokens':>7} {'train/s':>9} "
     f"{'predict/s':>9} {'peak MiB':>9}"
 )
+
+
+def _plan(configs: list[RunConfig], sizes: list[int], rows: int, as_json: bool) -> None:
+    from mlx_kaggle.dry_run import local_encoder, show_plan
+    from mlx_kaggle.tables.files import read_tables, row_count
+
+    names = [each.encoder.path or "scratch" for each in configs]
+    would = [
+        f"download the encoder {absent}, of which no copy is here"
+        for config in configs if (absent := local_encoder(config)[1])
+    ]  # fmt: skip
+    used = sizes or sorted({each.training.batch_size for each in configs})
+    found = min(rows, row_count(read_tables(configs[0].data).train))
+    networks = len(configs) * len(sizes or [0])
+    would += [
+        f"measure {networks} networks ({', '.join(names)}; rows per update: "
+        f"{', '.join(map(str, used))}) on at most {found} rows",
+        "write nothing",
+    ]
+    show_plan(would, as_json, encoders=names, batch_sizes=used, rows=found, networks=networks)
 
 
 def _sizes(text: str | None) -> list[int]:

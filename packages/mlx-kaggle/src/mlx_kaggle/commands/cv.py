@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from mlx_kaggle.commands.options import setting_sources
+from mlx_kaggle.commands.options import AS_JSON, DRY_RUN, setting_sources
 from mlx_kaggle.commands.train import has_target
 from mlx_kaggle.config import RunConfig, resolve_config
 from mlx_trainer.command_line import SettingsCommand, settings_options
@@ -21,13 +21,13 @@ SIMPLE = ("linear", "trees")
 
 REPEATS = click.option("--repeats", type=click.IntRange(1), default=1, show_default=True,
                        help="Cross-validations with other folds, --seed and up.")  # fmt: skip
-JSON = click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON.")
 
 
 @click.command(cls=SettingsCommand)
 @setting_sources
 @REPEATS
-@JSON
+@DRY_RUN
+@AS_JSON
 @settings_options(RunConfig)
 def cv(
     flags: dict[str, object],
@@ -35,6 +35,7 @@ def cv(
     config: str | None,
     overrides: tuple[str, ...],
     repeats: int,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     """Cross-validate as train does, and keep nothing but the printed scores."""
@@ -43,13 +44,14 @@ def cv(
     from mlx_kaggle.default_preset import choose_preset
 
     preset, flags = choose_preset(preset, config, flags, overrides)
-    _score(resolve_config(preset, config, flags, overrides), repeats, as_json)
+    _score(resolve_config(preset, config, flags, overrides), repeats, dry_run, as_json)
 
 
 @click.command(cls=SettingsCommand)
 @setting_sources
 @REPEATS
-@JSON
+@DRY_RUN
+@AS_JSON
 @settings_options(RunConfig)
 def baseline(
     flags: dict[str, object],
@@ -57,6 +59,7 @@ def baseline(
     config: str | None,
     overrides: tuple[str, ...],
     repeats: int,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     """Score simple models in seconds: a constant, a linear model and gradient boosting.
@@ -66,12 +69,18 @@ def baseline(
     if "data.train" not in flags:
         raise click.UsageError("Missing option '--train'.")
     flags = {"members": SIMPLE, "blend.generate": "none", **flags}
-    _score(resolve_config(preset, config, flags, overrides), repeats, as_json)
+    _score(resolve_config(preset, config, flags, overrides), repeats, dry_run, as_json)
 
 
-def _score(settings: RunConfig, repeats: int, as_json: bool) -> None:
+def _score(settings: RunConfig, repeats: int, dry_run: bool, as_json: bool) -> None:
     if not has_target(settings.data):
         raise click.UsageError("Missing option '--target'.")
+    if dry_run:
+        from mlx_kaggle.dry_run import plan_run, show_plan
+
+        would, values = plan_run(settings, None, False, as_json, repeats)
+        show_plan(would, as_json, **values)
+        return
     from mlx_kaggle.blended import Results, summary
     from mlx_kaggle.runs import create_run, train_run
 
@@ -80,10 +89,8 @@ def _score(settings: RunConfig, repeats: int, as_json: bool) -> None:
         seeded = replace(settings, seed=settings.seed + number)
         with tempfile.TemporaryDirectory() as folder:
             make_run = partial(create_run, Path(folder) / "run", seeded, False)
-            # Only the last JSON line is for scripts.
-            quiet = as_json and repeats > 1
+            quiet = as_json and repeats > 1  # one document, at the end
             results = train_run(seeded, make_run, as_json=as_json, is_kept=False, is_quiet=quiet)
-            assert results is not None
             found.append(results)
     if repeats == 1:
         return

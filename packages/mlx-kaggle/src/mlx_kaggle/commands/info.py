@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import click
 
+from mlx_kaggle.commands.options import AS_JSON
 from mlx_kaggle.presets import NAMES, read_preset
 
 PACKAGES = ("mlx", "mlx-kaggle", "mlx-tabtext", "mlx-encoders", "mlx-heads", "mlx-lora", "mlx-muon",
@@ -16,7 +17,7 @@ PACKAGES = ("mlx", "mlx-kaggle", "mlx-tabtext", "mlx-encoders", "mlx-heads", "ml
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@AS_JSON
 def info(as_json: bool) -> None:
     """Show versions, device, BLAS, presets, metrics and losses."""
     values = machine_info()

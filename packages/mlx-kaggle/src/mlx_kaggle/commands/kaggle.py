@@ -7,10 +7,11 @@ from typing import Any, NoReturn
 
 import click
 
+from mlx_kaggle.commands.options import AS_JSON, DRY_RUN
+
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 SAMPLE = click.Path(exists=True, dir_okay=False)
 RUN = click.Path(exists=True, file_okay=False, path_type=Path)
-JSON = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 COUNT = click.option("--count", type=click.IntRange(1, 100), default=20, show_default=True,
                      help="How many to show.")  # fmt: skip
 
@@ -41,15 +42,22 @@ def kaggle() -> None:
               help="Folder for the files.  [default: the name of the competition]")  # fmt: skip
 @click.option("--file", "name", metavar="NAME", help="Only this file.")
 @click.option("--overwrite", is_flag=True, help="Replace files that differ.")
-@JSON
-def download(
-    competition: str, output: Path | None, name: str | None, overwrite: bool, as_json: bool
-) -> None:
+@DRY_RUN
+@AS_JSON
+def download(competition: str, output: Path | None, name: str | None, overwrite: bool,
+             dry_run: bool, as_json: bool) -> None:  # fmt: skip
     """Download and unpack the files of a competition."""
     from mlx_kaggle import competition_files
-    from mlx_kaggle.kaggle_api import Kaggle
 
     folder = output or Path(competition)
+    if dry_run:
+        from mlx_kaggle.dry_run import show_plan
+
+        would, values = competition_files.plan_download(competition, folder, name, overwrite)
+        show_plan(would, as_json, **values)
+        return
+    from mlx_kaggle.kaggle_api import Kaggle
+
     found = competition_files.download(Kaggle(), competition, folder, name, overwrite)
     command = competition_files.next_command(competition, found)
     for note in found.notes:
@@ -71,7 +79,7 @@ def download(
 
 @kaggle.command()
 @COMPETITION
-@JSON
+@AS_JSON
 def files(competition: str, as_json: bool) -> None:
     """List the files of a competition."""
     from mlx_kaggle.kaggle_api import Kaggle
@@ -93,8 +101,8 @@ def files(competition: str, as_json: bool) -> None:
 @click.option("--unchecked", is_flag=True, help="Submit without a check against a sample.")
 @click.option("--wait", type=click.FloatRange(0, 86400), default=60, show_default=True,
               metavar="SECONDS", help="How long to wait for the score.")  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Check the file, and do not ask Kaggle.")
-@JSON
+@DRY_RUN
+@AS_JSON
 def submit(
     competition: str,
     file: Path,
@@ -122,10 +130,12 @@ def submit(
         _refuse(error, as_json, "nothing was uploaded")
     say(checked.line)
     if dry_run:
-        say(f"would submit {file} to {competition}: {checked.message}")
-        if as_json:
-            values = {"competition": competition, "file": str(file), "message": checked.message}
-            click.echo(json.dumps(values))
+        from mlx_kaggle.dry_run import show_plan
+
+        would = [f"submit {file} to {competition}: {checked.message}"]
+        would += [f"note it in {submitting.SUBMISSIONS} of {folder}"] if folder else []
+        values = {"competition": competition, "file": str(file), "message": checked.message}
+        show_plan(would, as_json, bytes=file.stat().st_size, **values)
         return
     entry = submitting.submit(Kaggle(), competition, checked, wait, say)
     if as_json:
@@ -141,7 +151,7 @@ def submit(
 @kaggle.command()
 @COMPETITION
 @COUNT
-@JSON
+@AS_JSON
 def submissions(competition: str, count: int, as_json: bool) -> None:
     """List your submissions, the newest first."""
     from mlx_kaggle.kaggle_api import Kaggle
@@ -152,7 +162,7 @@ def submissions(competition: str, count: int, as_json: bool) -> None:
 @kaggle.command()
 @COMPETITION
 @COUNT
-@JSON
+@AS_JSON
 def leaderboard(competition: str, count: int, as_json: bool) -> None:
     """Show the top of the public leaderboard."""
     from mlx_kaggle.kaggle_api import Kaggle
@@ -162,7 +172,7 @@ def leaderboard(competition: str, count: int, as_json: bool) -> None:
 
 @kaggle.command()
 @COMPETITION
-@JSON
+@AS_JSON
 def limits(competition: str, as_json: bool) -> None:
     """Show how many submissions are left."""
     from mlx_kaggle.kaggle_api import Kaggle
@@ -176,7 +186,7 @@ def limits(competition: str, as_json: bool) -> None:
 @click.argument("file", type=FILE)
 @click.option("--sample-submission", "sample", type=SAMPLE, required=True,
               help="Sample to check against.")  # fmt: skip
-@JSON
+@AS_JSON
 def check(file: Path, sample: str, as_json: bool) -> None:
     """Check a submission against the sample, without Kaggle and its client."""
     from mlx_kaggle.submit import check_file

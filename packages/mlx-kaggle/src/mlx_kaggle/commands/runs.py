@@ -2,12 +2,14 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
+from mlx_kaggle.commands.options import AS_JSON, DRY_RUN
+
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 RUNS = click.argument("runs", nargs=-1, required=True, type=FOLDER, metavar="RUN...")
 
 
@@ -80,8 +82,9 @@ def compare(runs: tuple[Path, ...], as_json: bool) -> None:
 @runs.command()
 @RUNS
 @click.option("--yes", is_flag=True, help="Delete without asking.")
+@DRY_RUN
 @AS_JSON
-def rm(runs: tuple[Path, ...], yes: bool, as_json: bool) -> None:
+def rm(runs: tuple[Path, ...], yes: bool, dry_run: bool, as_json: bool) -> None:
     """Delete run folders.
 
     Refuses, before anything is deleted, folders that are no run, runs with files that no run
@@ -91,6 +94,12 @@ def rm(runs: tuple[Path, ...], yes: bool, as_json: bool) -> None:
     from mlx_kaggle.run_removal import check_removable, remove_runs
 
     folders = check_removable(runs)
+    if dry_run:
+        from mlx_kaggle.dry_run import show_plan
+
+        would = [f"delete {folder}: {files_in_words(folder)}" for folder in folders]
+        show_plan(would, as_json, runs=[str(each) for each in folders])
+        return
     for folder in folders:
         click.echo(f"{folder}: {files_in_words(folder)}", err=True)
     if not yes:
@@ -103,15 +112,16 @@ def rm(runs: tuple[Path, ...], yes: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"deleted": [str(each) for each in folders]}))
         return
-    click.echo(f"deleted {len(folders)} run{'s' if len(folders) > 1 else ''}")
+    click.echo(f"deleted {_count(folders)}")
 
 
 @runs.command()
 @click.argument("folder", type=FOLDER, default=Path("runs"))
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), required=True,
               help="HTML page to write.")  # fmt: skip
+@DRY_RUN
 @AS_JSON
-def page(folder: Path, output: Path, as_json: bool) -> None:
+def page(folder: Path, output: Path, dry_run: bool, as_json: bool) -> None:
     """Write one HTML page about all runs in FOLDER (default: runs) and below.
 
     It has a leaderboard for each table and metric, score against time, members and blends, settings
@@ -121,21 +131,32 @@ def page(folder: Path, output: Path, as_json: bool) -> None:
     from mlx_kaggle.run_reading import find_runs
 
     records, notes = find_runs(folder)
+    if dry_run:
+        from mlx_kaggle.dry_run import plan_file, show_plan
+
+        would = [f"{plan_file(output)}: a page about {_count(records)}"]
+        show_plan(would, as_json, page=str(output), runs=len(records), notes=notes)
+        return
     write_page(output, folder, records, notes)
     if as_json:
         click.echo(json.dumps({"page": str(output), "runs": len(records), "notes": notes}))
         return
     for note in notes:
         click.echo(note, err=True)
-    click.echo(f"{output}: {len(records)} run{'' if len(records) == 1 else 's'}")
+    click.echo(f"{output}: {_count(records)}")
+
+
+def _count(runs: Sequence[object]) -> str:
+    return f"{len(runs)} run{'' if len(runs) == 1 else 's'}"
 
 
 @runs.command()
 @RUNS
 @click.option("--to", "trackers", required=True, metavar="NAME,NAME",
               help="mlflow, wandb, trackio.")  # fmt: skip
+@DRY_RUN
 @AS_JSON
-def mirror(runs: tuple[Path, ...], trackers: str, as_json: bool) -> None:
+def mirror(runs: tuple[Path, ...], trackers: str, dry_run: bool, as_json: bool) -> None:
     """Send finished runs to MLflow, Weights & Biases or trackio.
 
     What was sent before is not sent again. See the README for where each tracker keeps it.
@@ -150,6 +171,13 @@ def mirror(runs: tuple[Path, ...], trackers: str, as_json: bool) -> None:
         raise click.UsageError(str(error).replace("report_to", "--to:")) from None
     check_installed(names)
     records = [finished_run(each) for each in runs]
+    if dry_run:
+        from mlx_kaggle.dry_run import show_plan
+        from mlx_kaggle.tracking import plan_mirror
+
+        would = [line for record in records for line in plan_mirror(record.path, names)]
+        show_plan(would, as_json, runs=[str(each) for each in runs], trackers=names)
+        return
     failed, mirrored = 0, []
     for record in records:
         mirror = mirror_run(record, names, lambda line: click.echo(line, err=True))

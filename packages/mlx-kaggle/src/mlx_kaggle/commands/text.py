@@ -5,7 +5,7 @@ import json
 import click
 
 from mlx_kaggle.checks import CheckFlags
-from mlx_kaggle.commands.options import setting_sources
+from mlx_kaggle.commands.options import AS_JSON, setting_sources
 from mlx_trainer.command_line import SettingsCommand, settings_options
 
 WIDTH = 50
@@ -17,7 +17,7 @@ WIDTH = 50
 @click.option("--encoder", help="Pretrained encoder whose tokenizer counts: hub id or folder.  "
               "[default: a tokenizer trained on the texts]")  # fmt: skip
 @setting_sources
-@click.option("--json", "as_json", is_flag=True, help="Print the texts and counts as JSON.")
+@AS_JSON
 @settings_options(CheckFlags)
 def text(
     flags: dict[str, object],

@@ -1,11 +1,14 @@
 """`mlx-kaggle train`."""
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
-from mlx_kaggle.commands.options import refuse_beside_resume, setting_sources
+from mlx_kaggle.commands.options import AS_JSON, DRY_RUN, refuse_beside_resume, setting_sources
 from mlx_kaggle.config import RunConfig, resolve_config
+from mlx_kaggle.data_parallel import assist, check_settings, leading, processes
 from mlx_kaggle.settings import DataSettings
 from mlx_trainer.command_line import SettingsCommand, settings_options
 
@@ -91,8 +94,8 @@ A wrong key is an error. `--set training.epochs=3 --set text.style=sentence`
 )
 @click.option("--scheduler", metavar="ADDRESS",
               help="Scheduler of a dask cluster that trains them; see README.")  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Show the inferred tables and the time, and exit.")
-@click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON.")
+@DRY_RUN
+@AS_JSON
 @settings_options(RunConfig)
 def train(
     flags: dict[str, object],
@@ -115,30 +118,62 @@ def train(
 
     if workers and scheduler:
         raise click.UsageError("--workers are of this machine, --scheduler has others; give one")
-    from mlx_kaggle import workers as sides
-    from mlx_kaggle.runs import create_run, read_config, resume_run, train_run
-
-    processes = None
-    if scheduler:
-        processes = sides.cluster(scheduler)
-    elif workers and workers > 1:
-        processes = sides.processes(workers)
-
-    if resume and dry_run:
-        train_run(read_config(output), None, as_json=as_json)
-        return
+    process, count = processes()
+    if count > 1 and (workers or scheduler):
+        raise click.UsageError("mlx.launch starts the processes; omit --workers and --scheduler")
     if resume:
-        run, settings = resume_run(output)
-        train_run(settings, lambda: run, resume=True, as_json=as_json, processes=processes)
-        return
-    from mlx_kaggle.default_preset import choose_preset
+        from mlx_kaggle.runs import read_config
 
-    preset, flags = choose_preset(preset, config, flags, overrides)
-    settings = resolve_config(preset, config, flags, overrides)
-    if not has_target(settings.data):
-        raise click.UsageError("Missing option '--target'.")
-    make_run = None if dry_run else lambda: create_run(output, settings, overwrite)
-    train_run(settings, make_run, as_json=as_json, processes=processes)
+        settings = read_config(output)
+    else:
+        from mlx_kaggle.default_preset import choose_preset
+
+        preset, flags = choose_preset(preset, config, flags, overrides)
+        settings = resolve_config(preset, config, flags, overrides)
+        if not has_target(settings.data):
+            raise click.UsageError("Missing option '--target'.")
+    if count > 1:
+        check_settings(settings)
+    if dry_run and process == 0:
+        _plan(settings, output, overwrite, resume, as_json)
+    elif process > 0 and not dry_run:
+        assist(settings, output)
+    elif not dry_run:
+        sides = _processes(workers, scheduler)
+        with leading():
+            _train(settings, output, overwrite, resume, as_json, sides)
+
+
+def _plan(settings: RunConfig, output: Path, overwrite: bool, resume: bool, as_json: bool) -> None:
+    from mlx_kaggle.dry_run import plan_resumed, plan_run, show_plan
+
+    if resume:
+        would, values = plan_resumed(settings, output, as_json)
+    else:
+        would, values = plan_run(settings, output, overwrite, as_json)
+    show_plan(would, as_json, **values)
+
+
+def _train(
+    settings: RunConfig, output: Path, overwrite: bool, resume: bool, as_json: bool, sides: Any
+) -> None:
+    from mlx_kaggle.runs import create_run, resume_run, train_run
+
+    if resume:
+        run, _ = resume_run(output)
+        train_run(settings, lambda: run, resume=True, as_json=as_json, processes=sides)
+    else:
+        make_run = partial(create_run, output, settings, overwrite)
+        train_run(settings, make_run, as_json=as_json, processes=sides)
+
+
+def _processes(workers: int | None, scheduler: str | None) -> Any:
+    """Return where members are trained side by side, `None` for here."""
+    from mlx_kaggle import workers as sides
+
+    if scheduler:
+        return sides.cluster(scheduler)
+    return sides.processes(workers) if workers and workers > 1 else None
 
 
 def has_target(data: DataSettings) -> bool:

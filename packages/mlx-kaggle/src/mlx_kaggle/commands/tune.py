@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from mlx_kaggle.commands.options import refuse_beside_resume, setting_sources
+from mlx_kaggle.commands.options import AS_JSON, DRY_RUN, refuse_beside_resume, setting_sources
 from mlx_kaggle.config import RunConfig, resolve_config
 from mlx_trainer.command_line import Finite, SettingsCommand, settings_options
 
@@ -41,8 +41,8 @@ Several workers share a study: the same command with the same --storage and --st
 @setting_sources
 @click.option("--resume", is_flag=True, help="Continue the study in --output.")
 @click.option("--overwrite", is_flag=True, help="Replace the study in --output.")
-@click.option("--dry-run", is_flag=True, help="Show the tables and the space, and exit.")
-@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
+@DRY_RUN
+@AS_JSON
 @settings_options(RunConfig)
 def tune(
     flags: dict[str, object],

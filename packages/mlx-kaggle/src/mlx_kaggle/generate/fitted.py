@@ -1,5 +1,6 @@
 """Fit generated columns on the training rows, keep those that help, and apply them to new rows."""
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -130,6 +131,19 @@ class Generated:
         )
         schema = Schema.from_dict(values["schema"])
         return cls(schema, tuple(gains), features, parts, tuple(values["notes"]))
+
+
+def expected_seconds(schema: Schema, train: Table, y: np.ndarray, task: str, seed: int) -> float:
+    """Return about how long a measured `Generated.fit` takes, from the score of no column."""
+    if row_count(train) < MIN_ROWS:
+        return 0.0
+    started = time.monotonic()
+    candidates, parts, _ = find_candidates(schema, train, y, task, seed)
+    wide = _widen(train, parts.values())
+    found = time.monotonic()
+    Trial.start(schema, wide, y, task, seed)
+    scored = time.monotonic()
+    return found - started + (scored - found) * (1 + min(len(candidates), MAX_CANDIDATES))
 
 
 def _widen(table: Table, parts: Iterable[Part]) -> Table:

@@ -10,7 +10,7 @@ from mlx_encoders import Tokenizer, find_folder, train_tokenizer
 from mlx_kaggle.config import RunConfig
 from mlx_kaggle.tables.competition import Competition
 from mlx_tabtext import Augmentation, Table, TableText, TextConfig
-from mlx_trainer import PlannedBatch, plan_batches
+from mlx_trainer import PlannedBatch, plan_batches, rank, world_size
 
 # Padded lengths: few, so that few shapes are compiled.
 BUCKETS = (16, 24, 32, 48, 64, 80, 96, 128, 160, 192, 256, 384, 512, 768, 1024, 2048, 4096, 8192)
@@ -123,7 +123,10 @@ def pad_batch(rows: Rows, planned: PlannedBatch, pad_token_id: int) -> dict[str,
 def training_updates(
     rows: Rows, batch_size: int, max_tokens: int, seed: int, epoch: int
 ) -> list[list[PlannedBatch]]:
-    """Plan one epoch: updates of `batch_size` rows, each of one or more micro-batches."""
+    """Plan one epoch: updates of `batch_size` rows, each of one or more micro-batches.
+
+    Of several processes each gets its share of every update.
+    """
     return plan_batches(
         rows.lengths,
         batch_size=batch_size,
@@ -131,6 +134,8 @@ def training_updates(
         max_tokens=max_tokens,
         seed=seed,
         epoch=epoch,
+        rank=rank(),
+        world_size=world_size(),
     )
 
 

@@ -202,7 +202,7 @@ class ColumnFeatures:
             WordFeatures.from_dict(values["words"]),
             CharacterFeatures(**{key: tuple(each) for key, each in values["characters"].items()}),
             load_arrays(folder / "columns.npz")["projection"],
-            Forecast(**forecast) if forecast else None,
+            Forecast.from_dict(forecast) if forecast else None,
         )
 
 

@@ -52,12 +52,14 @@ from mlx_trainer import (
     TrainingError,
     TrainStep,
     fit,
+    rank,
     stop_requested,
     warmup_cosine,
 )
 
 Report = Callable[[dict[str, Any]], None]
 # In the history of a training: the score of the rows that a greedy soup is mixed by.
+RANK_SEEDS = 1_000_003
 HELD_OUT = "score of held-out training rows"
 
 
@@ -172,7 +174,7 @@ class Experiment:
         A greedy soup is mixed by its score of `held_out`, rows that are not trained on.
         """
         training = self.config.training
-        mx.random.seed(self.seed)
+        mx.random.seed(self.seed + RANK_SEEDS * rank())  # each process has its own dropout
         step = self.step()
         soup = Soup(folder, self.member.model) if training.soup != "none" else None
         with closing(step), sharing_cores(step.threads), stop_requested() as stopping:

@@ -13,7 +13,7 @@ from rich.table import Table as RichTable
 
 from mlx_kaggle import STARTED
 from mlx_kaggle.blended import Results, summary
-from mlx_kaggle.estimate import Estimate
+from mlx_kaggle.estimate import Estimate, seconds_left
 from mlx_kaggle.job import Job
 from mlx_kaggle.report import (
     describe_columns,
@@ -111,11 +111,17 @@ class Display(ProgressDisplay):
             score = f"{self.metric} {format_score(event['score'])}"
             line = f"fold {event['fold']}: {event['name']}: {score}, {duration(event['seconds'])}"
             self.console.print(line)
-        elif kind == "first_fold" and event["of"] > 1:
-            left = sum(event["seconds"].values()) * (event["of"] - 1)
-            self.console.print(f"the other {event['of'] - 1} folds will take {duration(left)}")
+        elif kind == "fold_end" and event["times"]:
+            self._left(event["fold"] + 1, len(event["found"].job.splits), event["times"])
         elif kind == "note":
             self.note(event["line"])
+
+    def _left(self, done: int, folds: int, times: list[float]) -> None:
+        """Show what the other folds, blend and report will take, by the folds so far."""
+        if done < folds:
+            fold = sum(times) / len(times)
+            left = duration(seconds_left(fold, folds - done, folds))
+            self.console.print(f"{done} of {folds} folds are finished; about {left} left")
 
     def results(self, results: Results, folder: Path | None) -> None:
         """Show the scores and the next command, unless the folder is not kept."""

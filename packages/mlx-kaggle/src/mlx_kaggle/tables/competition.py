@@ -84,8 +84,8 @@ class Forecast:
     """Past steps that a model reads, the origin included."""
     season: int
     """Steps of a season, as of the seasonal naive forecast; 1 without one."""
-    series: str | None = None
-    """Column with the name of the series of a row; `None` for one series."""
+    series: tuple[str, ...] = ()
+    """Columns whose cells name the series of a row together; none for one series."""
     date_format: str | None = None
     """Format of the times; `None` if they are plain numbers."""
     unit: Literal["seconds", "months", "number"] = "number"
@@ -96,6 +96,12 @@ class Forecast:
     naive_errors: dict[str, float] = field(default_factory=dict)
     """Of each series ("" for the only one): mean absolute error of the seasonal naive forecast on
     the rows before the first validated origin, 0 without any. The scale of MASE."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Forecast":
+        """Rebuild from the JSON form; older runs have the name of one column, or none."""
+        series = values["series"] or ()
+        return cls(**{**values, "series": (series,) if isinstance(series, str) else tuple(series)})
 
     @property
     def lags(self) -> tuple[str, ...]:
@@ -228,7 +234,7 @@ class Competition:
         values = _with_tuples(values, "targets", "classes", "submission_columns", "notes")
         form, forecast = values["submission"], values["forecast"]
         values["submission"] = Format.from_dict(form) if form else None
-        values["forecast"] = Forecast(**forecast) if forecast else None
+        values["forecast"] = Forecast.from_dict(forecast) if forecast else None
         return cls(**{**values, "schema": Schema.from_dict(values["schema"])})
 
 

@@ -18,6 +18,8 @@ REGULAR = 0.9
 # A season of a day with more steps would need more lags than a small model can use.
 MAX_STEPS_OF_DAY = 288
 DAY = 86_400.0
+# Between the cells of several columns in the name of a series.
+BETWEEN = " | "
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,18 @@ class SortedSeries:
         return list(dict.fromkeys(self.names.tolist()))
 
 
-def check_series_columns(table: Table, names: dict[str, str | None], file: str) -> None:
-    """Raise `DataError` for a column that is not there; `names` maps flags to columns."""
-    for flag, name in names.items():
-        if name is not None and name not in table:
+def series_columns(given: str | None, table: Table) -> tuple[str, ...]:
+    """Return the columns that --series names: one, or several with commas between them."""
+    if not given:
+        return ()
+    return (given,) if given in table else tuple(name.strip() for name in given.split(","))
+
+
+def check_series_columns(table: Table, forecast: Forecast, file: str, target: bool = False) -> None:
+    """Raise `DataError` for a column that is not there: of times, of series, of the `target`."""
+    names = [("--time", forecast.time), *(("--series", name) for name in forecast.series)]
+    for flag, name in [("--target", forecast.target), *names] if target else names:
+        if name not in table:
             raise DataError(f"{file}: no column {name!r} for {flag}{did_you_mean(name, table)}")
 
 
@@ -72,10 +82,7 @@ def read_series(
     rows = np.arange(row_count(table)) if rows is None else rows
     when = _read_times(table, forecast, file, rows)
     values = _read_values(table, forecast.target, number_format, file, rows)
-    cells = table[forecast.series] if forecast.series else [""] * len(rows)
-    for at in [at for at, cell in enumerate(cells) if forecast.series and is_missing(cell)][:1]:
-        raise DataError(f"{file}, row {rows[at] + 2}: {forecast.series} is empty; name the series")
-    names = np.array([str(cell).strip() for cell in cells], dtype=object)
+    names = _read_names(table, forecast, file, rows)
     codes = np.unique(names.astype(str), return_inverse=True)[1]
     order = np.lexsort((when, codes))
     codes, sorted_when = codes[order], when[order]
@@ -85,7 +92,7 @@ def read_series(
         raise DataError(
             f"{file}: rows {one + 2} and {other + 2}{of} have the same {forecast.time}, "
             f"{str(table[forecast.time][order[at]])!r}; a series has one row per time"
-            + ("" if forecast.series else "; with several series, name their column: --series")
+            + ("" if forecast.series else "; with several series, name their columns: --series")
         )
     starts = np.flatnonzero(np.append(True, np.diff(codes) != 0))[: len(codes)]
     lengths = np.diff(np.append(starts, len(codes)))
@@ -98,6 +105,25 @@ def read_series(
         np.repeat(starts, lengths),
         np.repeat(starts + lengths - 1, lengths),
     )
+
+
+def _read_names(table: Table, forecast: Forecast, file: str, rows: np.ndarray) -> np.ndarray:
+    """Return the name of the series of each row: its cells, joined."""
+    several = len(forecast.series) > 1
+    for name in forecast.series:
+        for at, cell in enumerate(table[name]):
+            if is_missing(cell):
+                raise DataError(f"{file}, row {rows[at] + 2}: {name} is empty; name the series")
+            if several and BETWEEN in str(cell):
+                raise DataError(
+                    f"{file}, row {rows[at] + 2}: {name} is {str(cell)!r}, but {BETWEEN!r} is "
+                    f"between the columns of --series; replace it in the table"
+                )
+    cells = [[str(cell).strip() for cell in table[name]] for name in forecast.series]
+    joined = (
+        [BETWEEN.join(each) for each in zip(*cells, strict=True)] if cells else [""] * len(rows)
+    )
+    return np.array(joined, dtype=object)
 
 
 def _read_times(table: Table, forecast: Forecast, file: str, rows: np.ndarray) -> np.ndarray:
