@@ -150,7 +150,9 @@ def _check_models(record: RunRecord) -> None:
     for label, weight in record.blend["weights"].items():
         name = FOLDERS.get(label, label)
         for fold in range(len(record.summary["fold_scores"]) if weight else 0):
-            pattern = f"fold-{fold}-seed-*" if name == "text" else f"{name}-fold-{fold}"
+            base, plus, variant = name.partition("+")
+            network = f"fold-{fold}-seed-*[0-9]{plus}{variant}"
+            pattern = network if base == "text" else f"{name}-fold-{fold}"
             if not any(record.path.glob(f"members/{pattern}/{MANIFEST}")):
                 raise ValueError(f"members/{pattern} is missing or unfinished")
 

@@ -14,6 +14,7 @@ from mlx_kaggle.members.outputs import Levels, Outputs
 from mlx_kaggle.members.saved import load_arrays, load_json, save_arrays, save_json
 from mlx_kaggle.tables.competition import VALUE_TASKS, Competition
 from mlx_tabular import TabularClassifier, TabularRegressor
+from mlx_tabular.splits import hold_out
 from mlx_trainer.settings import Range
 
 # Smaller than the defaults of mlx-tabular: on titanic as good, in a quarter of the time.
@@ -53,8 +54,12 @@ def fit(
     levels: Levels = None,
     threads: int = 2,
     options: Mapping[str, Any] = NO_OPTIONS,
+    copies: Columns | None = None,
 ) -> Tabular:
-    """Fit TabM; a tenth of the rows or more decides when to stop."""
+    """Fit TabM; a tenth of the rows or more decides when to stop.
+
+    `copies` are changed copies of the rows, with the same targets.
+    """
     spread = np.maximum(columns.components.std(0), 1e-6)
     outputs = Outputs.of(competition, y)
     matrix = _matrix(columns, spread)
@@ -68,13 +73,27 @@ def fit(
         **options,
     }
     # Products this small are slower with more BLAS threads, which wait for each other.
+    more = None if copies is None else _matrix(copies, spread)
     with sharing_cores(threads):
         if competition.task in (*VALUE_TASKS, "ordinal"):
-            models = [TabularRegressor(**settings).fit(matrix, y.astype(np.float64))]
+            models = [_fit(TabularRegressor(**settings), matrix, y.astype(np.float64), more)]
         else:
             problems = outputs.problems(y)
-            models = [TabularClassifier(**settings).fit(matrix, each.y) for each in problems]
+            models = [
+                _fit(TabularClassifier(**settings), matrix, each.y, more) for each in problems
+            ]
     return Tabular(outputs, tuple(models), spread)
+
+
+def _fit(model: Any, matrix: np.ndarray, y: np.ndarray, copies: np.ndarray | None) -> Any:
+    """Fit to rows and their copies, but not to copies of the rows that decide when to stop."""
+    if copies is None:
+        return model.fit(matrix, y)
+    labels = y if isinstance(model, TabularClassifier) else None
+    held = hold_out(len(y), model.validation_fraction, model.seed, labels)
+    rows = np.concatenate([matrix[~held], copies[~held]])
+    validation = (matrix[held], y[held]) if held.any() else None
+    return model.fit(rows, np.concatenate([y[~held], y[~held]]), validation=validation)
 
 
 def predict(model: Tabular, columns: Columns) -> np.ndarray:
