@@ -95,7 +95,7 @@ class PseudoLabels:
         assert codes is not None
         if threshold is None:
             return cls(np.zeros(0, int), np.zeros(0, int), Facts(len(sure)))
-        accepted = accept(sure, threshold, MOST * len(y))
+        accepted = accept(sure, threshold, MOST * len(y), np.random.default_rng(seed))
         facts = Facts(
             len(sure),
             len(accepted),
@@ -138,20 +138,22 @@ def least_confidence(confidence: np.ndarray, right: np.ndarray, precision: float
     return float(sorted_[good[-1]]) if len(good) else None
 
 
-def accept(probabilities: np.ndarray, threshold: float, most: int) -> np.ndarray:
-    """Return the positions of the rows of (N, classes) that are labelled, in order.
+def accept(
+    probabilities: np.ndarray, threshold: float, most: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Return the positions of the rows of (N, classes) that are labelled, in order; `most` of them.
 
-    They have the classes of the table in the shares that it is expected to have: the class that is
-    easy to recognize would else become more frequent in training than it is.
+    They have the classes in the shares that the table is expected to have: on adult 11 % of the
+    confident rows have the rarer class, and 24 % of all. Those that are too many are drawn at
+    random, because the surest ones tell the members what they know.
     """
-    codes, confidence = probabilities.argmax(1), probabilities.max(1)
+    codes, confident = probabilities.argmax(1), probabilities.max(1) >= threshold
     shares = probabilities.mean(0)
-    sure = [np.flatnonzero((codes == c) & (confidence >= threshold)) for c in range(len(shares))]
-    occurs = shares * len(codes) >= 1
-    counts = np.array([len(rows) for rows in sure])
-    total = min(float(most), float((counts[occurs] / shares[occurs]).min()))
+    sure = [np.flatnonzero(confident & (codes == code)) for code in range(len(shares))]
+    counts, occurs = np.array([len(rows) for rows in sure]), shares * len(codes) >= 1
+    total = min(most, (counts[occurs] / shares[occurs]).min())
     kept = [
-        rows[np.argsort(-confidence[rows], kind="stable")[: round(total * share)]]
+        rng.permutation(rows)[: round(total * share)]
         for rows, share in zip(sure, shares, strict=True)
     ]
     return np.sort(np.concatenate(kept))
