@@ -181,12 +181,13 @@ def _finish(found: Trained, fold: Fold, name: str) -> None:
 
 def _train_variants(found: Trained, fold: Fold, resume: bool) -> None:
     """Train or read the variants of members, of which one needs labels of the test table."""
-    names = variants_left(fold.job, found.members)
+    names = variants_left(fold.job, found.members, found.labels)
     if any(variant_of(name) == PSEUDO for name in names):
         if not fold.is_finished(PSEUDO):
             fold.label_test(*fold.columns()[:2])
         found.labels.append(fold.labels().facts)
         found.seconds[PSEUDO] = found.seconds.get(PSEUDO, 0.0) + fold.seconds_of(PSEUDO)
+        names = variants_left(fold.job, found.members, found.labels)
     for name in names:
         if is_text(name):
             _train_networks(found, fold, name, resume)

@@ -189,16 +189,18 @@ def _read_by(name: str, fitted: FoldColumns, columns: Columns) -> Columns:
 
 def describe(facts: Sequence[Facts], seconds: float) -> str:
     """Say how many rows the folds have labelled, and how sure they are."""
-    rows, some = _range([each.accepted for each in facts], ".0f"), [f for f in facts if f.accepted]
-    line = f"pseudo-labels: {rows} of {facts[0].tested} rows of the test table in a fold"
-    if some:
-        least, right, expected = (
-            _range([getattr(each, name) for each in some], ".2f")
-            for name in ("threshold", "measured", "expected")
-        )
-        line += (f", confidence {least} or more; precision {right} on held-out training rows, "
-                 f"{expected} expected")  # fmt: skip
-    return f"{line}; {seconds:.1f} s"
+    some = [each for each in facts if each.accepted]
+    if not facts[0].accepted:
+        return (f"pseudo-labels: left off, no label of {facts[0].tested} rows of the test table is "
+                f"confident enough; {seconds:.1f} s")  # fmt: skip
+    rows = _range([each.accepted for each in facts], ".0f")
+    least, right, expected = (
+        _range([getattr(each, name) for each in some], ".2f")
+        for name in ("threshold", "measured", "expected")
+    )
+    return (f"pseudo-labels: {rows} of {facts[0].tested} rows of the test table in a fold, "
+            f"confidence {least} or more; precision {right} on held-out training rows, "
+            f"{expected} expected; {seconds:.1f} s")  # fmt: skip
 
 
 def _range(values: Sequence[float], form: str) -> str:

@@ -8,8 +8,8 @@ import numpy as np
 
 from mlx_kaggle.blended import aligned, loss_of
 from mlx_kaggle.job import Job
-from mlx_kaggle.members.variants import PSEUDO, base_of
-from mlx_kaggle.pseudo_labels import describe
+from mlx_kaggle.members.variants import PSEUDO, base_of, variant_of
+from mlx_kaggle.pseudo_labels import Facts, describe
 
 if TYPE_CHECKING:
     from mlx_kaggle.crossval import Trained
@@ -51,9 +51,17 @@ class Measured:
                 f"{what}; {self.seconds:.1f} s")  # fmt: skip
 
 
-def variants_left(job: Job, members: Sequence[str]) -> list[str]:
-    """Return the variants of a job whose members are trained."""
-    return [name for name in job.variants if base_of(name) in members]
+def variants_left(job: Job, members: Sequence[str], labels: Sequence[Facts] = ()) -> list[str]:
+    """Return the variants of a job whose members are trained.
+
+    Those with pseudo-labels are not if the first fold has none; `labels` are of the folds so far.
+    """
+    without = bool(labels) and not labels[0].accepted
+    return [
+        name
+        for name in job.variants
+        if base_of(name) in members and not (without and variant_of(name) == PSEUDO)
+    ]
 
 
 def settle(found: "Trained") -> "Trained":
@@ -65,7 +73,7 @@ def settle(found: "Trained") -> "Trained":
     job = found.job
     if found.labels:
         found.notes.append(describe(found.labels, found.seconds[PSEUDO]))
-    names = variants_left(job, found.members)
+    names = variants_left(job, found.members, found.labels)
     for base in [name for name in found.members if any(base_of(each) == name for each in names)]:
         _settle_member(found, base, [name for name in names if base_of(name) == base])
     kind = LOSSES[loss_of(job.competition).kind]

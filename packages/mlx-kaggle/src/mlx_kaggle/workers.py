@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from mlx_kaggle.members.catalog import TEXT, is_text, label_of, without_columns
 from mlx_kaggle.members.saved import load_json
 from mlx_kaggle.members.variants import PSEUDO, variant_of
 from mlx_kaggle.network import TIME, VALIDATION, Report
+from mlx_kaggle.pseudo_labels import Facts
 from mlx_kaggle.text_trial import WORTH, needs_trial
 from mlx_kaggle.variant_choice import variants_left
 from mlx_trainer import MANIFEST, RunFolder, load_config
@@ -78,10 +80,14 @@ def train_side_by_side(job: Job, run: RunFolder, report: Report, executor: Execu
             else:
                 networks = []
         _raise_first_error(tasks)
-        variants = variants_left(job, [*names, *([TEXT] if networks else [])])
+        trained = [*names, *([TEXT] if networks else [])]
+        variants = variants_left(job, trained)
         if any(variant_of(name) == PSEUDO for name in variants):
             report({"event": "tasks", "name": "labelling test rows", "count": len(folds)})
-            _raise_first_error([submit(fold, PSEUDO) for fold in folds])
+            labels = Facts(**submit(0, PSEUDO).result()["labels"])
+            variants = variants_left(job, trained, [labels])
+            if labels.accepted:
+                _raise_first_error([submit(fold, PSEUDO) for fold in folds[1:]])
         more = [each for fold in folds for name in variants for each in _tasks(job, fold, name)]
         if more:
             report({"event": "tasks", "name": "training variants", "count": len(more)})
@@ -146,7 +152,7 @@ def run_task(folder: str, number: int, name: str) -> dict[str, Any]:
         else:
             fold.train_member(name, *columns)
     if name == PSEUDO:
-        return {"events": events}
+        return {"events": events, "labels": asdict(fold.labels().facts)}
     return {"events": [_ended(fold, name, fold.folder(name))]}
 
 
