@@ -10,7 +10,7 @@ import pytest
 from mlx_kaggle.config import resolve_config
 from mlx_kaggle.ensemble import blend_runs
 from mlx_kaggle.run_comparison import group_runs, paired_difference
-from mlx_kaggle.run_records import find_runs, read_record
+from mlx_kaggle.run_reading import find_runs, read_record
 from mlx_kaggle.runs import create_run, train_run
 from mlx_trainer import FolderLock
 
@@ -178,6 +178,7 @@ def test_folds_that_differ_are_not_paired(trained, runs, run_cli):
 
 def test_rm_deletes_the_run_and_leaves_all_else(runs, run_cli):
     (runs / "notes.txt").write_text("mine")
+    (runs / "other/submissions.jsonl").write_text("{}\n")  # `submit` adds it to a run
     before = snapshot(Path())
     done = run_cli("runs", "rm", "runs/other", "--yes")
     assert "deleted 1 run" in done.stdout

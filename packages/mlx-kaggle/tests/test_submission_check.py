@@ -67,9 +67,10 @@ def test_words_follow_the_spelling_of_the_sample():
     ]
 
 
-def test_a_sample_of_one_word_shows_no_other_class_which_is_said():
-    one = SAMPLE | {"y": ["EAP"] * 4}
-    other = SAMPLE | {"y": ["EAP", "HPL", "MWS", "EAP"]}
+@pytest.mark.parametrize("word", ["EAP", "Y"])  # of an author, and of one of four answers
+def test_a_sample_of_one_word_shows_no_other_class_which_is_said(word):
+    one = SAMPLE | {"y": [word] * 4}
+    other = SAMPLE | {"y": [word, "HPL", "MWS", word]}
     line = check_submission(other, one, "out.csv", "sample.csv")
     assert line.endswith("; it does not show which values y may have")
     assert faults(SAMPLE | {"y": ["EAP", "", "MWS", "EAP"]}, one) == ["row 3: y is '', not a value"]

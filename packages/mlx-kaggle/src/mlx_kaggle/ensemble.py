@@ -19,11 +19,13 @@ from mlx_kaggle.machine import prepare_machine
 from mlx_kaggle.members.catalog import CONSTANT, label_of, member_names
 from mlx_kaggle.settings import BlendSettings
 from mlx_kaggle.tables.competition import Competition
-from mlx_kaggle.tracking import TRACKING
+from mlx_kaggle.tracking import SUBMISSIONS, TRACKING
 from mlx_tabtext import Table
 from mlx_trainer import RunFolder, RunKind, check_manifest, load_config, setting
 
-KIND = RunKind("mlx-kaggle ensemble", (*RUN_FILES, "manifest.json", "report.html", TRACKING))
+KIND = RunKind(
+    "mlx-kaggle ensemble", (*RUN_FILES, "manifest.json", "report.html", TRACKING, SUBMISSIONS)
+)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from mlx_kaggle.report.display import Display
 from mlx_kaggle.tables.files import (
     find_companion_files,
 )
-from mlx_kaggle.tracking import TRACKING, Mirror, check_installed
+from mlx_kaggle.tracking import SUBMISSIONS, TRACKING, Mirror, check_installed
 from mlx_trainer import (
     CHECKPOINT_FILES,
     MANIFEST,
@@ -41,7 +41,7 @@ ENDINGS = ("json", "npy", "npz", "safetensors", "skops", "txt", "ubj", "cbm")
 KIND = RunKind(
     "mlx-kaggle",
     (
-        *(MANIFEST, *RUN_FILES, HISTORY, TRIAL, EMBEDDINGS, "report.html", TRACKING),
+        *(MANIFEST, *RUN_FILES, HISTORY, TRIAL, EMBEDDINGS, "report.html", TRACKING, SUBMISSIONS),
         *(
             f"members/fold-[0-9]*-seed-[0-9]*/{name}"
             for name in (

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from mlx_trainer import setting
+from mlx_trainer import did_you_mean, setting
 
 Kind = Literal["numeric", "categorical", "text", "date", "boolean", "ignored"]
 CV_SCHEMES = ("auto", "stratified", "group", "time", "regression-bins")
@@ -115,8 +115,6 @@ class CvSettings:
 
     def __post_init__(self) -> None:
         if self.scheme not in CV_SCHEMES and not self.scheme.endswith(".csv"):
-            from mlx_trainer import did_you_mean
-
             raise ValueError(
                 f"scheme unknown name {self.scheme!r}{did_you_mean(self.scheme, CV_SCHEMES)}; or "
                 f"give a .csv file with a column fold"

@@ -15,13 +15,13 @@ from mlx_kaggle.kaggle_api import Kaggle, KaggleError
 from mlx_kaggle.tables.competition import Format
 from mlx_kaggle.tables.files import find_companion_files
 from mlx_kaggle.tables.submission_check import check_submission
+from mlx_kaggle.tracking import SUBMISSIONS
 from mlx_tabtext import read_table
 from mlx_trainer import ConfigError, write_atomic
 
 if TYPE_CHECKING:
     from mlx_kaggle.finished import FinishedRun
 
-SUBMISSIONS = "submissions.jsonl"
 Say = Callable[[str], None]
 
 

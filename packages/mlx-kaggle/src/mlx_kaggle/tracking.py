@@ -24,6 +24,8 @@ if TYPE_CHECKING:  # `--help` needs the names only
 
 NAMES = ("mlflow", "wandb", "trackio")
 TRACKING = "tracking.json"
+# What `submit` adds to a run.
+SUBMISSIONS = "submissions.jsonl"
 # In an event beside the values of an epoch.
 _ABOUT = ("event", "member", "updates", "epoch", "time")
 
@@ -93,7 +95,7 @@ class Mirror:
 
     def finish(self) -> None:
         """Send the outcome of the finished run, once."""
-        from mlx_kaggle.run_records import finished_run
+        from mlx_kaggle.run_reading import finished_run
         from mlx_kaggle.trackers import final_metrics
 
         self._start()
@@ -108,7 +110,7 @@ class Mirror:
                 self._save()
 
     def _start(self) -> None:
-        from mlx_kaggle.run_records import read_record
+        from mlx_kaggle.run_reading import read_record
 
         if self._waiting:
             record = read_record(self.path)

@@ -5,7 +5,7 @@
 
 import json
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -22,6 +22,7 @@ from mlx_kaggle.members.saved import save_json
 from mlx_kaggle.report.display import Display
 from mlx_kaggle.runs import inputs_of
 from mlx_kaggle.tables.splits import Split
+from mlx_kaggle.tuning.config import TuneConfig
 from mlx_kaggle.tuning.outcome import Outcome, TrialRow, outcome_of
 from mlx_kaggle.tuning.space import Dimension, default_space, parse_space, read_space, with_params
 from mlx_kaggle.tuning.trial import (
@@ -36,26 +37,12 @@ from mlx_trainer import (
     fingerprint,
     lasting_output,
     load_config,
-    setting,
     write_atomic,
 )
 
 DATABASE, BEST, PAGE, SUMMARY = "study.db", "best.yaml", "tune.html", "tune.json"
 KIND = RunKind("mlx-kaggle tune", (f"{DATABASE}*", BEST, PAGE, SUMMARY))
 MISSING = "tune needs Optuna: pip install 'mlx-kaggle[tune]'"
-
-
-@dataclass(frozen=True)
-class TuneConfig:
-    """Everything that determines a study; `config.yaml` of its folder."""
-
-    run: RunConfig
-    trials: int = setting(30, "Finished trials of the study.", at_least=1)
-    holdout: float = setting(0.2, "Share of the rows not used.", at_least=0, below=1)
-    study: str = setting("tune", "Name in the storage.")
-    own_storage: bool = setting(True, "Whether the storage is study.db in the folder.")
-    worker: str = setting("", "The folder, among others of the study.")
-    space: dict[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

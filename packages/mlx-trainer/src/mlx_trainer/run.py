@@ -13,17 +13,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
-from mlx_trainer import run_files
+from mlx_trainer import run_files, run_marker
 from mlx_trainer._atomic import write_atomic
 from mlx_trainer.checkpoints import CHECKPOINT_FILES
-from mlx_trainer.checksums import ChangedFileError, changed_file, fingerprint
+from mlx_trainer.checksums import fingerprint
 from mlx_trainer.config import dump_config
 from mlx_trainer.folders import FolderLock, delete_owned, delete_run_files, sweep
+from mlx_trainer.run_marker import MARKER
 
-MARKER, CONFIG, METRICS = "run.json", "config.yaml", "metrics.jsonl"
-_FORMAT = 1
+CONFIG, METRICS = "config.yaml", "metrics.jsonl"
 _OWN = (MARKER, CONFIG, "env.json", METRICS)
 # File managers and notebooks create these: a folder with nothing else counts as empty.
 _IGNORED = (".DS_Store", ".ipynb_checkpoints", "Thumbs.db", "desktop.ini")
@@ -87,7 +85,7 @@ class RunFolder:
                 key: {"path": str(each), "sha256": fingerprint(each)}
                 for key, each in inputs.items()
             }
-            run._write_marker(config, prints, kind.tool)
+            run_marker.write(run.path, config, prints, kind.tool)
             run._write(CONFIG, dump_config(config))  # from now on the run can be resumed
             run._write("env.json", json.dumps(run_files.describe_environment(), indent=2) + "\n")
         except BaseException:
@@ -112,7 +110,7 @@ class RunFolder:
         run._lock = FolderLock(run.path)
         try:
             sweep(run.path, run._patterns())
-            run._check_inputs(inputs or {})
+            run_marker.check_inputs(run.path, inputs or {})
             run_files.keep_lines(run.path / METRICS, lambda entry: True)
         except BaseException:
             run.close()
@@ -127,13 +125,13 @@ class RunFolder:
         tool, and `ChangedFileError` if a setting changed; paths of inputs may change.
         """
         run = cls(path, kind or PLAIN)
-        marker = run._marker()
+        marker = run_marker.read(run.path)
         if marker is None or not (run.path / CONFIG).is_file():
             absent = MARKER if marker is None else CONFIG
             raise FileNotFoundError(f"{run.path} is not a run: it has no {absent}")
         if kind and marker["tool"] != kind.tool:
             raise FileNotFoundError(f"{run.path} is a run of {marker['tool']}, not {kind.tool}")
-        run._check_config(marker["inputs"])
+        run_marker.check_config(run.path / CONFIG, marker)
         return run
 
     @classmethod
@@ -145,7 +143,7 @@ class RunFolder:
         files or links, and `BlockingIOError` while another process writes.
         """
         run = cls(Path(path).absolute(), kind)
-        marker = None if run.path.is_symlink() else run._marker()
+        marker = None if run.path.is_symlink() else run_marker.read(run.path)
         if marker is None or marker["tool"] != kind.tool:
             what = f"a run of {marker['tool']}" if marker else f"no folder with a {MARKER}"
             what = f"a link to {run.path.resolve()}" if run.path.is_symlink() else what
@@ -189,15 +187,15 @@ class RunFolder:
 
     def replace_config(self, config: object) -> None:
         """Replace the configuration of a run that intentionally continues with other settings."""
-        marker = self._marker()
+        marker = run_marker.read(self.path)
         if marker is None:
             raise FileNotFoundError(f"{self.path} is not a run: it has no {MARKER}")
-        self._write_marker(config, marker["inputs"], marker["tool"])
+        run_marker.write(self.path, config, marker["inputs"], marker["tool"])
         self._write(CONFIG, dump_config(config))
 
     def _clear(self, overwrite: bool, inputs: Mapping[str, str | Path]) -> None:
         """Delete a run to replace, or files of a killed start; refuse any other content."""
-        marker = self._marker()
+        marker = run_marker.read(self.path)
         sweep(self.path, self._patterns())
         if marker is None:
             if any(each.name not in _IGNORED for each in self.path.iterdir()):
@@ -228,66 +226,5 @@ class RunFolder:
     def _patterns(self) -> tuple[str, ...]:
         return (*_OWN, *self.kind.files)
 
-    def _check_config(self, inputs: Mapping[str, object]) -> None:
-        """Raise `ChangedFileError` if a setting changed; paths of inputs may."""
-        path, before = self.path / CONFIG, (self._marker() or {})["config"]
-        try:
-            now = _flatten_without(yaml.safe_load(path.read_text("utf-8")), inputs)
-        except (ValueError, AttributeError, yaml.YAMLError) as error:
-            raise ChangedFileError(f"{path} is damaged: {error}") from None
-        for key in sorted(before.keys() | now.keys()):
-            if key not in inputs and before.get(key, ...) != now.get(key, ...):
-                raise ChangedFileError(
-                    f"{path} was changed since the run started: {key} was {before.get(key)!r}, and "
-                    f"is {now.get(key)!r}; undo the change, or start another run"
-                )
-
-    def _check_inputs(self, inputs: Mapping[str, str | Path]) -> None:
-        known = (self._marker() or {})["inputs"]
-        for key in sorted(known.keys() | inputs.keys()):
-            if key not in inputs:
-                changed = known[key]["path"]
-            elif key not in known:
-                changed = inputs[key]
-            else:
-                changed = changed_file(inputs[key], known[key]["sha256"])
-            if changed:
-                raise ChangedFileError(
-                    f"{changed} ({key}) was changed since the run in {self.path} started; "
-                    "restore the old file, or start another run"
-                )
-
-    def _marker(self) -> dict | None:
-        path = self.path / MARKER
-        try:
-            values = json.loads(path.read_text("utf-8"))
-            if values["format"] == _FORMAT and isinstance(values["tool"], str):
-                return values
-        except FileNotFoundError:
-            return None
-        except (ValueError, KeyError, TypeError):
-            pass
-        raise ValueError(
-            f"{path} is damaged or of a newer version (this one reads format {_FORMAT}): nothing "
-            "was changed"
-        )
-
-    def _write_marker(self, config: object, inputs: Mapping[str, object], tool: str) -> None:
-        plain = _flatten_without(yaml.safe_load(dump_config(config)), inputs)
-        values = {"tool": tool, "format": _FORMAT, "inputs": inputs, "config": plain}
-        self._write(MARKER, json.dumps(values, indent=1) + "\n")
-
     def _write(self, name: str, text: str) -> None:
         write_atomic(self.path / name, lambda path: path.write_text(text, encoding="utf-8"))
-
-
-def _flatten_without(config: Mapping | None, keys: Mapping[str, object], prefix: str = "") -> dict:
-    """Return the settings by dotted key, as JSON restores them, without those in `keys`."""
-    flat: dict[str, object] = {}
-    for name, value in (config or {}).items():
-        key = f"{prefix}{name}"
-        if isinstance(value, Mapping) and value:
-            flat |= _flatten_without(value, keys, f"{key}.")
-        elif key not in keys:
-            flat[key] = json.loads(json.dumps(value, default=str))
-    return flat

@@ -5,17 +5,13 @@ from dataclasses import asdict
 
 import click
 
+from mlx_kaggle.commands.options import setting_sources
 from mlx_kaggle.config import RunConfig, resolve_config
 from mlx_trainer.command_line import SettingsCommand, settings_options
 
 
 @click.command(cls=SettingsCommand)
-@click.option("--preset", metavar="NAME|FILE",
-              help="Base.  [default: standard with an encoder, else quick]")  # fmt: skip
-@click.option("--config", type=click.Path(exists=True, dir_okay=False),
-              help="YAML file of settings.")  # fmt: skip
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
-              help="Any setting of config.yaml; repeatable.")  # fmt: skip
+@setting_sources
 @click.option("--encoders", metavar="PATH,PATH", help="Several encoders, 'scratch' among them.")
 @click.option("--batch-sizes", metavar="N,N", help="Rows per update.  [default: of the preset]")
 @click.option("--rows", type=click.IntRange(8), default=512, show_default=True,
@@ -34,7 +30,8 @@ def benchmark(
 ) -> None:
     """Measure rows per second of training and predicting with the text network, on a table.
 
-    Every encoder is measured with every batch size; nothing is written.
+    Every encoder is measured with every batch size, a pretrained one with the preset standard if
+    none is given; nothing is written.
     """
     if "data.train" not in flags:
         raise click.UsageError("Missing option '--train'.")

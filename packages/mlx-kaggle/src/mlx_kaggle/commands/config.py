@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from mlx_kaggle.commands.options import setting_sources
 from mlx_kaggle.config import RunConfig, check_preset, resolve_config
 from mlx_trainer.command_line import SettingsCommand, settings_options
 
@@ -37,17 +38,14 @@ def init(preset: str, output: Path | None, overwrite: bool) -> None:
 
 
 @config.command(cls=SettingsCommand)
-@click.option("--preset", metavar="NAME|FILE", help="Base of the settings.  [default: quick]")
-@click.option("--config", "file", type=FILE, help="YAML file of settings.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
-              help="Any setting; repeatable.")  # fmt: skip
+@setting_sources
 @click.option("--changed", is_flag=True, help="Show only what differs from the defaults.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @settings_options(RunConfig)
 def show(
     flags: dict[str, object],
     preset: str | None,
-    file: str | None,
+    config: str | None,
     overrides: tuple[str, ...],
     changed: bool,
     as_json: bool,
@@ -60,7 +58,7 @@ def show(
     from mlx_kaggle.presets import flattened
     from mlx_trainer import dump_config
 
-    text = dump_config(resolve_config(preset, file, flags, overrides))
+    text = dump_config(resolve_config(preset, config, flags, overrides))
     values = flattened(yaml.safe_load(text))
     if changed:
         default = flattened(yaml.safe_load(dump_config(RunConfig())))

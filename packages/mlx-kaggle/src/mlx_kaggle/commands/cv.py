@@ -2,7 +2,6 @@
 
 import json
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import click
 
+from mlx_kaggle.commands.options import setting_sources
 from mlx_kaggle.commands.train import has_target
 from mlx_kaggle.config import RunConfig, resolve_config
 from mlx_trainer.command_line import SettingsCommand, settings_options
@@ -19,24 +19,15 @@ from mlx_trainer.command_line import SettingsCommand, settings_options
 SIMPLE = ("linear", "trees")
 
 
-def scoring_options(function: Callable) -> Callable:
-    """Add the options that both commands have."""
-    for option in reversed((
-        click.option("--preset", metavar="NAME|FILE", help="As of train.  [default: quick]"),
-        click.option("--config", type=click.Path(exists=True, dir_okay=False),
-                     help="YAML file of settings."),
-        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
-                     help="Any setting of config.yaml; repeatable."),
-        click.option("--repeats", type=click.IntRange(1), default=1, show_default=True,
-                     help="Cross-validations with other folds: --seed, --seed + 1, ..."),
-        click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON."),
-    )):  # fmt: skip
-        function = option(function)
-    return function
+REPEATS = click.option("--repeats", type=click.IntRange(1), default=1, show_default=True,
+                       help="Cross-validations with other folds, --seed and up.")  # fmt: skip
+JSON = click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON.")
 
 
 @click.command(cls=SettingsCommand)
-@scoring_options
+@setting_sources
+@REPEATS
+@JSON
 @settings_options(RunConfig)
 def cv(
     flags: dict[str, object],
@@ -56,7 +47,9 @@ def cv(
 
 
 @click.command(cls=SettingsCommand)
-@scoring_options
+@setting_sources
+@REPEATS
+@JSON
 @settings_options(RunConfig)
 def baseline(
     flags: dict[str, object],

@@ -27,7 +27,7 @@ def list_(folder: Path, as_json: bool) -> None:
     """
     from mlx_kaggle.report.runs_display import show_list
     from mlx_kaggle.run_comparison import group_runs
-    from mlx_kaggle.run_records import find_runs
+    from mlx_kaggle.run_reading import find_runs
 
     records, notes = find_runs(folder)
     groups = group_runs(records)
@@ -46,7 +46,7 @@ def list_(folder: Path, as_json: bool) -> None:
 def show(run: Path, as_json: bool) -> None:
     """Show the answer of RUN, its members, settings, notes and files."""
     from mlx_kaggle.report.runs_display import describe_run, show_run
-    from mlx_kaggle.run_records import existing_run
+    from mlx_kaggle.run_reading import existing_run
 
     record = existing_run(run)
     if as_json:
@@ -65,7 +65,7 @@ def compare(runs: tuple[Path, ...], as_json: bool) -> None:
     """
     from mlx_kaggle.report.runs_display import show_comparison
     from mlx_kaggle.run_comparison import compare_runs
-    from mlx_kaggle.run_records import finished_run
+    from mlx_kaggle.run_reading import finished_run
 
     if len({each.resolve() for each in runs}) < 2:
         raise click.UsageError("give two runs or more")
@@ -118,7 +118,7 @@ def page(folder: Path, output: Path, as_json: bool) -> None:
     that differ, and learning curves. It loads nothing from elsewhere, and links to the reports.
     """
     from mlx_kaggle.report.runs_page import write_page
-    from mlx_kaggle.run_records import find_runs
+    from mlx_kaggle.run_reading import find_runs
 
     records, notes = find_runs(folder)
     write_page(output, folder, records, notes)
@@ -140,7 +140,7 @@ def mirror(runs: tuple[Path, ...], trackers: str, as_json: bool) -> None:
 
     What was sent before is not sent again. See the README for where each tracker keeps it.
     """
-    from mlx_kaggle.run_records import finished_run
+    from mlx_kaggle.run_reading import finished_run
     from mlx_kaggle.tracking import check_installed, check_tracker_names, mirror_run, tracker_names
 
     names = tracker_names(trackers)

@@ -5,6 +5,7 @@ import json
 import click
 
 from mlx_kaggle.checks import CheckFlags
+from mlx_kaggle.commands.options import setting_sources
 from mlx_trainer.command_line import SettingsCommand, settings_options
 
 WIDTH = 50
@@ -15,11 +16,7 @@ WIDTH = 50
               help="Texts to show, half of them those that lose most.")  # fmt: skip
 @click.option("--encoder", help="Pretrained encoder whose tokenizer counts: hub id or folder.  "
               "[default: a tokenizer trained on the texts]")  # fmt: skip
-@click.option("--preset", metavar="NAME|FILE", help="As of train.")
-@click.option("--config", type=click.Path(exists=True, dir_okay=False),
-              help="YAML file of settings, as of train.")  # fmt: skip
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
-              help="Any setting of config.yaml, such as text.digits=3; repeatable.")  # fmt: skip
+@setting_sources
 @click.option("--json", "as_json", is_flag=True, help="Print the texts and counts as JSON.")
 @settings_options(CheckFlags)
 def text(

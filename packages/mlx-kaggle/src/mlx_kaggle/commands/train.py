@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import click
-from click.core import ParameterSource
 
+from mlx_kaggle.commands.options import refuse_beside_resume, setting_sources
 from mlx_kaggle.config import RunConfig, resolve_config
 from mlx_kaggle.settings import DataSettings
 from mlx_trainer.command_line import SettingsCommand, settings_options
@@ -80,16 +80,7 @@ A wrong key is an error. `--set training.epochs=3 --set text.style=sentence`
 @click.command(cls=SettingsCommand, epilog=EPILOG)
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path), required=True,
               help="Run folder to write.")  # fmt: skip
-@click.option("--preset", metavar="NAME|FILE", help="See below.  [default: quick]")
-@click.option("--config", type=click.Path(exists=True, dir_okay=False),
-              help="YAML file of settings.")  # fmt: skip
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Any setting of config.yaml; repeatable.",
-)
+@setting_sources
 @click.option("--resume", is_flag=True, help="Continue the run in --output.")
 @click.option("--overwrite", is_flag=True, help="Replace the run in --output.")
 @click.option(
@@ -118,8 +109,7 @@ def train(
 ) -> None:
     """Train on a table, cross-validate, and write a run folder with a report."""
     if resume:
-        if given := _given_options():
-            raise click.UsageError(f"--resume takes everything from --output; omit {given[0]}")
+        refuse_beside_resume(("output", "dry_run", "as_json", "workers", "scheduler"))
     elif "data.train" not in flags:
         raise click.UsageError("Missing option '--train'.")
 
@@ -157,15 +147,3 @@ def has_target(data: DataSettings) -> bool:
 
     given = data.target or data.targets or data.competition or data.task == "multilabel"
     return bool(given or find_companion_files(data)["sample_submission"])
-
-
-def _given_options() -> list[str]:
-    """Return the flags on the command line that `--resume` does not allow."""
-    context = click.get_current_context()
-    allowed = ("output", "resume", "dry_run", "as_json", "workers", "scheduler")
-    return [
-        parameter.opts[0]
-        for parameter in context.command.params
-        if (name := str(parameter.name)) not in allowed
-        and context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-    ]

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import click
-from click.core import ParameterSource
 
+from mlx_kaggle.commands.options import refuse_beside_resume, setting_sources
 from mlx_kaggle.config import RunConfig, resolve_config
 from mlx_trainer.command_line import Finite, SettingsCommand, settings_options
 
@@ -38,11 +38,7 @@ Several workers share a study: the same command with the same --storage and --st
 @click.option("--storage", metavar="URL", help="Storage of the study, for several workers.  "
               "[default: study.db in --output]")  # fmt: skip
 @click.option("--study", default="tune", show_default=True, help="Name of the study in --storage.")
-@click.option("--preset", metavar="NAME|FILE", help="As of train.  [default: quick]")
-@click.option("--config", type=click.Path(exists=True, dir_okay=False),
-              help="YAML file of settings.")  # fmt: skip
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
-              help="Any setting of config.yaml; repeatable. It is not tuned.")  # fmt: skip
+@setting_sources
 @click.option("--resume", is_flag=True, help="Continue the study in --output.")
 @click.option("--overwrite", is_flag=True, help="Replace the study in --output.")
 @click.option("--dry-run", is_flag=True, help="Show the tables and the space, and exit.")
@@ -71,12 +67,12 @@ def tune(
     that no trial has seen. `train --config OUTPUT/best.yaml` trains the best one.
     """
     if resume:
-        if given := _given_options():
-            raise click.UsageError(f"--resume takes everything from --output; omit {given[0]}")
+        refuse_beside_resume(("output", "trials", "timeout", "storage", "dry_run", "as_json"))
     elif "data.train" not in flags:
         raise click.UsageError("Missing option '--train'.")
 
-    from mlx_kaggle.tune import Call, TuneConfig, require_optuna, resume_tuning, start_tuning
+    from mlx_kaggle.tune import Call, require_optuna, resume_tuning, start_tuning
+    from mlx_kaggle.tuning.config import TuneConfig
 
     require_optuna()
     call = Call(output, storage, trials, timeout, overwrite, dry_run, as_json)
@@ -91,15 +87,3 @@ def tune(
     if not has_target(settings.data):
         raise click.UsageError("Missing option '--target'.")
     start_tuning(TuneConfig(settings, trials or 30, holdout, study), space, call)
-
-
-def _given_options() -> list[str]:
-    """Return the flags on the command line that `--resume` does not allow."""
-    context = click.get_current_context()
-    allowed = ("output", "resume", "trials", "timeout", "storage", "dry_run", "as_json")
-    return [
-        parameter.opts[0]
-        for parameter in context.command.params
-        if (name := str(parameter.name)) not in allowed
-        and context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-    ]

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from mlx_kaggle.checks import CheckFlags
+from mlx_kaggle.commands.options import CONFIG, SET
 from mlx_trainer.command_line import SettingsCommand, settings_options
 
 
@@ -14,10 +15,8 @@ from mlx_trainer.command_line import SettingsCommand, settings_options
               help="Page (HTML) to write.")  # fmt: skip
 @click.option("--rows", type=click.IntRange(100), default=10_000, show_default=True,
               help="Rows of a table that models read.")  # fmt: skip
-@click.option("--config", type=click.Path(exists=True, dir_okay=False),
-              help="YAML file of settings, as of train.")  # fmt: skip
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
-              help="Any setting of config.yaml, such as data.drop=[a]; repeatable.")  # fmt: skip
+@CONFIG
+@SET
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @settings_options(CheckFlags)
 def validate_data(

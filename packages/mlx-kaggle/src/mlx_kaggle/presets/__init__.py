@@ -90,6 +90,6 @@ def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested settings by dotted key."""
     result: dict[str, Any] = {}
     for key, value in values.items():
-        nested = isinstance(value, dict)
+        nested = isinstance(value, dict) and value  # an empty one is a value
         result |= flattened(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
     return result

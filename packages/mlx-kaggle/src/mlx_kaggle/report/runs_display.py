@@ -13,7 +13,7 @@ from rich.table import Table
 
 from mlx_kaggle.report import duration, format_score
 from mlx_kaggle.run_comparison import folds_in_words, same_folds
-from mlx_kaggle.run_records import RunRecord, flat_settings
+from mlx_kaggle.run_records import RunRecord
 
 FILES_SHOWN = 20
 # Of tables in files and pipes, where nothing has to be cut.
@@ -136,14 +136,14 @@ def changed_settings(record: RunRecord) -> dict[str, tuple[Any, Any]]:
     if not isinstance(name, str):
         return {}
     from mlx_kaggle.config import RunConfig
-    from mlx_kaggle.presets import NAMES, read_preset
+    from mlx_kaggle.presets import NAMES, flattened, read_preset
     from mlx_trainer import dump_config, load_config
 
     if name not in NAMES:  # a file, which may have changed
         return {}
     values = read_preset(name).resolved(str(record.config.get("encoder.path") or ""))
     preset = load_config(RunConfig, values, flags={"preset": name})
-    base = flat_settings(yaml.safe_load(dump_config(preset)))
+    base = flattened(yaml.safe_load(dump_config(preset)))
     # A setting that the run does not have is of a newer version, and was not set.
     return {
         key: (base.get(key), value)

@@ -143,7 +143,9 @@ def _rule_of(
             return said, lambda cell: _is_finite(cell) and "." not in str(cell)
         return "a number", _is_finite
     values = {str(cell).strip() for cell in shown if not is_missing(cell)}
-    if pair := find_spelling(values, ("0", "1")):
+    # A column of Y alone may be one of several grades.
+    of_two = len(values) > 1 or any(len(value) > 1 for value in values)
+    if of_two and (pair := find_spelling(values, ("0", "1"))):
         return _one_of([*pair.values()])
     if 1 < len(values) <= min(MOST_LABELS, len(shown) / 2):
         return _one_of(sorted(values))

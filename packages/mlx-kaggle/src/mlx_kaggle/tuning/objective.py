@@ -1,5 +1,8 @@
 """The objective of a study: run one trial, prune it, and record why it failed."""
 
+# Optuna is an extra.
+# pyright: reportMissingImports=false
+
 import time
 from collections.abc import Callable
 from pathlib import Path

@@ -15,6 +15,7 @@ from mlx_kaggle import RunError
 from mlx_kaggle.job import Job, with_config
 from mlx_kaggle.report import format_score
 from mlx_kaggle.tables.splits import Split
+from mlx_kaggle.tuning.config import TuneConfig
 from mlx_kaggle.tuning.space import Dimension, with_params
 from mlx_kaggle.tuning.trial import HeldOut, paired_error, predict_held_out
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-    from mlx_kaggle.tune import TuneConfig
 
 # Trials with a score that an importance needs.
 FEW_TRIALS = 5
@@ -169,7 +169,7 @@ def outcome_of(
     job: Job,
     space: list[Dimension],
     split: Split | None,
-    config: "TuneConfig",
+    config: TuneConfig,
     output: Path,
 ) -> Outcome:
     """Collect the trials, and score the untuned and the best configuration on the held-out rows."""
