@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mlx_kaggle.blended import Results, results_of, summary
@@ -257,6 +257,7 @@ def test_a_part_is_predicted_by_what_is_chosen_on_the_other_parts(tables):
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.booleans()), max_size=60), st.floats(0.5, 1))
+@example([(20, True)] * 20 + [(10, True)] * 10 + [(10, False)] * 10, 0.95)
 @settings(max_examples=100, deadline=None)
 def test_the_threshold_is_the_least_whose_rows_are_precise(rows, precision):
     confidence = np.array([each for each, _ in rows], float) / 20
