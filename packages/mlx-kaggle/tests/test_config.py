@@ -211,8 +211,8 @@ def test_a_shell_completes_commands():
 
 
 FLAGS = """
-    allow-leak blend calibration config cv cv-time dry-run encoder folds group horizon id json kind
-    lookback lora loss members metric numeric-features optimizer output overwrite preset quantize
-    report-to resume sample-submission scheduler season seed separator series set target targets
-    task test thresholds time train val workers
+    allow-leak augment blend calibration config cv cv-time dry-run encoder folds group horizon
+    id json kind lookback lora loss members metric numeric-features optimizer output overwrite
+    preset pseudo-labels quantize report-to resume sample-submission scheduler season seed
+    separator series set target targets task test thresholds time train val workers
 """

@@ -63,6 +63,8 @@ class Results:
     seconds: float
     gains: list[Any] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    variants: list[Any] = field(default_factory=list)
+    """What was measured of the variants of members."""
 
     @property
     def score(self) -> float:
@@ -219,6 +221,17 @@ def summary(results: Results) -> dict[str, Any]:
                     "seconds": round(each.seconds, 1),
                 }
                 for each in results.members
+            },
+            "variants": {
+                each.name: {
+                    "loss": each.loss,
+                    "loss_without": each.loss_without,
+                    "gain": each.gain,
+                    "standard_error": each.standard_error,
+                    "kept": each.kept,
+                    "seconds": round(each.seconds, 1),
+                }
+                for each in results.variants
             },
             "decision": results.decision.describe(competition),
             "notes": results.notes,

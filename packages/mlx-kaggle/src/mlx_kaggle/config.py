@@ -22,6 +22,7 @@ from mlx_kaggle.settings import (
 )
 from mlx_kaggle.tracking import NAMES as TRACKERS
 from mlx_kaggle.tracking import check_tracker_names, tracker_names
+from mlx_kaggle.variant_settings import VariantSettings
 from mlx_trainer import ConfigError, setting
 
 FOLDS = 5
@@ -99,6 +100,7 @@ class RunConfig:
     training: TrainingSettings = field(default_factory=TrainingSettings)
     decision: DecisionSettings = field(default_factory=DecisionSettings)
     blend: BlendSettings = field(default_factory=BlendSettings)
+    variants: VariantSettings = field(default_factory=VariantSettings)
 
     @property
     def fold_count(self) -> int:

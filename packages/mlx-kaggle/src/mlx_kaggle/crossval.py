@@ -5,6 +5,7 @@ metrics.jsonl                           events of the training
 competition.json train_rows.npy         the competition; row hashes for the leak check
 members/columns-fold-0/                 generated and encoded columns of a fold
 members/trees-fold-0/                   a member: its model, validation.npy, time.json
+members/trees+pseudo-fold-0/            a variant of a member, and pseudo-fold-0/: its labels
 members/fold-0-seed-0/                  a network: encoder/, head.safetensors, member.json,
                                         with Muon optimizer.txt: the parameters of each rule;
                                         with --lora adapter/ and adapter.txt instead of weights;
@@ -26,15 +27,25 @@ import numpy as np
 from mlx_kaggle.fold import Fold
 from mlx_kaggle.forecasts import HISTORY
 from mlx_kaggle.job import Job, text_models
-from mlx_kaggle.members.catalog import CONSTANT, PLAIN, TEXT, label_of, without_columns
+from mlx_kaggle.members.catalog import (
+    CONSTANT,
+    PLAIN,
+    TEXT,
+    is_text,
+    label_of,
+    without_columns,
+)
 from mlx_kaggle.members.columns import Columns
 from mlx_kaggle.members.fold_columns import FoldColumns, embed_rows
 from mlx_kaggle.members.saved import load_json, save_json
+from mlx_kaggle.members.variants import PSEUDO, variant_of
 from mlx_kaggle.network import TIME, VALIDATION, Report, save_array
+from mlx_kaggle.pseudo_labels import Facts
 from mlx_kaggle.tables.files import write_csv
 from mlx_kaggle.tables.splits import row_hashes
 from mlx_kaggle.tables.targets import Target
 from mlx_kaggle.text_trial import ROWS, WORTH, needs_trial, text_gain
+from mlx_kaggle.variant_choice import Measured, settle, variants_left
 from mlx_trainer import MANIFEST, Checkpoints, RunFolder, check_manifest
 from mlx_trainer.run import METRICS
 
@@ -57,6 +68,9 @@ class Trained:
     gains: list[Any] = field(default_factory=list)
     """Of the generated columns, of each fold."""
     notes: list[str] = field(default_factory=list)
+    labels: list[Facts] = field(default_factory=list)
+    """Of the pseudo-labels, of each fold."""
+    variants: list[Measured] = field(default_factory=list)
 
     @property
     def out_of_fold(self) -> dict[str, np.ndarray]:
@@ -82,21 +96,22 @@ def train_members(job: Job, run: RunFolder, report: Report, resume: bool = False
         found.members.remove(TEXT)
     times: list[float] = []
     for number in range(len(job.splits)):
-        fold = Fold(job, number, run, report)
+        fold = Fold(job, number, run, report, embeddings)
         is_new, started = not fold.is_finished("columns"), time.monotonic()
-        _train_others(found, fold, embeddings)
+        _train_others(found, fold)
         if number == 0 and tried:  # once, so it tells nothing of the other folds
             trial = time.monotonic()
             _try_text(found, run, report)
             started += time.monotonic() - trial
         if TEXT in found.members:
-            _train_networks(found, fold, resume)
+            _train_networks(found, fold, TEXT, resume)
+        _train_variants(found, fold, resume)
         if is_new:  # not read from an earlier start
             times.append(time.monotonic() - started)
         fold.forget_columns()
         report({"event": "fold_end", "fold": number, "found": found, "times": times})
     (run.path / EMBEDDINGS).unlink(missing_ok=True)
-    return found
+    return settle(found)
 
 
 def begin(job: Job, run: RunFolder, report: Report) -> np.ndarray | None:
@@ -146,29 +161,43 @@ def save_trial(job: Job, folder: Path, predictions: dict[str, np.ndarray]) -> fl
     return load_json(file)["gain"]
 
 
-def _train_others(found: Trained, fold: Fold, embeddings: np.ndarray | None) -> None:
+def _train_others(found: Trained, fold: Fold) -> None:
     """Train or read every member but the text, and collect their predictions."""
     names = [name for name in found.members if name != TEXT]
     missing = [name for name in names if not fold.is_finished(name)]
-    if missing:
-        columns = fold.kept_columns() or fold.fit_columns(embeddings)
-        fitted = columns[0]
-        useless = _leave_out(found, fold, missing, columns[1])
-    else:
-        columns, useless = None, []
-        fitted = FoldColumns.load(fold.folder("columns"))
+    fitted = fold.columns()[0] if missing else FoldColumns.load(fold.folder("columns"))
+    useless = _leave_out(found, fold, missing, fold.columns()[1]) if missing else []
     found.gains.append(fitted.gains)
     if fold.number == 0 and fitted.generated:
         found.notes += fitted.generated.notes
     for name in names:
-        if name in useless:
-            continue
-        if name in missing:
-            assert columns is not None
-            fold.train_member(name, *columns)
+        if name not in useless:
+            _finish(found, fold, name)
+
+
+def _finish(found: Trained, fold: Fold, name: str) -> None:
+    """Train a member unless it is trained, and collect its predictions."""
+    if fold.is_finished(name):
+        check_manifest(fold.folder(name))
+    else:
+        fold.train_member(name, *fold.columns())
+    _collect(found, fold, name, [fold.folder(name)])
+
+
+def _train_variants(found: Trained, fold: Fold, resume: bool) -> None:
+    """Train or read the variants of members, of which one needs labels of the test table."""
+    names = variants_left(fold.job, found.members, found.labels)
+    if any(variant_of(name) == PSEUDO for name in names):
+        if not fold.is_finished(PSEUDO):
+            fold.label_test(*fold.columns()[:2])
+        found.labels.append(fold.labels().facts)
+        found.seconds[PSEUDO] = found.seconds.get(PSEUDO, 0.0) + fold.seconds_of(PSEUDO)
+        names = variants_left(fold.job, found.members, found.labels)
+    for name in names:
+        if is_text(name):
+            _train_networks(found, fold, name, resume)
         else:
-            check_manifest(fold.folder(name))
-        _collect(found, fold, name, [fold.folder(name)])
+            _finish(found, fold, name)
 
 
 def _leave_out(found: Trained, fold: Fold, names: list[str], columns: Columns) -> list[str]:
@@ -184,10 +213,10 @@ def _leave_out(found: Trained, fold: Fold, names: list[str], columns: Columns) -
     return useless
 
 
-def _train_networks(found: Trained, fold: Fold, resume: bool) -> None:
-    """Train the networks of every seed; their mean is one member."""
+def _train_networks(found: Trained, fold: Fold, member: str, resume: bool) -> None:
+    """Train the networks of every seed, of the text or a variant; their mean is one member."""
     folders = []
-    for name, seed in text_models(found.job.config, fold.number):
+    for name, seed in text_models(found.job.config, fold.number, member):
         folder = fold.run.path / "members" / name
         fold.report({"event": "network", "name": name, "fold": fold.number})
         _take_metrics(fold.run, folder)
@@ -198,7 +227,7 @@ def _train_networks(found: Trained, fold: Fold, resume: bool) -> None:
         Checkpoints(folder / "checkpoints").delete()
         found.histories[name] = json.loads((folder / "history.json").read_text("utf-8"))
         folders.append(folder)
-    _collect(found, fold, TEXT, folders)
+    _collect(found, fold, member, folders)
 
 
 def _take_metrics(run: RunFolder, folder: Path) -> None:

@@ -18,7 +18,7 @@ from mlx_kaggle.finish import RUN_FILES, save_results
 from mlx_kaggle.finished import FinishedRun
 from mlx_kaggle.job import Job, prepare_job
 from mlx_kaggle.machine import prepare_machine
-from mlx_kaggle.members.catalog import CONSTANT, KINDS, label_of
+from mlx_kaggle.members.catalog import CONSTANT, label_of, member_names
 from mlx_kaggle.settings import BlendSettings
 from mlx_kaggle.tables.competition import Competition
 from mlx_kaggle.tracking import SUBMISSIONS, TRACKING
@@ -136,7 +136,7 @@ class EnsembleRun(FinishedRun):
         found: dict[str, np.ndarray] = {}
         for name, run in self.runs.items():
             wanted = [
-                member for member in KINDS
+                member for member in member_names()
                 if _label(run, name, label_of(run.competition, member)) in self.blend.members
             ]  # fmt: skip
             run.check_members(wanted)

@@ -15,8 +15,10 @@ from mlx_kaggle.generate.fitted import expected_seconds
 from mlx_kaggle.job import Job, text_models
 from mlx_kaggle.members.adversarial import MARK, mark
 from mlx_kaggle.members.batches import training_updates
-from mlx_kaggle.members.catalog import KINDS, TEXT
+from mlx_kaggle.members.catalog import KINDS, TEXT, is_text
 from mlx_kaggle.members.text import Experiment, predict_member
+from mlx_kaggle.members.variants import PSEUDO, base_of, variant_of
+from mlx_kaggle.pseudo_labels import can_label
 from mlx_kaggle.report import duration, plots
 from mlx_kaggle.speed import time_updates, timed
 from mlx_kaggle.tables.files import take
@@ -80,9 +82,12 @@ def _other_members(job: Job) -> float:
     thousands = len(job.splits[0][0]) / 1000
     outputs = max(job.competition.outputs, 1)
     seconds = _generating(job) + ENCODING * len(job.competition.feature_names)
-    for name in job.members:
-        fixed, growing = KINDS[name].seconds
-        seconds += (fixed + growing * thousands) * outputs**0.5
+    labels = any(variant_of(name) == PSEUDO for name in job.variants)
+    for name in (*job.members, *job.variants):
+        fixed, growing = KINDS[base_of(name)].seconds
+        # A variant has about twice the rows; labels need the quick members on parts of the rows.
+        times = 2 if variant_of(name) or (labels and can_label(name)) else 1
+        seconds += times * (fixed + growing * thousands) * outputs**0.5
     has_text = any(column.kind == "text" for column in job.competition.schema.features)
     if "linear" in job.members and has_text:
         seconds += WORDS[0] + WORDS[1] * thousands
@@ -105,7 +110,8 @@ def _generating(job: Job) -> float:
 def _with_networks(job: Job, others: float) -> Estimate:
     config, training = job.config, job.config.training
     train_rows, val_rows = job.splits[0]
-    networks = len(job.splits) * training.seeds
+    texts = sum(map(is_text, (TEXT, *job.variants)))
+    networks = len(job.splits) * training.seeds * texts
     first = text_models(config, 0)[0][1]
     sample = _sample_rows(train_rows, ROWS)
     scale = len(train_rows) / len(sample)

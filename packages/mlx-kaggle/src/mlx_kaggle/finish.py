@@ -61,6 +61,7 @@ def run_job(
         histories=trained.histories,
         gains=trained.gains,
         notes=trained.notes,
+        variants=trained.variants,
         seconds=time.monotonic() - started,
     )
     report({"event": "step", "name": "writing the report"})

@@ -16,12 +16,13 @@ from mlx_kaggle.finish import RUN_FILES
 from mlx_kaggle.fold import SCALER
 from mlx_kaggle.forecasts import HISTORY
 from mlx_kaggle.job import text_models
-from mlx_kaggle.members.catalog import KINDS, PLAIN, TEXT, label_of, module_of
+from mlx_kaggle.members.catalog import PLAIN, TEXT, is_text, label_of, members_of, module_of
 from mlx_kaggle.members.columns import Columns
 from mlx_kaggle.members.fold_columns import FoldColumns, embed_rows
 from mlx_kaggle.members.model import Member
 from mlx_kaggle.members.saved import load_json
 from mlx_kaggle.members.text import check_finite, predict_member
+from mlx_kaggle.members.variants import base_of
 from mlx_kaggle.runs import read_config
 from mlx_kaggle.tables.columns import check_columns
 from mlx_kaggle.tables.competition import Competition
@@ -75,8 +76,7 @@ class FinishedRun:
     @property
     def members(self) -> list[str]:
         """The members that the blend needs."""
-        wanted = self.blend.members
-        return [name for name in KINDS if label_of(self.competition, name) in wanted]
+        return members_of(self.competition, self.blend.members)
 
     @property
     def folds(self) -> range:
@@ -89,9 +89,13 @@ class FinishedRun:
             self.folder / "members" / name
             for fold in self.folds
             for name in (
-                *([f"columns-fold-{fold}"] if set(names) - {TEXT} else ()),
-                *(f"{name}-fold-{fold}" for name in names if name != TEXT),
-                *(name for name, _ in text_models(self.config, fold) if TEXT in names),
+                *(() if all(map(is_text, names)) else [f"columns-fold-{fold}"]),
+                *(f"{name}-fold-{fold}" for name in names if not is_text(name)),
+                *(
+                    network
+                    for name in filter(is_text, names)
+                    for network, _ in text_models(self.config, fold, name)
+                ),
             )
         ]
 
@@ -143,7 +147,8 @@ class FinishedRun:
                     member, tta = Member.load(folder), self.config.text.tta
                     prediction = predict_member(member, self.competition, table, self.config, tta)
                     check_finite(prediction, folder, file)
-                    found.setdefault(TEXT, []).append(prediction)
+                    text = TEXT + folder.name.removeprefix(base_of(folder.name))
+                    found.setdefault(text, []).append(prediction)
                 progress.advance()
         target = Target(self.competition)
         return {

@@ -1,6 +1,7 @@
 """One fold of a run: its tables and columns, and the training of each member into its folder."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,14 @@ import numpy as np
 from mlx_kaggle.data_parallel import sharing
 from mlx_kaggle.job import Job, text_models
 from mlx_kaggle.machine import step_threads
-from mlx_kaggle.members.catalog import PLAIN, fit_arguments, module_of
+from mlx_kaggle.members.catalog import PLAIN, TEXT, fit_arguments, module_of
 from mlx_kaggle.members.columns import Columns
 from mlx_kaggle.members.fold_columns import FoldColumns
-from mlx_kaggle.members.saved import save_json
+from mlx_kaggle.members.saved import load_json, save_json
 from mlx_kaggle.members.text import check_finite
+from mlx_kaggle.members.variants import AUGMENT, PSEUDO, changed_copies, text_settings, variant_of
 from mlx_kaggle.network import TIME, VALIDATION, Report, save_array, train_network
+from mlx_kaggle.pseudo_labels import PseudoLabels, can_label
 from mlx_kaggle.tables.files import take
 from mlx_kaggle.tables.targets import Target
 from mlx_trainer import MANIFEST, RunFolder, write_manifest
@@ -22,12 +25,24 @@ SCALER = "scaler.json"
 # What one process keeps for others while members of a fold are trained side by side.
 KEPT = ("kept-train.npz", "kept-validation.npz")
 
+FittedColumns = tuple[FoldColumns, Columns, Columns]
+
 
 class Fold:
     """A fold of a job, and the folders of its members in a run."""
 
-    def __init__(self, job: Job, number: int, run: RunFolder, report: Report):
+    def __init__(
+        self,
+        job: Job,
+        number: int,
+        run: RunFolder,
+        report: Report,
+        embeddings: np.ndarray | None = None,
+    ):
+        """Take the embeddings (N, D) of all rows of the job, if there are any."""
         self.job, self.number, self.run, self.report = job, number, run, report
+        self._embeddings = embeddings
+        self._columns: FittedColumns | None = None
         self.train_rows, self.val_rows = job.splits[number]
         self.seed = job.config.seed + number
         self.train_table, self.val_table = (take(job.table, rows) for rows in job.splits[number])
@@ -43,16 +58,19 @@ class Fold:
         """Whether the folder of a member, or of the "columns", is complete."""
         return (self.folder(name) / MANIFEST).is_file()
 
-    def fit_columns(self, embeddings: np.ndarray | None) -> tuple[FoldColumns, Columns, Columns]:
-        """Fit the columns, and save them for `predict`; return also those of both tables.
+    def columns(self) -> FittedColumns:
+        """Return what was fitted, and the columns of both tables; fit them the first time."""
+        if self._columns is None:
+            self._columns = self.kept_columns() or self.fit_columns()
+        return self._columns
 
-        `embeddings` (N, D) are of all rows of the job.
-        """
+    def fit_columns(self) -> FittedColumns:
+        """Fit the columns, and save them for `predict`; return also those of both tables."""
         started = time.monotonic()
         self.forget_columns()
         self.report({"event": "step", "name": f"columns of fold {self.number}"})
         train, val = (
-            None if embeddings is None else embeddings[rows]
+            None if self._embeddings is None else self._embeddings[rows]
             for rows in (self.train_rows, self.val_rows)
         )
         job = self.job
@@ -80,7 +98,7 @@ class Fold:
         for file, columns in zip(KEPT, (train, val), strict=True):
             columns.save(self.folder("columns") / file)
 
-    def kept_columns(self) -> tuple[FoldColumns, Columns, Columns] | None:
+    def kept_columns(self) -> FittedColumns | None:
         """Return what `fit_columns` did in the process that kept it; `None` if none did."""
         if self.job.kept is not None and self.number in self.job.kept:
             return self.job.kept[self.number]
@@ -100,13 +118,15 @@ class Fold:
         job, module, started = self.job, module_of(name), time.monotonic()
         if name == PLAIN:
             train, val = fitted.as_they_are(train), fitted.as_they_are(val)
-        folder = self.folder(name)
+        folder, y = self.folder(name), self.y
         folder.mkdir(parents=True, exist_ok=True)
         threads = step_threads(job.config.training.threads)
         options = fit_arguments(job.config, name)
-        model = module.fit(
-            job.competition, train, self.y, self.seed, job.levels, threads, **options
-        )
+        if variant_of(name) == AUGMENT:
+            options["copies"] = changed_copies(train, job.config.variants, self.seed)
+        elif variant_of(name) == PSEUDO:
+            train, y = self._with_labelled(fitted, train)
+        model = module.fit(job.competition, train, y, self.seed, job.levels, threads, **options)
         prediction = module.predict(model, val)
         if self.scaler is not None:
             prediction = self.scaler.inverse(prediction, self.val_table)
@@ -116,17 +136,62 @@ class Fold:
         save_json(folder / SCALER, self.scaler.to_dict() if self.scaler else None)
         save_array(folder / VALIDATION, np.asarray(prediction, np.float64))
         save_json(folder / TIME, {"seconds": time.monotonic() - started})
-        ours = [each for each in folder.rglob("*") if _is_ours(each)]
-        write_manifest(folder, [each.relative_to(folder).as_posix() for each in ours])
+        _write_manifest(folder)
+
+    def label_test(self, fitted: FoldColumns, train: Columns) -> None:
+        """Label rows of the test table by the members of the fold, and write their folder."""
+        started = time.monotonic()
+        self.report({"event": "step", "name": f"pseudo-labels of fold {self.number}"})
+        names = [name for name in self.job.members if can_label(name) and self.is_finished(name)]
+        folders = {name: self.folder(name) for name in names}
+        labels = PseudoLabels.fit(self.job, fitted, train, self.y, self.seed, folders)
+        labels.save(self.folder(PSEUDO), time.monotonic() - started)
+
+    def seconds_of(self, name: str) -> float:
+        """Return the seconds that a member of this fold took, or the pseudo-labels."""
+        return load_json(self.folder(name) / TIME)["seconds"]
+
+    def labels(self) -> PseudoLabels:
+        """Return what `label_test` wrote."""
+        return PseudoLabels.load(self.folder(PSEUDO))
+
+    def _with_labelled(self, fitted: FoldColumns, train: Columns) -> tuple[Columns, np.ndarray]:
+        labels = self.labels()
+        if not len(labels.rows):
+            return train, self.y
+        assert self.job.test is not None
+        more = fitted.columns(take(self.job.test, labels.rows))
+        return train.append(more), np.append(self.y, labels.codes)
 
     def train_network(
         self, name: str, seed: int, resume: bool, log: RunFolder | None = None
     ) -> None:
         """Train one network of the text, and write its folder; the metrics go to `log`."""
-        folder, split = self.run.path / "members" / name, self.job.splits[self.number]
-        number = text_models(self.job.config, self.number).index((name, seed))
-        with sharing(self.number, number, resume):
-            train_network(self.job, split, seed, folder, log or self.run, self.report, resume)
+        folder, (rows, held) = self.run.path / "members" / name, self.job.splits[self.number]
+        variant = variant_of(name)
+        job = replace(self.job, config=text_settings(self.job.config, variant))
+        if variant == PSEUDO:
+            labels = self.labels()
+            job = with_labelled(job, labels.rows, labels.codes)
+            rows = np.append(rows, np.arange(len(self.job.encoded), len(job.encoded)))
+        networks = text_models(self.job.config, self.number, f"{TEXT}+{variant}".rstrip("+"))
+        with sharing(self.number, networks.index((name, seed)), resume):
+            train_network(job, (rows, held), seed, folder, log or self.run, self.report, resume)
+
+
+def with_labelled(job: Job, rows: np.ndarray, codes: np.ndarray) -> Job:
+    """Append rows of the test table with these class numbers to the table of a job."""
+    assert job.test is not None
+    more = take(job.test, rows)
+    more[job.competition.target] = [job.competition.classes[code] for code in codes]
+    nothing = [None] * len(rows)
+    table = {name: [*cells, *more.get(name, nothing)] for name, cells in job.table.items()}
+    return replace(job, table=table, encoded=np.append(job.encoded, codes))
+
+
+def _write_manifest(folder: Path) -> None:
+    ours = [each for each in folder.rglob("*") if _is_ours(each)]
+    write_manifest(folder, [each.relative_to(folder).as_posix() for each in ours])
 
 
 def _is_ours(file: Path) -> bool:

@@ -10,8 +10,9 @@ import numpy as np
 from mlx_kaggle import DataError
 from mlx_kaggle.config import RunConfig
 from mlx_kaggle.decision import THRESHOLD_METRICS, cross_fit, parts_of
-from mlx_kaggle.members.catalog import choose_members
+from mlx_kaggle.members.catalog import TEXT, choose_members
 from mlx_kaggle.members.objective import objective_of, quantile_levels
+from mlx_kaggle.members.variants import choose_variants
 from mlx_kaggle.prepare_forecast import prepare_windows
 from mlx_kaggle.tables.columns import check_columns, check_has_targets, prose_columns
 from mlx_kaggle.tables.competition import CLASS_TASKS, VALUE_TASKS, Competition
@@ -56,6 +57,8 @@ class Job:
     """The group or time of each row of `table`, if they divide the folds."""
     members: list[str] = field(default_factory=list)
     """The names of the members to train, in this order."""
+    variants: list[str] = field(default_factory=list)
+    """Of members, such as trees+pseudo: measured beside them."""
     kept: dict[int, Any] | None = None
     """Of a trial of a study: the columns of folds, kept for the next ones; models are not saved."""
 
@@ -172,7 +175,10 @@ def with_config(job: Job, config: RunConfig) -> Job:
 def _with_members(job: Job) -> Job:
     rows = len(job.splits[0][0])
     job.members, notes = choose_members(job.config, job.competition, job.levels, rows)
-    job.notes += notes
+    depends = job.dependence.kind if job.dependence else ""
+    how = job.config, job.competition, job.members, job.test, depends
+    job.variants, more = choose_variants(*how)
+    job.notes += [*notes, *more]
     return job
 
 
@@ -238,9 +244,10 @@ def _add_validation(job: Job, val: Table, file: str) -> None:
     job.rows = np.append(job.rows, rows)
 
 
-def text_models(config: RunConfig, fold: int) -> list[tuple[str, int]]:
-    """Return the folder name and seed of every network of a fold."""
+def text_models(config: RunConfig, fold: int, name: str = TEXT) -> list[tuple[str, int]]:
+    """Return the folder name and seed of every network of a fold, of the text or a variant."""
+    end = name.removeprefix(TEXT)
     return [
-        (f"fold-{fold}-seed-{number}", config.seed + 1000 * number + fold)
+        (f"fold-{fold}-seed-{number}{end}", config.seed + 1000 * number + fold)
         for number in range(config.training.seeds)
     ]

@@ -148,9 +148,11 @@ def _read_ensemble(record: RunRecord) -> None:
 def _check_models(record: RunRecord) -> None:
     """Raise `ValueError` if a model that the answer needs is not there."""
     for label, weight in record.blend["weights"].items():
-        name = FOLDERS.get(label, label)
+        name = FOLDERS.get(label) or label
         for fold in range(len(record.summary["fold_scores"]) if weight else 0):
-            pattern = f"fold-{fold}-seed-*" if name == "text" else f"{name}-fold-{fold}"
+            base, plus, variant = name.partition("+")
+            network = f"fold-{fold}-seed-*[0-9]{plus}{variant}"
+            pattern = network if base == "text" else f"{name}-fold-{fold}"
             if not any(record.path.glob(f"members/{pattern}/{MANIFEST}")):
                 raise ValueError(f"members/{pattern} is missing or unfinished")
 

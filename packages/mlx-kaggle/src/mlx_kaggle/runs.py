@@ -17,9 +17,10 @@ from mlx_kaggle.forecasts import (
 )
 from mlx_kaggle.job import prepare_job
 from mlx_kaggle.machine import prepare_machine
-from mlx_kaggle.members.catalog import KINDS, TEXT
+from mlx_kaggle.members.catalog import is_text, member_names
 from mlx_kaggle.members.model import MEMBER_FILES
 from mlx_kaggle.members.soup import FILES as SOUP_FILES
+from mlx_kaggle.members.variants import PSEUDO
 from mlx_kaggle.report.display import Display
 from mlx_kaggle.tables.files import (
     find_companion_files,
@@ -50,8 +51,8 @@ KIND = RunKind(
         ),
         *(
             f"members/{name}-fold-[0-9]*/{inner}[a-z]*.{ending}"
-            for name in ("columns", *KINDS)
-            if name != TEXT
+            for name in ("columns", PSEUDO, *member_names())
+            if not is_text(name)
             for inner in ("", "tabular-[0-9]*/", "linear/", "trees/")
             for ending in ENDINGS
         ),

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,13 @@ from mlx_kaggle.crossval import EMBEDDINGS, begin, save_trial
 from mlx_kaggle.fold import Fold
 from mlx_kaggle.job import Job, prepare_job, text_models
 from mlx_kaggle.machine import prepare_machine
-from mlx_kaggle.members.catalog import TEXT, label_of, without_columns
+from mlx_kaggle.members.catalog import TEXT, is_text, label_of, without_columns
 from mlx_kaggle.members.saved import load_json
+from mlx_kaggle.members.variants import PSEUDO, variant_of
 from mlx_kaggle.network import TIME, VALIDATION, Report
+from mlx_kaggle.pseudo_labels import Facts
 from mlx_kaggle.text_trial import WORTH, needs_trial
+from mlx_kaggle.variant_choice import variants_left
 from mlx_trainer import MANIFEST, RunFolder, load_config
 
 COLUMNS, TRIAL = "columns", "trial"
@@ -43,7 +47,7 @@ def train_side_by_side(job: Job, run: RunFolder, report: Report, executor: Execu
     """Run the tasks of all unfinished members; raise the error of the first task that fails."""
     begin(job, run, report)
     folds, tried = range(len(job.splits)), needs_trial(job)
-    networks = [(fold, name) for fold in folds for name, _ in text_models(job.config, fold)]
+    networks = [each for fold in folds for each in _tasks(job, fold, TEXT)]
     networks = networks if TEXT in job.members else []
     others = [name for name in job.members if name != TEXT]
     count = len(folds) * (1 + len(others)) + (0 if tried else len(networks))
@@ -73,7 +77,21 @@ def train_side_by_side(job: Job, run: RunFolder, report: Report, executor: Execu
                 report({"event": "tasks", "name": "training networks", "count": len(networks)})
                 for each in networks:
                     submit(*each)
+            else:
+                networks = []
         _raise_first_error(tasks)
+        trained = [*names, *([TEXT] if networks else [])]
+        variants = variants_left(job, trained)
+        if any(variant_of(name) == PSEUDO for name in variants):
+            report({"event": "tasks", "name": "labelling test rows", "count": len(folds)})
+            labels = Facts(**submit(0, PSEUDO).result()["labels"])
+            variants = variants_left(job, trained, [labels])
+            if labels.accepted:
+                _raise_first_error([submit(fold, PSEUDO) for fold in folds[1:]])
+        more = [each for fold in folds for name in variants for each in _tasks(job, fold, name)]
+        if more:
+            report({"event": "tasks", "name": "training variants", "count": len(more)})
+            _raise_first_error([submit(*each) for each in more])
     except BrokenProcessPool:
         raise RunError(
             f"{run.path}: a worker process ended unexpectedly (out of memory?); --resume with "
@@ -82,6 +100,13 @@ def train_side_by_side(job: Job, run: RunFolder, report: Report, executor: Execu
     finally:
         for task in tasks:
             task.cancel()
+
+
+def _tasks(job: Job, fold: int, name: str) -> list[tuple[int, str]]:
+    """Return the tasks of a member of a fold: itself, or its networks."""
+    if not is_text(name):
+        return [(fold, name)]
+    return [(fold, network) for network, _ in text_models(job.config, fold, name)]
 
 
 def _raise_first_error(tasks: Sequence[Task]) -> None:
@@ -101,13 +126,15 @@ def _show(report: Report, lock: threading.Lock, task: Task) -> None:
 def run_task(folder: str, number: int, name: str) -> dict[str, Any]:
     """Do a task of the run in `folder`, unless it is done, and return what the main process needs.
 
-    `name` is a member, a network such as fold-0-seed-0, "columns" or "trial".
+    `name` is a member, a network such as fold-0-seed-0, "columns", "trial" or "pseudo".
     """
     job, path = _job(folder, (Path(folder) / "run.json").read_text("utf-8")), Path(folder)
     events: list[dict[str, Any]] = []
     # The metrics of a network go to its own folder: many processes cannot append to one file.
     run = RunFolder(path / "members" / name if name.startswith("fold-") else path)
-    fold = Fold(job, number, RunFolder(path), events.append)
+    file = path / EMBEDDINGS
+    embeddings = np.load(file) if name == COLUMNS and file.is_file() else None
+    fold = Fold(job, number, RunFolder(path), events.append, embeddings)
     if name == COLUMNS:
         return {"events": events, "useless": _columns(fold, job)}
     if name == TRIAL:
@@ -115,34 +142,41 @@ def run_task(folder: str, number: int, name: str) -> dict[str, Any]:
         found = {each: np.load(fold.folder(each) / VALIDATION) for each in others}
         return {"events": events, "gain": save_trial(job, path, found)}
     if name.startswith("fold-"):
-        _network(fold, job, name, run)
-        return {"events": [_ended(fold, TEXT, run.path)]}
+        member = _network(fold, job, name, run)
+        return {"events": [_ended(fold, member, run.path)]}
     if not fold.is_finished(name):
         columns = fold.kept_columns()
         assert columns is not None, "a member is submitted after its columns are kept"
-        fold.train_member(name, *columns)
+        if name == PSEUDO:
+            fold.label_test(*columns[:2])
+        else:
+            fold.train_member(name, *columns)
+    if name == PSEUDO:
+        return {"events": events, "labels": asdict(fold.labels().facts)}
     return {"events": [_ended(fold, name, fold.folder(name))]}
 
 
 def _columns(fold: Fold, job: Job) -> list[str]:
     """Fit and keep the columns if a member needs them; return who learns nothing from them."""
     names = [name for name in job.members if name != TEXT]
-    if all(fold.is_finished(name) for name in names):
+    others = [name for name in job.variants if not is_text(name)]
+    if all(fold.is_finished(name) for name in (*names, *others)):
         return []
     columns = fold.kept_columns()
     if columns is None:
-        file = fold.run.path / EMBEDDINGS
-        embeddings = np.load(file) if file.is_file() else None
-        columns = fold.fit_columns(embeddings)
+        columns = fold.fit_columns()
         fold.keep_columns(*columns[1:])
     return without_columns(names, columns[1]) if fold.number == 0 else []
 
 
-def _network(fold: Fold, job: Job, name: str, run: RunFolder) -> None:
-    seed = dict(text_models(job.config, fold.number))[name]
+def _network(fold: Fold, job: Job, name: str, run: RunFolder) -> str:
+    """Train a network unless it is trained; return the member that it belongs to."""
+    member = f"{TEXT}+{variant_of(name)}" if variant_of(name) else TEXT
+    seed = dict(text_models(job.config, fold.number, member))[name]
     if not (run.path / MANIFEST).is_file():
         run.path.mkdir(parents=True, exist_ok=True)
         fold.train_network(name, seed, resume=True, log=run)
+    return member
 
 
 def _ended(fold: Fold, name: str, folder: Path) -> dict[str, Any]:

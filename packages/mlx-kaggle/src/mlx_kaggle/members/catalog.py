@@ -1,6 +1,6 @@
 """The members by name: what each is, and which of them a run trains."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
@@ -10,6 +10,7 @@ from typing import Any
 from mlx_kaggle.config import MEMBERS, RunConfig
 from mlx_kaggle.members.columns import Columns
 from mlx_kaggle.members.options import Option
+from mlx_kaggle.members.variants import base_of, variants_of
 from mlx_kaggle.tables.competition import VALUE_TASKS, Competition
 from mlx_trainer import ConfigError, did_you_mean
 
@@ -58,7 +59,7 @@ KINDS = {
 
 def module_of(name: str) -> ModuleType:
     """Return the module of a member other than the text: `fit`, `predict`, `save`, `load`."""
-    return import_module(f"mlx_kaggle.members.{KINDS[name].module}")
+    return import_module(f"mlx_kaggle.members.{KINDS[base_of(name)].module}")
 
 
 def options_of(name: str) -> Mapping[str, Option]:
@@ -72,6 +73,7 @@ def options_of(name: str) -> Mapping[str, Option]:
 
 def fit_arguments(config: RunConfig, name: str) -> dict[str, Any]:
     """Return what the `fit` of a member takes besides the data."""
+    name = base_of(name)
     given, table = config.options.get(name), options_of(name)
     read = {key: table[key].read(value) for key, value in (given or {}).items()}
     return {**KINDS[name].options, **({"options": read} if read else {})}
@@ -100,6 +102,21 @@ def label_of(competition: Competition, name: str) -> str:
             return "seasonal naive"
         return "training mean" if competition.task in VALUE_TASKS else "majority"
     return "HistGradientBoosting" if name == PLAIN else name
+
+
+def is_text(name: str) -> bool:
+    """Whether a member is the text, or a variant of it: trained as networks."""
+    return base_of(name) == TEXT
+
+
+def member_names() -> list[str]:
+    """Return the names of all members and of their variants, in the order of the members."""
+    return [each for name in KINDS for each in (name, *variants_of(name))]
+
+
+def members_of(competition: Competition, labels: Container[str]) -> list[str]:
+    """Return the names of members, variants too, by their labels."""
+    return [name for name in member_names() if label_of(competition, name) in labels]
 
 
 def choose_members(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, vstack
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import CountVectorizer
 
@@ -61,6 +61,19 @@ class Columns:
         arrays: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
         taken = {name: a if a is None else a[rows] for name, a in arrays.items()}
         return replace(self, **taken)
+
+    def append(self, other: "Columns") -> "Columns":
+        """Return the columns of these rows, and then of others."""
+        joined: dict[str, Any] = {}
+        for each in fields(self):
+            pair = getattr(self, each.name), getattr(other, each.name)
+            if isinstance(pair[0], Dependence) and pair[1] is not None:
+                codes = np.concatenate([pair[0].codes, pair[1].codes])
+                joined[each.name] = Dependence(pair[0].kind, codes)
+            elif pair[0] is not None:
+                join = vstack if isinstance(pair[0], csr_array) else np.concatenate
+                joined[each.name] = join(pair)
+        return replace(self, **joined)
 
     def save(self, path: Path) -> None:
         """Write one .npz file."""

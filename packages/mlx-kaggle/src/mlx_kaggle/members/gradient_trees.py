@@ -63,19 +63,22 @@ def fit(
     threads: int = 2,
     plain: bool = False,
     options: Mapping[str, Any] = NO_OPTIONS,
+    copies: Columns | None = None,
 ) -> GradientTrees:
     """Fit one model for each target and level; an ordinal task is a regression on class numbers.
 
     `plain` takes the defaults of scikit-learn, the baseline of every report; `options` replace
-    settings. Its rows to stop early on are chosen here if folds are by group or time. Raises
-    `ValueError` without any column.
+    settings; `copies` are changed copies of the rows, with the same targets. Its rows to stop early
+    on are chosen here if folds are by group or time. Raises `ValueError` without any column.
     """
+    settings = {} if plain else {**_settings(len(y)), **options}
+    if copies is not None:
+        columns, y = columns.append(copies), np.concatenate([y, y])
     matrix, categorical = tree_matrix(columns, "trees")
     matrix = without_unknown(matrix)
     outputs = Outputs.of(competition, y, levels)
     problems = outputs.problems(y, stacked=columns.naive is not None)
     threads = threads if len(matrix) >= SHARED else 1
-    settings = {} if plain else {**_settings(len(y)), **options}
     with threadpool_limits(threads, user_api="openmp"):
         how = seed, settings, columns.dependence
         models = [_fit(matrix, categorical, problem, *how) for problem in problems]

@@ -15,6 +15,7 @@ from mlx_kaggle.members.saved import load_arrays, load_json, save_arrays, save_j
 from mlx_kaggle.tables.competition import VALUE_TASKS, Competition
 from mlx_kaggle.tables.dependence import Dependence
 from mlx_tabular import TabularClassifier, TabularRegressor
+from mlx_tabular.splits import hold_out
 from mlx_trainer.settings import Range
 
 # Smaller than the defaults of mlx-tabular: on titanic as good, in a quarter of the time.
@@ -54,8 +55,12 @@ def fit(
     levels: Levels = None,
     threads: int = 2,
     options: Mapping[str, Any] = NO_OPTIONS,
+    copies: Columns | None = None,
 ) -> Tabular:
-    """Fit TabM; a tenth of the rows or more decides when to stop."""
+    """Fit TabM; a tenth of the rows or more decides when to stop.
+
+    `copies` are changed copies of the rows, with the same targets.
+    """
     spread = np.maximum(columns.components.std(0), 1e-6)
     outputs = Outputs.of(competition, y)
     matrix = _matrix(columns, spread)
@@ -69,18 +74,46 @@ def fit(
         **options,
     }
     # Products this small are slower with more BLAS threads, which wait for each other.
+    more = None if copies is None else _matrix(copies, spread)
     with sharing_cores(threads):
         if competition.task in (*VALUE_TASKS, "ordinal"):
-            values = y.astype(np.float64)
-            known = _rows_to_stop_on(matrix, values, "regression", seed, columns.dependence)
-            models = [TabularRegressor(**settings).fit(*known[0], validation=known[1])]
+            values = y.astype(np.float64), "regression"
+            models = [_fit(TabularRegressor(**settings), matrix, *values, more, columns.dependence)]
         else:
-            models = []
-            for problem in outputs.problems(y):
-                how = "multiclass", seed, columns.dependence
-                known = _rows_to_stop_on(matrix, problem.y, *how)
-                models.append(TabularClassifier(**settings).fit(*known[0], validation=known[1]))
+            models = [
+                _fit(TabularClassifier(**settings), matrix, each.y, "multiclass", more,
+                     columns.dependence)
+                for each in outputs.problems(y)
+            ]  # fmt: skip
     return Tabular(outputs, tuple(models), spread)
+
+
+def _fit(
+    model: Any,
+    matrix: np.ndarray,
+    y: np.ndarray,
+    task: str,
+    copies: np.ndarray | None,
+    dependence: Dependence | None,
+) -> Any:
+    """Fit to rows and their copies, but not to copies of the rows that decide when to stop.
+
+    These are of other groups, or later, if the rows depend on each other.
+    """
+    fraction, seed = model.validation_fraction, model.seed
+    splits = dependence.splits(y, task, 0, fraction, seed) if dependence else []
+    if copies is None and not splits:
+        return model.fit(matrix, y)
+    labels = y if isinstance(model, TabularClassifier) else None
+    held = hold_out(len(y), fraction, seed, labels)
+    for _, rows in splits:
+        held = np.isin(np.arange(len(y)), rows)
+    kept = ~held
+    validation = (matrix[held], y[held]) if held.any() else None
+    if copies is None:
+        return model.fit(matrix[kept], y[kept], validation=validation)
+    rows = np.concatenate([matrix[kept], copies[kept]])
+    return model.fit(rows, np.concatenate([y[kept], y[kept]]), validation=validation)
 
 
 def predict(model: Tabular, columns: Columns) -> np.ndarray:
@@ -108,16 +141,6 @@ def load(folder: Path) -> Tabular:
     kind = TabularRegressor if outputs.kind == "values" else TabularClassifier
     models = tuple(kind.load(folder / f"tabular-{number}") for number in range(count))
     return Tabular(outputs, models, load_arrays(folder / "spread.npz")["spread"])
-
-
-def _rows_to_stop_on(
-    matrix: np.ndarray, y: np.ndarray, task: str, seed: int, dependence: Dependence | None
-) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray] | None]:
-    """Return what is learned from, and what decides when to stop; `None` lets TabM choose it."""
-    share = TabularRegressor.validation_fraction
-    for kept, held in dependence.splits(y, task, 0, share, seed) if dependence else []:
-        return (matrix[kept], y[kept]), (matrix[held], y[held])
-    return (matrix, y), None
 
 
 def _matrix(columns: Columns, spread: np.ndarray) -> np.ndarray:

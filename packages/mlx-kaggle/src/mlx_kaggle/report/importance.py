@@ -15,11 +15,12 @@ from mlx_kaggle.blend import Blend
 from mlx_kaggle.blended import Results, aligned, loss_of
 from mlx_kaggle.fold import SCALER
 from mlx_kaggle.job import Job, text_models
-from mlx_kaggle.members.catalog import KINDS, PLAIN, TEXT, label_of, module_of
+from mlx_kaggle.members.catalog import PLAIN, TEXT, is_text, label_of, members_of, module_of
 from mlx_kaggle.members.fold_columns import FoldColumns
 from mlx_kaggle.members.model import Member
 from mlx_kaggle.members.saved import load_json
 from mlx_kaggle.members.text import predict_member
+from mlx_kaggle.members.variants import base_of
 from mlx_kaggle.tables.files import take
 from mlx_kaggle.tables.targets import Scaler, Target, point
 from mlx_tabtext import Table, is_missing, parse_number
@@ -62,14 +63,14 @@ def explain(folder: Path, results: Results) -> Explained:
     job, blend = results.job, results.choice.blend
     if job.competition.forecast:
         return Explained(note="Not measured for a forecast: its columns are one past.")
-    names = [each for each in KINDS if label_of(job.competition, each) in blend.members]
+    names = members_of(job.competition, blend.members)
     if not names or not all((folder / "members" / each).is_dir() for each in _folders(job, names)):
         return Explained(note="Not measured: the members are in the folders of other runs.")
     if names == ["constant"]:
         return Explained(note="The constant predicts, so no column changes the answer.")
     seconds = max(SHARE * results.seconds, LEAST_SECONDS)
     started = time.process_time()
-    quick = [name for name in names if name not in SLOW]
+    quick = [name for name in names if base_of(name) not in SLOW]
     probe = _Probe(folder, results, names)
     cost, columns = probe.cost(), _ranked_columns(job)
     if quick and quick != names and cost * len(columns) > seconds / 2:
@@ -90,14 +91,14 @@ def explain(folder: Path, results: Results) -> Explained:
 
 def _folders(job: Job, names: Sequence[str]) -> list[str]:
     folds = range(len(job.splits))
-    columns = [f"columns-fold-{fold}" for fold in folds] if set(names) != {TEXT} else []
+    columns = [] if all(map(is_text, names)) else [f"columns-fold-{fold}" for fold in folds]
     return columns + [each for fold in folds for name in names for each in _of(job, name, fold)]
 
 
 def _of(job: Job, name: str, fold: int) -> list[str]:
-    if name != TEXT:
+    if not is_text(name):
         return [f"{name}-fold-{fold}"]
-    return [folder for folder, _ in text_models(job.config, fold)]
+    return [folder for folder, _ in text_models(job.config, fold, name)]
 
 
 def _ranked_columns(job: Job) -> list[str]:
@@ -261,12 +262,12 @@ def _open(
     """Load the models of a fold; return their prediction of a table by label of the member."""
     members, competition = folder / "members", job.competition
     columns = None
-    if set(names) - {TEXT}:
+    if not all(map(is_text, names)):
         columns = FoldColumns.load(members / f"columns-fold-{fold}")
     models: dict[str, Any] = {}
     for name in names:
         paths = [members / each for each in _of(job, name, fold)]
-        if name == TEXT:
+        if is_text(name):
             models[name] = [Member.load(path) for path in paths]
         else:
             models[name] = module_of(name).load(paths[0]), load_json(paths[0] / SCALER)
@@ -281,7 +282,7 @@ def _open(
                 embeddings = embed_rows(job.config, competition, table, columns.prose)
             read = columns.columns(table, embeddings)
         for name, model in models.items():
-            if name == TEXT:
+            if is_text(name):
                 networks = [predict_member(m, competition, table, job.config, 1) for m in model]
                 found[label_of(competition, name)] = Target(competition).combine(networks)
                 continue

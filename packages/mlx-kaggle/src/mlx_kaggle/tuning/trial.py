@@ -34,7 +34,10 @@ def fix_members(job: Job) -> tuple[Job, list[str]]:
         members.remove(TEXT)
         notes = ["the text network is not tuned, as no column is prose; name it in --members"]
     named = tuple(name for name in members if name not in (CONSTANT, PLAIN))
-    return replace(job, config=replace(job.config, members=named), members=members), notes
+    if job.variants:
+        notes.append("variants of members are not tuned; train measures them")
+    config = replace(job.config, members=named)
+    return replace(job, config=config, members=members, variants=[]), notes
 
 
 def hold_out(job: Job, share: float) -> tuple[Job, Split | None]:
