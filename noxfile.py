@@ -94,7 +94,7 @@ def tests(session: nox.Session, package: str) -> None:
     precompile_header(session)
     # The threads of OpenBLAS spin while they wait, on a core that another process could use.
     env = {} if package == "mlx-fastcpu" else {"OPENBLAS_NUM_THREADS": "1"}
-    session.run("pytest", f"packages/{package}", *session.posargs, env=env)
+    session.run("pytest", "-m", "not slow", f"packages/{package}", *session.posargs, env=env)
 
 
 @nox.session
@@ -183,6 +183,14 @@ def dist(session: nox.Session, package: str) -> None:
     check_wheel(session, package, wheels[package])
     session.install("--group", "test", *map(str, wheels.values()))
     session.run("pytest", "-p", "no:cacheprovider", f"packages/{package}/tests", *session.posargs)
+
+
+@nox.session
+def slow(session: nox.Session) -> None:
+    """Test mlx-kaggle by runs of half a minute or more, which the session tests leaves out."""
+    session.install("--group", "test", *paths_of("mlx-kaggle"))
+    env = {"OPENBLAS_NUM_THREADS": "1"}
+    session.run("pytest", "-m", "slow", "packages/mlx-kaggle", *session.posargs, env=env)
 
 
 @nox.session(default=False)

@@ -249,7 +249,7 @@ def test_generated_columns_of_a_fold_leave_out_group_mates(grouped_job, tmp_path
     known = {}
     for name, each in (("random", replace(job, dependence=None)), ("group", job)):
         fold = Fold(each, 0, RunFolder(tmp_path, KIND), lambda event: None)
-        fitted, train, _ = fold.fit_columns(None)
+        fitted, train, _ = fold.fit_columns()
         names = [number.name for number in fitted.features.numbers]
         column = train.numbers[:, names.index("target mean of home")]
         known[name] = np.isfinite(column).mean()
@@ -282,7 +282,7 @@ def test_a_run_by_group_resumes_with_kept_columns(grouped_job, tmp_path):
     run.path.mkdir()
     before = train_members(job, run, lambda event: None).out_of_fold
     fold = Fold(job, 1, run, lambda event: None)
-    fold.keep_columns(*fold.fit_columns(None)[1:])  # as a process does for others
+    fold.keep_columns(*fold.fit_columns()[1:])  # as a process does for others
     (fold.folder("neighbours") / MANIFEST).unlink()
     after = train_members(job, run, lambda event: None, resume=True).out_of_fold
     for name, each in before.items():

@@ -128,6 +128,7 @@ def test_every_dry_run_and_every_document_is_tested(commands):
     assert having("--json") == {*DOCUMENTS, *READ_ELSEWHERE}
 
 
+@pytest.mark.slow
 def test_the_demo_prints_what_its_three_commands_found(made):
     found = made[1]
     assert found["folder"] == "demo"
@@ -136,6 +137,7 @@ def test_the_demo_prints_what_its_three_commands_found(made):
     assert found["evaluate"]["accuracy"] > 0.8
 
 
+@pytest.mark.slow
 def test_what_is_left_is_said_after_each_fold_but_the_last(made):
     left = [line for line in made[2].splitlines() if "folds are finished" in line]
     assert [line.partition("; about ")[0] for line in left] == ["1 of 2 folds are finished"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("optimizer", [pytest.param("adamw", marks=pytest.mark.slow), "muon"])
 def test_kill_9_and_resume_gives_bit_equal_weights(
     optimizer, tmp_path, passengers, write_csv, tiny_flags, start_cli, run_cli, request
 ):

@@ -180,6 +180,7 @@ def test_a_killed_run_goes_on_with_its_variants_and_ends_the_same(run):
     np.testing.assert_array_equal(results_in(trained).prediction, run.results.prediction)
 
 
+@pytest.mark.slow
 def test_two_processes_train_variants_as_one(run, tables):
     job, events = run.job, []
     with create_run(tables / "two", job.config, False) as folder, processes(2) as executor:

@@ -102,6 +102,7 @@ def metrics(folder: Path) -> list[str]:
     )
 
 
+@pytest.mark.slow
 def test_workers_end_with_the_main_process_and_the_resumed_run_is_that_of_one(one):
     process = start(one, *FLAGS, "--output", "killed", "--workers", "2")
     begun(one / "killed", process)
@@ -123,6 +124,7 @@ def is_running(process: int) -> bool:
     return state not in ("", "Z")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code", "message"),
     [

@@ -17,7 +17,8 @@ from mlx_kaggle.presets import flattened
 from mlx_kaggle.run_records import FOLDERS, RunRecord, State
 from mlx_trainer.checksums import MANIFEST, check_manifest
 from mlx_trainer.folders import FolderLock
-from mlx_trainer.run import CONFIG, MARKER, METRICS
+from mlx_trainer.run import CONFIG, METRICS
+from mlx_trainer.run_marker import MARKER
 from mlx_trainer.run_files import read as read_metrics
 
 # As in runs.py and ensemble.py, which also import the models, for seconds.

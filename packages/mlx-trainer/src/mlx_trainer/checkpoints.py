@@ -21,7 +21,7 @@ from mlx.utils import tree_flatten, tree_map_with_path, tree_unflatten
 
 from mlx_trainer import distributed
 from mlx_trainer._atomic import write_atomic
-from mlx_trainer.folders import delete_owned, sync
+from mlx_trainer.folders import delete_owned, sweep, sync
 from mlx_trainer.random_keys import random_key, set_random_key
 from mlx_trainer.step import TrainingError, TrainStep
 
@@ -148,8 +148,9 @@ class Checkpoints:
         load_parameters(model, self.folder / "best.safetensors")
 
     def delete(self) -> None:
-        """Delete all checkpoints, and the folder if it is then empty."""
+        """Delete all checkpoints and what killed processes left, and the folder if then empty."""
         patterns = [f"{self.folder.name}/{each}" for each in CHECKPOINT_FILES]
+        sweep(self.folder.parent, patterns)
         delete_owned(self.folder.parent, patterns)
 
     def _target(self) -> Path:
