@@ -66,7 +66,10 @@ def test_other_commands_are_refused_by_one_line(alone_and_in_a_ring):
     assert refused == ["Error: presets runs in one process: start it without mlx.launch"]
 
 
-@pytest.mark.parametrize("setting", ["training.adversarial=awp", "training.soup=uniform"])
+SETTINGS = ["training.adversarial=awp", "training.soup=uniform", "variants.augment=auto"]
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
 def test_what_several_processes_would_train_otherwise_is_refused(setting):
     with pytest.raises(ConfigError, match=f"{setting} .*; train without mlx.launch"):
         check_settings(resolve_config("quick", overrides=[setting]))

@@ -81,7 +81,7 @@ DOCUMENTS = {
 READ_ELSEWHERE = {
     *("demo", "train", "cv", "baseline", "benchmark", "tune", "runs mirror"),
     *("download", "submit", "kaggle download", "kaggle submit", "kaggle files"),
-    *("kaggle submissions", "kaggle leaderboard", "kaggle limits"),
+    *("kaggle submissions", "kaggle leaderboard", "kaggle limits", "export"),
 }
 
 
@@ -124,11 +124,10 @@ def test_every_dry_run_and_every_document_is_tested(commands):
     def having(flag: str) -> set[str]:
         return {name for name, each in commands.items() if any(flag in p.opts for p in each.params)}
 
-    assert having("--dry-run") == set(DRY)
+    assert having("--dry-run") == {*DRY, "export"}  # test_export.py has it
     assert having("--json") == {*DOCUMENTS, *READ_ELSEWHERE}
 
 
-@pytest.mark.slow
 def test_the_demo_prints_what_its_three_commands_found(made):
     found = made[1]
     assert found["folder"] == "demo"
@@ -137,7 +136,6 @@ def test_the_demo_prints_what_its_three_commands_found(made):
     assert found["evaluate"]["accuracy"] > 0.8
 
 
-@pytest.mark.slow
 def test_what_is_left_is_said_after_each_fold_but_the_last(made):
     left = [line for line in made[2].splitlines() if "folds are finished" in line]
     assert [line.partition("; about ")[0] for line in left] == ["1 of 2 folds are finished"]

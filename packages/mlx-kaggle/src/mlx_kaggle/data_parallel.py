@@ -38,9 +38,12 @@ def check_settings(config: "RunConfig") -> None:
         if value:
             setting = f"training.{name}={getattr(training, name)}"
             raise ConfigError(f"{setting} {why}; train without mlx.launch, or without it")
-    if config.variants.pseudo_labels != "off" or config.variants.augment != "off":
-        raise ConfigError("--pseudo-labels and --augment train variants of networks, which several "
-                          "processes cannot share; train without mlx.launch, or without them")  # fmt: skip
+    for name in ("pseudo_labels", "augment"):
+        if getattr(config.variants, name) != "off":
+            raise ConfigError(
+                f"variants.{name}=auto trains networks that several processes cannot share; train "
+                f"without mlx.launch, or without it"
+            )
 
 
 @contextmanager

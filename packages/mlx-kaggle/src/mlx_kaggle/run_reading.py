@@ -18,8 +18,8 @@ from mlx_kaggle.run_records import FOLDERS, RunRecord, State
 from mlx_trainer.checksums import MANIFEST, check_manifest
 from mlx_trainer.folders import FolderLock
 from mlx_trainer.run import CONFIG, METRICS
-from mlx_trainer.run_marker import MARKER
 from mlx_trainer.run_files import read as read_metrics
+from mlx_trainer.run_marker import MARKER
 
 # As in runs.py and ensemble.py, which also import the models, for seconds.
 TOOL, ENSEMBLE_TOOL = "mlx-kaggle", "mlx-kaggle ensemble"

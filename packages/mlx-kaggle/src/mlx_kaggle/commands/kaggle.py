@@ -131,9 +131,10 @@ def submit(
     say(checked.line)
     if dry_run:
         from mlx_kaggle.dry_run import show_plan
+        from mlx_kaggle.tracking import SUBMISSIONS
 
         would = [f"submit {file} to {competition}: {checked.message}"]
-        would += [f"note it in {submitting.SUBMISSIONS} of {folder}"] if folder else []
+        would += [f"note it in {SUBMISSIONS} of {folder}"] if folder else []
         values = {"competition": competition, "file": str(file), "message": checked.message}
         show_plan(would, as_json, bytes=file.stat().st_size, **values)
         return
