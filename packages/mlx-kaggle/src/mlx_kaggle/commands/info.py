@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-from importlib.metadata import version
 from typing import Any, get_args
 
 import click
@@ -35,6 +34,8 @@ def info(as_json: bool) -> None:
 
 def machine_info() -> dict[str, Any]:
     """Return versions, device, BLAS, presets, metrics and the losses of each task."""
+    from importlib.metadata import version  # a fifth of the time of --help
+
     import mlx.core as mx
 
     from mlx_heads import METRICS, objectives
