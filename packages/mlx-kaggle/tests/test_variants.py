@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mlx_kaggle.blended import Results, results_of, summary
 from mlx_kaggle.config import RunConfig, resolve_config
-from mlx_kaggle.crossval import Trained, train_members
+from mlx_kaggle.crossval import train_members
 from mlx_kaggle.finished import FinishedRun
 from mlx_kaggle.fold import Fold
 from mlx_kaggle.job import Job, prepare_job
@@ -22,6 +22,7 @@ from mlx_kaggle.members.variants import changed_copies, text_settings
 from mlx_kaggle.network import VALIDATION
 from mlx_kaggle.pseudo_labels import LEAST, accept, least_confidence
 from mlx_kaggle.runs import create_run, resume_run
+from mlx_kaggle.trained import Trained
 from mlx_kaggle.variant_choice import settle
 from mlx_kaggle.variant_settings import VariantSettings
 from mlx_kaggle.workers import processes, train_side_by_side

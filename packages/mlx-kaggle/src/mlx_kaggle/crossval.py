@@ -18,9 +18,7 @@ history.csv                             of a forecast: the rows that it starts f
 
 import json
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -40,51 +38,17 @@ from mlx_kaggle.members.fold_columns import FoldColumns, embed_rows
 from mlx_kaggle.members.saved import load_json, save_json
 from mlx_kaggle.members.variants import PSEUDO, variant_of
 from mlx_kaggle.network import TIME, VALIDATION, Report, save_array
-from mlx_kaggle.pseudo_labels import Facts
 from mlx_kaggle.tables.files import write_csv
 from mlx_kaggle.tables.splits import row_hashes
 from mlx_kaggle.tables.targets import Target
 from mlx_kaggle.text_trial import ROWS, WORTH, needs_trial, text_gain
-from mlx_kaggle.variant_choice import Measured, settle, variants_left
+from mlx_kaggle.trained import Trained
+from mlx_kaggle.variant_choice import settle, variants_left
 from mlx_trainer import MANIFEST, Checkpoints, RunFolder, check_manifest
 from mlx_trainer.run import METRICS
 
 TRIAL = "text_trial.json"
 EMBEDDINGS = "embeddings.npy"
-
-
-@dataclass
-class Trained:
-    """What the members of a run predict for the rows that they were not trained on."""
-
-    job: Job
-    members: list[str] = field(default_factory=list)
-    """The members that were trained on every fold."""
-    predictions: dict[str, list[np.ndarray]] = field(default_factory=dict)
-    """Of each fold, in the unit of the target."""
-    seconds: dict[str, float] = field(default_factory=dict)
-    histories: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    """Of each network, by the name of its folder."""
-    gains: list[Any] = field(default_factory=list)
-    """Of the generated columns, of each fold."""
-    notes: list[str] = field(default_factory=list)
-    labels: list[Facts] = field(default_factory=list)
-    """Of the pseudo-labels, of each fold."""
-    variants: list[Measured] = field(default_factory=list)
-
-    @property
-    def out_of_fold(self) -> dict[str, np.ndarray]:
-        """The prediction of the scored rows by each member, by its label."""
-        competition = self.job.competition
-        return {
-            label_of(competition, name): np.concatenate(self.predictions[name])
-            for name in self.members
-        }
-
-    @property
-    def times(self) -> dict[str, float]:
-        """The seconds of each member, by its label."""
-        return {label_of(self.job.competition, name): self.seconds[name] for name in self.members}
 
 
 def train_members(job: Job, run: RunFolder, report: Report, resume: bool = False) -> Trained:

@@ -1,8 +1,6 @@
 """Does a variant of a member help? Measured on rows that it was not trained on, and decided."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,45 +8,12 @@ from mlx_kaggle.blended import aligned, loss_of
 from mlx_kaggle.job import Job
 from mlx_kaggle.members.variants import PSEUDO, base_of, variant_of
 from mlx_kaggle.pseudo_labels import Facts, describe
-
-if TYPE_CHECKING:
-    from mlx_kaggle.crossval import Trained
+from mlx_kaggle.trained import Measured, Trained
 
 # A gain of fewer standard errors may be noise.
 CLEAR = 2.0
 LOSSES = {"log": "log loss", "labels": "log loss", "squared": "squared error",
           "absolute": "absolute error"}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A variant and its member, on the same rows."""
-
-    name: str
-    loss: float
-    loss_without: float
-    """Of the member itself."""
-    standard_error: float
-    """Of the difference: the larger one of that over rows and that over the means of the folds."""
-    kept: bool
-    """Whether the variant predicts in place of its member."""
-    folds: int
-    """How many folds have it in their score, by the rows of the others."""
-    seconds: float
-
-    @property
-    def gain(self) -> float:
-        """By how much the variant lowers the loss."""
-        return self.loss_without - self.loss
-
-    def describe(self, kind: str, folds: int) -> str:
-        """Return the comparison in a line."""
-        what = "taken" if self.kept else "left off"
-        if 0 < self.folds < folds or self.kept != (self.folds > 0):
-            what += f" (taken in the score of {self.folds} of {folds} parts)"
-        gain = f"gain {self.gain:+.4f}, standard error {self.standard_error:.4f}"
-        return (f"{self.name}: {kind} {self.loss:.4f}, without {self.loss_without:.4f}; {gain}: "
-                f"{what}; {self.seconds:.1f} s")  # fmt: skip
 
 
 def variants_left(job: Job, members: Sequence[str], labels: Sequence[Facts] = ()) -> list[str]:
@@ -64,7 +29,7 @@ def variants_left(job: Job, members: Sequence[str], labels: Sequence[Facts] = ()
     ]
 
 
-def settle(found: "Trained") -> "Trained":
+def settle(found: Trained) -> Trained:
     """Replace members by their variants that clearly help, and note what was measured.
 
     Each part of the rows is predicted by what is chosen on the other parts, so its own targets do
@@ -81,7 +46,7 @@ def settle(found: "Trained") -> "Trained":
     return found
 
 
-def _settle_member(found: "Trained", base: str, variants: list[str]) -> None:
+def _settle_member(found: Trained, base: str, variants: list[str]) -> None:
     job = found.job
     predictions = {name: np.concatenate(found.predictions[name]) for name in (base, *variants)}
     truth, loss = job.encoded[job.scored_rows], loss_of(job.competition)
