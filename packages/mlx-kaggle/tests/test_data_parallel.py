@@ -20,6 +20,7 @@ NETWORK = ("encoder.dropout=0", "head.dropout=0", "text.shuffle_columns=0.5", "t
            "training.epochs=2", "training.threads=1")  # fmt: skip
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_network_of_one(
     tmp_path, passengers, write_csv, tiny, alone_and_in_a_ring
 ):
@@ -54,6 +55,7 @@ def test_two_processes_train_the_network_of_one(
     assert logs[0] == logs[1]
 
 
+@pytest.mark.slow
 def test_other_commands_are_refused_by_one_line(alone_and_in_a_ring):
     def command(folder, processes):
         call = [sys.executable, "-m", "mlx_kaggle.cli", "presets", "list"]

@@ -106,6 +106,7 @@ def test_calibration_is_shown_before_and_after(finished):
     assert "as trained" in curves
 
 
+@pytest.mark.slow
 def test_an_ensemble_says_that_nothing_is_measured(run_cli, finished):
     finished()
     Path("run").rename("first")

@@ -273,6 +273,7 @@ def test_two_trainings_do_not_share_a_run_folder(tables, start_cli, run_cli):
     assert process.poll() is None
 
 
+@pytest.mark.slow
 def test_a_training_outlives_its_reader(tables, start_cli):
     process = start_cli(*LONG, "--set", "training.epochs=1")
     process.stdout.close()
