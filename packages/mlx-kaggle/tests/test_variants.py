@@ -26,6 +26,7 @@ from mlx_kaggle.trained import Trained
 from mlx_kaggle.variant_choice import settle
 from mlx_kaggle.variant_settings import VariantSettings
 from mlx_kaggle.workers import processes, train_side_by_side
+from mlx_tabular import TabularClassifier
 from mlx_tabular.splits import hold_out
 from mlx_trainer import RunFolder
 
@@ -362,3 +363,34 @@ def test_a_text_is_augmented_as_a_variant_only_if_that_is_measured():
     assert text_settings(measured, "augment").text == plain.text
     without = replace(measured, text=text_settings(measured, "").text)
     assert text_settings(without, "augment").text.shuffle_columns == 0.5
+
+
+def test_rows_that_depend_on_groups_have_copies_of_their_group_and_no_pseudo_labels(tmp_path):
+    homes = {"home": [f"h{row // 6}" for row in range(60)]}
+    write(tmp_path / "train.csv", moons(60, 1) | homes)
+    write(tmp_path / "test.csv", {name: moons(60, 2)[name] for name in "ab"} | homes)
+    groups = "cv.scheme=group", "cv.group=home", "variants.augment=auto"
+    job = prepare_job(config_of(tmp_path, "tabular", *groups))
+    assert job.variants == ["tabular+augment"]
+    note = "the group of rows of the test table is not known, and folds are divided by it"
+    assert job.notes.count(f"no pseudo-labels: {note}") == 1
+    plain = ColumnFeatures.fit(job.competition, job.table, 0).transform(job.table)
+    found = replace(plain, dependence=job.dependence)
+    assert found.dependence is not None
+    both = found.append(changed_copies(found, VariantSettings(), 1)).dependence
+    assert both is not None
+    np.testing.assert_array_equal(both.codes, np.tile(found.dependence.codes, 2))
+    held = []
+
+    class Recorded(TabularClassifier):
+        def fit(self, X, y, sample_weight=None, validation=None):
+            held.append(validation)
+            return self
+
+    copies = np.full((60, 2), 7.0)
+    x = np.stack([np.arange(60.0), found.dependence.codes], 1)
+    tabular._fit(Recorded(), x, np.tile([0, 1], 30), "multiclass", copies, found.dependence)
+    rows = held[0][0][:, 0].astype(int)
+    assert set(found.dependence.codes[rows]).isdisjoint(
+        found.dependence.codes[np.setdiff1d(np.arange(60), rows)]
+    )

@@ -137,6 +137,21 @@ def test_the_newest_are_kept_and_nothing_is_left_beside_them(tmp_path, make_step
     ]
 
 
+def test_deleting_leaves_nothing_of_killed_processes_and_all_of_others(
+    tmp_path, make_step, make_batch
+):
+    step, checkpoints = make_step(), Checkpoints(tmp_path / "checkpoints")
+    step([make_batch(4, 0)], 0.1)
+    checkpoints.save(step, {"number": 0})
+    (tmp_path / "checkpoints/.latest.99999999").write_text("of a killed process")
+    checkpoints.delete()
+    assert not (tmp_path / "checkpoints").exists()
+    checkpoints.save(step, {"number": 0})
+    (tmp_path / "checkpoints/notes.txt").write_text("mine")
+    checkpoints.delete()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["notes.txt"]
+
+
 def test_saving_an_update_again_writes_beside_the_good_one(tmp_path, make_step, make_batch):
     step, checkpoints = make_step(), Checkpoints(tmp_path)
     step([make_batch(4)], 0.1)
