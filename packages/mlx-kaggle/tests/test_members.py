@@ -6,10 +6,12 @@ from itertools import product
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
 from mlx_kaggle.members import forest, gradient_trees
 from mlx_kaggle.members.boosted import BOOSTERS
-from mlx_kaggle.members.columns import ColumnFeatures
+from mlx_kaggle.members.catalog import without_columns
+from mlx_kaggle.members.columns import ColumnFeatures, Columns
 from mlx_kaggle.members.outputs import Outputs
 from mlx_kaggle.tables.competition import Competition, Forecast
 from mlx_tabtext import infer_schema
@@ -305,3 +307,13 @@ def test_boosting_is_silent_and_leaves_no_files(member, table, tmp_path, monkeyp
     module.predict(fit(competition, columns, targets(table, "binary")), columns)
     assert capfd.readouterr() == ("", "")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_plain_boosting_is_left_out_if_every_column_is_generated():
+    nothing, empty = csr_array((3, 0), dtype=np.float32), np.zeros((3, 0), np.float32)
+    plain = Columns(empty, empty, empty, nothing, nothing, empty)
+    generated = replace(plain, numbers=np.ones((3, 1)))
+    names = ["constant", "histgb", "trees", "linear"]
+    assert without_columns(names, generated, plain) == ["histgb", "linear"]
+    assert without_columns(names, generated, generated) == ["linear"]
+    assert without_columns(names, plain, plain) == ["histgb", "trees", "linear"]

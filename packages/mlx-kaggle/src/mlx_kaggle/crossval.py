@@ -33,7 +33,6 @@ from mlx_kaggle.members.catalog import (
     label_of,
     without_columns,
 )
-from mlx_kaggle.members.columns import Columns
 from mlx_kaggle.members.fold_columns import FoldColumns, embed_rows
 from mlx_kaggle.members.saved import load_json, save_json
 from mlx_kaggle.members.variants import PSEUDO, variant_of
@@ -130,7 +129,7 @@ def _train_others(found: Trained, fold: Fold) -> None:
     names = [name for name in found.members if name != TEXT]
     missing = [name for name in names if not fold.is_finished(name)]
     fitted = fold.columns()[0] if missing else FoldColumns.load(fold.folder("columns"))
-    useless = _leave_out(found, fold, missing, fold.columns()[1]) if missing else []
+    useless = _leave_out(found, fold, missing) if missing else []
     found.gains.append(fitted.gains)
     if fold.number == 0 and fitted.generated:
         found.notes += fitted.generated.notes
@@ -164,9 +163,12 @@ def _train_variants(found: Trained, fold: Fold, resume: bool) -> None:
             _finish(found, fold, name)
 
 
-def _leave_out(found: Trained, fold: Fold, names: list[str], columns: Columns) -> list[str]:
+def _leave_out(found: Trained, fold: Fold, names: list[str]) -> list[str]:
     """Drop the members that the first fold gives no column to learn from."""
-    useless = without_columns(names, columns) if fold.number == 0 else []
+    if fold.number:
+        return []
+    fitted, columns, _ = fold.columns()
+    useless = without_columns(names, columns, fitted.as_they_are(columns))
     for name in useless:
         found.members.remove(name)
     if useless:

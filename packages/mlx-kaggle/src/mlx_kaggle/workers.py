@@ -166,7 +166,9 @@ def _columns(fold: Fold, job: Job) -> list[str]:
     if columns is None:
         columns = fold.fit_columns()
         fold.keep_columns(*columns[1:])
-    return without_columns(names, columns[1]) if fold.number == 0 else []
+    if fold.number:
+        return []
+    return without_columns(names, columns[1], columns[0].as_they_are(columns[1]))
 
 
 def _network(fold: Fold, job: Job, name: str, run: RunFolder) -> str:

@@ -147,12 +147,20 @@ def choose_members(
     return chosen, notes
 
 
-def without_columns(names: list[str], columns: Columns) -> list[str]:
-    """Return the members that cannot learn, because the table gives them no column."""
-    arrays = (columns.numbers, columns.categories, columns.components)
-    linear = (columns.scaled, columns.words, columns.characters)
-    dense, sparse = (any((each.shape or (0, 0))[1] for each in some) for some in (arrays, linear))
-    reads = {CONSTANT: True, TEXT: True, "linear": sparse, "embeddings": True}
+def without_columns(names: list[str], columns: Columns, plain: Columns) -> list[str]:
+    """Return the members that cannot learn, because the table gives them no column.
+
+    `plain` are the columns without the generated ones, which `PLAIN` reads.
+    """
+
+    def any_of(*arrays: Any) -> bool:
+        return any((each.shape or (0, 0))[1] for each in arrays)
+
+    dense, dense_plain = (
+        any_of(each.numbers, each.categories, each.components) for each in (columns, plain)
+    )
+    sparse = any_of(columns.scaled, columns.words, columns.characters)
+    reads = {CONSTANT: True, TEXT: True, "linear": sparse, "embeddings": True, PLAIN: dense_plain}
     return [name for name in names if not reads.get(name, dense)]
 
 
