@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -50,6 +51,13 @@ def runs(trained, tmp_path, monkeypatch) -> Path:
         file = Path("runs/both", name)
         file.write_text(file.read_text().replace(str(trained.resolve()), str(tmp_path.resolve())))
     return Path("runs")
+
+
+def test_a_copied_run_ended_when_the_original_did(runs):
+    before = read_record(runs / "plain").when
+    shutil.copytree(runs / "plain", "copy", copy_function=shutil.copyfile)
+    os.utime("copy/manifest.json", (0, 0))
+    assert read_record(Path("copy")).when == before > 0
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:

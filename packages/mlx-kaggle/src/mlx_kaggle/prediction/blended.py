@@ -1,6 +1,7 @@
 """From the predictions of the members to the answer of a run: blend, decision and scores."""
 
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -236,6 +237,7 @@ def summary(results: Results) -> dict[str, Any]:
             "decision": results.decision.describe(competition),
             "notes": results.notes,
             "seconds": round(results.seconds, 1),
+            "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
         }
     )
 

@@ -6,6 +6,7 @@ It fails for no folder with a `run.json`: what is wrong with a run is its state.
 import hashlib
 import json
 import os
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from mlx_trainer.run import CONFIG, METRICS
 from mlx_trainer.run_files import read as read_metrics
 from mlx_trainer.run_marker import MARKER
 
-# As in runs.py and ensemble.py, which also import the models, for seconds.
+# As in folder.py and ensemble.py, which also import the models, for seconds.
 TOOL, ENSEMBLE_TOOL = "mlx-kaggle", "mlx-kaggle ensemble"
 
 
@@ -107,8 +108,11 @@ def _read(record: RunRecord) -> None:
         record.state, record.problem = _unfinished(path, record.ensemble)
         return
     check_manifest(path, ("summary.json", "blend.json", "competition.json", "out_of_fold.npz"))
-    record.when = (path / MANIFEST).stat().st_mtime
     record.summary, record.blend = _json(path / "summary.json"), _json(path / "blend.json")
+    if finished := record.summary.get("finished"):  # absent in runs of version 0.1
+        record.when = datetime.fromisoformat(finished).timestamp()
+    else:
+        record.when = (path / MANIFEST).stat().st_mtime
     with np.load(path / "out_of_fold.npz", allow_pickle=False) as arrays:
         rows, folds = arrays["rows"], arrays["folds"]
     record.rows = len(rows)
