@@ -124,8 +124,7 @@ class Attention(nn.Module):
         q, k = norm(_rotate(q, offset)), norm(_rotate(k, offset))
         scale = SHARPNESS / math.sqrt(config.head_dim)
         if cache:
-            k, v = cache.update(k, v)
-            y = mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
+            y = cache.attend(q, k, v, scale, mask)
         else:
             y = windowed_attention(q, k, v, scale, self._window)
         return self.c_proj(y.swapaxes(1, 2).reshape(B, T, -1))

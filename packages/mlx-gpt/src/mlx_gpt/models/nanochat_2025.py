@@ -68,10 +68,11 @@ class Attention(nn.Module):
         offset = cache.offset if cache else 0
         q, k = _rotate(q, config, offset), _rotate(k, config, offset)
         q, k = _norm(q, config), _norm(k, config)
-        if cache:
-            k, v = cache.update(k, v)
         scale = 1 / math.sqrt(config.head_dim)
-        y = mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
+        if cache:
+            y = cache.attend(q, k, v, scale, mask)
+        else:
+            y = mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
         return self.c_proj(y.swapaxes(1, 2).reshape(B, T, -1))
 
 
