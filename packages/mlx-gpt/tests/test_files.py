@@ -218,7 +218,12 @@ def test_missing_weights_are_never_made_up(folder):
 def test_an_index_that_names_absent_files_is_refused(folder):
     split(folder)
     (folder / "model-00002-of-00002.safetensors").unlink()
-    refused(folder, FileNotFoundError, "FOLDER has no model-00002-of-00002.safetensors")
+    refused(
+        folder,
+        FileNotFoundError,
+        "FOLDER has no model-00002-of-00002.safetensors, 1 of the 2 files that "
+        "model.safetensors.index.json names; download the model again",
+    )
     (folder / "model.safetensors.index.json").write_text("{}")
     message = "FOLDER/model.safetensors.index.json: weight_map must name the file of each tensor"
     refused(folder, ValueError, message)
