@@ -276,7 +276,11 @@ def test_a_value_embedding_of_a_layer_without_one_is_refused(folder):
             "line 1 column 2 (char 1)",
         ),
         ("[]", " must contain a JSON object, got a list"),
-        ("{}", ": model_type None is not one of nanochat"),
+        (
+            "{}",
+            ": model_type None is not supported here, only nanochat, "
+            "gpt2, llama, mistral, qwen2, qwen3, smollm3; mlx_lm loads many others",
+        ),
         (
             '{"model_type": "nanochat", "n_layers": 3}',
             ": n_layers: unknown key; did you mean 'n_layer'?",
