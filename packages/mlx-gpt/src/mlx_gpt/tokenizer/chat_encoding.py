@@ -59,16 +59,17 @@ def encode_chat(
     tokenizer: PretrainedTokenizer,
     messages: Sequence[Message],
     tools: Sequence[Mapping[str, Any]] | None = None,
+    find_turns: bool = True,
     **variables: Any,
 ) -> EncodedChat:
-    """Return the ids of a conversation and the assistant's turns in it.
+    """Return the ids of a conversation and the assistant's turns in it, if `find_turns`.
 
     No BOS is added: templates write it. Raises `ValueError` if the tokenizer has no template, if
     the template fails, or if it does not tell where the last turn begins.
     """
     renderer = _Renderer(tokenizer, messages, tools, variables)
     rendered = renderer.render(len(messages))
-    if not renderer.template.has_generation_tags(tools):
+    if find_turns and not renderer.template.has_generation_tags(tools):
         spans, only_last = renderer.spans_by_prefixes(rendered.text)
         rendered = replace(rendered, spans=spans, only_last=only_last)
     return _encode(tokenizer, rendered)

@@ -147,7 +147,7 @@ def choose_chat_template(text: str, tokens: Mapping[str, str]) -> ChatTemplate:
 class _GenerationTag(Extension):
     """`{% generation %} ... {% endgeneration %}`: its content, between marks if wanted."""
 
-    tags = {"generation"}  # noqa: RUF012: as jinja2 declares it
+    tags = {"generation"}  # noqa: RUF012 (as jinja2 declares it)
 
     def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno
