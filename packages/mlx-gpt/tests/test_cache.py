@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mlx.utils import tree_map
 
 from mlx_gpt.models import cache as cache_module
-from mlx_gpt.models.cache import SLACK, Cache, PromptCache
+from mlx_gpt.models.cache import Cache, PromptCache
 from mlx_gpt.models.nanochat import Nanochat, NanochatConfig
 
 HEADS, DIMS = 2, 4
