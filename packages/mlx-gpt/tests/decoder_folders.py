@@ -1,4 +1,4 @@
-"""Folders of the small models in fixtures/decoders.json, made by tools/make_fixtures_decoders.py."""
+"""Folders of the small models of tools/make_fixtures_decoders.py."""
 
 import json
 import zlib

@@ -1,5 +1,7 @@
 """The Llama family and GPT-2 compute what transformers computes, whole, cached and packed."""
 
+from itertools import pairwise
+
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
@@ -38,7 +40,7 @@ def test_chunks_with_a_cache_equal_one_pass(models, name):
     cache, borders = model.make_cache(), (0, 5, 6, 7, 15, 16, 24)
     chunks = [
         model(IDS[:, begin:end], cache)
-        for begin, end in zip(borders, borders[1:], strict=False)
+        for begin, end in pairwise(borders)
     ]  # fmt: skip
     assert error(mx.concatenate(chunks, axis=1), name) < TOLERANCE
 
@@ -120,11 +122,11 @@ def test_parameters_have_the_names_and_gradients_of_the_file(models, name):
 
 def test_gpt2_refuses_more_tokens_than_it_has_positions(models):
     ids = mx.zeros((1, 41), mx.int32)
-    with pytest.raises(ValueError, match="^41 tokens, but the model has 40 positions$"):
+    with pytest.raises(ValueError, match=r"^41 tokens, but the model has 40 positions$"):
         models["gpt2"](ids)
     cache = models["gpt2"].make_cache()
     models["gpt2"](ids[:, :40], cache)
-    with pytest.raises(ValueError, match="^41 tokens, but the model has 40 positions$"):
+    with pytest.raises(ValueError, match=r"^41 tokens, but the model has 40 positions$"):
         models["gpt2"](ids[:, :1], cache)
 
 
