@@ -29,6 +29,17 @@ class LayerCache:
         """Capacity in tokens."""
         return self.window + 1
 
+    def attend(
+        self, q: mx.array, k: mx.array, v: mx.array, scale: float, mask: "mx.array | str | None"
+    ) -> mx.array:
+        """Store the keys and values of new tokens and return their attention, as `q`.
+
+        `q` (B, heads, T, head_dim); `k` and `v` (B, kv_heads, T, head_dim), heads a multiple of
+        kv_heads; `mask` is this layer's of `Cache.masks(T)`, made before the call.
+        """
+        k, v = self.update(k, v)
+        return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
+
     def update(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Add (B, kv_heads, T, head_dim); return the keys and values to attend to.
 
