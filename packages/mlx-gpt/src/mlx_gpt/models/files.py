@@ -25,13 +25,17 @@ from mlx_gpt.models.formats import (
     tensor_names,
 )
 from mlx_gpt.models.shards import INDEX, WEIGHTS, read_json, read_tensors
-from mlx_gpt.tokenizer.tokenizer import Tokenizer
+from mlx_gpt.tokenizer.loading import AnyTokenizer, load_tokenizer
+from mlx_gpt.tokenizer.pretrained import PretrainedTokenizer
 from mlx_trainer import MANIFEST, check_manifest, write_atomic, write_manifest
 
 CONFIG = "config.json"
 TOKENIZER_HASH = "tokenizer_sha256"  # key in config.json
 # All files that may be written into a model folder.
-MODEL_FILES = (MANIFEST, CONFIG, WEIGHTS, "tokenizer.json", "tokenizer_config.json")
+MODEL_FILES = (
+    *(MANIFEST, CONFIG, WEIGHTS, "tokenizer.json", "tokenizer_config.json"),
+    *("generation_config.json", "chat_template.jinja"),
+)
 _MAX_NAMES = 8  # of tensors in a message
 
 
@@ -72,35 +76,38 @@ def read_tokenizer_hash(path: str | Path) -> str | None:
 
 def load(
     folder: str | Path, dtype: mx.Dtype | None = None, training: bool = False
-) -> tuple[Decoder, Tokenizer]:
+) -> tuple[Decoder, AnyTokenizer]:
     """Return the model and the tokenizer of a model or run folder.
 
     `dtype` and `training` are as in `load_model`, but `None` is the machine's `default_dtype`.
     Raises `ValueError` if the tokenizer is not the model's; see `check_tokenizer`.
     """
     path = find_model_folder(folder)
-    tokenizer = Tokenizer.load(path)
+    tokenizer = load_tokenizer(path)
     vocab_size = read_model_config(path).vocab_size
     check_tokenizer(tokenizer, str(path), vocab_size, read_tokenizer_hash(path))
     return load_model(path, dtype or default_dtype(), training), tokenizer
 
 
 def check_tokenizer(
-    tokenizer: Tokenizer, source: str, vocab_size: int, sha256: str | None = None
+    tokenizer: AnyTokenizer, source: str, vocab_size: int, sha256: str | None = None
 ) -> None:
     """Raise `ValueError` unless the model of `source` was trained with this tokenizer.
 
-    If the model was saved without the hash, only the size of the vocabulary is compared.
+    If the model was saved without the hash, only the size of the vocabulary is compared. Models of
+    Hugging Face may have more rows than their tokenizer has tokens, but not fewer.
     """
-    if tokenizer.vocab_size != vocab_size:
+    size = tokenizer.vocab_size
+    is_padded = isinstance(tokenizer, PretrainedTokenizer) and size < vocab_size
+    if size != vocab_size and not is_padded:
         raise ValueError(
-            f"{source}: the tokenizer has {tokenizer.vocab_size:,} tokens and the model "
+            f"{source}: the tokenizer has {size:,} tokens and the model "
             f"{vocab_size:,}; use the tokenizer that the model was trained with"
         )
     if sha256 and tokenizer.sha256 != sha256:
         raise ValueError(
             f"{source}: the tokenizer (sha256 {tokenizer.sha256[:12]}) is not the one that the "
-            f"model was trained with (sha256 {sha256[:12]}), though both have {vocab_size:,} "
+            f"model was trained with (sha256 {sha256[:12]}), though both have {size:,} "
             "tokens; restore the model's tokenizer.json"
         )
 

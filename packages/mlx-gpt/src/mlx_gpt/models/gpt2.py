@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_gpt.models.cache import Cache, LayerCache
+from mlx_gpt.models.cache import NO_WINDOW, Cache, LayerCache
 from mlx_gpt.models.decoder import Decoder
 from mlx_gpt.models.layers import (
     check_positive,
@@ -22,7 +22,6 @@ from mlx_gpt.models.layers import (
     windowed_attention,
 )
 
-NO_WINDOW = 1 << 30  # every layer attends to all previous tokens
 ACTIVATIONS = {
     "gelu_new": nn.gelu_approx,  # by tanh
     "gelu_pytorch_tanh": nn.gelu_approx,

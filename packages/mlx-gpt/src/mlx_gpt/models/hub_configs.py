@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from mlx_gpt.models.cache import NO_WINDOW
 from mlx_gpt.models.gpt2 import GPT2Config
-from mlx_gpt.models.llama import NO_WINDOW, LlamaConfig
+from mlx_gpt.models.llama import LlamaConfig
 from mlx_gpt.models.rope import read_rope, rope_values
 
 _LOGGER = logging.getLogger(__name__)

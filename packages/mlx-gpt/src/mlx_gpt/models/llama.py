@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_gpt.models.cache import Cache, LayerCache
+from mlx_gpt.models.cache import NO_WINDOW, Cache, LayerCache
 from mlx_gpt.models.decoder import Decoder
 from mlx_gpt.models.layers import (
     check_positive,
@@ -26,8 +26,6 @@ from mlx_gpt.models.layers import (
     windowed_attention,
 )
 from mlx_gpt.models.rope import RopeConfig, make_rotary
-
-NO_WINDOW = 1 << 30  # the window of layers that attend to all previous tokens
 
 
 @dataclass(frozen=True)

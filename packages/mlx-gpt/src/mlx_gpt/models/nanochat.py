@@ -241,14 +241,14 @@ class Nanochat(Decoder):
 
     def _smear(self, x: mx.array, cache: Cache | None) -> mx.array:
         """Add to each embedding a gated share of the previous one."""
-        first = x[:, :1]
         if cache:
-            previous, cache.previous = cache.previous, first if x.shape[1] == 1 else x[:, -1:]
+            [read] = cache.embeddings.append([x[:, None]])
+            past = read[:, 0, :-1]  # (B, T, n_embd), or without the first token's
         else:
-            previous = None
-        before = mx.concatenate(
-            [mx.zeros_like(first) if previous is None else previous, x[:, :-1]], axis=1
-        )
+            past = x[:, :-1]
+        before = past
+        if past.shape[1] < x.shape[1]:  # nothing is before the first token
+            before = mx.concatenate([mx.zeros_like(x[:, :1]), past], axis=1)
         gate = self.smear_lambda.astype(x.dtype) * mx.sigmoid(
             self.smear_gate(x[..., :SMEAR_CHANNELS])
         )

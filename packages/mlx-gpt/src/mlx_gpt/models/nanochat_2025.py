@@ -13,13 +13,12 @@ from dataclasses import dataclass
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_gpt.models.cache import Cache, LayerCache, attention_mask
+from mlx_gpt.models.cache import NO_WINDOW, Cache, LayerCache, attention_mask
 from mlx_gpt.models.decoder import Decoder
 from mlx_gpt.models.layers import MLP, Linear, check_sizes, checkpointed
 
 LOGIT_CAP = 15.0
 NORM_EPS = 2.0**-23  # float32's machine epsilon, PyTorch's default in RMSNorm
-NO_WINDOW = 1 << 30  # the window of layers that attend to all previous tokens
 
 
 @dataclass(frozen=True)
