@@ -122,8 +122,11 @@ class EpochBatches:
     """The updates of endless epochs, each a list of batches; call `next_update`.
 
     `lengths` and the other arguments are those of `plan_epoch`; `arrays_of` makes the arrays of a
-    micro-batch. The position is `epoch` and `update`, both from 0.
+    micro-batch. The position is `epoch` and `update`, both from 0; `tokens` are the inputs of the
+    last update, without padding.
     """
+
+    tokens = 0
 
     def __init__(
         self,
@@ -149,9 +152,10 @@ class EpochBatches:
         """Return the batches of the next update."""
         if self.update == len(self.plan):
             self._go_to(self.epoch + 1, 0)
-        batches = [self._arrays_of(each) for each in self.plan[self.update]]
+        batches = self.plan[self.update]
+        self.tokens = sum(self._lengths[i] for each in batches for row in each.rows for i in row)
         self.update += 1
-        return batches
+        return [self._arrays_of(each) for each in batches]
 
     def state(self) -> dict[str, int]:
         """Return the position, for `load_state`; serializable as JSON."""

@@ -36,6 +36,16 @@ def token_losses(
     return mx.concatenate(losses).reshape(targets.shape)
 
 
+def head_losses(model, hidden: mx.array, targets: mx.array) -> mx.array:
+    """Return the losses that `target_losses` has, in chunks too; no gradient."""
+    flat, labels = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
+    losses: list[mx.array] = []
+    for begin, end in _chunks(labels.size, model.config.vocab_size):
+        x = _wait_for(flat[begin:end], losses[-1:])
+        losses.append(_losses(model.logits(x), labels[begin:end]))
+    return mx.concatenate(losses).reshape(targets.shape)
+
+
 def batch_loss(model, batch: dict[str, mx.array]) -> tuple[mx.array, mx.array]:
     """Return the sum of the losses of a batch's targets, and their number, with gradients.
 
