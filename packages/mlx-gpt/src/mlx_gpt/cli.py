@@ -7,6 +7,7 @@ import click
 
 from mlx_gpt.commands.chat import chat
 from mlx_gpt.commands.convert import convert
+from mlx_gpt.commands.data import data
 from mlx_gpt.commands.evaluate import evaluate
 from mlx_gpt.commands.report import report
 from mlx_gpt.commands.rl import rl
@@ -37,7 +38,7 @@ def cli() -> None:
     """
 
 
-for command in (speedrun, tokenizer, train, sft, rl, evaluate, sample, chat, report, convert):
+for command in (speedrun, tokenizer, data, train, sft, rl, evaluate, sample, chat, report, convert):
     cli.add_command(command)
 
 
