@@ -7,6 +7,7 @@ import click
 
 from mlx_gpt.commands.chat import chat
 from mlx_gpt.commands.convert import convert
+from mlx_gpt.commands.data import data
 from mlx_gpt.commands.evaluate import evaluate
 from mlx_gpt.commands.finetune import finetune
 from mlx_gpt.commands.report import report
@@ -38,7 +39,10 @@ def cli() -> None:
     """
 
 
-for command in (speedrun, tokenizer, train, sft, finetune, rl, evaluate, sample, chat, report, convert):
+for command in (
+    *(speedrun, tokenizer, data, train, sft, finetune, rl, evaluate, sample, chat, report),
+    convert,
+):
     cli.add_command(command)
 
 
