@@ -93,6 +93,8 @@ def check_conversation(conversation: Conversation) -> Sequence[Mapping[str, Any]
         where = f"message {i + 1} of {len(messages)}"
         if not isinstance(message, Mapping) or {"role", "content"} - set(message):
             raise ValueError(f"{where}: expected an object with role and content, got {message!r}")
+        if message.get("tool_calls"):
+            raise ValueError(f"{where}: nanochat's format has no calls of tools but its own parts")
         _check_role(messages, i, where)
         _check_content(message, where)
     if messages[-1]["role"] == "system":

@@ -13,8 +13,9 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_gpt.data.conversation import render_for_completion
+from mlx_gpt.data.fields import get_gold, get_options, get_text
 from mlx_gpt.data.formats import make_conversation
-from mlx_gpt.data.json_lines import get_gold, get_options, get_text, read_rows
+from mlx_gpt.data.rows import read_rows
 from mlx_gpt.evaluate.likelihood import padded_batches
 from mlx_gpt.evaluate.metrics import TaskResult, measure_accuracy
 from mlx_gpt.models.formats import Decoder

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from mlx_gpt.data.json_lines import get_gold, get_options, get_text, read_rows
+from mlx_gpt.data.fields import get_gold, get_options, get_text
+from mlx_gpt.data.rows import read_rows
 from mlx_trainer import did_you_mean
 
 Kind = Literal["multiple_choice", "schema", "language_modeling"]

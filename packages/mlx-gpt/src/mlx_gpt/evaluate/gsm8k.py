@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from mlx_gpt.data.conversation import render_for_completion
+from mlx_gpt.data.fields import get_text
 from mlx_gpt.data.formats import make_conversation, solution_parts
-from mlx_gpt.data.json_lines import get_text, read_rows
+from mlx_gpt.data.rows import read_rows
 from mlx_gpt.engine.engine import Engine
 from mlx_gpt.engine.requests import Request
 from mlx_gpt.engine.sampler import Sampling

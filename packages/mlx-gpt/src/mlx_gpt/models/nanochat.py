@@ -24,6 +24,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_gpt.models.cache import Cache, LayerCache
+from mlx_gpt.models.decoder import Decoder
 from mlx_gpt.models.layers import MLP, Linear, check_sizes, checkpointed, windowed_attention
 
 ROPE_BASE = 100_000.0
@@ -160,7 +161,7 @@ class Block(nn.Module):
         return x + self.mlp(norm(x))
 
 
-class Nanochat(nn.Module):
+class Nanochat(Decoder):
     """The model; `dtype` is that of activations and, as in nanochat, of the embeddings.
 
     `checkpoint_blocks` turns on gradient checkpointing of each block: about a third more work for a
@@ -191,10 +192,6 @@ class Nanochat(nn.Module):
         self.backout_lambda = mx.full(1, 0.2)
         self.value_embeds = [nn.Embedding(rows, kv_dims) for _ in with_values]
 
-    def __call__(self, ids: mx.array, cache: Cache | None = None) -> mx.array:
-        """Return the logits of the tokens after `ids` (B, T), float32 (B, T, vocab_size)."""
-        return self.logits(self.hidden_states(ids, cache))
-
     def logits(self, hidden_states: mx.array) -> mx.array:
         """Return the capped logits, float32 (..., vocab_size), of hidden states (..., n_embd)."""
         logits = hidden_states @ self.head_weight.astype(hidden_states.dtype).T
@@ -214,8 +211,15 @@ class Nanochat(nn.Module):
         """Return an empty cache; `left_padding` counts the padding before each row's prompt."""
         return Cache(self.config.windows, left_padding)
 
-    def hidden_states(self, ids: mx.array, cache: Cache | None = None) -> mx.array:
-        """Return the input of the head, (B, T, n_embd); `cache` has the previous tokens."""
+    def hidden_states(
+        self, ids: mx.array, cache: Cache | None = None, segments: mx.array | None = None
+    ) -> mx.array:
+        """Return the input of the head, (B, T, n_embd); `cache` has the previous tokens.
+
+        Raises `ValueError` for `segments`: tokens of nanochat's rows see each other.
+        """
+        if segments is not None:
+            raise ValueError("nanochat's models do not take packed rows with segments")
         config = self.config
         x = norm(self.transformer["wte"](ids).astype(self._dtype))
         x = self._smear(x, cache)
