@@ -48,7 +48,9 @@ def check(product, rows, columns, depth, transposed, factors):
     # Leading dimensions are larger than the rows; what lies between must not be read.
     wide = [
         np.pad(
-            (x.T if t == YES else x).astype(np.float32), ((0, 0), (0, 3)), constant_values=np.nan
+            np.ascontiguousarray(x.T if t == YES else x, dtype=np.float32),
+            ((0, 0), (0, 3)),
+            constant_values=np.nan,
         )
         for x, t in ((a, ta), (b, tb))
     ]
