@@ -14,6 +14,28 @@ INPUT_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 OUTPUT_FOLDER = click.Path(file_okay=False, path_type=Path)
 AT_LEAST_1 = click.IntRange(1)
 
+overwrite_option = click.option(
+    "--overwrite", is_flag=True, help="Replace --output, if it is a folder that mlx-gpt wrote."
+)
+
+
+def _use_device(context: click.Context, parameter: click.Parameter, value: str) -> None:
+    if value == "auto":
+        return
+    from mlx_gpt.machine import use_device
+
+    try:
+        use_device(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), context, parameter) from None
+
+
+device_option = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "gpu"]), default="auto", show_default=True,
+    expose_value=False, callback=_use_device,
+    help="auto: Metal, else CUDA, else the CPU.",
+)  # fmt: skip
+
 SETTINGS_EPILOG = """\
 Settings: --config FILE, then flags, then --set; later ones win. A wrong key is an error.
 """

@@ -165,7 +165,8 @@ def _adapted(model: Decoder, adapter: Path, base: Base) -> Decoder:
     if base.bits:
         quantize_layers(model, base.bits, base.group_size)
     add_saved_adapter(model, adapter)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def save_model(model: Decoder, folder: str | Path, tokenizer_sha256: str | None = None) -> None:
