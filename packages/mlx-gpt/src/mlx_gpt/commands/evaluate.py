@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from mlx_gpt.commands.options import AT_LEAST_1, INPUT_FOLDER, OUTPUT_FOLDER
+from mlx_gpt.commands.options import AT_LEAST_1, INPUT_FOLDER, OUTPUT_FOLDER, device_option
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -75,6 +75,7 @@ frequent answer for --exact-match; chance, the most frequent place and the longe
 @click.option("--output", type=OUTPUT_FOLDER,
               help="Folder for evaluation.json.  [default: --adapter, else --model]")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@device_option
 def evaluate(model: Path, output: Path | None, as_json: bool, **options) -> None:
     """Measure a model: perplexity, exact match, choices, bits per byte, CORE, chat, GSM8K."""
     if not any(options[name] for name in METRICS):

@@ -69,7 +69,7 @@ class RunOptions:
 
 
 def run_options(function: Callable) -> Callable:
-    """Add the options of `RunOptions`; the command gets them as `run`."""
+    """Add the options of `RunOptions`, which the command gets as `run`, and `--device`."""
     names = [each.name for each in fields(RunOptions)]
 
     @wraps(function)
@@ -86,11 +86,11 @@ def run_options(function: Callable) -> Callable:
                      help="YAML file of settings."),
     ):  # fmt: skip
         command = option(command)
-    return command
+    return device_option(command)
 
 
 def sampling_options(max_tokens: int, temperature: float) -> Callable[[Callable], Callable]:
-    """Return a decorator that adds the options of sampling, with these defaults.
+    """Return a decorator that adds the options of sampling, with these defaults, and `--device`.
 
     The command gets `max_tokens`, and `sampling` with the arguments of `Sampling`.
     """
@@ -116,6 +116,6 @@ def sampling_options(max_tokens: int, temperature: float) -> Callable[[Callable]
                          help="Maximum tokens to generate."),
         ):  # fmt: skip
             command = option(command)
-        return command
+        return device_option(command)
 
     return decorate
