@@ -130,7 +130,8 @@ def test_an_error_leaves_the_old_folder_and_no_other(tmp_path):
             (new / "config.json").write_text("half")
             raise KeyError
 
-    pytest.raises(KeyError, fail)
+    with pytest.raises(KeyError):
+        fail()
     assert {each.name: each.read_bytes() for each in out.iterdir()} == before
     assert sorted(each.name for each in tmp_path.iterdir()) == ["out", "plain"]
 
