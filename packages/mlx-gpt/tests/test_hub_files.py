@@ -8,7 +8,17 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
-from decoder_folders import CASES, IDS, PLAIN, QUANTIZED, error, tensors_of, write_folder
+from decoder_folders import (
+    ADAPTERS,
+    CASES,
+    IDS,
+    PLAIN,
+    QUANTIZED,
+    error,
+    tensors_of,
+    write_adapter,
+    write_folder,
+)
 
 from mlx_gpt.models.cache import NO_WINDOW
 from mlx_gpt.models.files import load_model, read_model_config, save_model
@@ -127,6 +137,14 @@ def test_quantized_folders_are_saved_as_mlx_lm_saved_them(tmp_path, name):
         key: each for key, each in expected.items() if each and (key in paths or "." not in key)
     }
     assert config["quantization"] == config["quantization_config"] == kept
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_adapters_of_mlx_lm_give_its_logits(tmp_path, name):
+    base = write_folder(tmp_path / "base", name.removeprefix("adapter_"))
+    model = load(write_adapter(tmp_path / "adapter", name, base))
+    assert error(model(IDS), name) < 1e-4
+    assert mx.abs(model(IDS) - load(base)(IDS)).max() > 0.1
 
 
 # Weights in several files.
