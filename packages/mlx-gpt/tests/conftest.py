@@ -1,8 +1,11 @@
 """A tiny tokenizer and a tiny model, the same for all tests."""
 
+import json
 import os
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -12,6 +15,8 @@ from mlx.utils import tree_map
 
 from mlx_gpt.models.nanochat import Nanochat, NanochatConfig
 from mlx_gpt.tokenizer import Tokenizer
+
+sys.path.append(str(Path(__file__).parent))  # tests share decoder_folders.py
 
 settings.register_profile("loaded", deadline=None)  # a busy machine is no failure
 settings.load_profile("loaded")
@@ -81,3 +86,23 @@ def tiny_model(tokenizer: Tokenizer) -> Nanochat:
     )
     mx.eval(model.parameters())
     return model
+
+
+@pytest.fixture(scope="session")
+def write_pretrained() -> Callable[..., Path]:
+    """A function that writes the tokenizer of the chat fixtures into a folder.
+
+    `template` is its chat template; other arguments go into `tokenizer_config.json`.
+    """
+    fixtures = Path(__file__).parent / "fixtures/chat_templates.json"
+    layout = json.loads(fixtures.read_text(encoding="utf-8"))["tokenizer"]
+
+    def write(folder: Path, template: object = None, **config: object) -> Path:
+        folder.mkdir(exist_ok=True)
+        (folder / "tokenizer.json").write_text(json.dumps(layout), encoding="utf-8")
+        config = {"bos_token": "<|begin|>", "eos_token": "<|im_end|>", **config}
+        config |= {"chat_template": template} if template else {}
+        (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+        return folder
+
+    return write

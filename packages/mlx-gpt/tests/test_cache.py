@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from itertools import pairwise
 
 import mlx.core as mx
@@ -7,10 +8,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlx.utils import tree_map
 
-from mlx_gpt.models.cache import Cache, attention_mask
+from mlx_gpt.models import cache as cache_module
+from mlx_gpt.models.cache import Cache, PromptCache
 from mlx_gpt.models.nanochat import Nanochat, NanochatConfig
 
 HEADS, DIMS = 2, 4
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_buffers() -> Iterator[None]:
+    """Buffers that are full after a few tokens, so that short texts move them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cache_module, "_STEP", 4)
+        patch.setattr(cache_module, "SLACK", 3)
+        yield
 
 
 def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, window: int, pad: int) -> np.ndarray:
@@ -40,18 +51,17 @@ def run(
     layer, found = cache.layers[0], []
     for size in chunks:
         q, k, v = (mx.array(each[:, :, begin : begin + size].astype(np.float32)) for each in arrays)
-        mask = attention_mask(size, layer.window, layer, cache.left_padding)
-        k, v = layer.update(k, v)
-        out = mx.fast.scaled_dot_product_attention(q, k, v, scale=1.0, mask=mask)
-        found.append(np.array(out))
+        [mask] = cache.masks(size)
+        found.append(np.array(layer.attend(q, k, v, 1.0, mask)))
         begin += size
-        assert max(each.shape[2] for each in cache.arrays()) <= layer.window + 1
         assert cache.offset == begin
+        most = layer.window + 3 + 9 + 4  # the window, what can be dropped, a chunk, a step
+        assert max(each.shape[2] for each in cache.arrays()) <= most
     return found
 
 
 @given(walks(), st.integers(0, 2**32))
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 def test_any_chunks_windows_and_paddings_attend_as_one_row_alone(
     walk: tuple[list[int], int, list[int]], seed: int
 ):
@@ -82,6 +92,84 @@ def test_rows_taken_go_on_as_before(
     rest = run(cache, [each[rows] for each in arrays], chunks[cut:], sum(chunks[:cut]))
     for expected, found in zip(whole[cut:], rest, strict=True):
         np.testing.assert_allclose(found, expected[rows], atol=1e-5)
+
+
+@given(walks(), st.data(), st.integers(0, 2**32))
+@settings(deadline=None, max_examples=50)
+def test_dropped_tokens_leave_no_trace(
+    walk: tuple[list[int], int, list[int]], data: st.DataObject, seed: int
+):
+    chunks, window, padding = walk
+    shape = (len(padding), HEADS, sum(chunks) + 3 * len(chunks), DIMS)
+    arrays = list(np.random.default_rng(seed).normal(size=(3, *shape)))
+    cache, begin = Cache([window], padding), 0
+    for size in chunks:
+        wrong = data.draw(st.integers(0, 3))  # as many as can always be dropped
+        run(cache, [each + 1 for each in arrays], [wrong] if wrong else [], begin)
+        assert cache.can_trim(wrong)
+        cache.trim(wrong)
+        found = run(cache, arrays, [size], begin)[0]
+        for row, pad in enumerate(padding):
+            first = max(pad, begin)
+            expected = attention(*(each[row, :, : begin + size] for each in arrays), window, pad)
+            np.testing.assert_allclose(
+                found[row, :, first - begin :], expected[:, first:], atol=1e-5
+            )
+        begin += size
+
+
+def test_a_window_that_moved_on_refuses_to_go_back_further():
+    cache = Cache([2, 1 << 30])
+    q = mx.zeros((1, 1, 40, DIMS))
+    for layer in cache.layers:
+        layer.attend(q, q, q, 1.0, None)
+    assert cache.can_trim(40)  # nothing was left behind
+    one = mx.zeros((1, 1, 1, DIMS))
+    for layer in cache.layers:
+        layer.attend(one, one, one, 1.0, None)
+    assert cache.can_trim(3)
+    assert not cache.can_trim(20)
+    with pytest.raises(ValueError, match="cannot drop 20 of 41 tokens: the windows moved on"):
+        cache.trim(20)
+    assert not cache.can_trim(42)
+
+
+@given(walks(), st.integers(0, 2**32))
+@settings(deadline=None, max_examples=25)
+def test_quantized_keys_and_values_are_attended_to_as_they_are_stored(
+    walk: tuple[list[int], int, list[int]], seed: int
+):
+    chunks, window, padding = walk
+    shape = (len(padding), HEADS, sum(chunks), 32)
+    q, k, v = np.random.default_rng(seed).normal(scale=0.3, size=(3, *shape)).astype(np.float32)
+    cache = Cache([window], padding)
+    cache.quantize(8, 32)
+    found = np.concatenate(run(cache, [q, k, v], chunks), axis=2)
+    stored = [
+        mx.dequantize(*mx.quantize(mx.array(each), group_size=32, bits=8), group_size=32, bits=8)
+        for each in (k, v)
+    ]
+    assert cache.nbytes < 0.35 * sum(each.nbytes for each in plain_arrays(cache, 32))
+    for row, pad in enumerate(padding):
+        arrays = (q[row], *(np.array(each)[row] for each in stored))
+        expected = attention(*arrays, window, pad)
+        np.testing.assert_allclose(found[row, :, pad:], expected[:, pad:], atol=1e-5)
+
+
+def plain_arrays(cache: Cache, dims: int) -> list[mx.array]:
+    """Return arrays as large as the keys and values would be without quantization."""
+    rows, heads, tokens, _ = cache.arrays()[0].shape
+    return [mx.zeros((rows, heads, tokens, dims))] * 2
+
+
+def test_quantization_refuses_other_bits_and_a_cache_in_use():
+    cache = Cache([4])
+    with pytest.raises(ValueError, match="4 or 8 bits in groups of 32, 64 or 128, got 3 and 64"):
+        cache.quantize(3, 64)
+    q = mx.zeros((1, 1, 2, 32))
+    cache.layers[0].attend(q, q, q, 1.0, None)
+    with pytest.raises(ValueError, match="before its first token, it has 2"):
+        cache.quantize(8, 32)
 
 
 class Narrow(NanochatConfig):
@@ -121,9 +209,48 @@ def test_the_model_reads_chunks_as_one_text(narrow: Nanochat, chunks: list[int])
     begins = np.cumsum([0, *chunks])
     parts = [narrow(ids[:, a:b], cache) for a, b in pairwise(begins)]
     np.testing.assert_allclose(np.concatenate(parts, axis=1), expected, atol=1e-5)
-    held = [layer.keys.shape[2] for layer in cache.layers if layer.keys is not None]
-    assert held[0] <= 6
-    assert held[2] <= 6
+    held = [layer.parts[0].shape[2] for layer in cache.layers]
+    assert held[1] >= 40
+    assert held[0] == held[2] <= 5 + 3 + 4 + chunks[-1]
+
+
+@pytest.mark.parametrize("drop", [1, 2, 3])
+def test_the_model_reads_on_after_dropped_tokens(narrow: Nanochat, drop: int):
+    ids, wrong = ids_of(40), ids_of(40, seed=1)
+    expected, cache = np.array(narrow(ids)), narrow.make_cache()
+    narrow(ids[:, :20], cache)
+    for t in range(20, 40):
+        narrow(wrong[:, :drop], cache)
+        cache.trim(drop)
+        found = narrow(ids[:, t : t + 1], cache)
+        np.testing.assert_allclose(found, expected[:, t : t + 1], atol=1e-5)
+
+
+@pytest.mark.parametrize(("shared", "kept"), [(30, 30), (12, 12), (2, None), (0, None)])
+def test_what_two_prompts_have_in_common_is_read_once(
+    narrow: Nanochat, shared: int, kept: int | None
+):
+    first, second = ids_of(30), ids_of(40, seed=1)
+    second[:, :shared] = first[:, :shared]
+    cache, prompts = narrow.make_cache(), PromptCache()
+    narrow(first[:, :10], cache)
+    narrow(first[:, 10:], cache)
+    prompts.store(first[0].tolist(), cache)
+    again = prompts.take(second[0].tolist())
+    assert (again.offset if again else None) == kept  # at 2, the windows have moved on
+    if again:
+        found = narrow(second[:, kept:], again)
+        np.testing.assert_allclose(found, narrow(second)[:, kept:], atol=1e-5)
+    assert prompts.take(second[0].tolist()) is None  # it was removed
+
+
+def test_a_prompt_that_was_read_whole_keeps_all_but_its_last_token(narrow: Nanochat):
+    ids, cache, prompts = ids_of(9), narrow.make_cache(), PromptCache()
+    narrow(ids, cache)
+    prompts.store(ids[0].tolist(), cache)
+    again = prompts.take(ids[0].tolist())
+    assert again
+    assert again.offset == 8
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 24])
@@ -154,8 +281,9 @@ def test_nanochats_own_windows_hold_in_a_text_longer_than_the_model_was_made_for
         np.testing.assert_allclose(
             model(ids[:, t : t + 1], cache), expected[:, t : t + 1], atol=1e-5
         )
-    held = [layer.keys.shape[2] for layer in cache.layers if layer.keys is not None]
-    assert held == [129, 257]
+    held = [layer.parts[0].shape[2] for layer in cache.layers]
+    assert held[0] <= 128 + 3 + 4 + 1
+    assert held[1] <= 256 + 3 + 4 + 1
 
 
 def test_a_cache_of_nothing_holds_nothing():

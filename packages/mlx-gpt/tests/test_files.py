@@ -218,7 +218,12 @@ def test_missing_weights_are_never_made_up(folder):
 def test_an_index_that_names_absent_files_is_refused(folder):
     split(folder)
     (folder / "model-00002-of-00002.safetensors").unlink()
-    refused(folder, FileNotFoundError, "FOLDER has no model-00002-of-00002.safetensors")
+    refused(
+        folder,
+        FileNotFoundError,
+        "FOLDER has no model-00002-of-00002.safetensors, 1 of the 2 files that "
+        "model.safetensors.index.json names; download the model again",
+    )
     (folder / "model.safetensors.index.json").write_text("{}")
     message = "FOLDER/model.safetensors.index.json: weight_map must name the file of each tensor"
     refused(folder, ValueError, message)
@@ -271,7 +276,11 @@ def test_a_value_embedding_of_a_layer_without_one_is_refused(folder):
             "line 1 column 2 (char 1)",
         ),
         ("[]", " must contain a JSON object, got a list"),
-        ("{}", ": model_type None is not one of nanochat"),
+        (
+            "{}",
+            ": model_type None is not supported here, only nanochat, "
+            "gpt2, llama, mistral, qwen2, qwen3, smollm3; mlx_lm loads many others",
+        ),
         (
             '{"model_type": "nanochat", "n_layers": 3}',
             ": n_layers: unknown key; did you mean 'n_layer'?",

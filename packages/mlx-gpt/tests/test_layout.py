@@ -8,7 +8,17 @@ from pathlib import Path
 import mlx_gpt
 
 SOURCES = sorted(Path(mlx_gpt.__file__).parent.rglob("*.py"))
-HEAVY = {"mlx", "numpy", "rich", "tokenizers", "tiktoken", "matplotlib", "pyarrow", "yaml"}
+HEAVY = {
+    "mlx",
+    "numpy",
+    "rich",
+    "tokenizers",
+    "tiktoken",
+    "matplotlib",
+    "pyarrow",
+    "yaml",
+    "jinja2",
+}
 
 
 def imported(tree: ast.AST) -> set[str]:

@@ -172,7 +172,11 @@ def test_weights_begin_as_in_nanochat():
             {"quantization": {"bits": 4}},
             "quantized weights are not supported; use the model before quantization",
         ),
-        ({"model_type": "lama"}, "model_type 'lama' is not one of nanochat"),
+        (
+            {"model_type": "lama"},
+            "model_type 'lama' is not supported here, only nanochat, "
+            "gpt2, llama, mistral, qwen2, qwen3, smollm3; mlx_lm loads many others",
+        ),
     ],
 )
 def test_a_config_that_asks_for_something_else_is_refused(tmp_path, change, message):

@@ -41,6 +41,14 @@ def test_three_layouts_give_the_same_conversation(tmp_path):
         assert read_conversations(write(tmp_path / "rows.jsonl", row)) == expected
 
 
+def test_a_file_without_conversations_is_refused(tmp_path):
+    path = write(tmp_path / "rows.jsonl", {"text": "a"})
+    with pytest.raises(
+        ValueError, match=r"rows\.jsonl, line 1: the text layout is no conversation"
+    ):
+        read_conversations(path)
+
+
 def test_an_input_of_alpaca_follows_the_instruction(tmp_path):
     row = {"instruction": "Translate.", "input": "Hund", "output": "dog"}
     [conversation] = read_conversations(write(tmp_path / "rows.jsonl", row))
@@ -61,8 +69,8 @@ def test_empty_lines_are_skipped(tmp_path):
          ", line 2: this row has the completion layout, but the file's first row the chat "
          "layout; put them into two files"),
         ({"text": "a"},
-         ", line 2: a row needs the key messages, or prompt and completion, or instruction and "
-         "output; it has text"),
+         ", line 2: this row has the text layout, but the file's first row the chat layout; put "
+         "them into two files"),
         ([1], ", line 2: expected a JSON object, got list"),
         ({"messages": [{"role": "assistant", "content": "Hi"}]},
          ", line 2: message 1 of 1: expected role 'user', got 'assistant'; user and assistant take "

@@ -1,20 +1,13 @@
-"""Read conversations from JSON lines files, alone or mixed.
+"""Mixtures of conversations for `mlx-gpt sft`: files of any layout of `layouts`, repeated."""
 
-The keys of a row determine its layout; other keys are ignored:
-
-    {"messages": [{"role": "user", "content": ...}, ...]}     chat
-    {"prompt": ..., "completion": ...}                        completion
-    {"instruction": ..., "input": ..., "output": ...}         Alpaca; "input" is optional
-"""
-
-import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_gpt.data.conversation import Conversation, check_conversation
-from mlx_gpt.data.json_lines import read_rows
+from mlx_gpt.data.layouts import Chat, Completion, parse_row
+from mlx_gpt.data.rows import read_rows
 
 _GSM8K = "gsm8k:"  # prefix of a source whose answers have GSM8K's calculator annotations
 _ANNOTATION = re.compile(r"<<([^>]+)>>")
@@ -62,22 +55,31 @@ def read_conversations(path: str | Path, calculator: bool = False) -> list[Conve
     Raises `ValueError` with file and line for a row that is not a JSON object, is not a valid
     conversation, or has another layout than the first row.
     """
-    conversations, layout = [], None
+    conversations, layout = [], ""
     for where, row in read_rows(Path(path)):
-        found = _layout(row, where)
-        layout = layout or found
-        if found != layout:
-            raise ValueError(
-                f"{where}: this row has the {found} layout, but the file's first row the {layout} "
-                "layout; put them into two files"
-            )
         try:
-            conversation = _LAYOUTS[layout][1](row)
+            found, sample = parse_row(row)
+            layout = check_layout(found, layout)
+            if isinstance(sample, Completion):
+                sample = sample.as_chat()
+            if not isinstance(sample, Chat):
+                raise ValueError(f"the {found} layout is no conversation")
+            conversation = {"messages": sample.messages}
             check_conversation(conversation)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
         conversations.append(_with_tool_calls(conversation) if calculator else conversation)
     return conversations
+
+
+def check_layout(found: str, first: str) -> str:
+    """Return the layout of a file; `ValueError` if a row has another than the first row."""
+    if first and found != first:
+        raise ValueError(
+            f"this row has the {found} layout, but the file's first row the {first} layout; put "
+            "them into two files"
+        )
+    return found
 
 
 def solution_parts(solution: str) -> list[dict[str, str]]:
@@ -114,36 +116,3 @@ def _with_tool_calls(conversation: Conversation) -> Conversation:
             message = {**message, "content": solution_parts(message["content"])}
         messages.append(message)
     return {"messages": messages}
-
-
-def _layout(row: dict, where: str) -> str:
-    for layout, (keys, _) in _LAYOUTS.items():
-        if all(key in row for key in keys):
-            return layout
-    raise ValueError(
-        f"{where}: a row needs the key messages, or prompt and completion, or instruction and "
-        f"output; it has {', '.join(map(str, row)) or 'none'}"
-    )
-
-
-def _alpaca(row: dict) -> Conversation:
-    question, more = _text(row, "instruction"), _text(row, "input")
-    return make_conversation(f"{question}\n\n{more}" if more else question, _text(row, "output"))
-
-
-def _text(row: dict, key: str) -> str:
-    value = row.get(key, "")
-    if not isinstance(value, str):
-        raise ValueError(f"{key} must be text, got {json.dumps(value)[:60]}")
-    return value
-
-
-# Name -> required keys and the parser of a row.
-_LAYOUTS: dict[str, tuple[tuple[str, ...], Callable[[dict], Conversation]]] = {
-    "chat": (("messages",), lambda row: {"messages": row["messages"]}),
-    "completion": (
-        ("prompt", "completion"),
-        lambda row: make_conversation(_text(row, "prompt"), _text(row, "completion")),
-    ),
-    "Alpaca": (("instruction", "output"), _alpaca),
-}

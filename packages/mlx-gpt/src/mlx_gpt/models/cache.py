@@ -1,4 +1,4 @@
-"""Key/value caches; a layer with an attention window stores no more than its window.
+"""Key/value caches: whole texts, attention windows, quantized; the latest tokens can be dropped.
 
 Prompts of different lengths are padded on the left; `left_padding` counts each row's padding.
 Positions include the padding, which is fine because rotary embeddings are relative.
@@ -8,87 +8,121 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
+NO_WINDOW = 1 << 30  # the window of layers that attend to all previous tokens
+SLACK = 64  # the latest tokens that can always be dropped, also by layers with a window
 _STEP = 256  # tokens by which buffers grow
 
 
-class LayerCache:
-    """One layer's keys and values, (B, kv_heads, S, head_dim), of at most `window` + 1 tokens.
+class TokenBuffer:
+    """Arrays with the latest tokens on axis 2: at least `window` + `SLACK`, or all there are.
 
-    A token attends to itself and the `window` tokens before it. The buffer is a ring: position p is
-    stored at p % (window + 1), so that adding a token moves nothing.
+    Tokens stand in their order, so that what is attended to is a slice. When the buffer is full,
+    tokens that no window reaches are left behind: once in `_STEP` tokens, the others move.
     """
 
     def __init__(self, window: int):
         self.window = window
-        self.keys: mx.array | None = None
-        self.values: mx.array | None = None
+        self.parts: list[mx.array] = []  # (B, heads, capacity, any) each
         self.offset = 0  # tokens so far
+        self._begin = 0  # the position of the first token in the arrays
 
-    @property
-    def size(self) -> int:
-        """Capacity in tokens."""
-        return self.window + 1
+    def append(self, parts: Sequence[mx.array]) -> list[mx.array]:
+        """Add (B, heads, T, any) of each part; return the `window` tokens before and the new."""
+        held, tokens = self.offset - self._begin, parts[0].shape[2]
+        if not self.parts or held + tokens > self.parts[0].shape[2]:
+            kept = min(held, self.window + SLACK)
+            self.parts = [
+                _enlarged(self.parts[i][:, :, held - kept : held] if held else None, part)
+                for i, part in enumerate(parts)
+            ]
+            self._begin, held = self.offset - kept, kept
+        for buffer, part in zip(self.parts, parts, strict=True):
+            buffer[:, :, held : held + tokens] = part
+        first = max(0, self.offset - self.window) - self._begin
+        self.offset += tokens
+        return [buffer[:, :, first : held + tokens] for buffer in self.parts]
 
-    def update(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Add (B, kv_heads, T, head_dim); return the keys and values to attend to.
+    def can_trim(self, count: int) -> bool:
+        """Whether the last `count` tokens can be dropped: what remains must fill the window."""
+        offset = self.offset - count
+        return offset >= 0 and self._begin <= max(0, offset - self.window)
 
-        These are the last `window` tokens before them and the new tokens, oldest first; for a
-        single new token in the order of the buffer.
+    def trim(self, count: int) -> None:
+        """Drop the last tokens; the caller has asked `can_trim`."""
+        self.offset -= count
+
+    def take(self, index: mx.array) -> None:
+        """Select rows of the batch."""
+        self.parts = [part[index] for part in self.parts]
+
+
+class LayerCache(TokenBuffer):
+    """One layer's keys and values, (B, kv_heads, S, head_dim); quantized after `quantize`.
+
+    A token attends to itself and the `window` tokens before it.
+    """
+
+    def __init__(self, window: int):
+        super().__init__(window)
+        self._bits, self._group_size = 0, 0  # 0: not quantized
+
+    def attend(
+        self, q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.array | str | None
+    ) -> mx.array:
+        """Store the keys and values of new tokens and return their attention, shaped like `q`.
+
+        `q` (B, heads, T, head_dim); `k` and `v` (B, kv_heads, T, head_dim), heads a multiple of
+        kv_heads; `mask` is this layer's of `Cache.masks(T)`, made before the call.
         """
-        total = self.offset + keys.shape[2]
-        if keys.shape[2] == 1 or total <= self.size:
-            begin = self.offset % self.size
-            keys = self.keys = _write(self.keys, keys, begin, self.size)
-            values = self.values = _write(self.values, values, begin, self.size)
-            held = min(total, self.size)
-            attended = keys[:, :, :held], values[:, :, :held]
+        if not self._bits:
+            keys, values = self.append((k, v))
         else:
-            attended = self._prepend_past(self.keys, keys), self._prepend_past(self.values, values)
-            shift = total % self.size
-            self.keys, self.values = (
-                mx.roll(each[:, :, -self.size :], shift, 2) for each in attended
-            )
-        self.offset = total
-        return attended
+            options = {"group_size": self._group_size, "bits": self._bits}
+            parts = self.append([*mx.quantize(k, **options), *mx.quantize(v, **options)])
+            keys = mx.dequantize(*parts[:3], **options).astype(q.dtype)
+            values = mx.dequantize(*parts[3:], **options).astype(q.dtype)
+        return mx.fast.scaled_dot_product_attention(q, keys, values, scale=scale, mask=mask)
 
-    def _prepend_past(self, buffer: mx.array | None, new: mx.array) -> mx.array:
-        past = min(self.offset, self.window)
-        if buffer is None or not past:
-            return new
-        if self.offset > self.size:
-            buffer = mx.roll(buffer, -(self.offset % self.size), 2)
-        held = min(self.offset, self.size)
-        return mx.concatenate([buffer[:, :, held - past : held], new], axis=2)
-
-    def key_positions(self, tokens: int) -> mx.array:
-        """Return the positions of the keys that `update` returns for this many new tokens."""
-        if tokens == 1:
-            slots = mx.arange(min(self.offset + 1, self.size))
-            return self.offset - (self.offset - slots) % self.size
-        past = min(self.offset, self.window)
-        return mx.arange(self.offset - past, self.offset + tokens)
+    def quantize(self, bits: int, group_size: int) -> None:
+        """Store keys and values as affine integers from now on; the cache must be empty."""
+        if self.offset:
+            raise ValueError(f"quantize the cache before its first token, it has {self.offset}")
+        self._bits, self._group_size = bits, group_size
 
 
 class Cache:
-    """The caches of all layers of a model, and the last embedding for nanochat's smear."""
+    """The caches of all layers of a model, and the last embeddings for nanochat's smear."""
 
     def __init__(self, windows: Sequence[int], left_padding: Sequence[int] | None = None):
         self.layers = [LayerCache(window) for window in windows]
         self.left_padding = None
         if left_padding is not None and any(left_padding):
             self.left_padding = mx.array(list(left_padding))
-        self.previous: mx.array | None = None  # (B, 1, n_embd)
+        self.embeddings = TokenBuffer(1)  # (B, 1, S, n_embd); empty in models that need none
 
     @property
     def offset(self) -> int:
         """Tokens so far, padding included."""
         return self.layers[0].offset
 
+    def quantize(self, bits: int, group_size: int) -> None:
+        """Store keys and values as `bits` (4 or 8) a number and a scale a group from now on.
+
+        `group_size` (32, 64 or 128) must divide the head size, or MLX refuses the first token.
+        """
+        if bits not in (4, 8) or group_size not in (32, 64, 128):
+            raise ValueError(
+                f"keys and values are quantized to 4 or 8 bits in groups of 32, 64 or 128, "
+                f"got {bits} and {group_size}"
+            )
+        for layer in self.layers:
+            layer.quantize(bits, group_size)
+
     def masks(self, tokens: int) -> "list[mx.array | str | None]":
         """Return each layer's mask for this many new tokens; equal windows share a mask."""
         by_window = {
-            layer.window: attention_mask(tokens, layer.window, layer, self.left_padding)
-            for layer in {each.window: each for each in self.layers}.values()
+            window: attention_mask(tokens, window, self.layers[0], self.left_padding)
+            for window in {layer.window for layer in self.layers}
         }
         return [by_window[layer.window] for layer in self.layers]
 
@@ -99,26 +133,37 @@ class Cache:
 
     def arrays(self) -> list[mx.array]:
         """Return all arrays, to evaluate them."""
-        held = [array for layer in self.layers for array in (layer.keys, layer.values)]
-        return [array for array in [*held, self.previous] if array is not None]
+        return [part for each in self._buffers() for part in each.parts]
 
     def take(self, rows: Sequence[int]) -> None:
         """Select rows of the batch, in this order; a row may be repeated."""
         index = mx.array(list(rows))
-        for layer in self.layers:
-            if layer.keys is not None and layer.values is not None:
-                layer.keys, layer.values = layer.keys[index], layer.values[index]
-        if self.previous is not None:
-            self.previous = self.previous[index]
+        for each in self._buffers():
+            each.take(index)
         if self.left_padding is not None:
             self.left_padding = self.left_padding[index]
+
+    def can_trim(self, count: int) -> bool:
+        """Whether `trim` can drop this many tokens: `SLACK` always, more if no window moved on."""
+        return all(each.can_trim(count) for each in self._buffers())
+
+    def trim(self, count: int) -> None:
+        """Drop the last `count` tokens of all rows; `ValueError` if a layer's window moved on."""
+        if not self.can_trim(count):
+            raise ValueError(f"cannot drop {count} of {self.offset} tokens: the windows moved on")
+        for each in self._buffers():
+            each.trim(count)
+
+    def _buffers(self) -> list[TokenBuffer]:
+        held = [self.embeddings] if self.embeddings.parts else []
+        return [*self.layers, *held]
 
 
 class PromptCache:
     """The cache of one conversation, so that each turn processes only its own tokens.
 
-    Pass it to `Engine.stream` with every turn. It is used if the new prompt begins with the tokens
-    in the cache, and discarded otherwise.
+    Pass it to `Engine.stream` with every turn. What the new prompt and the tokens in the cache have
+    in common at their beginning is used again, the rest discarded; see `Cache.trim`.
     """
 
     def __init__(self):
@@ -131,19 +176,30 @@ class PromptCache:
         return self.cache.nbytes if self.cache else 0
 
     def take(self, prompt: Sequence[int]) -> Cache | None:
-        """Remove the cache; return it if the prompt begins with `ids` and is longer."""
+        """Remove the cache; return what it has of the prompt, without the last token, or None."""
         ids, cache = self.ids, self.cache
         self.ids, self.cache = [], None
-        fits = len(ids) < len(prompt) and list(prompt[: len(ids)]) == ids
-        return cache if fits else None
+        shared = min(common_prefix(ids, prompt), len(prompt) - 1)
+        if cache is None or shared < 1 or not cache.can_trim(len(ids) - shared):
+            return None
+        cache.trim(len(ids) - shared)
+        return cache
 
     def store(self, ids: Sequence[int], cache: Cache) -> None:
         """Store a cache and its tokens."""
         self.ids, self.cache = list(ids), cache
 
 
+def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
+    """Return how many tokens two sequences have in common at their beginning."""
+    for count, (a, b) in enumerate(zip(first, second, strict=False)):
+        if a != b:
+            return count
+    return min(len(first), len(second))
+
+
 def attention_mask(
-    tokens: int, window: int, cache: LayerCache | None, left_padding: mx.array | None
+    tokens: int, window: int, cache: TokenBuffer | None, left_padding: mx.array | None
 ) -> mx.array | str | None:
     """Return the mask of `mx.fast.scaled_dot_product_attention` for this many new tokens.
 
@@ -156,7 +212,7 @@ def attention_mask(
             return None
         if offset + tokens <= window + 1:
             return "causal"
-    keys = cache.key_positions(tokens) if cache else mx.arange(tokens)
+    keys = mx.arange(max(0, offset - window), offset + tokens)
     queries = mx.arange(offset, offset + tokens)[:, None]
     mask = (keys <= queries) & (keys >= queries - window)
     if left_padding is not None:
@@ -167,14 +223,10 @@ def attention_mask(
     return mask[None, None]
 
 
-def _write(buffer: mx.array | None, new: mx.array, begin: int, size: int) -> mx.array:
-    """Return the buffer, enlarged if necessary, with `new` at `begin` on axis 2."""
+def _enlarged(kept: mx.array | None, new: mx.array) -> mx.array:
+    """Return a buffer that begins with `kept` and has room for `new` and up to a step more."""
     B, heads, T, dims = new.shape
-    capacity = 0 if buffer is None else buffer.shape[2]
-    if begin + T > capacity:
-        wanted = min(size, -(-(begin + T) // _STEP) * _STEP)
-        more = mx.zeros((B, heads, wanted - capacity, dims), new.dtype)
-        buffer = more if buffer is None else mx.concatenate([buffer, more], axis=2)
-    assert buffer is not None
-    buffer[:, :, begin : begin + T] = new
-    return buffer
+    held = 0 if kept is None else kept.shape[2]
+    room = -(-(held + T) // _STEP) * _STEP - held
+    more = mx.zeros((B, heads, room, dims), new.dtype)
+    return more if kept is None else mx.concatenate([kept, more], axis=2)

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from mlx_gpt.models.files import fill_weights, read_json, save_manifest, save_model
+from mlx_gpt.models.files import fill_weights, save_manifest, save_model
 from mlx_gpt.models.formats import Decoder, strict_config
 from mlx_gpt.models.nanochat import Nanochat, NanochatConfig
 from mlx_gpt.models.nanochat_2025 import Nanochat2025, Nanochat2025Config
 from mlx_gpt.models.pickles import check_unsafe, read_nanochat_tokenizer, read_torch_file
+from mlx_gpt.models.shards import read_json
 
 
 def convert_nanochat(

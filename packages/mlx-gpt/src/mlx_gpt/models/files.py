@@ -1,6 +1,7 @@
 """Load and save model folders: `config.json`, `model.safetensors`, and the tokenizer's files.
 
-Loading is strict: missing, unexpected and misshapen tensors are errors.
+Loading is strict: missing, unexpected and misshapen tensors are errors. Folders of transformers and
+mlx-lm are read too, whose weights may be in several files.
 """
 
 import difflib
@@ -13,24 +14,38 @@ import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
 from mlx_gpt.machine import default_dtype
+from mlx_gpt.models.adapters import (
+    ADAPTER_FILES,
+    Base,
+    add_saved_adapter,
+    find_adapter,
+    quantize_layers,
+    read_base,
+)
 from mlx_gpt.models.formats import (
+    Config,
     Decoder,
     build_model,
     config_values,
+    file_tensors,
     named_parameters,
-    rename_tensors,
+    read_config,
     tensor_names,
 )
-from mlx_gpt.models.nanochat import NanochatConfig
-from mlx_gpt.models.nanochat_2025 import Nanochat2025Config
-from mlx_gpt.tokenizer.tokenizer import Tokenizer
+from mlx_gpt.models.hub_configs import HUB_TYPES
+from mlx_gpt.models.shards import INDEX, WEIGHTS, read_json, read_tensors
+from mlx_gpt.tokenizer.loading import AnyTokenizer, load_tokenizer
+from mlx_gpt.tokenizer.pretrained import PretrainedTokenizer
 from mlx_trainer import MANIFEST, check_manifest, write_atomic, write_manifest
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG = "config.json"
 TOKENIZER_HASH = "tokenizer_sha256"  # key in config.json
-_INDEX = "model.safetensors.index.json"  # of weights in several files
 # All files that may be written into a model folder.
-MODEL_FILES = (MANIFEST, CONFIG, WEIGHTS, "tokenizer.json", "tokenizer_config.json")
+MODEL_FILES = (
+    *(MANIFEST, CONFIG, WEIGHTS, "tokenizer.json", "tokenizer_config.json"),
+    *("generation_config.json", "chat_template.jinja"),
+    *ADAPTER_FILES,
+)
 _MAX_NAMES = 8  # of tensors in a message
 
 
@@ -51,9 +66,13 @@ def find_model_folder(path: str | Path) -> Path:
     )
 
 
-def read_model_config(path: str | Path) -> NanochatConfig | Nanochat2025Config:
+def read_model_config(path: str | Path) -> Config:
     """Return the config of the model in a model or run folder; errors as in `load_model`."""
-    return _build(find_model_folder(path), mx.float32).config
+    folder = find_model_folder(path)
+    try:
+        return read_config(read_json(folder / CONFIG))
+    except ValueError as error:
+        raise ValueError(_with_path(folder / CONFIG, error)) from None
 
 
 def read_tokenizer_hash(path: str | Path) -> str | None:
@@ -67,35 +86,45 @@ def read_tokenizer_hash(path: str | Path) -> str | None:
 
 def load(
     folder: str | Path, dtype: mx.Dtype | None = None, training: bool = False
-) -> tuple[Decoder, Tokenizer]:
+) -> tuple[Decoder, AnyTokenizer]:
     """Return the model and the tokenizer of a model or run folder.
 
-    `dtype` and `training` are as in `load_model`, but `None` is the machine's `default_dtype`.
+    `dtype` and `training` are as in `load_model`, but `None` is the machine's `default_dtype`. An
+    adapter is loaded with its model, whose weights stay as they are.
     Raises `ValueError` if the tokenizer is not the model's; see `check_tokenizer`.
     """
+    if adapter := find_adapter(folder):
+        base = read_base(adapter)
+        model, tokenizer = load(base.model, dtype, training)
+        if (adapter / "tokenizer.json").is_file():  # may have another chat template
+            tokenizer = load_tokenizer(adapter)
+        return _adapted(model, adapter, base), tokenizer
     path = find_model_folder(folder)
-    tokenizer = Tokenizer.load(path)
+    tokenizer = load_tokenizer(path)
     vocab_size = read_model_config(path).vocab_size
     check_tokenizer(tokenizer, str(path), vocab_size, read_tokenizer_hash(path))
     return load_model(path, dtype or default_dtype(), training), tokenizer
 
 
 def check_tokenizer(
-    tokenizer: Tokenizer, source: str, vocab_size: int, sha256: str | None = None
+    tokenizer: AnyTokenizer, source: str, vocab_size: int, sha256: str | None = None
 ) -> None:
     """Raise `ValueError` unless the model of `source` was trained with this tokenizer.
 
-    If the model was saved without the hash, only the size of the vocabulary is compared.
+    If the model was saved without the hash, only the size of the vocabulary is compared. Models of
+    Hugging Face may have more rows than their tokenizer has tokens, but not fewer.
     """
-    if tokenizer.vocab_size != vocab_size:
+    size = tokenizer.vocab_size
+    is_padded = isinstance(tokenizer, PretrainedTokenizer) and size < vocab_size
+    if size != vocab_size and not is_padded:
         raise ValueError(
-            f"{source}: the tokenizer has {tokenizer.vocab_size:,} tokens and the model "
+            f"{source}: the tokenizer has {size:,} tokens and the model "
             f"{vocab_size:,}; use the tokenizer that the model was trained with"
         )
     if sha256 and tokenizer.sha256 != sha256:
         raise ValueError(
             f"{source}: the tokenizer (sha256 {tokenizer.sha256[:12]}) is not the one that the "
-            f"model was trained with (sha256 {sha256[:12]}), though both have {vocab_size:,} "
+            f"model was trained with (sha256 {sha256[:12]}), though both have {size:,} "
             "tokens; restore the model's tokenizer.json"
         )
 
@@ -109,12 +138,19 @@ def load_model(path: str | Path, dtype: mx.Dtype | None = None, training: bool =
     if a file does not match the manifest, `ValueError` for unreadable files, an unsupported config,
     and tensors that are missing, unexpected, misshapen or not finite.
     """
+    if adapter := find_adapter(path):
+        base = read_base(adapter)
+        return _adapted(load_model(base.model, dtype, training), adapter, base)
     folder = find_model_folder(path)
     if (folder / MANIFEST).exists():  # folders of other programs have none
         check_manifest(folder, (CONFIG, WEIGHTS))
-    tensors = rename_tensors(_read_tensors(folder))
+    tensors = read_tensors(folder)
     activations = dtype or _widest(tensors)
-    model = _build(folder, activations)
+    values = read_json(folder / CONFIG)
+    try:
+        model, tensors = build_model(values, tensors, activations)
+    except ValueError as error:
+        raise ValueError(_with_path(folder / CONFIG, error)) from None
     fill_weights(model, tensors, str(folder))
     check_finite(model, str(folder))
     if dtype is not None or training:
@@ -123,25 +159,38 @@ def load_model(path: str | Path, dtype: mx.Dtype | None = None, training: bool =
     return model
 
 
+def _adapted(model: Decoder, adapter: Path, base: Base) -> Decoder:
+    if (adapter / MANIFEST).exists():
+        check_manifest(adapter, ADAPTER_FILES[:1])
+    if base.bits:
+        quantize_layers(model, base.bits, base.group_size)
+    add_saved_adapter(model, adapter)
+    model.eval()
+    return model
+
+
 def save_model(model: Decoder, folder: str | Path, tokenizer_sha256: str | None = None) -> None:
     """Write `config.json` and `model.safetensors`, each atomically; create the folder if needed.
 
     `tokenizer_sha256` is the hash of the tokenizer that the model was trained with. Weights keep
-    their dtype and have nanochat's names. mlx-lm can load the folder of a `Nanochat2025`.
+    their dtype and have nanochat's names, or those of transformers, which loads the folder. mlx-lm
+    can load all but a `Nanochat`.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)  # of the files replaced below
-    names = tensor_names(model)
-    weights = {names[name]: array for name, array in named_parameters(model).items()}
-    config = config_values(model) | {"dtype": str(_widest(weights)).removeprefix("mlx.core.")}
+    weights = file_tensors(model)
+    dtype = str(_widest(weights)).removeprefix("mlx.core.")
+    config = config_values(model) | {"dtype": dtype}
+    if config.get("model_type") in HUB_TYPES:
+        config["torch_dtype"] = dtype  # mlx-lm and transformers 4 read this key
     if tokenizer_sha256:
         config[TOKENIZER_HASH] = tokenizer_sha256
     text = json.dumps(config, indent=2) + "\n"
     target = folder / CONFIG
     if target.is_file() and target.read_text(encoding="utf-8") != text:
         target.unlink()  # if killed below, the folder must not mix two models
-    (folder / _INDEX).unlink(missing_ok=True)
+    (folder / INDEX).unlink(missing_ok=True)
     write_atomic(
         folder / WEIGHTS,
         # transformers refuses a file without this metadata.
@@ -151,7 +200,7 @@ def save_model(model: Decoder, folder: str | Path, tokenizer_sha256: str | None 
 
 
 def save_manifest(folder: Path) -> None:
-    """Write `manifest.json`, the checksums of a complete model folder."""
+    """Write `manifest.json`, the checksums of a complete folder of a model or an adapter."""
     write_manifest(folder, (name for name in MODEL_FILES[1:] if (folder / name).is_file()))
 
 
@@ -192,12 +241,9 @@ def check_finite(model: Decoder, source: str) -> None:
         )
 
 
-def _build(folder: Path, dtype: mx.Dtype) -> Decoder:
-    config = read_json(folder / CONFIG)
-    try:
-        return build_model(config, dtype)
-    except ValueError as error:
-        raise ValueError(f"{folder / CONFIG}: {error}") from None
+def _with_path(path: Path, error: ValueError) -> str:
+    text = str(error)
+    return text if text.startswith(str(path)) else f"{path}: {text}"
 
 
 def _cast(model: Decoder, dtype: mx.Dtype, training: bool) -> None:
@@ -209,47 +255,21 @@ def _cast(model: Decoder, dtype: mx.Dtype, training: bool) -> None:
     weights = [
         (name, array.astype(mx.float32 if training and name not in embeddings else dtype))
         for name, array in named_parameters(model).items()
+        if mx.issubdtype(array.dtype, mx.floating)  # the integers of quantized layers stay
     ]
     model.update(tree_unflatten(weights))
 
 
-def _read_tensors(folder: Path) -> dict[str, mx.array]:
-    files = [WEIGHTS]
-    if (folder / _INDEX).is_file():
-        index = read_json(folder / _INDEX).get("weight_map")
-        if not isinstance(index, dict):
-            raise ValueError(f"{folder / _INDEX}: weight_map must name the file of each tensor")
-        files = sorted(set(index.values()))
-    absent = [file for file in files if not (folder / file).is_file()]
-    if absent:
-        raise FileNotFoundError(f"{folder} has no {', '.join(absent)}")
-    tensors: dict[str, mx.array] = {}
-    for file in files:
-        try:
-            tensors |= mx.load(str(folder / file))  # type: ignore[operator]
-        except RuntimeError as error:
-            raise ValueError(f"{folder / file} cannot be read: {error}") from None
-    return tensors
-
-
-def read_json(path: Path) -> dict[str, object]:
-    """Return the JSON object in a file; `ValueError` for any other content."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must contain a JSON object, got a {type(values).__name__}")
-    return values
-
-
 def _widest(tensors: Mapping[str, mx.array]) -> mx.Dtype:
-    dtypes = {array.dtype for array in tensors.values()}
+    every = {array.dtype for array in tensors.values()}
+    dtypes = {dtype for dtype in every if mx.issubdtype(dtype, mx.floating)}
     return dtypes.pop() if len(dtypes) == 1 else mx.float32
 
 
 def _fits(array: mx.array, expected: mx.array) -> bool:
-    return array.shape == expected.shape and mx.issubdtype(array.dtype, mx.floating)
+    if mx.issubdtype(expected.dtype, mx.floating):
+        return array.shape == expected.shape and mx.issubdtype(array.dtype, mx.floating)
+    return array.shape == expected.shape and array.dtype == expected.dtype
 
 
 def _show(array: mx.array) -> str:

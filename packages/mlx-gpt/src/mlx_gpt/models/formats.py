@@ -4,23 +4,40 @@ model             config keys                    tensor names
 nanochat          nanochat's, such as n_embd     nanochat's
 nanochat of 2025  mlx-lm's, such as hidden_size  nanochat's, which are mlx-lm's; transformers' names
                                                  are read too
+Llama family      transformers'; see             transformers'
+GPT-2             `hub_configs`                  transformers'; see `hub_tensors`
 
-Both have the `model_type` "nanochat": mlx-lm and transformers gave the older model that name before
-the newer one existed.
+The first two have the `model_type` "nanochat": mlx-lm and transformers gave the older model that
+name before the newer one existed.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Literal, TypeVar
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
+from mlx_gpt.models.decoder import Decoder as Decoder
+from mlx_gpt.models.gpt2 import GPT2, GPT2Config
+from mlx_gpt.models.hub_configs import HUB_TYPES, hub_config_values, read_hub_config
+from mlx_gpt.models.hub_tensors import (
+    from_file_names,
+    new_hub_model,
+    settle_head,
+    to_file_names,
+)
+from mlx_gpt.models.llama import Llama, LlamaConfig
 from mlx_gpt.models.nanochat import Nanochat, NanochatConfig
 from mlx_gpt.models.nanochat_2025 import LOGIT_CAP, Nanochat2025, Nanochat2025Config
+from mlx_gpt.models.quantization import (
+    quantization_values,
+    quantize_as_stored,
+    read_quantization,
+)
 from mlx_trainer import ConfigError, load_config
 
-Decoder = Nanochat | Nanochat2025
+Config = NanochatConfig | Nanochat2025Config | LlamaConfig | GPT2Config
 T = TypeVar("T")
 
 # Keys that do not affect the computation.
@@ -107,33 +124,52 @@ class _Keys2025:
         return Nanochat2025Config(**values)
 
 
-def _new_nanochat(values: Mapping[str, object], dtype: mx.Dtype) -> Decoder:
-    if "hidden_size" in values:
-        return Nanochat2025(strict_config(_Keys2025, values).config(), dtype)
-    # Defaults are for new models: in a file, a missing window pattern would go unnoticed.
-    names = {field.name for field in fields(NanochatConfig)}
-    if values.keys() < names:
-        missing = sorted(names - values.keys())
-        raise ValueError(f"required, but not given: {', '.join(missing)}")
-    return Nanochat(strict_config(NanochatConfig, values), dtype)
-
-
-# model_type -> function of the config.json and the dtype of activations.
-MODELS: dict[str, Callable[[Mapping[str, object], mx.Dtype], Decoder]] = {"nanochat": _new_nanochat}
-
-
-def build_model(values: Mapping[str, object], dtype: mx.Dtype) -> Decoder:
-    """Return the model of a `config.json`, without its weights.
+def read_config(values: Mapping[str, object]) -> Config:
+    """Return the config of a `config.json`.
 
     Raises `ValueError` for an unsupported model, and for unknown, missing or invalid keys.
     """
     model_type = values.get("model_type")
-    if not isinstance(model_type, str) or model_type not in MODELS:
-        raise ValueError(f"model_type {model_type!r} is not one of {', '.join(MODELS)}")
+    if model_type in HUB_TYPES:
+        read_quantization(values)
+        return read_hub_config(values)
+    if model_type != "nanochat":
+        raise ValueError(
+            f"model_type {model_type!r} is not supported here, only "
+            f"{', '.join(('nanochat', *HUB_TYPES))}; mlx_lm loads many others"
+        )
     if "quantization" in values or "quantization_config" in values:
         raise ValueError("quantized weights are not supported; use the model before quantization")
     kept = {key: value for key, value in values.items() if key not in IGNORED_KEYS}
-    return MODELS[model_type](kept, dtype)
+    if "hidden_size" in kept:
+        return strict_config(_Keys2025, kept).config()
+    # Defaults are for new models: in a file, a missing window pattern would go unnoticed.
+    names = {field.name for field in fields(NanochatConfig)}
+    if kept.keys() < names:
+        missing = sorted(names - kept.keys())
+        raise ValueError(f"required, but not given: {', '.join(missing)}")
+    return strict_config(NanochatConfig, kept)
+
+
+def build_model(
+    values: Mapping[str, object], tensors: Mapping[str, mx.array], dtype: mx.Dtype
+) -> tuple[Decoder, dict[str, mx.array]]:
+    """Return the model of a `config.json`, and the tensors of its file by the model's names.
+
+    The model does not have the weights yet; `dtype` is that of nanochat's activations. Raises
+    `ValueError` as `read_config`.
+    """
+    config = read_config(values)
+    if isinstance(config, NanochatConfig):
+        return Nanochat(config, dtype), dict(tensors)
+    if isinstance(config, Nanochat2025Config):
+        return Nanochat2025(config, dtype), _rename_tensors(tensors)
+    renamed = from_file_names(tensors, config)
+    config, renamed = settle_head(config, renamed, "tie_word_embeddings" in values)
+    model = new_hub_model(config)
+    if quantization := read_quantization(values):
+        quantize_as_stored(model, quantization, renamed)
+    return model, renamed
 
 
 def strict_config(cls: type[T], values: Mapping[str, object]) -> T:
@@ -149,6 +185,15 @@ def strict_config(cls: type[T], values: Mapping[str, object]) -> T:
 def config_values(model: Decoder) -> dict[str, object]:
     """Return the content of a model's `config.json`."""
     config = model.config
+    if isinstance(model, Llama | GPT2):
+        values = hub_config_values(model.config)
+        quantization = quantization_values(model)
+        # mlx-lm writes both keys.
+        return values | (
+            {"quantization": quantization, "quantization_config": quantization}
+            if quantization
+            else {}
+        )
     values: dict[str, object] = {"architectures": [type(model).__name__]}
     if isinstance(config, NanochatConfig):
         return values | asdict(config)
@@ -158,7 +203,7 @@ def config_values(model: Decoder) -> dict[str, object]:
 
 
 def tensor_names(model: Decoder) -> dict[str, str]:
-    """Return each parameter's name in files."""
+    """Return each parameter's name in the tensors of `build_model`."""
     names = {name: name for name in named_parameters(model)}
     if isinstance(model, Nanochat):
         # The model has a list without gaps; files number the entries by layer.
@@ -167,12 +212,20 @@ def tensor_names(model: Decoder) -> dict[str, str]:
     return names
 
 
+def file_tensors(model: Decoder) -> dict[str, mx.array]:
+    """Return the tensors of a model's file, by name."""
+    if isinstance(model, Llama | GPT2):
+        return to_file_names(model)
+    names = tensor_names(model)
+    return {names[name]: array for name, array in named_parameters(model).items()}
+
+
 def named_parameters(model: Decoder) -> dict[str, mx.array]:
     """Return the parameters by their dotted names."""
     return dict(tree_flatten(model.parameters()))  # type: ignore[arg-type]
 
 
-def rename_tensors(tensors: Mapping[str, mx.array]) -> dict[str, mx.array]:
+def _rename_tensors(tensors: Mapping[str, mx.array]) -> dict[str, mx.array]:
     """Return the tensors with transformers' names replaced by nanochat's."""
     renamed = {}
     for name, array in tensors.items():

@@ -37,11 +37,16 @@ class MLP(nn.Module):
         return self.c_proj(nn.relu2(self.c_fc(x)))
 
 
-def check_sizes(config) -> None:
-    """Raise `ValueError` for sizes of a config that are not positive or do not divide."""
-    for name in ("sequence_len", "vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd"):
+def check_positive(config: object, *names: str) -> None:
+    """Raise `ValueError` unless these fields of a config are at least 1."""
+    for name in names:
         if getattr(config, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}")
+
+
+def check_sizes(config) -> None:
+    """Raise `ValueError` for sizes of a config that are not positive or do not divide."""
+    check_positive(config, "sequence_len", "vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd")
     if config.n_embd % config.n_head or (config.n_embd // config.n_head) % 2:
         raise ValueError(
             f"n_embd must be an even multiple of n_head, got {config.n_embd} and {config.n_head}"
@@ -87,6 +92,32 @@ def _block_mask(begin: int, end: int, first: int, window: int) -> mx.array | str
         return "causal"
     queries, keys = mx.arange(begin, end)[:, None], mx.arange(first, end)
     return (keys <= queries) & (keys >= queries - window)
+
+
+def segment_mask(segments: mx.array, window: int) -> mx.array:
+    """Return the mask (B, 1, T, T) of packed rows, True where a query sees a key.
+
+    `segments` (B, T) numbers the rows in each packed row. A token attends to itself and those of
+    the `window` tokens before it that have its number.
+    """
+    positions = mx.arange(segments.shape[1])
+    queries = positions[:, None]
+    near = (positions <= queries) & (positions >= queries - window)
+    return (near & (segments[:, :, None] == segments[:, None, :]))[:, None]
+
+
+def dense_rows(layer: Any) -> mx.array:
+    """Return the weight (rows, dims) of a linear layer or embedding, dequantized if necessary."""
+    if "scales" not in layer:
+        return layer.weight
+    return mx.dequantize(
+        layer.weight,
+        layer.scales,
+        layer.get("biases"),
+        group_size=layer.group_size,
+        bits=layer.bits,
+        mode=layer.mode,
+    )
 
 
 def checkpointed(module: nn.Module) -> Callable[..., mx.array]:

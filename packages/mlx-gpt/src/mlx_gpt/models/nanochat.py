@@ -24,6 +24,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_gpt.models.cache import Cache, LayerCache
+from mlx_gpt.models.decoder import Decoder
 from mlx_gpt.models.layers import MLP, Linear, check_sizes, checkpointed, windowed_attention
 
 ROPE_BASE = 100_000.0
@@ -124,8 +125,7 @@ class Attention(nn.Module):
         q, k = norm(_rotate(q, offset)), norm(_rotate(k, offset))
         scale = SHARPNESS / math.sqrt(config.head_dim)
         if cache:
-            k, v = cache.update(k, v)
-            y = mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
+            y = cache.attend(q, k, v, scale, mask)
         else:
             y = windowed_attention(q, k, v, scale, self._window)
         return self.c_proj(y.swapaxes(1, 2).reshape(B, T, -1))
@@ -161,7 +161,7 @@ class Block(nn.Module):
         return x + self.mlp(norm(x))
 
 
-class Nanochat(nn.Module):
+class Nanochat(Decoder):
     """The model; `dtype` is that of activations and, as in nanochat, of the embeddings.
 
     `checkpoint_blocks` turns on gradient checkpointing of each block: about a third more work for a
@@ -192,10 +192,6 @@ class Nanochat(nn.Module):
         self.backout_lambda = mx.full(1, 0.2)
         self.value_embeds = [nn.Embedding(rows, kv_dims) for _ in with_values]
 
-    def __call__(self, ids: mx.array, cache: Cache | None = None) -> mx.array:
-        """Return the logits of the tokens after `ids` (B, T), float32 (B, T, vocab_size)."""
-        return self.logits(self.hidden_states(ids, cache))
-
     def logits(self, hidden_states: mx.array) -> mx.array:
         """Return the capped logits, float32 (..., vocab_size), of hidden states (..., n_embd)."""
         logits = hidden_states @ self.head_weight.astype(hidden_states.dtype).T
@@ -215,8 +211,15 @@ class Nanochat(nn.Module):
         """Return an empty cache; `left_padding` counts the padding before each row's prompt."""
         return Cache(self.config.windows, left_padding)
 
-    def hidden_states(self, ids: mx.array, cache: Cache | None = None) -> mx.array:
-        """Return the input of the head, (B, T, n_embd); `cache` has the previous tokens."""
+    def hidden_states(
+        self, ids: mx.array, cache: Cache | None = None, segments: mx.array | None = None
+    ) -> mx.array:
+        """Return the input of the head, (B, T, n_embd); `cache` has the previous tokens.
+
+        Raises `ValueError` for `segments`: tokens of nanochat's rows see each other.
+        """
+        if segments is not None:
+            raise ValueError("nanochat's models do not take packed rows with segments")
         config = self.config
         x = norm(self.transformer["wte"](ids).astype(self._dtype))
         x = self._smear(x, cache)
@@ -238,14 +241,14 @@ class Nanochat(nn.Module):
 
     def _smear(self, x: mx.array, cache: Cache | None) -> mx.array:
         """Add to each embedding a gated share of the previous one."""
-        first = x[:, :1]
         if cache:
-            previous, cache.previous = cache.previous, first if x.shape[1] == 1 else x[:, -1:]
+            [read] = cache.embeddings.append([x[:, None]])
+            past = read[:, 0, :-1]  # (B, T, n_embd), or without the first token's
         else:
-            previous = None
-        before = mx.concatenate(
-            [mx.zeros_like(first) if previous is None else previous, x[:, :-1]], axis=1
-        )
+            past = x[:, :-1]
+        before = past
+        if past.shape[1] < x.shape[1]:  # nothing is before the first token
+            before = mx.concatenate([mx.zeros_like(x[:, :1]), past], axis=1)
         gate = self.smear_lambda.astype(x.dtype) * mx.sigmoid(
             self.smear_gate(x[..., :SMEAR_CHANNELS])
         )

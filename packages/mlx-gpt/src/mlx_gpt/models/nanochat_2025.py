@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_gpt.models.cache import Cache, LayerCache, attention_mask
+from mlx_gpt.models.cache import NO_WINDOW, Cache, LayerCache, attention_mask
+from mlx_gpt.models.decoder import Decoder
 from mlx_gpt.models.layers import MLP, Linear, check_sizes, checkpointed
 
 LOGIT_CAP = 15.0
 NORM_EPS = 2.0**-23  # float32's machine epsilon, PyTorch's default in RMSNorm
-NO_WINDOW = 1 << 30  # the window of layers that attend to all previous tokens
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,11 @@ class Attention(nn.Module):
         offset = cache.offset if cache else 0
         q, k = _rotate(q, config, offset), _rotate(k, config, offset)
         q, k = _norm(q, config), _norm(k, config)
-        if cache:
-            k, v = cache.update(k, v)
         scale = 1 / math.sqrt(config.head_dim)
-        y = mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
+        if cache:
+            y = cache.attend(q, k, v, scale, mask)
+        else:
+            y = mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
         return self.c_proj(y.swapaxes(1, 2).reshape(B, T, -1))
 
 
@@ -103,7 +104,7 @@ class Block(nn.Module):
         return x + self.mlp(_norm(x, self._config))
 
 
-class Nanochat2025(nn.Module):
+class Nanochat2025(Decoder):
     """The model; `dtype` is that of activations and, as in nanochat, of the embeddings.
 
     `checkpoint_blocks` turns on gradient checkpointing of each block.
@@ -125,10 +126,6 @@ class Nanochat2025(nn.Module):
         }
         self.lm_head = Linear(config.n_embd, config.vocab_size)
 
-    def __call__(self, ids: mx.array, cache: Cache | None = None) -> mx.array:
-        """Return the logits of the tokens after `ids` (B, T), float32 (B, T, vocab_size)."""
-        return self.logits(self.hidden_states(ids, cache))
-
     def logits(self, hidden_states: mx.array) -> mx.array:
         """Return the capped logits, float32 (..., vocab_size), of hidden states (..., n_embd)."""
         return LOGIT_CAP * mx.tanh(self.lm_head(hidden_states).astype(mx.float32) / LOGIT_CAP)
@@ -147,8 +144,15 @@ class Nanochat2025(nn.Module):
         """Return an empty cache; `left_padding` counts the padding before each row's prompt."""
         return Cache([NO_WINDOW] * self.config.n_layer, left_padding)
 
-    def hidden_states(self, ids: mx.array, cache: Cache | None = None) -> mx.array:
-        """Return the input of the head, (B, T, n_embd); `cache` has the previous tokens."""
+    def hidden_states(
+        self, ids: mx.array, cache: Cache | None = None, segments: mx.array | None = None
+    ) -> mx.array:
+        """Return the input of the head, (B, T, n_embd); `cache` has the previous tokens.
+
+        Raises `ValueError` for `segments`: tokens of nanochat's rows see each other.
+        """
+        if segments is not None:
+            raise ValueError("nanochat's models do not take packed rows with segments")
         x = _norm(self.transformer["wte"](ids).astype(self._dtype), self.config)
         layers = cache.layers if cache else [None] * self.config.n_layer
         padding = cache.left_padding if cache else None

@@ -166,6 +166,10 @@ class Tokenizer:
         """Return the ids of each text, computed by `threads` (default: one per core, at most 8)."""
         return self._encode_batch(texts, threads or min(os.cpu_count() or 1, _MAX_THREADS))
 
+    def prompt_ids(self, text: str) -> list[int]:
+        """Return the ids of a text to continue: BOS and the text."""
+        return [self.bos_id, *self.encode(text)]
+
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of ids, with names of special tokens; invalid UTF-8 becomes U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", "replace")
@@ -216,6 +220,11 @@ class Tokenizer:
             f"{self._source} has no token that begins a document: none of {', '.join(_BOS_NAMES)}, "
             "and no bos_token in tokenizer_config.json"
         )
+
+    @property
+    def eos_id(self) -> int:
+        """Id of the token that ends a text in training: BOS, which begins the next document."""
+        return self.bos_id
 
     @property
     def end_ids(self) -> frozenset[int]:
