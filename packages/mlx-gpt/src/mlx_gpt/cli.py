@@ -9,6 +9,7 @@ from mlx_gpt.commands.chat import chat
 from mlx_gpt.commands.convert import convert
 from mlx_gpt.commands.data import data
 from mlx_gpt.commands.evaluate import evaluate
+from mlx_gpt.commands.finetune import finetune
 from mlx_gpt.commands.report import report
 from mlx_gpt.commands.rl import rl
 from mlx_gpt.commands.sample import sample
@@ -18,7 +19,7 @@ from mlx_gpt.commands.tokenizer import tokenizer
 from mlx_gpt.commands.train import train
 from mlx_trainer.command_line import run
 
-_RESUME_HINTS = dict.fromkeys(("train", "sft", "rl"), "--resume continues the run") | {
+_RESUME_HINTS = dict.fromkeys(("train", "sft", "finetune", "rl"), "--resume continues the run") | {
     "speedrun": "the same command continues it"
 }
 
@@ -38,7 +39,10 @@ def cli() -> None:
     """
 
 
-for command in (speedrun, tokenizer, data, train, sft, rl, evaluate, sample, chat, report, convert):
+for command in (
+    *(speedrun, tokenizer, data, train, sft, finetune, rl, evaluate, sample, chat, report),
+    convert,
+):
     cli.add_command(command)
 
 

@@ -17,13 +17,14 @@ def prepare_machine(threads: int = 1) -> str:
     `threads` training threads will share the cores with the BLAS.
     """
     import mlx_fastcpu
+    from mlx_fastcpu import few_rows
     from mlx_fastcpu.patching import patch_everywhere
 
     status = mlx_fastcpu.activate(cache_limit=CACHE_LIMIT, compiler_flags="native")
     if all_threads := _blas_threads():
         status = mlx_fastcpu.activate(threads=max(1, all_threads // threads))
     patch_everywhere()
-    return str(status)
+    return f"{status}, {few_rows.enable()}" if status.active else str(status)
 
 
 @cache
