@@ -57,7 +57,7 @@ def model(request: pytest.FixtureRequest, tokenizer: Tokenizer) -> Decoder:
     random = np.random.default_rng(1)
     model.update(
         tree_map(
-            lambda p: p + mx.array(random.normal(scale=0.05, size=p.shape).astype(np.float32)),
+            lambda p: p + mx.array(random.normal(scale=0.1, size=p.shape).astype(np.float32)),
             model.parameters(),
         )
     )
