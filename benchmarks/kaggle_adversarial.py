@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mlx_kaggle.config import resolve_config
-from mlx_kaggle.job import prepare_job
 from mlx_kaggle.machine import prepare_machine
 from mlx_kaggle.members.text import Experiment, predict_member
+from mlx_kaggle.settings.config import resolve_config
 from mlx_kaggle.tables.files import take
 from mlx_kaggle.tables.targets import Target
+from mlx_kaggle.training.job import prepare_job
 
 VARIANTS = {
     "none": [],

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from mlx_kaggle.config import resolve_config
-from mlx_kaggle.crossval import train_members
-from mlx_kaggle.data_parallel import assist, leading, processes
-from mlx_kaggle.job import prepare_job
 from mlx_kaggle.members.batches import Rows, training_updates
-from mlx_kaggle.runs import create_run
+from mlx_kaggle.runs.folder import create_run
+from mlx_kaggle.settings.config import resolve_config
+from mlx_kaggle.training.crossval import train_members
+from mlx_kaggle.training.data_parallel import assist, leading, processes
+from mlx_kaggle.training.job import prepare_job
 
 if "MLX_RANK" in os.environ:
     try:

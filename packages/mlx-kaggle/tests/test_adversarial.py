@@ -18,14 +18,14 @@ from mlx_encoders import (
 )
 from mlx_encoders.adversarial import fgm_perturbation
 from mlx_kaggle.cli import main
-from mlx_kaggle.config import resolve_config
-from mlx_kaggle.job import prepare_job
 from mlx_kaggle.members.adversarial import adversarial_loss
 from mlx_kaggle.members.model import freeze
 from mlx_kaggle.members.objective import loss_function
 from mlx_kaggle.members.optimizer import muon_groups, parameter_groups
 from mlx_kaggle.members.text import Experiment
+from mlx_kaggle.settings.config import resolve_config
 from mlx_kaggle.tables.files import take
+from mlx_kaggle.training.job import prepare_job
 from mlx_muon import MuonRule
 from mlx_trainer import ConfigError
 from mlx_trainer.gradients import gradient_function

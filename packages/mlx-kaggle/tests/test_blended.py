@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from mlx_kaggle.blended import aligned, blend_members, results_of
-from mlx_kaggle.config import resolve_config
-from mlx_kaggle.job import prepare_job
 from mlx_kaggle.members.catalog import CONSTANT, label_of
+from mlx_kaggle.prediction.blended import aligned, blend_members, results_of
+from mlx_kaggle.settings.config import resolve_config
+from mlx_kaggle.training.job import prepare_job
 
 ROWS = 240
 

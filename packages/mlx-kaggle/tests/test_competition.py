@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 
 from mlx_kaggle import DataError
-from mlx_kaggle.config import resolve_config
-from mlx_kaggle.job import prepare_job
-from mlx_kaggle.runs import create_run, train_run
-from mlx_kaggle.settings import DataSettings
+from mlx_kaggle.runs.folder import create_run, train_run
+from mlx_kaggle.settings.config import resolve_config
+from mlx_kaggle.settings.sections import DataSettings
 from mlx_kaggle.tables.columns import check_columns
 from mlx_kaggle.tables.files import read_tables
 from mlx_kaggle.tables.infer import infer_competition
@@ -16,6 +15,7 @@ from mlx_kaggle.tables.submission import submission_columns
 from mlx_kaggle.tables.submission_check import check_submission
 from mlx_kaggle.tables.targets import Target
 from mlx_kaggle.tables.tasks import infer_task
+from mlx_kaggle.training.job import prepare_job
 
 
 def read(path: str, target: str, **settings):

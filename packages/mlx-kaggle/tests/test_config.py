@@ -5,8 +5,8 @@ import os
 import pytest
 
 from mlx_kaggle.commands.train import train
-from mlx_kaggle.config import resolve_config
 from mlx_kaggle.presets import NAMES
+from mlx_kaggle.settings.config import resolve_config
 from mlx_trainer import ConfigError, dump_config, load_config
 
 
@@ -169,7 +169,7 @@ def test_every_number_of_the_configuration_has_a_range():
     import dataclasses
     import typing
 
-    from mlx_kaggle.config import RunConfig
+    from mlx_kaggle.settings.config import RunConfig
 
     def numbers(cls, path=""):
         for field in dataclasses.fields(cls):

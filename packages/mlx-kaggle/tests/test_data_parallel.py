@@ -10,8 +10,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_kaggle.config import resolve_config
-from mlx_kaggle.data_parallel import check_settings
+from mlx_kaggle.settings.config import resolve_config
+from mlx_kaggle.training.data_parallel import check_settings
 from mlx_trainer import ConfigError
 
 SCRIPT = Path(__file__).with_name("data_parallel_run.py")

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from mlx_heads import get_metric
-from mlx_kaggle.config import resolve_config
-from mlx_kaggle.decision import MIN_ROWS, Decision, cross_fit, parts_of
-from mlx_kaggle.job import Job
-from mlx_kaggle.settings import DecisionSettings
+from mlx_kaggle.prediction.decision import MIN_ROWS, Decision, cross_fit, parts_of
+from mlx_kaggle.settings.config import resolve_config
+from mlx_kaggle.settings.sections import DecisionSettings
 from mlx_kaggle.tables.competition import Competition
+from mlx_kaggle.training.job import Job
 from mlx_tabtext import Schema
 
 

@@ -10,21 +10,21 @@ from hypothesis import strategies as st
 
 from mlx_kaggle.blend.contest import Contest
 from mlx_kaggle.blend.loss import Loss
-from mlx_kaggle.blended import blend_members
-from mlx_kaggle.config import resolve_config
-from mlx_kaggle.crossval import train_members
-from mlx_kaggle.decision import parts_of
-from mlx_kaggle.fold import Fold
 from mlx_kaggle.generate.candidates import Candidate
 from mlx_kaggle.generate.measure import Trial
 from mlx_kaggle.generate.target_means import TargetMean
-from mlx_kaggle.job import prepare_job
 from mlx_kaggle.members.saved import load_json
 from mlx_kaggle.members.text import Experiment
-from mlx_kaggle.network import _held_out_for_soup, train_network
-from mlx_kaggle.runs import KIND
+from mlx_kaggle.prediction.blended import blend_members
+from mlx_kaggle.prediction.decision import parts_of
+from mlx_kaggle.runs.folder import KIND
+from mlx_kaggle.settings.config import resolve_config
 from mlx_kaggle.tables.dependence import Dependence, split_inside
 from mlx_kaggle.tables.splits import split_rows
+from mlx_kaggle.training.crossval import train_members
+from mlx_kaggle.training.fold import Fold
+from mlx_kaggle.training.job import prepare_job
+from mlx_kaggle.training.network import _held_out_for_soup, train_network
 from mlx_kaggle.tuning.outcome import _compare
 from mlx_kaggle.tuning.trial import HeldOut, hold_out, paired_error
 from mlx_tabtext import infer_schema

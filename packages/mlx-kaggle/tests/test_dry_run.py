@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from mlx_kaggle.cli import cli
-from mlx_kaggle.estimate import seconds_left
-from mlx_kaggle.tracking import TRACKING
+from mlx_kaggle.runs.tracking import TRACKING
+from mlx_kaggle.training.estimate import seconds_left
 
 TABLE = ("--train", "demo/train.csv", "--target", "cultivar")
 TRAIN = (*TABLE, "--folds", "2", "--members", "linear", "--set", "blend.generate=none")

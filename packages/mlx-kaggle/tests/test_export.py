@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from mlx_kaggle import RunError
-from mlx_kaggle.config import resolve_config
 from mlx_kaggle.export import run_export
 from mlx_kaggle.export.plan import plan_export
-from mlx_kaggle.finish import RUN_FILES
-from mlx_kaggle.finished import FinishedRun
-from mlx_kaggle.runs import create_run, train_run
+from mlx_kaggle.prediction.finished import FinishedRun
+from mlx_kaggle.runs.folder import create_run, train_run
+from mlx_kaggle.settings.config import resolve_config
 from mlx_kaggle.tables.files import take, write_csv
+from mlx_kaggle.training.finish import RUN_FILES
 from mlx_tabtext import read_table
 from mlx_trainer import write_manifest
 

@@ -13,16 +13,16 @@ from mlx.utils import tree_map
 from mlx_encoders import load, load_task_model
 from mlx_heads import fit_calibration
 from mlx_kaggle import RunError
-from mlx_kaggle.config import resolve_config
-from mlx_kaggle.decision import Decision
 from mlx_kaggle.export.head_graph import export_head
 from mlx_kaggle.export.huggingface import load_huggingface
 from mlx_kaggle.export.network_folder import plain_encoder, write_network
-from mlx_kaggle.job import prepare_job
 from mlx_kaggle.members.model import Member
 from mlx_kaggle.members.text import Experiment, predict_member
+from mlx_kaggle.prediction.decision import Decision
+from mlx_kaggle.settings.config import resolve_config
 from mlx_kaggle.tables.competition import Competition
 from mlx_kaggle.tables.files import take
+from mlx_kaggle.training.job import prepare_job
 
 TOLERANCE = 1e-5
 WORDS = ("storm", "flood", "calm", "warm", "rain", "wind")

@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_kaggle import DataError
-from mlx_kaggle.config import resolve_config
-from mlx_kaggle.forecasts import evaluate_forecast, forecast_rows
-from mlx_kaggle.prepare_forecast import prepare_windows
+from mlx_kaggle.prediction.forecasts import evaluate_forecast, forecast_rows
+from mlx_kaggle.settings.config import resolve_config
 from mlx_kaggle.tables.competition import Competition, Forecast
 from mlx_kaggle.tables.files import read_tables
 from mlx_kaggle.tables.series import infer_season, later_times, read_series
@@ -26,6 +25,7 @@ from mlx_kaggle.tables.windows import (
     seasonal_naive,
     window_table,
 )
+from mlx_kaggle.training.prepare_forecast import prepare_windows
 from mlx_trainer import ConfigError
 
 TINY = Forecast("y", "t", horizon=2, lookback=3, season=2, step=1.0)

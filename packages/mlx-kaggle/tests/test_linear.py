@@ -6,7 +6,7 @@ from scipy.sparse import csr_array
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from mlx_kaggle.members.linear import ABSENT, LOGISTIC_ALPHA, _Solver, fit_linear
-from mlx_kaggle.settings import DataSettings
+from mlx_kaggle.settings.sections import DataSettings
 from mlx_kaggle.tables.files import Tables
 from mlx_kaggle.tables.infer import infer_competition
 from mlx_kaggle.tables.splits import split_rows

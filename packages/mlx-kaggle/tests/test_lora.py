@@ -11,12 +11,12 @@ from mlx.utils import tree_flatten
 
 from mlx_encoders import load_model, save
 from mlx_kaggle import RunError
-from mlx_kaggle.config import resolve_config
-from mlx_kaggle.job import prepare_job
 from mlx_kaggle.members.model import REQUIRED, Member
 from mlx_kaggle.members.optimizer import make_optimizer, parameter_groups
 from mlx_kaggle.members.text import Experiment, predict_member
+from mlx_kaggle.settings.config import resolve_config
 from mlx_kaggle.tables.files import take
+from mlx_kaggle.training.job import prepare_job
 from mlx_lora import AdaptedLayer, read_config
 from mlx_trainer import ChangedFileError, ConfigError, write_manifest
 

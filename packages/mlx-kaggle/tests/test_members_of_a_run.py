@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlx_kaggle.config import resolve_config
-from mlx_kaggle.ensemble import open_run
 from mlx_kaggle.members.fold_columns import FoldColumns
-from mlx_kaggle.runs import create_run, resume_run, train_run
+from mlx_kaggle.prediction.ensemble import open_run
+from mlx_kaggle.runs.folder import create_run, resume_run, train_run
+from mlx_kaggle.settings.config import resolve_config
 from mlx_trainer import ConfigError
 
 ROWS = 100

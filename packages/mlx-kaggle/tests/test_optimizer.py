@@ -7,9 +7,9 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_encoders import BertConfig, ModernBertConfig, build_model, load_model
 from mlx_heads import ClassificationHead
-from mlx_kaggle.config import resolve_config
 from mlx_kaggle.members.model import TextModel
 from mlx_kaggle.members.optimizer import make_optimizer, optimizer_table, parameter_groups
+from mlx_kaggle.settings.config import resolve_config
 from mlx_muon import MuonRule
 
 SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from mlx_kaggle.config import resolve_config
 from mlx_kaggle.members.catalog import CONSTANT, KINDS, PLAIN, TEXT, fit_arguments, module_of
 from mlx_kaggle.members.catalog import options_of as options_table
 from mlx_kaggle.members.columns import ColumnFeatures
+from mlx_kaggle.settings.config import resolve_config
 from mlx_kaggle.tables.competition import Competition
 from mlx_tabtext import infer_schema
 from mlx_trainer import ConfigError, dump_config, load_config

@@ -6,10 +6,10 @@ import pytest
 import yaml
 
 from mlx_heads import COMPETITIONS as KNOWN
-from mlx_kaggle.config import RunConfig, resolve_config
-from mlx_kaggle.config_file import commented
-from mlx_kaggle.config_origins import preset_problems
 from mlx_kaggle.presets import COMPETITIONS, NAMES, read_preset
+from mlx_kaggle.settings.config import RunConfig, resolve_config
+from mlx_kaggle.settings.config_file import commented
+from mlx_kaggle.settings.config_origins import preset_problems
 from mlx_trainer import ConfigError, dump_config, load_config
 
 

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlx_kaggle.blended import results_of
-from mlx_kaggle.config import resolve_config
-from mlx_kaggle.decision import Decision
-from mlx_kaggle.job import prepare_job
+from mlx_kaggle.prediction.blended import results_of
+from mlx_kaggle.prediction.decision import Decision
 from mlx_kaggle.report.decisions import calibration_curves, threshold_curves
 from mlx_kaggle.report.importance import explain
 from mlx_kaggle.report.page import write_report
 from mlx_kaggle.report.slices import worst_slices
-from mlx_kaggle.runs import read_config
+from mlx_kaggle.runs.folder import read_config
+from mlx_kaggle.settings.config import resolve_config
+from mlx_kaggle.training.job import prepare_job
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_texts_are_shown_before_and_after_the_budget(run_cli, write_csv, passeng
 
 
 def test_the_estimate_still_draws_a_figure(write_csv, passengers):
-    from mlx_kaggle.estimate import estimate_run
+    from mlx_kaggle.training.estimate import estimate_run
 
     file = write_csv("train.csv", passengers(60))
     flags = {"data.train": file, "data.target": "Survived", "members": ("linear",)}

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from mlx_kaggle.config import resolve_config
-from mlx_kaggle.ensemble import blend_runs
-from mlx_kaggle.run_comparison import group_runs, paired_difference
-from mlx_kaggle.run_reading import find_runs, read_record
-from mlx_kaggle.runs import create_run, train_run
+from mlx_kaggle.prediction.ensemble import blend_runs
+from mlx_kaggle.runs.comparison import group_runs, paired_difference
+from mlx_kaggle.runs.folder import create_run, train_run
+from mlx_kaggle.runs.reading import find_runs, read_record
+from mlx_kaggle.settings.config import resolve_config
 from mlx_trainer import FolderLock
 
 TINY = [

@@ -13,10 +13,10 @@ import pytest
 
 from mlx_kaggle import DataError, RunError
 from mlx_kaggle.commands.demo import write_demo_data
-from mlx_kaggle.config import resolve_config
 from mlx_kaggle.members.model import ENCODER, REQUIRED
-from mlx_kaggle.predict import predict_run
-from mlx_kaggle.runs import create_run, resume_run, train_run
+from mlx_kaggle.prediction.predict import predict_run
+from mlx_kaggle.runs.folder import create_run, resume_run, train_run
+from mlx_kaggle.settings.config import resolve_config
 from mlx_trainer import ChangedFileError, write_manifest
 
 MEMBER = "members/fold-1-seed-0"

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_kaggle.config import resolve_config
-from mlx_kaggle.job import prepare_job
-from mlx_kaggle.settings import CvSettings
+from mlx_kaggle.settings.config import resolve_config
+from mlx_kaggle.settings.sections import CvSettings
 from mlx_kaggle.tables.competition import Competition
 from mlx_kaggle.tables.schemes import divide, groups_of, propose
 from mlx_kaggle.tables.splits import split_rows
+from mlx_kaggle.training.job import prepare_job
 from mlx_tabtext import Schema, infer_schema
 from mlx_trainer import ConfigError
 

@@ -8,12 +8,12 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from mlx_kaggle.config import resolve_config
-from mlx_kaggle.default_preset import choose_preset, last_encoder, remember_encoder
-from mlx_kaggle.job import prepare_job
 from mlx_kaggle.members.soup import FILES, Soup
 from mlx_kaggle.members.text import HELD_OUT, Experiment
+from mlx_kaggle.settings.config import resolve_config
+from mlx_kaggle.settings.default_preset import choose_preset, last_encoder, remember_encoder
 from mlx_kaggle.tables.files import take
+from mlx_kaggle.training.job import prepare_job
 from mlx_trainer import ConfigError
 
 PROSE = "the river rose over the bridge again last night"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mlx_kaggle import DataError
-from mlx_kaggle.settings import DataSettings
+from mlx_kaggle.settings.sections import DataSettings
 from mlx_kaggle.tables.competition import Competition, Format
 from mlx_kaggle.tables.files import read_tables
 from mlx_kaggle.tables.formats import known_format, probability_format, read_format

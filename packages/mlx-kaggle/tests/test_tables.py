@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from mlx_kaggle import DataError
-from mlx_kaggle.config import resolve_config
 from mlx_kaggle.members.batches import fit_text
 from mlx_kaggle.report import count_kinds, shorten
-from mlx_kaggle.settings import DataSettings
+from mlx_kaggle.settings.config import resolve_config
+from mlx_kaggle.settings.sections import DataSettings
 from mlx_kaggle.tables.columns import check_columns
 from mlx_kaggle.tables.files import find_companion_files, read_tables
 from mlx_kaggle.tables.infer import infer_competition

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mlx_kaggle import DataError
-from mlx_kaggle.settings import DataSettings
+from mlx_kaggle.settings.sections import DataSettings
 from mlx_kaggle.tables.files import drop_unlabelled, read_tables
 from mlx_kaggle.tables.infer import infer_competition
 from mlx_kaggle.tables.target_columns import name_columns

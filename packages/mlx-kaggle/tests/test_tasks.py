@@ -9,12 +9,12 @@ import pytest
 
 from mlx_heads import get_metric, objectives
 from mlx_kaggle.cli import main
-from mlx_kaggle.config import resolve_config
-from mlx_kaggle.job import prepare_job
 from mlx_kaggle.members.objective import class_weights
 from mlx_kaggle.members.text import Experiment, predict_member
+from mlx_kaggle.settings.config import resolve_config
 from mlx_kaggle.tables.competition import Competition
 from mlx_kaggle.tables.files import take
+from mlx_kaggle.training.job import prepare_job
 from mlx_tabtext import Schema
 
 LABELS = ["angry", "happy", "loud"]

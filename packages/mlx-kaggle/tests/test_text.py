@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from mlx_kaggle import RunError
-from mlx_kaggle.config import resolve_config
-from mlx_kaggle.job import prepare_job
 from mlx_kaggle.members.batches import drop_tokens
 from mlx_kaggle.members.model import Member, freeze
 from mlx_kaggle.members.text import Experiment, predict_member
+from mlx_kaggle.settings.config import resolve_config
+from mlx_kaggle.training.job import prepare_job
 
 pytestmark = pytest.mark.usefixtures("compiled")
 

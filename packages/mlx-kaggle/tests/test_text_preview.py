@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from mlx_kaggle.token_lengths import differences
+from mlx_kaggle.training.token_lengths import differences
 
 
 def test_lengths_costs_and_cuts_agree(run_cli, write_csv, passengers):

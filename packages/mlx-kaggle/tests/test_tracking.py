@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from mlx_kaggle.config import resolve_config
-from mlx_kaggle.runs import create_run, resume_run, train_run
-from mlx_kaggle.tracking import Mirror
+from mlx_kaggle.runs.folder import create_run, resume_run, train_run
+from mlx_kaggle.runs.tracking import Mirror
+from mlx_kaggle.settings.config import resolve_config
 from mlx_trainer import ConfigError
 
 TINY = [
@@ -77,7 +77,7 @@ def test_an_unknown_or_absent_tracker_is_refused_before_anything_is_read(run, ru
         settings("report_to=[mflow]")
     run_cli("train", "--train", "train.csv", "--target", "y", "--output", "runs/two",
             "--report-to", "mlflow,wanb", code=2)  # fmt: skip
-    monkeypatch.setattr("mlx_kaggle.tracking.find_spec", lambda name: None)
+    monkeypatch.setattr("mlx_kaggle.runs.tracking.find_spec", lambda name: None)
     for arguments in (
         ("train", "--train", "train.csv", "--target", "y", "--output", "runs/two", "--report-to",
          "mlflow"),
@@ -172,7 +172,7 @@ def test_a_tracker_that_fails_in_the_middle_is_switched_off_with_one_line(run, m
                 raise ConnectionError("gone\naway")
             self.logged.append(step)
 
-    monkeypatch.setattr("mlx_kaggle.trackers.TRACKERS", {"mlflow": Failing})
+    monkeypatch.setattr("mlx_kaggle.runs.trackers.TRACKERS", {"mlflow": Failing})
     lines: list[str] = []
     with Mirror(run, ["mlflow"], lines.append) as mirror:
         for epoch in range(4):

@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from mlx_kaggle.tuning.outcome import Comparison
+from mlx_trainer import ConfigError
 
 needs_optuna = pytest.mark.skipif(
     find_spec("optuna") is None, reason="optuna is an optional extra of mlx-kaggle"
@@ -178,6 +179,32 @@ def test_two_workers_share_a_study_also_when_both_are_killed(
     assert "give --storage" in refused.stderr
     other = run_cli(*tune, *shared, "--output", "c", "--seed", 3, code=2)
     assert "the study 'both' exists, but seed was 0 there, and is 3" in other.stderr
+
+
+@needs_optuna
+def test_tables_that_another_worker_fills_at_this_moment_are_waited_for(tmp_path, monkeypatch):
+    from sqlalchemy.exc import IntegrityError
+
+    from mlx_kaggle.tuning import study as studies
+
+    text = "(sqlite3.IntegrityError) UNIQUE constraint failed: alembic_version.version_num"
+    refusals, storage = [IntegrityError("INSERT", {}, Exception(text))], studies.RDBStorage
+
+    def open_once_refused(*arguments, **options):
+        if refusals:
+            raise refusals.pop()
+        return storage(*arguments, **options)
+
+    monkeypatch.setattr(studies, "RDBStorage", open_once_refused)
+    monkeypatch.setattr(studies, "WAIT", 0)
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    with studies.open_study(url, "shared", True, '{"metric": "f1"}', 5) as study:
+        assert study.user_attrs["described"] == '{"metric": "f1"}'
+    with (
+        pytest.raises(ConfigError, match="metric was 'f1' there, and is 'mae'"),
+        studies.open_study(url, "shared", True, '{"metric": "mae"}', 5),
+    ):
+        pass
 
 
 @needs_optuna

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mlx_kaggle.checks import Finding
 from mlx_kaggle.checks.validate import validate_data
-from mlx_kaggle.settings import DataSettings
+from mlx_kaggle.settings.sections import DataSettings
 
 ROWS = 200
 

@@ -10,22 +10,22 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mlx_kaggle.blended import Results, results_of, summary
-from mlx_kaggle.config import RunConfig, resolve_config
-from mlx_kaggle.crossval import train_members
-from mlx_kaggle.finished import FinishedRun
-from mlx_kaggle.fold import Fold
-from mlx_kaggle.job import Job, prepare_job
 from mlx_kaggle.members import tabular
 from mlx_kaggle.members.columns import ColumnFeatures, Columns
 from mlx_kaggle.members.variants import changed_copies, text_settings
-from mlx_kaggle.network import VALIDATION
-from mlx_kaggle.pseudo_labels import LEAST, accept, least_confidence
-from mlx_kaggle.runs import create_run, resume_run
-from mlx_kaggle.trained import Trained
-from mlx_kaggle.variant_choice import settle
-from mlx_kaggle.variant_settings import VariantSettings
-from mlx_kaggle.workers import processes, train_side_by_side
+from mlx_kaggle.prediction.blended import Results, results_of, summary
+from mlx_kaggle.prediction.finished import FinishedRun
+from mlx_kaggle.runs.folder import create_run, resume_run
+from mlx_kaggle.settings.config import RunConfig, resolve_config
+from mlx_kaggle.settings.variant_settings import VariantSettings
+from mlx_kaggle.training.crossval import train_members
+from mlx_kaggle.training.fold import Fold
+from mlx_kaggle.training.job import Job, prepare_job
+from mlx_kaggle.training.network import VALIDATION
+from mlx_kaggle.training.pseudo_labels import LEAST, accept, least_confidence
+from mlx_kaggle.training.trained import Trained
+from mlx_kaggle.training.variant_choice import settle
+from mlx_kaggle.training.workers import processes, train_side_by_side
 from mlx_tabular import TabularClassifier
 from mlx_tabular.splits import hold_out
 from mlx_trainer import RunFolder

@@ -7,7 +7,12 @@ import click
 
 from mlx_gpt.commands.chat import chat
 from mlx_gpt.commands.convert import convert
+from mlx_gpt.commands.data import data
 from mlx_gpt.commands.evaluate import evaluate
+from mlx_gpt.commands.export import export
+from mlx_gpt.commands.finetune import finetune
+from mlx_gpt.commands.fuse import fuse
+from mlx_gpt.commands.info import info
 from mlx_gpt.commands.report import report
 from mlx_gpt.commands.rl import rl
 from mlx_gpt.commands.sample import sample
@@ -17,7 +22,7 @@ from mlx_gpt.commands.tokenizer import tokenizer
 from mlx_gpt.commands.train import train
 from mlx_trainer.command_line import run
 
-_RESUME_HINTS = dict.fromkeys(("train", "sft", "rl"), "--resume continues the run") | {
+_RESUME_HINTS = dict.fromkeys(("train", "sft", "finetune", "rl"), "--resume continues the run") | {
     "speedrun": "the same command continues it"
 }
 
@@ -37,7 +42,10 @@ def cli() -> None:
     """
 
 
-for command in (speedrun, tokenizer, train, sft, rl, evaluate, sample, chat, report, convert):
+for command in (
+    *(speedrun, tokenizer, data, train, sft, finetune, rl, evaluate, sample, chat, report),
+    *(convert, fuse, export, info),
+):
     cli.add_command(command)
 
 

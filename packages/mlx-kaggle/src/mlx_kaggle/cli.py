@@ -21,7 +21,7 @@ from mlx_kaggle.commands.text import text
 from mlx_kaggle.commands.train import train
 from mlx_kaggle.commands.tune import tune
 from mlx_kaggle.commands.validate_data import validate_data
-from mlx_kaggle.data_parallel import processes
+from mlx_kaggle.training.data_parallel import processes
 from mlx_trainer.command_line import run
 
 

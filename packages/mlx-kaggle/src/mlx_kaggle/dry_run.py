@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlx_kaggle.config import RunConfig
+from mlx_kaggle.settings.config import RunConfig
 from mlx_trainer import MANIFEST, RunFolder, lasting_output
 
 if TYPE_CHECKING:  # it imports the models
-    from mlx_kaggle.job import Job
+    from mlx_kaggle.training.job import Job
 
 
 def show_plan(would: Sequence[str], as_json: bool, **values: Any) -> None:
@@ -60,7 +60,7 @@ def plan_run(
 
     Without an `output` nothing of the run is kept. Raises what the training would raise at once.
     """
-    from mlx_kaggle.runs import KIND, inputs_of, tables_of
+    from mlx_kaggle.runs.folder import KIND, inputs_of, tables_of
 
     with lasting_output():
         job, absent, seconds = _prepared(config, as_json)
@@ -89,11 +89,11 @@ def plan_resumed(
 
 def _prepared(config: RunConfig, as_json: bool) -> "tuple[Job, str, float | None]":
     """Return the job, the encoder that is not here, and the expected seconds without one."""
-    from mlx_kaggle.estimate import estimate_run
-    from mlx_kaggle.job import prepare_job
     from mlx_kaggle.machine import prepare_machine
     from mlx_kaggle.report.display import Display
-    from mlx_kaggle.tracking import check_installed
+    from mlx_kaggle.runs.tracking import check_installed
+    from mlx_kaggle.training.estimate import estimate_run
+    from mlx_kaggle.training.job import prepare_job
 
     config, absent = local_encoder(config)
     with Display(as_json) as display:
@@ -113,7 +113,7 @@ def _training(
 ) -> tuple[list[str], dict[str, Any]]:
     from mlx_kaggle.members.catalog import TEXT, label_of
     from mlx_kaggle.tables.files import row_count
-    from mlx_kaggle.text_trial import needs_trial
+    from mlx_kaggle.training.text_trial import needs_trial
 
     folds, rows = len(job.splits), row_count(job.table)
     tried = needs_trial(job)

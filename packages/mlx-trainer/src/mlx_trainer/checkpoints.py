@@ -1,7 +1,7 @@
 """Checkpoints that survive a kill: versioned, synced folders and an atomically replaced pointer.
 
 folder/latest                       name of the last good checkpoint, replaced in one step
-folder/step-00000123/model.safetensors      all parameters, trainable or not
+folder/step-00000123/model.safetensors      all parameters, or only the trainable ones
                      optimizer.safetensors  the optimizer's state
                      state.json             position, random keys, checksums of the other two
 folder/best.safetensors             parameters of the best evaluation
@@ -50,10 +50,18 @@ class Checkpoints:
 
     A checkpoint is due every `every` updates and every `seconds` seconds; 0 disables either. Under
     `mlx.launch` every process calls the same methods, rank zero writes, and all ranks need access
-    to the folder to load from it.
+    to the folder to load from it. With `only_trainable` frozen parameters are neither saved nor
+    loaded: a resumed run must start with the same ones.
     """
 
-    def __init__(self, folder: str | Path, keep: int = 1, every: int = 0, seconds: float = 0.0):
+    def __init__(
+        self,
+        folder: str | Path,
+        keep: int = 1,
+        every: int = 0,
+        seconds: float = 0.0,
+        only_trainable: bool = False,
+    ):
         if keep < 1:
             raise ValueError(f"Checkpoints: keep must be at least 1, got {keep}")
         if every < 0 or seconds < 0:
@@ -63,6 +71,7 @@ class Checkpoints:
         self.keep = keep
         self.every = every
         self.seconds = seconds
+        self.only_trainable = only_trainable
         self._saved_at = time.monotonic()
 
     def latest(self) -> Path | None:
@@ -129,7 +138,7 @@ class Checkpoints:
                 f"{source} was written by {len(keys)} processes, but "
                 f"{distributed.world_size()} are running; start the same number"
             )
-        load_parameters(step.model, source / "model.safetensors")
+        load_parameters(step.model, source / "model.safetensors", self.only_trainable)
         step.prepare()
         _load_optimizer(step, source / "optimizer.safetensors")
         set_random_key(keys[distributed.rank()])
@@ -140,18 +149,21 @@ class Checkpoints:
         """Write the parameters of `model` as the best so far."""
         if distributed.rank() == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
-            _save_arrays(self.folder / "best.safetensors", model.parameters())
+            _save_arrays(self.folder / "best.safetensors", self._parameters(model))
         distributed.wait_for_all()
 
     def load_best(self, model: nn.Module) -> None:
         """Load the parameters written by `save_best` into `model`."""
-        load_parameters(model, self.folder / "best.safetensors")
+        load_parameters(model, self.folder / "best.safetensors", self.only_trainable)
 
     def delete(self) -> None:
         """Delete all checkpoints and what killed processes left, and the folder if then empty."""
         patterns = [f"{self.folder.name}/{each}" for each in CHECKPOINT_FILES]
         sweep(self.folder.parent, patterns)
         delete_owned(self.folder.parent, patterns)
+
+    def _parameters(self, model: nn.Module) -> dict:
+        return model.trainable_parameters() if self.only_trainable else model.parameters()
 
     def _target(self) -> Path:
         pointer = self.folder / _POINTER
@@ -171,7 +183,7 @@ class Checkpoints:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         trees = {
-            "model.safetensors": step.model.parameters(),
+            "model.safetensors": self._parameters(step.model),
             "optimizer.safetensors": step.optimizer.state,
         }
         try:
@@ -207,10 +219,14 @@ def _save_arrays(path: Path, tree: object) -> None:
     write_atomic(path, lambda temporary: mx.save_safetensors(str(temporary), arrays))
 
 
-def load_parameters(model: nn.Module, path: Path) -> None:
-    """Load a safetensors file into `model`; names, shapes and dtypes must match."""
+def load_parameters(model: nn.Module, path: Path, only_trainable: bool = False) -> None:
+    """Load a safetensors file into `model`; names, shapes and dtypes must match.
+
+    With `only_trainable` it must have the trainable parameters, else all of them.
+    """
     loaded = _read_arrays(path)
-    _compare(dict(tree_flatten(model.parameters())), loaded, path)
+    parameters = model.trainable_parameters() if only_trainable else model.parameters()
+    _compare(dict(tree_flatten(parameters)), loaded, path)
     model.update(tree_unflatten(list(loaded.items())))
     mx.eval(model.parameters())
 

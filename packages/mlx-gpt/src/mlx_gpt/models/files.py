@@ -14,6 +14,14 @@ import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
 from mlx_gpt.machine import default_dtype
+from mlx_gpt.models.adapters import (
+    ADAPTER_FILES,
+    Base,
+    add_saved_adapter,
+    find_adapter,
+    quantize_layers,
+    read_base,
+)
 from mlx_gpt.models.formats import (
     Config,
     Decoder,
@@ -24,6 +32,7 @@ from mlx_gpt.models.formats import (
     read_config,
     tensor_names,
 )
+from mlx_gpt.models.hub_configs import HUB_TYPES
 from mlx_gpt.models.shards import INDEX, WEIGHTS, read_json, read_tensors
 from mlx_gpt.tokenizer.loading import AnyTokenizer, load_tokenizer
 from mlx_gpt.tokenizer.pretrained import PretrainedTokenizer
@@ -35,6 +44,7 @@ TOKENIZER_HASH = "tokenizer_sha256"  # key in config.json
 MODEL_FILES = (
     *(MANIFEST, CONFIG, WEIGHTS, "tokenizer.json", "tokenizer_config.json"),
     *("generation_config.json", "chat_template.jinja"),
+    *ADAPTER_FILES,
 )
 _MAX_NAMES = 8  # of tensors in a message
 
@@ -79,9 +89,16 @@ def load(
 ) -> tuple[Decoder, AnyTokenizer]:
     """Return the model and the tokenizer of a model or run folder.
 
-    `dtype` and `training` are as in `load_model`, but `None` is the machine's `default_dtype`.
+    `dtype` and `training` are as in `load_model`, but `None` is the machine's `default_dtype`. An
+    adapter is loaded with its model, whose weights stay as they are.
     Raises `ValueError` if the tokenizer is not the model's; see `check_tokenizer`.
     """
+    if adapter := find_adapter(folder):
+        base = read_base(adapter)
+        model, tokenizer = load(base.model, dtype, training)
+        if (adapter / "tokenizer.json").is_file():  # may have another chat template
+            tokenizer = load_tokenizer(adapter)
+        return _adapted(model, adapter, base), tokenizer
     path = find_model_folder(folder)
     tokenizer = load_tokenizer(path)
     vocab_size = read_model_config(path).vocab_size
@@ -121,6 +138,9 @@ def load_model(path: str | Path, dtype: mx.Dtype | None = None, training: bool =
     if a file does not match the manifest, `ValueError` for unreadable files, an unsupported config,
     and tensors that are missing, unexpected, misshapen or not finite.
     """
+    if adapter := find_adapter(path):
+        base = read_base(adapter)
+        return _adapted(load_model(base.model, dtype, training), adapter, base)
     folder = find_model_folder(path)
     if (folder / MANIFEST).exists():  # folders of other programs have none
         check_manifest(folder, (CONFIG, WEIGHTS))
@@ -139,6 +159,16 @@ def load_model(path: str | Path, dtype: mx.Dtype | None = None, training: bool =
     return model
 
 
+def _adapted(model: Decoder, adapter: Path, base: Base) -> Decoder:
+    if (adapter / MANIFEST).exists():
+        check_manifest(adapter, ADAPTER_FILES[:1])
+    if base.bits:
+        quantize_layers(model, base.bits, base.group_size)
+    add_saved_adapter(model, adapter)
+    model.eval()
+    return model
+
+
 def save_model(model: Decoder, folder: str | Path, tokenizer_sha256: str | None = None) -> None:
     """Write `config.json` and `model.safetensors`, each atomically; create the folder if needed.
 
@@ -150,7 +180,10 @@ def save_model(model: Decoder, folder: str | Path, tokenizer_sha256: str | None 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)  # of the files replaced below
     weights = file_tensors(model)
-    config = config_values(model) | {"dtype": str(_widest(weights)).removeprefix("mlx.core.")}
+    dtype = str(_widest(weights)).removeprefix("mlx.core.")
+    config = config_values(model) | {"dtype": dtype}
+    if config.get("model_type") in HUB_TYPES:
+        config["torch_dtype"] = dtype  # mlx-lm and transformers 4 read this key
     if tokenizer_sha256:
         config[TOKENIZER_HASH] = tokenizer_sha256
     text = json.dumps(config, indent=2) + "\n"
@@ -167,7 +200,7 @@ def save_model(model: Decoder, folder: str | Path, tokenizer_sha256: str | None 
 
 
 def save_manifest(folder: Path) -> None:
-    """Write `manifest.json`, the checksums of a complete model folder."""
+    """Write `manifest.json`, the checksums of a complete folder of a model or an adapter."""
     write_manifest(folder, (name for name in MODEL_FILES[1:] if (folder / name).is_file()))
 
 

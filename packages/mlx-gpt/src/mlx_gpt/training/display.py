@@ -88,6 +88,24 @@ class SftDisplay(TrainingDisplay):
                 self.say(f"{event[name]:,} conversations {text}")
 
 
+class FinetuneDisplay(TrainingDisplay):
+    """Says which weights are kept at the end."""
+
+    description = "finetune"
+
+    def _show_end(self, event: dict) -> None:
+        super()._show_end(event)
+        if event["stopped_early"]:
+            self.say(
+                f"stopped early: {event['without_improvement']} evaluations without a lower loss"
+            )
+        if event["restored"]:
+            self.say(
+                f"restored the weights of update {event['best_update']}, which had the lowest loss: "
+                f"{event['best']:.4f}"
+            )
+
+
 class RlDisplay(TrainingDisplay):
     """The bar counts rounds and shows the mean reward."""
 

@@ -5,9 +5,16 @@ another 8 GiB. Here each chunk of tokens goes through the head, the softmax and 
 before the next one starts.
 """
 
+from collections.abc import Callable
+
 import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
 
 from mlx_gpt.data import IGNORE
+from mlx_gpt.models.layers import checkpointed
+
+Logits = Callable[[mx.array], mx.array]
 
 # Logits computed at once. Smaller chunks cost more additions to the head's gradient.
 CHUNK_LOGITS = 1 << 24
@@ -29,11 +36,63 @@ def token_losses(
     return mx.concatenate(losses).reshape(targets.shape)
 
 
+def head_losses(model, hidden: mx.array, targets: mx.array) -> mx.array:
+    """Return the losses that `target_losses` has, in chunks too; no gradient."""
+    flat, labels = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
+    losses: list[mx.array] = []
+    for begin, end in _chunks(labels.size, model.config.vocab_size):
+        x = _wait_for(flat[begin:end], losses[-1:])
+        losses.append(_losses(model.logits(x), labels[begin:end]))
+    return mx.concatenate(losses).reshape(targets.shape)
+
+
 def batch_loss(model, batch: dict[str, mx.array]) -> tuple[mx.array, mx.array]:
-    """Return the sum of the losses of a batch's targets, and their number."""
-    hidden, targets = model.hidden_states(batch["inputs"]), batch["targets"]
-    loss = loss_sum(hidden, model.head_weight, targets, cap=model.logit_cap)
+    """Return the sum of the losses of a batch's targets, and their number, with gradients.
+
+    `inputs` are (B, T); `positions` (B, n) are those of the `targets` (B, n), by default all. Only
+    they go through the head. `segments` (B, T) are of packed rows.
+    """
+    hidden, targets = target_states(model, batch), batch["targets"]
+    if _is_trained_matrix(head_module(model)):
+        loss = loss_sum(hidden, model.head_weight, targets, cap=model.logit_cap)
+    else:
+        loss = target_losses(model, hidden, targets).sum()
     return loss, (targets != IGNORE).sum()
+
+
+def target_states(model, batch: dict[str, mx.array]) -> mx.array:
+    """Return the hidden states (B, n, D) at the positions of a batch's targets."""
+    packed = {"segments": batch["segments"]} if "segments" in batch else {}
+    hidden = model.hidden_states(batch["inputs"], **packed)
+    if (positions := batch.get("positions")) is None:
+        return hidden
+    B, T, D = hidden.shape
+    places = positions + T * mx.arange(B)[:, None]
+    return hidden.reshape(B * T, D)[places.reshape(-1)].reshape(B, -1, D)
+
+
+def head_module(model) -> nn.Module:
+    """Return the layer of the head: a matrix of its own, or the embedding."""
+    if "lm_head" in model:
+        return model["lm_head"]
+    body = model["model"] if "model" in model else model["transformer"]
+    return body["embed_tokens"] if "embed_tokens" in body else body["wte"]
+
+
+def target_losses(model, hidden: mx.array, targets: mx.array) -> mx.array:
+    """Return the loss of each token in nats, float32, 0 where the target is `IGNORE`.
+
+    With gradients for `hidden` (..., D), `targets` (...), and for the head if it is trained. Of a
+    frozen head, which may be quantized, the gradient is never computed, and that of `hidden` in the
+    forward pass; the logits of a trained one are computed again in the backward pass.
+    """
+    flat, labels = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
+    head = head_module(model)
+    if tree_flatten(head.trainable_parameters()):
+        losses = _trained_head_losses(head, model.logits, flat, labels)
+    else:
+        losses = _frozen_head_losses(model.logits, flat, labels)
+    return losses.reshape(targets.shape)
 
 
 def loss_sum(
@@ -89,6 +148,52 @@ def _forward(
         pieces.append(change @ weight.astype(x.dtype))
         for_weight = for_weight + (change.T @ x).astype(mx.float32)
     return total, mx.concatenate(pieces), for_weight
+
+
+class _HeadLosses(nn.Module):
+    """The losses of some tokens; its parameters are those of the head."""
+
+    def __init__(self, head: nn.Module, logits: Logits):
+        super().__init__()
+        self.head, self._logits = head, logits
+
+    def __call__(self, x: mx.array, labels: mx.array) -> mx.array:
+        return _losses(self._logits(x), labels)
+
+
+def _trained_head_losses(
+    head: nn.Module, logits: Logits, flat: mx.array, labels: mx.array
+) -> mx.array:
+    run, losses = checkpointed(_HeadLosses(head, logits)), []
+    for begin, end in _chunks(labels.size, logits(flat[:1]).shape[-1]):
+        losses.append(run(_wait_for(flat[begin:end], losses[-1:]), labels[begin:end]))
+    return mx.concatenate(losses)
+
+
+def _frozen_head_losses(logits: Logits, flat: mx.array, labels: mx.array) -> mx.array:
+    @mx.custom_function
+    def losses_of(flat: mx.array, labels: mx.array):
+        losses: list[mx.array] = []
+        pieces: list[mx.array] = []
+        for begin, end in _chunks(labels.size, logits(flat[:1]).shape[-1]):
+            x = _wait_for(flat[begin:end], [losses[-1], pieces[-1]] if pieces else [])
+            chosen = labels[begin:end]
+            y = logits(x)
+            losses.append(_losses(y, chosen))
+            change = _logit_gradient(y, chosen, (chosen != IGNORE).astype(mx.float32), None)
+            pieces.append(mx.vjp(lambda x: logits(x), [x], [change])[1][0])
+        return mx.concatenate(losses), mx.concatenate(pieces)
+
+    @losses_of.vjp
+    def losses_vjp(primals, cotangents, outputs):
+        for_flat = cotangents[0][:, None] * outputs[1]
+        return for_flat.astype(primals[0].dtype), mx.zeros_like(primals[1])
+
+    return losses_of(flat, labels)[0]  # type: ignore[index]
+
+
+def _is_trained_matrix(head: nn.Module) -> bool:
+    return "weight" in head and "weight" in head.trainable_parameters()
 
 
 def _chunks(tokens: int, vocabulary: int) -> list[tuple[int, int]]:

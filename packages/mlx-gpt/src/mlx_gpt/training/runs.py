@@ -147,11 +147,12 @@ def inputs_of(config: Any) -> dict[str, str | Path]:
 
 
 def restore(
-    job: Job, folder: Path, keys: Sequence[str], resume: bool
+    job: Job, folder: Path, keys: Sequence[str], resume: bool, only_trainable: bool = False
 ) -> tuple[Checkpoints, Position | None]:
     """Return the checkpoints of a run and, on resume, the position of the last one.
 
-    That checkpoint is loaded into the job's step. The position must have `keys`. Raises
+    That checkpoint is loaded into the job's step. The position must have `keys`. With
+    `only_trainable` checkpoints have no frozen parameters. Raises
     `ValueError` for a damaged checkpoint, and for one with another tokenizer.
     """
     settings = job.config.report
@@ -160,6 +161,7 @@ def restore(
         settings.keep_checkpoints,
         settings.checkpoint_every,
         settings.checkpoint_seconds,
+        only_trainable,
     )
     position: Position | None = checkpoints.position() if resume else None
     if position is None:

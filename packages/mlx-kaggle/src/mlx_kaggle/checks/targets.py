@@ -7,7 +7,7 @@ from scipy.stats import skew
 
 from mlx_kaggle.checks import Finding, first_rows
 from mlx_kaggle.checks.inputs import Inputs
-from mlx_kaggle.config import FOLDS
+from mlx_kaggle.settings.config import FOLDS
 from mlx_kaggle.tables.competition import VALUE_TASKS, list_names, normalize_label
 from mlx_kaggle.tables.files import row_count
 from mlx_kaggle.tables.infer import LOG_METRICS

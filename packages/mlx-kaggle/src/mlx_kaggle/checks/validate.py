@@ -10,7 +10,7 @@ from mlx_kaggle.checks.rows import check_rows
 from mlx_kaggle.checks.schema import ColumnRow, check_schema, describe_schema
 from mlx_kaggle.checks.shift import Adversarial, check_shift
 from mlx_kaggle.checks.targets import check_targets
-from mlx_kaggle.settings import DataSettings
+from mlx_kaggle.settings.sections import DataSettings
 from mlx_kaggle.tables.files import row_count
 
 

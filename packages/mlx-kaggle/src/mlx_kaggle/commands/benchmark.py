@@ -6,7 +6,7 @@ from dataclasses import asdict
 import click
 
 from mlx_kaggle.commands.options import AS_JSON, DRY_RUN, setting_sources
-from mlx_kaggle.config import RunConfig, resolve_config
+from mlx_kaggle.settings.config import RunConfig, resolve_config
 from mlx_trainer.command_line import SettingsCommand, settings_options
 
 
@@ -52,7 +52,7 @@ def benchmark(
         _plan(configs, sizes, rows, as_json)
         return
     from mlx_kaggle.machine import prepare_machine
-    from mlx_kaggle.speed import measure_speeds
+    from mlx_kaggle.training.speed import measure_speeds
 
     click.echo(f"mlx-fastcpu: {prepare_machine()}", err=True)
     speeds = measure_speeds(configs, sizes, rows)

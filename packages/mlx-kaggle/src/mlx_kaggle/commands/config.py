@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from mlx_kaggle.commands.options import AS_JSON, DRY_RUN, setting_sources
-from mlx_kaggle.config import RunConfig, resolve_config
+from mlx_kaggle.settings.config import RunConfig, resolve_config
 from mlx_trainer.command_line import SettingsCommand, settings_options
 
 FILE = click.Path(exists=True, dir_okay=False)
@@ -36,8 +36,8 @@ def init(
     as_json: bool,
 ) -> None:
     """Write every setting with its meaning, range and value, for --config or --preset."""
-    from mlx_kaggle.config_file import commented
     from mlx_kaggle.dry_run import plan_file, show_plan
+    from mlx_kaggle.settings.config_file import commented
     from mlx_trainer import write_atomic
 
     settings = resolve_config(preset, config, flags, overrides)
@@ -78,9 +78,9 @@ def show(
     """
     import yaml
 
-    from mlx_kaggle.config_file import annotated
-    from mlx_kaggle.config_origins import setting_origins
     from mlx_kaggle.presets import flattened
+    from mlx_kaggle.settings.config_file import annotated
+    from mlx_kaggle.settings.config_origins import setting_origins
     from mlx_trainer import dump_config
 
     text = dump_config(resolve_config(preset, config, flags, overrides))
@@ -107,7 +107,7 @@ def validate(files: tuple[str, ...], as_json: bool) -> None:
     All errors are shown, each with its line; exits with 2 if there are any. What depends on several
     settings is checked once each of them is valid.
     """
-    from mlx_kaggle.config_origins import preset_problems
+    from mlx_kaggle.settings.config_origins import preset_problems
 
     found = {file: preset_problems(file) for file in files}
     count = sum(map(len, found.values()))

@@ -11,7 +11,7 @@ import click
 
 from mlx_kaggle.commands.options import AS_JSON, DRY_RUN, setting_sources
 from mlx_kaggle.commands.train import has_target
-from mlx_kaggle.config import RunConfig, resolve_config
+from mlx_kaggle.settings.config import RunConfig, resolve_config
 from mlx_trainer.command_line import SettingsCommand, settings_options
 
 # What a table gives without a network and in seconds; the constant and scikit-learn's
@@ -41,7 +41,7 @@ def cv(
     """Cross-validate as train does, and keep nothing but the printed scores."""
     if "data.train" not in flags:
         raise click.UsageError("Missing option '--train'.")
-    from mlx_kaggle.default_preset import choose_preset
+    from mlx_kaggle.settings.default_preset import choose_preset
 
     preset, flags = choose_preset(preset, config, flags, overrides)
     _score(resolve_config(preset, config, flags, overrides), repeats, dry_run, as_json)
@@ -81,8 +81,8 @@ def _score(settings: RunConfig, repeats: int, dry_run: bool, as_json: bool) -> N
         would, values = plan_run(settings, None, False, as_json, repeats)
         show_plan(would, as_json, **values)
         return
-    from mlx_kaggle.blended import Results, summary
-    from mlx_kaggle.runs import create_run, train_run
+    from mlx_kaggle.prediction.blended import Results, summary
+    from mlx_kaggle.runs.folder import create_run, train_run
 
     found: list[Results] = []
     for number in range(repeats):

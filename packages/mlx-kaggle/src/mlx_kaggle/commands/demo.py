@@ -12,7 +12,7 @@ import click
 
 from mlx_kaggle import DataError
 from mlx_kaggle.commands.options import AS_JSON, CONFIG, DRY_RUN, SET
-from mlx_kaggle.config import MAX_SEED
+from mlx_kaggle.settings.config import MAX_SEED
 from mlx_trainer import write_atomic
 
 FOLDS = 3

@@ -28,7 +28,7 @@ def ensemble(runs: tuple[Path, ...], output: Path, method: str, overwrite: bool,
     """
     if len(runs) < 2:
         raise click.UsageError("give two runs or more")
-    from mlx_kaggle.ensemble import blend_runs, plan_blend
+    from mlx_kaggle.prediction.ensemble import blend_runs, plan_blend
     from mlx_kaggle.report.display import Display
 
     if dry_run:

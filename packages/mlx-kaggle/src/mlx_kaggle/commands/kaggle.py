@@ -47,7 +47,7 @@ def kaggle() -> None:
 def download(competition: str, output: Path | None, name: str | None, overwrite: bool,
              dry_run: bool, as_json: bool) -> None:  # fmt: skip
     """Download and unpack the files of a competition."""
-    from mlx_kaggle import competition_files
+    from mlx_kaggle.kaggle_site import competition_files
 
     folder = output or Path(competition)
     if dry_run:
@@ -56,7 +56,7 @@ def download(competition: str, output: Path | None, name: str | None, overwrite:
         would, values = competition_files.plan_download(competition, folder, name, overwrite)
         show_plan(would, as_json, **values)
         return
-    from mlx_kaggle.kaggle_api import Kaggle
+    from mlx_kaggle.kaggle_site.api import Kaggle
 
     found = competition_files.download(Kaggle(), competition, folder, name, overwrite)
     command = competition_files.next_command(competition, found)
@@ -82,7 +82,7 @@ def download(competition: str, output: Path | None, name: str | None, overwrite:
 @AS_JSON
 def files(competition: str, as_json: bool) -> None:
     """List the files of a competition."""
-    from mlx_kaggle.kaggle_api import Kaggle
+    from mlx_kaggle.kaggle_site.api import Kaggle
 
     found, complete = Kaggle().files(competition)
     if not complete:
@@ -117,8 +117,8 @@ def submit(
     """Check a submission here, upload it, and wait for its public score."""
     if unchecked and sample:
         raise click.UsageError("--unchecked needs no --sample-submission; give one")
-    from mlx_kaggle import submit as submitting
-    from mlx_kaggle.kaggle_api import Kaggle
+    from mlx_kaggle.kaggle_site import submit as submitting
+    from mlx_kaggle.kaggle_site.api import Kaggle
     from mlx_kaggle.tables.submission_check import SubmissionError
 
     def say(line: str) -> None:
@@ -131,7 +131,7 @@ def submit(
     say(checked.line)
     if dry_run:
         from mlx_kaggle.dry_run import show_plan
-        from mlx_kaggle.tracking import SUBMISSIONS
+        from mlx_kaggle.runs.tracking import SUBMISSIONS
 
         would = [f"submit {file} to {competition}: {checked.message}"]
         would += [f"note it in {SUBMISSIONS} of {folder}"] if folder else []
@@ -155,7 +155,7 @@ def submit(
 @AS_JSON
 def submissions(competition: str, count: int, as_json: bool) -> None:
     """List your submissions, the newest first."""
-    from mlx_kaggle.kaggle_api import Kaggle
+    from mlx_kaggle.kaggle_site.api import Kaggle
 
     _show(Kaggle().submissions(competition, count), as_json)
 
@@ -166,7 +166,7 @@ def submissions(competition: str, count: int, as_json: bool) -> None:
 @AS_JSON
 def leaderboard(competition: str, count: int, as_json: bool) -> None:
     """Show the top of the public leaderboard."""
-    from mlx_kaggle.kaggle_api import Kaggle
+    from mlx_kaggle.kaggle_site.api import Kaggle
 
     _show(Kaggle().leaderboard(competition, count), as_json)
 
@@ -176,8 +176,8 @@ def leaderboard(competition: str, count: int, as_json: bool) -> None:
 @AS_JSON
 def limits(competition: str, as_json: bool) -> None:
     """Show how many submissions are left."""
-    from mlx_kaggle.kaggle_api import Kaggle
-    from mlx_kaggle.submit import describe_limits
+    from mlx_kaggle.kaggle_site.api import Kaggle
+    from mlx_kaggle.kaggle_site.submit import describe_limits
 
     found = Kaggle().limits(competition)
     click.echo(json.dumps(found) if as_json else describe_limits(found))
@@ -190,7 +190,7 @@ def limits(competition: str, as_json: bool) -> None:
 @AS_JSON
 def check(file: Path, sample: str, as_json: bool) -> None:
     """Check a submission against the sample, without Kaggle and its client."""
-    from mlx_kaggle.submit import check_file
+    from mlx_kaggle.kaggle_site.submit import check_file
     from mlx_kaggle.tables.submission_check import SubmissionError
 
     try:

@@ -38,7 +38,7 @@ def predict(
 ) -> None:
     """Predict a test table with every model of a run, and write a checked submission."""
     from mlx_kaggle.dry_run import plan_file, show_plan
-    from mlx_kaggle.predict import plan_prediction, predict_run
+    from mlx_kaggle.prediction.predict import plan_prediction, predict_run
     from mlx_trainer import lasting_output
 
     arguments = folder, test, output, sample_submission, probabilities, allow_leak
@@ -66,7 +66,7 @@ def predict(
 @AS_JSON
 def evaluate(folder: Path, data: str, allow_leak: bool, as_json: bool) -> None:
     """Score a run on labelled rows that it was not trained on."""
-    from mlx_kaggle.predict import evaluate_run
+    from mlx_kaggle.prediction.predict import evaluate_run
 
     scores, notes = evaluate_run(folder, data, allow_leak)
     for note in notes:

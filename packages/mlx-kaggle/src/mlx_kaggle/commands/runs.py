@@ -28,8 +28,8 @@ def list_(folder: Path, as_json: bool) -> None:
     runs are listed with the reason. Hidden folders are not searched.
     """
     from mlx_kaggle.report.runs_display import show_list
-    from mlx_kaggle.run_comparison import group_runs
-    from mlx_kaggle.run_reading import find_runs
+    from mlx_kaggle.runs.comparison import group_runs
+    from mlx_kaggle.runs.reading import find_runs
 
     records, notes = find_runs(folder)
     groups = group_runs(records)
@@ -48,7 +48,7 @@ def list_(folder: Path, as_json: bool) -> None:
 def show(run: Path, as_json: bool) -> None:
     """Show the answer of RUN, its members, settings, notes and files."""
     from mlx_kaggle.report.runs_display import describe_run, show_run
-    from mlx_kaggle.run_reading import existing_run
+    from mlx_kaggle.runs.reading import existing_run
 
     record = existing_run(run)
     if as_json:
@@ -66,8 +66,8 @@ def compare(runs: tuple[Path, ...], as_json: bool) -> None:
     The difference of two runs is paired by fold if both scored the same rows in the same folds.
     """
     from mlx_kaggle.report.runs_display import show_comparison
-    from mlx_kaggle.run_comparison import compare_runs
-    from mlx_kaggle.run_reading import finished_run
+    from mlx_kaggle.runs.comparison import compare_runs
+    from mlx_kaggle.runs.reading import finished_run
 
     if len({each.resolve() for each in runs}) < 2:
         raise click.UsageError("give two runs or more")
@@ -91,7 +91,7 @@ def rm(runs: tuple[Path, ...], yes: bool, dry_run: bool, as_json: bool) -> None:
     wrote, runs that are being trained, and runs that an ensemble beside them needs.
     """
     from mlx_kaggle.report.runs_display import files_in_words
-    from mlx_kaggle.run_removal import check_removable, remove_runs
+    from mlx_kaggle.runs.removal import check_removable, remove_runs
 
     folders = check_removable(runs)
     if dry_run:
@@ -128,7 +128,7 @@ def page(folder: Path, output: Path, dry_run: bool, as_json: bool) -> None:
     that differ, and learning curves. It loads nothing from elsewhere, and links to the reports.
     """
     from mlx_kaggle.report.runs_page import write_page
-    from mlx_kaggle.run_reading import find_runs
+    from mlx_kaggle.runs.reading import find_runs
 
     records, notes = find_runs(folder)
     if dry_run:
@@ -161,8 +161,13 @@ def mirror(runs: tuple[Path, ...], trackers: str, dry_run: bool, as_json: bool) 
 
     What was sent before is not sent again. See the README for where each tracker keeps it.
     """
-    from mlx_kaggle.run_reading import finished_run
-    from mlx_kaggle.tracking import check_installed, check_tracker_names, mirror_run, tracker_names
+    from mlx_kaggle.runs.reading import finished_run
+    from mlx_kaggle.runs.tracking import (
+        check_installed,
+        check_tracker_names,
+        mirror_run,
+        tracker_names,
+    )
 
     names = tracker_names(trackers)
     try:
@@ -173,7 +178,7 @@ def mirror(runs: tuple[Path, ...], trackers: str, dry_run: bool, as_json: bool) 
     records = [finished_run(each) for each in runs]
     if dry_run:
         from mlx_kaggle.dry_run import show_plan
-        from mlx_kaggle.tracking import plan_mirror
+        from mlx_kaggle.runs.tracking import plan_mirror
 
         would = [line for record in records for line in plan_mirror(record.path, names)]
         show_plan(would, as_json, runs=[str(each) for each in runs], trackers=names)

@@ -30,8 +30,8 @@ def text(
 ) -> None:
     """Show rows as the text network reads them, and how many tokens they have. Trains nothing."""
     from mlx_kaggle.commands.train import has_target
-    from mlx_kaggle.config import resolve_config
-    from mlx_kaggle.token_lengths import preview_texts
+    from mlx_kaggle.settings.config import resolve_config
+    from mlx_kaggle.training.token_lengths import preview_texts
 
     flags = flags | ({"encoder.path": encoder} if encoder else {})
     settings = resolve_config(preset, config, flags, overrides)

@@ -7,9 +7,9 @@ from typing import Any
 import click
 
 from mlx_kaggle.commands.options import AS_JSON, DRY_RUN, refuse_beside_resume, setting_sources
-from mlx_kaggle.config import RunConfig, resolve_config
-from mlx_kaggle.data_parallel import assist, check_settings, leading, processes
-from mlx_kaggle.settings import DataSettings
+from mlx_kaggle.settings.config import RunConfig, resolve_config
+from mlx_kaggle.settings.sections import DataSettings
+from mlx_kaggle.training.data_parallel import assist, check_settings, leading, processes
 from mlx_trainer.command_line import SettingsCommand, settings_options
 
 EPILOG = """Presets (--preset):
@@ -122,11 +122,11 @@ def train(
     if count > 1 and (workers or scheduler):
         raise click.UsageError("mlx.launch starts the processes; omit --workers and --scheduler")
     if resume:
-        from mlx_kaggle.runs import read_config
+        from mlx_kaggle.runs.folder import read_config
 
         settings = read_config(output)
     else:
-        from mlx_kaggle.default_preset import choose_preset
+        from mlx_kaggle.settings.default_preset import choose_preset
 
         preset, flags = choose_preset(preset, config, flags, overrides)
         settings = resolve_config(preset, config, flags, overrides)
@@ -157,7 +157,7 @@ def _plan(settings: RunConfig, output: Path, overwrite: bool, resume: bool, as_j
 def _train(
     settings: RunConfig, output: Path, overwrite: bool, resume: bool, as_json: bool, sides: Any
 ) -> None:
-    from mlx_kaggle.runs import create_run, resume_run, train_run
+    from mlx_kaggle.runs.folder import create_run, resume_run, train_run
 
     if resume:
         run, _ = resume_run(output)
@@ -169,7 +169,7 @@ def _train(
 
 def _processes(workers: int | None, scheduler: str | None) -> Any:
     """Return where members are trained side by side, `None` for here."""
-    from mlx_kaggle import workers as sides
+    from mlx_kaggle.training import workers as sides
 
     if scheduler:
         return sides.cluster(scheduler)

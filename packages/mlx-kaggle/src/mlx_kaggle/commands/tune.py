@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from mlx_kaggle.commands.options import AS_JSON, DRY_RUN, refuse_beside_resume, setting_sources
-from mlx_kaggle.config import RunConfig, resolve_config
+from mlx_kaggle.settings.config import RunConfig, resolve_config
 from mlx_trainer.command_line import Finite, SettingsCommand, settings_options
 
 EPILOG = """The space (--space), settings by their key in config.yaml:
@@ -71,8 +71,8 @@ def tune(
     elif "data.train" not in flags:
         raise click.UsageError("Missing option '--train'.")
 
-    from mlx_kaggle.tune import Call, require_optuna, resume_tuning, start_tuning
     from mlx_kaggle.tuning.config import TuneConfig
+    from mlx_kaggle.tuning.tune import Call, require_optuna, resume_tuning, start_tuning
 
     require_optuna()
     call = Call(output, storage, trials, timeout, overwrite, dry_run, as_json)
@@ -80,7 +80,7 @@ def tune(
         resume_tuning(call)
         return
     from mlx_kaggle.commands.train import has_target
-    from mlx_kaggle.default_preset import choose_preset
+    from mlx_kaggle.settings.default_preset import choose_preset
 
     preset, flags = choose_preset(preset, config, flags, overrides)
     settings = resolve_config(preset, config, flags, overrides)

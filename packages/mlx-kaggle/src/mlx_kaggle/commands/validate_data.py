@@ -7,7 +7,7 @@ import click
 
 from mlx_kaggle.checks import CheckFlags
 from mlx_kaggle.commands.options import AS_JSON, CONFIG, DRY_RUN, SET
-from mlx_kaggle.settings import DataSettings
+from mlx_kaggle.settings.sections import DataSettings
 from mlx_trainer.command_line import SettingsCommand, settings_options
 
 
@@ -37,8 +37,8 @@ def validate_data(
     from mlx_kaggle.checks.page import print_findings, write_page
     from mlx_kaggle.checks.validate import validate_data as validate
     from mlx_kaggle.commands.train import has_target
-    from mlx_kaggle.config import resolve_config
-    from mlx_kaggle.runs import tables_of
+    from mlx_kaggle.runs.folder import tables_of
+    from mlx_kaggle.settings.config import resolve_config
     from mlx_trainer import check_output
 
     settings = resolve_config(None, config, flags, overrides)

@@ -20,7 +20,6 @@ from mlx_heads import (
     QuantileHead,
 )
 from mlx_heads.pooling import pooling_names
-from mlx_kaggle.config import RunConfig
 from mlx_kaggle.export.output_graph import finish_of
 from mlx_kaggle.members.model import Member
 from mlx_kaggle.members.objective import (
@@ -28,6 +27,7 @@ from mlx_kaggle.members.objective import (
     offset,
     predicted,
 )
+from mlx_kaggle.settings.config import RunConfig
 from mlx_kaggle.tables.competition import Competition
 
 FEATURES, WORDS = "features", "words"

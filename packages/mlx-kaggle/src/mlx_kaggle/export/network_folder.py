@@ -7,10 +7,10 @@ from typing import Any
 
 from mlx_encoders.export import export_coreml, export_onnx
 from mlx_encoders.export.weights import float_weights, with_weights
-from mlx_kaggle.config import RunConfig
 from mlx_kaggle.export.head_graph import export_head
 from mlx_kaggle.export.huggingface import write_huggingface
 from mlx_kaggle.members.model import Member
+from mlx_kaggle.settings.config import RunConfig
 from mlx_kaggle.tables.competition import Competition
 from mlx_lora import merge_and_unload
 from mlx_trainer import write_atomic

@@ -22,8 +22,8 @@ from mlx_heads import (
     RegressionHead,
 )
 from mlx_kaggle import RunError
-from mlx_kaggle.config import RunConfig
 from mlx_kaggle.members.objective import MARGIN, quantile_levels
+from mlx_kaggle.settings.config import RunConfig
 
 # The logit of 1 - MARGIN, to which the linear model of ordered classes is clipped.
 LIMIT = float(logit(1 - MARGIN))

@@ -8,11 +8,11 @@ import numpy as np
 
 from mlx_kaggle import RunError
 from mlx_kaggle.blend import describe
-from mlx_kaggle.decision import Decision
-from mlx_kaggle.ensemble import open_run
-from mlx_kaggle.finished import FinishedRun
-from mlx_kaggle.job import text_models
 from mlx_kaggle.members.catalog import CONSTANT, KINDS, PLAIN, TEXT, label_of
+from mlx_kaggle.prediction.decision import Decision
+from mlx_kaggle.prediction.ensemble import open_run
+from mlx_kaggle.prediction.finished import FinishedRun
+from mlx_kaggle.training.job import text_models
 from mlx_trainer import did_you_mean
 
 ALL = "all"

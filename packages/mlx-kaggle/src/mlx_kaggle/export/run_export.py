@@ -18,10 +18,10 @@ from mlx_kaggle.export.head_graph import FEATURES, WORDS, dense_of, shape_of
 from mlx_kaggle.export.huggingface import load_huggingface
 from mlx_kaggle.export.network_folder import NETWORK_FILES, write_json, write_network
 from mlx_kaggle.export.plan import Plan
-from mlx_kaggle.finished import FinishedRun
 from mlx_kaggle.machine import prepare_machine
 from mlx_kaggle.members.model import Member
 from mlx_kaggle.members.text import predict_member
+from mlx_kaggle.prediction.finished import FinishedRun
 from mlx_kaggle.tables.columns import check_columns
 from mlx_kaggle.tables.files import row_count, take
 from mlx_kaggle.tables.targets import Target

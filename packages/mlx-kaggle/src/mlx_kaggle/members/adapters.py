@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from mlx_encoders import EncoderModel, find_folder, load_model, quantize
 from mlx_kaggle import RunError
-from mlx_kaggle.config import RunConfig
+from mlx_kaggle.settings.config import RunConfig
 from mlx_lora import PRESETS, LoraConfig, add_adapter, preset
 
 ADAPTER = ("adapter/adapter_config.json", "adapter/adapter_model.safetensors")

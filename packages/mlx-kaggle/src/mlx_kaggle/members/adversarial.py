@@ -5,10 +5,10 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_encoders.adversarial import awp_loss, fgm_loss
-from mlx_kaggle.config import RunConfig
 from mlx_kaggle.members.model import TextModel
 from mlx_kaggle.members.objective import LossFunction, Sums
 from mlx_kaggle.members.optimizer import part_of
+from mlx_kaggle.settings.config import RunConfig
 
 DEFAULT_EPSILON = {"fgm": 0.5, "awp": 0.005}
 # A key of marked batches. As a key, not a value, it gets a compiled step of its own.

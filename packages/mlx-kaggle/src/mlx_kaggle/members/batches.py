@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlx_encoders import Tokenizer, find_folder, train_tokenizer
-from mlx_kaggle.config import RunConfig
+from mlx_kaggle.settings.config import RunConfig
 from mlx_kaggle.tables.competition import Competition
 from mlx_tabtext import Augmentation, Table, TableText, TextConfig
 from mlx_trainer import PlannedBatch, plan_batches, rank, world_size

@@ -7,10 +7,10 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
-from mlx_kaggle.config import MEMBERS, RunConfig
 from mlx_kaggle.members.columns import Columns
 from mlx_kaggle.members.options import Option
 from mlx_kaggle.members.variants import base_of, variants_of
+from mlx_kaggle.settings.config import MEMBERS, RunConfig
 from mlx_kaggle.tables.competition import VALUE_TASKS, Competition
 from mlx_trainer import ConfigError, did_you_mean
 

@@ -8,10 +8,10 @@ import numpy as np
 
 from mlx_encoders import SentenceEncoder
 from mlx_fastcpu import patch_nn
-from mlx_kaggle.config import RunConfig
 from mlx_kaggle.generate import Gain, Generated
 from mlx_kaggle.members.columns import ColumnFeatures, Columns
 from mlx_kaggle.members.saved import load_json, save_json
+from mlx_kaggle.settings.config import RunConfig
 from mlx_kaggle.tables.competition import Competition
 from mlx_kaggle.tables.dependence import Dependence
 from mlx_tabtext import Table, TableText, TextConfig, is_missing, numbers_of

@@ -22,10 +22,10 @@ from mlx_encoders import (
 from mlx_fastcpu import patch_nn
 from mlx_heads import LayerMix, PooledHead, get_objective
 from mlx_kaggle import RunError
-from mlx_kaggle.config import RunConfig
 from mlx_kaggle.members.adapters import ADAPTER, Base, adapt
 from mlx_kaggle.members.linear import LinearModel
-from mlx_kaggle.model_settings import EncoderSettings
+from mlx_kaggle.settings.config import RunConfig
+from mlx_kaggle.settings.model_settings import EncoderSettings
 from mlx_kaggle.tables.targets import Scaler
 from mlx_kaggle.tables.windows import WindowScaler
 from mlx_lora import load_adapter, save_adapter

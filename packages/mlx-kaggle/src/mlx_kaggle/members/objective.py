@@ -21,8 +21,8 @@ from mlx_heads import (
     r_drop_loss,
     weighted_sum,
 )
-from mlx_kaggle.config import RunConfig
 from mlx_kaggle.members.linear import KIND_OF_TASK, LinearKind
+from mlx_kaggle.settings.config import RunConfig
 from mlx_kaggle.tables.competition import VALUE_TASKS, Competition
 
 Sums = tuple[mx.array, mx.array]  # of losses and weights

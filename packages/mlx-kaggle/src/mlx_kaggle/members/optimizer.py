@@ -7,9 +7,9 @@ from mlx.optimizers import Optimizer
 from mlx.utils import tree_flatten
 
 from mlx_encoders import EncoderModel, layer_index
-from mlx_kaggle.config import RunConfig
 from mlx_kaggle.members.adapters import adapter_rate
 from mlx_kaggle.members.model import TextModel
+from mlx_kaggle.settings.config import RunConfig
 from mlx_muon import AdamWRule, Muon, MuonRule
 from mlx_muon import Group as MuonGroup
 from mlx_trainer import AdamW, Group, Groups

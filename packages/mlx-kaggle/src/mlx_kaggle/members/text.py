@@ -12,7 +12,6 @@ import numpy as np
 
 from mlx_heads import Objective, get_metric
 from mlx_kaggle import RunError
-from mlx_kaggle.config import RunConfig
 from mlx_kaggle.machine import sharing_cores, step_threads
 from mlx_kaggle.members.adapters import Base
 from mlx_kaggle.members.adversarial import adversarial_loss, is_adversarial, mark
@@ -40,6 +39,7 @@ from mlx_kaggle.members.objective import (
 )
 from mlx_kaggle.members.optimizer import make_optimizer
 from mlx_kaggle.members.soup import Soup
+from mlx_kaggle.settings.config import RunConfig
 from mlx_kaggle.tables.competition import Competition
 from mlx_kaggle.tables.dependence import Dependence
 from mlx_kaggle.tables.targets import Target

@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from mlx_kaggle.config import RunConfig
 from mlx_kaggle.members.columns import Columns
-from mlx_kaggle.settings import TextSettings
+from mlx_kaggle.settings.config import RunConfig
+from mlx_kaggle.settings.sections import TextSettings
+from mlx_kaggle.settings.variant_settings import VariantSettings
 from mlx_kaggle.tables.competition import Competition
-from mlx_kaggle.variant_settings import VariantSettings
 from mlx_tabtext import Table
 
 PSEUDO, AUGMENT = "pseudo", "augment"

@@ -12,7 +12,7 @@ from mlx_kaggle.tables.competition import VALUE_TASKS, Competition
 from mlx_tabtext import Column
 
 if TYPE_CHECKING:  # it imports the models, for seconds
-    from mlx_kaggle.blended import Results
+    from mlx_kaggle.prediction.blended import Results
 
 LONGEST_NAME = 40
 CLASSES_SHOWN = 8

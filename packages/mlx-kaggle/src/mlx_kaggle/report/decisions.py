@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlx_heads import calibration_curve, expected_calibration_error, get_metric
-from mlx_kaggle.blended import Results
-from mlx_kaggle.decision import THRESHOLD_METRICS
+from mlx_kaggle.prediction.blended import Results
+from mlx_kaggle.prediction.decision import THRESHOLD_METRICS
 
 GRID = np.linspace(0.01, 0.99, 99)
 MOST_LABELS = 4

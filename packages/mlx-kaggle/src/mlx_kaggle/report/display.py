@@ -12,9 +12,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from mlx_kaggle import STARTED
-from mlx_kaggle.blended import Results, summary
-from mlx_kaggle.estimate import Estimate, seconds_left
-from mlx_kaggle.job import Job
+from mlx_kaggle.prediction.blended import Results, summary
 from mlx_kaggle.report import (
     describe_columns,
     describe_target,
@@ -24,6 +22,8 @@ from mlx_kaggle.report import (
     member_table,
 )
 from mlx_kaggle.tables.files import row_count
+from mlx_kaggle.training.estimate import Estimate, seconds_left
+from mlx_kaggle.training.job import Job
 from mlx_trainer import Display as ProgressDisplay
 
 COLUMNS_SHOWN = 30

@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 
 from mlx_kaggle.blend import Blend
-from mlx_kaggle.blended import Results, aligned, loss_of
-from mlx_kaggle.fold import SCALER
-from mlx_kaggle.job import Job, text_models
 from mlx_kaggle.members.catalog import PLAIN, TEXT, is_text, label_of, members_of, module_of
 from mlx_kaggle.members.fold_columns import FoldColumns
 from mlx_kaggle.members.model import Member
 from mlx_kaggle.members.saved import load_json
 from mlx_kaggle.members.text import predict_member
 from mlx_kaggle.members.variants import base_of
+from mlx_kaggle.prediction.blended import Results, aligned, loss_of
 from mlx_kaggle.tables.files import take
 from mlx_kaggle.tables.targets import Scaler, Target, point
+from mlx_kaggle.training.fold import SCALER
+from mlx_kaggle.training.job import Job, text_models
 from mlx_tabtext import Table, is_missing, parse_number
 
 # Rows of all folds together, and processor seconds: this share of the run's, and no fewer than the

@@ -8,8 +8,8 @@ import numpy as np
 
 from mlx_heads import confusion_matrix, get_metric
 from mlx_kaggle.blend import METHODS
-from mlx_kaggle.blended import Results
 from mlx_kaggle.generate import Gain
+from mlx_kaggle.prediction.blended import Results
 from mlx_kaggle.report import (
     describe_columns,
     duration,

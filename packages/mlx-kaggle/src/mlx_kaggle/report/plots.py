@@ -165,7 +165,7 @@ def score_points(scores: dict[str, float], folds: dict[str, list[float]], metric
             error = found.std(ddof=1) / len(found) ** 0.5
             axes.errorbar([found.mean()], [at], xerr=[error], color=colour, lw=2, alpha=0.8)
         axes.plot([score], [at], "o", color=colour, ms=6, mew=0)
-        axes.annotate(f"{score:.4g}", (1, at), (4, 0), ("axes fraction", "data"),
+        axes.annotate(f"{score:#.4g}", (1, at), (4, 0), ("axes fraction", "data"),
                       textcoords="offset points", va="center", fontsize=8)  # fmt: skip
     axes.set_yticks(range(len(scores)), [label(name) for name in scores])
     axes.invert_yaxis()

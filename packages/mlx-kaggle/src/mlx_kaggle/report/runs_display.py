@@ -12,8 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from mlx_kaggle.report import duration, format_score
-from mlx_kaggle.run_comparison import folds_in_words, same_folds
-from mlx_kaggle.run_records import RunRecord
+from mlx_kaggle.runs.comparison import folds_in_words, same_folds
+from mlx_kaggle.runs.records import RunRecord
 
 FILES_SHOWN = 20
 # Of tables in files and pipes, where nothing has to be cut.
@@ -135,8 +135,8 @@ def changed_settings(record: RunRecord) -> dict[str, tuple[Any, Any]]:
     name = record.config.get("preset")
     if not isinstance(name, str):
         return {}
-    from mlx_kaggle.config import RunConfig
     from mlx_kaggle.presets import NAMES, flattened, read_preset
+    from mlx_kaggle.settings.config import RunConfig
     from mlx_trainer import dump_config, load_config
 
     if name not in NAMES:  # a file, which may have changed

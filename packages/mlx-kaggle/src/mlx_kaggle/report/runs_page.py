@@ -16,8 +16,8 @@ from mlx_kaggle.report.runs_display import (
     when_in_words,
 )
 from mlx_kaggle.report.runs_plots import learning_curves, score_against_time
-from mlx_kaggle.run_comparison import differing_settings, folds_in_words, group_runs, same_folds
-from mlx_kaggle.run_records import RunRecord
+from mlx_kaggle.runs.comparison import differing_settings, folds_in_words, group_runs, same_folds
+from mlx_kaggle.runs.records import RunRecord
 
 # In tables with a column for each run, and in the figures.
 MOST_RUNS = 8

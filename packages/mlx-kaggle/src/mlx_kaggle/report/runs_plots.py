@@ -10,7 +10,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from mlx_kaggle.report.drawing import COLOURS as FIRST
 from mlx_kaggle.report.drawing import figure_of, name_ends, new_figure
-from mlx_kaggle.run_records import RunRecord
+from mlx_kaggle.runs.records import RunRecord
 
 COLOURS = (*FIRST, "#c94f4f", "#8a8f3c", "#3aa6a6", "#8c6d5a")
 TIMES = {0.1: "0.1 s", 1: "1 s", 10: "10 s", 60: "1 min", 600: "10 min", 3600: "1 h", 36000: "10 h",

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 from scipy.stats import ttest_ind_from_stats
 
-from mlx_kaggle.blended import Results, loss_of
+from mlx_kaggle.prediction.blended import Results, loss_of
 from mlx_kaggle.tables.files import take
 from mlx_kaggle.tables.targets import Target
 from mlx_tabtext import Table, is_missing, numbers_of

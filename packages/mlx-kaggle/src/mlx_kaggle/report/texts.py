@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from mlx_encoders import Tokenizer
-from mlx_kaggle.blended import Results
-from mlx_kaggle.job import text_models
+from mlx_kaggle.prediction.blended import Results
 from mlx_kaggle.report import shorten
 from mlx_kaggle.tables.files import take
-from mlx_kaggle.token_lengths import differences, read_texts, shown_rows
+from mlx_kaggle.training.job import text_models
+from mlx_kaggle.training.token_lengths import differences, read_texts, shown_rows
 from mlx_tabtext import TableText
 
 SHOWN, MOST_ROWS = 3, 500

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mlx_kaggle import DataError
-from mlx_kaggle.settings import DataSettings
+from mlx_kaggle.settings.sections import DataSettings
 from mlx_kaggle.tables.competition import UNSCORED, list_names, normalize_label
 from mlx_tabtext import TABLE_ENDINGS, Table, is_missing, read_table
 from mlx_trainer import write_atomic

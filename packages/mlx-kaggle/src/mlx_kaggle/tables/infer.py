@@ -5,7 +5,7 @@ from typing import Any, cast
 
 from mlx_heads import COMPETITIONS, DEFAULT_METRIC, METRICS, CompetitionTask, get_metric
 from mlx_kaggle import DataError
-from mlx_kaggle.settings import DataSettings
+from mlx_kaggle.settings.sections import DataSettings
 from mlx_kaggle.tables.columns import (
     ignore_copies,
     ignore_unknown,

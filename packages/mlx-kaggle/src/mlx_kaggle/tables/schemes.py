@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
 from mlx_kaggle import DataError
-from mlx_kaggle.settings import CvSettings
+from mlx_kaggle.settings.sections import CvSettings
 from mlx_kaggle.tables.competition import VALUE_TASKS, Competition, list_names
 from mlx_kaggle.tables.dependence import Dependence
 from mlx_kaggle.tables.splits import Split, split_rows, strata_of, time_splits

@@ -5,7 +5,7 @@ from itertools import dropwhile, groupby, takewhile
 from typing import Any
 
 from mlx_kaggle import DataError
-from mlx_kaggle.settings import DataSettings
+from mlx_kaggle.settings.sections import DataSettings
 from mlx_kaggle.tables.columns import is_one_hot, label_pair
 from mlx_kaggle.tables.competition import list_names
 from mlx_kaggle.tables.files import Tables

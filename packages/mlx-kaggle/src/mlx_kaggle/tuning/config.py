@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from mlx_kaggle.config import RunConfig
+from mlx_kaggle.settings.config import RunConfig
 from mlx_trainer import setting
 
 

@@ -12,8 +12,8 @@ import optuna
 from optuna.study import Study
 
 from mlx_kaggle import DataError
-from mlx_kaggle.job import Job, with_config
 from mlx_kaggle.report import duration, format_score
+from mlx_kaggle.training.job import Job, with_config
 from mlx_kaggle.tuning.space import Dimension, with_params
 from mlx_kaggle.tuning.study import PLACE, REASON, WORKER, is_taken, place_of
 from mlx_kaggle.tuning.trial import cross_validate, fitted

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_heads import get_metric
 from mlx_kaggle import RunError
-from mlx_kaggle.job import Job, with_config
 from mlx_kaggle.report import format_score
 from mlx_kaggle.tables.splits import Split
+from mlx_kaggle.training.job import Job, with_config
 from mlx_kaggle.tuning.config import TuneConfig
 from mlx_kaggle.tuning.space import Dimension, with_params
 from mlx_kaggle.tuning.trial import HeldOut, paired_error, predict_held_out

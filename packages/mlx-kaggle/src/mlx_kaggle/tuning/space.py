@@ -14,9 +14,9 @@ from typing import Any
 
 import yaml
 
-from mlx_kaggle.config import RunConfig
-from mlx_kaggle.job import Job
 from mlx_kaggle.members.catalog import CONSTANT, PLAIN, TEXT, options_of
+from mlx_kaggle.settings.config import RunConfig
+from mlx_kaggle.training.job import Job
 from mlx_trainer import ConfigError, did_you_mean, dump_config, load_config
 
 # They choose the rows or the score that trials are compared by.
@@ -241,7 +241,7 @@ def _get(config: RunConfig, key: str) -> Any:
 
 
 def _of_preset(preset: str) -> RunConfig:
-    from mlx_kaggle.config import resolve_config
+    from mlx_kaggle.settings.config import resolve_config
 
     return resolve_config(preset)
 

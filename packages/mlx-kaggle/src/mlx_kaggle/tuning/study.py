@@ -106,8 +106,9 @@ def open_study(url: str, name: str, greater: bool, described: str, folds: int) -
             pruner=optuna.pruners.MedianPruner(UNPRUNED_TRIALS, n_warmup_steps=folds // 2),
             load_if_exists=True,
         )
-        before = study.user_attrs.get("described", described)
-        study.set_user_attr("described", before)
+        if "described" not in study.user_attrs:
+            study.set_user_attr("described", described)
+        before = study.user_attrs["described"]  # another worker may have been first
         if before != described:
             raise ConfigError(f"the study {name!r} exists, but {_difference(before, described)}; "
                               f"choose another --study")  # fmt: skip
@@ -121,7 +122,7 @@ def open_study(url: str, name: str, greater: bool, described: str, folds: int) -
 
 
 def _open_storage(url: str) -> RDBStorage:
-    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     shown = hide_password(url)
@@ -137,8 +138,9 @@ def _open_storage(url: str) -> RDBStorage:
                               f"pip install 'psycopg[binary]'") from None  # fmt: skip
         except SQLAlchemyError as error:
             reason = str(error).splitlines()[0].replace(url, shown)
-            # Another worker makes the tables at this moment.
-            if not left or not any(each in reason for each in ("already exists", "duplicate key")):
+            # Another worker makes the tables, or fills them, at this moment.
+            busy = isinstance(error, IntegrityError) or "already exists" in reason
+            if not left or not busy:
                 raise RunError(f"--storage {shown}: cannot be opened: {reason}") from None
             time.sleep(WAIT)
     raise AssertionError("unreachable")

@@ -11,16 +11,16 @@ import numpy as np
 
 from mlx_kaggle import RunError
 from mlx_kaggle.blend import Blend
-from mlx_kaggle.blended import Results, aligned, blend_members, results_of
-from mlx_kaggle.crossval import train_members
-from mlx_kaggle.decision import Decision
-from mlx_kaggle.job import Job
 from mlx_kaggle.members.catalog import CONSTANT, PLAIN, TEXT
-from mlx_kaggle.runs import KIND
+from mlx_kaggle.prediction.blended import Results, aligned, blend_members, results_of
+from mlx_kaggle.prediction.decision import Decision
+from mlx_kaggle.runs.folder import KIND
 from mlx_kaggle.tables.dependence import Dependence, split_inside
 from mlx_kaggle.tables.splits import Split, time_splits
-from mlx_kaggle.text_trial import needs_trial
-from mlx_kaggle.trained import Trained
+from mlx_kaggle.training.crossval import train_members
+from mlx_kaggle.training.job import Job
+from mlx_kaggle.training.text_trial import needs_trial
+from mlx_kaggle.training.trained import Trained
 from mlx_trainer import ConfigError, RunFolder
 
 FOLDER = "trial"

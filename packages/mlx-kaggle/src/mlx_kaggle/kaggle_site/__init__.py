@@ -1,0 +1,1 @@
+"""The Kaggle API: files of a competition, and submissions."""

@@ -1,0 +1,1 @@
+"""From the predictions of members to answers: blend, decision, finished runs, ensembles."""

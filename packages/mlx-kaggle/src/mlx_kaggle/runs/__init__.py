@@ -1,0 +1,1 @@
+"""Run folders: create, find, compare, mirror and remove them."""

@@ -1,0 +1,1 @@
+"""Settings of a run: sections, presets, files, flags, and where each value comes from."""
