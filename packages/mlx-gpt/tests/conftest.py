@@ -3,6 +3,7 @@
 import json
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,8 @@ from mlx_gpt.models.files import save_model
 from mlx_gpt.models.llama import Llama, LlamaConfig
 from mlx_gpt.models.nanochat import Nanochat, NanochatConfig
 from mlx_gpt.tokenizer import Tokenizer
+
+sys.path.append(str(Path(__file__).parent))  # tests share decoder_folders.py
 
 settings.register_profile("loaded", deadline=None)  # a busy machine is no failure
 settings.load_profile("loaded")

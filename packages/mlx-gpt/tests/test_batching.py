@@ -28,7 +28,9 @@ LENGTHS = np.random.default_rng(0).lognormal(3.6, 0.8, 500).astype(int).clip(3, 
 def examples_of(lengths, vocab=50):
     random = np.random.default_rng(1)
     return [
-        Example(random.integers(0, vocab, n + 1).astype(np.int32), random.random(n + 1) < 0.8, str(n))
+        Example(
+            random.integers(0, vocab, n + 1).astype(np.int32), random.random(n + 1) < 0.8, str(n)
+        )
         for n in lengths
     ]
 
@@ -148,4 +150,3 @@ def test_packed_rows_have_the_loss_and_gradients_of_separate_rows(name):
     assert float(packed) == pytest.approx(float(separate), rel=1e-5)
     for path, gradient in expected.items():
         assert mx.allclose(found[path], gradient, rtol=1e-4, atol=1e-5), path
-

@@ -86,7 +86,7 @@ def test_the_flags_of_a_training_command_are_these(name):
     options = [option for parameter in cli.commands[name].params
                for option in (*parameter.opts, *parameter.secondary_opts)]  # fmt: skip
     assert sorted(each for each in options if each[0] == "-") == [
-        f"--{flag}" for flag in FLAGS[name].split()
+        f"--{flag}" for flag in sorted(["device", *FLAGS[name].split()])
     ]
 
 

@@ -378,9 +378,7 @@ def test_muon_and_gradient_checkpointing_train_too(config, tmp_path):
     _, events = run(config, tmp_path / "run")
     assert of("update", events, "loss")[-1] < of("update", events, "loss")[0] - 0.1
     plain = run(with_training(config, checkpoint_blocks=False), tmp_path / "plain")[1]
-    np.testing.assert_allclose(
-        of("update", events, "loss"), of("update", plain, "loss"), rtol=1e-4
-    )
+    np.testing.assert_allclose(of("update", events, "loss"), of("update", plain, "loss"), rtol=1e-4)
 
 
 def test_threads_change_nothing_but_rounding(config, tmp_path):

@@ -388,7 +388,7 @@ def test_damaged_files_are_refused_with_their_names(base):
 
     path = base / "evaluation.json"
     path.write_text('{"core": {"tasks": {}}}')
-    fails(f"{base}: 'core' of evaluation.json is not from `mlx-gpt eval`: KeyError('score')")
+    fails(f"{base}: 'core' of evaluation.json is not from `mlx-gpt evaluate`: KeyError('score')")
     path.write_text("[]")
     fails(f"{path}: expected a JSON object, got list")
     log(base, pretraining_events())

@@ -13,13 +13,18 @@ from mlx_fastcpu import ops
 Found: TypeAlias = mx.array | NotImplementedType
 
 _FLOATS = (mx.float32, mx.float16, mx.bfloat16)
+# Below this many elements MLX's single operation beats ours, of several steps: in generation of
+# text, where arrays have a row or a few, by a factor of 2 to 5.
+_FEW = 32768
+# Queries up to which the same holds for attention.
+_FEW_QUERIES = 8
 # Rows from which dequantizing a whole weight costs less than MLX's quantized product.
 _LEAST_ROWS = 4
 
 
 def rope(x: mx.array, dims: int, *, traditional: bool, **options: Any) -> Found:
     """As `mx.fast.rope`, without the traditional order of pairs."""
-    if traditional or not _is_covered(x):
+    if traditional or x.size < 4 * _FEW or not _is_covered(x):
         return NotImplemented
     return ops.rope(x, dims, **options)
 
@@ -37,7 +42,7 @@ def attention(
     """As `mx.fast.scaled_dot_product_attention`, without sinks."""
     if sinks is not None or not (_is_covered(q) and _is_covered(k) and _is_covered(v)):
         return NotImplemented
-    if q.shape[-2] == 1:  # generation of one token has few scores: nothing to gain
+    if q.shape[-2] <= _FEW_QUERIES:
         return NotImplemented
     return ops.attention(q, k, v, scale, mask)
 
@@ -49,12 +54,14 @@ def cross_entropy(logits: mx.array, targets: mx.array) -> Found:
 
 def softmax(x: mx.array, axis: Any = None, *, precise: bool = False) -> Found:
     """As `mx.softmax` over the last axis."""
-    return ops.softmax(x) if _is_covered(x) and _is_last(axis, x) else NotImplemented
+    is_ours = x.size >= _FEW // 4 and _is_covered(x) and _is_last(axis, x)
+    return ops.softmax(x) if is_ours else NotImplemented
 
 
 def logsumexp(x: mx.array, axis: Any = None, keepdims: bool = False) -> Found:
     """As `mx.logsumexp` over the last axis."""
-    return ops.logsumexp(x, keepdims) if _is_covered(x) and _is_last(axis, x) else NotImplemented
+    is_ours = x.size >= _FEW and _is_covered(x) and _is_last(axis, x)
+    return ops.logsumexp(x, keepdims) if is_ours else NotImplemented
 
 
 def quantized_matmul(
@@ -138,9 +145,12 @@ def _is_last(axis: Any, x: mx.array) -> bool:
     return axis in (-1, x.ndim - 1) or (isinstance(axis, list | tuple) and list(axis) == [-1])
 
 
-def _if_covered(function: Callable[..., mx.array]) -> Callable[..., Found]:
+def _if_covered(function: Callable[..., mx.array], least: int = 0) -> Callable[..., Found]:
+    """Return an adapter for arrays of `least` elements or more."""
+
     def adapter(x: mx.array, *arguments: Any, **options: Any) -> Found:
-        return function(x, *arguments, **options) if _is_covered(x) else NotImplemented
+        is_ours = x.size >= least and _is_covered(x)
+        return function(x, *arguments, **options) if is_ours else NotImplemented
 
     return adapter
 
@@ -150,12 +160,12 @@ def _log_softmax_activation(x: mx.array, axis: Any = -1) -> Found:
     return NotImplemented if found is NotImplemented else x - found
 
 
-layer_norm = _if_covered(ops.layer_norm)
-rms_norm = _if_covered(ops.rms_norm)
+layer_norm = _if_covered(ops.layer_norm, _FEW)
+rms_norm = _if_covered(ops.rms_norm, _FEW)
 
 ACTIVATIONS: dict[str, Callable[..., Found]] = {
-    "gelu": _if_covered(ops.gelu),
-    "gelu_approx": _if_covered(ops.gelu_tanh),
+    "gelu": _if_covered(ops.gelu, _FEW),
+    "gelu_approx": _if_covered(ops.gelu_tanh, _FEW),
     "silu": _if_covered(ops.silu),
     "sigmoid": _if_covered(ops.sigmoid),
     "relu2": _if_covered(ops.relu_squared),

@@ -14,6 +14,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from mlx_fastcpu.slots import UnsupportedError
@@ -25,6 +26,7 @@ NATIVE_FLAGS = (
     "-march=native -mprefer-vector-width=512 -fno-math-errno -fno-trapping-math -fno-signed-zeros "
     "-D__FAST_MATH__"
 )
+COMPILERS = ("cc", "gcc", "clang")  # of C
 PRAGMA = '#pragma GCC optimize ("unsafe-math-optimizations")\n'
 WRAPPER = """#!/bin/sh
 # Written by mlx-fastcpu: adds flags for MLX's kernels, and for nothing else.
@@ -57,6 +59,37 @@ def private_folder(name: str) -> Path:
                 f"{each} is not private to this user; remove it or set XDG_CACHE_HOME"
             )
     return folder
+
+
+def compile_library(source: Path, flags: Sequence[str], key: str) -> Path:
+    """Compile a C file to a shared library in the user's cache, unless it is there; return it.
+
+    It is compiled again for another source, compiler, flags or `key`. Raises `UnsupportedError`
+    without a compiler or if it fails.
+    """
+    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
+    if compiler is None:
+        raise UnsupportedError(f"no compiler was found ({', '.join(COMPILERS)})")
+    parts = [source.read_text(), _run([compiler, "--version"]), *flags, key]
+    name = f"{source.stem}-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}.so"
+    folder = private_folder("libraries")
+    if not (folder / name).exists():
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            new = Path(scratch, name)
+            _run([compiler, *flags, str(source), "-o", str(new)])
+            with new.open("rb") as file:
+                os.fsync(file.fileno())
+            new.replace(folder / name)
+    return folder / name
+
+
+def _run(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=120)
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        line = next((each for each in lines if "error" in each), lines[-1])
+        raise UnsupportedError(f"{command[0]} failed: {line}")
+    return done.stdout
 
 
 def compiler_version() -> str | None:

@@ -8,14 +8,10 @@ Small products, and those that MLX does not pass in row-major order, stay float3
 import contextlib
 import ctypes
 import functools
-import hashlib
 import logging
 import math
-import os
 import re
-import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -24,14 +20,13 @@ from pathlib import Path
 import numpy as np
 
 from mlx_fastcpu import activation, blas
-from mlx_fastcpu.compiler import private_folder
+from mlx_fastcpu.compiler import compile_library
 from mlx_fastcpu.slots import UnsupportedError, loaded_slots, read_slots, write_slots
 
 log = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("reduced_gemm.c")
 CPU_INFO = Path("/proc/cpuinfo")
-COMPILERS = ("cc", "gcc", "clang")
 FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-pthread", "-mfma", "-mavx512f", "-mavx512bw")
 FLAGS += ("-mavx512bf16",)
 SIZES = (512, 1024, 2048)
@@ -188,32 +183,7 @@ def _load(model: str) -> ctypes.CDLL:
 
 
 def _compile(model: str) -> Path:
-    """Return the compiled library, from the cache for the same source, compiler and CPU."""
-    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
-    if compiler is None:
-        raise UnsupportedError(f"no compiler was found ({', '.join(COMPILERS)})")
-    version = _run([compiler, "--version"])
-    source = SOURCE.read_text()
-    key = hashlib.sha256("\0".join([source, version, *FLAGS, model]).encode()).hexdigest()[:16]
-    folder = private_folder("reduced")
-    compiled = folder / f"reduced_gemm-{key}.so"
-    if not compiled.exists():
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            new = Path(scratch, compiled.name)
-            _run([compiler, *FLAGS, str(SOURCE), "-o", str(new)])
-            with new.open("rb") as file:
-                os.fsync(file.fileno())
-            new.replace(compiled)
-    return compiled
-
-
-def _run(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=120)
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-        line = next((each for each in lines if "error" in each), lines[-1])
-        raise UnsupportedError(f"{command[0]} failed: {line}")
-    return done.stdout
+    return compile_library(SOURCE, FLAGS, model)
 
 
 def _mkl_product() -> int:

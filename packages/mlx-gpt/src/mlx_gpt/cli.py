@@ -7,8 +7,12 @@ import click
 
 from mlx_gpt.commands.chat import chat
 from mlx_gpt.commands.convert import convert
+from mlx_gpt.commands.data import data
 from mlx_gpt.commands.evaluate import evaluate
+from mlx_gpt.commands.export import export
 from mlx_gpt.commands.finetune import finetune
+from mlx_gpt.commands.fuse import fuse
+from mlx_gpt.commands.info import info
 from mlx_gpt.commands.report import report
 from mlx_gpt.commands.rl import rl
 from mlx_gpt.commands.sample import sample
@@ -38,7 +42,10 @@ def cli() -> None:
     """
 
 
-for command in (speedrun, tokenizer, train, sft, finetune, rl, evaluate, sample, chat, report, convert):
+for command in (
+    *(speedrun, tokenizer, data, train, sft, finetune, rl, evaluate, sample, chat, report),
+    *(convert, fuse, export, info),
+):
     cli.add_command(command)
 
 

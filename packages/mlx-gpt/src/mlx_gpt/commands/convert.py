@@ -4,10 +4,88 @@ from pathlib import Path
 
 import click
 
+from mlx_gpt.commands.options import INPUT_FOLDER, OUTPUT_FOLDER, overwrite_option
+
+DTYPES = click.Choice(["float32", "bfloat16", "float16"])
+OUTPUT = click.option("--output", required=True, type=OUTPUT_FOLDER, help="The new folder.")
+
 
 @click.group()
 def convert() -> None:
-    """Convert another program's model to a model folder."""
+    """Write a model folder in another form: quantized, dequantized, in another dtype.
+
+    \b
+      mlx-gpt convert quantize MODEL --bits 4 --output MODEL-4bit
+      mlx-gpt convert dequantize MODEL-4bit --output MODEL-plain
+      mlx-gpt convert dtype MODEL bfloat16 --output MODEL-bf16
+    """
+
+
+@convert.command()
+@click.argument("model", type=INPUT_FOLDER)
+@OUTPUT
+@click.option("--bits", type=click.Choice(["4", "8"]), default="4", show_default=True)
+@click.option("--group-size", type=click.Choice(["32", "64", "128"]), default="64",
+              show_default=True, help="Numbers that share a scale.")  # fmt: skip
+@click.option(
+    "--dtype", type=DTYPES, help="Of scales and layers that stay.  [default: the model's]"
+)
+@overwrite_option
+def quantize(
+    model: Path, output: Path, bits: str, group_size: str, dtype: str | None, overwrite: bool
+) -> None:
+    """Quantize the linear layers and embeddings of MODEL; mlx-lm reads the folder too."""
+    import mlx.core as mx
+
+    from mlx_gpt.models import output as folders
+    from mlx_gpt.models import rewrite
+
+    found, source = rewrite.load_whole_model(model)
+    if dtype:
+        rewrite.cast(found, getattr(mx, dtype))
+    count, plain = rewrite.quantize(found, int(bits), int(group_size))
+    size = folders.write_model_folder(found, source, output, overwrite)
+    click.echo(f"{output}: {count} layers of {bits} bits, {size / 1e6:,.1f} MB")
+    if plain:
+        click.echo(f"not quantized, rows no multiple of {group_size}: {', '.join(plain)}")
+
+
+@convert.command()
+@click.argument("model", type=INPUT_FOLDER)
+@OUTPUT
+@click.option("--dtype", type=DTYPES, help="Of all weights.  [default: that of the scales]")
+@overwrite_option
+def dequantize(model: Path, output: Path, dtype: str | None, overwrite: bool) -> None:
+    """Replace the quantized layers of MODEL by plain ones."""
+    import mlx.core as mx
+
+    from mlx_gpt.models import output as folders
+    from mlx_gpt.models import rewrite
+
+    found, source = rewrite.load_whole_model(model)
+    count = rewrite.dequantize(found, getattr(mx, dtype) if dtype else None)
+    if not count:
+        raise ValueError(f"{model} has no quantized layers")
+    size = folders.write_model_folder(found, source, output, overwrite)
+    click.echo(f"{output}: {count} layers dequantized, {size / 1e6:,.1f} MB")
+
+
+@convert.command("dtype")
+@click.argument("model", type=INPUT_FOLDER)
+@click.argument("dtype", type=DTYPES)
+@OUTPUT
+@overwrite_option
+def cast(model: Path, dtype: str, output: Path, overwrite: bool) -> None:
+    """Cast the weights of MODEL to DTYPE; of quantized layers the scales."""
+    import mlx.core as mx
+
+    from mlx_gpt.models import output as folders
+    from mlx_gpt.models import rewrite
+
+    found, source = rewrite.load_whole_model(model)
+    rewrite.cast(found, getattr(mx, dtype))
+    size = folders.write_model_folder(found, source, output, overwrite)
+    click.echo(f"{output}: {dtype}, {size / 1e6:,.1f} MB")
 
 
 @convert.command()

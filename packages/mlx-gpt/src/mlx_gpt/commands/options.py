@@ -14,6 +14,28 @@ INPUT_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 OUTPUT_FOLDER = click.Path(file_okay=False, path_type=Path)
 AT_LEAST_1 = click.IntRange(1)
 
+overwrite_option = click.option(
+    "--overwrite", is_flag=True, help="Replace --output, if it is a folder that mlx-gpt wrote."
+)
+
+
+def _use_device(context: click.Context, parameter: click.Parameter, value: str) -> None:
+    if value == "auto":
+        return
+    from mlx_gpt.machine import use_device
+
+    try:
+        use_device(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), context, parameter) from None
+
+
+device_option = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "gpu"]), default="auto", show_default=True,
+    expose_value=False, callback=_use_device,
+    help="auto: Metal, else CUDA, else the CPU.",
+)  # fmt: skip
+
 SETTINGS_EPILOG = """\
 Settings: --config FILE, then flags, then --set; later ones win. A wrong key is an error.
 """
@@ -47,7 +69,7 @@ class RunOptions:
 
 
 def run_options(function: Callable) -> Callable:
-    """Add the options of `RunOptions`; the command gets them as `run`."""
+    """Add the options of `RunOptions`, which the command gets as `run`, and `--device`."""
     names = [each.name for each in fields(RunOptions)]
 
     @wraps(function)
@@ -64,11 +86,11 @@ def run_options(function: Callable) -> Callable:
                      help="YAML file of settings."),
     ):  # fmt: skip
         command = option(command)
-    return command
+    return device_option(command)
 
 
 def sampling_options(max_tokens: int, temperature: float) -> Callable[[Callable], Callable]:
-    """Return a decorator that adds the options of sampling, with these defaults.
+    """Return a decorator that adds the options of sampling, with these defaults, and `--device`.
 
     The command gets `max_tokens`, and `sampling` with the arguments of `Sampling`.
     """
@@ -94,6 +116,6 @@ def sampling_options(max_tokens: int, temperature: float) -> Callable[[Callable]
                          help="Maximum tokens to generate."),
         ):  # fmt: skip
             command = option(command)
-        return command
+        return device_option(command)
 
     return decorate

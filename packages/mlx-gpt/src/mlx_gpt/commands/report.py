@@ -11,7 +11,7 @@ EPILOG = """\b
   mlx-gpt report runs/first                 (a speedrun: its pretrain/, sft/, rl/)
   mlx-gpt report runs/d4 runs/d6 --output comparison/
 
-Also reads the results of `mlx-gpt eval` in the runs, and tokenizer_report.json next to
+Also reads the results of `mlx-gpt evaluate` in the runs, and tokenizer_report.json next to
 tokenizer.json: the output of `mlx-gpt tokenizer report --json`.
 """
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from mlx_gpt.commands.options import OUTPUT_FOLDER
+from mlx_gpt.commands.options import OUTPUT_FOLDER, device_option
 from mlx_gpt.training.speedrun_settings import SpeedrunConfig
 from mlx_trainer.command_line import settings_options
 
@@ -28,6 +28,7 @@ To continue an interrupted speedrun, start it again with the same options.
 @click.option("--chat", "conversations", multiple=True, type=click.Path(exists=True),
               help="JSON lines of conversations; repeatable.")  # fmt: skip
 @settings_options(SpeedrunConfig)
+@device_option
 def speedrun(
     flags: dict[str, object], text: tuple[str, ...], conversations: tuple[str, ...], output: Path
 ) -> None:

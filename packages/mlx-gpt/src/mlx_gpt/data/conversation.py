@@ -18,6 +18,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
+from mlx_gpt.tokenizer.loading import AnyTokenizer
 from mlx_gpt.tokenizer.tokenizer import SPECIALS, Tokenizer
 from mlx_trainer import did_you_mean
 
@@ -71,7 +72,7 @@ def render_for_completion(tokenizer: Tokenizer, conversation: Conversation) -> l
 
 
 def visualize(
-    tokenizer: Tokenizer, ids: Sequence[int], mask: Sequence[int], colour: bool = False
+    tokenizer: AnyTokenizer, ids: Sequence[int], mask: Sequence[int], colour: bool = False
 ) -> str:
     """Return tokens in readable form, one line for each run of tokens with the same mask.
 

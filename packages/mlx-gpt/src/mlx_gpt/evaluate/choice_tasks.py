@@ -12,14 +12,14 @@ from typing import Any, TypeVar
 import mlx.core as mx
 import numpy as np
 
-from mlx_gpt.data.conversation import render_for_completion
 from mlx_gpt.data.fields import get_gold, get_options, get_text
 from mlx_gpt.data.formats import make_conversation
+from mlx_gpt.data.rendering import render_prompt
 from mlx_gpt.data.rows import read_rows
 from mlx_gpt.evaluate.likelihood import padded_batches
 from mlx_gpt.evaluate.metrics import TaskResult, measure_accuracy
 from mlx_gpt.models.formats import Decoder
-from mlx_gpt.tokenizer.tokenizer import Tokenizer
+from mlx_gpt.tokenizer.loading import AnyTokenizer
 
 T = TypeVar("T")
 
@@ -101,7 +101,7 @@ def _parse_question(row: dict, where: str) -> ChoiceQuestion:
 
 def evaluate_choice_task(
     model: Decoder,
-    tokenizer: Tokenizer,
+    tokenizer: AnyTokenizer,
     task: ChoiceTask,
     batch_size: int = 16,
     advance: Callable[[int], object] | None = None,
@@ -125,11 +125,14 @@ def evaluate_choice_task(
 
 
 def choose_letters(
-    model: Decoder, tokenizer: Tokenizer, questions: Sequence[ChoiceQuestion], batch_size: int
+    model: Decoder, tokenizer: AnyTokenizer, questions: Sequence[ChoiceQuestion], batch_size: int
 ) -> list[int]:
     """Return for each question the index of the letter with the largest logit."""
     max_length = model.config.sequence_len
-    rows = [render_for_completion(tokenizer, each.conversation)[-max_length:] for each in questions]
+    rows = [
+        render_prompt(tokenizer, each.conversation["messages"][:-1])[-max_length:]
+        for each in questions
+    ]
     chosen = [0] * len(rows)
     for numbers, ids in padded_batches(rows, batch_size, max_length):
         last = mx.array([len(rows[number]) - 1 for number in numbers])
@@ -141,7 +144,7 @@ def choose_letters(
     return chosen
 
 
-def _letter_id(tokenizer: Tokenizer, letter: str) -> int:
+def _letter_id(tokenizer: AnyTokenizer, letter: str) -> int:
     ids = tokenizer.encode(letter)
     if len(ids) != 1:
         raise ValueError(f"the letter {letter!r} must be one token, but is {ids} here")

@@ -14,14 +14,14 @@ from mlx_gpt.evaluate.core_tasks import CoreTask, Example, Kind
 from mlx_gpt.evaluate.likelihood import Continuation, are_greedy, mean_losses
 from mlx_gpt.evaluate.metrics import TaskResult, measure_accuracy
 from mlx_gpt.models.formats import Decoder
-from mlx_gpt.tokenizer.tokenizer import Tokenizer
+from mlx_gpt.tokenizer.loading import AnyTokenizer
 
 _SHOTS_SEED = 1234  # for question n: this + n
 
 
 def evaluate_core_task(
     model: Decoder,
-    tokenizer: Tokenizer,
+    tokenizer: AnyTokenizer,
     task: CoreTask,
     batch_size: int = 16,
     advance: Callable[[int], object] | None = None,
@@ -42,26 +42,44 @@ def evaluate_core_task(
 
 def are_correct(
     model: Decoder,
-    tokenizer: Tokenizer,
+    tokenizer: AnyTokenizer,
     task: CoreTask,
     numbers: Sequence[int],
     batch_size: int,
 ) -> np.ndarray:
     """Return whether the model solves the examples at these indices, bool (numbers,)."""
-    texts = [make_prompts(task, number) for number in numbers]
-    ids = iter(tokenizer.encode_batch([text for each in texts for text in each]))
-    questions = [
-        make_continuations(
-            [[tokenizer.bos_id, *next(ids)] for _ in each], task.kind, model.config.sequence_len
-        )
-        for each in texts
-    ]
-    rows = [row for rows in questions for row in rows]
     if task.kind == "language_modeling":
-        return are_greedy(model, rows, batch_size)
-    losses = iter(mean_losses(model, rows, batch_size))
-    answers = [int(np.argmin([next(losses) for _ in rows])) for rows in questions]
+        questions = _tokenize(model, tokenizer, task, numbers)
+        return are_greedy(model, [row for rows in questions for row in rows], batch_size)
+    answers = choose_options(model, tokenizer, task, numbers, batch_size)
     return np.array(answers) == [task.examples[number].gold for number in numbers]
+
+
+def choose_options(
+    model: Decoder,
+    tokenizer: AnyTokenizer,
+    task: CoreTask,
+    numbers: Sequence[int],
+    batch_size: int,
+) -> list[int]:
+    """Return the index of the option with the lowest mean loss for each of these examples."""
+    questions = _tokenize(model, tokenizer, task, numbers)
+    losses = iter(mean_losses(model, [row for rows in questions for row in rows], batch_size))
+    return [int(np.argmin([next(losses) for _ in rows])) for rows in questions]
+
+
+def _tokenize(
+    model: Decoder, tokenizer: AnyTokenizer, task: CoreTask, numbers: Sequence[int]
+) -> list[list[Continuation]]:
+    """Return the continuations of each example's options."""
+    return [
+        make_continuations(
+            [tokenizer.prompt_ids(text) for text in make_prompts(task, number)],
+            task.kind,
+            model.config.sequence_len,
+        )
+        for number in numbers
+    ]
 
 
 def make_prompts(task: CoreTask, number: int) -> list[str]:

@@ -76,7 +76,22 @@ def read_core_tasks(
     files = sorted(folder.glob("*.jsonl"))
     if not files:
         raise ValueError(f"{folder}: neither core.yaml nor .jsonl files")
-    return [_read_file(path, max_per_task, shots) for path in files]
+    return [read_task(path, max_per_task, shots) for path in files]
+
+
+def read_task(path: Path, max_examples: int | None = None, shots: int = 0) -> CoreTask:
+    """Return the task of one file; arguments and errors as of `read_core_tasks`."""
+    rows = list(read_rows(path))
+    kind = detect_kind(rows[0][1], rows[0][0])
+    examples = [parse_example(row, kind, where) for where, row in rows]
+    guessed = 0.0
+    if kind != "language_modeling":
+        guessed = sum(1 / len(example.pairs) for example in examples) / len(examples)
+    # DCLM's delimiter for such questions, which a bare file cannot specify.
+    framed = all(example.pairs[0][0].startswith("Question:") for example in examples)
+    delimiter = "\nAnswer: " if kind == "multiple_choice" and framed else " "
+    kept = _sample(examples, max_examples)
+    return CoreTask(path.stem, kind, kept, guessed, shots, delimiter)
 
 
 def parse_example(row: dict, kind: Kind, where: str) -> Example:
@@ -111,20 +126,6 @@ _KIND_BY_KEY: dict[str, Kind] = {
     "context_options": "schema",
     "context": "language_modeling",
 }
-
-
-def _read_file(path: Path, max_per_task: int | None, shots: int) -> CoreTask:
-    rows = list(read_rows(path))
-    kind = detect_kind(rows[0][1], rows[0][0])
-    examples = [parse_example(row, kind, where) for where, row in rows]
-    guessed = 0.0
-    if kind != "language_modeling":
-        guessed = sum(1 / len(example.pairs) for example in examples) / len(examples)
-    # DCLM's delimiter for such questions, which a bare file cannot specify.
-    framed = all(example.pairs[0][0].startswith("Question:") for example in examples)
-    delimiter = "\nAnswer: " if kind == "multiple_choice" and framed else " "
-    kept = _sample(examples, max_per_task)
-    return CoreTask(path.stem, kind, kept, guessed, shots, delimiter)
 
 
 def _sample(examples: Iterable[Example], most: int | None) -> tuple[Example, ...]:

@@ -1,4 +1,4 @@
-"""Evaluate a model folder: bits per byte, CORE, ChatCORE; as a dict, a table and a file.
+"""Evaluate a model folder with all metrics; as a dict, a table and a file.
 
 `evaluation.json` has the keys of the metrics that were computed:
 
@@ -8,6 +8,9 @@
          "type": "multiple_choice", "examples": 600,
          "accuracy": 0.31, "baseline": 0.25, "centered": 0.08}}},
      "chat": {"score": ..., "tasks": {..., "gsm8k": {"type": "generative", ...}}},
+     "perplexity": {"loss": ..., "perplexity": ..., "bits_per_byte": ..., "unigram": {...}},
+     "exact_match": {"accuracy": ..., "most_frequent": {...}, ...},
+     "choices": {"accuracy": ..., "chance": ..., "most_frequent": {...}, "longest": ...},
      "seconds": 61.5}
 
 Accuracies and baselines are in [0, 1]; a score is the mean of `centered`. If several answers to
@@ -27,21 +30,36 @@ from typing import Any, Literal
 import numpy as np
 
 from mlx_gpt.data.documents import find_text
+from mlx_gpt.data.supervision import Mask
 from mlx_gpt.engine.engine import Engine
 from mlx_gpt.evaluate.choice_tasks import ChoiceTask, evaluate_choice_task, read_choice_tasks
+from mlx_gpt.evaluate.choices import evaluate_choices, read_choices
 from mlx_gpt.evaluate.core import evaluate_core_task
 from mlx_gpt.evaluate.core_tasks import CoreTask, read_core_tasks
+from mlx_gpt.evaluate.descriptions import (
+    describe_choices,
+    describe_exact_match,
+    describe_perplexity,
+)
+from mlx_gpt.evaluate.exact_match import AnswerKind, evaluate_exact_match, read_questions
 from mlx_gpt.evaluate.gsm8k import evaluate_gsm8k, read_problems
 from mlx_gpt.evaluate.metrics import TaskResult, bits_per_byte, mean_centered
-from mlx_gpt.models.files import load
+from mlx_gpt.evaluate.perplexity import evaluate_perplexity, read_held_out
+from mlx_gpt.models.adapters import apply_adapter
+from mlx_gpt.models.files import find_model_folder, load
 from mlx_gpt.models.formats import Decoder
-from mlx_gpt.tokenizer.tokenizer import Tokenizer
+from mlx_gpt.tokenizer.loading import AnyTokenizer, load_chat_tokenizer
 from mlx_gpt.training.streams import count_tokens
 from mlx_shards import Cache, StreamConfig, TokenStream
 from mlx_trainer import Progress, rank, world_size, write_atomic
 
 FILE_NAME = "evaluation.json"
 _CACHE = "~/.cache/mlx-gpt/shards"
+_DESCRIBE = {
+    "perplexity": describe_perplexity,
+    "exact_match": describe_exact_match,
+    "choices": describe_choices,
+}
 
 
 @dataclass(frozen=True)
@@ -52,12 +70,20 @@ class EvaluationConfig:
     core: Path | None = None
     chat: Path | None = None
     gsm8k: Path | None = None
+    perplexity: tuple[Path, ...] = ()
+    exact_match: Path | None = None
+    choices: Path | None = None
+    adapter: Path | None = None
+    chat_template: str | None = None
+    mask: Mask = "assistant"  # of `perplexity`
+    answer: AnswerKind = "text"  # of `exact_match`
+    limit: int | None = None  # rows of `perplexity`, `exact_match` and `choices`
     bpb_tokens: int = 80 * 2**19  # nanochat's
     oversize: Literal["split", "crop"] = "split"  # documents of `bpb` longer than a row
     max_per_task: int | None = None
     shots: int = 0  # for folders without core.yaml
     samples: int = 1  # answers to each problem of GSM8K
-    max_tokens: int = 512  # of an answer to GSM8K
+    max_tokens: int = 512  # of an answer to `gsm8k` or `exact_match`
     batch_size: int = 16
     seed: int = 0
 
@@ -73,8 +99,13 @@ def evaluate_folder(folder: Path, config: EvaluationConfig) -> dict[str, Any]:
     core_tasks = read_core_tasks(config.core, most, config.shots) if config.core else []
     choice_tasks = read_choice_tasks(config.chat, most) if config.chat else []
     problems = read_problems(config.gsm8k, most) if config.gsm8k else []
-    model, tokenizer = load(folder)
+    tokenizer = load_chat_tokenizer(find_model_folder(folder), config.chat_template)
+    rows = _read_rows(tokenizer, config)
+    model, _ = load(folder)
     found: dict[str, Any] = {"model": str(folder)}
+    if config.adapter:
+        apply_adapter(model, config.adapter)
+        found["adapter"] = str(config.adapter)
     if config.bpb:
         found |= _bits_per_byte(model, tokenizer, config)
 
@@ -99,6 +130,7 @@ def evaluate_folder(folder: Path, config: EvaluationConfig) -> dict[str, Any]:
         if each:
             tasks = {result.name: result.as_dict() for result in each}
             found[section] = {"score": mean_centered(each), "tasks": tasks}
+    found |= _measure_rows(model, tokenizer, rows, config)
     return found | {"seconds": round(time.perf_counter() - began, 2)}
 
 
@@ -113,6 +145,7 @@ def format_table(found: dict[str, Any]) -> str:
     for section, score in (("core", "CORE"), ("chat", "ChatCORE")):
         if section in found:
             parts.append(_section_table(found[section], score))
+    parts += [describe(found[key]) for key, describe in _DESCRIBE.items() if key in found]
     return "\n\n".join(parts)
 
 
@@ -135,8 +168,47 @@ def save_evaluation(found: dict[str, Any], folder: Path) -> Path:
     return path
 
 
+def _read_rows(tokenizer: AnyTokenizer, config: EvaluationConfig) -> dict[str, Any]:
+    """Return the rows of perplexity, exact match and choices."""
+    rows: dict[str, Any] = {}
+    if config.perplexity:
+        rows["perplexity"] = read_held_out(config.perplexity, tokenizer, config.mask, config.limit)
+    if config.exact_match:
+        rows["exact_match"] = read_questions(
+            config.exact_match, tokenizer, config.answer, config.limit
+        )
+    if config.choices:
+        rows["choices"] = read_choices(config.choices, config.limit)
+    return rows
+
+
+def _measure_rows(
+    model: Decoder, tokenizer: AnyTokenizer, rows: dict[str, Any], config: EvaluationConfig
+) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if held_out := rows.get("perplexity"):
+        with _progress("perplexity", len(held_out.rows)) as advance:
+            found["perplexity"] = evaluate_perplexity(
+                model, tokenizer, held_out, config.batch_size, advance
+            )
+    if "exact_match" in rows:
+        questions, available = rows["exact_match"]
+        with _progress("exact match", len(questions)) as advance:
+            found["exact_match"] = {"available_questions": available} | evaluate_exact_match(
+                Engine(model, tokenizer), questions, config.answer, config.max_tokens,
+                config.batch_size, advance,
+            )  # fmt: skip
+    if "choices" in rows:
+        task, available = rows["choices"]
+        with _progress("choices", len(task.examples)) as advance:
+            found["choices"] = {"available_questions": available} | evaluate_choices(
+                model, tokenizer, task, config.batch_size, advance
+            )
+    return found
+
+
 def _bits_per_byte(
-    model: Decoder, tokenizer: Tokenizer, config: EvaluationConfig
+    model: Decoder, tokenizer: AnyTokenizer, config: EvaluationConfig
 ) -> dict[str, Any]:
     assert config.bpb
     shards = find_text(config.bpb, note=_note)

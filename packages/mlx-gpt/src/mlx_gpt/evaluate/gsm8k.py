@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from mlx_gpt.data.conversation import render_for_completion
 from mlx_gpt.data.fields import get_text
 from mlx_gpt.data.formats import make_conversation, solution_parts
+from mlx_gpt.data.rendering import render_prompt
 from mlx_gpt.data.rows import read_rows
 from mlx_gpt.engine.engine import Engine
 from mlx_gpt.engine.requests import Request
@@ -109,7 +109,7 @@ def evaluate_gsm8k(
             request
             for number in numbers
             for request in _requests(
-                render_for_completion(engine.tokenizer, problems[number]),
+                render_prompt(engine.tokenizer, problems[number]["messages"][:-1]),
                 samples,
                 max_tokens,
                 seed + number * samples,  # independent of batch size and number of ranks

@@ -50,7 +50,7 @@ def are_greedy(model: Decoder, rows: Sequence[Continuation], batch_size: int) ->
 
 
 def padded_batches(
-    rows: Sequence[Sequence[int]], batch_size: int, max_length: int
+    rows: Sequence[Sequence[int] | np.ndarray], batch_size: int, max_length: int
 ) -> Iterator[tuple[list[int], np.ndarray]]:
     """Yield the indices of rows of similar lengths, and their ids (rows, T) padded on the right.
 

@@ -82,6 +82,17 @@ def add_saved_adapter(model: nn.Module, folder: Path, trainable: bool = False) -
     (load_mlx_lm_adapter if is_mlx_lm else load_adapter)(model, folder, trainable=trainable)
 
 
+def apply_adapter(model: nn.Module, folder: str | Path) -> None:
+    """Put the adapter of a folder onto a model that is loaded already, and make it the active one.
+
+    Raises `FileNotFoundError` if the folder has no adapter, `ValueError` if its tensors do not fit.
+    """
+    found = find_adapter(folder)
+    if not found or not any((found / name).is_file() for name in _TENSORS.values()):
+        raise FileNotFoundError(f"{folder} has no adapter: none of {', '.join(_TENSORS.values())}")
+    add_saved_adapter(model, found)
+
+
 def write_adapter(model: nn.Module, folder: Path, base: Base, form: AdapterFormat) -> None:
     """Write the adapter of a model, and which model it belongs to."""
     (save_adapter if form == "peft" else save_mlx_lm_adapter)(model, folder)

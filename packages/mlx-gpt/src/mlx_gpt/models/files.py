@@ -32,6 +32,7 @@ from mlx_gpt.models.formats import (
     read_config,
     tensor_names,
 )
+from mlx_gpt.models.hub_configs import HUB_TYPES
 from mlx_gpt.models.shards import INDEX, WEIGHTS, read_json, read_tensors
 from mlx_gpt.tokenizer.loading import AnyTokenizer, load_tokenizer
 from mlx_gpt.tokenizer.pretrained import PretrainedTokenizer
@@ -164,7 +165,8 @@ def _adapted(model: Decoder, adapter: Path, base: Base) -> Decoder:
     if base.bits:
         quantize_layers(model, base.bits, base.group_size)
     add_saved_adapter(model, adapter)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def save_model(model: Decoder, folder: str | Path, tokenizer_sha256: str | None = None) -> None:
@@ -178,7 +180,10 @@ def save_model(model: Decoder, folder: str | Path, tokenizer_sha256: str | None 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)  # of the files replaced below
     weights = file_tensors(model)
-    config = config_values(model) | {"dtype": str(_widest(weights)).removeprefix("mlx.core.")}
+    dtype = str(_widest(weights)).removeprefix("mlx.core.")
+    config = config_values(model) | {"dtype": dtype}
+    if config.get("model_type") in HUB_TYPES:
+        config["torch_dtype"] = dtype  # mlx-lm and transformers 4 read this key
     if tokenizer_sha256:
         config[TOKENIZER_HASH] = tokenizer_sha256
     text = json.dumps(config, indent=2) + "\n"

@@ -67,12 +67,16 @@ def quantize_as_stored(
     nn.quantize(model, **common, class_predicate=form)
 
 
+def quantized_layers(model: nn.Module) -> dict[str, Any]:
+    """Return the quantized layers by path."""
+    return {path: each for path, each in model.named_modules() if "scales" in each}
+
+
 def quantization_values(model: nn.Module) -> dict[str, object] | None:
     """Return `quantization` for `config.json`, None if no layer is quantized."""
     forms = {
         path: {key: getattr(layer, key) for key in _FORM}
-        for path, layer in model.named_modules()
-        if "scales" in layer
+        for path, layer in quantized_layers(model).items()
     }
     if not forms:
         return None

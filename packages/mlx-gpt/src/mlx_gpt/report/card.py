@@ -15,7 +15,7 @@ Keys of `report.json`; a number that was not measured is null, or its key is mis
                     training_seconds, validation_seconds, wall_clock_seconds (with pauses between
                     resumes), peak_memory_bytes, operations_per_second, ...
         validation  [{step, bits_per_byte, loss_nats_per_token, pass@k, seconds}]
-        evaluation  evaluation.json of `mlx-gpt eval`; its "seconds" are evaluation_seconds here
+        evaluation  evaluation.json of `mlx-gpt evaluate`; its "seconds" are evaluation_seconds here
         samples     {step, texts [{prompt, text}]}
     summary         [{metric, BASE, SFT, RL}]; a stage with several runs has a column for each
     total           wall_clock_seconds: training, and evaluation of all runs
@@ -177,7 +177,8 @@ def _evaluation(run: Run) -> Json | None:
                 float(task["accuracy"] + task["baseline"] + task["centered"])
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(
-                f"{run.path}: {section!r} of evaluation.json is not from `mlx-gpt eval`: {error!r}"
+                f"{run.path}: {section!r} of evaluation.json is not from `mlx-gpt evaluate`: "
+                f"{error!r}"
             ) from error
     return found | {"evaluation_seconds": run.evaluation.get("seconds")}
 

@@ -30,7 +30,7 @@ class Run:
     config: Json
     environment: Json
     events: list[Json]
-    evaluation: Json | None  # of `mlx-gpt eval`
+    evaluation: Json | None  # of `mlx-gpt evaluate`
 
     @property
     def state(self) -> str:

@@ -2,7 +2,7 @@
 
 from mlx_gpt.tokenizer.chat_encoding import EncodedChat, encode_chat, encode_prompt
 from mlx_gpt.tokenizer.chat_template import ChatTemplate
-from mlx_gpt.tokenizer.loading import AnyTokenizer, load_tokenizer
+from mlx_gpt.tokenizer.loading import AnyTokenizer, load_chat_tokenizer, load_tokenizer
 from mlx_gpt.tokenizer.pretrained import PretrainedTokenizer
 from mlx_gpt.tokenizer.tokenizer import SPECIALS, Tokenizer
 from mlx_gpt.tokenizer.training import SPLIT_PATTERN
@@ -17,5 +17,6 @@ __all__ = [
     "Tokenizer",
     "encode_chat",
     "encode_prompt",
+    "load_chat_tokenizer",
     "load_tokenizer",
 ]

@@ -29,6 +29,23 @@ def load_tokenizer(folder: str | Path) -> AnyTokenizer:
     return Tokenizer.load(folder) if _is_nanochat(folder) else PretrainedTokenizer(folder)
 
 
+def load_chat_tokenizer(folder: str | Path, chat_template: str | None = None) -> AnyTokenizer:
+    """Return the tokenizer of a model or run folder, with another chat template if one is given.
+
+    `chat_template` is `chatml`, `plain` or a file. Raises `ValueError` for nanochat's models, whose
+    format is fixed.
+    """
+    folder = Path(folder)
+    if not (folder / "tokenizer.json").is_file() and (folder / "model").is_dir():
+        folder = folder / "model"  # of a run
+    tokenizer = load_tokenizer(folder)
+    if chat_template is not None:
+        if isinstance(tokenizer, Tokenizer):
+            raise ValueError(f"{folder}: nanochat's models have their own format of chats")
+        tokenizer.use_chat_template(chat_template)
+    return tokenizer
+
+
 def _is_nanochat(folder: Path) -> bool:
     try:
         if (folder / "config.json").is_file():

@@ -18,7 +18,7 @@ from mlx_gpt.machine import default_dtype
 from mlx_gpt.models.files import find_model_folder, load, read_model_config
 from mlx_gpt.models.formats import Decoder
 from mlx_gpt.models.nanochat import Nanochat, NanochatConfig
-from mlx_gpt.tokenizer import Tokenizer
+from mlx_gpt.tokenizer import AnyTokenizer, Tokenizer
 from mlx_gpt.training.plan import WIDTH_PER_LAYER, Plan, config_for
 from mlx_gpt.training.settings import PretrainConfig
 from mlx_muon import AdamWRule, Muon, Rule, nanochat
@@ -95,15 +95,20 @@ def _dtype(name: str) -> mx.Dtype:
     return {"float32": mx.float32, "bfloat16": mx.bfloat16}.get(name) or default_dtype()
 
 
-def _identify(tokenizer: Tokenizer) -> str:
+def _identify(tokenizer: AnyTokenizer) -> str:
     return f"{tokenizer.vocab_size:,} tokens, sha256 {tokenizer.sha256[:12]}"
 
 
 def load_base(
     path: str, dtype: str = "auto", checkpoint_blocks: bool = False
 ) -> tuple[Decoder, Tokenizer]:
-    """Load model and tokenizer of a model or run folder for training in the named dtype."""
+    """Load model and tokenizer of a model or run folder for training in the named dtype.
+
+    Raises `ValueError` for a model that is not nanochat's.
+    """
     model, tokenizer = load(path, _dtype(dtype), training=True)
+    if not isinstance(tokenizer, Tokenizer):
+        raise ValueError(f"{path}: not a model of nanochat; mlx-gpt finetune trains all models")
     model.checkpoint_blocks = checkpoint_blocks
     return model, tokenizer
 

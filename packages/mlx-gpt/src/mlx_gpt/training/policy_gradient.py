@@ -46,8 +46,8 @@ class Tally:
             raise ValueError(
                 f"none of the {self.answers:,} answers of {self.rounds:,} rounds was rewarded, so "
                 "nothing was learned and no model is written: fine-tune the model longer on such "
-                "problems (mlx-gpt sft --data gsm8k:FILE) until mlx-gpt eval --gsm8k finds some "
-                "correct answers, or raise --samples or --max-tokens"
+                "problems (mlx-gpt sft --data gsm8k:FILE) until mlx-gpt evaluate --gsm8k finds "
+                "some correct answers, or raise --samples or --max-tokens"
             )
 
 

@@ -138,7 +138,7 @@ class PretrainReport:
          "The opposite of hot is", "If 5*x + 3 = 13, then x is"],
         "Prompts of the samples.",
     )  # fmt: skip
-    core: str | None = setting(None, "Folder of CORE's tasks, as for `mlx-gpt eval`.",
+    core: str | None = setting(None, "Folder of CORE's tasks, as for `mlx-gpt evaluate`.",
         flag="--core", path="folder")  # fmt: skip
     core_every: int = _interval(2000, "--core-every", "Steps between measurements of --core")
     core_max_per_task: int = setting(500, "Maximum questions per task.", at_least=1)

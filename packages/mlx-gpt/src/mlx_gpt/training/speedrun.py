@@ -237,7 +237,8 @@ def evaluate_models(config: SpeedrunConfig, folder: Path, say: Say) -> None:
 def write_chat(config: SpeedrunConfig, folder: Path, say: Say) -> None:
     """Ask the last model, and write its answers."""
     run = model_run(folder)
-    model, tokenizer = load(run)
+    model, _ = load(run)
+    tokenizer = Tokenizer.load(run)
     chats = run.name == "sft"
     questions = list(config.questions) + (held_out_questions(folder) if chats else [])
     requests = []

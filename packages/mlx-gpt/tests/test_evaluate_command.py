@@ -143,7 +143,8 @@ def test_to_measure_nothing_is_wrong_usage(run_folder):
     result = run("--model", run_folder)
     assert result.exit_code == 2
     assert result.stderr.endswith(
-        "Error: choose what to measure: --bpb, --core, --chat or --gsm8k\n"
+        "Error: choose what to measure: --perplexity, --exact-match, --choices, --bpb, --core, "
+        "--chat, --gsm8k\n"
     )
 
 
@@ -154,7 +155,7 @@ def test_a_malformed_file_is_one_line_and_exit_1(run_folder, tmp_path, capsys, o
     path.write_text("nonsense")
     given = path if option in ("--gsm8k", "--bpb") else path.parent
     with pytest.raises(SystemExit) as caught:
-        main(["eval", "--model", str(run_folder), option, str(given)])
+        main(["evaluate", "--model", str(run_folder), option, str(given)])
     assert caught.value.code == 1
     error = capsys.readouterr().err
     assert error.startswith("Error: ")
@@ -166,7 +167,7 @@ def test_a_malformed_file_is_one_line_and_exit_1(run_folder, tmp_path, capsys, o
 def test_a_tokenizer_of_another_model_is_refused(run_folder, data, texts, capsys):
     Tokenizer.train(texts, 400).save(run_folder / "model")
     with pytest.raises(SystemExit) as caught:
-        main(["eval", "--model", str(run_folder), "--core", str(data / "tasks")])
+        main(["evaluate", "--model", str(run_folder), "--core", str(data / "tasks")])
     assert caught.value.code == 1
     assert capsys.readouterr().err == (
         f"Error: {run_folder / 'model'}: the tokenizer has 400 tokens and the model 384; use "

@@ -1,0 +1,111 @@
+"""`mlx-gpt data check` finds what is wrong with data before a training does."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from mlx_gpt.commands.data import data
+from mlx_gpt.data.inspection import inspect
+from mlx_gpt.tokenizer import load_tokenizer
+from mlx_gpt.tokenizer.chat_template import BUILT_IN
+
+
+def exchange(question, answer):
+    return {"prompt": question, "completion": answer}
+
+
+def write(path, *rows):
+    path.parent.mkdir(exist_ok=True)
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def model(write_pretrained, tmp_path):
+    """A folder with a tokenizer and the context of a model."""
+    folder = write_pretrained(tmp_path / "model", BUILT_IN["chatml"])
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": "llama", "max_position_embeddings": 64})
+    )
+    return folder
+
+
+def check(*arguments):
+    return CliRunner().invoke(data, ["check", *map(str, arguments)])
+
+
+def test_clean_data_is_shown_with_an_example_and_exit_code_0(model, tmp_path):
+    path = write(tmp_path / "data/train.jsonl", exchange("Q", "A"), exchange("Q2", "A2"))
+    write(tmp_path / "data/valid.jsonl", exchange("Q3", "A"))
+    result = check(path.parent, "--model", model)
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    lines = result.stdout.splitlines()
+    assert lines[:2] == ["train", "  rows        2 of 2 usable: 2 completion"]
+    assert "rows are cut after 64 tokens" in lines
+    assert lines[-4] == f"{path}, line 1; lines with + are trained on"
+    assert lines[-2:] == ["+ A|<|im_end|>", r"  \n"]
+
+
+def test_what_must_be_looked_at_is_listed_with_exit_code_1(model, tmp_path):
+    long = exchange("Q", "long " * 60)
+    folder = tmp_path / "data"
+    train = [exchange("Q", "A"), exchange("Q", "A"), exchange("R", "B"), long, "{"]
+    train.append(exchange("long " * 60, "A"))
+    write(folder / "train.jsonl", *train)
+    write(folder / "valid.jsonl", exchange("R", "B"), exchange("Q", "C"), exchange("S", "D"))
+    result = check(folder, "--model", model, "--json")
+    assert result.exit_code == 1
+    found = json.loads(result.stdout)
+    where = f"{folder}/train.jsonl"
+    assert [line.removeprefix("look at ") for line in result.stderr.splitlines()] == found[
+        "look_at"
+    ]
+    lost = found["splits"]["train"]["lost_tokens"]
+    assert found["look_at"] == [
+        f"train: skipped 1 of 6 rows as malformed: {where}, line 5: not JSON (Expecting property "
+        "name enclosed in double quotes: line 2 column 1 (char 2))",
+        f"train: truncated 2 of 6 rows, which lost {lost} tokens",
+        f"train: dropped 1 of 6 rows without a token to train on: {where}, line 6",
+        "train: 1 rows are copies of earlier ones",
+        "1 rows of valid are in train too, and of 2 the question",
+    ]
+    assert found["max_tokens"] == 64
+
+
+def test_the_numbers_are_those_of_the_rows(model, tmp_path):
+    rows = [exchange("Q" * i, "A") for i in range(1, 20)]
+    path = write(tmp_path / "rows.jsonl", *rows)
+    found = inspect({"rows": [path]}, load_tokenizer(model)).splits["rows"]
+    # Each Q is a token; all else, as the template, is the same number of tokens.
+    lengths = found["length"]["max"] - 19 + np.arange(1, 20)
+    assert found["tokens"] == lengths.sum()
+    assert found["length"]["median"] == np.median(lengths)
+    assert found["trained_tokens"] == 2 * 19
+    assert found["trained_share"] == 2 * 19 / lengths.sum()
+    padded = found["padded_per_real_token"]
+    batches = [lengths[:8], lengths[8:16], lengths[16:]]
+    expected = sum(len(each) * each.max() for each in batches) / lengths.sum()
+    assert padded["sorted"] == padded["file_order"] == pytest.approx(expected, abs=1e-4)
+    path.write_text("\n".join(json.dumps(row) for row in rows[::2] + rows[1::2]))
+    shuffled = inspect({"rows": [path]}, load_tokenizer(model), max_tokens=120).splits["rows"]
+    shuffled = shuffled["padded_per_real_token"]
+    assert shuffled["sorted"] == padded["sorted"] < shuffled["file_order"]
+    at_best = -(-lengths.sum() // 120) * 120 / lengths.sum()
+    assert at_best - 1e-4 <= shuffled["packed"] <= at_best + 120 / lengths.sum() + 1e-4
+
+
+def test_preferences_and_nanochats_models_are_checked_too(model, tokenizer, tmp_path):
+    path = write(tmp_path / "a.jsonl", {"prompt": "Q", "chosen": "good", "rejected": "bad"})
+    found = inspect({"pairs": [path]}, load_tokenizer(model)).splits["pairs"]
+    assert (found["read"], found["rows"], found["layouts"]) == (1, 2, {"preference": 1})
+    tokenizer.save(tmp_path / "run" / "model")
+    chats = write(tmp_path / "b.jsonl", exchange("Q", "A"))
+    result = check(chats, "--model", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.endswith("+ A|<|assistant_end|>\n")
+    result = check(chats, "--model", tmp_path / "run", "--chat-template", "chatml")
+    assert str(result.exception).endswith("nanochat's models have their own format of chats")
