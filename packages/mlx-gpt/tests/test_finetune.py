@@ -3,6 +3,7 @@
 T1 to T7 are the defects of mlx-lm's trainer that we measured; each is a test here.
 """
 
+import json
 import signal
 import subprocess
 import sys
@@ -12,28 +13,93 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
-from finetune_base import COLOURS, arrays, chat, easy_config, equal, of, run, write_base, write_rows
+from mlx.utils import tree_flatten
 
 from mlx_gpt.data import IGNORE
 from mlx_gpt.models.files import load, load_model
 from mlx_gpt.training.finetune import build, evaluate, finetune, rate_share, run_finetune
 from mlx_gpt.training.finetune_model import make_optimizer
-from mlx_gpt.training.finetune_settings import PROFILES, FinetuneTraining, read_profile
+from mlx_gpt.training.finetune_settings import (
+    PROFILES,
+    FinetuneConfig,
+    FinetuneData,
+    FinetuneMethod,
+    FinetuneReport,
+    FinetuneTraining,
+    read_profile,
+)
 from mlx_gpt.training.losses import target_losses, target_states
 from mlx_lora import adapter_configs, load_mlx_lm_adapter, merge_and_unload
 from mlx_trainer import Checkpoints, ConfigError, RunFolder, load_config
+
+COLOURS = ["red", "green", "blue", "brown", "black"]
+
+
+def write_rows(path: Path, rows) -> str:
+    """Write JSON lines; return the path."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def chat(*texts: str) -> dict:
+    """Return a conversation that begins with the user."""
+    roles = ("user", "assistant")
+    return {"messages": [{"role": roles[i % 2], "content": text} for i, text in enumerate(texts)]}
+
+
+def easy_config(base: str, folder: Path) -> FinetuneConfig:
+    """Return ten updates on easy questions, of two micro-batches each."""
+    rows = [chat(f"The {each} dog?", f"{each} {each}") for each in COLOURS] * 4
+    return FinetuneConfig(
+        base,
+        FinetuneData([write_rows(folder / "train.jsonl", rows)],
+                     [write_rows(folder / "valid.jsonl", rows[:5])]),
+        FinetuneMethod(rank=4, alpha=8),
+        training=FinetuneTraining(2, batch_size=4, micro_batch_tokens=96, learning_rate=1e-2),
+        report=FinetuneReport(4, checkpoint_every=5),
+    )  # fmt: skip
+
+
+def run(config, folder, resume=False, stop_after=None):
+    """Train; return the job and the events. Killed right after `stop_after` updates."""
+    job, events = build(config), []
+
+    def report(event):
+        events.append(event)
+        if event["event"] == "update" and event["updates"] == stop_after:
+            raise SystemExit  # nothing is saved any more, as after a kill
+
+    try:
+        finetune(job, folder, report, resume)
+    except SystemExit:
+        assert stop_after
+    return job, events
+
+
+def of(kind: str, events: list[dict], name: str) -> list:
+    """Return a value of each event of a kind."""
+    return [event[name] for event in events if event["event"] == kind]
+
+
+def arrays(tree) -> dict[str, mx.array]:
+    """Return the arrays of a tree by dotted name."""
+    return dict(tree_flatten(tree))
+
+
+def equal(ours, theirs) -> bool:
+    """Return whether two trees have the same arrays, bit for bit."""
+    ours, theirs = arrays(ours), arrays(theirs)
+    return ours.keys() == theirs.keys() and all(
+        mx.array_equal(each, theirs[name]) for name, each in ours.items()
+    )
+
 
 IDS = mx.array([[5, 9, 7, 30]])
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory, texts) -> str:
-    return write_base(tmp_path_factory.mktemp("model"), texts[:50])
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory, base):
-    return easy_config(base, tmp_path_factory.mktemp("data"))
+def config(tmp_path_factory, llama_folder):
+    return easy_config(llama_folder, tmp_path_factory.mktemp("data"))
 
 
 def with_method(config, **changed):
@@ -58,7 +124,7 @@ def test_it_learns_and_leaves_what_loads(config, tmp_path, name):
     config = with_method(config, name=name)
     job, events = run(config, tmp_path / name)
     losses = of("evaluate", events, "loss")
-    assert losses[-1] < losses[0] - 1
+    assert losses[-1] < losses[0] - 0.7
     job.model.eval()
     model, tokenizer = load(tmp_path / name)
     assert mx.allclose(model(IDS), job.model(IDS), atol=1e-6)
@@ -98,10 +164,10 @@ def test_t2_a_row_of_five_tokens_has_four_targets(config, tmp_path):
 
 def test_t3_a_row_without_a_target_is_dropped_and_told(config, tmp_path):
     rows = [chat("The dog? " * 40, "red"), chat("The dog?", "red")]
-    job = build(with_rows(config, tmp_path, rows, max_tokens=24))
+    job = build(with_rows(config, tmp_path, rows, max_tokens=40))
     assert len(job.train.rows) == 1
     assert "dropped 1 of 2 rows without a token to train on" in "".join(job.train.notes)
-    _, events = run(with_rows(config, tmp_path, rows, max_tokens=24), tmp_path / "run")
+    _, events = run(with_rows(config, tmp_path, rows, max_tokens=40), tmp_path / "run")
     assert np.isfinite(of("update", events, "loss")).all()
 
 
@@ -188,7 +254,7 @@ def test_ten_updates_equal_seven_killed_and_resumed(config, tmp_path, changed):
 
 
 def test_a_process_killed_at_any_moment_resumes_bit_for_bit(config, tmp_path):
-    config = with_training(with_report(config, checkpoint_every=3), epochs=8)
+    config = with_training(with_report(config, checkpoint_every=3), epochs=3)
     run_finetune(config, tmp_path / "whole")
     code = (
         "import mlx.core as mx; mx.disable_compile()\n"
@@ -202,7 +268,7 @@ def test_a_process_killed_at_any_moment_resumes_bit_for_bit(config, tmp_path):
                                stderr=subprocess.DEVNULL)  # fmt: skip
     log = tmp_path / "cut" / "metrics.jsonl"
     while process.poll() is None:
-        if log.exists() and log.read_text().count('"update"') >= 11:
+        if log.exists() and log.read_text().count('"update"') >= 7:
             process.send_signal(signal.SIGKILL)
             break
     assert process.wait() == -signal.SIGKILL
@@ -310,7 +376,7 @@ def test_lora_plus_and_decay_are_per_parameter(config):
 def test_muon_and_gradient_checkpointing_train_too(config, tmp_path):
     config = with_training(config, optimizer="muon", checkpoint_blocks=True, steps=6)
     _, events = run(config, tmp_path / "run")
-    assert of("update", events, "loss")[-1] < of("update", events, "loss")[0] - 0.3
+    assert of("update", events, "loss")[-1] < of("update", events, "loss")[0] - 0.1
     plain = run(with_training(config, checkpoint_blocks=False), tmp_path / "plain")[1]
     np.testing.assert_allclose(of("update", events, "loss"), of("update", plain, "loss"), rtol=1e-4)
 
@@ -340,8 +406,6 @@ def test_schedules(schedule, expected):
 
 @pytest.mark.parametrize("name", PROFILES)
 def test_profiles_are_valid_settings(name):
-    from mlx_gpt.training.finetune_settings import FinetuneConfig
-
     needed = {"model": "m", "data.train": ["x"]}
     assert load_config(FinetuneConfig, read_profile(name), flags=needed).model == "m"
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import mlx.core as mx
 import numpy as np
 
 from mlx_gpt.data import IGNORE
@@ -166,6 +167,7 @@ def build(config: FinetuneConfig) -> Job:
     if processes() > 1:
         raise ConfigError("finetune runs in one process; start it without mlx.launch")
     training, data = config.training, config.data
+    mx.random.seed(training.seed)  # of dropout
     model, tokenizer, base = load_for_training(config)
     longest = model.config.sequence_len
     train = read_dataset(config, data.train, tokenizer, longest)
