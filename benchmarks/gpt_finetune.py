@@ -75,7 +75,8 @@ class Side:
 def reply(**values: float) -> None:
     """Send the numbers of an update, and wait for the next one to be asked for."""
     print(json.dumps(values), flush=True)
-    sys.stdin.readline()
+    if not sys.stdin.readline():
+        sys.exit()  # the parent has ended
 
 
 def train_ours(case: dict[str, Any], work: Path) -> None:

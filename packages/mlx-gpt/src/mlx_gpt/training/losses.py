@@ -18,6 +18,9 @@ Logits = Callable[[mx.array], mx.array]
 
 # Logits computed at once. Smaller chunks cost more additions to the head's gradient.
 CHUNK_LOGITS = 1 << 24
+# With a frozen head there are no such additions. A chunk's logits exist about six times at once.
+FROZEN_CHUNK_LOGITS = 1 << 21
+FROZEN_CHUNK_TOKENS = 128  # at least, however large the vocabulary is: it is read for each chunk
 
 
 def token_losses(
@@ -175,7 +178,9 @@ def _frozen_head_losses(logits: Logits, flat: mx.array, labels: mx.array) -> mx.
     def losses_of(flat: mx.array, labels: mx.array):
         losses: list[mx.array] = []
         pieces: list[mx.array] = []
-        for begin, end in _chunks(labels.size, logits(flat[:1]).shape[-1]):
+        size = max(FROZEN_CHUNK_TOKENS, FROZEN_CHUNK_LOGITS // logits(flat[:1]).shape[-1])
+        for begin in range(0, labels.size, size):
+            end = begin + size
             x = _wait_for(flat[begin:end], [losses[-1], pieces[-1]] if pieces else [])
             chosen = labels[begin:end]
             y = logits(x)
