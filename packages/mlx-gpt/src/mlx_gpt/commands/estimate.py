@@ -35,9 +35,6 @@ def estimate(
     base = {"data": {"train": []}} if profile is None else read_profile(profile)
     base["data"].setdefault("train", [])
     chosen = load_config(FinetuneConfig, base, config, overrides, flags)
-    if chosen.data.train:
-        lines = plan_run(chosen)
-    else:
-        lines = describe(estimate_memory(chosen), chosen)
-    for line in lines:
+    has_data = bool(chosen.data.train)
+    for line in plan_run(chosen) if has_data else describe(estimate_memory(chosen), chosen):
         click.echo(line)

@@ -11,7 +11,13 @@ from mlx.optimizers import Optimizer
 from mlx.utils import tree_flatten
 
 from mlx_gpt.machine import default_dtype
-from mlx_gpt.models.adapters import Base, add_saved_adapter, find_adapter, quantize_layers, read_base
+from mlx_gpt.models.adapters import (
+    Base,
+    add_saved_adapter,
+    find_adapter,
+    quantize_layers,
+    read_base,
+)
 from mlx_gpt.models.decoder import Decoder
 from mlx_gpt.models.files import find_model_folder, load
 from mlx_gpt.tokenizer.loading import AnyTokenizer
