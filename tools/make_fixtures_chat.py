@@ -87,6 +87,20 @@ QWEN3 = """\
     {%- endif %}
 {%- endif %}
 """
+# No white space is controlled by dashes.
+SPACED = """\
+{{ bos_token }}
+{% for message in messages %}
+    {% if message.role == 'assistant' %}
+  {{ message.role }}: {% generation %}
+    {{ message.content }}{{ eos_token }}
+    {% endgeneration %}
+    {% else %}
+{{ message.role }}: {{ message.content }}
+    {% endif %}
+
+{% endfor %}
+"""
 TOOLS = """\
 {%- if tools %}
     {{- '<|im_start|>system\\nTools:' }}
@@ -150,6 +164,7 @@ CASES = [
     ("llama3", LLAMA3, CHAT[1:4], None, {}),
     ("qwen3", QWEN3, THOUGHT, None, {}),
     ("qwen3", QWEN3, THOUGHT[:3], None, {"enable_thinking": False}),
+    ("spaced", SPACED, CHAT, None, {}),
     ("tools", TOOLS, CALLS, [TOOL], {}),
     ("tools", TOOLS, CALLS[:1], None, {}),
 ]
@@ -179,7 +194,7 @@ def case(theirs, name, template, messages, tools, variables) -> dict:
     options = {"tools": tools, "chat_template": template, **variables}
     prompted = messages[-1]["role"] != "assistant"
     options["add_generation_prompt"] = prompted
-    tagged = "{%- generation" in template
+    tagged = "endgeneration" in template
     found = theirs.apply_chat_template(
         messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=tagged, **options
     )

@@ -34,7 +34,9 @@ class Watched(Nanochat):
         self._read: list[int] = []
         self._interrupt_at = -1
 
-    def hidden_states(self, ids: mx.array, cache: Cache | None = None) -> mx.array:
+    def hidden_states(
+        self, ids: mx.array, cache: Cache | None = None, segments: mx.array | None = None
+    ) -> mx.array:
         self._read.append(ids.shape[1])
         if len(self._read) == self._interrupt_at:
             signal.raise_signal(signal.SIGINT)
@@ -53,7 +55,9 @@ class Scripted:
     def make_cache(self, left_padding: list[int] | None = None) -> Cache:
         return Cache([10_000], left_padding)
 
-    def hidden_states(self, ids: mx.array, cache: Cache | None = None) -> mx.array:
+    def hidden_states(
+        self, ids: mx.array, cache: Cache | None = None, segments: mx.array | None = None
+    ) -> mx.array:
         assert cache is not None
         cache.layers[0].append([ids[:, None, :, None].astype(mx.float32)] * 2)
         if ids[0, -1] == self.start:

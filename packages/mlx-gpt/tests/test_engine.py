@@ -33,7 +33,9 @@ class Watched(Nanochat):
         self._caches: weakref.WeakSet[Cache] = weakref.WeakSet()
         self._most_caches = 0
 
-    def hidden_states(self, ids: mx.array, cache: Cache | None = None) -> mx.array:
+    def hidden_states(
+        self, ids: mx.array, cache: Cache | None = None, segments: mx.array | None = None
+    ) -> mx.array:
         self._shapes.append(tuple(ids.shape))
         if cache:
             self._caches.add(cache)

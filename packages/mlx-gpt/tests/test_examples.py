@@ -159,6 +159,28 @@ def test_without_a_template_completions_are_two_texts_and_chats_are_refused(base
         )
 
 
+def test_a_token_never_covers_the_end_of_a_prompt(base, tmp_path):
+    path = write(tmp_path / "rows.jsonl", {"prompt": "a lis", "completion": "t"})
+    [example] = read_examples([path], base).rows
+    prompt = base.prompt_ids("a lis")
+    assert base.prompt_ids("a list")[: len(prompt)] != prompt
+    assert example.ids[: len(prompt)].tolist() == prompt
+    assert trained_text(base, example) == "t<|im_end|>"
+
+
+def test_the_end_token_is_supervised_if_the_tags_leave_it_out(write_pretrained, tmp_path):
+    template = BUILT_IN["chatml"].replace(
+        "{{ message.content + '<|im_end|>' }}{% endgeneration %}",
+        "{{ message.content }}{% endgeneration %}{{ '<|im_end|>' }}",
+    )
+    tokenizer = PretrainedTokenizer(write_pretrained(tmp_path / "model", template))
+    path = write(tmp_path / "rows.jsonl", {"messages": TWO_TURNS})
+    [example] = read_examples([path], tokenizer).rows
+    assert trained_text(tokenizer, example) == "one<|im_end|>|two<|im_end|>"
+    [example] = read_examples([path], tokenizer, train_on_eos=False).rows
+    assert trained_text(tokenizer, example) == "one|two"
+
+
 def test_if_only_the_last_turn_is_known_it_is_counted(write_pretrained, tmp_path):
     tokenizer = PretrainedTokenizer(write_pretrained(tmp_path / "model", FORGETFUL))
     thoughtful = [message("user", "Q"), message("assistant", "<t>one"), *TWO_TURNS[3:]]

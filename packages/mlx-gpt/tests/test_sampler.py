@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_gpt.engine.sampler import Filters, Sampler, Sampling, log_probabilities
+from mlx_gpt.engine.sampler import Filters, Sampler, log_probabilities
+from mlx_gpt.engine.sampling import Sampling
 
 
 def survival(statistic: float, degrees: int) -> float:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from mlx_gpt.engine.engine import Engine
 from mlx_gpt.engine.requests import Completion, Request
-from mlx_gpt.engine.sampler import Sampling
-from mlx_gpt.tokenizer.tokenizer import Tokenizer
+from mlx_gpt.engine.sampling import Sampling
+from mlx_gpt.tokenizer import AnyTokenizer
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -25,7 +25,7 @@ def read_prompts(path: Path) -> list[str]:
 
 
 def make_requests(
-    tokenizer: Tokenizer,
+    tokenizer: AnyTokenizer,
     prompts: Sequence[str],
     samples: int,
     max_tokens: int,

@@ -5,23 +5,27 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from mlx_gpt.engine.generation import Generation
+from mlx_gpt.engine.drafts import Speculation
+from mlx_gpt.engine.generation import Generation, Row, make_cache
 from mlx_gpt.engine.requests import Completion, Piece, Request
-from mlx_gpt.engine.tools import Markers
+from mlx_gpt.engine.speculative import SpeculationCounts, SpeculativeGeneration
+from mlx_gpt.engine.tools import Markers, ToolUse
 from mlx_gpt.models.cache import PromptCache
 
 if TYPE_CHECKING:
-    from mlx_gpt.models.formats import Decoder
-    from mlx_gpt.tokenizer.tokenizer import Tokenizer
+    from mlx_gpt.models.decoder import Decoder
+    from mlx_gpt.tokenizer import AnyTokenizer
 
 
 class Engine:
     """A model and its tokenizer, ready to answer requests.
 
     Each request has its own settings, independent of the rest of the batch. Rows end at `end_ids`,
-    by default the tokenizer's: `<|assistant_end|>` and BOS. With `tools`, the calculator answers
-    calls between the tokenizer's python markers; without these markers `tools` has no effect.
-    Prompts are processed in chunks of `prefill_chunk` tokens.
+    by default the tokenizer's, in nanochat `<|assistant_end|>` and BOS. With `tools`, the
+    calculator answers calls between the tokenizer's python markers; without these markers `tools`
+    has no effect. Prompts are processed in chunks of `prefill_chunk` tokens. `kv_bits` (4 or 8)
+    quantizes keys and values, in groups of `kv_group_size`. With `speculation` requests are
+    answered one by one, with the same text; `counts` then has the share of accepted guesses.
 
     A prompt may be longer than the model's `sequence_len`, but the model was not trained for this,
     and its attention windows do not grow.
@@ -30,10 +34,13 @@ class Engine:
     def __init__(
         self,
         model: Decoder,
-        tokenizer: Tokenizer,
+        tokenizer: AnyTokenizer,
         tools: bool = True,
         end_ids: Iterable[int] | None = None,
         prefill_chunk: int = 512,
+        kv_bits: int | None = None,
+        kv_group_size: int = 64,
+        speculation: Speculation | None = None,
     ):
         if prefill_chunk < 1:
             raise ValueError(f"prefill_chunk must be 1 or more, got {prefill_chunk}")
@@ -41,7 +48,11 @@ class Engine:
         self.tokenizer = tokenizer
         self.end_ids = frozenset(tokenizer.end_ids if end_ids is None else end_ids)
         self._markers = Markers.of(tokenizer) if tools else None
+        self.counts = SpeculationCounts()
         self._prefill_chunk = prefill_chunk
+        self._kv = (kv_bits, kv_group_size) if kv_bits else None
+        self._speculation = speculation
+        make_cache(model, [0], self._kv)  # raises for wrong settings
 
     def generate(self, requests: Iterable[Request], max_batch: int = 64) -> list[Completion]:
         """Return the completions of the requests, in their order.
@@ -52,6 +63,8 @@ class Engine:
         if max_batch < 1:
             raise ValueError(f"max_batch must be 1 or more, got {max_batch}")
         requests = list(requests)
+        if self._speculation:
+            max_batch = 1
         order = sorted(range(len(requests)), key=lambda i: _sort_key(requests[i]))
         found: dict[int, Completion] = {}
         for begin in range(0, len(order), max_batch):
@@ -69,7 +82,7 @@ class Engine:
     def stream(
         self, requests: Sequence[Request], prompt_cache: PromptCache | None = None
     ) -> Generator[Piece, None, None]:
-        """Yield pieces of the answers as they are generated, at most one per request and step.
+        """Yield pieces of the answers as they are generated.
 
         Closing the iterator ends the generation. Each request's last piece has a `finish_reason`.
         """
@@ -82,26 +95,44 @@ class Engine:
 
     def start(
         self, requests: Sequence[Request], prompt_cache: PromptCache | None = None
-    ) -> Generation:
+    ) -> Generation | SpeculativeGeneration:
         """Process the prompts; return the generation, for callers that step or cancel it.
 
-        A `prompt_cache` requires a single request.
+        A `prompt_cache` and speculation require a single request.
         """
         if not requests:
             raise ValueError("expected at least one request, got none")
         if prompt_cache is not None and len(requests) > 1:
             raise ValueError(f"a prompt cache is for one request, got {len(requests)}")
         for i, request in enumerate(requests):
-            unknown = [id for id in request.prompt if not 0 <= id < self.tokenizer.vocab_size]
-            if unknown:
-                raise ValueError(
-                    f"request {i}: the prompt has id {unknown[0]}, but the tokenizer has "
-                    f"{self.tokenizer.vocab_size} tokens"
-                )
-        return Generation(
-            self.model, self.tokenizer, requests, end_ids=self.end_ids, markers=self._markers,
-            chunk=self._prefill_chunk, prompt_cache=prompt_cache,
+            self._check(i, request)
+        rows = [self._row(i, request) for i, request in enumerate(requests)]
+        if self._speculation is None:
+            return Generation(
+                self.model, rows, vocab_size=self.tokenizer.vocab_size, chunk=self._prefill_chunk,
+                kv=self._kv, prompt_cache=prompt_cache,
+            )  # fmt: skip
+        if len(rows) > 1:
+            raise ValueError(f"speculative decoding is for one request, got {len(rows)}")
+        return SpeculativeGeneration(
+            self.model, rows[0], self._speculation.start(self._prefill_chunk),
+            vocab_size=self.tokenizer.vocab_size, tokens=self._speculation.tokens,
+            chunk=self._prefill_chunk, kv=self._kv, counts=self.counts, prompt_cache=prompt_cache,
         )  # fmt: skip
+
+    def _row(self, index: int, request: Request) -> Row:
+        tools = ToolUse(self.tokenizer, self._markers) if self._markers else None
+        return Row(index, request, self.tokenizer, tools, self.end_ids)
+
+    def _check(self, index: int, request: Request) -> None:
+        size = self.tokenizer.vocab_size
+        for what, ids in (("prompt", request.prompt), ("logit_bias", request.sampling.logit_bias)):
+            unknown = next((each for each in ids if not 0 <= each < size), None)
+            if unknown is not None:
+                raise ValueError(
+                    f"request {index}: the {what} has id {unknown}, but the tokenizer has "
+                    f"{size} tokens"
+                )
 
 
 def _sort_key(request: Request) -> tuple[int, Sequence[int]]:

@@ -10,44 +10,43 @@ import mlx.core as mx
 
 from mlx_gpt.engine.requests import Completion, FinishReason, Piece, Request, TextStream
 from mlx_gpt.engine.sampler import Sampler, log_probabilities
-from mlx_gpt.engine.tools import Markers, ToolUse
+from mlx_gpt.engine.tools import ToolUse
 from mlx_gpt.models.cache import Cache, PromptCache
 
 if TYPE_CHECKING:
-    from mlx_gpt.models.formats import Decoder
-    from mlx_gpt.tokenizer.tokenizer import Tokenizer
+    from mlx_gpt.models.decoder import Decoder
+    from mlx_gpt.tokenizer import AnyTokenizer
 
 
 class Generation:
     """A batch in progress: call `step` while `active`. Finished rows leave the batch.
 
     The next tokens are computed while the caller handles the current ones; tokens computed for rows
-    that just finished are discarded. `cancel` may be called from any thread.
+    that just finished are discarded. `cancel` may be called from any thread. `kv` has the bits and
+    the group size of quantized keys and values.
     """
 
     def __init__(
         self,
         model: Decoder,
-        tokenizer: Tokenizer,
-        requests: Sequence[Request],
+        rows: Sequence[Row],
         *,
-        end_ids: frozenset[int],
-        markers: Markers | None = None,
+        vocab_size: int,
         chunk: int = 512,
+        kv: tuple[int, int] | None = None,
         prompt_cache: PromptCache | None = None,
     ):
-        self.rows = [
-            Row(i, request, tokenizer, ToolUse(tokenizer, markers) if markers else None, end_ids)
-            for i, request in enumerate(requests)
-        ]
+        self.rows = list(rows)
+        requests = [row.request for row in rows]
         self._model = model
-        self._vocab_size = tokenizer.vocab_size
+        self._vocab_size = vocab_size
         self._batch = list(self.rows)  # rows of the arrays below
         self._prompt_cache = prompt_cache
         self._consistent = False  # whether the cache matches the tokens; true only between steps
         held = prompt_cache.take(requests[0].prompt) if prompt_cache else None
-        logits, self._cache = prefill(model, [each.prompt for each in requests], chunk, held)
-        self._sampler = Sampler([each.sampling for each in requests])
+        prompts = [each.prompt for each in requests]
+        logits, self._cache = prefill(model, prompts, chunk, held, kv)
+        self._sampler = Sampler([each.sampling for each in requests], prompts, vocab_size)
         self._tokens, self._log_probabilities = self._sample(logits)
         self._consistent = True
 
@@ -91,12 +90,14 @@ class Generation:
 
     def _next(self, tokens: mx.array) -> tuple[mx.array, mx.array | None]:
         hidden = self._model.hidden_states(tokens[:, None], self._cache)
-        return self._sample(self._model.logits(hidden)[:, -1])
+        return self._sample(self._model.logits(hidden)[:, -1], tokens)
 
-    def _sample(self, logits: mx.array) -> tuple[mx.array, mx.array | None]:
+    def _sample(
+        self, logits: mx.array, before: mx.array | None = None
+    ) -> tuple[mx.array, mx.array | None]:
         """Start sampling a token per row, and its log-probability if any request needs it."""
         logits = logits[:, : self._vocab_size]  # models may have padding rows
-        tokens, log_probs = self._sampler(logits), None
+        tokens, log_probs = self._sampler(logits, before), None
         if any(row.request.log_probabilities for row in self._batch):
             log_probs = log_probabilities(logits, tokens)
         mx.async_eval(tokens, *([] if log_probs is None else [log_probs]))
@@ -132,7 +133,7 @@ class Row:
         self,
         index: int,
         request: Request,
-        tokenizer: Tokenizer,
+        tokenizer: AnyTokenizer,
         tools: ToolUse | None,
         end_ids: frozenset[int],
     ):
@@ -202,7 +203,11 @@ class Row:
 
 
 def prefill(
-    model: Decoder, prompts: Sequence[Sequence[int]], chunk: int, cache: Cache | None = None
+    model: Decoder,
+    prompts: Sequence[Sequence[int]],
+    chunk: int,
+    cache: Cache | None = None,
+    kv: tuple[int, int] | None = None,
 ) -> tuple[mx.array, Cache]:
     """Process prompts; return the logits of the next tokens, (B, V), and the cache.
 
@@ -212,7 +217,7 @@ def prefill(
     unique = list(dict.fromkeys(tuple(prompt) for prompt in prompts))
     length = max(len(prompt) for prompt in unique)
     padding = [length - len(prompt) for prompt in unique]
-    cache = model.make_cache(padding) if cache is None else cache
+    cache = make_cache(model, padding, kv) if cache is None else cache
     padded = [(0,) * pad + prompt for pad, prompt in zip(padding, unique, strict=True)]
     ids = mx.array(padded)[:, cache.offset :]
     last = None
@@ -227,6 +232,14 @@ def prefill(
         cache.take(rows)
         logits = logits[mx.array(rows)]
     return logits, cache
+
+
+def make_cache(model: Decoder, padding: Sequence[int], kv: tuple[int, int] | None) -> Cache:
+    """Return an empty cache; `kv` are the bits and the group size of keys and values, or None."""
+    cache = model.make_cache(padding)
+    if kv:
+        cache.quantize(*kv)
+    return cache
 
 
 def _to_list(array: mx.array) -> list:

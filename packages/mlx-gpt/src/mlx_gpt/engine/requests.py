@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from mlx_gpt.engine.sampler import Sampling
+from mlx_gpt.engine.sampling import Sampling
 
 FinishReason = Literal["stop", "length", "cancelled"]
 

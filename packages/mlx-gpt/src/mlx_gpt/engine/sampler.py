@@ -1,8 +1,8 @@
 """Sample the next token of each row of a batch, each row with its own settings and seed.
 
-Filters apply in this order, as in Transformers: temperature, `top_k`, `top_p` of the tokens that
-`top_k` kept, `min_p`. Each keeps the most likely tokens; of equal logits the lower id ranks first.
-A filter that no row uses costs nothing.
+Biases and penalties come first (see `Penalties`), then, as in Transformers: temperature, `top_k`,
+`top_p` of the tokens that `top_k` kept, `min_p`. Each keeps the most likely tokens; of equal logits
+the lower id ranks first. A filter that no row uses costs nothing.
 
 A sample is the argmax of logits plus Gumbel noise, which has the distribution of the softmax
 (Gumbel-max trick). Each row has its own random key, so that a seed yields the same tokens in any
@@ -11,55 +11,30 @@ batch.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import mlx.core as mx
 
-# Lower temperatures count as 0: logits apart by 0.001 would differ by a factor e^100.
-MIN_TEMPERATURE = 1e-5
+from mlx_gpt.engine.penalties import Penalties
+from mlx_gpt.engine.sampling import Sampling
+
 # Gumbel noise is above -2.9, except for a uniform draw of exactly 0, whose noise is -inf.
 _MIN_NOISE = -4.0
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """Sampling settings.
+class Sampler:
+    """The settings and the random keys of a batch's rows.
 
-    `temperature` 0 is greedy. `top_k` keeps this many tokens (0: all), `top_p` the fewest with this
-    share of the probability (1: all), `min_p` those at least `min_p` times as likely as the most
-    likely token (0: all), which is always kept. Without a `seed`, sampling depends on
-    `mx.random.seed`.
+    `prompts` and `vocab_size` are needed for penalties only.
     """
 
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    seed: int | None = None
-
-    def __post_init__(self):
-        if not 0 <= self.temperature < math.inf:
-            raise ValueError(f"temperature must be 0 or more, got {self.temperature}")
-        if self.top_k < 0 or self.top_k != int(self.top_k):
-            raise ValueError(f"top_k must be a whole number, 0 or more, got {self.top_k}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
-        if not 0 <= self.min_p <= 1:
-            raise ValueError(f"min_p must be from 0 to 1, got {self.min_p}")
-        if self.seed is not None and not 0 <= self.seed < 2**64:
-            raise ValueError(f"seed must be from 0 to 2**64 - 1, got {self.seed}")
-
-    @property
-    def greedy(self) -> bool:
-        """Whether the most likely token is chosen."""
-        return self.temperature < MIN_TEMPERATURE
-
-
-class Sampler:
-    """The settings and the random keys of a batch's rows."""
-
-    def __init__(self, settings: Sequence[Sampling]):
+    def __init__(
+        self,
+        settings: Sequence[Sampling],
+        prompts: Sequence[Sequence[int]] = (),
+        vocab_size: int = 0,
+    ):
         self._keys = mx.stack([_key(each.seed) for each in settings])  # (B, 2)
+        self._penalties = Penalties.of(settings, prompts, vocab_size)
         self._set(list(settings))
 
     def _set(self, settings: list[Sampling]) -> None:
@@ -70,8 +45,15 @@ class Sampler:
         self._temperature = _column([1 if each.greedy else each.temperature for each in settings])
         self._filters = Filters(settings)
 
-    def __call__(self, logits: mx.array) -> mx.array:
-        """Return one token id per row, (B,), of float32 logits (B, V)."""
+    def __call__(self, logits: mx.array, before: mx.array | None = None) -> mx.array:
+        """Return one token id per row, (B,), of float32 logits (B, V).
+
+        `before` (B,) are the tokens that the logits follow, None after the prompts.
+        """
+        if self._penalties:
+            if before is not None:
+                self._penalties.count(before)
+            logits = self._penalties.apply(logits)
         if self._all_greedy:
             return mx.argmax(logits, axis=-1)
         # Relative to the maximum, because a low temperature could overflow positive logits.
@@ -88,7 +70,10 @@ class Sampler:
 
     def take(self, rows: Sequence[int]) -> None:
         """Select rows of the batch, in this order."""
-        self._keys = self._keys[mx.array(list(rows))]
+        index = mx.array(list(rows))
+        self._keys = self._keys[index]
+        if self._penalties:
+            self._penalties.take(index)
         self._set([self._settings[row] for row in rows])
 
 
@@ -160,10 +145,14 @@ def _first(logits: mx.array, ordered: mx.array, count: mx.array) -> mx.array:
 
 def _split(keys: mx.array) -> mx.array:
     """Return two new keys for each key, (B, 2, 2)."""
+    if keys.shape[0] == 1:  # the same numbers without the cost of a vmap
+        return mx.random.split(keys[0])[None]
     return mx.vmap(lambda key: mx.random.split(key))(keys)  # type: ignore[operator]
 
 
 def _gumbel(keys: mx.array, width: int) -> mx.array:
+    if keys.shape[0] == 1:
+        return mx.maximum(mx.random.gumbel((1, width), key=keys[0]), _MIN_NOISE)
     noise = mx.vmap(lambda key: mx.random.gumbel((width,), key=key))(keys)  # type: ignore[operator]
     return mx.maximum(noise, _MIN_NOISE)
 

@@ -10,7 +10,7 @@ from typing import Any
 from mlx_gpt.data.conversation import check_conversation, render_conversation, render_for_completion
 from mlx_gpt.engine.engine import Engine
 from mlx_gpt.engine.requests import Piece, Request
-from mlx_gpt.engine.sampler import Sampling
+from mlx_gpt.engine.sampling import Sampling
 from mlx_gpt.engine.tools import content_parts
 from mlx_gpt.models.cache import PromptCache
 

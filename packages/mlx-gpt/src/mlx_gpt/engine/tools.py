@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mlx_gpt.tokenizer.tokenizer import Tokenizer
+    from mlx_gpt.tokenizer import AnyTokenizer
 
 # Limits of the calculator.
 MAX_LENGTH = 500  # characters
@@ -40,7 +40,7 @@ class Markers:
     output_end: int
 
     @staticmethod
-    def of(tokenizer: Tokenizer) -> Markers | None:
+    def of(tokenizer: AnyTokenizer) -> Markers | None:
         """Return a tokenizer's markers, None if it has none."""
         names = ("python_start", "python_end", "output_start", "output_end")
         try:
@@ -52,7 +52,7 @@ class Markers:
 class ToolUse:
     """Answers the calls in the tokens of one row."""
 
-    def __init__(self, tokenizer: Tokenizer, markers: Markers):
+    def __init__(self, tokenizer: AnyTokenizer, markers: Markers):
         self._tokenizer = tokenizer
         self._markers = markers
         self._call: list[int] | None = None  # tokens of the current call
@@ -72,7 +72,7 @@ class ToolUse:
         return []
 
 
-def content_parts(tokenizer: Tokenizer, ids: Iterable[int]) -> list[dict[str, str]]:
+def content_parts(tokenizer: AnyTokenizer, ids: Iterable[int]) -> list[dict[str, str]]:
     """Return the tokens of an answer as the content of a message, incomplete calls included.
 
     Each part is `{"type": "text" | "python" | "python_output", "text": ...}`.

@@ -18,7 +18,7 @@ from mlx_gpt.data.rendering import render_prompt
 from mlx_gpt.data.rows import read_rows
 from mlx_gpt.engine.engine import Engine
 from mlx_gpt.engine.requests import Request
-from mlx_gpt.engine.sampler import Sampling
+from mlx_gpt.engine.sampling import Sampling
 from mlx_gpt.evaluate.choice_tasks import shuffle
 from mlx_gpt.evaluate.metrics import TaskResult, pass_at_k, sum_over_ranks
 from mlx_trainer import rank, world_size
