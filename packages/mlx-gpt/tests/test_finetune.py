@@ -181,7 +181,7 @@ def test_t4_all_turns_of_the_assistant_are_learned(config, tmp_path):
 
 def test_t5_an_adapter_fused_into_a_quantized_model_keeps_its_effect(config, tmp_path):
     config = with_training(with_method(config, name="qlora"), learning_rate=1e-3)
-    job, _ = run(config, tmp_path / "run")
+    run(config, tmp_path / "run")
     model = load_model(tmp_path / "run")
     adapted = model(IDS)
     fused, report = merge_and_unload(model)
@@ -421,7 +421,7 @@ def test_profiles_are_valid_settings(name):
     ],
 )
 def test_what_does_not_fit_is_refused(config, changed, message):
-    with pytest.raises(ValueError, match="method|target") as error:
+    with pytest.raises(ValueError, match=r"method|target") as error:
         build(with_method(config, **changed))
     assert message in str(error.value)
 

@@ -5,17 +5,19 @@ from typing import NoReturn
 
 import click
 
+from mlx_gpt.commands.bench import bench
 from mlx_gpt.commands.chat import chat
 from mlx_gpt.commands.convert import convert
 from mlx_gpt.commands.data import data
+from mlx_gpt.commands.estimate import estimate
 from mlx_gpt.commands.evaluate import evaluate
 from mlx_gpt.commands.export import export
 from mlx_gpt.commands.finetune import finetune
 from mlx_gpt.commands.fuse import fuse
+from mlx_gpt.commands.generate import generate
 from mlx_gpt.commands.info import info
 from mlx_gpt.commands.report import report
 from mlx_gpt.commands.rl import rl
-from mlx_gpt.commands.sample import sample
 from mlx_gpt.commands.sft import sft
 from mlx_gpt.commands.speedrun import speedrun
 from mlx_gpt.commands.tokenizer import tokenizer
@@ -43,8 +45,8 @@ def cli() -> None:
 
 
 for command in (
-    *(speedrun, tokenizer, data, train, sft, finetune, rl, evaluate, sample, chat, report),
-    *(convert, fuse, export, info),
+    *(speedrun, tokenizer, data, train, sft, finetune, rl, evaluate, generate, chat, report),
+    *(convert, fuse, export, info, estimate, bench),
 ):
     cli.add_command(command)
 
