@@ -48,7 +48,8 @@ class Side:
         command = [python, __file__, "--side", name, "--work", str(work), "--case",
                    json.dumps(case | {"threads": threads})]  # fmt: skip
         self.process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, text=True,
-                                        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)  # fmt: skip
+                                        stdout=subprocess.PIPE,
+                                        stderr=subprocess.DEVNULL)  # fmt: skip
 
     def updates(self, count: int) -> dict[str, float]:
         """Do so many updates."""
@@ -75,7 +76,8 @@ class Side:
 def reply(**values: float) -> None:
     """Send the numbers of an update, and wait for the next one to be asked for."""
     print(json.dumps(values), flush=True)
-    sys.stdin.readline()
+    if not sys.stdin.readline():
+        sys.exit()  # the parent has ended
 
 
 def train_ours(case: dict[str, Any], work: Path) -> None:
@@ -235,8 +237,8 @@ REPORT = """\
 `benchmarks/gpt_finetune.py`: a Llama of 32 million parameters (8 layers of 512, vocabulary of
 8,192, random weights), float32, on {cores} cores ({processor}), {threads} BLAS thread(s) each, in
 turns within one run; mlx-lm 0.32.2 with mlx-fastcpu's BLAS. Medians over rounds; the ratio is the
-median of the ratios of each round. The machine had other work at the time (load {load:.1f}), so that
-rates are lower than on a quiet one and only ratios compare.
+median of the ratios of each round. The machine had other work at the time (load {load:.1f}), so
+that rates are lower than on a quiet one and only ratios compare.
 
 {table}
 

@@ -8,6 +8,7 @@ attention and need a fit of their own.
 """
 
 import argparse
+import gc
 import json
 import time
 from dataclasses import asdict, dataclass
@@ -16,11 +17,12 @@ from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
+from mlx.utils import tree_flatten
 
 from mlx_gpt.machine import prepare_machine
 from mlx_gpt.models.llama import Llama, LlamaConfig
-from mlx_gpt.training.losses import batch_loss
 from mlx_gpt.training.estimate import Shape, step_features
+from mlx_gpt.training.losses import batch_loss
 from mlx_lora import LoraConfig, add_adapter
 from mlx_trainer import AdamW, TrainStep
 
@@ -44,11 +46,13 @@ class Case:
         """Return the sizes that the estimate needs."""
         head = self.hidden // self.heads
         return Shape(self.layers, self.hidden, self.inner, self.heads, self.hidden,
-                     self.kv_heads * head, self.vocab, self.rows, self.width)  # fmt: skip
+                     self.kv_heads * head, self.vocab, self.rows, self.width,
+                     self.rows * self.width)  # fmt: skip
 
 
 def measure(case: Case) -> dict[str, float]:
     """Return the bytes of weights and trained parameters, and the peak of an update."""
+    gc.collect()  # models of former cases
     mx.clear_cache()
     mx.random.seed(0)
     head = case.hidden // case.heads
@@ -65,7 +69,6 @@ def measure(case: Case) -> dict[str, float]:
         step([batch], 1e-4)
     mx.reset_peak_memory()
     step([batch], 1e-4)
-    from mlx.utils import tree_flatten
 
     def count(tree):
         return sum(each.nbytes for _, each in tree_flatten(tree))
@@ -91,7 +94,9 @@ def cases() -> list[Case]:
 def main() -> None:
     """Measure, fit and print the constants of each kind."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", type=Path, help="Measurements to write, or to read if it exists.")
+    parser.add_argument(
+        "--cases", type=Path, help="Measurements to write, or to read if it exists."
+    )
     options = parser.parse_args()
     if options.cases and options.cases.exists():
         measured = [(Case(**each["case"]), each) for each in json.loads(options.cases.read_text())]
@@ -107,7 +112,12 @@ def main() -> None:
             options.cases.write_text(json.dumps(rows))
     for method, checkpoint in product(("lora", "full"), (False, True)):
         chosen = [(c, m) for c, m in measured if (c.method, c.checkpoint) == (method, checkpoint)]
-        features = np.array([[*step_features(c.shape(), checkpoint), *_own(c, m)] for c, m in chosen])
+        features = np.array(
+            [
+                [*step_features(c.shape(), checkpoint, method == "full"), *_own(c, m)]
+                for c, m in chosen
+            ]
+        )
         known = np.array([m["weights"] + 2 * m["trained"] for _, m in chosen])
         peaks = np.array([m["peak"] for _, m in chosen])
         constants = _nnls(features / peaks[:, None], (peaks - known) / peaks)

@@ -1,7 +1,6 @@
 """A tiny tokenizer and a tiny model, the same for all tests."""
 
 import json
-import json
 import os
 import sys
 import tempfile

@@ -109,7 +109,9 @@ def test_only_the_answers_count_and_padding_does_not(config):
     batch = {name: mx.array(each) for name, each in batch.items()}
     log_probs, counts = preferences.answer_log_probs(job.model, batch)
     for row, pair in enumerate(job.batches.plan[0][0].rows):
-        for side, each in enumerate((job.train.rows[pair[0]].chosen, job.train.rows[pair[0]].rejected)):
+        for side, each in enumerate(
+            (job.train.rows[pair[0]].chosen, job.train.rows[pair[0]].rejected)
+        ):
             logits = np.array(job.model(mx.array(each.ids[None, :-1])))[0].astype(np.float64)
             chances = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
             chosen = chances[np.arange(len(logits)), each.ids[1:]]

@@ -8,6 +8,7 @@ import click
 from mlx_gpt.commands.chat import chat
 from mlx_gpt.commands.convert import convert
 from mlx_gpt.commands.data import data
+from mlx_gpt.commands.estimate import estimate
 from mlx_gpt.commands.evaluate import evaluate
 from mlx_gpt.commands.export import export
 from mlx_gpt.commands.finetune import finetune
@@ -44,7 +45,7 @@ def cli() -> None:
 
 for command in (
     *(speedrun, tokenizer, data, train, sft, finetune, rl, evaluate, sample, chat, report),
-    *(convert, fuse, export, info),
+    *(convert, fuse, export, info, estimate),
 ):
     cli.add_command(command)
 

@@ -63,8 +63,8 @@ def quantized_linear(
 @cache
 def _quantized(transpose: bool, options: tuple[tuple[str, Any], ...]) -> Callable[..., mx.array]:
     def dense(packed: list[mx.array]) -> mx.array:
-        weight, scales, *biases = packed
-        found = mx.dequantize(weight, scales, *(biases or [None]), **dict(options))
+        weight, scales, biases = packed if len(packed) == 3 else (*packed, None)
+        found = mx.dequantize(weight, scales, biases, **dict(options))
         return found.astype(mx.float32)
 
     @custom
@@ -74,7 +74,7 @@ def _quantized(transpose: bool, options: tuple[tuple[str, Any], ...]) -> Callabl
 
     @multiply.vjp
     def _(inputs, gradient, _):
-        x, *packed = inputs
+        _, *packed = inputs
         # Not before the gradient is known; and compilation would merge equal operations into one.
         weight = dense(mx.depends(packed, [gradient]))
         gradient = barrier(gradient) @ (weight if transpose else weight.T)

@@ -1,19 +1,45 @@
 """The memory that fine-tuning needs, from config.json and the headers of the weights alone.
 
 Weights, adapters, gradients and the optimizer's state are counted. What a step holds besides them
-is fitted: 80 measurements of `tools/fit_finetune_memory.py`, on a CPU with mlx-fastcpu, where the
-scores of attention are stored. On a GPU it is an upper bound.
+is fitted to measurements of `tools/fit_finetune_memory.py`, on a CPU with mlx-fastcpu, which stores
+the scores of attention. On a GPU, which does not, it is an upper bound.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_gpt.data.batching import Plan
+from mlx_gpt.machine import default_dtype, describe_device
+from mlx_gpt.models.adapters import quantize_layers
+from mlx_gpt.models.files import CONFIG, find_model_folder
+from mlx_gpt.models.formats import build_model, named_parameters
+from mlx_gpt.models.shards import read_json, read_tensors
+from mlx_gpt.training.finetune_model import adapter_config, blocks_of
+from mlx_gpt.training.finetune_settings import FinetuneConfig
+from mlx_gpt.training.losses import CHUNK_LOGITS, FROZEN_CHUNK_LOGITS, FROZEN_CHUNK_TOKENS
+from mlx_lora import estimate as estimate_adapter
+
+# What the numbers of `step_features` are multiplied with: by (all weights, checkpointing).
+_FITTED = {
+    (False, False): (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
+    (False, True): (0.0, 0.0, 0.0, 0.0),
+    (True, False): (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
+    (True, True): (0.0, 0.0, 0.0, 0.0),
+}
+# Bytes per trained byte, besides the parameters: two moments, and gradients with their updates.
+_MOMENTS = 2.0
+_GRADIENTS = {False: 1.0, True: 1.0}
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a model, and of the largest micro-batch: `rows` of `width` tokens.
+    """Sizes of a model, and of a micro-batch: `rows` of `width` tokens.
 
     `query_dims` and `kv_dims` are the outputs of the projections for queries and for keys;
-    `targets` (default all) are the tokens of the batch that go through the head.
+    `targets` are the tokens of the batch that go through the head.
     """
 
     layers: int
@@ -25,30 +51,155 @@ class Shape:
     vocab: int
     rows: int
     width: int
-    targets: int = 0
+    targets: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes of an update's parts; `free` are those that the device has."""
+
+    weights: int
+    adapter: int
+    optimizer: int
+    gradients: int
+    activations: int
+    logits: int
+    free: int
+    shape: Shape
 
     @property
-    def tokens(self) -> int:
-        """Tokens of the batch, padding included."""
-        return self.rows * self.width
+    def peak(self) -> int:
+        """The sum of all parts."""
+        return (self.weights + self.adapter + self.optimizer + self.gradients
+                + self.activations + self.logits)  # fmt: skip
 
 
-def step_features(shape: Shape, checkpointed: bool) -> list[float]:
-    """Return the numbers of bytes that the fitted constants multiply.
+def estimate(config: FinetuneConfig, plan: Plan | None = None) -> Estimate:
+    """Return the memory of a run; `plan` are its batches, by default full ones of the longest rows.
 
-    Each is a float32 array: with checkpointing a block's input for each layer, and the inside of
-    one block; without it the insides of all.
+    Reads no weights. Raises `ValueError` and `FileNotFoundError` as the run would for its model.
     """
-    N, L = shape.tokens, shape.layers
+    folder = find_model_folder(config.model)
+    tensors = read_tensors(folder)  # only their headers are read
+    model, _ = build_model(read_json(folder / CONFIG), tensors, mx.float32)
+    method, is_full = config.method, config.method.is_full
+    if bits := method.quantize or (4 if method.name == "qlora" else 0):
+        quantize_layers(model, bits, method.group_size)
+    size = 4 if is_full or config.training.dtype == "float32" else default_dtype().size
+    weights = sum(
+        each.size * size if mx.issubdtype(each.dtype, mx.floating) else each.nbytes
+        for each in named_parameters(model).values()
+    )
+    trained = _trained(model, config)
+    shape = _largest(shape_of(model), config, plan)
+    checkpointed = config.training.checkpoint_blocks
+    *inside, logits = _products(shape, is_full, checkpointed)
+    largest = max((_dense(each) for each in model.modules() if "scales" in each), default=0)
+    return Estimate(
+        weights=weights,
+        adapter=0 if is_full else 4 * trained,
+        optimizer=round(4 * trained * (1 if config.training.optimizer == "muon" else _MOMENTS)),
+        gradients=round(4 * trained * _GRADIENTS[is_full]),
+        activations=round(sum(inside)) + 2 * largest,
+        logits=round(logits),
+        free=describe_device().memory,
+        shape=shape,
+    )
+
+
+def describe(found: Estimate, config: FinetuneConfig) -> list[str]:
+    """Return the parts as lines, and advice if they do not fit."""
+    parts = ("weights", "adapter", "optimizer", "gradients", "activations", "logits", "peak")
+    shape = found.shape
+    lines = [f"{name:12}{_size(getattr(found, name)):>10}" for name in parts]
+    lines.append(f"{'free':12}{_size(found.free):>10}")
+    lines.append(f"largest micro-batch: {shape.rows} rows of {shape.width:,} tokens")
+    if found.peak <= found.free:
+        return lines
+    return [*lines, "it does not fit; " + "; ".join(_advice(found, config))]
+
+
+def step_features(shape: Shape, checkpointed: bool, is_full: bool) -> list[float]:
+    """Return the bytes of float32 arrays that the fitted constants multiply.
+
+    Without checkpointing the insides of all layers: hidden states, the MLP's, projections, scores.
+    With it a block's input for each layer. Then the inside of one layer, and a chunk of logits.
+    """
+    N, L, V = shape.rows * shape.width, shape.layers, shape.vocab
     scores = shape.rows * shape.heads * shape.width**2
     inside = [N * shape.hidden, N * shape.inner, N * (shape.query_dims + shape.kv_dims), scores]
-    logits = min((shape.targets or N) * shape.vocab, _CHUNK_LOGITS)
+    chunk = CHUNK_LOGITS // V
+    if not is_full:
+        chunk = max(FROZEN_CHUNK_TOKENS, FROZEN_CHUNK_LOGITS // V)
     per_layer = [L * N * shape.hidden] if checkpointed else [L * each for each in inside]
-    return [4.0 * each for each in (*per_layer, *_once(inside), logits)]
+    once = [inside[0] + inside[1], scores]
+    return [4.0 * each for each in (*per_layer, *once, min(shape.targets, chunk) * V)]
 
 
-def _once(inside: list[int]) -> list[int]:
-    return [inside[0] + inside[1], inside[3]]
+def shape_of(model: nn.Module) -> Shape:
+    """Return the sizes of a model, without a batch."""
+    config: Any = model.config
+
+    def first(*names: str) -> int:
+        return next(int(found) for name in names if (found := getattr(config, name, None)))
+
+    hidden, heads = first("hidden_size", "n_embd"), first("num_attention_heads", "n_head")
+    head_dim = getattr(config, "head_dim", None) or hidden // heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or getattr(config, "n_kv_head", heads)
+    inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None)
+    return Shape(len(blocks_of(model)), hidden, inner or 4 * hidden, heads, heads * head_dim,
+                 kv_heads * head_dim, config.vocab_size, 0, 0, 0)  # fmt: skip
 
 
-_CHUNK_LOGITS = 1 << 24
+def _trained(model: nn.Module, config: FinetuneConfig) -> int:
+    """Return the number of parameters that a run trains."""
+    method, blocks = config.method, blocks_of(model)
+    if not method.is_full:
+        found = estimate_adapter(model, adapter_config(method, len(blocks)))
+        return found.trained
+    trained = blocks[-method.last_layers :] if method.last_layers else [model]
+    return sum(each.size for part in trained for each in named_parameters(part).values())  # type: ignore[arg-type]
+
+
+def _largest(shape: Shape, config: FinetuneConfig, plan: Plan | None) -> Shape:
+    """Return the shape with the micro-batch that needs most."""
+    data, training = config.data, config.training
+    sides = 1 if config.objective.name == "sft" else 2
+    if plan is None:
+        width = min(data.max_tokens, training.micro_batch_tokens)
+        rows = min(training.batch_size, max(1, training.micro_batch_tokens // width))
+        batches = {(rows, width)}
+    else:
+        batches = {(sides * len(each.rows), each.width) for update in plan for each in update}
+    made = [replace(shape, rows=r, width=w, targets=r * w) for r, w in batches]
+    checkpointed = training.checkpoint_blocks
+    return max(made, key=lambda each: sum(_products(each, config.method.is_full, checkpointed)))
+
+
+def _products(shape: Shape, is_full: bool, checkpointed: bool) -> list[float]:
+    features = step_features(shape, checkpointed, is_full)
+    constants = _FITTED[is_full, checkpointed]
+    return [a * b for a, b in zip(features, constants, strict=True)]
+
+
+def _dense(layer: Any) -> int:
+    """Return the bytes of a quantized layer's weight in float32."""
+    return 4 * layer.scales.size * layer.group_size
+
+
+def _advice(found: Estimate, config: FinetuneConfig) -> list[str]:
+    advice = []
+    if found.shape.rows > 1:
+        half = found.shape.rows * found.shape.width // 2
+        advice.append(f"--micro-batch-tokens {half} has half of the activations")
+    if not config.training.checkpoint_blocks:
+        advice.append("--checkpoint-blocks computes most of them twice instead")
+    if config.method.is_full:
+        advice.append("--method lora needs no moments and gradients of all weights")
+    elif config.method.name != "qlora" and not config.method.quantize:
+        advice.append("--method qlora has the weights in 4 bits")
+    return [*advice, "--max-tokens truncates long rows"]
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e6:,.0f} MB" if count < 1e10 else f"{count / 1e9:,.1f} GB"
