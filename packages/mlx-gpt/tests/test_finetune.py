@@ -13,8 +13,11 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
+import yaml
+from click.testing import CliRunner
 from mlx.utils import tree_flatten
 
+from mlx_gpt.commands.finetune import finetune as finetune_command
 from mlx_gpt.data import IGNORE
 from mlx_gpt.models.files import load, load_model
 from mlx_gpt.training.finetune import build, evaluate, finetune, rate_share, run_finetune
@@ -48,14 +51,14 @@ def chat(*texts: str) -> dict:
 
 
 def easy_config(base: str, folder: Path) -> FinetuneConfig:
-    """Return ten updates on easy questions, of two micro-batches each."""
+    """Return ten updates on easy questions."""
     rows = [chat(f"The {each} dog?", f"{each} {each}") for each in COLOURS] * 4
     return FinetuneConfig(
         base,
         FinetuneData([write_rows(folder / "train.jsonl", rows)],
                      [write_rows(folder / "valid.jsonl", rows[:5])]),
         FinetuneMethod(rank=4, alpha=8),
-        training=FinetuneTraining(2, batch_size=4, micro_batch_tokens=96, learning_rate=1e-2),
+        training=FinetuneTraining(2, batch_size=4, learning_rate=1e-2),
         report=FinetuneReport(4, checkpoint_every=5),
     )  # fmt: skip
 
@@ -408,6 +411,49 @@ def test_schedules(schedule, expected):
 def test_profiles_are_valid_settings(name):
     needed = {"model": "m", "data.train": ["x"]}
     assert load_config(FinetuneConfig, read_profile(name), flags=needed).model == "m"
+
+
+def command(*arguments, code=0) -> str:
+    """Run the command in this process; return what it printed."""
+    result = CliRunner().invoke(finetune_command, [str(each) for each in arguments])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_the_command_trains_and_tells_what_it_kept(config, tmp_path):
+    rows = [chat(f"The {each} dog?", each) for each in COLOURS] * 2
+    file = tmp_path / "rows.jsonl"
+    write_rows(file, rows)
+    file.write_text(file.read_text() + '{"messages": 5}\n')
+    shared = ["--model", config.model, "--data", file, "--valid", config.data.valid[0],
+              "--quantize", 8, "--on-bad-row", "skip", "--profile", "chat", "--epochs", 3,
+              "--batch-size", 5, "--output", tmp_path / "run"]  # fmt: skip
+    plan = command(*shared, "--dry-run")
+    assert "skipped 1 of 11 rows as malformed" in plan
+    assert "6 updates of 5 rows, 3 epochs" in plan
+    assert "largest micro-batch: 5 rows" in plan
+    assert not (tmp_path / "run").exists()
+    printed = command(*shared)
+    assert "restored the weights of update 6, which had the lowest loss" in printed
+    assert "lora: " in printed
+    saved = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    assert (saved["data"]["mask"], saved["training"]["epochs"]) == ("assistant", 3)
+    assert json.loads((tmp_path / "run/model/base.json").read_text())["bits"] == 8
+    assert load_model(tmp_path / "run")
+    command("--output", tmp_path / "run", "--resume")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--output", "run"], "Missing option '--model'."),
+        (["--model", "m", "--data", "d"], "Missing option '--output'."),
+        (["--output", "run", "--resume", "--profile", "chat"], "--resume takes everything from"),
+        (["--model", "m", "--data", "d", "--output", "r", "--method", "lara"], "'lara' is not one"),
+    ],
+)
+def test_wrong_usage_is_told_before_anything_is_loaded(arguments, message):
+    assert message in command(*arguments, code=2)
 
 
 @pytest.mark.parametrize(

@@ -274,7 +274,10 @@ def test_a_gpu_that_is_absent_is_one_line(tmp_path, monkeypatch):
     )
 
 
-RUNNERS = {"chat", "evaluate", "finetune", "info", "rl", "sft", "speedrun", "train"}
+RUNNERS = {
+    *("bench", "chat", "estimate", "evaluate", "finetune", "generate", "info"),
+    *("rl", "sft", "speedrun", "train"),
+}
 
 
 @pytest.mark.parametrize("name", sorted(RUNNERS))
