@@ -22,16 +22,18 @@ from mlx_gpt.training.finetune_settings import FinetuneConfig
 from mlx_gpt.training.losses import CHUNK_LOGITS, FROZEN_CHUNK_LOGITS, FROZEN_CHUNK_TOKENS
 from mlx_lora import estimate as estimate_adapter
 
-# What the numbers of `step_features` are multiplied with: by (all weights, checkpointing).
-_FITTED = {
-    (False, False): (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
-    (False, True): (0.0, 0.0, 0.0, 0.0),
-    (True, False): (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
-    (True, True): (0.0, 0.0, 0.0, 0.0),
-}
-# Bytes per trained byte, besides the parameters: two moments, and gradients with their updates.
-_MOMENTS = 2.0
-_GRADIENTS = {False: 1.0, True: 1.0}
+PARTS = ("weights", "adapter", "optimizer", "gradients", "activations", "logits")
+
+# Fitted float32 arrays of a step, by checkpointing: of each layer (hidden states, MLP, projections,
+# scores; with checkpointing only hidden states), of one layer (the first three, scores), and of the
+# head (hidden states, a chunk of logits).
+_PER_LAYER = {False: (0.0, 5.5, 2.5, 0.67), True: (0.5,)}
+_ONE_LAYER = {False: (10.5, 1.6), True: (10.0, 1.0)}
+_HEAD = {False: (0.0, 10.6), True: (0.0, 9.6)}
+# With all weights trained: copies of a chunk of logits, of the parameters in the backward pass, and
+# in the optimizer's.
+_TRAINED_HEAD, _BACKWARD, _UPDATE = 5.0, 1.1, 2.8
+_MOMENTS = {"adamw": 2, "muon": 1}  # copies of the parameters
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Estimate:
     adapter: int
     optimizer: int
     gradients: int
+    """With copies of them."""
     activations: int
     logits: int
     free: int
@@ -70,8 +73,7 @@ class Estimate:
     @property
     def peak(self) -> int:
         """The sum of all parts."""
-        return (self.weights + self.adapter + self.optimizer + self.gradients
-                + self.activations + self.logits)  # fmt: skip
+        return sum(getattr(self, name) for name in PARTS)
 
 
 def estimate(config: FinetuneConfig, plan: Plan | None = None) -> Estimate:
@@ -90,18 +92,18 @@ def estimate(config: FinetuneConfig, plan: Plan | None = None) -> Estimate:
         each.size * size if mx.issubdtype(each.dtype, mx.floating) else each.nbytes
         for each in named_parameters(model).values()
     )
-    trained = _trained(model, config)
-    shape = _largest(shape_of(model), config, plan)
+    trained = 4 * _trained(model, config)
     checkpointed = config.training.checkpoint_blocks
-    *inside, logits = _products(shape, is_full, checkpointed)
-    largest = max((_dense(each) for each in model.modules() if "scales" in each), default=0)
+    shape = _largest(shape_of(model), config, plan)
+    step = step_bytes(shape, checkpointed, trained if is_full else 0)
+    dense = max((_dense(each) for each in model.modules() if "scales" in each), default=0)
     return Estimate(
         weights=weights,
-        adapter=0 if is_full else 4 * trained,
-        optimizer=round(4 * trained * (1 if config.training.optimizer == "muon" else _MOMENTS)),
-        gradients=round(4 * trained * _GRADIENTS[is_full]),
-        activations=round(sum(inside)) + 2 * largest,
-        logits=round(logits),
+        adapter=0 if is_full else trained,
+        optimizer=_MOMENTS[config.training.optimizer] * trained,
+        gradients=step.gradients if is_full else trained,
+        activations=step.layers + 2 * dense,
+        logits=step.head,
         free=describe_device().memory,
         shape=shape,
     )
@@ -109,22 +111,52 @@ def estimate(config: FinetuneConfig, plan: Plan | None = None) -> Estimate:
 
 def describe(found: Estimate, config: FinetuneConfig) -> list[str]:
     """Return the parts as lines, and advice if they do not fit."""
-    parts = ("weights", "adapter", "optimizer", "gradients", "activations", "logits", "peak")
     shape = found.shape
-    lines = [f"{name:12}{_size(getattr(found, name)):>10}" for name in parts]
-    lines.append(f"{'free':12}{_size(found.free):>10}")
+    lines = [f"{name:12}{_size(getattr(found, name)):>10}" for name in (*PARTS, "peak", "free")]
     lines.append(f"largest micro-batch: {shape.rows} rows of {shape.width:,} tokens")
     if found.peak <= found.free:
         return lines
     return [*lines, "it does not fit; " + "; ".join(_advice(found, config))]
 
 
-def step_features(shape: Shape, checkpointed: bool, is_full: bool) -> list[float]:
-    """Return the bytes of float32 arrays that the fitted constants multiply.
+@dataclass(frozen=True)
+class StepBytes:
+    """What a step holds besides weights and moments, at its peak."""
 
-    Without checkpointing the insides of all layers: hidden states, the MLP's, projections, scores.
-    With it a block's input for each layer. Then the inside of one layer, and a chunk of logits.
+    layers: int
+    head: int
+    gradients: int
+
+    @property
+    def total(self) -> int:
+        """The sum."""
+        return self.layers + self.head + self.gradients
+
+
+def step_bytes(shape: Shape, checkpointed: bool, trained: int = 0) -> StepBytes:
+    """Return the peak of a step with a micro-batch; `trained` are the bytes of all weights, if they
+    are trained.
+
+    The peak is where the backward pass begins, at the head, or within a layer, or in the update of
+    all weights, which holds no activations any more.
     """
+    per_layer, one_layer, head = layer_arrays(shape, checkpointed, bool(trained))
+    kept = _dot(_PER_LAYER[checkpointed], per_layer)
+    inside = _dot(_ONE_LAYER[checkpointed], one_layer)
+    copies = (0.0, _TRAINED_HEAD) if trained else _HEAD[checkpointed]
+    logits = _dot(copies, head)
+    found = StepBytes(kept + inside, 0, round(_BACKWARD * trained))
+    if logits > inside:
+        found = replace(found, layers=kept, head=logits)
+    if (update := round(_UPDATE * trained)) > found.total:
+        return StepBytes(0, 0, update)
+    return found
+
+
+def layer_arrays(
+    shape: Shape, checkpointed: bool, is_full: bool
+) -> tuple[list[float], list[float], list[float]]:
+    """Return the bytes that the fitted constants multiply: of all layers, of one, of the head."""
     N, L, V = shape.rows * shape.width, shape.layers, shape.vocab
     scores = shape.rows * shape.heads * shape.width**2
     inside = [N * shape.hidden, N * shape.inner, N * (shape.query_dims + shape.kv_dims), scores]
@@ -132,12 +164,17 @@ def step_features(shape: Shape, checkpointed: bool, is_full: bool) -> list[float
     if not is_full:
         chunk = max(FROZEN_CHUNK_TOKENS, FROZEN_CHUNK_LOGITS // V)
     per_layer = [L * N * shape.hidden] if checkpointed else [L * each for each in inside]
-    once = [inside[0] + inside[1], scores]
-    return [4.0 * each for each in (*per_layer, *once, min(shape.targets, chunk) * V)]
+    head = [N * shape.hidden, min(shape.targets, chunk) * V]
+    parts = per_layer, [sum(inside[:3]), scores], head
+    return tuple([4.0 * each for each in part] for part in parts)  # type: ignore[return-value]
+
+
+def _dot(constants: tuple[float, ...], arrays: list[float]) -> int:
+    return round(sum(a * b for a, b in zip(constants, arrays, strict=True)))
 
 
 def shape_of(model: nn.Module) -> Shape:
-    """Return the sizes of a model, without a batch."""
+    """Return the sizes of a model, with one row of its longest context."""
     config: Any = model.config
 
     def first(*names: str) -> int:
@@ -148,7 +185,7 @@ def shape_of(model: nn.Module) -> Shape:
     kv_heads = getattr(config, "num_key_value_heads", None) or getattr(config, "n_kv_head", heads)
     inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None)
     return Shape(len(blocks_of(model)), hidden, inner or 4 * hidden, heads, heads * head_dim,
-                 kv_heads * head_dim, config.vocab_size, 0, 0, 0)  # fmt: skip
+                 kv_heads * head_dim, config.vocab_size, 1, config.sequence_len, 0)  # fmt: skip
 
 
 def _trained(model: nn.Module, config: FinetuneConfig) -> int:
@@ -166,20 +203,14 @@ def _largest(shape: Shape, config: FinetuneConfig, plan: Plan | None) -> Shape:
     data, training = config.data, config.training
     sides = 1 if config.objective.name == "sft" else 2
     if plan is None:
-        width = min(data.max_tokens, training.micro_batch_tokens)
+        width = min(data.max_tokens, shape.width)
         rows = min(training.batch_size, max(1, training.micro_batch_tokens // width))
         batches = {(rows, width)}
     else:
         batches = {(sides * len(each.rows), each.width) for update in plan for each in update}
     made = [replace(shape, rows=r, width=w, targets=r * w) for r, w in batches]
     checkpointed = training.checkpoint_blocks
-    return max(made, key=lambda each: sum(_products(each, config.method.is_full, checkpointed)))
-
-
-def _products(shape: Shape, is_full: bool, checkpointed: bool) -> list[float]:
-    features = step_features(shape, checkpointed, is_full)
-    constants = _FITTED[is_full, checkpointed]
-    return [a * b for a, b in zip(features, constants, strict=True)]
+    return max(made, key=lambda each: step_bytes(each, checkpointed).total)
 
 
 def _dense(layer: Any) -> int:
