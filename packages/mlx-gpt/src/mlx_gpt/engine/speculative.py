@@ -142,12 +142,12 @@ class SpeculativeGeneration:
 
     def _draw(self, logits: mx.array) -> int:
         before = None if self._before is None else mx.array([self._before])
-        return int(self._sampler(logits, before).item())
+        return int(self._sampler(logits, before)[0])
 
     def _log_probability(self, logits: mx.array, token: int) -> float | None:
         if not self.rows[0].request.log_probabilities:
             return None
-        return float(log_probabilities(logits, mx.array([token])).item())
+        return float(log_probabilities(logits, mx.array([token]))[0])
 
     def _store(self) -> None:
         if self._prompt_cache is not None:

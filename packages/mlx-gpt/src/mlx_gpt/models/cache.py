@@ -77,10 +77,12 @@ class LayerCache(TokenBuffer):
         if not self._bits:
             keys, values = self.append((k, v))
         else:
-            options = {"group_size": self._group_size, "bits": self._bits}
-            parts = self.append([*mx.quantize(k, **options), *mx.quantize(v, **options)])
-            keys = mx.dequantize(*parts[:3], **options).astype(q.dtype)
-            values = mx.dequantize(*parts[3:], **options).astype(q.dtype)
+            group, bits = self._group_size, self._bits
+            parts = self.append([*mx.quantize(k, group, bits), *mx.quantize(v, group, bits)])
+            keys, values = (
+                mx.dequantize(*each, group_size=group, bits=bits, dtype=q.dtype)  # type: ignore[misc]
+                for each in (parts[:3], parts[3:])
+            )
         return mx.fast.scaled_dot_product_attention(q, keys, values, scale=scale, mask=mask)
 
     def quantize(self, bits: int, group_size: int) -> None:
