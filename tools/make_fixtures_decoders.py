@@ -7,9 +7,10 @@ Run in an environment with torch, transformers and mlx-lm:
 Writes packages/mlx-gpt/tests/fixtures/decoders.safetensors and decoders.json. Of each case the JSON
 has `config.json` as transformers 5 writes it, `v4` as version 4 wrote it, and the names and shapes
 of the tensors, whose values are those of `make_weight`; the other file has the float32 logits of
-every second token under "CASE/logits". Cases named `mlx_lm_...` are folders that mlx-lm quantized,
-with their tensors and mlx-lm's logits. Made with torch 2.13.0, transformers 5.23.0 and mlx-lm
-0.32.2.
+every second token under "CASE/logits", and under "rope/..." the frequencies and attention factor
+of `ROPES`, whose parameters are in the JSON. Cases named `mlx_lm_...` are folders that mlx-lm
+quantized, with their tensors and mlx-lm's logits; `adapter_...` are adapters as mlx-lm saves them,
+and its logits. Made with torch 2.13.0, transformers 5.23.0 and mlx-lm 0.32.2.
 """
 
 import json
@@ -20,6 +21,8 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import torch
+from mlx.utils import tree_flatten, tree_unflatten
+from mlx_lm.tuner.utils import linear_to_lora_layers
 from mlx_lm.utils import load_model, quantize_model, save_config, save_model
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -31,6 +34,7 @@ from transformers import (
     Qwen3Config,
     SmolLM3Config,
 )
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 FIXTURES = Path(__file__).parents[1] / "packages/mlx-gpt/tests/fixtures"
 TOKENS = 24  # more than each window, in two rows
@@ -79,6 +83,20 @@ CASES = {
     "gpt2": GPT2Config(**GPT2_SIZES, **ENDS),
     "gpt2_inner": GPT2Config(**GPT2_SIZES, **ENDS, n_inner=40, activation_function="gelu"),
 }
+# As published, with heads of 128 numbers, and variants of these.
+REAL_SIZES = {"hidden_size": 256, "num_attention_heads": 2, "max_position_embeddings": 131_072}
+LONG = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0,
+        "original_max_position_embeddings": 32_768}  # fmt: skip
+LLAMA31 = LLAMA3 | {"rope_theta": 500_000.0, "original_max_position_embeddings": 8192}
+ROPES = {
+    "llama31": LLAMA31,
+    "llama32": LLAMA31 | {"factor": 32.0},
+    "qwen25": LONG,
+    "yarn_untruncated": LONG | {"truncate": False, "beta_fast": 20, "beta_slow": 2},
+    "yarn_factor": LONG | {"attention_factor": 0.8},
+    "yarn_mscale": LONG | {"mscale": 0.7, "mscale_all_dim": 1.1},
+    "linear": {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 4.0},
+}
 QUANTIZED = {"llama_gqa_head_dim": (4, 32), "qwen3": (8, 32), "gpt2": (4, 32)}
 
 
@@ -95,7 +113,14 @@ def main() -> None:
             folder, target = Path(temporary, name), Path(temporary, f"mlx_lm_{name}")
             quantize(folder, target, bits, group_size)
             described[target.name] = describe_quantized(target, ids, arrays)
+        for base in ("llama3", "mlx_lm_qwen3"):
+            described[f"adapter_{base}"] = make_adapter(Path(temporary, base), base, ids, arrays)
+    for name, parameters in ROPES.items():
+        config = LlamaConfig(**REAL_SIZES, rope_parameters=dict(parameters))
+        radians, factor = ROPE_INIT_FUNCTIONS[parameters["rope_type"]](config, "cpu")
+        arrays[f"rope/{name}"] = torch.cat([radians, torch.tensor([factor])])
     save_file(arrays, FIXTURES / "decoders.safetensors", metadata={"format": "pt"})
+    described["ropes"] = ROPES
     lines = [f"{json.dumps(name)}: {json.dumps(each)}" for name, each in described.items()]
     (FIXTURES / "decoders.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
@@ -174,6 +199,28 @@ def describe_quantized(folder: Path, ids: torch.Tensor, arrays: dict) -> dict:
     arrays.update({f"{folder.name}/{key}": tensor for key, tensor in tensors.items()})
     config = json.loads((folder / "config.json").read_text())
     return {"config": config, "shapes": {key: list(each.shape) for key, each in tensors.items()}}
+
+
+def make_adapter(folder: Path, base: str, ids: torch.Tensor, arrays: dict) -> dict:
+    """Put a random LoRA on a model as `mlx_lm.lora` does, and keep its tensors and logits."""
+    values = json.loads((folder / "config.json").read_text())
+    if "v4" not in values and "rope_parameters" in values:  # mlx-lm does not read it
+        (folder / "config.json").write_text(json.dumps(older_dialect(values)))
+    model, _ = load_model(folder)
+    model.set_dtype(mx.float32)  # in bfloat16 the order of roundings matters
+    model.freeze()
+    parameters = {"rank": 3, "scale": 5.0, "dropout": 0.0,
+                  "keys": ["self_attn.q_proj", "self_attn.o_proj"]}  # fmt: skip
+    linear_to_lora_layers(model, 1, parameters)
+    trained = {
+        key: mx.array(make_weight(f"adapter_{base}/{key}", each.shape))
+        for key, each in tree_flatten(model.trainable_parameters())
+    }
+    model.update(tree_unflatten(list(trained.items())))
+    logits = model(mx.array(ids.numpy().astype(np.int32))).astype(mx.float32)
+    arrays[f"adapter_{base}/logits"] = torch.from_numpy(np.array(logits[:, ::2]))
+    config = {"fine_tune_type": "lora", "num_layers": 1, "lora_parameters": parameters}
+    return {"config": config, "shapes": {key: list(each.shape) for key, each in trained.items()}}
 
 
 if __name__ == "__main__":

@@ -12,7 +12,11 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from mlx.utils import tree_map
+from tokenizers import Tokenizer as HubTokenizer
+from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from mlx_gpt.models.files import save_model
+from mlx_gpt.models.llama import Llama, LlamaConfig
 from mlx_gpt.models.nanochat import Nanochat, NanochatConfig
 from mlx_gpt.tokenizer import Tokenizer
 
@@ -21,6 +25,10 @@ sys.path.append(str(Path(__file__).parent))  # tests share decoder_folders.py
 settings.register_profile("loaded", deadline=None)  # a busy machine is no failure
 settings.load_profile("loaded")
 
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 PATH, TMPDIR = os.environ["PATH"], tempfile.gettempdir()
 
 SENTENCES = [
@@ -106,3 +114,29 @@ def write_pretrained() -> Callable[..., Path]:
         return folder
 
     return write
+
+
+@pytest.fixture(scope="session")
+def llama_folder(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> str:
+    """A folder of a Llama of two layers of 64 dimensions, with a tokenizer and a chat template."""
+    return write_llama(tmp_path_factory.mktemp("llama"), texts[:50])
+
+
+def write_llama(folder: Path, texts: list[str]) -> str:
+    """Write a model folder of two layers of 32 dimensions; return its path."""
+    tokenizer = HubTokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(
+        vocab_size=320, special_tokens=specials, show_progress=False, initial_alphabet=alphabet,
+    ))  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {"eos_token": "<|im_end|>", "chat_template": CHAT_TEMPLATE}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    mx.random.seed(0)
+    model = Llama(LlamaConfig(320, 64, 96, 2, 4, 2, 16, 128))
+    save_model(model, folder)
+    return str(folder)

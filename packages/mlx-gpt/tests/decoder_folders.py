@@ -10,24 +10,29 @@ import numpy as np
 
 FIXTURES = Path(__file__).parent / "fixtures"
 CASES: dict[str, dict] = json.loads((FIXTURES / "decoders.json").read_text())
+ROPES: dict[str, dict] = CASES.pop("ropes")
 EXPECTED: dict[str, mx.array] = mx.load(str(FIXTURES / "decoders.safetensors"))  # type: ignore
 IDS = EXPECTED["ids"]
 QUANTIZED = [name for name in CASES if name.startswith("mlx_lm_")]
-PLAIN = [name for name in CASES if name not in QUANTIZED]
+ADAPTERS = [name for name in CASES if name.startswith("adapter_")]
+PLAIN = [name for name in CASES if name not in QUANTIZED + ADAPTERS]
 
 
 def tensors_of(case: str) -> dict[str, mx.array]:
     """Return the tensors of the file of a case, in bfloat16 unless quantized."""
     if case in QUANTIZED:
         return {name: EXPECTED[f"{case}/{name}"] for name in CASES[case]["shapes"]}
-    return {name: _weight(f"{case}/{name}", shape) for name, shape in CASES[case]["shapes"].items()}
+    return {
+        name: _weight(f"{case}/{name}", shape).astype(mx.bfloat16)
+        for name, shape in CASES[case]["shapes"].items()
+    }
 
 
 def _weight(seed: str, shape: list[int]) -> mx.array:
     random = np.random.default_rng(zlib.crc32(seed.encode()))
     is_norm = ("norm" in seed or "ln_" in seed) and seed.endswith("weight")
     values = (is_norm + random.normal(0, 0.25, shape)).astype(np.float32)
-    return mx.array(values).astype(mx.bfloat16)
+    return mx.array(values)
 
 
 def write_folder(
@@ -47,6 +52,17 @@ def write_folder(
         dict(tensors_of(case) if tensors is None else tensors),
         metadata={"format": "pt"},
     )
+    return folder
+
+
+def write_adapter(folder: Path, case: str, base: Path) -> Path:
+    """Write an adapter as mlx-lm does, for the model in `base`."""
+    folder.mkdir(parents=True)
+    config = CASES[case]["config"] | {"model": str(base)}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    tensors = {name: _weight(f"{case}/{name}", shape)
+               for name, shape in CASES[case]["shapes"].items()}  # fmt: skip
+    mx.save_safetensors(str(folder / "adapters.safetensors"), tensors)
     return folder
 
 

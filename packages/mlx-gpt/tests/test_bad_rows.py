@@ -3,8 +3,11 @@
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mlx_gpt.data.examples import read_examples, read_pairs
+from mlx_gpt.data.layouts import parse_row
 from mlx_gpt.tokenizer import PretrainedTokenizer
 from mlx_gpt.tokenizer.chat_template import BUILT_IN
 
@@ -17,6 +20,7 @@ def chat(*messages):
 
 BAD = [
     ('{"messages": [}', "not JSON (Expecting value: line 1 column 15 (char 14))"),
+    ('{"text": ' + "[" * 100_000, "not JSON (nested too deeply)"),
     ('["a"]', "expected a JSON object, got list"),
     ('{"messages": [{"role": "user", "content": NaN}]}', "NaN is not JSON"),
     ('{"messages": [], "messages": []}', "the key 'messages' is there twice"),
@@ -27,6 +31,9 @@ BAD = [
     ({"text": " \n"}, "text is empty"),
     ({"text": ["a", "b"]}, 'text must be text, got ["a", "b"]'),
     ({"prompt": "a", "completion": ""}, "completion is empty"),
+    ({"instruction": "a", "output": "b", "history": 5}, "history must be a list of pairs of texts"),
+    ({"a\ud800": 1}, "a row needs the keys text, or prompt and completion, or messages, or "
+     "conversations, or instruction and output, or chosen and rejected; it has a\\ud800"),
     ({"instruction": None, "output": "a"}, "instruction must be text, got null"),
     ({"messages": "Hello"}, 'messages must be a list of messages that is not empty, got "Hello"'),
     ({"messages": []}, "messages must be a list of messages that is not empty, got an empty list"),
@@ -129,3 +136,30 @@ def test_a_malformed_preference_is_an_error_with_its_line(row, message, chatml, 
     with pytest.raises(ValueError, match="rows") as caught:
         read_pairs([path], chatml)
     assert str(caught.value) == f"{path}, line 1: {message}"
+
+
+KEYS = ["text", "prompt", "completion", "messages", "conversations", "instruction", "input",
+        "output", "chosen", "rejected", "system", "history", "tools", "role", "content", "from",
+        "value", "tool_calls", "name", "arguments", "function", "type"]  # fmt: skip
+LEAVES = st.none() | st.booleans() | st.integers() | st.sampled_from(
+    ["", "a", "user", "assistant", "system", "tool", "human", "gpt", "text", "{}", "function_call"]
+)  # fmt: skip
+VALUES = st.recursive(
+    LEAVES,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=150)
+@given(st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=6))
+def test_any_row_is_parsed_or_refused_with_a_reason(row):
+    reason = "parsed"
+    try:
+        parse_row(row)
+    except ValueError as error:
+        reason = str(error)
+    assert reason
+    assert "\n" not in reason

@@ -86,16 +86,16 @@ def test_the_numbers_are_those_of_the_rows(model, tmp_path):
     assert found["length"]["median"] == np.median(lengths)
     assert found["trained_tokens"] == 2 * 19
     assert found["trained_share"] == 2 * 19 / lengths.sum()
-    padded = found["padded_per_real_token"]
-    batches = [lengths[:8], lengths[8:16], lengths[16:]]
-    expected = sum(len(each) * each.max() for each in batches) / lengths.sum()
-    assert padded["sorted"] == padded["file_order"] == pytest.approx(expected, abs=1e-4)
-    path.write_text("\n".join(json.dumps(row) for row in rows[::2] + rows[1::2]))
-    shuffled = inspect({"rows": [path]}, load_tokenizer(model), max_tokens=120).splits["rows"]
-    shuffled = shuffled["padded_per_real_token"]
-    assert shuffled["sorted"] == padded["sorted"] < shuffled["file_order"]
-    at_best = -(-lengths.sum() // 120) * 120 / lengths.sum()
-    assert at_best - 1e-4 <= shuffled["packed"] <= at_best + 120 / lengths.sum() + 1e-4
+    padded, inputs = found["padded_per_real_token"], lengths - 1
+    batches = [inputs[:8], inputs[8:16], inputs[16:]]
+    expected = sum(len(each) * each.max() for each in batches) / inputs.sum()
+    assert padded["file_order"] == pytest.approx(expected, abs=1e-4)
+    # Widths are multiples of 16.
+    assert 1 <= padded["sorted"] <= max(-(-inputs // 16) * 16 / inputs) + 0.01
+    packed = inspect({"rows": [path]}, load_tokenizer(model), max_tokens=120).splits["rows"]
+    packed = packed["padded_per_real_token"]["packed"]
+    at_best = -(-inputs.sum() // 120) * 120 / inputs.sum()
+    assert at_best - 1e-4 <= packed <= at_best + 120 / inputs.sum() + 1e-4
 
 
 def test_preferences_and_nanochats_models_are_checked_too(model, tokenizer, tmp_path):

@@ -3,6 +3,7 @@
 T1 to T7 are the defects of mlx-lm's trainer that we measured; each is a test here.
 """
 
+import json
 import signal
 import subprocess
 import sys
@@ -12,28 +13,96 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
-from finetune_base import COLOURS, arrays, chat, easy_config, equal, of, run, write_base, write_rows
+import yaml
+from click.testing import CliRunner
+from mlx.utils import tree_flatten
 
+from mlx_gpt.commands.finetune import finetune as finetune_command
 from mlx_gpt.data import IGNORE
 from mlx_gpt.models.files import load, load_model
 from mlx_gpt.training.finetune import build, evaluate, finetune, rate_share, run_finetune
 from mlx_gpt.training.finetune_model import make_optimizer
-from mlx_gpt.training.finetune_settings import PROFILES, FinetuneTraining, read_profile
+from mlx_gpt.training.finetune_settings import (
+    PROFILES,
+    FinetuneConfig,
+    FinetuneData,
+    FinetuneMethod,
+    FinetuneReport,
+    FinetuneTraining,
+    read_profile,
+)
 from mlx_gpt.training.losses import target_losses, target_states
 from mlx_lora import adapter_configs, load_mlx_lm_adapter, merge_and_unload
 from mlx_trainer import Checkpoints, ConfigError, RunFolder, load_config
+
+COLOURS = ["red", "green", "blue", "brown", "black"]
+
+
+def write_rows(path: Path, rows) -> str:
+    """Write JSON lines; return the path."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def chat(*texts: str) -> dict:
+    """Return a conversation that begins with the user."""
+    roles = ("user", "assistant")
+    return {"messages": [{"role": roles[i % 2], "content": text} for i, text in enumerate(texts)]}
+
+
+def easy_config(base: str, folder: Path) -> FinetuneConfig:
+    """Return ten updates on easy questions."""
+    rows = [chat(f"The {each} dog?", f"{each} {each}") for each in COLOURS] * 4
+    return FinetuneConfig(
+        base,
+        FinetuneData([write_rows(folder / "train.jsonl", rows)],
+                     [write_rows(folder / "valid.jsonl", rows[:5])]),
+        FinetuneMethod(rank=4, alpha=8),
+        training=FinetuneTraining(2, batch_size=4, learning_rate=1e-2),
+        report=FinetuneReport(4, checkpoint_every=5),
+    )  # fmt: skip
+
+
+def run(config, folder, resume=False, stop_after=None):
+    """Train; return the job and the events. Killed right after `stop_after` updates."""
+    job, events = build(config), []
+
+    def report(event):
+        events.append(event)
+        if event["event"] == "update" and event["updates"] == stop_after:
+            raise SystemExit  # nothing is saved any more, as after a kill
+
+    try:
+        finetune(job, folder, report, resume)
+    except SystemExit:
+        assert stop_after
+    return job, events
+
+
+def of(kind: str, events: list[dict], name: str) -> list:
+    """Return a value of each event of a kind."""
+    return [event[name] for event in events if event["event"] == kind]
+
+
+def arrays(tree) -> dict[str, mx.array]:
+    """Return the arrays of a tree by dotted name."""
+    return dict(tree_flatten(tree))
+
+
+def equal(ours, theirs) -> bool:
+    """Return whether two trees have the same arrays, bit for bit."""
+    ours, theirs = arrays(ours), arrays(theirs)
+    return ours.keys() == theirs.keys() and all(
+        mx.array_equal(each, theirs[name]) for name, each in ours.items()
+    )
+
 
 IDS = mx.array([[5, 9, 7, 30]])
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory, texts) -> str:
-    return write_base(tmp_path_factory.mktemp("model"), texts[:50])
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory, base):
-    return easy_config(base, tmp_path_factory.mktemp("data"))
+def config(tmp_path_factory, llama_folder):
+    return easy_config(llama_folder, tmp_path_factory.mktemp("data"))
 
 
 def with_method(config, **changed):
@@ -58,7 +127,7 @@ def test_it_learns_and_leaves_what_loads(config, tmp_path, name):
     config = with_method(config, name=name)
     job, events = run(config, tmp_path / name)
     losses = of("evaluate", events, "loss")
-    assert losses[-1] < losses[0] - 1
+    assert losses[-1] < losses[0] - 0.7
     job.model.eval()
     model, tokenizer = load(tmp_path / name)
     assert mx.allclose(model(IDS), job.model(IDS), atol=1e-6)
@@ -98,10 +167,10 @@ def test_t2_a_row_of_five_tokens_has_four_targets(config, tmp_path):
 
 def test_t3_a_row_without_a_target_is_dropped_and_told(config, tmp_path):
     rows = [chat("The dog? " * 40, "red"), chat("The dog?", "red")]
-    job = build(with_rows(config, tmp_path, rows, max_tokens=24))
+    job = build(with_rows(config, tmp_path, rows, max_tokens=40))
     assert len(job.train.rows) == 1
     assert "dropped 1 of 2 rows without a token to train on" in "".join(job.train.notes)
-    _, events = run(with_rows(config, tmp_path, rows, max_tokens=24), tmp_path / "run")
+    _, events = run(with_rows(config, tmp_path, rows, max_tokens=40), tmp_path / "run")
     assert np.isfinite(of("update", events, "loss")).all()
 
 
@@ -115,7 +184,7 @@ def test_t4_all_turns_of_the_assistant_are_learned(config, tmp_path):
 
 def test_t5_an_adapter_fused_into_a_quantized_model_keeps_its_effect(config, tmp_path):
     config = with_training(with_method(config, name="qlora"), learning_rate=1e-3)
-    job, _ = run(config, tmp_path / "run")
+    run(config, tmp_path / "run")
     model = load_model(tmp_path / "run")
     adapted = model(IDS)
     fused, report = merge_and_unload(model)
@@ -188,7 +257,7 @@ def test_ten_updates_equal_seven_killed_and_resumed(config, tmp_path, changed):
 
 
 def test_a_process_killed_at_any_moment_resumes_bit_for_bit(config, tmp_path):
-    config = with_training(with_report(config, checkpoint_every=3), epochs=8)
+    config = with_training(with_report(config, checkpoint_every=3), epochs=3)
     run_finetune(config, tmp_path / "whole")
     code = (
         "import mlx.core as mx; mx.disable_compile()\n"
@@ -202,7 +271,7 @@ def test_a_process_killed_at_any_moment_resumes_bit_for_bit(config, tmp_path):
                                stderr=subprocess.DEVNULL)  # fmt: skip
     log = tmp_path / "cut" / "metrics.jsonl"
     while process.poll() is None:
-        if log.exists() and log.read_text().count('"update"') >= 11:
+        if log.exists() and log.read_text().count('"update"') >= 7:
             process.send_signal(signal.SIGKILL)
             break
     assert process.wait() == -signal.SIGKILL
@@ -310,7 +379,7 @@ def test_lora_plus_and_decay_are_per_parameter(config):
 def test_muon_and_gradient_checkpointing_train_too(config, tmp_path):
     config = with_training(config, optimizer="muon", checkpoint_blocks=True, steps=6)
     _, events = run(config, tmp_path / "run")
-    assert of("update", events, "loss")[-1] < of("update", events, "loss")[0] - 0.3
+    assert of("update", events, "loss")[-1] < of("update", events, "loss")[0] - 0.1
     plain = run(with_training(config, checkpoint_blocks=False), tmp_path / "plain")[1]
     np.testing.assert_allclose(of("update", events, "loss"), of("update", plain, "loss"), rtol=1e-4)
 
@@ -340,10 +409,51 @@ def test_schedules(schedule, expected):
 
 @pytest.mark.parametrize("name", PROFILES)
 def test_profiles_are_valid_settings(name):
-    from mlx_gpt.training.finetune_settings import FinetuneConfig
-
     needed = {"model": "m", "data.train": ["x"]}
     assert load_config(FinetuneConfig, read_profile(name), flags=needed).model == "m"
+
+
+def command(*arguments, code=0) -> str:
+    """Run the command in this process; return what it printed."""
+    result = CliRunner().invoke(finetune_command, [str(each) for each in arguments])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_the_command_trains_and_tells_what_it_kept(config, tmp_path):
+    rows = [chat(f"The {each} dog?", each) for each in COLOURS] * 2
+    file = tmp_path / "rows.jsonl"
+    write_rows(file, rows)
+    file.write_text(file.read_text() + '{"messages": 5}\n')
+    shared = ["--model", config.model, "--data", file, "--valid", config.data.valid[0],
+              "--quantize", 8, "--on-bad-row", "skip", "--profile", "chat", "--epochs", 3,
+              "--batch-size", 5, "--output", tmp_path / "run"]  # fmt: skip
+    plan = command(*shared, "--dry-run")
+    assert "skipped 1 of 11 rows as malformed" in plan
+    assert "6 updates of 5 rows, 3 epochs" in plan
+    assert "largest micro-batch: 5 rows" in plan
+    assert not (tmp_path / "run").exists()
+    printed = command(*shared)
+    assert "restored the weights of update 6, which had the lowest loss" in printed
+    assert "lora: " in printed
+    saved = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    assert (saved["data"]["mask"], saved["training"]["epochs"]) == ("assistant", 3)
+    assert json.loads((tmp_path / "run/model/base.json").read_text())["bits"] == 8
+    assert load_model(tmp_path / "run")
+    command("--output", tmp_path / "run", "--resume")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--output", "run"], "Missing option '--model'."),
+        (["--model", "m", "--data", "d"], "Missing option '--output'."),
+        (["--output", "run", "--resume", "--profile", "chat"], "--resume takes everything from"),
+        (["--model", "m", "--data", "d", "--output", "r", "--method", "lara"], "'lara' is not one"),
+    ],
+)
+def test_wrong_usage_is_told_before_anything_is_loaded(arguments, message):
+    assert message in command(*arguments, code=2)
 
 
 @pytest.mark.parametrize(
@@ -357,7 +467,7 @@ def test_profiles_are_valid_settings(name):
     ],
 )
 def test_what_does_not_fit_is_refused(config, changed, message):
-    with pytest.raises(ValueError, match="method|target") as error:
+    with pytest.raises(ValueError, match=r"method|target") as error:
         build(with_method(config, **changed))
     assert message in str(error.value)
 

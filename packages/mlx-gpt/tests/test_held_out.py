@@ -211,10 +211,13 @@ def test_models_of_hugging_face_and_their_adapters_are_measured_too(write_pretra
     plain = json.loads(run(*arguments))
     adapted = json.loads(run(*arguments, "--adapter", tmp_path / "adapter"))
     assert (tmp_path / "adapter" / "evaluation.json").is_file()
+    (tmp_path / "adapter" / "base.json").write_text(json.dumps({"model": str(folder)}))
+    alone = json.loads(run("--model", tmp_path / "adapter", *arguments[2:]))
+    assert alone["perplexity"] == adapted["perplexity"]
     held_out = read_held_out([rows], load_tokenizer(folder))
     expected = evaluate_perplexity(model, load_tokenizer(folder), held_out)["loss"]
     assert adapted["perplexity"]["loss"] == pytest.approx(expected, rel=1e-6)
     assert abs(plain["perplexity"]["loss"] - expected) > 1e-3
     assert plain["exact_match"]["questions"] == 2
-    with pytest.raises(FileNotFoundError, match=r"has no adapter: neither adapter_model\.safeten"):
+    with pytest.raises(FileNotFoundError, match="has no adapter: none of"):
         apply_adapter(model, folder)

@@ -9,6 +9,7 @@ from mlx_gpt.commands.bench import bench
 from mlx_gpt.commands.chat import chat
 from mlx_gpt.commands.convert import convert
 from mlx_gpt.commands.data import data
+from mlx_gpt.commands.estimate import estimate
 from mlx_gpt.commands.evaluate import evaluate
 from mlx_gpt.commands.export import export
 from mlx_gpt.commands.finetune import finetune
@@ -45,7 +46,7 @@ def cli() -> None:
 
 for command in (
     *(speedrun, tokenizer, data, train, sft, finetune, rl, evaluate, generate, chat, report),
-    *(convert, fuse, export, info, bench),
+    *(convert, fuse, export, info, estimate, bench),
 ):
     cli.add_command(command)
 

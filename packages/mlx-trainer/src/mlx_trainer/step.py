@@ -144,7 +144,11 @@ class TrainStep:
         if distributed.world_size() > 1:
             # Means over processes replace sums: the number of processes cancels in sum / weight.
             sums = [nn.average_gradients(total(sums))]
+        # Evaluated apart and released, gradients end before the optimizer needs its own memory: in
+        # one graph a step of AdamW took 7.5 instead of 5.8 times the bytes of the parameters.
+        mx.eval(sums)
         loss, weight, norm = self._apply(sums)
+        del sums
         mx.eval(self.model.state, self.optimizer.state, random_state(), loss, weight, norm)
         return loss, weight, norm
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import mlx.core as mx
 
@@ -47,11 +48,39 @@ def quantized_linear(
 ) -> mx.array:
     """As `mx.quantized_matmul`: dequantize the weight to float32, multiply by BLAS.
 
-    Dequantizes at every call; faster than MLX from about four rows of x on.
+    Dequantizes at every call; faster than MLX from about four rows of x on. The backward pass
+    dequantizes again: otherwise training keeps the float32 weights of all layers at once. `weight`,
+    `scales` and `biases` get no gradient.
     """
+    packed = [weight, scales] if biases is None else [weight, scales, biases]
     options = {"group_size": group_size, "bits": bits, "mode": mode}
-    weight = mx.dequantize(weight, scales, biases, **options).astype(mx.float32)
-    return linear(x, weight if transpose else weight.T)
+    multiply = _quantized(transpose, tuple(options.items()))
+    rows = x.astype(mx.float32).reshape(-1, x.shape[-1])
+    out = multiply(rows, *packed)
+    return out.reshape(*x.shape[:-1], out.shape[-1]).astype(x.dtype)
+
+
+@cache
+def _quantized(transpose: bool, options: tuple[tuple[str, Any], ...]) -> Callable[..., mx.array]:
+    def dense(packed: list[mx.array]) -> mx.array:
+        weight, scales, biases = packed if len(packed) == 3 else (*packed, None)
+        found = mx.dequantize(weight, scales, biases, **dict(options))
+        return found.astype(mx.float32)
+
+    @custom
+    def multiply(x: mx.array, *packed: mx.array) -> mx.array:
+        weight = dense(list(packed))
+        return x @ (weight.T if transpose else weight)
+
+    @multiply.vjp
+    def _(inputs, gradient, _):
+        _, *packed = inputs
+        # Not before the gradient is known; and compilation would merge equal operations into one.
+        weight = dense(mx.depends(packed, [gradient]))
+        gradient = barrier(gradient) @ (weight if transpose else weight.T)
+        return gradient, *(mx.zeros_like(each) for each in packed)
+
+    return multiply
 
 
 def _scaled(x: mx.array, weight: mx.array | None, bias: mx.array | None) -> mx.array:

@@ -44,9 +44,9 @@ def finetune(
     base = read_profile(profile) if profile else None
     chosen = read_config(FinetuneConfig, flags, run.config, run.overrides, output, run.resume, base)
     if dry_run:
-        from mlx_gpt.training.finetune import describe_plan
+        from mlx_gpt.training.finetune_plan import plan_run
 
-        for line in describe_plan(chosen):
+        for line in plan_run(chosen):
             click.echo(line)
         return
     from mlx_gpt.training.finetune import run_finetune

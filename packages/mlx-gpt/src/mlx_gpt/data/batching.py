@@ -111,7 +111,9 @@ def pair_arrays(pairs: Sequence[Pair], batch: MicroBatch, pad_id: int) -> Arrays
 
     `pairs` (B,) has the index of each pair.
     """
-    sides = [side for (index,) in batch.rows for side in (pairs[index].chosen, pairs[index].rejected)]
+    sides = [
+        side for (index,) in batch.rows for side in (pairs[index].chosen, pairs[index].rejected)
+    ]
     both = MicroBatch([[i] for i in range(len(sides))], batch.width)
     arrays = example_arrays(sides, both, pad_id)
     paired = {name: each.reshape(-1, 2, each.shape[-1]) for name, each in arrays.items()}

@@ -176,9 +176,11 @@ def _read(
                     add(sample, row.where)
                     found.layouts[name] += 1
             except ValueError as error:
+                # A row may contain half a surrogate pair, which no terminal accepts.
+                reason = str(error).encode("utf-8", "backslashreplace").decode()
                 if on_bad_row == "error":
-                    raise ValueError(f"{row.where}: {error}") from None
-                found.skipped.append((row.where, str(error)))
+                    raise ValueError(f"{row.where}: {reason}") from None
+                found.skipped.append((row.where, reason))
                 continue
             if not has_format and isinstance(sample, Chat | Preference):
                 raise ValueError(

@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from mlx_gpt.data.batching import padding_ratio, plan_epoch
 from mlx_gpt.data.examples import Example, Examples, read_examples, read_pairs
 from mlx_gpt.data.rows import iterate_rows
 from mlx_gpt.data.supervision import Mask
 from mlx_gpt.tokenizer.loading import AnyTokenizer
 
 BATCH_SIZE = 8  # rows, for the share of padding
+_MOST_PACKED = 8192  # tokens of a packed row
 _CONTEXT_KEYS = ("sequence_len", "max_position_embeddings", "n_positions", "n_ctx")
 
 
@@ -117,12 +119,14 @@ def _measure(found: Examples[Example], max_tokens: int | None) -> dict[str, Any]
     trained = sum(int(each.trained.sum()) for each in found.rows)
     copies = Counter(each.ids.tobytes() for each in found.rows)
     total = int(lengths.sum())
-    capacity = max_tokens if max_tokens and max_tokens < 2**20 else int(lengths.max())
-    padded = {
-        "file_order": _batched(lengths) / total,
-        "sorted": _batched(np.sort(lengths)) / total,
-        "packed": _packed_rows(lengths, capacity) * capacity / total,
+    inputs = lengths - 1  # the last token of a row is only a target
+    capacity = int(inputs.max()) if max_tokens is None else min(max_tokens, _MOST_PACKED)
+    plans = {
+        "sorted": plan_epoch(inputs, BATCH_SIZE, BATCH_SIZE * capacity),
+        "packed": plan_epoch(inputs, BATCH_SIZE, BATCH_SIZE * capacity, capacity=capacity),
     }
+    padded = {"file_order": _batched(inputs) / inputs.sum()}
+    padded |= {name: padding_ratio(plan, inputs) for name, plan in plans.items()}
     return {
         "read": found.read,
         "rows": len(found.rows),
@@ -149,22 +153,6 @@ def _batched(lengths: np.ndarray) -> int:
     """Return the tokens of batches of consecutive rows, each padded to its longest row."""
     begins = [*range(0, len(lengths), BATCH_SIZE), len(lengths)]
     return sum(int(lengths[a:b].max()) * (b - a) for a, b in pairwise(begins))
-
-
-def _packed_rows(lengths: np.ndarray, capacity: int) -> int:
-    """Return how many rows of `capacity` tokens hold all, packed best-fit, the longest first."""
-    free = np.zeros(capacity + 1, int)  # number of rows with that much room
-    rows = 0
-    for length in np.sort(lengths)[::-1]:
-        fitting = np.flatnonzero(free[length:])
-        room = capacity
-        if len(fitting):
-            room = length + fitting[0]
-            free[room] -= 1
-        else:
-            rows += 1
-        free[room - length] += 1
-    return rows
 
 
 def _overlap(one: Sequence[Example], other: Sequence[Example]) -> dict[str, int]:

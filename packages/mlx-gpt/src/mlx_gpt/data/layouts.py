@@ -90,9 +90,10 @@ def _alpaca(row: Mapping[str, Any]) -> Chat:
     question = _get_text(row, "instruction")
     more = _get_text(row, "input", may_be_empty=True) if row.get("input") is not None else ""
     messages = _system(row)
-    for turn in row.get("history") or []:
-        if not isinstance(turn, list) or list(map(type, turn)) != [str, str]:
-            raise ValueError("history must be a list of pairs of texts")
+    history = row.get("history") or []
+    if not isinstance(history, list) or not all(map(_is_pair, history)):
+        raise ValueError("history must be a list of pairs of texts")
+    for turn in history:
         messages += _exchange(*turn)
     answer = _get_text(row, "output")
     return Chat([*messages, *_exchange(f"{question}\n\n{more}" if more else question, answer)])
@@ -141,6 +142,10 @@ def _with_answer(messages: Messages, row: Mapping[str, Any]) -> Chat:
 
 def _system(row: Mapping[str, Any]) -> Messages:
     return [{"role": "system", "content": _get_text(row, "system")}] if row.get("system") else []
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, list) and list(map(type, value)) == [str, str]
 
 
 def _exchange(question: str, answer: str) -> Messages:

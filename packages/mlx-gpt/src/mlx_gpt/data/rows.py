@@ -217,7 +217,10 @@ class _Decoder:
     def decode(self, text: str, begin: int) -> tuple[object, int, str]:
         """Return the value that begins there, its end, and the problem with it, if any."""
         self._problem = ""
-        value, end = self._decoder.raw_decode(text, begin)
+        try:
+            value, end = self._decoder.raw_decode(text, begin)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
         return value, end, self._problem
 
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:

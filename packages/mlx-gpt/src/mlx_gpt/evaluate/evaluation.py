@@ -45,7 +45,7 @@ from mlx_gpt.evaluate.exact_match import AnswerKind, evaluate_exact_match, read_
 from mlx_gpt.evaluate.gsm8k import evaluate_gsm8k, read_problems
 from mlx_gpt.evaluate.metrics import TaskResult, bits_per_byte, mean_centered
 from mlx_gpt.evaluate.perplexity import evaluate_perplexity, read_held_out
-from mlx_gpt.models.adapters import apply_adapter
+from mlx_gpt.models.adapters import apply_adapter, find_adapter, read_base
 from mlx_gpt.models.files import find_model_folder, load
 from mlx_gpt.models.formats import Decoder
 from mlx_gpt.tokenizer.loading import AnyTokenizer, load_chat_tokenizer
@@ -99,7 +99,7 @@ def evaluate_folder(folder: Path, config: EvaluationConfig) -> dict[str, Any]:
     core_tasks = read_core_tasks(config.core, most, config.shots) if config.core else []
     choice_tasks = read_choice_tasks(config.chat, most) if config.chat else []
     problems = read_problems(config.gsm8k, most) if config.gsm8k else []
-    tokenizer = load_chat_tokenizer(find_model_folder(folder), config.chat_template)
+    tokenizer = load_chat_tokenizer(_tokenizer_folder(folder), config.chat_template)
     rows = _read_rows(tokenizer, config)
     model, _ = load(folder)
     found: dict[str, Any] = {"model": str(folder)}
@@ -166,6 +166,14 @@ def save_evaluation(found: dict[str, Any], folder: Path) -> Path:
     path = folder / FILE_NAME
     write_atomic(path, lambda temporary: temporary.write_text(json.dumps(found, indent=2) + "\n"))
     return path
+
+
+def _tokenizer_folder(folder: Path) -> Path:
+    adapter = find_adapter(folder)
+    if adapter is None:
+        return find_model_folder(folder)
+    has_one = (adapter / "tokenizer.json").is_file()
+    return adapter if has_one else find_model_folder(read_base(adapter).model)
 
 
 def _read_rows(tokenizer: AnyTokenizer, config: EvaluationConfig) -> dict[str, Any]:

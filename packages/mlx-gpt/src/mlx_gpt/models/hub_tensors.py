@@ -46,16 +46,19 @@ def to_file_names(model: nn.Module) -> dict[str, mx.array]:
     """Return the parameters of a model under the names and in the layout of files.
 
     A GPT-2 with quantized layers is written as mlx-lm writes it, because only mlx-lm and this
-    package read those.
+    package read those. Another has no prefix, as OpenAI's: transformers, mlx-lm and llama.cpp read
+    that, and mlx-lm reads no other.
     """
     tensors: dict[str, mx.array] = dict(tree_flatten(model.parameters()))  # type: ignore[arg-type]
     if not isinstance(model, GPT2):
         return tensors
-    if any(name.endswith(".scales") for name in tensors):
-        return {re.sub(r"^transformer\.", "model.", name): tensors[name] for name in tensors}
+    prefix = "model." if any(name.endswith(".scales") for name in tensors) else ""
+    named = {name.replace("transformer.", prefix, 1): each for name, each in tensors.items()}
+    if prefix:
+        return named
     return {
         name: mx.contiguous(array.T) if _CONV1D.fullmatch(name) else array
-        for name, array in tensors.items()
+        for name, array in named.items()
     }
 
 

@@ -101,8 +101,8 @@ class FinetuneDisplay(TrainingDisplay):
             )
         if event["restored"]:
             self.say(
-                f"restored the weights of update {event['best_update']}, which had the lowest loss: "
-                f"{event['best']:.4f}"
+                f"restored the weights of update {event['best_update']}, which had the lowest "
+                f"loss: {event['best']:.4f}"
             )
 
 

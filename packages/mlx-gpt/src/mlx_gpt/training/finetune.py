@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import mlx.core as mx
 import numpy as np
 
 from mlx_gpt.data import IGNORE
-from mlx_gpt.data.batching import EpochBatches, padding_ratio
+from mlx_gpt.data.batching import EpochBatches
 from mlx_gpt.machine import peak_memory, step_threads
 from mlx_gpt.models.adapters import Base, write_adapter
 from mlx_gpt.models.decoder import Decoder
@@ -28,6 +29,7 @@ from mlx_gpt.training.finetune_model import (
     peak_rate,
     trained_parameters,
 )
+from mlx_gpt.training.finetune_plan import count_updates, describe_rows, epoch_batches
 from mlx_gpt.training.finetune_settings import FinetuneConfig, FinetuneTraining
 from mlx_gpt.training.losses import batch_loss, head_losses, target_states
 from mlx_gpt.training.preferences import pair_losses, preference_loss, score_pairs
@@ -64,8 +66,7 @@ class Job:
     @property
     def updates(self) -> int:
         """Updates of the whole run."""
-        training = self.config.training
-        return training.steps or training.epochs * self.batches.per_epoch
+        return count_updates(self.batches, self.config)
 
 
 @dataclass
@@ -166,6 +167,7 @@ def build(config: FinetuneConfig) -> Job:
     if processes() > 1:
         raise ConfigError("finetune runs in one process; start it without mlx.launch")
     training, data = config.training, config.data
+    mx.random.seed(training.seed)  # of dropout
     model, tokenizer, base = load_for_training(config)
     longest = model.config.sequence_len
     train = read_dataset(config, data.train, tokenizer, longest)
@@ -176,7 +178,6 @@ def build(config: FinetuneConfig) -> Job:
         for each in (train, valid) if config.objective.name == "dpo" else ():
             if each:
                 add_reference(each, model)
-    capacity = min(data.max_tokens, longest) if data.pack else None
     step = TrainStep(
         model,
         make_optimizer(config, model),
@@ -184,7 +185,7 @@ def build(config: FinetuneConfig) -> Job:
         max_grad_norm=training.max_grad_norm or None,
         threads=step_threads(training.threads, training.batch_size),
     )
-    batches = train.epochs(training.batch_size, capacity, training.seed)
+    batches = epoch_batches(train, config, longest)
     return Job(config, tokenizer, step, base, train, batches, valid)
 
 
@@ -208,16 +209,10 @@ def rate_share(training: FinetuneTraining, update: int, total: int) -> float:
 
 def describe(job: Job) -> list[str]:
     """Return the lines of the plan: rows, what happened to some of them, updates, parameters."""
-    training, batches = job.config.training, job.batches
     total, trained = parameter_count(job.model), trained_parameters(job.model)
-    lengths = job.train.lengths
     return [
-        *job.train.notes,
         *(job.valid.notes if job.valid else []),
-        f"{len(lengths):,} rows of {sum(lengths):,} tokens, {job.train.targets:,} of them learned; "
-        f"{padding_ratio(batches.plan, lengths):.2f} computed for each",
-        f"{job.updates:,} updates of {training.batch_size} rows, "
-        f"{job.updates / batches.per_epoch:.3g} epochs",
+        *describe_rows(job.train, job.batches, job.config),
         f"{job.config.method.name}: {trained:,} of {total:,} parameters are trained "
         f"({trained / total:.2%})",
     ]

@@ -1,4 +1,4 @@
-"""The rows of `finetune` as batches: examples, or pairs with the log probabilities of a reference."""
+"""The rows of `finetune` as batches: examples, or pairs with log probabilities of a reference."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext

@@ -11,7 +11,13 @@ from mlx.optimizers import Optimizer
 from mlx.utils import tree_flatten
 
 from mlx_gpt.machine import default_dtype
-from mlx_gpt.models.adapters import Base, add_saved_adapter, find_adapter, quantize_layers, read_base
+from mlx_gpt.models.adapters import (
+    Base,
+    add_saved_adapter,
+    find_adapter,
+    quantize_layers,
+    read_base,
+)
 from mlx_gpt.models.decoder import Decoder
 from mlx_gpt.models.files import find_model_folder, load
 from mlx_gpt.tokenizer.loading import AnyTokenizer
@@ -40,8 +46,7 @@ def load_for_training(config: FinetuneConfig) -> tuple[Decoder, AnyTokenizer, Ba
     name = config.training.dtype
     dtype = {"float32": mx.float32, "bfloat16": mx.bfloat16}.get(name) or default_dtype()
     model, tokenizer = load(config.model, dtype, training=method.is_full)
-    if config.data.chat_template:
-        _use_template(tokenizer, config.data.chat_template)
+    choose_template(tokenizer, config.data.chat_template)
     base = None
     if method.is_full:
         _unfreeze(model, method, config.model)
@@ -52,6 +57,14 @@ def load_for_training(config: FinetuneConfig) -> tuple[Decoder, AnyTokenizer, Ba
     model.train()
     mx.eval(model.state)
     return model, tokenizer, base
+
+
+def choose_template(tokenizer: AnyTokenizer, choice: str) -> None:
+    """Give the tokenizer the chat template of the settings, if they have one."""
+    if choice and not isinstance(tokenizer, PretrainedTokenizer):
+        raise ConfigError("data.chat_template is for other models than nanochat's, which has one")
+    if choice:
+        tokenizer.use_chat_template(choice)  # type: ignore[union-attr]
 
 
 def adapter_config(method: FinetuneMethod, blocks: int) -> LoraConfig:
@@ -126,12 +139,6 @@ def trained_parameters(model: nn.Module) -> int:
     """Return the number of trained parameters."""
     arrays: Any = tree_flatten(model.trainable_parameters())
     return sum(array.size for _, array in arrays)
-
-
-def _use_template(tokenizer: AnyTokenizer, choice: str) -> None:
-    if not isinstance(tokenizer, PretrainedTokenizer):
-        raise ConfigError("data.chat_template is for other models than nanochat's, which has one")
-    tokenizer.use_chat_template(choice)
 
 
 def _unfreeze(model: Decoder, method: FinetuneMethod, source: str) -> None:

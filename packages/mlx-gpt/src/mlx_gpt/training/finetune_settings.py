@@ -13,6 +13,12 @@ Method = Literal["lora", "dora", "qlora", "full"]
 _RATE: dict[str, Any] = {"above": 0, "at_most": 10**9}
 
 
+def _parse_bits(text: str) -> int:
+    if text not in ("0", "4", "8"):
+        raise ValueError(f"bits must be 4 or 8, or 0 for none, got {text!r}")
+    return int(text)
+
+
 @dataclass(frozen=True)
 class FinetuneData:
     """Rows to train and validate on, in any layout of `mlx-gpt data check`."""
@@ -51,7 +57,8 @@ class FinetuneMethod:
         flag="--modules-to-save", metavar="NAME")  # fmt: skip
     lora_plus: float = setting(1.0, "LoRA+: the rate of B, relative to that of A.", at_least=1)
     quantize: Literal[0, 4, 8] = setting(0, "Quantize the model to this many bits when it is "
-        "loaded.", flag="--quantize", default_text="4 with qlora, else not")  # fmt: skip
+        "loaded: 4 or 8.", flag="--quantize", metavar="BITS", parse=_parse_bits,
+        default_text="4 with qlora, else not")  # fmt: skip
     group_size: Literal[32, 64, 128] = setting(64, "Weights that share a scale.")
     init_from: str | None = setting(None, "Adapter or run to continue from; it sets rank, alpha "
         "and targets.", flag="--init-from", metavar="ADAPTER")  # fmt: skip

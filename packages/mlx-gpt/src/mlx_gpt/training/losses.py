@@ -18,6 +18,9 @@ Logits = Callable[[mx.array], mx.array]
 
 # Logits computed at once. Smaller chunks cost more additions to the head's gradient.
 CHUNK_LOGITS = 1 << 24
+# With a frozen head there are no such additions. A chunk's logits exist several times at once.
+FROZEN_CHUNK_LOGITS = 1 << 20
+FROZEN_CHUNK_TOKENS = 128  # at least, however large the vocabulary is: it is read for each chunk
 
 
 def token_losses(
@@ -175,13 +178,14 @@ def _frozen_head_losses(logits: Logits, flat: mx.array, labels: mx.array) -> mx.
     def losses_of(flat: mx.array, labels: mx.array):
         losses: list[mx.array] = []
         pieces: list[mx.array] = []
-        for begin, end in _chunks(labels.size, logits(flat[:1]).shape[-1]):
+        size = max(FROZEN_CHUNK_TOKENS, FROZEN_CHUNK_LOGITS // logits(flat[:1]).shape[-1])
+        for begin in range(0, labels.size, size):
+            end = begin + size
             x = _wait_for(flat[begin:end], [losses[-1], pieces[-1]] if pieces else [])
             chosen = labels[begin:end]
-            y = logits(x)
-            losses.append(_losses(y, chosen))
-            change = _logit_gradient(y, chosen, (chosen != IGNORE).astype(mx.float32), None)
-            pieces.append(mx.vjp(lambda x: logits(x), [x], [change])[1][0])
+            found, change = _losses_and_gradient(logits(x), chosen)
+            losses.append(found)
+            pieces.append(mx.vjp(logits, [x], [change])[1][0])
         return mx.concatenate(losses), mx.concatenate(pieces)
 
     @losses_of.vjp
@@ -216,6 +220,22 @@ def _losses(logits: mx.array, labels: mx.array) -> mx.array:
     known = mx.maximum(labels, 0)[:, None]
     losses = mx.logsumexp(logits, axis=-1) - mx.take_along_axis(logits, known, axis=-1)[:, 0]
     return mx.where(labels == IGNORE, 0.0, losses)
+
+
+def _losses_and_gradient(logits: mx.array, labels: mx.array) -> tuple[mx.array, mx.array]:
+    """Return the losses (N,) and their gradients for the logits (N, V), with one exponential.
+
+    The likeliest token's chance is at least 1 / V, so that log sum exp = logit - log chance of it
+    is as exact as `logsumexp`.
+    """
+    chances = mx.softmax(logits, axis=-1)
+    total = logits.max(axis=-1) - mx.log(chances.max(axis=-1))
+    known = mx.maximum(labels, 0)[:, None]
+    is_target = labels != IGNORE
+    losses = total - mx.take_along_axis(logits, known, axis=-1)[:, 0]
+    vocabulary = mx.arange(logits.shape[-1])
+    change = (chances - (labels[:, None] == vocabulary)) * is_target[:, None]
+    return mx.where(is_target, losses, 0.0), change
 
 
 def _logit_gradient(

@@ -44,9 +44,7 @@ def dpo_losses(
     return losses - label_smoothing * _log_sigmoid(-margin), rewards
 
 
-def orpo_losses(
-    log_probs: mx.array, counts: mx.array, weight: float
-) -> tuple[mx.array, mx.array]:
+def orpo_losses(log_probs: mx.array, counts: mx.array, weight: float) -> tuple[mx.array, mx.array]:
     """Return the losses (B,) and the rewards (B, 2) of pairs.
 
     As TRL's `ORPOTrainer`, with p the mean log probability of an answer's tokens and
@@ -85,7 +83,7 @@ def preference_loss(objective: FinetuneObjective) -> Loss:
 
 
 def score_pairs(rewards: np.ndarray) -> dict[str, float]:
-    """Return the share of pairs (N, 2) whose chosen answer has the higher reward, and the margin."""
+    """Return the share of rewards (N, 2) whose first is higher, and the mean difference."""
     margins = rewards[:, 0] - rewards[:, 1]
     return {"accuracy": float((margins > 0).mean()), "margin": float(margins.mean())}
 

@@ -17,7 +17,7 @@ from mlx_gpt.models.files import (
     save_model,
 )
 from mlx_gpt.models.formats import Decoder
-from mlx_gpt.tokenizer import Tokenizer
+from mlx_gpt.tokenizer.loading import AnyTokenizer
 from mlx_gpt.training.display import TrainingDisplay
 from mlx_gpt.training.settings import PretrainConfig
 from mlx_trainer import (
@@ -52,8 +52,12 @@ class Job(Protocol):
     """A built run of any stage."""
 
     config: Any
-    tokenizer: Tokenizer
     step: TrainStep
+
+    @property
+    def tokenizer(self) -> AnyTokenizer:
+        """That of the model."""
+        ...
 
 
 J = TypeVar("J", bound=Job)
@@ -188,7 +192,7 @@ def is_due(every: int, updates: int) -> bool:
     return every > 0 and updates % every == 0
 
 
-def save_to_run(model: Decoder, tokenizer: Tokenizer, folder: Path) -> None:
+def save_to_run(model: Decoder, tokenizer: AnyTokenizer, folder: Path) -> None:
     """Write model and tokenizer into the run's folder, on rank 0."""
     if rank() == 0:
         save_model(model, folder / "model", tokenizer.sha256)

@@ -1,0 +1,45 @@
+"""What a fine-tuning run will do, from its settings and rows; the weights are not read."""
+
+from mlx_gpt.data.batching import EpochBatches, padding_ratio
+from mlx_gpt.models.files import find_model_folder, read_model_config
+from mlx_gpt.tokenizer.loading import load_tokenizer
+from mlx_gpt.training.estimate import describe, estimate
+from mlx_gpt.training.finetune_data import Dataset, read_dataset
+from mlx_gpt.training.finetune_model import choose_template
+from mlx_gpt.training.finetune_settings import FinetuneConfig
+
+
+def plan_run(config: FinetuneConfig) -> list[str]:
+    """Return the lines of `--dry-run`: rows, updates and memory."""
+    config.check()
+    folder = find_model_folder(config.model)
+    tokenizer = load_tokenizer(folder)
+    choose_template(tokenizer, config.data.chat_template)
+    longest = read_model_config(folder).sequence_len
+    data = read_dataset(config, config.data.train, tokenizer, longest)
+    batches = epoch_batches(data, config, longest)
+    found = estimate(config, batches.plan)
+    return [*describe_rows(data, batches, config), *describe(found, config)]
+
+
+def epoch_batches(data: Dataset, config: FinetuneConfig, sequence_len: int) -> EpochBatches:
+    """Return the batches to train on; `sequence_len` is the model's longest context."""
+    capacity = min(config.data.max_tokens, sequence_len) if config.data.pack else None
+    return data.epochs(config.training.batch_size, capacity, config.training.seed)
+
+
+def count_updates(batches: EpochBatches, config: FinetuneConfig) -> int:
+    """Return the updates of the whole run."""
+    return config.training.steps or config.training.epochs * batches.per_epoch
+
+
+def describe_rows(data: Dataset, batches: EpochBatches, config: FinetuneConfig) -> list[str]:
+    """Return lines about the rows, what happened to some of them, and the updates."""
+    lengths, updates = data.lengths, count_updates(batches, config)
+    return [
+        *data.notes,
+        f"{len(lengths):,} rows of {sum(lengths):,} tokens, {data.targets:,} of them learned; "
+        f"{padding_ratio(batches.plan, lengths):.2f} computed for each",
+        f"{updates:,} updates of {config.training.batch_size} rows, "
+        f"{updates / batches.per_epoch:.3g} epochs",
+    ]
