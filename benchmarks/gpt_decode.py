@@ -65,6 +65,10 @@ def main() -> None:
         lines += table(folder, measure(folder, sides, given.rounds, given.clock))
         PAGE.write_text("\n".join(lines), encoding="utf-8")  # what is measured is kept
     versions = f"mlx-lm {peer_version(given.peer)}" if given.peer else ""
+    lines += [
+        f"Load of the machine at the end: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores.",
+        "",
+    ]
     lines += [f"{'; '.join([*about.values(), *([versions] if versions else [])])}.", ""]
     PAGE.write_text("\n".join(lines), encoding="utf-8")
     sys.stdout.write("\n".join(lines))
