@@ -20,7 +20,7 @@ from pathlib import Path
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks" / "gpt-decode.md"
 PACKAGES = ("mlx", "mlx-gpt", "mlx-fastcpu", "scipy-openblas32")
-PROMPT, TOKENS = 128, 32
+PROMPT, TOKENS = 128, 16
 NANOCHAT = "nanochat d4"
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 TIMES = {
@@ -50,6 +50,7 @@ def main() -> None:
         return
     from turns.processes import describe_machine
 
+    about = describe_machine(*PACKAGES)
     lines = [
         "# Generation beside the bare model and mlx-lm", "",
         f"Written by `benchmarks/gpt_decode.py`; float32 activations, one BLAS thread, a prompt of "
@@ -62,8 +63,13 @@ def main() -> None:
         if given.peer and folder != NANOCHAT:
             sides["mlx-lm"] = given.peer
         lines += table(folder, measure(folder, sides, given.rounds, given.clock))
+        PAGE.write_text("\n".join(lines), encoding="utf-8")  # what is measured is kept
     versions = f"mlx-lm {peer_version(given.peer)}" if given.peer else ""
-    lines += [*describe_machine(PACKAGES), versions, ""]
+    lines += [
+        f"Load of the machine at the end: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores.",
+        "",
+    ]
+    lines += [f"{'; '.join([*about.values(), *([versions] if versions else [])])}.", ""]
     PAGE.write_text("\n".join(lines), encoding="utf-8")
     sys.stdout.write("\n".join(lines))
 

@@ -55,6 +55,7 @@ def run(
         found.append(np.array(layer.attend(q, k, v, 1.0, mask)))
         begin += size
         assert cache.offset == begin
+        assert cache.can_trim(min(3, begin))
         most = layer.window + 3 + 9 + 4  # the window, what can be dropped, a chunk, a step
         assert max(each.shape[2] for each in cache.arrays()) <= most
     return found

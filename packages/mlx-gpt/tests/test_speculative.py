@@ -168,6 +168,7 @@ def test_ngrams_guess_what_followed_the_latest_same_tokens(ids: list[int], longe
                 expected = text[places[-1] : places[-1] + 3]
                 break
         assert draft.propose(text, 3) == expected
+    assert draft.propose([7, *ids], 3) == NgramDraft(longest).propose([7, *ids], 3)  # another text
 
 
 def test_a_draft_model_reads_corrected_texts(model: Decoder, tokenizer: Tokenizer):
