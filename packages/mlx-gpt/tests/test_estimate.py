@@ -1,4 +1,4 @@
-"""The memory of fine-tuning: within 10 % of the measured peak for adapters, 15 % for all weights."""
+"""The memory of fine-tuning: within 10 % of measured peaks for adapters, 15 % for all weights."""
 
 import json
 from dataclasses import replace
