@@ -7,10 +7,10 @@ Run in an environment with torch, transformers and mlx-lm:
 Writes packages/mlx-gpt/tests/fixtures/decoders.safetensors and decoders.json. Of each case the JSON
 has `config.json` as transformers 5 writes it, `v4` as version 4 wrote it, and the names and shapes
 of the tensors, whose values are those of `make_weight`; the other file has the float32 logits of
-every second token under "CASE/logits". Cases named `mlx_lm_...` are folders that mlx-lm quantized,
-with their tensors and mlx-lm's logits; `adapter_...` are adapters as mlx-lm saves them, and its
-logits. Made with torch 2.13.0, transformers 5.23.0 and mlx-lm
-0.32.2.
+every second token under "CASE/logits", and under "rope/..." the frequencies and attention factor
+of `ROPES`, whose parameters are in the JSON. Cases named `mlx_lm_...` are folders that mlx-lm
+quantized, with their tensors and mlx-lm's logits; `adapter_...` are adapters as mlx-lm saves them,
+and its logits. Made with torch 2.13.0, transformers 5.23.0 and mlx-lm 0.32.2.
 """
 
 import json
@@ -34,6 +34,7 @@ from transformers import (
     Qwen3Config,
     SmolLM3Config,
 )
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 FIXTURES = Path(__file__).parents[1] / "packages/mlx-gpt/tests/fixtures"
 TOKENS = 24  # more than each window, in two rows
@@ -82,6 +83,20 @@ CASES = {
     "gpt2": GPT2Config(**GPT2_SIZES, **ENDS),
     "gpt2_inner": GPT2Config(**GPT2_SIZES, **ENDS, n_inner=40, activation_function="gelu"),
 }
+# As published, with heads of 128 numbers, and variants of these.
+REAL_SIZES = {"hidden_size": 256, "num_attention_heads": 2, "max_position_embeddings": 131_072}
+LONG = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0,
+        "original_max_position_embeddings": 32_768}  # fmt: skip
+LLAMA31 = LLAMA3 | {"rope_theta": 500_000.0, "original_max_position_embeddings": 8192}
+ROPES = {
+    "llama31": LLAMA31,
+    "llama32": LLAMA31 | {"factor": 32.0},
+    "qwen25": LONG,
+    "yarn_untruncated": LONG | {"truncate": False, "beta_fast": 20, "beta_slow": 2},
+    "yarn_factor": LONG | {"attention_factor": 0.8},
+    "yarn_mscale": LONG | {"mscale": 0.7, "mscale_all_dim": 1.1},
+    "linear": {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 4.0},
+}
 QUANTIZED = {"llama_gqa_head_dim": (4, 32), "qwen3": (8, 32), "gpt2": (4, 32)}
 
 
@@ -100,7 +115,12 @@ def main() -> None:
             described[target.name] = describe_quantized(target, ids, arrays)
         for base in ("llama3", "mlx_lm_qwen3"):
             described[f"adapter_{base}"] = make_adapter(Path(temporary, base), base, ids, arrays)
+    for name, parameters in ROPES.items():
+        config = LlamaConfig(**REAL_SIZES, rope_parameters=dict(parameters))
+        radians, factor = ROPE_INIT_FUNCTIONS[parameters["rope_type"]](config, "cpu")
+        arrays[f"rope/{name}"] = torch.cat([radians, torch.tensor([factor])])
     save_file(arrays, FIXTURES / "decoders.safetensors", metadata={"format": "pt"})
+    described["ropes"] = ROPES
     lines = [f"{json.dumps(name)}: {json.dumps(each)}" for name, each in described.items()]
     (FIXTURES / "decoders.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
 

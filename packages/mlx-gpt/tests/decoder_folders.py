@@ -10,6 +10,7 @@ import numpy as np
 
 FIXTURES = Path(__file__).parent / "fixtures"
 CASES: dict[str, dict] = json.loads((FIXTURES / "decoders.json").read_text())
+ROPES: dict[str, dict] = CASES.pop("ropes")
 EXPECTED: dict[str, mx.array] = mx.load(str(FIXTURES / "decoders.safetensors"))  # type: ignore
 IDS = EXPECTED["ids"]
 QUANTIZED = [name for name in CASES if name.startswith("mlx_lm_")]

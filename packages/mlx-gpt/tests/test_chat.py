@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from mlx_gpt.commands.chat import chat
-from mlx_gpt.commands.sample import sample
+from mlx_gpt.commands.generate import generate
 from mlx_gpt.commands.terminal import COMMANDS, ChatTerminal
 from mlx_gpt.data.conversation import render_conversation, render_for_completion
 from mlx_gpt.engine import Engine, Request, Sampling
@@ -258,8 +258,12 @@ def test_settings_are_shown_and_changed(session: ChatSession):
         "/set max_tokens 0",
     )  # fmt: skip
     lines = notes.splitlines()[1:]
-    assert lines[0] == "temperature 0  top_k 0  top_p 1.0  min_p 0.0  seed None  max_tokens 6"
-    assert lines[5] == "temperature 0.5  top_k 7  top_p 1.0  min_p 0.0  seed None  max_tokens 9"
+    assert lines[0] == (
+        "temperature 0  top_k 0  top_p 1.0  min_p 0.0  seed None  repetition_penalty 1.0  "
+        "presence_penalty 0.0  frequency_penalty 0.0  max_tokens 6"
+    )
+    assert lines[5].startswith("temperature 0.5  top_k 7  top_p 1.0  min_p 0.0  seed None  rep")
+    assert lines[5].endswith("  max_tokens 9")
     assert lines[6:] == [
         "/set: top_p must be above 0 and at most 1, got 2.0",
         "/set: no setting 'temperatur'; did you mean 'temperature'?",
@@ -352,7 +356,7 @@ def invoke(command, *arguments: str, text: str | None = None) -> str:
     return result.stdout
 
 
-def test_the_sample_command_continues_prompts(
+def test_the_generate_command_continues_prompts(
     folder: Path, tmp_path: Path, tiny_model: Nanochat, tokenizer: Tokenizer
 ):
     engine = Engine(tiny_model, tokenizer, tools=False)
@@ -360,16 +364,18 @@ def test_the_sample_command_continues_prompts(
         [Request([tokenizer.bos_id, *tokenizer.encode("The dog")], 8, GREEDY)]
     )
     common = ("--model", str(folder), "--max-tokens", "8")
-    greedy = invoke(sample, *common, "--prompt", "The dog", "--temperature", "0")
+    greedy = invoke(generate, *common, "--prompt", "The dog", "--temperature", "0")
     assert greedy == f"The dog{expected.text}\n"
-    assert invoke(sample, *common, "--prompt", "-", "--temperature", "0", text="The dog") == greedy
+    assert (
+        invoke(generate, *common, "--prompt", "-", "--temperature", "0", text="The dog") == greedy
+    )
     (tmp_path / "prompts.txt").write_text("The dog\n\nWhat is\n")
     several = (*common, "--prompts-file", str(tmp_path / "prompts.txt"), "-n", "2", "--seed", "3")
-    rows = [json.loads(line) for line in invoke(sample, *several, "--json").splitlines()]
+    rows = [json.loads(line) for line in invoke(generate, *several, "--json").splitlines()]
     assert [row["prompt"] for row in rows] == ["The dog", "The dog", "What is", "What is"]
     assert rows[0]["text"] != rows[1]["text"]
     assert set(rows[0]) == {"prompt", "text", "tokens", "finish_reason"}
-    plain = invoke(sample, *several)
+    plain = invoke(generate, *several)
     assert plain.startswith(f"--- 1 of 4\nThe dog{rows[0]['text']}\n--- 2 of 4\n")
 
 

@@ -23,7 +23,7 @@ def test_a_folder_that_cannot_be_made_is_known_before_the_work(capsys, tmp_path)
     assert (code, line) == (1, f"Error: {output}: Not a directory")
 
 
-@pytest.mark.parametrize("command", ["sample", "chat"])
+@pytest.mark.parametrize("command", ["generate", "chat"])
 def test_a_file_is_no_model_folder(capsys, tmp_path, command):
     (tmp_path / "model").touch()
     code, line = fails(capsys, command, "--model", tmp_path / "model")
@@ -34,7 +34,7 @@ def test_a_file_is_no_model_folder(capsys, tmp_path, command):
 def test_prompts_that_are_not_text_are_refused(capsys, tmp_path):
     (tmp_path / "prompts").write_bytes(b"\xff\xfe\n")
     code, line = fails(
-        capsys, "sample", "--model", tmp_path, "--prompts-file", tmp_path / "prompts"
+        capsys, "generate", "--model", tmp_path, "--prompts-file", tmp_path / "prompts"
     )
     assert code == 1
     assert line.startswith(f"Error: {tmp_path / 'prompts'}: not UTF-8 text: ")

@@ -5,12 +5,22 @@ from itertools import pairwise
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
-from decoder_folders import CASES, IDS, PLAIN, error, tensors_of, write_folder
+from decoder_folders import (
+    CASES,
+    EXPECTED,
+    IDS,
+    PLAIN,
+    ROPES,
+    error,
+    tensors_of,
+    write_folder,
+)
 from mlx.utils import tree_flatten
 
 from mlx_gpt.models.decoder import Decoder
 from mlx_gpt.models.files import load_model, read_model_config
 from mlx_gpt.models.layers import segment_mask
+from mlx_gpt.models.rope import RopeConfig, frequencies, read_rope
 
 TOLERANCE = 1e-4  # the logits are about 5; float32 sums in another order
 
@@ -25,6 +35,22 @@ def models(tmp_path_factory) -> dict[str, Decoder]:
 @pytest.mark.parametrize("name", PLAIN)
 def test_logits_equal_those_of_transformers(models, name):
     assert error(models[name](IDS), name) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ROPES)
+@pytest.mark.parametrize("dialect", ["rope_parameters", "rope_scaling"])
+def test_rotary_frequencies_of_published_models_equal_those_of_transformers(name, dialect):
+    values = {dialect: ROPES[name], "max_position_embeddings": 131_072}
+    rope = read_rope(values, 10_000.0)
+    *radians, factor = EXPECTED[f"rope/{name}"].tolist()
+    assert frequencies(rope, 128) == pytest.approx(radians, rel=1e-5)  # theirs are float32
+    assert rope.attention_factor == pytest.approx(factor)
+
+
+def test_a_config_without_rope_has_the_base_of_its_family(tmp_path):
+    for name, theta in (("llama", 10_000), ("qwen2", 10_000), ("smollm3", 2_000_000)):
+        folder = write_folder(tmp_path / name, name, "config", {"rope_parameters": None})
+        assert read_model_config(folder).rope == RopeConfig(theta)
 
 
 @pytest.mark.parametrize("name", PLAIN)

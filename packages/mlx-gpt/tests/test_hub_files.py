@@ -174,6 +174,15 @@ def test_only_the_files_that_the_index_names_are_read(tmp_path):
     assert error(load(folder)(IDS), "llama") < 1e-4
 
 
+def test_only_the_tensors_that_the_index_names_are_read(tmp_path):
+    folder = write_folder(tmp_path, "llama")
+    split(folder)
+    file = str(folder / "model-00002-of-00002.safetensors")
+    stale = {"stale.weight": mx.ones(3), "lm_head.weight": mx.ones((48, 32))}
+    mx.save_safetensors(file, stale | dict(mx.load(file)))
+    assert error(load(folder)(IDS), "llama") < 1e-4
+
+
 def test_a_stale_single_file_beside_an_index_is_refused(tmp_path):
     folder = write_folder(tmp_path, "llama")
     split(folder)

@@ -105,7 +105,7 @@ def asked(sources, **changed):
     [
         ([], {}, "chats.jsonl: no rows"),
         ([{"prompt": "a", "completion": "b"}], {}, "one conversation; at least two are needed"),
-        ([{"question": "a"}], {}, "a row needs the key messages"),
+        ([{"question": "a"}], {}, "a row needs the keys text, or prompt"),
         (None, {"batch_tokens": 100}, "batch_tokens 100 is not a multiple of 8,192"),
         (None, {"text": ["absent.txt"]}, "absent.txt: no such file or folder"),
         (None, {"core": "absent"}, "absent: no such folder"),

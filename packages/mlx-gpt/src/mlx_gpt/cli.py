@@ -5,6 +5,7 @@ from typing import NoReturn
 
 import click
 
+from mlx_gpt.commands.bench import bench
 from mlx_gpt.commands.chat import chat
 from mlx_gpt.commands.convert import convert
 from mlx_gpt.commands.data import data
@@ -13,10 +14,10 @@ from mlx_gpt.commands.evaluate import evaluate
 from mlx_gpt.commands.export import export
 from mlx_gpt.commands.finetune import finetune
 from mlx_gpt.commands.fuse import fuse
+from mlx_gpt.commands.generate import generate
 from mlx_gpt.commands.info import info
 from mlx_gpt.commands.report import report
 from mlx_gpt.commands.rl import rl
-from mlx_gpt.commands.sample import sample
 from mlx_gpt.commands.sft import sft
 from mlx_gpt.commands.speedrun import speedrun
 from mlx_gpt.commands.tokenizer import tokenizer
@@ -44,8 +45,8 @@ def cli() -> None:
 
 
 for command in (
-    *(speedrun, tokenizer, data, train, sft, finetune, rl, evaluate, sample, chat, report),
-    *(convert, fuse, export, info, estimate),
+    *(speedrun, tokenizer, data, train, sft, finetune, rl, evaluate, generate, chat, report),
+    *(convert, fuse, export, info, estimate, bench),
 ):
     cli.add_command(command)
 

@@ -5,21 +5,31 @@ from typing import Any
 
 import click
 
-from mlx_gpt.commands.options import INPUT_FOLDER, sampling_options
+from mlx_gpt.commands.options import (
+    INPUT_FOLDER,
+    SAMPLING_DEFAULTS,
+    device_option,
+    engine_options,
+    sampling_options,
+)
 
 _EPILOG = """\b
 Without a terminal each line of stdin is a message, and stdout has only the answers:
   printf 'Hello\\nAnd again\\n' | mlx-gpt chat --model runs/d12-sft
 """
 
+_TEMPERATURE = 0.6
+
 
 @click.command(epilog=_EPILOG)
 @click.option("--model", "folder", required=True, type=INPUT_FOLDER, help="Model or run folder.")
 @click.option("--prompt", help="Answer this one message and exit.")
 @click.option("--system", help="Text before the first message.")
-@sampling_options(max_tokens=512, temperature=0.6)
+@sampling_options(max_tokens=512, temperature=_TEMPERATURE)
 @click.option("--no-tools", is_flag=True, help="Ignore the model's calls of its calculator.")
 @click.option("--no-history", is_flag=True, help="Do not save your lines for the next chat.")
+@engine_options
+@device_option
 def chat(
     folder: Path,
     prompt: str | None,
@@ -28,8 +38,9 @@ def chat(
     sampling: dict[str, Any],
     no_tools: bool,
     no_history: bool,
+    engine: dict[str, Any],
 ) -> None:
-    """Talk with a model that was fine-tuned on conversations."""
+    """Talk with a model that was fine-tuned on conversations, in its own chat format."""
     import sys
     from contextlib import nullcontext
 
@@ -37,12 +48,16 @@ def chat(
 
     prepare_machine()
     from mlx_gpt.commands.terminal import ChatTerminal, line_history
-    from mlx_gpt.engine import Engine, Sampling
+    from mlx_gpt.engine.loading import EngineOptions, choose_sampling, load_engine
     from mlx_gpt.engine.session import ChatSession
-    from mlx_gpt.models.files import load
 
-    engine = Engine(*load(folder), tools=not no_tools)
-    session = ChatSession(engine, Sampling(**sampling), max_tokens, system)
+    chosen, note = choose_sampling(
+        sampling, SAMPLING_DEFAULTS | {"temperature": _TEMPERATURE}, folder
+    )
+    if note:
+        click.echo(note, err=True)
+    loaded = load_engine(folder, EngineOptions(**engine), tools=not no_tools)
+    session = ChatSession(loaded, chosen, max_tokens, system)
     interactive = prompt is None and sys.stdin.isatty() and sys.stdout.isatty()
     notes = sys.stdout if interactive else sys.stderr
     terminal = ChatTerminal(session, input, sys.stdout, notes, interactive)

@@ -45,7 +45,7 @@ def quantize(
         rewrite.cast(found, getattr(mx, dtype))
     count, plain = rewrite.quantize(found, int(bits), int(group_size))
     size = folders.write_model_folder(found, source, output, overwrite)
-    click.echo(f"{output}: {count} layers of {bits} bits, {size / 1e6:,.1f} MB")
+    click.echo(f"{output}: {size / 1e6:,.1f} MB, layers of {bits} bits: {count}")
     if plain:
         click.echo(f"not quantized, rows no multiple of {group_size}: {', '.join(plain)}")
 
@@ -67,7 +67,7 @@ def dequantize(model: Path, output: Path, dtype: str | None, overwrite: bool) ->
     if not count:
         raise ValueError(f"{model} has no quantized layers")
     size = folders.write_model_folder(found, source, output, overwrite)
-    click.echo(f"{output}: {count} layers dequantized, {size / 1e6:,.1f} MB")
+    click.echo(f"{output}: {size / 1e6:,.1f} MB, dequantized layers: {count}")
 
 
 @convert.command("dtype")

@@ -28,7 +28,8 @@ def export(model: Path, output: Path, dtype: str | None, overwrite: bool) -> Non
 
     from mlx_gpt.models import output as folders
     from mlx_gpt.models import rewrite
-    from mlx_gpt.models.formats import GPT2, Llama
+    from mlx_gpt.models.gpt2 import GPT2
+    from mlx_gpt.models.llama import Llama
 
     found, source = rewrite.load_whole_model(model)
     if not isinstance(found, Llama | GPT2):
@@ -36,6 +37,6 @@ def export(model: Path, output: Path, dtype: str | None, overwrite: bool) -> Non
                          "mlx-lm reads those of 2025 as they are")  # fmt: skip
     count = rewrite.dequantize(found, getattr(mx, dtype) if dtype else None)
     size = folders.write_model_folder(found, source, output, overwrite)
-    rest = f", {count} layers dequantized" if count else ""
+    rest = f", dequantized layers: {count}" if count else ""
     architecture = found.config.model_type
     click.echo(f"{output}: {architecture} for transformers, {size / 1e6:,.1f} MB{rest}")

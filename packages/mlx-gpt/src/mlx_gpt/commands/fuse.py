@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from mlx_gpt.commands.convert import DTYPES, OUTPUT
-from mlx_gpt.commands.options import INPUT_FOLDER, overwrite_option
+from mlx_gpt.commands.options import INPUT_FOLDER, device_option, overwrite_option
 
 
 @click.command()
@@ -18,6 +18,7 @@ from mlx_gpt.commands.options import INPUT_FOLDER, overwrite_option
 @click.option("--requantize", is_flag=True,
               help="Quantize the fused layers again, which loses most of the adapter.")  # fmt: skip
 @overwrite_option
+@device_option
 def fuse(
     adapter: Path,
     output: Path,

@@ -89,33 +89,77 @@ def run_options(function: Callable) -> Callable:
     return device_option(command)
 
 
-def sampling_options(max_tokens: int, temperature: float) -> Callable[[Callable], Callable]:
-    """Return a decorator that adds the options of sampling, with these defaults, and `--device`.
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "seed", "repetition_penalty",
+            "presence_penalty", "frequency_penalty")  # fmt: skip
+SAMPLING_DEFAULTS = {"top_k": 50, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
 
-    The command gets `max_tokens`, and `sampling` with the arguments of `Sampling`.
+
+def sampling_options(max_tokens: int, temperature: float) -> Callable[[Callable], Callable]:
+    """Return a decorator that adds the options of sampling, with these defaults.
+
+    The command gets `max_tokens`, and `sampling` with the arguments of `Sampling`, None where the
+    user gives none.
     """
-    names = ("temperature", "top_k", "top_p", "min_p", "seed")
+    shown = SAMPLING_DEFAULTS | {"temperature": temperature}
+
+    def text(name: str, help: str) -> str:
+        return f"{help}  [default: the model's generation_config.json, else {shown[name]}]"
 
     def decorate(function: Callable) -> Callable:
         @wraps(function)
         def command(**values: Any) -> Any:
-            return function(sampling={name: values.pop(name) for name in names}, **values)
+            return function(sampling={name: values.pop(name) for name in SAMPLING}, **values)
 
         for option in (
+            click.option("--frequency-penalty", type=Finite(),
+                         help="Taken from a token's logit for each time it was generated."),
+            click.option("--presence-penalty", type=Finite(),
+                         help="Taken from the logits of tokens that were generated."),
+            click.option("--repetition-penalty", type=Finite(0, min_open=True),
+                         help=text("repetition_penalty", "Makes tokens of the text less likely.")),
             click.option("--seed", type=click.IntRange(0), help="Makes the sampling repeatable."),
-            click.option("--min-p", default=0.0, show_default=True, type=Finite(0, 1),
-                         help="Sample from tokens with this fraction of the top probability."),
-            click.option("--top-p", default=1.0, show_default=True,
-                         type=Finite(0, 1, min_open=True),
-                         help="Sample from the fewest tokens with this share of the probability."),
-            click.option("--top-k", default=50, show_default=True, type=click.IntRange(0),
-                         help="Sample from this many of the likeliest tokens; 0: all."),
-            click.option("--temperature", default=temperature, show_default=True, type=Finite(0),
-                         help="0 takes the likeliest token."),
+            click.option("--min-p", type=Finite(0, 1), help=text(
+                         "min_p", "Sample from tokens with this fraction of the top probability.")),
+            click.option("--top-p", type=Finite(0, 1, min_open=True), help=text(
+                         "top_p", "Sample from the fewest tokens with this share of the "
+                         "probability.")),
+            click.option("--top-k", type=click.IntRange(0), help=text(
+                         "top_k", "Sample from this many of the likeliest tokens; 0: all.")),
+            click.option("--temperature", type=Finite(0),
+                         help=text("temperature", "0 takes the likeliest token.")),
             click.option("--max-tokens", default=max_tokens, show_default=True, type=AT_LEAST_1,
                          help="Maximum tokens to generate."),
         ):  # fmt: skip
             command = option(command)
-        return device_option(command)
+        return command
 
     return decorate
+
+
+def engine_options(function: Callable) -> Callable:
+    """Add the options of `EngineOptions`; the command gets their values as the dict `engine`."""
+    names = ("adapter", "kv_bits", "kv_group_size", "draft_model", "num_draft_tokens", "ngram")
+
+    @wraps(function)
+    def command(**values: Any) -> Any:
+        chosen = {name: values.pop(name) for name in names}
+        if chosen["draft_model"] and chosen["ngram"]:
+            raise click.UsageError("--draft-model and --ngram exclude each other")
+        return function(engine={**chosen, "kv_bits": int(chosen["kv_bits"] or 0) or None}, **values)
+
+    for option in (
+        click.option("--ngram", default=0, type=click.IntRange(0, 8), metavar="N",
+                     help="Guess tokens from places with the same last N tokens (3 is good)."),
+        click.option("--num-draft-tokens", default=4, show_default=True, type=click.IntRange(1, 32),
+                     help="Tokens to guess at a time."),
+        click.option("--draft-model", type=INPUT_FOLDER,
+                     help="Guess tokens with this smaller model of the same tokenizer."),
+        click.option("--kv-group-size", type=int, default=64, show_default=True,
+                     help="Numbers that share a scale: 32, 64 or 128."),
+        click.option("--kv-bits", type=click.Choice(["4", "8"]),
+                     help="Quantize keys and values.  [default: not]"),
+        click.option("--adapter", type=INPUT_FOLDER,
+                     help="Adapter of PEFT, mlx-lm or a finetune run."),
+    ):  # fmt: skip
+        command = option(command)
+    return command

@@ -159,6 +159,7 @@ class ChatTerminal:
         """/set NAME VALUE: change a setting; /set alone shows all."""
         session = self.session
         settings = asdict(session.sampling) | {"max_tokens": session.max_tokens}
+        settings.pop("logit_bias")  # no number
         name, _, value = rest.partition(" ")
         if name and name not in settings:
             raise ValueError(f"no setting {name!r}{did_you_mean(name, settings)}")

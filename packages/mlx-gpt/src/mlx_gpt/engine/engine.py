@@ -9,6 +9,7 @@ from mlx_gpt.engine.drafts import Speculation
 from mlx_gpt.engine.generation import Generation, Row, make_cache
 from mlx_gpt.engine.requests import Completion, Piece, Request
 from mlx_gpt.engine.speculative import SpeculationCounts, SpeculativeGeneration
+from mlx_gpt.engine.speed import Timing
 from mlx_gpt.engine.tools import Markers, ToolUse
 from mlx_gpt.models.cache import PromptCache
 
@@ -48,7 +49,7 @@ class Engine:
         self.tokenizer = tokenizer
         self.end_ids = frozenset(tokenizer.end_ids if end_ids is None else end_ids)
         self._markers = Markers.of(tokenizer) if tools else None
-        self.counts = SpeculationCounts()
+        self.counts, self.timing = SpeculationCounts(), Timing()
         self._prefill_chunk = prefill_chunk
         self._kv = (kv_bits, kv_group_size) if kv_bits else None
         self._speculation = speculation
@@ -74,9 +75,9 @@ class Engine:
 
     def _run(self, requests: Sequence[Request]) -> list[Completion]:
         # A separate function, so that the cache is freed before the next batch.
-        generation = self.start(requests)
+        generation = self._start_timed(requests)
         while generation.active:
-            generation.step()
+            self.timing.step(generation)
         return generation.completions()
 
     def stream(
@@ -86,10 +87,10 @@ class Engine:
 
         Closing the iterator ends the generation. Each request's last piece has a `finish_reason`.
         """
-        generation = self.start(requests, prompt_cache)
+        generation = self._start_timed(requests, prompt_cache)
         try:
             while generation.active:
-                yield from generation.step()
+                yield from self.timing.step(generation)
         finally:
             generation.close()
 
@@ -119,6 +120,12 @@ class Engine:
             vocab_size=self.tokenizer.vocab_size, tokens=self._speculation.tokens,
             chunk=self._prefill_chunk, kv=self._kv, counts=self.counts, prompt_cache=prompt_cache,
         )  # fmt: skip
+
+    def _start_timed(
+        self, requests: Sequence[Request], prompt_cache: PromptCache | None = None
+    ) -> Generation | SpeculativeGeneration:
+        with self.timing.prompts(requests):
+            return self.start(requests, prompt_cache)
 
     def _row(self, index: int, request: Request) -> Row:
         tools = ToolUse(self.tokenizer, self._markers) if self._markers else None

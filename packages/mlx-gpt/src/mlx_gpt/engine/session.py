@@ -8,11 +8,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mlx_gpt.data.conversation import check_conversation, render_conversation, render_for_completion
+from mlx_gpt.engine.continuations import chat_ids
 from mlx_gpt.engine.engine import Engine
 from mlx_gpt.engine.requests import Piece, Request
 from mlx_gpt.engine.sampling import Sampling
 from mlx_gpt.engine.tools import content_parts
 from mlx_gpt.models.cache import PromptCache
+from mlx_gpt.tokenizer.tokenizer import Tokenizer
 
 
 @dataclass
@@ -20,8 +22,8 @@ class Turn:
     """A user message and the answer."""
 
     text: str  # the user's
-    prompt_ids: list[int]  # with the special tokens of the user's turn and <|assistant_start|>
-    answer_ids: list[int] = field(default_factory=list)  # without <|assistant_end|>
+    prompt_ids: list[int]  # nanochat's, with the special tokens of the turn, else empty
+    answer_ids: list[int] = field(default_factory=list)  # without the end token
 
 
 @dataclass
@@ -41,7 +43,9 @@ class Speed:
 class ChatSession:
     """A conversation to continue, undo, save and load; each turn processes only its new tokens.
 
-    Answers are stored as the sampled tokens, because encoding their text may give other tokens.
+    Answers are stored as the sampled tokens, and nanochat's are sent again as such, because
+    encoding their text may give other tokens. A chat template renders the whole conversation at
+    each turn; what it has in common with the turn before is not processed again.
     With a seed in `sampling`, the n-th answer of the session has the seed + n.
     """
 
@@ -61,12 +65,20 @@ class ChatSession:
         self.finish_reason: str | None = None  # of the last answer
         self._prompt_cache = PromptCache()
         self._answers = 0
-        self._prompt("", first=True)  # raises if the tokenizer has no chat tokens
-        self._end = engine.tokenizer.special("<|assistant_end|>")
+        self._end = None  # of nanochat's turns
+        if isinstance(engine.tokenizer, Tokenizer):
+            self._prompt("", first=True)  # raises if the tokenizer has no chat tokens
+            self._end = engine.tokenizer.special("<|assistant_end|>")
+        else:  # raises if the model has no chat template
+            chat_ids(engine.tokenizer, [{"role": "user", "content": ""}])
 
     @property
     def ids(self) -> list[int]:
         """The whole conversation as tokens."""
+        if not self.turns:
+            return []
+        if self._end is None:
+            return [*self._request_ids(), *self.turns[-1].answer_ids]
         ids: list[int] = []
         for turn in self.turns:
             ids += [*turn.prompt_ids, *turn.answer_ids, self._end]
@@ -120,6 +132,10 @@ class ChatSession:
         for user, answer in zip(messages[::2], messages[1::2], strict=True):
             text = user["content"]
             prompt_ids = self._prompt(text, first=not self.turns)
+            if not isinstance(self.engine.tokenizer, Tokenizer):
+                answer_ids = self.engine.tokenizer.encode(answer["content"])
+                self.turns.append(Turn(text, prompt_ids, answer_ids))
+                continue
             pair = {"messages": [{"role": "user", "content": ""}, answer]}
             ids, _ = render_conversation(self.engine.tokenizer, pair)
             before = len(render_for_completion(self.engine.tokenizer, pair))
@@ -130,8 +146,7 @@ class ChatSession:
         if sampling.seed is not None:
             sampling = replace(sampling, seed=(sampling.seed + self._answers) % 2**64)
         self._answers += 1
-        # Without the end token of the last answer, which the model generates next.
-        request = Request(self.ids[:-1], self.max_tokens, sampling)
+        request = Request(self._request_ids(), self.max_tokens, sampling)
         begin, self.speed, self.finish_reason = time.perf_counter(), Speed(), None
         pieces = self.engine.stream([request], self._prompt_cache)
         try:
@@ -156,7 +171,16 @@ class ChatSession:
         self.speed.seconds = seconds - self.speed.first_seconds
         self.finish_reason = piece.finish_reason
 
+    def _request_ids(self) -> list[int]:
+        """Return the tokens to answer, up to the last user's turn."""
+        if self._end is None:
+            return chat_ids(self.engine.tokenizer, self.conversation()["messages"][:-1])
+        # Without the end token of the last answer, which the model generates next.
+        return self.ids[: -1 - len(self.turns[-1].answer_ids)]
+
     def _prompt(self, text: str, first: bool) -> list[int]:
+        if not isinstance(self.engine.tokenizer, Tokenizer):
+            return []
         messages = [{"role": "user", "content": text}]
         if first and self.system:
             messages.insert(0, {"role": "system", "content": self.system})

@@ -23,7 +23,7 @@ from mlx_gpt.data.rows import read_rows
 from mlx_gpt.engine.engine import Engine
 from mlx_gpt.engine.requests import Completion as Answer
 from mlx_gpt.engine.requests import Request
-from mlx_gpt.engine.sampler import Sampling
+from mlx_gpt.engine.sampling import Sampling
 from mlx_gpt.evaluate.choice_tasks import shuffle
 from mlx_gpt.evaluate.gsm8k import solution_text
 from mlx_gpt.evaluate.metrics import sum_over_ranks

@@ -79,7 +79,7 @@ def run_pretraining(
         with explain_divergence(output, "training.rate_scale", training.rate_scale):
             pretrain(job, output, display, resume, planned)
         display.say(f"model: {output / 'model'}")
-        display.say(f'next: mlx-gpt sample --model {output} --prompt "Once upon a time"')
+        display.say(f'next: mlx-gpt generate --model {output} --prompt "Once upon a time"')
 
 
 def pretrain(

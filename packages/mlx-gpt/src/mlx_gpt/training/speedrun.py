@@ -24,7 +24,7 @@ from mlx_gpt.data.documents import find_files, hold_out, read_files
 from mlx_gpt.data.formats import read_mixture
 from mlx_gpt.engine import Engine, Request, Sampling
 from mlx_gpt.evaluate import evaluation
-from mlx_gpt.models.files import load
+from mlx_gpt.models.files import find_model_folder, load
 from mlx_gpt.report import write_report_card
 from mlx_gpt.tokenizer import Tokenizer
 from mlx_gpt.tokenizer.compression import measure, report
@@ -238,7 +238,7 @@ def write_chat(config: SpeedrunConfig, folder: Path, say: Say) -> None:
     """Ask the last model, and write its answers."""
     run = model_run(folder)
     model, _ = load(run)
-    tokenizer = Tokenizer.load(run)
+    tokenizer = Tokenizer.load(find_model_folder(run))
     chats = run.name == "sft"
     questions = list(config.questions) + (held_out_questions(folder) if chats else [])
     requests = []
