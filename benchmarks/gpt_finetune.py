@@ -246,6 +246,8 @@ that rates are lower than on a quiet one and only ratios compare.
 
 Learned tokens are the targets of the loss, without padding; mlx-lm counts one more in each row.
 Both train rank 8 on all matrices of the blocks, 4 rows an update. Peak: `mx.get_peak_memory`.
+mlx-gpt also has mlx-fastcpu's layers and kernels for this CPU, which it turns on by itself. Chats
+are of 20 to 440 tokens: mlx-gpt computes 1.13 tokens for each of them, mlx-lm 1.9.
 """
 
 

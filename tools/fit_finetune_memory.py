@@ -14,6 +14,7 @@ import time
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -70,8 +71,9 @@ def measure(case: Case) -> dict[str, float]:
     mx.reset_peak_memory()
     step([batch], 1e-4)
 
-    def count(tree):
-        return sum(each.nbytes for _, each in tree_flatten(tree))
+    def count(tree: Any) -> int:
+        arrays: Any = tree_flatten(tree)
+        return sum(each.nbytes for _, each in arrays)
 
     return {"peak": mx.get_peak_memory(), "weights": count(model.parameters()),
             "trained": count(model.trainable_parameters())}  # fmt: skip
@@ -146,9 +148,9 @@ def fit(chosen: list[tuple[Case, dict[str, float]]], checkpoint: bool) -> np.nda
                 for part, cut in ((1, slice(kept, kept + 2)), (2, slice(kept + 2, None)))
             )  # fmt: skip
             at_head = top > inside
-        error = np.abs((np.maximum(inside, top) + known) / peaks - 1).max()
-        if best is None or error < best[0]:
-            best = float(error), constants
+            error = float(np.abs((np.maximum(inside, top) + known) / peaks - 1).max())
+            if best is None or error < best[0]:
+                best = error, constants
     assert best is not None
     print(f"largest error {best[0]:.3f}")
     return best[1]

@@ -303,3 +303,24 @@ def test_best_weights_come_back(tmp_path, make_step, make_batch):
 def test_impossible_settings_are_refused(tmp_path, arguments, message, exactly):
     with pytest.raises(ValueError, match=exactly(message)):
         Checkpoints(tmp_path, **arguments)
+
+
+def test_frozen_parameters_may_be_left_out(tmp_path, make_network, make_batch, loss_fn):
+    def make_step(seed):
+        network = make_network(seed=seed)
+        network.layers[0].freeze()
+        return TrainStep(network, AdamW(), loss_fn, compile=False)
+
+    checkpoints = Checkpoints(tmp_path, only_trainable=True)
+    step, other = make_step(0), make_step(1)
+    step([make_batch(8, 0)], 0.1)
+    saved = mx.load(str(checkpoints.save(step, {}) / "model.safetensors"))
+    trained = dict(tree_flatten(step.model.trainable_parameters()))
+    assert saved.keys() == trained.keys()
+    frozen = mx.array(other.model.layers[0].weight)
+    checkpoints.load(other)
+    assert mx.array_equal(other.model.layers[0].weight, frozen)
+    for name, each in tree_flatten(other.model.trainable_parameters()):
+        assert mx.array_equal(each, trained[name])
+    with pytest.raises(CheckpointError, match=r"missing layers\.0"):
+        Checkpoints(tmp_path).load(other)

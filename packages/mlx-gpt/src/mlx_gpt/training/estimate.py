@@ -30,9 +30,9 @@ PARTS = ("weights", "adapter", "optimizer", "gradients", "activations", "logits"
 _PER_LAYER = {False: (0.0, 5.5, 2.5, 0.67), True: (0.5,)}
 _ONE_LAYER = {False: (10.5, 1.6), True: (10.0, 1.0)}
 _HEAD = {False: (0.0, 10.6), True: (0.0, 9.6)}
-# With all weights trained: copies of a chunk of logits, of the parameters in the backward pass, and
-# in the optimizer's.
-_TRAINED_HEAD, _BACKWARD, _UPDATE = 5.0, 1.1, 2.8
+# With all weights trained: the share of these arrays of layers, which have no adapters; copies of a
+# chunk of logits; copies of the parameters in the backward pass, and in the update.
+_WITHOUT_ADAPTER, _TRAINED_HEAD, _BACKWARD, _UPDATE = 0.85, 5.0, 1.1, 2.8
 _MOMENTS = {"adamw": 2, "muon": 1}  # copies of the parameters
 
 
@@ -141,10 +141,11 @@ def step_bytes(shape: Shape, checkpointed: bool, trained: int = 0) -> StepBytes:
     all weights, which holds no activations any more.
     """
     per_layer, one_layer, head = layer_arrays(shape, checkpointed, bool(trained))
-    kept = _dot(_PER_LAYER[checkpointed], per_layer)
-    inside = _dot(_ONE_LAYER[checkpointed], one_layer)
+    share = _WITHOUT_ADAPTER if trained else 1.0
+    kept = round(share * _dot(_PER_LAYER[checkpointed], per_layer))
+    inside = round(share * _dot(_ONE_LAYER[checkpointed], one_layer))
     copies = (0.0, _TRAINED_HEAD) if trained else _HEAD[checkpointed]
-    logits = _dot(copies, head)
+    logits = round(_dot(copies, head))
     found = StepBytes(kept + inside, 0, round(_BACKWARD * trained))
     if logits > inside:
         found = replace(found, layers=kept, head=logits)
@@ -169,8 +170,8 @@ def layer_arrays(
     return tuple([4.0 * each for each in part] for part in parts)  # type: ignore[return-value]
 
 
-def _dot(constants: tuple[float, ...], arrays: list[float]) -> int:
-    return round(sum(a * b for a, b in zip(constants, arrays, strict=True)))
+def _dot(constants: tuple[float, ...], arrays: list[float]) -> float:
+    return sum(a * b for a, b in zip(constants, arrays, strict=True))
 
 
 def shape_of(model: nn.Module) -> Shape:
