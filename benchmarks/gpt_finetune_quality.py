@@ -28,7 +28,7 @@ TEST_SUMS = 300
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--base", type=Path, required=True)
     parser.add_argument("--dolly", type=Path, required=True)
     parser.add_argument("--only", nargs="*", default=["dolly", "sums"], choices=["dolly", "sums"])
@@ -62,7 +62,7 @@ def measure(name: str, base: Path, data: Path, folder: Path) -> dict:
 
 def evaluate(model: Path, test: list[str], output: Path) -> dict:
     words = ["evaluate", "--model", str(model), *test, "--output", str(output), "--json"]
-    return json.loads(command(*words).splitlines()[-1])
+    return json.loads(command(*words).strip().rpartition("\n")[2])
 
 
 def command(*arguments: str) -> str:
