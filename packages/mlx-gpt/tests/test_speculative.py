@@ -47,6 +47,7 @@ def llama(vocab_size: int) -> Llama:
         num_attention_heads=2, num_key_value_heads=1, head_dim=16, max_position_embeddings=64,
         windows=(4, cache_module.NO_WINDOW),
     )  # fmt: skip
+    mx.random.seed(0)
     return Llama(config)
 
 

@@ -187,7 +187,7 @@ class Scripted:
 
     def hidden_states(self, ids: mx.array, cache: Cache | None = None) -> mx.array:
         assert cache is not None
-        keys, _ = cache.layers[0].update(*[ids[:, None, :, None].astype(mx.float32)] * 2)
+        keys, _ = cache.layers[0].append([ids[:, None, :, None].astype(mx.float32)] * 2)
         rows = np.array(keys)[:, 0, : cache.offset, 0].astype(int).tolist()
         # Padding is 0, which no prompt here begins with.
         self.read = [row[next(i for i, token in enumerate(row) if token) :] for row in rows]

@@ -19,7 +19,7 @@ def attention(
     `heads` is a multiple of h. `mask` broadcasts to (B, heads, L, S): boolean (true: attend), or
     added to the scores; "causal" aligns the last query with the last key. Error 3e-6.
     """
-    dtype, groups = q.dtype, q.shape[1] // k.shape[1]
+    dtype, groups = mx.result_type(q, k, v), q.shape[1] // k.shape[1]
     q, k, v = (each.astype(mx.float32) for each in (q, k, v))
     if groups > 1:
         k, v = mx.repeat(k, groups, axis=1), mx.repeat(v, groups, axis=1)

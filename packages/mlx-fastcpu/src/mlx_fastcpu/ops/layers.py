@@ -15,24 +15,25 @@ def layer_norm(x: mx.array, weight: mx.array | None, bias: mx.array | None, eps:
     Error 2e-6 of the largest value in the row, as of `rms_norm`.
     """
     normal = _normalizer(float(eps), True)(x.astype(mx.float32))
-    return _scaled(normal, weight, bias).astype(x.dtype)
+    return _scaled(normal, weight, bias).astype(_result_type(x, weight, bias))
 
 
 def rms_norm(x: mx.array, weight: mx.array | None, eps: float) -> mx.array:
     """Normalize the mean square of the last axis of x (..., D), then multiply by weight (D,)."""
     normal = _normalizer(float(eps), False)(x.astype(mx.float32))
-    return _scaled(normal, weight, None).astype(x.dtype)
+    return _scaled(normal, weight, None).astype(_result_type(x, weight))
 
 
 def linear(x: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.array:
-    """x (..., D) to (..., O) by weight (O, D) and bias (O,), in the dtype of x.
+    """x (..., D) to (..., O) by weight (O, D) and bias (O,), in the wider of their dtypes.
 
     Half precision is computed in float32; MLX's bfloat16 product is 40 times slower.
     """
+    dtype = _result_type(x, weight, bias)
     rows = x.astype(mx.float32).reshape(-1, x.shape[-1])
     weight = weight.astype(mx.float32)
     out = _plain(rows, weight) if bias is None else _biased(rows, weight, bias.astype(mx.float32))
-    return out.reshape(*x.shape[:-1], weight.shape[0]).astype(x.dtype)
+    return out.reshape(*x.shape[:-1], weight.shape[0]).astype(dtype)
 
 
 def quantized_linear(
@@ -57,7 +58,7 @@ def quantized_linear(
     multiply = _quantized(transpose, tuple(options.items()))
     rows = x.astype(mx.float32).reshape(-1, x.shape[-1])
     out = multiply(rows, *packed)
-    return out.reshape(*x.shape[:-1], out.shape[-1]).astype(x.dtype)
+    return out.reshape(*x.shape[:-1], out.shape[-1]).astype(_result_type(x, scales))
 
 
 @cache
@@ -81,6 +82,11 @@ def _quantized(transpose: bool, options: tuple[tuple[str, Any], ...]) -> Callabl
         return gradient, *(mx.zeros_like(each) for each in packed)
 
     return multiply
+
+
+def _result_type(*arrays: mx.array | None) -> mx.Dtype:
+    """Return the dtype of MLX's result: a wider weight widens it."""
+    return mx.result_type(*(each for each in arrays if each is not None))
 
 
 def _scaled(x: mx.array, weight: mx.array | None, bias: mx.array | None) -> mx.array:
