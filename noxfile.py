@@ -187,10 +187,12 @@ def dist(session: nox.Session, package: str) -> None:
 
 @nox.session
 def slow(session: nox.Session) -> None:
-    """Test mlx-kaggle by runs of half a minute or more, which the session tests leaves out."""
-    session.install("--group", "test", *paths_of("mlx-kaggle"))
+    """Test the applications by runs of half a minute or more, which the session tests omits."""
+    packages = ("mlx-kaggle", "mlx-gpt")
+    session.install("--group", "test", *(path for each in packages for path in paths_of(each)))
     env = {"OPENBLAS_NUM_THREADS": "1"}
-    session.run("pytest", "-m", "slow", "packages/mlx-kaggle", *session.posargs, env=env)
+    folders = [f"packages/{each}" for each in packages]
+    session.run("pytest", "-m", "slow", *folders, *session.posargs, env=env)
 
 
 @nox.session(default=False)

@@ -107,6 +107,7 @@ def trained(data, capsys):
     return run
 
 
+@pytest.mark.slow
 def test_the_command_lowers_the_loss_and_the_same_seed_gives_the_same_losses(
     data, trained, tmp_path
 ):

@@ -50,6 +50,7 @@ def run(start, sources):
     return begin
 
 
+@pytest.mark.slow
 def test_from_text_to_a_chat_and_a_report_and_on_after_an_interruption(
     run, sources, tmp_path, capsys
 ):
