@@ -23,7 +23,7 @@ from turns.processes import describe_machine
 DOCS = Path(__file__).parent.parent / "docs" / "benchmarks"
 RESULTS = DOCS / "gpt-finetune-quality.json"
 RATES = {"lora": 2e-3, "full": 5e-4}
-EPOCHS = {"dolly": 3, "sums": 12}
+EPOCHS, BATCH_SIZES = {"dolly": 2, "sums": 6}, {"dolly": 8, "sums": 64}
 TEST_SUMS = 300
 
 
@@ -53,8 +53,8 @@ def measure(name: str, base: Path, data: Path, folder: Path) -> dict:
         start = time.perf_counter()
         command("finetune", "--model", str(base), "--data", str(data / "train.jsonl"),
                 "--valid", str(data / "valid.jsonl"), "--method", method, "--output", str(run),
-                "--epochs", str(EPOCHS[name]), "--learning-rate", str(rate),
-                "--max-tokens", "512")  # fmt: skip
+                "--epochs", str(EPOCHS[name]), "--batch-size", str(BATCH_SIZES[name]),
+                "--learning-rate", str(rate), "--max-tokens", "256")  # fmt: skip
         seconds = round(time.perf_counter() - start)
         found[method] = {"seconds": seconds, "evaluation": evaluate(run, test, folder / "result")}
     return found
