@@ -39,6 +39,10 @@ BAD = [
     ({"messages": []}, "messages must be a list of messages that is not empty, got an empty list"),
     ({"messages": ["Q", "A"]}, 'message 1 of 2: expected an object with role and content, got "Q"'),
     (chat(("user", None)), "message 1 of 1: the content of 'user' must be text, got null"),
+    ({"messages": [{"role": "assistant", "content": "A", "weight": 0}]}, "message 1 of 1: "
+     "weights are not supported; remove them, and choose the turns by --mask"),
+    (GOOD | {"messages": [{"role": "system", "content": "a"}, *GOOD["messages"]], "system": "b"},
+     "message 2 of 4: a second system message; there may be one, and it comes first"),
     (chat(("user", "Q"), ("assistant", {"a": 1})), "message 2 of 2: the content of 'assistant' "
      "must be text, got dict"),
     (chat(("user", "Q"), ("assistant", "")), "message 2 of 2: the content of 'assistant' is empty"),

@@ -93,6 +93,8 @@ def test_layouts_of_one_conversation_give_the_same_tokens(layout, chatml, tmp_pa
         ({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}],
           "system": "s"},
          [message("system", "s"), message("user", "q"), message("assistant", "a")]),
+        ({"messages": [message("user", "q"), message("assistant", "a")], "system": "s"},
+         [message("system", "s"), message("user", "q"), message("assistant", "a")]),
         ({"instruction": "i", "input": "x", "output": "o", "system": "s", "history": [["a", "b"]]},
          [message("system", "s"), message("user", "a"), message("assistant", "b"),
           message("user", "i\n\nx"), message("assistant", "o")]),
@@ -127,6 +129,16 @@ def test_masks_supervise_turns_and_their_end_and_nothing_after_it(
     assert not examples.summary()
     silent = read_examples([path], tokenizer, mask, train_on_eos=False)
     assert trained_text(tokenizer, silent.rows[0]) == expected.replace("<|im_end|>", "")
+
+
+@pytest.mark.parametrize("template", [BUILT_IN["chatml"], UNTAGGED])
+def test_the_header_of_a_first_message_of_the_assistant_is_not_trained_on(
+    template, write_pretrained, tmp_path
+):
+    tokenizer = PretrainedTokenizer(write_pretrained(tmp_path / "model", template))
+    rows = [{"messages": [message("assistant", "Hi"), *ANSWER]}]
+    [example] = read_examples([write(tmp_path / "rows.jsonl", *rows)], tokenizer).rows
+    assert trained_text(tokenizer, example) == "Hi<|im_end|>|A<|im_end|>"
 
 
 def test_the_mask_all_supervises_everything_but_the_first_token(chatml, base, tmp_path):

@@ -81,7 +81,9 @@ def test_guesses_and_quantized_keys_are_options(
         assert found.stdout == plain.stdout
         assert "guessed tokens accepted" in found.stderr
     result = CliRunner().invoke(cli, [*map(str, model), "--kv-bits", "4", "--kv-group-size", "32"])
-    assert isinstance(result.exception, ValueError)  # heads of 16 have no group of 32
+    assert isinstance(result.exception, ValueError)
+    assert "have 16 numbers, which groups of 32 do not divide" in str(result.exception)
+    assert result.stdout == ""
     both = CliRunner().invoke(cli, [*map(str, model), "--ngram", "2", "--draft-model", str(draft)])
     assert both.exit_code == 2
     assert "exclude each other" in both.output

@@ -2,7 +2,7 @@
 
 {"text": ...}                                          text
 {"prompt": ..., "completion": ...}                     completion; also question and answer
-{"messages": [{"role": ..., "content": ...}, ...]}     chat; "tools" is optional
+{"messages": [{"role": ..., "content": ...}, ...]}     chat; "system", "tools" optional
 {"conversations": [{"from": ..., "value": ...}, ...]}  ShareGPT; "system", "tools" optional
 {"instruction": ..., "output": ...}                    Alpaca; "input", "system", "history" opt.
 {"prompt": ..., "chosen": ..., "rejected": ...}        preference; each a text or messages,
@@ -78,7 +78,8 @@ def _completion(row: Mapping[str, Any], prompt: str, completion: str) -> Complet
 
 
 def _chat(row: Mapping[str, Any]) -> Chat:
-    return _with_answer(check_messages(row["messages"]), row)
+    messages = check_messages(row["messages"])
+    return _with_answer(check_messages([*_system(row), *messages]), row)
 
 
 def _sharegpt(row: Mapping[str, Any]) -> Chat:
@@ -105,7 +106,7 @@ def _preference(row: Mapping[str, Any]) -> Preference:
     if isinstance(prompt, str):
         before = [*_system(row), {"role": "user", "content": prompt}]
     elif prompt is not None:
-        before = check_messages(prompt, "prompt")
+        before = check_messages([*_system(row), *check_messages(prompt, "prompt")], "prompt")
     chosen, rejected = (
         _with_answer(_continued(before, row[key], key), row) for key in ("chosen", "rejected")
     )

@@ -76,6 +76,11 @@ def _check_message(message: object, where: str) -> dict[str, Any]:
     role = message["role"]
     if role not in ROLES:
         raise ValueError(f"{where}: unknown role {role!r}{did_you_mean(str(role), ROLES)}")
+    if message.get("weight") not in (None, 1):
+        # OpenAI's way to leave a turn out of the loss.
+        raise ValueError(
+            f"{where}: weights are not supported; remove them, and choose the turns by --mask"
+        )
     calls = message.get("tool_calls")
     found = {key: value for key, value in message.items() if key != "tool_calls"}
     if calls:

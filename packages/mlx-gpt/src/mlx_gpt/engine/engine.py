@@ -12,6 +12,7 @@ from mlx_gpt.engine.speculative import SpeculationCounts, SpeculativeGeneration
 from mlx_gpt.engine.speed import Timing
 from mlx_gpt.engine.tools import Markers, ToolUse
 from mlx_gpt.models.cache import PromptCache
+from mlx_gpt.models.description import head_size
 
 if TYPE_CHECKING:
     from mlx_gpt.models.decoder import Decoder
@@ -54,6 +55,11 @@ class Engine:
         self._kv = (kv_bits, kv_group_size) if kv_bits else None
         self._speculation = speculation
         make_cache(model, [0], self._kv)  # raises for wrong settings
+        if kv_bits and head_size(model) % kv_group_size:
+            raise ValueError(
+                f"the heads of this model have {head_size(model)} numbers, which groups of "
+                f"{kv_group_size} do not divide; choose another kv_group_size, or no kv_bits"
+            )
 
     def generate(self, requests: Iterable[Request], max_batch: int = 64) -> list[Completion]:
         """Return the completions of the requests, in their order.

@@ -100,12 +100,17 @@ def _count(model: Decoder) -> int:
     return count
 
 
+def head_size(model: Decoder) -> int:
+    """Return the numbers of a key or value of one head."""
+    config: Any = model.config
+    return getattr(config, "head_dim", None) or config.n_embd // config.n_head
+
+
 def _cache_bytes(model: Decoder, dtype: mx.Dtype) -> int:
     """Return the bytes of one token's keys and values in one layer."""
     config: Any = model.config
     heads = getattr(config, "num_key_value_heads", None) or getattr(config, "n_kv_head", None)
-    head_dim = getattr(config, "head_dim", None) or config.n_embd // config.n_head
-    return 2 * (heads or config.n_head) * head_dim * dtype.size
+    return 2 * (heads or config.n_head) * head_size(model) * dtype.size
 
 
 def _describe_tokenizer(folder: Path, values: dict[str, object]) -> str | None:

@@ -147,11 +147,22 @@ class _Renderer:
         return [(begin, len(whole))], True
 
     def _begin_of(self, turn: int, whole: str) -> int | None:
+        if not turn:
+            return self._begin_of_first(whole)
         for prompted in (True, False):
-            before = self.render(turn, add_generation_prompt=prompted).text if turn else ""
+            before = self.render(turn, add_generation_prompt=prompted).text
             if whole.startswith(before):
                 return len(before)
         return None
+
+    def _begin_of_first(self, whole: str) -> int:
+        """Return where the answer begins in a conversation that begins with the assistant."""
+        # Many templates fail without messages, so the header is read after all of them.
+        count = len(self._messages)
+        text, prompted = (self.render(count, each).text for each in (False, True))
+        header = prompted.removeprefix(text)
+        known = prompted != text and header != prompted and header in whole
+        return whole.index(header) + len(header) if known else 0
 
 
 def _encode(tokenizer: PretrainedTokenizer, rendered: _Rendered) -> EncodedChat:
