@@ -29,6 +29,7 @@ from mlx_gpt.training.finetune_settings import (
     FinetuneMethod,
     FinetuneReport,
     FinetuneTraining,
+    check_given,
     read_profile,
 )
 from mlx_gpt.training.losses import target_losses, target_states
@@ -411,6 +412,22 @@ def test_schedules(schedule, expected):
 def test_profiles_are_valid_settings(name):
     needed = {"model": "m", "data.train": ["x"]}
     assert load_config(FinetuneConfig, read_profile(name), flags=needed).model == "m"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method.name": "full", "method.rank": 4}, "method.rank is for adapters, and method.name"),
+        ({"method.name": "full", "method.dropout": 0.1}, "method.dropout is for adapters"),
+        ({"method.init_from": "a", "method.alpha": 4}, "method.alpha is that of the adapter in"),
+    ],
+)
+def test_a_given_setting_without_effect_is_refused(settings, message):
+    flags = {"model": "m", "data.train": ["x"], **settings}
+    chosen = load_config(FinetuneConfig, read_profile("code"), flags=flags)
+    with pytest.raises(ConfigError, match=message):
+        check_given(chosen, flags)
+    check_given(chosen, ["method.name", "method.init_from"])  # the profile's rank is no mistake
 
 
 def command(*arguments, code=0) -> str:

@@ -220,4 +220,17 @@ def test_models_of_hugging_face_and_their_adapters_are_measured_too(write_pretra
     assert abs(plain["perplexity"]["loss"] - expected) > 1e-3
     assert plain["exact_match"]["questions"] == 2
     with pytest.raises(FileNotFoundError, match="has no adapter: none of"):
-        apply_adapter(model, folder)
+        apply_adapter(model, folder, folder)
+
+
+def test_an_adapter_of_another_model_is_told(tmp_path, caplog):
+    folder = tmp_path / "llama"
+    save_model(Llama(LlamaConfig(48, 32, 48, 1, 4, 2, 8, 64)), folder)
+    model = load_model(folder)
+    mlx_lora.add_adapter(model, mlx_lora.LoraConfig(r=2, target_modules=["q_proj"]))
+    mlx_lora.save_adapter(model, tmp_path / "adapter")
+    for name, told in ((str(folder), False), ("hub/llama", False), (str(tmp_path), True)):
+        (tmp_path / "adapter" / "base.json").write_text(json.dumps({"model": name}))
+        caplog.clear()
+        apply_adapter(load_model(folder), tmp_path / "adapter", folder)
+        assert (f"was trained on {name}, and is used on {folder}" in caplog.text) == told

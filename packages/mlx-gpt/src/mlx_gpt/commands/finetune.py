@@ -38,11 +38,12 @@ def finetune(
         raise click.UsageError("Missing option '--output'.")
     if run.resume and (profile or dry_run):
         raise click.UsageError("--resume takes everything from --output; leave the rest out")
-    from mlx_gpt.training.finetune_settings import read_profile
+    from mlx_gpt.training.finetune_settings import check_given, read_profile
     from mlx_gpt.training.runs import read_config
 
     base = read_profile(profile) if profile else None
     chosen = read_config(FinetuneConfig, flags, run.config, run.overrides, output, run.resume, base)
+    check_given(chosen, {*flags, *(each.partition("=")[0].strip() for each in run.overrides)})
     if dry_run:
         from mlx_gpt.training.finetune_plan import plan_run
 

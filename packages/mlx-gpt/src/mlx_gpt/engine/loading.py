@@ -67,7 +67,7 @@ def load_fast(folder: Path, adapter: Path | None = None) -> tuple[Decoder, AnyTo
 
     model, tokenizer = load(folder)
     if adapter:
-        apply_adapter(model, adapter)
+        apply_adapter(model, adapter, folder)
     modules = model.modules()
     is_adapted = any(isinstance(each, AdaptedLayer) for each in modules)
     if is_adapted and not any(isinstance(each, nn.QuantizedLinear) for each in modules):

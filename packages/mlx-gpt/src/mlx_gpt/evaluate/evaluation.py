@@ -104,7 +104,7 @@ def evaluate_folder(folder: Path, config: EvaluationConfig) -> dict[str, Any]:
     model, _ = load(folder)
     found: dict[str, Any] = {"model": str(folder)}
     if config.adapter:
-        apply_adapter(model, config.adapter)
+        apply_adapter(model, config.adapter, folder)
         found["adapter"] = str(config.adapter)
     if config.bpb:
         found |= _bits_per_byte(model, tokenizer, config)

@@ -6,6 +6,7 @@ base.json                                         the model, and how it was quan
 """
 
 import json
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,8 @@ from mlx_gpt.models.quantization import BITS, GROUP_SIZES
 from mlx_gpt.models.shards import read_json
 from mlx_lora import load_adapter, load_mlx_lm_adapter, save_adapter, save_mlx_lm_adapter
 from mlx_trainer import write_atomic
+
+logger = logging.getLogger(__name__)
 
 AdapterFormat = Literal["peft", "mlx-lm"]
 
@@ -82,15 +85,30 @@ def add_saved_adapter(model: nn.Module, folder: Path, trainable: bool = False) -
     (load_mlx_lm_adapter if is_mlx_lm else load_adapter)(model, folder, trainable=trainable)
 
 
-def apply_adapter(model: nn.Module, folder: str | Path) -> None:
-    """Put the adapter of a folder onto a model that is loaded already, and make it the active one.
+def apply_adapter(model: nn.Module, folder: str | Path, source: str | Path) -> None:
+    """Put the adapter of a folder onto the model loaded from `source`, and make it the active one.
 
-    Raises `FileNotFoundError` if the folder has no adapter, `ValueError` if its tensors do not fit.
+    Logs a warning if the adapter names another model: it may fit and mean nothing there. Raises
+    `FileNotFoundError` if the folder has no adapter, `ValueError` if its tensors do not fit.
     """
     found = find_adapter(folder)
     if not found or not any((found / name).is_file() for name in _TENSORS.values()):
         raise FileNotFoundError(f"{folder} has no adapter: none of {', '.join(_TENSORS.values())}")
     add_saved_adapter(model, found)
+    if other := _other_model(found, Path(source)):
+        logger.warning("the adapter in %s was trained on %s, and is used on %s", folder, other,
+                       source)  # fmt: skip
+
+
+def _other_model(folder: Path, source: Path) -> str | None:
+    """Return the model that an adapter names, None if it is that of `source` or none is named."""
+    values = read_json(folder / (_BASE if (folder / _BASE).is_file() else _CONFIG))
+    name = values.get("model") or values.get("base_model_name_or_path")
+    if not isinstance(name, str) or Path(name).name == source.resolve().name:
+        return None  # hub names end with the name of the folder
+    ours = {source.resolve(), source.resolve() / "model"}
+    named = [place.resolve() for place in (Path(name), folder / name)]
+    return None if ours & {path for each in named for path in (each, each / "model")} else name
 
 
 def write_adapter(model: nn.Module, folder: Path, base: Base, form: AdapterFormat) -> None:

@@ -1,5 +1,6 @@
 """The settings of `mlx-gpt finetune`, named as in `config.yaml`; see `settings`."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any, Literal
@@ -10,6 +11,9 @@ from mlx_trainer import ConfigError, setting
 PROFILES = ("chat", "instruction", "code")
 
 Method = Literal["lora", "dora", "qlora", "full"]
+# Settings without effect if an adapter is given, and if all weights are trained.
+_OF_NEW_ADAPTERS = tuple(f"method.{name}" for name in ("rank", "alpha", "targets", "rslora"))
+_OF_ADAPTERS = (*_OF_NEW_ADAPTERS, "method.dropout", "method.adapter_format")
 _RATE: dict[str, Any] = {"above": 0, "at_most": 10**9}
 
 
@@ -159,6 +163,22 @@ class FinetuneConfig:
             )
         if self.objective.name != "sft" and self.data.pack:
             raise ConfigError("data.pack is for objective.name=sft; pairs are not packed")
+
+
+def check_given(config: FinetuneConfig, given: Collection[str]) -> None:
+    """Raise `ConfigError` for a setting that the user gave and that has no effect.
+
+    `given` are dotted keys; defaults, which a profile may set, are no mistake.
+    """
+    method = config.method
+    if method.is_full:
+        unused, reason = _OF_ADAPTERS, "is for adapters, and method.name is full"
+    elif method.init_from:
+        unused, reason = _OF_NEW_ADAPTERS, "is that of the adapter in method.init_from"
+    else:
+        return
+    if wrong := [key for key in unused if key in given]:
+        raise ConfigError(f"{wrong[0]} {reason}; leave it out")
 
 
 def read_profile(name: str) -> dict[str, Any]:
