@@ -124,10 +124,11 @@ def peak_rate(config: FinetuneConfig) -> float:
 
 def parameter_count(model: nn.Module) -> int:
     """Return the number of parameters, adapters included; of quantized layers the numbers they
-    stand for."""
+    stand for. Buffers, such as the scales of adapters, are no parameters."""
     found = 0
     for module in model.modules():
-        own: Any = [each for each in module.values() if isinstance(each, mx.array)]
+        own: Any = [each for name, each in module.items()
+                    if isinstance(each, mx.array) and not name.startswith("_")]  # fmt: skip
         if "scales" in module:
             found += module["scales"].size * module.group_size - module["weight"].size
             own = [module["weight"], *([module["bias"]] if "bias" in module else [])]
