@@ -6,7 +6,7 @@ from mlx_gpt.models.files import find_model_folder, read_model_config
 from mlx_gpt.tokenizer.loading import load_tokenizer
 from mlx_gpt.training.estimate import describe, estimate
 from mlx_gpt.training.finetune_data import Dataset, read_dataset
-from mlx_gpt.training.finetune_model import choose_template
+from mlx_gpt.training.finetune_model import prepare_tokenizer
 from mlx_gpt.training.finetune_settings import FinetuneConfig
 
 
@@ -15,7 +15,7 @@ def plan_run(config: FinetuneConfig) -> list[str]:
     config.check()
     folder = find_model_folder(config.model)
     tokenizer = load_tokenizer(folder)
-    choose_template(tokenizer, config.data.chat_template)
+    prepare_tokenizer(tokenizer, config.data)
     longest = read_model_config(folder).sequence_len
     train = read_dataset(config, config.data.train, tokenizer, longest)
     valid = None
