@@ -107,16 +107,17 @@ def arrays(tree) -> dict[str, mx.array]:
 
 
 METHODS = [
-    {"name": "lora"},
-    {"name": "dora"},
-    {"name": "full"},
-    {"targets": "lm_head,c_q"},
-    {"modules_to_save": ["lm_head"]},
-    {"adapter_format": "mlx-lm", "targets": "re:.*(attn|mlp).c_.*"},
+    ("2026", {"name": "lora"}),
+    ("2026", {"name": "full"}),
+    ("2026", {"targets": "lm_head,c_q"}),
+    ("2026", {"modules_to_save": ["lm_head"]}),
+    ("2025", {"name": "dora"}),
+    ("2025", {"name": "full"}),
+    ("2025", {"adapter_format": "mlx-lm", "targets": "re:.*(attn|mlp).c_.*"}),
 ]
 
 
-@pytest.mark.parametrize("changed", METHODS, ids=str)
+@pytest.mark.parametrize(("base", "changed"), METHODS, ids=str, indirect=["base"])
 def test_it_learns_and_leaves_what_loads(config, tmp_path, changed):
     job, events = run(with_method(config, **changed), tmp_path / "run")
     found = losses(events, "evaluate")
@@ -137,7 +138,14 @@ def test_it_learns_and_leaves_what_loads(config, tmp_path, changed):
             assert is_saved or mx.array_equal(each, frozen), name
 
 
-@pytest.mark.parametrize("changed", [{"name": "lora", "dropout": 0.1}, {"name": "full"}], ids=str)
+RESUMED = [
+    ("2026", {"name": "lora", "dropout": 0.1}),
+    ("2026", {"name": "full"}),
+    ("2025", {"name": "lora"}),
+]
+
+
+@pytest.mark.parametrize(("base", "changed"), RESUMED, ids=str, indirect=["base"])
 def test_ten_updates_equal_seven_killed_and_resumed(config, tmp_path, changed):
     config = with_method(config, **changed)
     whole, events = run(config, tmp_path / "whole")
@@ -217,7 +225,9 @@ def command(*arguments, code=0):
     return result
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize(
+    ("base", "method"), [("2026", "lora"), ("2025", "full")], indirect=["base"]
+)
 def test_every_command_takes_the_run(config, tmp_path, method):
     finetuning = [
         "finetune",
