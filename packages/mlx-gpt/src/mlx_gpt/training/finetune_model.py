@@ -20,6 +20,7 @@ from mlx_gpt.models.adapters import (
 )
 from mlx_gpt.models.decoder import Decoder
 from mlx_gpt.models.files import find_model_folder, load
+from mlx_gpt.models.gpt2 import GPT2
 from mlx_gpt.tokenizer.loading import AnyTokenizer
 from mlx_gpt.tokenizer.tokenizer import Tokenizer
 from mlx_gpt.training.finetune_settings import FinetuneConfig, FinetuneData, FinetuneMethod
@@ -176,7 +177,9 @@ def _add_adapter(model: Decoder, config: FinetuneConfig, base: Base) -> None:
     if method.init_from is None:
         key = mx.random.key(config.training.seed)
         made = adapter_config(method, len(blocks_of(model)))
-        made = replace(made, base_model_name_or_path=base.model)
+        made = replace(
+            made, base_model_name_or_path=base.model, fan_in_fan_out=isinstance(model, GPT2)
+        )
         add_adapter(model, made, key=key)
         return
     if (folder := find_adapter(method.init_from)) is None:
