@@ -8,9 +8,10 @@ from mlx_gpt.commands.convert import DTYPES, OUTPUT
 from mlx_gpt.commands.options import INPUT_FOLDER, overwrite_option
 
 EPILOG = """\b
-For llama.cpp, with a clone of its repository and its requirements installed:
+For llama.cpp, with a clone of its repository and its requirements installed; it refuses tokenizers
+that are not those of published models:
   mlx-gpt export MODEL --output MODEL-hf
-  python convert_hf_to_gguf.py MODEL-hf --outfile model.gguf --outtype f16
+  python llama.cpp/convert_hf_to_gguf.py MODEL-hf --outfile model.gguf --outtype f16
 """
 
 
