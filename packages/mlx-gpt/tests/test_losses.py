@@ -186,7 +186,7 @@ def test_losses_through_every_kind_of_head_are_the_plain_ones(kind, tied, monkey
     monkeypatch.setattr(losses, "FROZEN_CHUNK_TOKENS", 4)
     monkeypatch.setattr(losses, "FROZEN_CHUNK_LOGITS", 1)
     mx.random.seed(0)
-    model = Llama(LlamaConfig(VOCABULARY, 32, 48, 1, 4, 2, 8, 64, tie_word_embeddings=tied))
+    model = Llama(LlamaConfig(VOCABULARY, 32, 64, 1, 4, 2, 8, 64, tie_word_embeddings=tied))
     if kind == "quantized":
         nn.quantize(model, group_size=32, bits=4)
     if kind != "trained":
