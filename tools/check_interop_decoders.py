@@ -6,20 +6,23 @@ First with this repository's environment, then with one that has torch, transfor
     python tools/check_interop_decoders.py check FOLDER
 
 `write` saves each model of tests/fixtures/decoders.json again, exports the quantized ones,
-quantizes others, and puts an adapter of mlx-lm's form beside one; with its logits in float32.
+quantizes others, and writes adapters in the forms of PEFT and mlx-lm; with its logits in float32.
 `check` loads them, prints the largest difference of logits, and exits with 1 if one is above 1e-4.
-On 28 November 2026 the largest was 1.4e-5 with transformers 5.23.0, 4.7e-6 with mlx-lm 0.32.2.
+On 28 November 2026 the largest was 1.4e-5 with transformers 5.23.0, 1.2e-5 with PEFT 0.21.2 and
+4.7e-6 with mlx-lm 0.32.2.
 """
 
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
 
 TESTS = Path(__file__).parents[1] / "packages/mlx-gpt/tests"
 TOLERANCE = 1e-4
+ADAPTED = {"llama3": ["q_proj", "v_proj"], "gpt2": ["c_attn", "c_fc"]}
 # Where mlx-lm's own model differs from transformers': windows, mscale and n_inner are ignored.
 NOT_MLX_LM = ("mistral", "qwen2_window", "llama_yarn_mscale", "gpt2_inner")
 
@@ -28,10 +31,11 @@ def write(root: Path) -> None:
     sys.path.append(str(TESTS))
     from decoder_folders import CASES, IDS, PLAIN, QUANTIZED, write_folder
 
+    from mlx_gpt.models.adapters import Base, write_adapter
     from mlx_gpt.models.files import load_model, save_model
     from mlx_gpt.models.output import write_model_folder
     from mlx_gpt.models.rewrite import dequantize, quantize
-    from mlx_lora import LoraConfig, add_adapter, save_mlx_lm_adapter
+    from mlx_lora import LoraConfig, add_adapter
 
     def keep(folder: Path, model=None) -> None:
         model = model or load_model(folder, mx.float32)
@@ -53,11 +57,16 @@ def write(root: Path) -> None:
         quantize(model, 4, 32)
         save_model(model, root / f"mlx_lm_new_{name}")
         keep(root / f"mlx_lm_new_{name}")
-    model = load_model(root / "llama3", mx.float32)
-    add_adapter(model, LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
-    model.update(_randomized(model.trainable_parameters()))
-    save_mlx_lm_adapter(model, root / "adapter")
-    keep(root / "adapter", model)
+    for base, targets in ADAPTED.items():
+        for is_dora in (False, True):
+            model = load_model(root / base, mx.float32)
+            config = LoraConfig(r=4, target_modules=targets, use_dora=is_dora)
+            add_adapter(model, replace(config, fan_in_fan_out=base == "gpt2"))
+            model.update(_randomized(model.trainable_parameters()))
+            for form in ("peft", "mlx-lm"):
+                folder = root / f"adapter_{form}_{'dora' if is_dora else 'lora'}_{base}"
+                write_adapter(model, folder, Base(str(root / base)), form)
+                keep(folder, model)
     print(f"{len(CASES)} cases, {len(list(root.iterdir())) - 1} folders in {root}")
 
 
@@ -74,8 +83,12 @@ def check(root: Path) -> int:
     for folder in sorted(path.parent for path in root.glob("*/expected.safetensors")):
         expected = mx.load(str(folder / "expected.safetensors"))
         found = {}
-        if folder.name == "adapter":
-            found["mlx-lm"] = _mlx_lm(root / "llama3", expected["ids"], folder)
+        if folder.name.startswith("adapter_"):
+            base = root / folder.name.rpartition("_")[2]
+            if "_peft_" in folder.name:
+                found["PEFT"] = _transformers(base, expected["ids"], folder)
+            else:
+                found["mlx-lm"] = _mlx_lm(base, expected["ids"], folder)
         else:
             if not folder.name.startswith("mlx_lm_"):
                 found["transformers"] = _transformers(folder, expected["ids"])
@@ -89,7 +102,7 @@ def check(root: Path) -> int:
     return int(worst > TOLERANCE)
 
 
-def _transformers(folder: Path, ids: mx.array) -> mx.array:
+def _transformers(folder: Path, ids: mx.array, adapter: Path | None = None) -> mx.array:
     import numpy as np
     import torch
     from transformers import AutoModelForCausalLM
@@ -99,6 +112,10 @@ def _transformers(folder: Path, ids: mx.array) -> mx.array:
     )
     bad = {key: each for key, each in notes.items() if each}
     assert not bad, f"{folder.name}: {json.dumps({k: list(map(str, v)) for k, v in bad.items()})}"
+    if adapter:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, adapter).eval()
     with torch.no_grad():
         return mx.array(model(torch.from_numpy(np.array(ids)).long()).logits.numpy())
 

@@ -45,7 +45,9 @@ def test_clean_data_is_shown_with_an_example_and_exit_code_0(model, tmp_path):
     assert result.stderr == ""
     lines = result.stdout.splitlines()
     assert lines[:2] == ["train", "  rows        2 of 2 usable: 2 completion"]
-    assert "rows are cut after 64 tokens" in lines
+    assert (
+        "rows are cut after 65 tokens: the model reads 64, the last one is only a target" in lines
+    )
     assert lines[-4] == f"{path}, line 1; lines with + are trained on"
     assert lines[-2:] == ["+ A|<|im_end|>", r"  \n"]
 
@@ -109,3 +111,32 @@ def test_preferences_and_nanochats_models_are_checked_too(model, tokenizer, tmp_
     assert result.stdout.endswith("+ A|<|assistant_end|>\n")
     result = check(chats, "--model", tmp_path / "run", "--chat-template", "chatml")
     assert str(result.exception).endswith("nanochat's models have their own format of chats")
+
+
+def test_ignored_keys_and_unpaired_surrogates_are_counted(model, tmp_path):
+    rows = [
+        exchange("Q", "A") | {"id": 7, "source": ""},
+        exchange("R", "B\ud800\udfff\ud800") | {"id": 8, "more\ud800": "\ud800"},
+        {"instruction": "S", "output": "C", "imput": "x"},
+    ]
+    files = [write(tmp_path / "a.jsonl", *rows[:2]), write(tmp_path / "b.jsonl", rows[2])]
+    result = check(*files, "--model", model)
+    assert result.exit_code == 1
+    lines = [line.strip() for line in result.stdout.splitlines()]
+    assert [line for line in lines if line.startswith("ignored")] == [
+        "ignored     keys: id in 2 rows, more\\ud800 in 1 rows",
+        "ignored     keys: imput (did you mean 'input'?) in 1 rows",
+    ]
+    assert result.stderr == (  # a pair is one character, and what is ignored is not replaced
+        f"look at {files[0]}: in 1 of 2 rows 1 unpaired surrogates became U+FFFD\n"
+    )
+    found = json.loads(check(*files, "--model", model, "--json").stdout)["splits"]
+    assert found[str(files[0])]["unpaired_surrogates"] == 1
+    assert found[str(files[1])]["ignored_keys"] == {"imput (did you mean 'input'?)": 1}
+
+
+def test_no_key_of_a_sharegpt_turn_is_lost(model, tmp_path):
+    turn = {"from": "gpt", "value": "A", "weight": 0}
+    path = write(tmp_path / "a.jsonl", {"conversations": [{"from": "human", "value": "Q"}, turn]})
+    result = check(path, "--model", model)
+    assert "message 2 of 2: weights are not supported" in str(result.exception)

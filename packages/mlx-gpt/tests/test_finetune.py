@@ -17,10 +17,18 @@ import yaml
 from click.testing import CliRunner
 from mlx.utils import tree_flatten
 
+from mlx_gpt.commands.data import data as data_command
 from mlx_gpt.commands.finetune import finetune as finetune_command
 from mlx_gpt.data import IGNORE
 from mlx_gpt.models.files import load, load_model
-from mlx_gpt.training.finetune import build, evaluate, finetune, rate_share, run_finetune
+from mlx_gpt.training.finetune import (
+    build,
+    describe,
+    evaluate,
+    finetune,
+    rate_share,
+    run_finetune,
+)
 from mlx_gpt.training.finetune_model import make_optimizer
 from mlx_gpt.training.finetune_settings import (
     PROFILES,
@@ -33,8 +41,17 @@ from mlx_gpt.training.finetune_settings import (
     read_profile,
 )
 from mlx_gpt.training.losses import target_losses, target_states
+from mlx_gpt.training.outcome import judge, rows_to_compare
 from mlx_lora import adapter_configs, load_mlx_lm_adapter, merge_and_unload
-from mlx_trainer import Checkpoints, ConfigError, RunFolder, load_config
+from mlx_trainer import (
+    Checkpoints,
+    ConfigError,
+    RunFolder,
+    TrainingError,
+    config_sources,
+    dump_config,
+    load_config,
+)
 
 COLOURS = ["red", "green", "blue", "brown", "black"]
 
@@ -129,6 +146,8 @@ def test_it_learns_and_leaves_what_loads(config, tmp_path, name):
     job, events = run(config, tmp_path / name)
     losses = of("evaluate", events, "loss")
     assert losses[-1] < losses[0] - 0.7
+    assert (events[-1]["before"], events[-1]["after"]) == (losses[0], min(losses[1:]))
+    assert events[-1]["warning"] == ""
     job.model.eval()
     model, tokenizer = load(tmp_path / name)
     assert mx.allclose(model(IDS), job.model(IDS), atol=1e-6)
@@ -319,6 +338,66 @@ def test_the_best_weights_are_restored_and_training_stops_early(config, tmp_path
     assert [event["event"] for event in again] == ["start", "end"]
 
 
+@pytest.mark.parametrize("held_out", [True, False])
+@pytest.mark.parametrize(("name", "rate"), [("lora", 1e3), ("full", 10.0), ("full", 0.5)])
+def test_a_rate_far_too_high_is_told_with_the_losses(config, tmp_path, name, rate, held_out):
+    config = with_training(with_method(config, name=name), learning_rate=rate, steps=6)
+    if not held_out:
+        config = replace(config, data=replace(config.data, valid=[]))
+    job, events = run(config, tmp_path / "run")
+    before, after, warning = (events[-1][name] for name in ("before", "after", "warning"))
+    assert after > (before + 1 if name == "full" else 0.9999 * np.log(320))
+    rows = "held-out rows" if held_out else "rows that it was trained on"
+    assert warning == (
+        f"training failed: the loss on {rows} is {after:.4g} and was {before:.4g} before training; "
+        f"with all tokens equally likely it would be {np.log(320):.4g}; lower "
+        f"training.learning_rate={rate:g}"
+    )
+    assert after == evaluate(job, rows_to_compare(job.train, job.valid))["loss"]
+
+
+def test_a_warning_needs_a_clearly_higher_loss():
+    assert judge(2.0, 2.03, 5.0, held_out=True) == ""
+    assert judge(0.001, 0.015, 5.0, held_out=False) == ""
+    assert "is 2.05 and was 2 before" in judge(2.0, 2.05, 5.0, held_out=True)
+    assert "is 5.1; with all tokens equally likely it would be 5" in judge(None, 5.1, 5.0, True)
+    assert judge(5.9, 5.8, 5.0, held_out=True) == ""  # an untrained model that learns
+    assert "is 5 and was 5.9 before" in judge(5.9, 5.0, 5.0, held_out=True)  # all logits are equal
+    assert judge(np.log(2), 0.6, None, held_out=True) == ""  # of pairs
+
+
+def test_few_rows_are_compared_if_none_are_held_out(config, tmp_path):
+    rows = [{"text": "red " * 60} for _ in range(400)]
+    job = build(with_rows(config, tmp_path, rows, valid=[]))
+    compared = rows_to_compare(job.train, None)
+    assert compared.tokens <= 8192 < job.train.tokens
+    assert compared.rows[1] is job.train.rows[len(job.train.rows) // len(compared.rows) + 1]
+
+
+@pytest.mark.parametrize("name", ["lora", "dora", "full"])
+def test_a_rate_of_a_million_ends_the_run_with_an_error(config, tmp_path, name):
+    config = with_training(with_method(config, name=name), learning_rate=1e6)
+    with pytest.raises(TrainingError, match=r"update [3-5]: .*nan"):
+        run(config, tmp_path / "run")
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_names_the_update(config, tmp_path):
+    for broken, expected in ((3, r"update 4: loss nan"), (10, r"update 10: the loss of an eval")):
+        job = build(config)
+
+        def spoil(event, job=job, broken=broken):
+            if event["event"] == "update" and event["updates"] == broken:
+                job.model.model["norm"].weight = mx.full((64,), mx.nan)
+
+        with pytest.raises(TrainingError, match=expected):
+            finetune(job, tmp_path / str(broken), spoil)
+        assert not (tmp_path / str(broken) / "model").exists()
+    job.model.model["norm"].weight = mx.full((64,), mx.nan)
+    job.step.updates = 0
+    with pytest.raises(ValueError, match="the loss is nan before the first update"):
+        evaluate(job, job.valid)
+
+
 def test_packed_rows_are_learned_as_well(config, tmp_path):
     config = replace(config, data=replace(config.data, pack=True, max_tokens=64))
     job, events = run(config, tmp_path / "run")
@@ -414,20 +493,49 @@ def test_profiles_are_valid_settings(name):
     assert load_config(FinetuneConfig, read_profile(name), flags=needed).model == "m"
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"method.name": "full", "method.rank": 4}, "method.rank is for adapters, and method.name"),
-        ({"method.name": "full", "method.dropout": 0.1}, "method.dropout is for adapters"),
-        ({"method.init_from": "a", "method.alpha": 4}, "method.alpha is that of the adapter in"),
-    ],
-)
-def test_a_given_setting_without_effect_is_refused(settings, message):
-    flags = {"model": "m", "data.train": ["x"], **settings}
-    chosen = load_config(FinetuneConfig, read_profile("code"), flags=flags)
-    with pytest.raises(ConfigError, match=message):
-        check_given(chosen, flags)
-    check_given(chosen, ["method.name", "method.init_from"])  # the profile's rank is no mistake
+WITHOUT_EFFECT = [
+    ({"method": {"name": "full", "rank": 4}}, "method.rank is for adapters, and method.name is"),
+    ({"method": {"name": "full", "dropout": 0.1}}, "method.dropout is for adapters"),
+    ({"method": {"init_from": "a", "alpha": 4}}, "method.alpha is that of the adapter in"),
+    ({"objective": {"beta": 0.5}}, "objective.beta is for objective.name=dpo"),
+    ({"objective": {"name": "dpo", "orpo_lambda": 0.5}}, "orpo_lambda is for objective.name=orpo"),
+    ({"objective": {"name": "orpo"}, "data": {"mask": "last"}}, "data.mask is for objective.name"),
+    ({"training": {"decay": 0.5}}, "training.decay is for training.schedule=wsd"),
+    ({"report": {"patience": 3}}, "report.patience needs held-out rows"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), WITHOUT_EFFECT)
+def test_a_given_setting_without_effect_is_refused(tmp_path, settings, message):
+    """By flag, by --set and by the keys of a --config file alike."""
+    needed = {"model": "m", "data.train": ["x"]}
+    given = {f"{section}.{name}": value for section, values in settings.items()
+             for name, value in values.items()}  # fmt: skip
+    file = tmp_path / "settings.yaml"
+    file.write_text(yaml.safe_dump(settings))
+    overrides = [f"{key}={value}" for key, value in given.items()]
+    for source in ({"flags": given}, {"overrides": overrides}, {"file": file}):
+        flags = needed | source.get("flags", {})
+        arguments = {**source, "flags": flags}
+        chosen = load_config(FinetuneConfig, read_profile("code"), **arguments)
+        with pytest.raises(ConfigError, match=message) as error:
+            check_given(chosen, config_sources(**arguments))
+        assert str(error.value).startswith(f"{file}:") == ("file" in source)
+    # The profile's settings are no mistake, and without effect they are not saved.
+    names = ("method.name", "method.init_from", "objective.name")
+    used = {key: value for key, value in given.items() if key in names}
+    chosen = load_config(FinetuneConfig, read_profile("code"), flags=needed | used)
+    settled = check_given(chosen, config_sources(flags=needed | used))
+    assert settled.method.rank == (16 if used.keys() & {*names[:2]} else 32)
+
+
+def test_the_saved_settings_of_a_run_are_settings_for_another(tmp_path):
+    needed = {"model": "m", "data.train": ["x"], "method.name": "full"}
+    chosen = load_config(FinetuneConfig, read_profile("code"), flags=needed)
+    file = tmp_path / "config.yaml"
+    file.write_text(dump_config(check_given(chosen, config_sources(flags=needed))))
+    again = load_config(FinetuneConfig, file=file)
+    assert check_given(again, config_sources(file=file)) == again
 
 
 def command(*arguments, code=0) -> str:
@@ -453,11 +561,44 @@ def test_the_command_trains_and_tells_what_it_kept(config, tmp_path):
     printed = command(*shared)
     assert "restored the weights of update 6, which had the lowest loss" in printed
     assert "lora: " in printed
+    assert "\ncompiling for the first updates, which may take a minute ...\n" in printed
+    assert "warning" not in printed
     saved = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
     assert (saved["data"]["mask"], saved["training"]["epochs"]) == ("assistant", 3)
     assert json.loads((tmp_path / "run/model/base.json").read_text())["bits"] == 8
     assert load_model(tmp_path / "run")
     command("--output", tmp_path / "run", "--resume")
+
+
+def test_the_plan_counts_rows_and_tokens_as_data_check_does(config, tmp_path):
+    rows = [chat(f"The {each} dog?", each) | {"id": 1} for each in COLOURS]
+    rows[0]["messages"][0]["content"] = "The fox? " * 40
+    files = [write_rows(tmp_path / name, some) for name, some in (("a", rows), ("b", rows[3:]))]
+    limit = ["--model", config.model, "--max-tokens", "40"]
+    checked = CliRunner().invoke(data_command, ["check", *files, *limit, "--json"])
+    found = json.loads(checked.stdout)["splits"][files[0]]
+    assert found["truncated"] == 1
+    shared = [*limit, "--data", files[0], "--dry-run"]
+    plan = command(*shared, "--valid", files[1], "--batch-size", 1000).splitlines()
+    assert f"{files[0]}: truncated 1 of 5 rows, which lost {found['lost_tokens']} tokens" in plan
+    assert f"{files[0]}: ignored keys: id in 5 rows" in plan
+    assert f"{files[1]}: ignored keys: id in 2 rows" in plan
+    line = f"{found['rows']} rows of {found['tokens']} tokens, {found['trained_tokens']} of them"
+    assert any(each.startswith(line) for each in plan)
+    assert f"1 updates of {found['rows']} rows, 1 epochs" in plan
+    overlap = "2 of 2 held-out rows are trained on too, and of 2 the question: "
+    assert any(each.startswith(overlap) for each in plan)
+    plan = command(*shared, "--batch-size", 3)
+    assert "2 updates of up to 3 rows" in plan
+    assert "held-out" not in plan
+
+
+def test_parameters_are_those_of_the_model_and_the_trained_ones(config):
+    job = build(config)
+    numbers = [sum(each.size for each in arrays(tree).values()) for tree in (
+        load_model(config.model).parameters(), job.model.trainable_parameters())]  # fmt: skip
+    line = f"lora: {numbers[1]:,} of {sum(numbers):,} parameters are trained"
+    assert describe(job)[-1].startswith(line)
 
 
 @pytest.mark.parametrize(

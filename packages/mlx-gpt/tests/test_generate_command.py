@@ -89,6 +89,34 @@ def test_guesses_and_quantized_keys_are_options(
     assert "exclude each other" in both.output
 
 
+def test_biases_of_tokens_are_added_to_their_logits(folder: Path):
+    model = ("generate", "--model", folder, "--temperature", 0, "--max-tokens", 4, "--prompt", "a")
+    tokenizer = PretrainedTokenizer(folder)
+    (token,) = tokenizer.encode("x")
+    assert run(*model, "--logit-bias", f"{token}=1e4").stdout == "axxxx\n"
+    plain = run(*model, "--json").stdout
+    assert run(*model, "--json", "--logit-bias", f"{token}=-inf").stdout == plain
+    (first, *_) = tokenizer.encode(json.loads(plain)["text"])
+    assert run(*model, "--json", "--logit-bias", f"{first}=-inf").stdout != plain
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--logit-bias", "7"), "'7' is not ID=VALUE"),
+        (("--logit-bias", "-1=3"), "'-1=3' is not ID=VALUE"),
+        (("--logit-bias", "7=inf"), "'7=inf' is not ID=VALUE"),
+        (("--logit-bias", "99999=1"), "--logit-bias 99999: the model has tokens 0 to "),
+        (("--kv-bits", "4", "--kv-group-size", "16"), "'16' is not one of '32', '64', '128'"),
+    ],
+)
+def test_wrong_values_are_wrong_usage(folder: Path, arguments: tuple[str, ...], message: str):
+    result = CliRunner().invoke(cli, ["generate", "--model", str(folder), *arguments])
+    assert result.exit_code == 2, result.output
+    assert message in result.output
+    assert result.stdout == ""
+
+
 def test_an_adapter_is_merged_for_generation(folder: Path, tmp_path: Path):
     model = load_model(folder)
     mlx_lora.add_adapter(model, mlx_lora.LoraConfig(r=2, target_modules=["q_proj", "down_proj"]))

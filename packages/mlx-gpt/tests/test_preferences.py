@@ -1,13 +1,21 @@
-"""DPO and ORPO: the formulas of TRL in float64, and a model that comes to prefer the chosen."""
+"""DPO and ORPO: TRL's losses and gradients, and a model that comes to prefer the chosen.
+
+TRL's numbers are of tools/make_fixtures_preferences.py.
+"""
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
-from mlx.utils import tree_flatten
+from decoder_folders import FIXTURES, write_folder
+from mlx.utils import tree_flatten, tree_map
 
+from mlx_gpt.data.batching import MicroBatch, pair_arrays
+from mlx_gpt.data.examples import Example, Pair
 from mlx_gpt.models.files import load_model
 from mlx_gpt.training import preferences
 from mlx_gpt.training.finetune import build, evaluate, finetune
@@ -20,61 +28,99 @@ from mlx_gpt.training.finetune_settings import (
     FinetuneTraining,
 )
 
-RANDOM = np.random.default_rng(0)
-LOG_PROBS, REFERENCE = -RANDOM.uniform(1, 40, (2, 6, 2))
-COUNTS = RANDOM.integers(2, 12, (6, 2)).astype(float)
+TRL = json.loads((FIXTURES / "preferences.json").read_text())
+# MLX's exponential of float64 has the precision of float32; all else is exact to 1e-15.
+NEAR = {"rel": 1e-7, "abs": 2e-8}
 
 
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
+@pytest.mark.parametrize("pair", TRL["pairs"])
+@pytest.mark.parametrize(("name", "smoothing"), [("dpo", 0.0), ("smoothed", 0.125)])
+def test_dpo_is_trls_in_float64(pair, name, smoothing):
+    """TRL's `DPOTrainer._compute_loss` on the sums of the tokens' log probabilities."""
+    log_probs, reference = (mx.array([pair[key]], mx.float64) for key in ("log_probs", "reference"))
 
-
-def dpo(log_probs, reference, beta, smoothing):
-    """TRL's DPOTrainer.dpo_loss of `loss_type="sigmoid"`, in float64, with its derivative."""
-    logratios = log_probs[:, 0] - log_probs[:, 1]
-    ref_logratios = reference[:, 0] - reference[:, 1]
-    logits = logratios - ref_logratios
-    losses = -np.log(sigmoid(beta * logits)) * (1 - smoothing)
-    losses -= np.log(sigmoid(-beta * logits)) * smoothing
-    slope = -beta * (sigmoid(-beta * logits) * (1 - smoothing) - sigmoid(beta * logits) * smoothing)
-    return losses, np.stack([slope, -slope], 1)
-
-
-def orpo(log_probs, counts, weight):
-    """TRL's ORPOTrainer.odds_ratio_loss and the NLL of the chosen, with its derivative."""
-    chosen, rejected = (log_probs / counts).T
-    log_odds = (chosen - rejected) - (np.log1p(-np.exp(chosen)) - np.log1p(-np.exp(rejected)))
-    losses = -chosen - weight * np.log(sigmoid(log_odds))
-    slope = -weight * sigmoid(-log_odds)
-    for_chosen = -1 + slope / (1 - np.exp(chosen))
-    for_rejected = -slope / (1 - np.exp(rejected))
-    return losses, np.stack([for_chosen, for_rejected], 1) / counts
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_dpo_is_trls(smoothing):
     def loss(log_probs):
-        return preferences.dpo_losses(log_probs, mx.array(REFERENCE), 0.3, smoothing)[0].sum()
+        losses, rewards = preferences.dpo_losses(log_probs, reference, TRL["beta"], smoothing)
+        return losses.sum(), rewards
 
-    losses, slopes = dpo(LOG_PROBS, REFERENCE, 0.3, smoothing)
     with mx.stream(mx.cpu):
-        log_probs = mx.array(LOG_PROBS.astype(np.float32))
-        found, gradient = mx.value_and_grad(loss)(log_probs)
-        each, rewards = preferences.dpo_losses(log_probs, mx.array(REFERENCE), 0.3, smoothing)
-    np.testing.assert_allclose(each, losses, rtol=1e-5, atol=1e-6)
-    assert float(found) == pytest.approx(losses.sum(), rel=1e-5)
-    np.testing.assert_allclose(gradient, slopes, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(rewards, 0.3 * (LOG_PROBS - REFERENCE), rtol=1e-5, atol=1e-5)
+        (found, rewards), gradient = mx.value_and_grad(loss)(log_probs)
+        assert found.dtype == mx.float64
+        assert float(found) == pytest.approx(pair[name]["loss"], **NEAR)
+        assert gradient.tolist()[0] == pytest.approx(pair[name]["gradient"], **NEAR)
+        expected = TRL["beta"] * (np.array(pair["log_probs"]) - pair["reference"])
+        assert rewards.tolist()[0] == pytest.approx(expected, **NEAR)
 
 
-def test_orpo_is_trls():
+@pytest.mark.parametrize("pair", TRL["pairs"])
+def test_orpo_is_trls_in_float64(pair):
+    """TRL's `ORPOTrainer.odds_ratio_loss` on the means, with the mean loss of the chosen answer."""
+    counts = mx.array([[pair["count"]] * 2], mx.float64)
+
     def loss(log_probs):
-        return preferences.orpo_losses(log_probs, mx.array(COUNTS.astype(np.float32)), 0.2)[0].sum()
+        losses, rewards = preferences.orpo_losses(log_probs, counts, TRL["weight"])
+        return losses.sum(), rewards
 
-    losses, slopes = orpo(LOG_PROBS, COUNTS, 0.2)
-    found, gradient = mx.value_and_grad(loss)(mx.array(LOG_PROBS.astype(np.float32)))
-    assert float(found) == pytest.approx(losses.sum(), rel=1e-5)
-    np.testing.assert_allclose(gradient, slopes, rtol=1e-4, atol=1e-6)
+    with mx.stream(mx.cpu):
+        log_probs = mx.array([pair["log_probs"]], mx.float64)
+        (found, rewards), gradient = mx.value_and_grad(loss)(log_probs)
+        assert found.dtype == mx.float64
+        mean = pair["log_probs"][0] / pair["count"]
+        assert float(found) == pytest.approx(pair["odds"]["loss"] - mean, **NEAR)
+        slopes = np.array(pair["odds"]["gradient"]) - [1, 0]
+        assert gradient.tolist()[0] == pytest.approx(slopes / pair["count"], **NEAR)
+        assert rewards.tolist()[0] == pytest.approx(pair["odds"]["rewards"], **NEAR)
+
+
+def llama_case(folder: Path, case: str):
+    """Return the Llama of the fixture, and the batch of its rows with log p of the reference."""
+    model = load_model(write_folder(folder, TRL["base"]), mx.float32)
+    pairs = [Pair(*(_example(row[0], side) for side in row[1:])) for row in TRL[case]["rows"]]
+    everything = MicroBatch([[i] for i in range(len(pairs))], 16)
+    batch = {name: mx.array(each) for name, each in pair_arrays(pairs, everything, 0).items()}
+    weights = model.parameters()
+    model.update(tree_map(lambda each: 0.9 * each, weights))
+    batch["reference"], _ = preferences.answer_log_probs(model, batch)
+    mx.eval(batch)
+    model.update(weights)
+    return model, batch
+
+
+def _example(prompt: list[int], answer: list[int]) -> Example:
+    ids = np.array([*prompt, *answer], np.int32)
+    return Example(ids, np.arange(len(ids)) >= len(prompt), "")
+
+
+@pytest.mark.parametrize(
+    ("case", "name"), [("answers", "dpo"), ("prompts", "dpo"), ("answers", "orpo")]
+)
+def test_losses_and_gradients_of_a_llama_are_those_of_trl(tmp_path, case, name):
+    """In "answers" TRL's mean over all tokens of the chosen rows is that over their answers."""
+    model, batch = llama_case(tmp_path / "base", case)
+    objective = FinetuneObjective(name, beta=TRL["beta"], orpo_lambda=TRL["weight"])
+    loss = preferences.preference_loss(objective)
+    (found, count), gradients = nn.value_and_grad(model, loss)(model, batch)
+    expected = TRL[case][name]
+    assert float(found / count) == pytest.approx(expected["loss"], rel=1e-5)
+    by_name = dict(tree_flatten(gradients))
+    for path, each in expected["gradients"].items():
+        gradient = by_name[path] / count
+        assert float(mx.linalg.norm(gradient)) == pytest.approx(each["norm"], rel=2e-5)
+        corner, size = np.array(each["corner"]), each["norm"] / gradient.size**0.5
+        np.testing.assert_allclose(gradient[2:5, :4], corner, rtol=1e-4, atol=1e-4 * size)
+
+
+def test_of_longer_prompts_orpos_odds_are_trls_and_prompts_are_not_learned(tmp_path):
+    """TRL's `-p_chosen` is the loss of all tokens of the chosen rows, ours that of the answers."""
+    model, batch = llama_case(tmp_path / "base", "prompts")
+    expected = TRL["prompts"]["orpo"]
+    log_probs, counts = preferences.answer_log_probs(model, batch)
+    losses, _ = preferences.orpo_losses(log_probs, counts, TRL["weight"])
+    answers = float(-(log_probs / counts)[:, 0].mean())
+    assert float(losses.mean()) - answers == pytest.approx(
+        expected["loss"] - expected["nll"], rel=1e-4
+    )
+    assert abs(answers - expected["nll"]) > 0.01
 
 
 COLOURS = ["red", "green", "blue", "brown", "black"]
@@ -129,8 +175,6 @@ def test_gradients_are_those_of_finite_differences(config, name):
     path, factor = next((p, m) for p, m in job.model.named_modules() if p.endswith("lora_B"))
     factor.weight = 0.1 * mx.random.normal(factor.weight.shape, key=mx.random.key(1))
     loss = preferences.preference_loss(job.config.objective)
-    import mlx.nn as nn
-
     _, gradients = nn.value_and_grad(job.model, loss)(job.model, batch)
     gradient = dict(tree_flatten(gradients))[f"{path}.weight"]
     start, way = factor.weight, mx.random.normal(gradient.shape, key=mx.random.key(2))

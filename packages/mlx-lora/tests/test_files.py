@@ -120,7 +120,6 @@ def test_tensors_that_do_not_fit_are_named_and_the_model_is_unchanged(
         ({"peft_type": "LOHA"}, "peft_type 'LOHA' is not one of 'LORA', 'IA3'"),
         ({"use_qalora": True, "trainable_token_indices": [3]},
          "settings that this package does not have: trainable_token_indices=[3], use_qalora=True"),
-        ({"fan_in_fan_out": True}, "settings that this package does not have: fan_in_fan_out=True"),
         ({"r": 0}, "r must be at least 1, got 0"),
         ({"target_modules": ["attention"]},
          "target_modules has 'attention', which is no module; valid: embedding, conv"),

@@ -63,6 +63,9 @@ class LoraConfig:
     """"SEQ_CLS", "TOKEN_CLS" and "QUESTION_ANS" add the head to `modules_to_save`."""
     base_model_name_or_path: str | None = None
     """Written to the file; not used."""
+    fan_in_fan_out: bool = False
+    """Whether PEFT's layers have weights (in, out), as GPT-2's. Written to the file; not used:
+    A and B have the same shapes."""
 
     def __post_init__(self) -> None:
         if self.r < 1:

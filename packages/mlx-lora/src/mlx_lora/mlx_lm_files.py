@@ -6,7 +6,7 @@ are the transposes of PEFT's.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,17 @@ from mlx_lora.peft_files import place_tensors, read_arrays
 from mlx_lora.targets import EMBEDDINGS, named_layers
 from mlx_lora.whole import whole_modules, whole_values
 
-_LAYER = re.compile(r"((?:.*\.)?layers)\.(\d+)\.(.+)")
+_LAYER = re.compile(r"((?:.*\.)?(?:layers|h))\.(\d+)\.(.+)")  # of GPT-2 and nanochat: h
 
 
-def save_mlx_lm_adapter(model: nn.Module, folder: str | Path, name: str = "default") -> None:
-    """Write an adapter for mlx-lm's `load_adapters`.
+def save_mlx_lm_adapter(
+    model: nn.Module,
+    folder: str | Path,
+    name: str = "default",
+    *,
+    rename: Callable[[str], str] = str,
+) -> None:
+    """Write an adapter for mlx-lm's `load_adapters`; `rename` maps paths to those of its model.
 
     Raises `ValueError` for what that has no place for: several ranks or scales, modules that are
     trained whole, biases, DoRA of embeddings (mlx-lm's is another method), other layers than those
@@ -47,13 +53,14 @@ def save_mlx_lm_adapter(model: nn.Module, folder: str | Path, name: str = "defau
     for path, adapter in layers.items():
         found = _to_mlx_lm(path, adapter)
         forms.add((found["lora_a"].shape[1], float(adapter._scale)))
-        tensors |= {f"{path}.{part}": array for part, array in found.items()}
+        tensors |= {f"{rename(path)}.{part}": array for part, array in found.items()}
     if len(forms) > 1:
         raise ValueError(f"mlx-lm has one rank and scale, but {name!r} has {sorted(forms)}")
     whole = [path for path, module in whole_modules(model).items() if whole_values(module, name)]
     if whole:
         raise ValueError(f"mlx-lm's files have no place for {whole[0]}, which is trained whole")
-    (rank, scale), (count, keys) = forms.pop(), _last_layers(model, list(layers))
+    (rank, scale), (count, keys, others) = forms.pop(), _last_layers(model, list(layers))
+    keys += map(rename, others)
     parameters = {"rank": rank, "scale": scale, "dropout": config.lora_dropout, "keys": keys}
     values = {
         "fine_tune_type": "dora" if config.use_dora else "lora",
@@ -70,11 +77,17 @@ def save_mlx_lm_adapter(model: nn.Module, folder: str | Path, name: str = "defau
 
 
 def load_mlx_lm_adapter(
-    model: nn.Module, folder: str | Path, name: str = "default", *, trainable: bool = False
+    model: nn.Module,
+    folder: str | Path,
+    name: str = "default",
+    *,
+    trainable: bool = False,
+    rename: Callable[[str], str] = str,
 ) -> LoraConfig:
     """Put an adapter that mlx-lm saved into `model`, in place, and make it the active one.
 
-    What is adapted follows from the tensors. Raises `ValueError` for those that fit no module, and
+    `rename` maps paths of mlx-lm's model to those of this one. What is adapted follows from the
+    tensors. Raises `ValueError` for those that fit no module, and
     for a full fine-tune.
     """
     folder = Path(folder)
@@ -87,6 +100,7 @@ def load_mlx_lm_adapter(
     tensors: dict[str, mx.array] = {}
     for key, array in loaded.items():
         path, _, part = key.rpartition(".")
+        path = rename(path)
         if path not in modules or part not in ("lora_a", "lora_b", "m"):
             raise ValueError(f"{folder}: {key} fits no module of the model")
         is_embedding = isinstance(modules[path], EMBEDDINGS)
@@ -103,7 +117,7 @@ def load_mlx_lm_adapter(
         r=rank,
         lora_alpha=parameters["scale"] * rank,
         lora_dropout=parameters.get("dropout", 0.0),
-        target_modules=sorted({key.rpartition(".")[0] for key in loaded}),
+        target_modules=sorted({rename(key.rpartition(".")[0]) for key in loaded}),
         use_dora=kind == "dora",
     )
     with unchanged_on_error(model, name):
@@ -136,8 +150,8 @@ def _from_mlx_lm(part: str, array: mx.array, is_embedding: bool) -> tuple[str, m
     return name, mx.contiguous(array.T)
 
 
-def _last_layers(model: nn.Module, paths: list[str]) -> tuple[int, list[str]]:
-    """Return mlx-lm's `num_layers` and `keys` for the adapted modules."""
+def _last_layers(model: nn.Module, paths: list[str]) -> tuple[int, list[str], list[str]]:
+    """Return mlx-lm's `num_layers`, the `keys` in each of them, and the paths of other modules."""
     found: dict[int, set[str]] = {}
     others, lists = [], set()
     for path in paths:
@@ -162,7 +176,7 @@ def _last_layers(model: nn.Module, paths: list[str]) -> tuple[int, list[str]]:
             f"mlx-lm adapts the same modules of the last layers, but here layers {sorted(found)} "
             f"of {total} are adapted" + (f", and layer {uneven[0]} differs" if uneven else "")
         )
-    return len(found), sorted(keys) + others
+    return len(found), sorted(keys), others
 
 
 def _read_config(folder: Path) -> Mapping[str, Any]:

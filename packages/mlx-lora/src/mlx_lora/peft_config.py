@@ -67,7 +67,6 @@ def config_to_dict(config: AdapterConfig) -> dict[str, Any]:
     }
     kind = next(key for key, each in _KINDS.items() if isinstance(config, each))
     if isinstance(config, LoraConfig):
-        values["fan_in_fan_out"] = False
         if config.init_lora_weights in ("loftq", "eva"):
             values["init_lora_weights"] = True  # PEFT would begin anew
         values["loftq_config"] = {}

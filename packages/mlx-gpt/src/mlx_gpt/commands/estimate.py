@@ -29,12 +29,13 @@ def estimate(
     from mlx_gpt.training.estimate import describe
     from mlx_gpt.training.estimate import estimate as estimate_memory
     from mlx_gpt.training.finetune_plan import plan_run
-    from mlx_gpt.training.finetune_settings import read_profile
-    from mlx_trainer import load_config
+    from mlx_gpt.training.finetune_settings import check_given, read_profile
+    from mlx_trainer import config_sources, load_config
 
     base = {"data": {"train": []}} if profile is None else read_profile(profile)
     base["data"].setdefault("train", [])
     chosen = load_config(FinetuneConfig, base, config, overrides, flags)
+    chosen = check_given(chosen, config_sources(None, config, overrides, flags))
     has_data = bool(chosen.data.train)
     for line in plan_run(chosen) if has_data else describe(estimate_memory(chosen), chosen):
         click.echo(line)

@@ -40,10 +40,12 @@ def finetune(
         raise click.UsageError("--resume takes everything from --output; leave the rest out")
     from mlx_gpt.training.finetune_settings import check_given, read_profile
     from mlx_gpt.training.runs import read_config
+    from mlx_trainer import config_sources
 
     base = read_profile(profile) if profile else None
     chosen = read_config(FinetuneConfig, flags, run.config, run.overrides, output, run.resume, base)
-    check_given(chosen, {*flags, *(each.partition("=")[0].strip() for each in run.overrides)})
+    if not run.resume:
+        chosen = check_given(chosen, config_sources(None, run.config, run.overrides, flags))
     if dry_run:
         from mlx_gpt.training.finetune_plan import plan_run
 

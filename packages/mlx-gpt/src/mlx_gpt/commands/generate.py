@@ -9,6 +9,7 @@ from mlx_gpt.commands.options import (
     AT_LEAST_1,
     INPUT_FOLDER,
     SAMPLING_DEFAULTS,
+    LogitBias,
     device_option,
     engine_options,
     sampling_options,
@@ -38,6 +39,8 @@ _TEMPERATURE = 1.0
               help="Continuations of each prompt.")  # fmt: skip
 @sampling_options(max_tokens=128, temperature=_TEMPERATURE)
 @click.option("--stop", multiple=True, help="End before this text; repeatable.")
+@click.option("--logit-bias", multiple=True, type=LogitBias(), metavar="ID=VALUE",
+              help="Added to the logit of a token id, -inf: never; repeatable.")  # fmt: skip
 @engine_options
 @device_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
@@ -51,6 +54,7 @@ def generate(
     max_tokens: int,
     sampling: dict[str, Any],
     stop: tuple[str, ...],
+    logit_bias: tuple[tuple[int, float], ...],
     engine: dict[str, Any],
     as_json: bool,
 ) -> None:
@@ -81,12 +85,14 @@ def generate(
         raise click.UsageError("--stop must not be empty")
     if system is not None and not chat and isinstance(prompts[0], str):
         raise click.UsageError("--system needs --chat")
-    chosen, note = choose_sampling(
-        sampling, SAMPLING_DEFAULTS | {"temperature": _TEMPERATURE}, folder
-    )
+    given = {**sampling, "logit_bias": dict(logit_bias)}
+    chosen, note = choose_sampling(given, SAMPLING_DEFAULTS | {"temperature": _TEMPERATURE}, folder)
     if note:
         click.echo(note, err=True)
     loaded = load_engine(folder, EngineOptions(**engine), tools=chat)
+    size = loaded.tokenizer.vocab_size
+    if unknown := [each for each in chosen.logit_bias if each >= size]:
+        raise click.UsageError(f"--logit-bias {unknown[0]}: the model has tokens 0 to {size - 1:,}")
     ids = [encode(loaded.tokenizer, each, chat, system) for each in prompts]
     requests = make_requests(ids, samples, max_tokens, chosen, stop)
     shown = printable if sys.stdout.isatty() else str

@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import wraps
@@ -89,6 +90,25 @@ def run_options(function: Callable) -> Callable:
     return device_option(command)
 
 
+class LogitBias(click.ParamType):
+    """`ID=VALUE` as a token id and what is added to its logit; -inf forbids it."""
+
+    name = "logit_bias"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, float]:
+        """Return the pair; fail with a usage error."""
+        token, _, text = str(value).partition("=")
+        try:
+            bias = float(text)
+        except ValueError:
+            bias = math.nan
+        if not token.isdecimal() or math.isnan(bias) or bias == math.inf:
+            self.fail(f"{value!r} is not ID=VALUE, such as 50256=-inf or 11=2.5.", param, ctx)
+        return int(token), bias
+
+
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "seed", "repetition_penalty",
             "presence_penalty", "frequency_penalty")  # fmt: skip
 SAMPLING_DEFAULTS = {"top_k": 50, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
@@ -145,7 +165,9 @@ def engine_options(function: Callable) -> Callable:
         chosen = {name: values.pop(name) for name in names}
         if chosen["draft_model"] and chosen["ngram"]:
             raise click.UsageError("--draft-model and --ngram exclude each other")
-        return function(engine={**chosen, "kv_bits": int(chosen["kv_bits"] or 0) or None}, **values)
+        chosen |= {"kv_bits": int(chosen["kv_bits"] or 0) or None,
+                   "kv_group_size": int(chosen["kv_group_size"])}  # fmt: skip
+        return function(engine=chosen, **values)
 
     for option in (
         click.option("--ngram", default=0, type=click.IntRange(0, 8), metavar="N",
@@ -154,8 +176,8 @@ def engine_options(function: Callable) -> Callable:
                      help="Tokens to guess at a time."),
         click.option("--draft-model", type=INPUT_FOLDER,
                      help="Guess tokens with this smaller model of the same tokenizer."),
-        click.option("--kv-group-size", type=int, default=64, show_default=True,
-                     help="Numbers that share a scale: 32, 64 or 128."),
+        click.option("--kv-group-size", type=click.Choice(["32", "64", "128"]), default="64",
+                     show_default=True, help="Numbers that share a scale."),
         click.option("--kv-bits", type=click.Choice(["4", "8"]),
                      help="Quantize keys and values.  [default: not]"),
         click.option("--adapter", type=INPUT_FOLDER,

@@ -5,7 +5,7 @@ places.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -13,14 +13,15 @@ from typing import Any, Generic, Literal, TypeVar
 import numpy as np
 
 from mlx_gpt.data.formats import check_layout
-from mlx_gpt.data.layouts import Chat, Preference, Sample, parse_row
+from mlx_gpt.data.layouts import Chat, Preference, Sample, ignored_keys, parse_row
 from mlx_gpt.data.rendering import has_chat_format
 from mlx_gpt.data.rows import Row, iterate_rows
 from mlx_gpt.data.supervision import Encoded, Mask, Supervision, encode_sample
+from mlx_gpt.tokenizer.encoding import count_surrogates
 from mlx_gpt.tokenizer.loading import AnyTokenizer
 
 OnBadRow = Literal["error", "skip"]
-T = TypeVar("T")
+T = TypeVar("T", "Example", "Pair")
 
 _SHOWN = 3  # skipped rows in a report
 
@@ -36,6 +37,11 @@ class Example:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def sides(self) -> tuple["Example", ...]:
+        """The row itself; of a pair both answers."""
+        return (self,)
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -43,6 +49,11 @@ class Pair:
 
     chosen: Example
     rejected: Example
+
+    @property
+    def sides(self) -> tuple[Example, ...]:
+        """Both answers, the preferred one first."""
+        return self.chosen, self.rejected
 
 
 @dataclass
@@ -57,33 +68,48 @@ class Examples(Generic[T]):
     lost_tokens: int = 0  # of truncated rows
     without_target: list[str] = field(default_factory=list)  # places of rows dropped for it
     only_last: int = 0  # rows of which the template tells only where the last turn is
+    surrogates: list[int] = field(default_factory=list)  # of each row that has unpaired ones
+    ignored: Counter[str] = field(default_factory=Counter)  # rows by key
 
     def summary(self) -> list[str]:
-        """Return a line for each thing that happened to rows."""
-        lines = []
+        """Return a line for each thing that changed rows or dropped them."""
+        lines, of = [], f"of {self.read:,} rows"
         if self.skipped:
             shown = "; ".join(f"{where}: {reason}" for where, reason in self.skipped[:_SHOWN])
             more = "; ..." if len(self.skipped) > _SHOWN else ""
-            lines.append(
-                f"skipped {len(self.skipped):,} of {self.read:,} rows as malformed: {shown}{more}"
-            )
+            lines.append(f"skipped {len(self.skipped):,} {of} as malformed: {shown}{more}")
         if self.truncated:
             lines.append(
-                f"truncated {self.truncated:,} of {self.read:,} rows, which lost "
-                f"{self.lost_tokens:,} tokens"
+                f"truncated {self.truncated:,} {of}, which lost {self.lost_tokens:,} tokens"
             )
         if self.without_target:
             more = ", ..." if len(self.without_target) > _SHOWN else ""
             lines.append(
-                f"dropped {len(self.without_target):,} of {self.read:,} rows without a token to "
-                f"train on: {', '.join(self.without_target[:_SHOWN])}{more}"
+                f"dropped {len(self.without_target):,} {of} without a token to train on: "
+                f"{', '.join(self.without_target[:_SHOWN])}{more}"
             )
         if self.only_last:
             lines.append(
-                f"in {self.only_last:,} of {self.read:,} rows only the last turn of the assistant "
-                "is trained on: the chat template does not tell where earlier ones are"
+                f"in {self.only_last:,} {of} only the last turn of the assistant is trained on: "
+                "the chat template does not tell where earlier ones are"
+            )
+        if self.surrogates:
+            lines.append(
+                f"in {len(self.surrogates):,} {of} {sum(self.surrogates):,} unpaired surrogates "
+                "became U+FFFD"
             )
         return lines
+
+    def notes(self) -> list[str]:
+        """Return the summary, and a line for the keys that are ignored."""
+        ignored = show_ignored(self.ignored)
+        return [*self.summary(), *([f"ignored keys: {ignored}"] if ignored else [])]
+
+
+def show_ignored(rows: Mapping[str, int]) -> str:
+    """Return the text of ignored keys with their numbers of rows, the most frequent first."""
+    order = sorted(rows, key=lambda key: -rows[key])
+    return ", ".join(f"{key} in {rows[key]:,} rows" for key in order)
 
 
 def read_examples(
@@ -102,21 +128,13 @@ def read_examples(
     with file and line for a malformed row, unless `on_bad_row` is "skip", and if no row is left.
     """
     supervision = Supervision(mask, train_on_eos, variables)
-    found: Examples[Example] = Examples()
 
-    def add(sample: Sample, where: str) -> None:
+    def encode(sample: Sample) -> list[Encoded]:
         if isinstance(sample, Preference):
             raise ValueError("a preference; such rows are for the training on preferences")
-        encoded = encode_sample(tokenizer, sample, supervision)
-        example, lost = _truncate(encoded, where, max_tokens)
-        _count(found, lost, encoded.only_last)
-        if example.trained.any():
-            found.rows.append(example)
-        else:
-            found.without_target.append(where)
+        return [encode_sample(tokenizer, sample, supervision)]
 
-    _read(files, tokenizer, on_bad_row, found, add)
-    return found
+    return _read(files, tokenizer, max_tokens, on_bad_row, encode, lambda example: example)
 
 
 def read_pairs(
@@ -133,37 +151,30 @@ def read_pairs(
     if truncation leaves one of its answers without a token.
     """
     supervision = Supervision("assistant", train_on_eos, variables)
-    found: Examples[Pair] = Examples()
 
-    def add(sample: Sample, where: str) -> None:
+    def encode(sample: Sample) -> list[Encoded]:
         if not isinstance(sample, Preference):
             raise ValueError("no preference: expected chosen and rejected")
         before = sample.chosen.messages[: sample.shared]
         first = sum(each["role"] == "assistant" for each in before)
-        sides = [
+        return [
             encode_sample(tokenizer, chat, supervision, first)
             for chat in (sample.chosen, sample.rejected)
         ]
-        (chosen, lost), (rejected, more) = (_truncate(side, where, max_tokens) for side in sides)
-        pair = Pair(chosen, rejected)
-        _count(found, lost + more, any(side.only_last for side in sides))
-        if pair.chosen.trained.any() and pair.rejected.trained.any():
-            found.rows.append(pair)
-        else:
-            found.without_target.append(where)
 
-    _read(files, tokenizer, on_bad_row, found, add)
-    return found
+    return _read(files, tokenizer, max_tokens, on_bad_row, encode, Pair)
 
 
 def _read(
     files: Sequence[str | Path],
     tokenizer: AnyTokenizer,
+    max_tokens: int | None,
     on_bad_row: OnBadRow,
-    found: Examples[Any],
-    add: Callable[[Sample, str], None],
-) -> None:
-    """Call `add` with each row's content and place."""
+    encode: Callable[[Sample], list[Encoded]],
+    make: Callable[..., T],
+) -> Examples[T]:
+    """Return the rows that `make` makes of the examples that `encode` finds in a row."""
+    found: Examples[T] = Examples()
     has_format = has_chat_format(tokenizer)
     for path in files:
         layout = ""
@@ -173,11 +184,11 @@ def _read(
                 name, sample = _parse(row)
                 layout = check_layout(name, layout)
                 if has_format or not isinstance(sample, Chat | Preference):
-                    add(sample, row.where)
-                    found.layouts[name] += 1
+                    _add(found, encode(sample), row.where, max_tokens, make)
+                    _count(found, name, row)
             except ValueError as error:
                 # A row may contain half a surrogate pair, which no terminal accepts.
-                reason = str(error).encode("utf-8", "backslashreplace").decode()
+                reason = _printable(str(error))
                 if on_bad_row == "error":
                     raise ValueError(f"{row.where}: {reason}") from None
                 found.skipped.append((row.where, reason))
@@ -192,6 +203,7 @@ def _read(
             f"{', '.join(map(str, files))}: none of the {found.read:,} rows can be trained on; "
             + "; ".join(found.summary())
         )
+    return found
 
 
 def _parse(row: Row) -> tuple[str, Sample]:
@@ -200,13 +212,32 @@ def _parse(row: Row) -> tuple[str, Sample]:
     return parse_row(row.value)
 
 
-def _truncate(encoded: Encoded, where: str, max_tokens: int | None) -> tuple[Example, int]:
-    """Return the first `max_tokens` tokens, and how many tokens that loses."""
-    example = Example(encoded.ids[:max_tokens], encoded.trained[:max_tokens], where)
-    return example, len(encoded.ids) - len(example)
-
-
-def _count(found: Examples[Any], lost: int, only_last: bool) -> None:
+def _add(
+    found: Examples[T],
+    encoded: list[Encoded],
+    where: str,
+    max_tokens: int | None,
+    make: Callable[..., T],
+) -> None:
+    """Truncate the examples of a row, and count it, or keep it if all of them have a target."""
+    sides = [Example(e.ids[:max_tokens], e.trained[:max_tokens], where) for e in encoded]
+    lost = sum(len(e.ids) - len(side) for e, side in zip(encoded, sides, strict=True))
     found.truncated += lost > 0
     found.lost_tokens += lost
-    found.only_last += only_last
+    found.only_last += any(each.only_last for each in encoded)
+    if all(side.trained.any() for side in sides):
+        found.rows.append(make(*sides))
+    else:
+        found.without_target.append(where)
+
+
+def _count(found: Examples[T], layout: str, row: Row) -> None:
+    found.layouts[layout] += 1
+    ignored = ignored_keys(layout, row.value)
+    found.ignored.update(map(_printable, ignored.values()))
+    if count := count_surrogates([row.value[key] for key in row.value if key not in ignored]):
+        found.surrogates.append(count)
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()

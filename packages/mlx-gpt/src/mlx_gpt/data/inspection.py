@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 
 from mlx_gpt.data.batching import padding_ratio, plan_epoch
-from mlx_gpt.data.examples import Example, Examples, read_examples, read_pairs
+from mlx_gpt.data.examples import (
+    Example,
+    Examples,
+    Pair,
+    read_examples,
+    read_pairs,
+    show_ignored,
+)
 from mlx_gpt.data.rows import iterate_rows
 from mlx_gpt.data.supervision import Mask
 from mlx_gpt.tokenizer.loading import AnyTokenizer
@@ -45,6 +52,7 @@ def inspect(
 ) -> Inspection:
     """Return the inspection of each split; malformed rows are counted.
 
+    A model reads at most `max_tokens` of a row; one more token is only a target, as in `finetune`.
     A preference counts as two rows. Raises `ValueError` if a split has no row to train on.
     """
     splits, rows, problems = {}, {}, []
@@ -57,7 +65,7 @@ def inspect(
             problems.append(f"{name}: {twice:,} rows are copies of earlier ones")
     overlaps = []
     for one, other in ((a, b) for i, a in enumerate(rows) for b in list(rows)[i + 1 :]):
-        overlap = {"splits": [one, other], **_overlap(rows[one], rows[other])}
+        overlap = {"splits": [one, other], **find_overlap(rows[one], rows[other])}
         overlaps.append(overlap)
         if overlap["rows"] or overlap["questions"]:
             problems.append(
@@ -66,6 +74,16 @@ def inspect(
             )
     example = next(iter(rows.values()))[0]
     return Inspection(splits, overlaps, problems, example, max_tokens)
+
+
+def find_overlap(one: Sequence[Example | Pair], other: Sequence[Example | Pair]) -> dict[str, int]:
+    """Return how many rows of `other` are in `one`, and of how many the question is."""
+    rows = {_key(each) for each in one}
+    questions = {_question(each) for each in one} - {b""}
+    return {
+        "rows": sum(_key(each) in rows for each in other),
+        "questions": sum(_question(each) in questions for each in other),
+    }
 
 
 def read_context(folder: Path) -> int | None:
@@ -84,6 +102,7 @@ def format_inspection(found: Inspection) -> str:
     for name, split in found.splits.items():
         layouts = ", ".join(f"{count:,} {layout}" for layout, count in split["layouts"].items())
         length, padded = split["length"], split["padded_per_real_token"]
+        ignored = show_ignored(split["ignored_keys"])
         lines += [
             f"{name}",
             f"  rows        {split['rows']:,} of {split['read']:,} usable: {layouts}",
@@ -92,11 +111,15 @@ def format_inspection(found: Inspection) -> str:
             f"  trained on  {split['trained_tokens']:,} tokens, {split['trained_share']:.1%}",
             f"  truncated   {split['truncated']:,} rows, {split['lost_tokens']:,} tokens lost",
             f"  copies      {split['duplicates']:,} rows",
+            *([f"  ignored     keys: {ignored}"] if ignored else []),
             f"  padded per real token, {BATCH_SIZE} rows a batch: {padded['file_order']:.2f} in "
             f"file order, {padded['sorted']:.2f} sorted by length, {padded['packed']:.2f} packed",
         ]
     limit = found.max_tokens
-    lines.append(f"rows are cut after {limit:,} tokens" if limit else "no limit of tokens")
+    lines.append(
+        f"rows are cut after {limit + 1:,} tokens: the model reads {limit:,}, the last one is only "
+        "a target" if limit else "no limit of tokens"
+    )  # fmt: skip
     return "\n".join(lines)
 
 
@@ -104,14 +127,13 @@ def _read(
     paths: Sequence[Path], tokenizer: AnyTokenizer, mask: Mask, max_tokens: int | None
 ) -> Examples[Example]:
     first = next((row.value for row in iterate_rows(paths[0]) if not row.problem), {})
+    longest = None if max_tokens is None else max_tokens + 1
     if {"chosen", "rejected"} - set(first):
-        return read_examples(paths, tokenizer, mask, max_tokens, "skip")
-    pairs = read_pairs(paths, tokenizer, max_tokens, "skip")
-    rows = [side for pair in pairs.rows for side in (pair.chosen, pair.rejected)]
-    return Examples(
-        rows, pairs.read, pairs.layouts, pairs.skipped, pairs.truncated, pairs.lost_tokens,
-        pairs.without_target, pairs.only_last,
-    )  # fmt: skip
+        return read_examples(paths, tokenizer, mask, longest, "skip")
+    pairs = read_pairs(paths, tokenizer, longest, "skip")
+    rows = [side for pair in pairs.rows for side in pair.sides]
+    others = {name: value for name, value in vars(pairs).items() if name != "rows"}
+    return Examples(rows, **others)
 
 
 def _measure(found: Examples[Example], max_tokens: int | None) -> dict[str, Any]:
@@ -136,6 +158,8 @@ def _measure(found: Examples[Example], max_tokens: int | None) -> dict[str, Any]
         "truncated": found.truncated,
         "lost_tokens": found.lost_tokens,
         "only_last_turn": found.only_last,
+        "unpaired_surrogates": sum(found.surrogates),
+        "ignored_keys": dict(found.ignored),
         "tokens": total,
         "length": {
             "median": int(np.median(lengths)),
@@ -155,17 +179,12 @@ def _batched(lengths: np.ndarray) -> int:
     return sum(int(lengths[a:b].max()) * (b - a) for a, b in pairwise(begins))
 
 
-def _overlap(one: Sequence[Example], other: Sequence[Example]) -> dict[str, int]:
-    """Return how many rows of `other` are in `one`, and of how many the question is."""
-    rows = {each.ids.tobytes() for each in one}
-    questions = {_question(each) for each in one} - {b""}
-    return {
-        "rows": sum(each.ids.tobytes() in rows for each in other),
-        "questions": sum(_question(each) in questions for each in other),
-    }
+def _key(row: Example | Pair) -> tuple[bytes, ...]:
+    return tuple(each.ids.tobytes() for each in row.sides)
 
 
-def _question(example: Example) -> bytes:
+def _question(row: Example | Pair) -> bytes:
     """Return the tokens before the first trained one; empty for texts."""
+    example = row.sides[0]
     begin = int(example.trained.argmax())
     return example.ids[:begin].tobytes() if begin > 1 else b""

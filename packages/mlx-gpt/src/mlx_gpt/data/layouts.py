@@ -1,4 +1,4 @@
-"""The layouts of rows for training and evaluation. Keys that no layout has are ignored.
+"""The layouts of rows for training and evaluation; `ignored_keys` are those that a layout has not.
 
 {"text": ...}                                          text
 {"prompt": ..., "completion": ...}                     completion; also question and answer
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlx_gpt.data.messages import check_messages, from_sharegpt, parse_tools
+from mlx_trainer import did_you_mean
 
 Messages = list[dict[str, Any]]
 
@@ -60,13 +61,29 @@ Sample = Text | Completion | Chat | Preference
 
 def parse_row(row: Mapping[str, Any]) -> tuple[str, Sample]:
     """Return the name of a row's layout and its content; `ValueError` if it is malformed."""
-    for name, (keys, parse) in _LAYOUTS.items():
-        if all(key in row for key in keys):
-            return name, parse(row)
+    for name, layout in _LAYOUTS.items():
+        if all(key in row for key in layout.required):
+            return name, layout.parse(row)
     raise ValueError(
         "a row needs the keys text, or prompt and completion, or messages, or conversations, or "
         f"instruction and output, or chosen and rejected; it has {', '.join(row) or 'none'}"
     )
+
+
+def ignored_keys(name: str, row: Mapping[str, Any]) -> dict[str, str]:
+    """Return the keys of a row with a value that its layout does not read, each with its text.
+
+    The text of a key that is nearly one of the layout has a question.
+    """
+    layout = _LAYOUTS[name]
+    lacking = [key for key in layout.optional if key not in row]
+    found = {}
+    for key, value in row.items():
+        if key in layout.required or key in layout.optional or value in (None, "", [], {}):
+            continue
+        hint = did_you_mean(key, lacking).removeprefix("; ")
+        found[key] = f"{key} ({hint})" if hint.startswith("did") else key
+    return found
 
 
 def _text(row: Mapping[str, Any]) -> Text:
@@ -162,17 +179,24 @@ def _get_text(row: Mapping[str, Any], key: str, may_be_empty: bool = False) -> s
     return value
 
 
-# Name -> required keys and the parser of a row; the first whose keys are all there.
-_LAYOUTS: dict[str, tuple[tuple[str, ...], Callable[[Mapping[str, Any]], Sample]]] = {
-    "preference": (("chosen", "rejected"), _preference),
-    "chat": (("messages",), _chat),
-    "ShareGPT": (("conversations",), _sharegpt),
-    "completion": (
-        ("prompt", "completion"), lambda row: _completion(row, "prompt", "completion")
+@dataclass(frozen=True)
+class _Layout:
+    required: tuple[str, ...]
+    optional: tuple[str, ...]
+    parse: Callable[[Mapping[str, Any]], Sample]
+
+
+# By name; a row has the first one whose required keys are all there.
+_LAYOUTS = {
+    "preference": _Layout(("chosen", "rejected"), ("prompt", "system", "tools"), _preference),
+    "chat": _Layout(("messages",), ("system", "tools"), _chat),
+    "ShareGPT": _Layout(("conversations",), ("system", "tools"), _sharegpt),
+    "completion": _Layout(
+        ("prompt", "completion"), (), lambda row: _completion(row, "prompt", "completion")
     ),
-    "Alpaca": (("instruction", "output"), _alpaca),
-    "question and answer": (
-        ("question", "answer"), lambda row: _completion(row, "question", "answer")
+    "Alpaca": _Layout(("instruction", "output"), ("input", "system", "history"), _alpaca),
+    "question and answer": _Layout(
+        ("question", "answer"), (), lambda row: _completion(row, "question", "answer")
     ),
-    "text": (("text",), _text),
-}  # fmt: skip
+    "text": _Layout(("text",), (), _text),
+}

@@ -21,6 +21,7 @@ _SHAREGPT_ROLES = {
     "system": "system",
     "tool": "tool", "observation": "tool", "function_response": "tool",
 }  # fmt: skip
+_SHAREGPT_KEYS = ("from", "role", "value", "content")
 _NANOCHAT_PARTS = ("text", "python", "python_output")
 
 
@@ -52,7 +53,8 @@ def from_sharegpt(value: object, key: str = "conversations") -> list[dict[str, A
         if not isinstance(name, str) or name.lower() not in _SHAREGPT_ROLES:
             hint = did_you_mean(str(name), _SHAREGPT_ROLES)
             raise ValueError(f"{where}: unknown role {name!r}{hint}")
-        message: dict[str, Any] = {"role": _SHAREGPT_ROLES[name.lower()], "content": content}
+        others = {key: each for key, each in turn.items() if key not in _SHAREGPT_KEYS}
+        message = {**others, "role": _SHAREGPT_ROLES[name.lower()], "content": content}
         if name.lower() == "function_call":
             call = _parse_json(content, f"{where}: a function_call")
             message |= {"content": "", "tool_calls": call if isinstance(call, list) else [call]}

@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_gpt.models.formats import Decoder
-from mlx_gpt.training.losses import token_losses
+from mlx_gpt.training.losses import head_losses
 
 LENGTH_STEP = 64  # lengths of batches are multiples of this
 
@@ -34,7 +34,7 @@ def mean_losses(model: Decoder, rows: Sequence[Continuation], batch_size: int) -
     """Return the mean loss of each continuation's tokens in nats, float64 (rows,)."""
     means = np.zeros(len(rows))
     for numbers, states, targets, begins in _states(model, rows, batch_size):
-        losses = token_losses(states, model.head_weight, mx.array(targets), model.logit_cap)
+        losses = head_losses(model, states, mx.array(targets))
         sums = np.add.reduceat(np.array(losses, np.float64), begins)
         means[numbers] = sums / np.diff(begins, append=len(targets))
     return means

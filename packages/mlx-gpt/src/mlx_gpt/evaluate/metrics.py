@@ -10,7 +10,7 @@ import numpy as np
 
 from mlx_gpt.data import IGNORE
 from mlx_gpt.models.formats import Decoder
-from mlx_gpt.training.losses import token_losses
+from mlx_gpt.training.losses import head_losses
 from mlx_trainer import rank, world_size
 
 _QUESTIONS = 128  # between two reports of progress; also sorted by length together
@@ -104,12 +104,8 @@ def bits_per_byte(model: Decoder, batches: Iterable[Any], token_bytes: np.ndarra
     for batch in batches:
         inputs, targets = batch if isinstance(batch, tuple) else (batch.inputs, batch.targets)
         sizes = _target_sizes(np.array(targets), token_bytes)
-        losses = token_losses(
-            model.hidden_states(mx.array(inputs)),
-            model.head_weight,
-            mx.maximum(mx.array(targets), IGNORE),
-            model.logit_cap,
-        )
+        hidden = model.hidden_states(mx.array(inputs))
+        losses = head_losses(model, hidden, mx.maximum(mx.array(targets), IGNORE))
         nats += np.array(losses)[sizes > 0].sum(dtype=np.float64)
         count += int(sizes.sum())
     nats, count = sum_over_ranks(np.array([nats, count]))

@@ -21,7 +21,7 @@ from mlx_gpt.evaluate.likelihood import padded_batches
 from mlx_gpt.evaluate.metrics import sum_over_ranks
 from mlx_gpt.models.formats import Decoder
 from mlx_gpt.tokenizer.loading import AnyTokenizer
-from mlx_gpt.training.losses import token_losses
+from mlx_gpt.training.losses import head_losses
 from mlx_trainer import rank, world_size
 
 
@@ -66,10 +66,7 @@ def evaluate_perplexity(
     counts = np.zeros(len(sizes))
     nats = byte_nats = 0.0
     for done, inputs, targets in _batches(mine, model.config.sequence_len, batch_size):
-        losses = token_losses(
-            model.hidden_states(mx.array(inputs)), model.head_weight, mx.array(targets),
-            model.logit_cap,
-        )  # fmt: skip
+        losses = head_losses(model, model.hidden_states(mx.array(inputs)), mx.array(targets))
         kept = targets != IGNORE
         values, tokens = np.array(losses, np.float64)[kept], targets[kept]
         nats += values.sum()

@@ -8,11 +8,15 @@ base.json                                         the model, and how it was quan
 import json
 import logging
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import mlx.nn as nn
 
+from mlx_gpt.models.gpt2 import GPT2
+from mlx_gpt.models.nanochat import Nanochat
+from mlx_gpt.models.nanochat_2025 import Nanochat2025
 from mlx_gpt.models.quantization import BITS, GROUP_SIZES
 from mlx_gpt.models.shards import read_json
 from mlx_lora import load_adapter, load_mlx_lm_adapter, save_adapter, save_mlx_lm_adapter
@@ -24,6 +28,7 @@ AdapterFormat = Literal["peft", "mlx-lm"]
 
 _CONFIG, _BASE = "adapter_config.json", "base.json"
 _TENSORS = {"peft": "adapter_model.safetensors", "mlx-lm": "adapters.safetensors"}
+_GPT2_PREFIX = "transformer."  # mlx-lm has "model." instead
 ADAPTER_FILES = (_CONFIG, _BASE, *_TENSORS.values())
 
 
@@ -70,8 +75,11 @@ def read_base(folder: Path) -> Base:
 def quantize_layers(model: nn.Module, bits: int, group_size: int = 64) -> None:
     """Quantize the linear layers and embeddings of a model, in place, as mlx-lm does.
 
-    Layers whose rows are no multiple of `group_size` stay as they are.
+    Layers whose rows are no multiple of `group_size` stay as they are. Raises `ValueError` for
+    nanochat's models.
     """
+    if isinstance(model, Nanochat | Nanochat2025):
+        raise ValueError("nanochat's models are not quantized: their layers cast float32 weights")
 
     def fits(path: str, layer: Any) -> bool:
         return hasattr(layer, "to_quantized") and layer.weight.shape[-1] % group_size == 0
@@ -81,8 +89,11 @@ def quantize_layers(model: nn.Module, bits: int, group_size: int = 64) -> None:
 
 def add_saved_adapter(model: nn.Module, folder: Path, trainable: bool = False) -> None:
     """Put the adapter of a folder into its model, in place."""
-    is_mlx_lm = (folder / _TENSORS["mlx-lm"]).is_file()
-    (load_mlx_lm_adapter if is_mlx_lm else load_adapter)(model, folder, trainable=trainable)
+    if (folder / _TENSORS["mlx-lm"]).is_file():
+        rename = partial(_rename, model, "model.", _GPT2_PREFIX)
+        load_mlx_lm_adapter(model, folder, trainable=trainable, rename=rename)
+    else:
+        load_adapter(model, folder, trainable=trainable)
 
 
 def apply_adapter(model: nn.Module, folder: str | Path, source: str | Path) -> None:
@@ -113,6 +124,15 @@ def _other_model(folder: Path, source: Path) -> str | None:
 
 def write_adapter(model: nn.Module, folder: Path, base: Base, form: AdapterFormat) -> None:
     """Write the adapter of a model, and which model it belongs to."""
-    (save_adapter if form == "peft" else save_mlx_lm_adapter)(model, folder)
+    if form == "peft":
+        save_adapter(model, folder)
+    else:
+        save_mlx_lm_adapter(model, folder, rename=partial(_rename, model, _GPT2_PREFIX, "model."))
     text = json.dumps(asdict(base), indent=2) + "\n"
     write_atomic(folder / _BASE, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def _rename(model: nn.Module, before: str, after: str, path: str) -> str:
+    """Return a path in GPT-2 with another prefix; other models have the same paths everywhere."""
+    is_changed = isinstance(model, GPT2) and path.startswith(before)
+    return after + path.removeprefix(before) if is_changed else path

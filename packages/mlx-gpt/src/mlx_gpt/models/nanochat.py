@@ -194,7 +194,10 @@ class Nanochat(Decoder):
 
     def logits(self, hidden_states: mx.array) -> mx.array:
         """Return the capped logits, float32 (..., vocab_size), of hidden states (..., n_embd)."""
-        logits = hidden_states @ self.head_weight.astype(hidden_states.dtype).T
+        if "weight" in self.lm_head:
+            logits = hidden_states @ self.head_weight.astype(hidden_states.dtype).T
+        else:  # it has an adapter
+            logits = self.lm_head(hidden_states)[..., : self.config.vocab_size]
         return LOGIT_CAP * mx.tanh(logits.astype(mx.float32) / LOGIT_CAP)
 
     @property

@@ -19,8 +19,6 @@ from mlx_gpt.models.adapters import (
 from mlx_gpt.models.decoder import Decoder
 from mlx_gpt.models.files import check_finite, find_model_folder, load_model
 from mlx_gpt.models.layers import dense_rows
-from mlx_gpt.models.nanochat import Nanochat
-from mlx_gpt.models.nanochat_2025 import Nanochat2025
 from mlx_gpt.models.quantization import quantized_layers
 from mlx_lora import AdaptedLayer, MergeReport, disable_adapters, merge_and_unload
 
@@ -40,8 +38,6 @@ def quantize(model: Decoder, bits: int, group_size: int) -> tuple[int, list[str]
     Returns how many, and the paths of those that stay: their rows are no multiple of `group_size`.
     Raises `ValueError` for a nanochat model, a quantized one, and if no layer can be quantized.
     """
-    if isinstance(model, Nanochat | Nanochat2025):
-        raise ValueError("nanochat's models are not quantized: their layers cast float32 weights")
     if quantized_layers(model):
         raise ValueError("the model is quantized already; use convert dequantize first")
     quantize_layers(model, bits, group_size)

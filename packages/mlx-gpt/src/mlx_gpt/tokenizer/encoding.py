@@ -1,6 +1,7 @@
 """Encode text: with tiktoken if it returns the same ids, else with `tokenizers`."""
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 
 import tiktoken
 from tokenizers import Regex
@@ -8,6 +9,7 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 # From texts and a number of threads to the ids of each text.
 BatchEncoder = Callable[[Sequence[str], int], list[list[int]]]
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def batch_encoder(
@@ -46,6 +48,15 @@ def compile_pattern(pattern: str, ranks: dict[bytes, int] | None = None) -> tikt
 def replace_surrogates(text: str) -> str:
     """Return the text with U+FFFD for each unpaired surrogate, as tiktoken reads it."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def count_surrogates(value: object) -> int:
+    """Return how many unpaired surrogates are in the texts of a JSON value."""
+    if isinstance(value, str):
+        return 0 if value.isascii() else len(_SURROGATE.findall(value))
+    if isinstance(value, Mapping):
+        return sum(map(count_surrogates, value.values()))
+    return sum(map(count_surrogates, value)) if isinstance(value, list) else 0
 
 
 def _tiktoken_encoder(text: str, pattern: str, ranks: dict[bytes, int]) -> BatchEncoder | None:

@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tokenizers
 
 from mlx_gpt.tokenizer.chat_template import (
@@ -20,15 +19,16 @@ from mlx_gpt.tokenizer.chat_template import (
 )
 from mlx_gpt.tokenizer.decoding import piece_decoder
 from mlx_gpt.tokenizer.encoding import replace_surrogates
-from mlx_gpt.tokenizer.files import layout_sha256, token_text
-from mlx_trainer import did_you_mean, write_atomic
+from mlx_gpt.tokenizer.files import token_text
+from mlx_gpt.tokenizer.vocabulary import TokenVocabulary
+from mlx_trainer import write_atomic
 
 _CONFIG, _MAP = "tokenizer_config.json", "special_tokens_map.json"
 _GENERATION = "generation_config.json"
 _NAMES = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token")
 
 
-class PretrainedTokenizer:
+class PretrainedTokenizer(TokenVocabulary):
     """The tokenizer in a model folder of Hugging Face; the same methods as `Tokenizer`.
 
     `encode` adds no special tokens, and a special token spelled out in a text is ordinary text
@@ -124,36 +124,10 @@ class PretrainedTokenizer:
         spaces = len(text) - len(text.lstrip(" "))
         return text[min(self._strip, spaces) :]
 
-    def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """Return the bytes that ids add to a text before them; `ValueError` for an unknown id."""
-        try:
-            return b"".join([self._tokens[number] for number in ids])
-        except KeyError as error:
-            raise ValueError(
-                f"token id {error.args[0]} is not in this vocabulary of {self.vocab_size}"
-            ) from None
-
-    def piece(self, number: int) -> str:
-        r"""Return one token for display; bytes of partial characters become `\xe2`."""
-        text = self.decode_bytes([number]).decode("utf-8", "backslashreplace")
-        return "".join([each if each.isprintable() else repr(each)[1:-1] for each in text])
-
-    def special(self, name: str) -> int:
-        """Return the id of a special token; raises `KeyError` with the nearest name."""
-        if name not in self._specials:
-            hint = did_you_mean(name, self._specials) if self._specials else "; it has none"
-            raise KeyError(f"no special token {name!r} in this tokenizer{hint}")
-        return self._specials[name]
-
     @property
     def special_names(self) -> tuple[str, ...]:
         """Names of all special tokens."""
         return tuple(self._specials)
-
-    @property
-    def special_ids(self) -> frozenset[int]:
-        """Ids of all special tokens."""
-        return frozenset(self._specials.values())
 
     @property
     def bos_id(self) -> int:
@@ -172,24 +146,6 @@ class PretrainedTokenizer:
         if "eos_token" in self._names:
             found |= {self.eos_id}
         return frozenset(found)
-
-    def token_bytes(self) -> np.ndarray:
-        """Return the number of bytes of each token, int32 (vocab_size,); 0 for special tokens."""
-        lengths = np.zeros(self.vocab_size, np.int32)
-        for number, token in self._tokens.items():
-            lengths[number] = len(token)
-        lengths[list(self.special_ids)] = 0
-        return lengths
-
-    @cached_property
-    def sha256(self) -> str:
-        """Hash of `tokenizer.json`, as of `Tokenizer`."""
-        return layout_sha256(self._text)
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """Hash and number of tokens, as stored in checkpoints."""
-        return {"sha256": self.sha256, "vocab_size": self.vocab_size}
 
     @cached_property
     def _special_encoder(self) -> tokenizers.Tokenizer:

@@ -7,22 +7,18 @@ mlx-lm read what is saved here; files of GPT-2, Llama 3 and other byte-level tok
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from mlx_gpt.tokenizer.encoding import batch_encoder, check_pattern
 from mlx_gpt.tokenizer.files import (
-    layout_sha256,
     make_layout,
     parse_layout,
     read_config,
     token_text,
 )
 from mlx_gpt.tokenizer.training import SPLIT_PATTERN, limit_text, train_ranks
-from mlx_trainer import did_you_mean, write_atomic
+from mlx_gpt.tokenizer.vocabulary import TokenVocabulary
+from mlx_trainer import write_atomic
 
 # nanochat's, in its order; they have the last ids.
 SPECIALS = (
@@ -59,7 +55,7 @@ _CONFIG = {
 }
 
 
-class Tokenizer:
+class Tokenizer(TokenVocabulary):
     """Byte-level BPE: `encode` is lossless, and `decode` restores the text.
 
     The name of a special token in a text becomes ordinary tokens, so that no user can end a turn by
@@ -174,42 +170,6 @@ class Tokenizer:
         """Return the text of ids, with names of special tokens; invalid UTF-8 becomes U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
-    def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """Return the bytes of ids; raises `ValueError` for an unknown id."""
-        try:
-            return b"".join([self._tokens[number] for number in ids])
-        except KeyError as error:
-            raise ValueError(
-                f"token id {error.args[0]} is not in this vocabulary of {self.vocab_size}"
-            ) from None
-
-    def piece(self, number: int) -> str:
-        r"""Return one token for display; bytes of partial characters become `\xe2`."""
-        text = self.decode_bytes([number]).decode("utf-8", "backslashreplace")
-        return "".join([each if each.isprintable() else repr(each)[1:-1] for each in text])
-
-    def special(self, name: str) -> int:
-        """Return the id of a special token; raises `KeyError` with the nearest name."""
-        if name not in self._specials:
-            hint = did_you_mean(name, self._specials) if self._specials else "; it has none"
-            raise KeyError(f"no special token {name!r} in this tokenizer{hint}")
-        return self._specials[name]
-
-    @cached_property
-    def sha256(self) -> str:
-        """Hash of `tokenizer.json`; models store that of the tokenizer they were trained with."""
-        return layout_sha256(self._text)
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """Hash and number of tokens, as stored in checkpoints."""
-        return {"sha256": self.sha256, "vocab_size": self.vocab_size}
-
-    @property
-    def special_ids(self) -> frozenset[int]:
-        """Ids of all special tokens."""
-        return frozenset(self._specials.values())
-
     @property
     def bos_id(self) -> int:
         """Id of the token that begins each document; `ValueError` if the tokenizer has none."""
@@ -231,18 +191,6 @@ class Tokenizer:
         """Ids that end a text or an answer: `<|assistant_end|>`, BOS, and the file's EOS."""
         names = ("<|assistant_end|>", token_text(self._config.get("eos_token")), *_BOS_NAMES)
         return frozenset(self._specials[name] for name in names if name in self._specials)
-
-    def token_bytes(self) -> np.ndarray:
-        """Return the number of bytes of each token, int32 (vocab_size,); 0 for special tokens.
-
-        Bytes are counted before decoding: a token may be part of a character, and decoded alone it
-        would count as the three bytes of U+FFFD.
-        """
-        lengths = np.zeros(self.vocab_size, np.int32)
-        for number, token in self._tokens.items():
-            lengths[number] = len(token)
-        lengths[list(self.special_ids)] = 0
-        return lengths
 
 
 def _check_specials(specials: Sequence[str], ranks: Mapping[bytes, int]) -> None:

@@ -25,7 +25,7 @@ class TrainingDisplay(Display):
         kind = event["event"]
         if kind == "update":
             event = event | {"smooth_loss": self._smoothed(event["loss"])}
-        if self._run and kind != "start":
+        if self._run and kind not in ("start", "compile"):
             self._run.log(event)
         if show := getattr(self, f"_show_{kind}", None):
             show(event)
@@ -37,6 +37,9 @@ class TrainingDisplay(Display):
 
     def _show_start(self, event: dict) -> None:
         self.start(event["steps"], self.description, event["updates"])
+
+    def _show_compile(self, event: dict) -> None:
+        self.say("compiling for the first updates, which may take a minute ...")
 
     def _show_update(self, event: dict) -> None:
         self.advance(loss=event["smooth_loss"], **{"tokens/s": event["tokens_per_second"]})
@@ -89,7 +92,7 @@ class SftDisplay(TrainingDisplay):
 
 
 class FinetuneDisplay(TrainingDisplay):
-    """Says which weights are kept at the end."""
+    """Says at the end which weights are kept, and whether they are worse than before."""
 
     description = "finetune"
 
@@ -104,6 +107,8 @@ class FinetuneDisplay(TrainingDisplay):
                 f"restored the weights of update {event['best_update']}, which had the lowest "
                 f"loss: {event['best']:.4f}"
             )
+        if event["warning"]:
+            self.say(f"warning: {event['warning']}")
 
 
 class RlDisplay(TrainingDisplay):

@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import mlx.core as mx
 import numpy as np
@@ -32,6 +33,7 @@ from mlx_gpt.training.finetune_model import (
 from mlx_gpt.training.finetune_plan import count_updates, describe_rows, epoch_batches
 from mlx_gpt.training.finetune_settings import FinetuneConfig, FinetuneTraining
 from mlx_gpt.training.losses import batch_loss, head_losses, target_states
+from mlx_gpt.training.outcome import judge, rows_to_compare
 from mlx_gpt.training.preferences import pair_losses, preference_loss, score_pairs
 from mlx_gpt.training.runs import (
     Report,
@@ -42,7 +44,15 @@ from mlx_gpt.training.runs import (
     start_run,
     truncate_log,
 )
-from mlx_trainer import Checkpoints, ConfigError, Stopped, TrainStep, check_settings, stop_requested
+from mlx_trainer import (
+    Checkpoints,
+    ConfigError,
+    Stopped,
+    TrainingError,
+    TrainStep,
+    check_settings,
+    stop_requested,
+)
 from mlx_trainer import world_size as processes
 
 
@@ -74,6 +84,8 @@ class Progress:
     """What a resumed run needs besides arrays and the place in the data."""
 
     seconds: float = 0.0
+    before: float | None = None  # loss before the first update, of the rows that are compared
+    after: float | None = None  # loss of the last evaluation
     best: float | None = None  # loss
     best_update: int = 0
     without_improvement: int = 0  # evaluations
@@ -107,14 +119,21 @@ def finetune(job: Job, folder: Path, report: Report, resume: bool = False) -> No
         progress = Progress(**position["progress"])
     truncate_log(folder, step.updates)
     report({"event": "start", "updates": step.updates, "steps": job.updates})
-    if job.valid and step.updates == 0:
-        report(evaluate(job, job.valid))
+    compared = rows_to_compare(job.train, job.valid)
+    if step.updates == 0:
+        first = evaluate(job, compared)
+        progress.before = first["loss"]
+        if job.valid:
+            report(first)
+    if not progress.ended:
+        report({"event": "compile", "updates": step.updates})
     with stop_requested() as stopping:
         while not progress.ended:
             report(update(job, progress))
             last = step.updates >= job.updates
             if job.valid and (last or is_due(settings.evaluate_every, step.updates)):
                 report(found := evaluate(job, job.valid))
+                progress.after = found["loss"]
                 _note(found["loss"], job, progress, checkpoints)
             progress.ended = last or 0 < settings.patience <= progress.without_improvement
             stop = 0 if progress.ended else stopping()
@@ -124,12 +143,16 @@ def finetune(job: Job, folder: Path, report: Report, resume: bool = False) -> No
             if stop:
                 save(job, folder)
                 raise Stopped(stop, f"a checkpoint of update {step.updates} is in {folder}")
-    if settings.keep_best and progress.best is not None:
+    restored = settings.keep_best and progress.best is not None
+    if restored:
         checkpoints.load_best(job.model)
+        progress.after = progress.best
+    elif not job.valid:
+        progress.after = evaluate(job, compared)["loss"]
     save(job, folder)
     report({"event": "end", "updates": step.updates} | vars(progress) | {
-        "restored": settings.keep_best and progress.best is not None,
-        "stopped_early": step.updates < job.updates})  # fmt: skip
+        "restored": restored, "stopped_early": step.updates < job.updates,
+        "warning": _judge(job, progress)})  # fmt: skip
 
 
 def update(job: Job, progress: Progress) -> dict:
@@ -149,12 +172,17 @@ def update(job: Job, progress: Progress) -> dict:
 
 
 def evaluate(job: Job, data: Dataset) -> dict:
-    """Return the event with the mean loss of all targets; of pairs, with accuracy and margin."""
+    """Return the event with the mean loss of all targets; of pairs, with accuracy and margin.
+
+    Raises `TrainingError` if the loss is not finite; before the first update, `ValueError`.
+    """
     began, model = time.perf_counter(), job.model
     model.eval()
     is_sft = job.config.objective.name == "sft"
     found = _row_loss(model, data) if is_sft else _pair_scores(job, data)
     model.train()
+    if not math.isfinite(found["loss"]):
+        _refuse(job, found["loss"])
     seconds = time.perf_counter() - began
     return {"event": "evaluate", "updates": job.step.updates, **found,
             "evaluation_seconds": seconds}  # fmt: skip
@@ -211,8 +239,7 @@ def describe(job: Job) -> list[str]:
     """Return the lines of the plan: rows, what happened to some of them, updates, parameters."""
     total, trained = parameter_count(job.model), trained_parameters(job.model)
     return [
-        *(job.valid.notes if job.valid else []),
-        *describe_rows(job.train, job.batches, job.config),
+        *describe_rows(job.train, job.valid, job.batches, job.config),
         f"{job.config.method.name}: {trained:,} of {total:,} parameters are trained "
         f"({trained / total:.2%})",
     ]
@@ -226,6 +253,21 @@ def save(job: Job, folder: Path) -> None:
     write_adapter(job.model, folder / "model", job.base, job.config.method.adapter_format)
     job.tokenizer.save(folder / "model")
     save_manifest(folder / "model")
+
+
+def _refuse(job: Job, loss: float) -> NoReturn:
+    done = job.step.updates
+    if done == 0:
+        raise ValueError(f"{job.config.model}: the loss is {loss} before the first update")
+    raise TrainingError(f"update {done}: the loss of an evaluation is {loss}; lower the rate")
+
+
+def _judge(job: Job, progress: Progress) -> str:
+    is_sft = job.config.objective.name == "sft"
+    uniform = math.log(job.model.config.vocab_size) if is_sft else None
+    assert progress.after is not None
+    warning = judge(progress.before, progress.after, uniform, job.valid is not None)
+    return f"{warning}; lower training.learning_rate={peak_rate(job.config):g}" if warning else ""
 
 
 def _note(loss: float, job: Job, progress: Progress, checkpoints: Checkpoints) -> None:

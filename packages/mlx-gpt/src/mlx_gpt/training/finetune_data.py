@@ -47,8 +47,12 @@ class Dataset:
     @property
     def targets(self) -> int:
         """Tokens that are learned, in all rows."""
-        sides = (side for row in self.rows for side in _sides(row))
-        return sum(int(side.trained[1:].sum()) for side in sides)
+        return sum(int(side.trained[1:].sum()) for row in self.rows for side in row.sides)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all rows, the last one of each included, which is only a target."""
+        return sum(len(side) for row in self.rows for side in row.sides)
 
     def arrays(self, batch: MicroBatch) -> Arrays:
         """Return the arrays of a micro-batch."""
@@ -95,7 +99,7 @@ def read_dataset(
     else:
         found = read_pairs(files, tokenizer, **options)  # type: ignore[arg-type]
     pad_id = min(tokenizer.end_ids, default=0)
-    notes = [f"{', '.join(files)}: {line}" for line in found.summary()]
+    notes = [f"{', '.join(files)}: {line}" for line in found.notes()]
     return Dataset(found.rows, pad_id, config.training.micro_batch_tokens, notes=notes)
 
 
@@ -112,9 +116,5 @@ def add_reference(data: Dataset, model: Decoder) -> None:
     data.reference = reference
 
 
-def _sides(row: Example | Pair) -> tuple[Example, ...]:
-    return (row.chosen, row.rejected) if isinstance(row, Pair) else (row,)
-
-
 def _length(row: Example | Pair) -> int:
-    return max(len(side) for side in _sides(row)) - 1
+    return max(len(side) for side in row.sides) - 1

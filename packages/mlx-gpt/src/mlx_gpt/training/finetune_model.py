@@ -20,9 +20,10 @@ from mlx_gpt.models.adapters import (
 )
 from mlx_gpt.models.decoder import Decoder
 from mlx_gpt.models.files import find_model_folder, load
+from mlx_gpt.models.gpt2 import GPT2
 from mlx_gpt.tokenizer.loading import AnyTokenizer
-from mlx_gpt.tokenizer.pretrained import PretrainedTokenizer
-from mlx_gpt.training.finetune_settings import FinetuneConfig, FinetuneMethod
+from mlx_gpt.tokenizer.tokenizer import Tokenizer
+from mlx_gpt.training.finetune_settings import FinetuneConfig, FinetuneData, FinetuneMethod
 from mlx_lora import LoraConfig, add_adapter, lora_plus_rates
 from mlx_muon import Muon
 from mlx_trainer import AdamW, ConfigError, Group
@@ -46,7 +47,7 @@ def load_for_training(config: FinetuneConfig) -> tuple[Decoder, AnyTokenizer, Ba
     name = config.training.dtype
     dtype = {"float32": mx.float32, "bfloat16": mx.bfloat16}.get(name) or default_dtype()
     model, tokenizer = load(config.model, dtype, training=method.is_full)
-    choose_template(tokenizer, config.data.chat_template)
+    prepare_tokenizer(tokenizer, config.data)
     base = None
     if method.is_full:
         _unfreeze(model, method, config.model)
@@ -59,12 +60,18 @@ def load_for_training(config: FinetuneConfig) -> tuple[Decoder, AnyTokenizer, Ba
     return model, tokenizer, base
 
 
-def choose_template(tokenizer: AnyTokenizer, choice: str) -> None:
-    """Give the tokenizer the chat template of the settings, if they have one."""
-    if choice and not isinstance(tokenizer, PretrainedTokenizer):
+def prepare_tokenizer(tokenizer: AnyTokenizer, data: FinetuneData) -> None:
+    """Give the tokenizer the chat template of the settings, if they have one.
+
+    Raises `ConfigError` for settings of rows that nanochat's models do not have.
+    """
+    is_nanochat = isinstance(tokenizer, Tokenizer)
+    if is_nanochat and data.pack:
+        raise ConfigError("data.pack: nanochat's models do not take packed rows")
+    if is_nanochat and data.chat_template:
         raise ConfigError("data.chat_template is for other models than nanochat's, which has one")
-    if choice:
-        tokenizer.use_chat_template(choice)  # type: ignore[union-attr]
+    if data.chat_template:
+        tokenizer.use_chat_template(data.chat_template)  # type: ignore[union-attr]
 
 
 def adapter_config(method: FinetuneMethod, blocks: int) -> LoraConfig:
@@ -124,10 +131,11 @@ def peak_rate(config: FinetuneConfig) -> float:
 
 def parameter_count(model: nn.Module) -> int:
     """Return the number of parameters, adapters included; of quantized layers the numbers they
-    stand for."""
+    stand for. Buffers, such as the scales of adapters, are no parameters."""
     found = 0
     for module in model.modules():
-        own: Any = [each for each in module.values() if isinstance(each, mx.array)]
+        own: Any = [each for name, each in module.items()
+                    if isinstance(each, mx.array) and not name.startswith("_")]  # fmt: skip
         if "scales" in module:
             found += module["scales"].size * module.group_size - module["weight"].size
             own = [module["weight"], *([module["bias"]] if "bias" in module else [])]
@@ -169,7 +177,9 @@ def _add_adapter(model: Decoder, config: FinetuneConfig, base: Base) -> None:
     if method.init_from is None:
         key = mx.random.key(config.training.seed)
         made = adapter_config(method, len(blocks_of(model)))
-        made = replace(made, base_model_name_or_path=base.model)
+        made = replace(
+            made, base_model_name_or_path=base.model, fan_in_fan_out=isinstance(model, GPT2)
+        )
         add_adapter(model, made, key=key)
         return
     if (folder := find_adapter(method.init_from)) is None:

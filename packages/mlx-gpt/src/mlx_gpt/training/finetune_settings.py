@@ -1,7 +1,7 @@
 """The settings of `mlx-gpt finetune`, named as in `config.yaml`; see `settings`."""
 
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from typing import Any, Literal
 
@@ -165,20 +165,50 @@ class FinetuneConfig:
             raise ConfigError("data.pack is for objective.name=sft; pairs are not packed")
 
 
-def check_given(config: FinetuneConfig, given: Collection[str]) -> None:
-    """Raise `ConfigError` for a setting that the user gave and that has no effect.
+def check_given(config: FinetuneConfig, sources: Mapping[str, str]) -> FinetuneConfig:
+    """Return the configuration with the defaults of settings that have no effect.
 
-    `given` are dotted keys; defaults, which a profile may set, are no mistake.
+    Raises `ConfigError` for such a setting that the user gave. `sources` are those of
+    `config_sources` by dotted key. A profile may set them, and so may a file that has their
+    defaults, as the `config.yaml` of a run has.
     """
-    method = config.method
+    flat, defaults = _flat(config), _flat(FinetuneConfig("", FinetuneData([])))
+    unused = {key: reason for keys, reason in _unused(config) for key in keys}
+    for key, reason in unused.items():
+        source = sources.get(key, "base")
+        is_file = source != "command line" and not source.startswith("override ")
+        if source == "base" or (is_file and flat[key] == defaults[key]):
+            continue
+        raise ConfigError(f"{f'{source}: ' if is_file else ''}{key} {reason}; leave it out")
+    for key in unused:
+        section, name = key.split(".")
+        changed = replace(getattr(config, section), **{name: defaults[key]})
+        config = replace(config, **{section: changed})
+    return config
+
+
+def _unused(config: FinetuneConfig) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield settings that have no effect, and why."""
+    method, objective = config.method, config.objective.name
     if method.is_full:
-        unused, reason = _OF_ADAPTERS, "is for adapters, and method.name is full"
+        yield _OF_ADAPTERS, "is for adapters, and method.name is full"
     elif method.init_from:
-        unused, reason = _OF_NEW_ADAPTERS, "is that of the adapter in method.init_from"
-    else:
-        return
-    if wrong := [key for key in unused if key in given]:
-        raise ConfigError(f"{wrong[0]} {reason}; leave it out")
+        yield _OF_NEW_ADAPTERS, "is that of the adapter in method.init_from"
+    if objective != "dpo":
+        yield ("objective.beta", "objective.label_smoothing"), "is for objective.name=dpo"
+    if objective != "orpo":
+        yield ("objective.orpo_lambda",), "is for objective.name=orpo"
+    if objective != "sft":
+        yield ("data.mask",), "is for objective.name=sft; of pairs the answers are learned"
+    if config.training.schedule != "wsd":
+        yield ("training.decay",), "is for training.schedule=wsd"
+    if not config.data.valid:
+        yield ("report.patience",), "needs held-out rows, and data.valid has none"
+
+
+def _flat(config: FinetuneConfig) -> dict[str, Any]:
+    return {f"{section}.{name}": value for section, values in asdict(config).items()
+            if isinstance(values, dict) for name, value in values.items()}  # fmt: skip
 
 
 def read_profile(name: str) -> dict[str, Any]:

@@ -35,7 +35,8 @@ def dpo_losses(
 ) -> tuple[mx.array, mx.array]:
     """Return the losses (B,) and the rewards (B, 2) of pairs; both arguments are log p (B, 2).
 
-    TRL's `loss_type="sigmoid"`: with r = beta (log p - log p_reference) of an answer,
+    TRL's `loss_type="sigmoid"`, with label smoothing s as in its version 0.24: with
+    r = beta (log p - log p_reference) of an answer,
     loss = -(1 - s) log sigmoid(r_chosen - r_rejected) - s log sigmoid(r_rejected - r_chosen).
     """
     rewards = beta * (log_probs - reference)
