@@ -83,19 +83,17 @@ class Tools:
             lines += ["start: call" + ("" if self._choice == "required" else " | TEXT"),
                       r"TEXT: /[^{\s][\s\S]*/"]  # fmt: skip
             return "\n".join(lines)
-        many = form.name == "mistral" and self._parallel
-        inner = {"hermes": r'"\n" call "\n"',
-                 "mistral": '/ ?/ "[" call' + (' (", " call)*' if many else "")}[form.name]  # fmt: skip
         begin, end = self._mark(form.begin), self._mark(form.end)
-        again = r' ("\n" block)*' if form.name == "hermes" and self._parallel else ""
-        lines += [f"block: {begin} {inner} {end}"]
+        if form.name == "hermes":
+            body = rf'"\n" call "\n" {end}'
+            body += rf' ("\n" {begin} {body})*' if self._parallel else ""
+        else:
+            body = '/ ?/ "[" call' + (' (", " call)*' if self._parallel else "") + f" {end}"
         if self._choice == "required":
-            return "\n".join([*lines, f"start: block{again}"])
-        is_token = begin.startswith("<[")
-        lead = [f"lead: TEXT {begin}"] if is_token else [f"lead[lazy]: TEXT {begin}"]
-        rest = again.replace("block", f"{begin} {inner} {end}")
-        return "\n".join([*lines, *lead, f"start: TEXT | lead {inner} {end}{rest}",
-                          r"TEXT: /[\s\S]*/"])  # fmt: skip
+            return "\n".join([*lines, f"start: {begin} {body}"])
+        lazy = "" if begin.startswith("<[") else "[lazy]"
+        lines += [f"lead{lazy}: TEXT {begin}", f"start: TEXT | lead {body}", r"TEXT: /[\s\S]*/"]
+        return "\n".join(lines)
 
     def _mark(self, text: str) -> str:
         """Return a mark in Lark: a special token by its id, else its text."""
@@ -146,8 +144,11 @@ def check_tools(tools: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, An
             )
         if name in found:
             raise ValueError(f"tools[{number}]: there are two functions {name!r}")
-        if not isinstance(function.get("parameters") or {}, Mapping):
-            raise ValueError(f"tools[{number}].function.parameters must be a JSON schema")
+        schema = function.get("parameters") or {}
+        if not isinstance(schema, Mapping) or schema.get("type", "object") != "object":
+            raise ValueError(
+                f"tools[{number}].function.parameters must be a JSON schema of type object"
+            )
         found[name] = function
     if not found:
         raise ValueError("tools must not be empty")
@@ -175,8 +176,8 @@ def _chosen(choice: str | Mapping[str, Any], names: list[str]) -> list[str]:
 
 def _parameters(function: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the schema of the arguments; without one a function has none."""
-    nothing = {"type": "object", "properties": {}, "additionalProperties": False}
-    return function.get("parameters") or nothing
+    nothing = {"properties": {}, "additionalProperties": False}
+    return {"type": "object", **(function.get("parameters") or nothing)}
 
 
 def _quote(text: str) -> str:

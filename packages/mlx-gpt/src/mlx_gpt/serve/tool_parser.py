@@ -80,7 +80,8 @@ class ToolCallParser:
         self._format, self._names = format, frozenset(names)
         self._text = ""  # not decided yet
         self._head = re.compile(
-            r'\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"%s"\s*:\s*(?=\{)' % format.arguments
+            r'\{\s*"name"\s*:\s*"(?:[^"\\]|\\.)*"\s*,\s*'
+            rf'"{format.arguments}"\s*:\s*(?=\{{)'
         )
         self._step = self._read_text if format.begin else self._read_begin
         self._value = _Value()
