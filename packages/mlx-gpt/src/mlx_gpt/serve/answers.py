@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mlx_gpt.serve.errors import ApiError
 from mlx_gpt.serve.generation import Delta
+from mlx_gpt.serve.tool_parser import CallDelta, ToolCallParser, join_calls
 from mlx_gpt.tokenizer import AnyTokenizer
 
 _LEAST_LOG_PROBABILITY = -9999.0  # OpenAI's for what JSON cannot hold
@@ -66,33 +67,60 @@ def _failure(reason: str) -> ApiError:
 
 
 class ChatForm:
-    """Chat completions."""
+    """Chat completions; `make_parser` reads calls of tools in an answer, None if there are none."""
 
     whole, chunk, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
 
-    def __init__(self, tokenizer: AnyTokenizer, log_probabilities: bool):
+    def __init__(
+        self,
+        tokenizer: AnyTokenizer,
+        log_probabilities: bool,
+        make_parser: Callable[[], ToolCallParser | None],
+    ):
         self._tokenizer, self._log_probabilities = tokenizer, log_probabilities
+        self._make_parser = make_parser
+        self._parsers: dict[int, ToolCallParser] = {}  # of streams
 
     def choice(self, index: int, progress: Progress) -> dict[str, Any]:
         """Return a complete choice."""
-        message = {"role": "assistant", "content": progress.text, "refusal": None}
-        return {"index": index, "message": message, "finish_reason": progress.finish_reason,
+        message: dict[str, Any] = {"role": "assistant", "content": progress.text, "refusal": None}
+        reason: str | None = progress.finish_reason
+        if reason and (parser := self._make_parser()):
+            parts = [*parser.add(progress.text), *parser.finish()]
+            text = "".join(each for each in parts if isinstance(each, str))
+            calls = join_calls([each for each in parts if not isinstance(each, str)])
+            reason = parser.finish_reason(reason)
+            message["content"] = text or (None if calls else "")
+            message |= {"tool_calls": calls} if calls else {}
+        return {"index": index, "message": message, "finish_reason": reason,
                 "logprobs": self._logprobs(progress.log_probabilities)}  # fmt: skip
 
     def begin(self, index: int) -> dict[str, Any]:
         """Return the first chunk's choice."""
+        if parser := self._make_parser():
+            self._parsers[index] = parser
         return self._piece(index, {"role": "assistant", "content": ""})
 
-    def piece(self, index: int, delta: Delta) -> dict[str, Any] | None:
-        """Return the choice of a step, None if it shows nothing."""
-        given = [delta] if delta.log_probability is not None else []
-        if not delta.text and not (given and self._log_probabilities):
-            return None
-        return self._piece(index, {"content": delta.text}, self._logprobs(given))
+    def pieces(self, index: int, delta: Delta) -> Iterator[dict[str, Any]]:
+        """Yield the choices of a step."""
+        parts: list[str | CallDelta] = [delta.text] if delta.text else []
+        if parser := self._parsers.get(index):
+            parts = parser.add(delta.text)
+            parts += parser.finish() if delta.finish_reason else []
+        logprobs = None
+        if self._log_probabilities and delta.log_probability is not None:
+            logprobs, parts = self._logprobs([delta]), parts or [""]
+        for part in parts:
+            shown = {"content": part} if isinstance(part, str) else {"tool_calls": [part.row()]}
+            yield self._piece(index, shown, logprobs)
+            logprobs = None  # once a step
 
     def end(self, index: int, progress: Progress) -> dict[str, Any]:
         """Return the last chunk's choice."""
-        return self._piece(index, {}) | {"finish_reason": progress.finish_reason}
+        reason: str | None = progress.finish_reason
+        if reason and (parser := self._parsers.get(index)):
+            reason = parser.finish_reason(reason)
+        return self._piece(index, {}) | {"finish_reason": reason}
 
     def _piece(
         self, index: int, delta: dict[str, Any], logprobs: dict[str, Any] | None = None
@@ -135,13 +163,12 @@ class TextForm:
         before = self._before(index)
         return self._piece(index, before, None) if before else None
 
-    def piece(self, index: int, delta: Delta) -> dict[str, Any] | None:
-        """Return the choice of a step, None if it shows nothing."""
+    def pieces(self, index: int, delta: Delta) -> Iterator[dict[str, Any]]:
+        """Yield the choice of a step, if it shows anything."""
         given = [delta] if delta.log_probability is not None else []
-        if not delta.text and not (given and self._top is not None):
-            return None
-        length = self._lengths.setdefault(index, _Length())
-        return self._piece(index, delta.text, self._logprobs(given, length))
+        if delta.text or (given and self._top is not None):
+            length = self._lengths.setdefault(index, _Length())
+            yield self._piece(index, delta.text, self._logprobs(given, length))
 
     def end(self, index: int, progress: Progress) -> dict[str, Any]:
         """Return the last chunk's choice."""

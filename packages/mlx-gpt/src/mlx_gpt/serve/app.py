@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from typing import Any
 
-from anyio.to_thread import run_sync
 from fastapi import FastAPI, Request
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
@@ -120,17 +120,18 @@ def _add_generation_routes(app: FastAPI, served: Served, metrics: Metrics) -> No
     @app.post("/v1/chat/completions", summary="Answer a conversation")
     async def chat(body: ChatBody, request: Request) -> Response:
         """Answer the last message, whole or as a stream of server-sent events."""
-        asked = await run_sync(read_chat, served, body)
-        form = ChatForm(served.tokenizer, bool(body.logprobs))
+        asked = await asyncio.to_thread(read_chat, served, body)
+        form = ChatForm(served.tokenizer, bool(body.logprobs), asked.make_parser)
         text = body.model_dump_json(include={"messages"}, exclude_none=True)
         return await answer(request, asked, form, text if _logs(served) else None)
 
     @app.post("/v1/completions", summary="Continue texts")
     async def complete(body: CompletionBody, request: Request) -> Response:
         """Continue one or several texts, whole or as a stream of server-sent events."""
-        asked = await run_sync(read_completion, served, body)
-        echo = [served.tokenizer.decode(each.prompt) for each in asked.generates]
-        form = TextForm(served.tokenizer, body.logprobs, echo if body.echo else ())
+        asked = await asyncio.to_thread(read_completion, served, body)
+        repeated = asked.generates if body.echo else ()
+        echo = [served.tokenizer.decode(each.prompt) for each in repeated]
+        form = TextForm(served.tokenizer, body.logprobs, echo)
         return await answer(request, asked, form, str(body.prompt) if _logs(served) else None)
 
 

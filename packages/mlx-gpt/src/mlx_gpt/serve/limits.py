@@ -10,8 +10,9 @@ import hmac
 import ipaddress
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from hashlib import sha256
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,6 +23,7 @@ from mlx_gpt.serve.metrics import Metrics
 from mlx_gpt.serve.running import CLIENT_GONE, Facts
 from mlx_gpt.serve.settings import ServeNetwork
 
+KEY_VARIABLE = "MLX_GPT_API_KEY"
 _OPEN = ("/health", "/ready")
 # What is read of a body that is too large, so that its sender sees the answer.
 _MOST_DISCARDED, _DISCARD_SECONDS = 16 << 20, 2.0
@@ -42,6 +44,27 @@ class Keys:
         digest = sha256(given.strip().encode("utf-8", "replace")).digest()
         found = [hmac.compare_digest(digest, each) for each in self._digests]
         return kind.lower() == "bearer" and any(found)
+
+
+def read_keys(path: str | Path | None, environment: Mapping[str, str]) -> list[str]:
+    """Return the keys of a file, one a line, and of the variable MLX_GPT_API_KEY.
+
+    Lines that are empty or begin with # are no keys. Raises `ValueError` with the line, but not
+    the key, if a key cannot be sent in a header, and for a file without any.
+    """
+    keys = [environment[KEY_VARIABLE]] if environment.get(KEY_VARIABLE) else []
+    places = [KEY_VARIABLE] * len(keys)
+    if path is not None:
+        lines = enumerate(Path(path).read_text("utf-8").splitlines(), 1)
+        found = {i: line.strip() for i, line in lines if line.strip() and line.strip()[0] != "#"}
+        if not found:
+            raise ValueError(f"{path} has no key: write one into a line")
+        keys += found.values()
+        places += [f"{path}:{i}" for i in found]
+    for place, key in zip(places, keys, strict=True):
+        if not all("!" <= each <= "~" for each in key):
+            raise ValueError(f"{place}: a key has only visible ASCII characters, without spaces")
+    return keys
 
 
 class Observed:

@@ -31,7 +31,7 @@ class ServedNames:
         self._created, self._context_length = int(time.time()), context_length
         self.choices = [self.default, *(Choice(f"{model.id}:{each}", each) for each in adapters)]
         bases = dict.fromkeys([model.id, model.id.rpartition("/")[2], *model.aliases])
-        self._by_name = {name: self.default for name in bases}
+        self._by_name = dict.fromkeys(bases, self.default)
         for choice in self.choices[1:]:
             assert choice.adapter is not None
             for name in (choice.adapter, *(f"{base}:{choice.adapter}" for base in bases)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,10 @@ from mlx_gpt.serve.settings import ServeSettings
 from mlx_gpt.tokenizer import AnyTokenizer, PretrainedTokenizer, encode_prompt
 
 if TYPE_CHECKING:
+    from mlx_gpt.serve.grammar import Grammar
     from mlx_gpt.serve.scheduler import Scheduler
+    from mlx_gpt.serve.tool_calls import Tools
+    from mlx_gpt.serve.tool_parser import ToolCallParser
 
 _COMPLETION_TOKENS = 16  # OpenAI's default of /v1/completions
 _DEFAULTED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
@@ -51,18 +54,22 @@ class Asked:
     n: int
     param: str
     """The field with the prompt."""
+    make_parser: Callable[[], ToolCallParser | None] = lambda: None
+    """Makes a reader of the calls of tools in an answer."""
 
 
 def read_chat(served: Served, body: ChatBody) -> Asked:
     """Return what a chat asks for. This encodes its text: call it outside the event loop."""
     choice = served.names.find(body.model)
-    if body.tools and body.tool_choice != "none":
-        raise unsupported("tools", "a call of a tool by this model")
-    prompt = _encode_chat(served.tokenizer, body)
+    messages = [_template_message(each, i) for i, each in enumerate(body.messages)]
+    tools = _read_tools(served.tokenizer, body) if body.tools else None
+    prompt = _encode_chat(served.tokenizer, body, messages, tools)
     top = (body.top_logprobs or 0) if body.logprobs else None
     wanted = body.max_completion_tokens or body.max_tokens
     name = "max_completion_tokens" if body.max_completion_tokens else "max_tokens"
-    return _asked(served, body, choice, [prompt], top, wanted, name, "messages")
+    grammar = _read_grammar(served.tokenizer, body, tools)
+    asked = _asked(served, body, choice, [prompt], top, wanted, name, "messages", grammar)
+    return replace(asked, make_parser=tools.parser) if tools else asked
 
 
 def read_completion(served: Served, body: CompletionBody) -> Asked:
@@ -88,6 +95,7 @@ def _asked(
     wanted: int | None,
     wanted_name: str,
     param: str,
+    grammar: Grammar | None = None,
 ) -> Asked:
     limits, n = served.settings.answers, body.n or 1
     most = min(limits.max_choices, served.settings.engine.max_queue)
@@ -109,10 +117,11 @@ def _asked(
         end_ids=frozenset() if body.ignore_eos else None,
     )
     generates = [
-        replace(first, prompt=tuple(prompt), sampling=_with_seed(sampling, i), grammar=grammar)
+        replace(first, prompt=tuple(prompt), sampling=_with_seed(sampling, i),
+                grammar=grammar.copy() if grammar else None)
         for prompt in prompts
-        for i, grammar in enumerate(_grammars(served.tokenizer, body, n))
-    ]
+        for i in range(n)
+    ]  # fmt: skip
     return Asked(body, choice, generates, n, param)
 
 
@@ -138,18 +147,34 @@ def _with_seed(sampling: Sampling, number: int) -> Sampling:
     return replace(sampling, seed=(sampling.seed + number) % 2**64)
 
 
-def _grammars(tokenizer: AnyTokenizer, body: GenerationBody, count: int) -> Sequence[Any]:
-    """Return a grammar, or None, for each of the answers to a prompt."""
-    wanted = body.response_format if isinstance(body, ChatBody) else None
-    if wanted is None or wanted.type == "text":
-        return [None] * count
-    from mlx_gpt.serve.grammar import response_grammar  # llguidance is loaded when it is needed
+def _read_tools(tokenizer: AnyTokenizer, body: ChatBody) -> Tools:
+    from mlx_gpt.serve.tool_calls import Tools  # llguidance is loaded when it is needed
 
+    choice = body.tool_choice or "auto"
+    choice = choice if isinstance(choice, str) else choice.model_dump()
+    tools = [each.model_dump(exclude_none=True) for each in body.tools or ()]
     try:
-        grammar = response_grammar(tokenizer, wanted.model_dump(by_alias=True, exclude_none=True))
+        return Tools(tokenizer, tools, choice, body.parallel_tool_calls is not False)
     except ValueError as error:
-        raise ApiError(400, str(error), param="response_format") from None
-    return [grammar.copy() if grammar else None for _ in range(count)]
+        param = "tool_choice" if str(error).startswith("tool_choice") else "tools"
+        raise ApiError(400, str(error), param=param) from None
+
+
+def _read_grammar(tokenizer: AnyTokenizer, body: ChatBody, tools: Tools | None) -> Grammar | None:
+    """Return what the answer's form must be: of `response_format`, or of calls of tools."""
+    wanted = body.response_format
+    has_form, param = wanted is not None and wanted.type != "text", "response_format"
+    if has_form and tools and body.tool_choice != "none":
+        raise unsupported(param, "a response_format together with tools")
+    try:
+        if has_form:
+            from mlx_gpt.serve.grammar import response_grammar
+
+            return response_grammar(tokenizer, wanted.model_dump(by_alias=True, exclude_none=True))
+        param = "tools"
+        return tools.grammar() if tools else None
+    except ValueError as error:
+        raise ApiError(400, str(error), param=param) from None
 
 
 def _encode_prompt(tokenizer: AnyTokenizer, prompt: str | list[int]) -> Sequence[int]:
@@ -161,13 +186,16 @@ def _encode_prompt(tokenizer: AnyTokenizer, prompt: str | list[int]) -> Sequence
         raise ApiError(400, _without_paths(tokenizer, str(error)), param="prompt") from None
 
 
-def _encode_chat(tokenizer: AnyTokenizer, body: ChatBody) -> Sequence[int]:
-    messages = [_template_message(each, i) for i, each in enumerate(body.messages)]
-    variables = body.chat_template_kwargs or {}
+def _encode_chat(
+    tokenizer: AnyTokenizer, body: ChatBody, messages: Sequence[dict[str, Any]], tools: Tools | None
+) -> Sequence[int]:
+    variables: dict[str, Any] = body.chat_template_kwargs or {}
     if clash := sorted(_RESERVED & variables.keys()):
         text = f"chat_template_kwargs cannot set {clash[0]}"
         raise ApiError(400, text, param="chat_template_kwargs")
     try:
+        if tools:
+            return tools.prompt(messages, **variables)
         if isinstance(tokenizer, PretrainedTokenizer):
             return encode_prompt(tokenizer, messages, **variables)
         if variables:

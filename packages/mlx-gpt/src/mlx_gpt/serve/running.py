@@ -1,4 +1,4 @@
-"""A request in progress: its answers step by step, whole or as a stream, until the client leaves."""
+"""A request in progress: its answers, whole or as a stream, until the client leaves."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ async def _events(
         while True:
             if step:
                 index, delta = step
-                if choice := form.piece(index, delta):
+                for choice in form.pieces(index, delta):
                     yield event(choice)
                 if delta.finish_reason:
                     yield event(form.end(index, running.answers[index]))

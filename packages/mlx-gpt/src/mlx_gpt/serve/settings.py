@@ -32,7 +32,7 @@ def _parse_bits(text: str) -> int:
 def _check_name(name: str) -> None:
     if name and not _NAME.fullmatch(name):
         raise ValueError(
-            f"must begin with a letter or digit and have only letters, digits and ._/-, got {name!r}"
+            f"must be letters, digits and ._/-, and begin with a letter or digit, got {name!r}"
         )
 
 
@@ -101,7 +101,8 @@ class ServeAnswers:
     seconds: float = setting(600.0, "Time for an answer, waiting included.",
         flag="--answer-seconds", **_SECONDS)  # fmt: skip
     temperature: float | None = setting(None, "Of requests that set none.", flag="--temperature",
-        at_least=0, at_most=100, default_text="the model's generation_config.json, else 1")  # fmt: skip
+        at_least=0, at_most=100,
+        default_text="the model's generation_config.json, else 1")  # fmt: skip
     top_p: float | None = setting(None, "Of requests that set none.", above=0, at_most=1)
     top_k: int | None = setting(None, "Of requests that set none.", at_least=0)
     min_p: float | None = setting(None, "Of requests that set none.", at_least=0, at_most=1)
