@@ -18,6 +18,7 @@ from mlx_gpt.serve.errors import ApiError, ErrorBody, add_error_handlers, json_r
 from mlx_gpt.serve.limits import Guarded, Keys, Observed
 from mlx_gpt.serve.metrics import Metrics
 from mlx_gpt.serve.names import ServedNames
+from mlx_gpt.serve.page import add_page
 from mlx_gpt.serve.requests import Asked, Served, read_chat, read_completion
 from mlx_gpt.serve.running import Facts, Running, stream_response, whole_response
 from mlx_gpt.serve.scheduler import Scheduler
@@ -52,6 +53,7 @@ def create_app(
     _add_state_routes(app, served, metrics)
     _add_model_routes(app, names)
     _add_generation_routes(app, served, metrics)
+    add_page(app)
     add_error_handlers(app)
     network = settings.network
     # The last one added is the outermost.

@@ -202,7 +202,7 @@ class Guarded:
 
 def _is_page(path: str) -> bool:
     """Whether a path is of the chat page, which asks for the key itself."""
-    return not path.startswith(("/v1/", "/metrics", "/openapi.json"))
+    return path == "/" or path.startswith("/page/")
 
 
 class _Body:
