@@ -66,7 +66,7 @@ def serving(
 ) -> Iterator[Running]:
     """Serve in a thread until the end of the block."""
     network = network or ServeNetwork()
-    model = settings.pop("model", ServedModel("org/tiny", aliases=["small"]))
+    model = settings.pop("model", ServedModel("runs/tiny", "org/tiny", aliases=["small"]))
     chosen = ServeSettings(model, network=network, **settings)
     engine = Scheduler(load, **(scheduler or {}))
     engine.start()
