@@ -71,7 +71,7 @@ class Heard:
 
     deltas: list[Delta] = field(default_factory=list)
     done: threading.Event = field(default_factory=threading.Event)
-    ticket: Ticket = Ticket(0)
+    ticket: Ticket | None = None
 
     def __call__(self, delta: Delta) -> None:
         assert not self.done.is_set()

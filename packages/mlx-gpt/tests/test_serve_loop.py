@@ -23,23 +23,32 @@ SHORT, LONG = (3, 1, 4), tuple(range(1, 61))
 class Watched(Llama):
     """Notes the shapes that go through it; fails at the n-th of them if asked to."""
 
+    _shapes: list[tuple[int, ...]]
+    _fail_at: Sequence[int]
+
     def hidden_states(
         self, ids: mx.array, cache: Cache | None = None, segments: mx.array | None = None
     ) -> mx.array:
         self._shapes.append(tuple(ids.shape))
-        if self._fail_at and len(self._shapes) in self._fail_at:
+        if len(self._shapes) in self._fail_at:
             raise RuntimeError("the device is on fire")
         return super().hidden_states(ids, cache, segments)
 
 
+class WatchedEngine(Engine):
+    """An engine of such a model."""
+
+    model: Watched
+
+
 @pytest.fixture
-def engine(tokenizer: Tokenizer) -> Engine:
+def engine(tokenizer: Tokenizer) -> WatchedEngine:
     """An engine whose model notes what it reads."""
     plain = make_model("llama", tokenizer.vocab_size)
     model = Watched(plain.config)
     model.update(plain.parameters())
     model._shapes, model._fail_at = [], ()
-    return Engine(model, tokenizer, tools=False, end_ids=())
+    return WatchedEngine(model, tokenizer, tools=False, end_ids=())
 
 
 def alone(engine: Engine, given: Generate) -> list[int]:
@@ -47,7 +56,7 @@ def alone(engine: Engine, given: Generate) -> list[int]:
     return engine.generate([request])[0].ids
 
 
-def test_a_long_prompt_is_read_in_pieces_and_the_others_write_on(engine: Engine):
+def test_a_long_prompt_is_read_in_pieces_and_the_others_write_on(engine: WatchedEngine):
     steps = Steps(engine, prefill_chunk=8)
     _, writing = steps.ask(Generate(SHORT, 30, GREEDY))
     for _ in range(3):
@@ -66,7 +75,7 @@ def test_a_long_prompt_is_read_in_pieces_and_the_others_write_on(engine: Engine)
     assert writing.tokens == alone(engine, Generate(SHORT, 30, GREEDY))
 
 
-def test_a_short_prompt_does_not_wait_for_a_long_one(engine: Engine):
+def test_a_short_prompt_does_not_wait_for_a_long_one(engine: WatchedEngine):
     steps = Steps(engine, prefill_chunk=4)
     long, _ = steps.ask(Generate(LONG, 5, GREEDY))
     steps.loop.step()
@@ -78,7 +87,7 @@ def test_a_short_prompt_does_not_wait_for_a_long_one(engine: Engine):
     assert long.finish_reason == short.finish_reason == "length"
 
 
-def test_equal_prompts_are_read_once(engine: Engine):
+def test_equal_prompts_are_read_once(engine: WatchedEngine):
     steps = Steps(engine, prefix_cache_bytes=0)
     given = [Generate(LONG, 6, Sampling(seed=seed)) for seed in range(4)]
     heard = [steps.ask(each)[1] for each in given]
@@ -88,7 +97,7 @@ def test_equal_prompts_are_read_once(engine: Engine):
     assert [each.tokens for each in heard] == [alone(engine, each) for each in given]
 
 
-def test_logs_are_of_the_model_and_of_the_likeliest_tokens(engine: Engine):
+def test_logs_are_of_the_model_and_of_the_likeliest_tokens(engine: WatchedEngine):
     steps = Steps(engine)
     biased = Sampling(seed=1, logit_bias={5: 50.0})
     _, heard = steps.ask(Generate(SHORT, 6, biased, top_log_probabilities=3))
@@ -130,7 +139,9 @@ class Only:
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling(seed=2, temperature=3.0)])
-def test_a_mask_holds_for_its_own_row_from_the_first_token_on(engine: Engine, sampling: Sampling):
+def test_a_mask_holds_for_its_own_row_from_the_first_token_on(
+    engine: WatchedEngine, sampling: Sampling
+):
     steps, size = Steps(engine), engine.tokenizer.vocab_size
     free = Generate(LONG, 12, sampling)
     _, other = steps.ask(free)
@@ -145,7 +156,7 @@ def test_a_mask_holds_for_its_own_row_from_the_first_token_on(engine: Engine, sa
 
 
 @pytest.mark.parametrize("fail", ["allowed", "accept", "deliver", "nothing"])
-def test_what_fails_in_one_request_ends_that_one_alone(engine: Engine, fail: str):
+def test_what_fails_in_one_request_ends_that_one_alone(engine: WatchedEngine, fail: str):
     steps, size = Steps(engine), engine.tokenizer.vocab_size
     heard: list[Delta] = []
 
@@ -165,7 +176,9 @@ def test_what_fails_in_one_request_ends_that_one_alone(engine: Engine, fail: str
     assert not steps.counts["failures"]
 
 
-def test_a_step_that_fails_ends_the_requests_in_it_and_the_next_ones_are_answered(engine: Engine):
+def test_a_step_that_fails_ends_the_requests_in_it_and_the_next_ones_are_answered(
+    engine: WatchedEngine,
+):
     steps = Steps(engine)
     _, first = steps.ask(Generate(SHORT, 12, GREEDY))
     for _ in range(4):
@@ -180,7 +193,7 @@ def test_a_step_that_fails_ends_the_requests_in_it_and_the_next_ones_are_answere
     assert steps.counts["failures"] == 1
 
 
-def test_a_prompt_that_cannot_be_read_ends_its_own_requests(engine: Engine):
+def test_a_prompt_that_cannot_be_read_ends_its_own_requests(engine: WatchedEngine):
     steps = Steps(engine)
     _, first = steps.ask(Generate(SHORT, 12, GREEDY))
     for _ in range(4):
@@ -192,7 +205,7 @@ def test_a_prompt_that_cannot_be_read_ends_its_own_requests(engine: Engine):
     assert first.tokens == alone(engine, Generate(SHORT, 12, GREEDY))
 
 
-def test_a_model_that_does_not_compute_any_more_ends_the_loop(engine: Engine):
+def test_a_model_that_does_not_compute_any_more_ends_the_loop(engine: WatchedEngine):
     steps = Steps(engine)
     steps.ask(Generate(SHORT, 12, GREEDY))
     engine.model._fail_at = range(99)
@@ -200,7 +213,7 @@ def test_a_model_that_does_not_compute_any_more_ends_the_loop(engine: Engine):
         steps.finish()
 
 
-def test_requests_wait_while_keys_and_values_would_not_fit(engine: Engine):
+def test_requests_wait_while_keys_and_values_would_not_fit(engine: WatchedEngine):
     steps = Steps(engine)
     size = steps.loop.memory.needed([CONTEXT])
     steps = Steps(engine, memory_limit=2 * size)
@@ -212,7 +225,7 @@ def test_requests_wait_while_keys_and_values_would_not_fit(engine: Engine):
     assert all(each.finish_reason == "length" for each in answers)
 
 
-def test_a_stop_string_an_end_token_and_the_limit_end_an_answer(engine: Engine):
+def test_a_stop_string_an_end_token_and_the_limit_end_an_answer(engine: WatchedEngine):
     steps = Steps(engine)
     whole = steps.answer(Generate(SHORT, 20, GREEDY))
     half = whole.text[3:6]
@@ -226,7 +239,7 @@ def test_a_stop_string_an_end_token_and_the_limit_end_an_answer(engine: Engine):
     assert {each.prompt_tokens for each in whole.deltas} == {len(SHORT)}
 
 
-def test_a_cancelled_request_ends_in_the_next_step_wherever_it_is(engine: Engine):
+def test_a_cancelled_request_ends_in_the_next_step_wherever_it_is(engine: WatchedEngine):
     steps = Steps(engine, max_batch=2, prefill_chunk=8)
     writing, heard = steps.ask(Generate(SHORT, 30, GREEDY))
     for _ in range(4):
@@ -243,7 +256,7 @@ def test_a_cancelled_request_ends_in_the_next_step_wherever_it_is(engine: Engine
     assert heard.tokens == alone(engine, Generate(SHORT, 30, GREEDY))[: len(heard.tokens)]
 
 
-def test_memory_is_flat_after_a_hundred_cancelled_requests(engine: Engine):
+def test_memory_is_flat_after_a_hundred_cancelled_requests(engine: WatchedEngine):
     steps = Steps(engine, prefix_cache_bytes=0)
 
     def cancel_some(count: int) -> int:
