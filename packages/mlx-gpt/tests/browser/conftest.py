@@ -83,9 +83,14 @@ def open_page(browser: Any, stand_in: tuple[Any, str], record: Any) -> Iterator[
     server.
     """
     contexts, faults = [], []
-    address = stand_in[1]
 
-    def open(width: int = 1280, scheme: str = "light", context: Any = None, **options: Any) -> Any:
+    def open(
+        width: int = 1280,
+        scheme: str = "light",
+        context: Any = None,
+        address: str = stand_in[1],
+        **options: Any,
+    ) -> Any:
         if context is None:
             phone = {"is_mobile": True, "has_touch": True} if width < 500 else {}
             size = {"width": width, "height": 844 if width < 500 else 800}
@@ -93,15 +98,16 @@ def open_page(browser: Any, stand_in: tuple[Any, str], record: Any) -> Iterator[
             context = browser.new_context(**options)
             contexts.append(context)
         page = context.new_page()
+
+        def watch(request: Any) -> None:
+            if not request.url.startswith((f"{address}/", "blob:")):
+                faults.append(f"asked {request.url}")
+
         page.on("pageerror", lambda error: faults.append(f"thrown: {error}"))
         page.on("console", lambda line: faults.append(line.text) if is_fault(line) else None)
-        page.on("request", lambda sent: faults.append(sent.url) if leaves(sent.url) else None)
+        page.on("request", watch)
         page.goto(f"{address}/")
-        page.locator("#turns").wait_for(state="attached")
         return page
-
-    def leaves(url: str) -> bool:
-        return not url.startswith((f"{address}/", "blob:"))
 
     def is_fault(line: Any) -> bool:
         # The browser writes each answer of 400 or more, and each broken connection, as an error.

@@ -53,7 +53,8 @@ def test_html_in_messages_titles_and_models_is_text(page, record):
 
 def test_even_a_fault_of_the_page_could_not_parse_html(page_of_module):
     outcome = page_of_module.evaluate("""() => {
-      try { document.body.innerHTML = "<p>x</p>"; return "parsed" } catch (error) { return error.name }
+      try { document.body.innerHTML = "<p>x</p>"; } catch (error) { return error.name }
+      return "parsed";
     }""")
     assert outcome == "TypeError"  # of trusted types
 
@@ -102,7 +103,8 @@ def test_the_key_is_kept_in_this_tab_only(page, record):
     stored = page.evaluate("""() => new Promise((resolve) => {
       const opening = indexedDB.open("mlx-gpt");
       opening.onsuccess = () => {
-        const all = opening.result.transaction("conversations").objectStore("conversations").getAll();
+        const name = "conversations";
+        const all = opening.result.transaction(name).objectStore(name).getAll();
         all.onsuccess = () => resolve(all.result);
       };
     })""")
