@@ -162,15 +162,14 @@ def _read_tools(tokenizer: AnyTokenizer, body: ChatBody) -> Tools:
 
 def _read_grammar(tokenizer: AnyTokenizer, body: ChatBody, tools: Tools | None) -> Grammar | None:
     """Return what the answer's form must be: of `response_format`, or of calls of tools."""
-    wanted = body.response_format
-    has_form, param = wanted is not None and wanted.type != "text", "response_format"
-    if has_form and tools and body.tool_choice != "none":
+    form, param = body.response_format, "response_format"
+    if form is not None and form.type != "text" and tools and body.tool_choice != "none":
         raise unsupported(param, "a response_format together with tools")
     try:
-        if has_form:
+        if form is not None and form.type != "text":
             from mlx_gpt.serve.grammar import response_grammar
 
-            return response_grammar(tokenizer, wanted.model_dump(by_alias=True, exclude_none=True))
+            return response_grammar(tokenizer, form.model_dump(by_alias=True, exclude_none=True))
         param = "tools"
         return tools.grammar() if tools else None
     except ValueError as error:
