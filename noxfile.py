@@ -208,6 +208,15 @@ def slow(session: nox.Session) -> None:
     session.run("pytest", "-m", "slow", *folders, *session.posargs, env=env)
 
 
+@nox.session
+def page(session: nox.Session) -> None:
+    """Test the chat page of mlx-gpt in a headless Chromium; without one, the tests skip."""
+    wanted = [*paths_of("mlx-gpt"), with_extra("mlx-gpt")]
+    session.install("--group", "test", "--group", "browser", *wanted)
+    env = {"OPENBLAS_NUM_THREADS": "1"}
+    session.run("pytest", "-rs", "packages/mlx-gpt/tests/browser", *session.posargs, env=env)
+
+
 @nox.session(default=False)
 @nox.parametrize("extra", [nox.param(name, id=name) for name in EXTRAS])
 def extras(session: nox.Session, extra: str) -> None:

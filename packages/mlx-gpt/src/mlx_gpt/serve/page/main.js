@@ -3,7 +3,7 @@
 import { answer, runningConversation, runningIds, stop } from "./answering.js";
 import { hasKey, listModels, ServerError, setKey } from "./api.js";
 import { connectComposer, focusComposer, showModels, showRunning } from "./composer.js";
-import { addTurn, newConversation, path, showVersion } from "./conversation.js";
+import { addTurn, newConversation, showVersion } from "./conversation.js";
 import { byId } from "./dom.js";
 import { connectFiles } from "./files.js";
 import { announce, asked, askedForKey, confirmed, connectDialogs, note } from "./notices.js";
@@ -19,7 +19,7 @@ import {
 } from "./store.js";
 import { focusVersion, showTurns, updateTurn, visibleText } from "./turns.js";
 
-const SAVE_MS = 2000; // how much of a growing answer a closed window may lose
+const SAVE_MS = 1000; // how much of a growing answer a closed window may lose
 
 let current = newConversation(lastSettings());
 let models = [];
