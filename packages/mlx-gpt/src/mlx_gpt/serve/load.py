@@ -21,8 +21,8 @@ Body = Mapping[str, Any]
 
 _WORDS = (
     "the of and to in is that it was for on are with as his they be at one have this from or had "
-    "by not but what all were when we there can an your which their said if do will each about how up "
-    "out them then she many some so these would other into has more her two like him see time could"
+    "by not but what all were when we there can an your which their said if do will each about how "
+    "up out them then she many some so these would other into has more her two like him see time"
 )
 _PERCENTILES = {"p50": 50, "p95": 95, "p99": 99, "max": 100}
 
