@@ -19,6 +19,7 @@ from mlx_gpt.commands.generate import generate
 from mlx_gpt.commands.info import info
 from mlx_gpt.commands.report import report
 from mlx_gpt.commands.rl import rl
+from mlx_gpt.commands.serve import serve
 from mlx_gpt.commands.sft import sft
 from mlx_gpt.commands.speedrun import speedrun
 from mlx_gpt.commands.tokenizer import tokenizer
@@ -46,7 +47,7 @@ def cli() -> None:
 
 
 for command in (
-    *(speedrun, tokenizer, data, train, sft, finetune, rl, evaluate, generate, chat, report),
+    *(speedrun, tokenizer, data, train, sft, finetune, rl, evaluate, generate, chat, serve, report),
     *(convert, fuse, export, info, estimate, bench, bench_serve),
 ):
     cli.add_command(command)

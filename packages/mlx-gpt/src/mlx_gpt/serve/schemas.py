@@ -1,0 +1,332 @@
+"""What requests may hold: OpenAI's fields, and a few that other servers have too.
+
+Null means the default. What OpenAI has and this server does not is refused by name, and so is
+every other field: nothing is ignored. A bool is not a number, and a number is not a text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AllowInfNan,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    StrictBool,
+    StrictStr,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+MOST_LOG_PROBABILITIES = 20
+_MOST_STOPS, _LONGEST_STOP = 4, 1000
+
+Int = Annotated[int, Strict()]
+Number = Annotated[float, Strict(), AllowInfNan(False)]
+Penalty = Annotated[Number, Field(ge=-2, le=2)]
+
+
+def _unsupported(reason: str = "", param: str = "") -> PydanticCustomError:
+    text = "is not supported{reason}"
+    return PydanticCustomError("unsupported", text, {"reason": reason, "param": param})
+
+
+def _wrong(param: str, text: str) -> PydanticCustomError:
+    """Return an error of a field, for validators of the whole object."""
+    return PydanticCustomError("wrong", "{text}", {"text": text, "param": param})
+
+
+class _Body(BaseModel):
+    """Refuses fields that it does not have, unless they are null."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_nulls(cls, value: Any) -> Any:
+        return (
+            {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
+        )
+
+
+def _check_stop(value: Any) -> Any:
+    stops = [value] if isinstance(value, str) else value
+    if stops is None or stops == []:
+        return None
+    texts = isinstance(stops, list) and all(isinstance(each, str) and each for each in stops)
+    if not texts or len(stops) > _MOST_STOPS or max(map(len, stops)) > _LONGEST_STOP:
+        raise ValueError(
+            f"must be a text or up to {_MOST_STOPS} texts, of 1 to {_LONGEST_STOP} characters each"
+        )
+    return stops
+
+
+def _check_logit_bias(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        raise ValueError("must be an object of token ids and numbers from -100 to 100")
+    for token, bias in value.items():
+        if not (isinstance(token, str) and token.isascii() and token.isdigit() and len(token) < 16):
+            raise ValueError(f"must have token ids as keys, got {str(token)[:20]!r}")
+        number = isinstance(bias, int | float) and not isinstance(bias, bool)
+        if not number or not -100 <= bias <= 100:
+            raise ValueError(f"must have numbers from -100 to 100, got another value for {token}")
+    return {int(token): float(bias) for token, bias in value.items()}
+
+
+_TEXTS = {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1}
+Stop = Annotated[
+    list[str] | None,
+    BeforeValidator(_check_stop),
+    WithJsonSchema({"anyOf": [
+        {"type": "string", "minLength": 1, "maxLength": _LONGEST_STOP},
+        _TEXTS | {"maxItems": _MOST_STOPS}, {"type": "null"},
+    ]}),
+]  # fmt: skip
+LogitBias = Annotated[
+    dict[int, float] | None,
+    BeforeValidator(_check_logit_bias),
+    WithJsonSchema({"anyOf": [{
+        "type": "object", "propertyNames": {"pattern": "^[0-9]{1,15}$"},
+        "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+    }, {"type": "null"}]}),
+]  # fmt: skip
+
+
+class StreamOptions(_Body):
+    """`include_usage`: one more chunk, with the numbers of tokens."""
+
+    include_usage: StrictBool | None = None
+    include_obfuscation: Literal[False] | None = None
+
+
+class GenerationBody(_Body):
+    """What both kinds of completions have."""
+
+    model: StrictStr | None = Field(None, description="The model, an adapter, or model:adapter.")
+    max_tokens: Annotated[Int, Field(ge=1)] | None = None
+    n: Annotated[Int, Field(ge=1, le=128)] | None = None
+    temperature: Annotated[Number, Field(ge=0, le=100)] | None = None
+    top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[Int, Field(ge=0, lt=2**31)] | None = Field(None, description="0: all tokens.")
+    min_p: Annotated[Number, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[Number, Field(gt=0, le=100)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: LogitBias = None
+    seed: Annotated[Int, Field(ge=-(2**63), lt=2**64)] | None = None
+    stop: Stop = None
+    ignore_eos: StrictBool | None = Field(None, description="Generate all of max_tokens.")
+    stream: StrictBool | None = None
+    stream_options: StreamOptions | None = None
+    user: StrictStr | None = None
+
+    @model_validator(mode="after")
+    def _check_stream_options(self) -> GenerationBody:
+        if self.stream_options and not self.stream:
+            raise _wrong("stream_options", "needs stream: true")
+        return self
+
+
+def _check_prompt(value: Any) -> Any:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and value:
+        if all(isinstance(each, str) for each in value) or _is_tokens(value):
+            return value
+        if all(isinstance(each, list) and each and _is_tokens(each) for each in value):
+            return value
+    raise ValueError(
+        "must be a text, a list of texts, a list of token ids or a list of such lists, not empty"
+    )
+
+
+def _is_tokens(values: list[Any]) -> bool:
+    return all(type(each) is int and 0 <= each < 2**31 for each in values)
+
+
+_TOKENS = {"type": "array", "minItems": 1,
+           "items": {"type": "integer", "minimum": 0, "exclusiveMaximum": 2**31}}  # fmt: skip
+Prompt = Annotated[
+    Any,
+    BeforeValidator(_check_prompt),
+    WithJsonSchema({"anyOf": [
+        {"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}, _TOKENS,
+        {"type": "array", "items": _TOKENS, "minItems": 1},
+    ]}),
+]  # fmt: skip
+
+
+class CompletionBody(GenerationBody):
+    """POST /v1/completions."""
+
+    prompt: Prompt
+    logprobs: Annotated[Int, Field(ge=0, le=MOST_LOG_PROBABILITIES)] | None = None
+    echo: StrictBool | None = None
+    best_of: Annotated[Int, Field(ge=1)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_suffix(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("suffix") is not None:
+            raise _unsupported(param="suffix")
+        return value
+
+
+def _check_content(value: Any) -> Any:
+    if not isinstance(value, list):
+        return value
+    for part in value:
+        if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
+            raise ValueError('must be a text or a list of {"type": "text", "text": ...}')
+        if part["type"] != "text":
+            raise _unsupported(f": a part of type {part['type'][:40]!r}, only text is")
+        if not isinstance(part.get("text"), str):
+            raise ValueError('must have a text in each {"type": "text", "text": ...}')
+    return "".join(part["text"] for part in value)
+
+
+Content = Annotated[
+    StrictStr | None,
+    BeforeValidator(_check_content),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "null"}, {
+        "type": "array", "items": {
+            "type": "object", "required": ["type", "text"],
+            "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+        }}]}),
+]  # fmt: skip
+
+
+class FunctionCall(_Body):
+    """A call: the arguments are JSON in a text."""
+
+    name: StrictStr
+    arguments: StrictStr
+
+
+class ToolCall(_Body):
+    """A call of a tool by the assistant."""
+
+    id: StrictStr
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
+class Message(_Body):
+    """A message of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Content = None
+    name: StrictStr | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: StrictStr | None = None
+    reasoning_content: StrictStr | None = None
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> Message:
+        if self.content is None and not (self.role == "assistant" and self.tool_calls):
+            raise _wrong("content", "is missing")
+        if self.tool_calls and self.role != "assistant":
+            raise _wrong("tool_calls", "only messages of the assistant have them")
+        return self
+
+
+class Function(_Body):
+    """A function that the model may call; `parameters` is a JSON schema."""
+
+    name: Annotated[StrictStr, Field(pattern="^[A-Za-z0-9_-]{1,64}$")]
+    description: StrictStr | None = None
+    parameters: dict[str, Any] | None = None
+    strict: StrictBool | None = None
+
+
+class Tool(_Body):
+    """A tool; only functions are supported."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class FunctionName(_Body):
+    """The name of a function."""
+
+    name: StrictStr
+
+
+class ToolChoice(_Body):
+    """The tool that the model must call."""
+
+    type: Literal["function"]
+    function: FunctionName
+
+
+class JsonSchema(_Body):
+    """A JSON schema and its name."""
+
+    name: StrictStr
+    description: StrictStr | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    strict: StrictBool | None = None
+
+
+class ResponseFormat(_Body):
+    """The form of the answer; with `json_schema` it satisfies a schema."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _check_schema(self) -> ResponseFormat:
+        has_schema = self.json_schema is not None and self.json_schema.schema_ is not None
+        if (self.type == "json_schema") != has_schema:
+            raise _wrong("json_schema", "a schema goes with the type json_schema, and only with it")
+        return self
+
+
+# OpenAI's fields that change an answer in ways this server cannot.
+_UNSUPPORTED = ("audio", "function_call", "functions", "moderation", "prediction",
+                "reasoning_effort", "verbosity", "web_search_options")  # fmt: skip
+
+
+class ChatBody(GenerationBody):
+    """POST /v1/chat/completions."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: Annotated[Int, Field(ge=1)] | None = None
+    logprobs: StrictBool | None = None
+    top_logprobs: Annotated[Int, Field(ge=0, le=MOST_LOG_PROBABILITIES)] | None = None
+    response_format: ResponseFormat | None = None
+    tools: list[Tool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
+    parallel_tool_calls: StrictBool | None = None
+    chat_template_kwargs: dict[StrictStr, StrictBool | Int | StrictStr] | None = Field(
+        None, description="Variables of the chat template, such as enable_thinking."
+    )
+    # Without effect on an answer.
+    metadata: dict[StrictStr, StrictStr] | None = None
+    modalities: list[Literal["text"]] | None = None
+    prompt_cache_key: StrictStr | None = None
+    safety_identifier: StrictStr | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    store: Literal[False] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unsupported(cls, value: Any) -> Any:
+        for name in _UNSUPPORTED if isinstance(value, dict) else ():
+            if value.get(name) is not None:
+                raise _unsupported(param=name)
+        return value
+
+    @model_validator(mode="after")
+    def _check_pairs(self) -> ChatBody:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise _wrong("top_logprobs", "needs logprobs: true")
+        if self.tool_choice not in (None, "none", "auto") and not self.tools:
+            raise _wrong("tool_choice", "needs tools")
+        return self
