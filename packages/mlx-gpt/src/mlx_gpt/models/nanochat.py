@@ -121,7 +121,7 @@ class Attention(nn.Module):
             gate = 3 * mx.sigmoid(self.ve_gate(x[..., :GATE_CHANNELS]))  # (B, T, kv_heads)
             v = v + gate[..., None] * value_embedding.reshape(v.shape)
         q, k, v = (each.swapaxes(1, 2) for each in (q, k, v))  # (B, heads, T, head_dim)
-        offset = cache.offset if cache else 0
+        offset = cache.position if cache else 0
         q, k = norm(_rotate(q, offset)), norm(_rotate(k, offset))
         scale = SHARPNESS / math.sqrt(config.head_dim)
         if cache:
@@ -131,7 +131,7 @@ class Attention(nn.Module):
         return self.c_proj(y.swapaxes(1, 2).reshape(B, T, -1))
 
 
-def _rotate(x: mx.array, offset: int) -> mx.array:
+def _rotate(x: mx.array, offset: int | mx.array) -> mx.array:
     # nanochat rotates by minus theta, hence the negative scale.
     return mx.fast.rope(
         x, x.shape[-1], traditional=False, base=ROPE_BASE, scale=-1.0, offset=offset

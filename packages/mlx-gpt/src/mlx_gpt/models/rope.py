@@ -105,15 +105,17 @@ def rope_values(rope: RopeConfig) -> dict[str, object]:
     return values
 
 
-def make_rotary(rope: RopeConfig, head_dim: int) -> Callable[[mx.array, int], mx.array]:
-    """Return a function that rotates (..., T, head_dim), whose first token is at `offset`.
+def make_rotary(rope: RopeConfig, head_dim: int) -> Callable[[mx.array, int | mx.array], mx.array]:
+    """Return a function that rotates (B, ..., T, head_dim), whose first token is at `offset`.
+
+    The offset may be an array (B,), one of each row.
 
     The `attention_factor` is left to the caller: its square multiplies the attention scores.
     """
     if rope.rope_type in ("default", "linear"):
         scale = 1 / rope.factor
 
-        def rotate_by_base(x: mx.array, offset: int) -> mx.array:
+        def rotate_by_base(x: mx.array, offset: int | mx.array) -> mx.array:
             return mx.fast.rope(
                 x, head_dim, traditional=False, base=rope.rope_theta, scale=scale, offset=offset
             )
@@ -122,7 +124,7 @@ def make_rotary(rope: RopeConfig, head_dim: int) -> Callable[[mx.array, int], mx
     periods = mx.array([1 / each for each in frequencies(rope, head_dim)])
     mx.eval(periods)  # a lazy array would belong to the stream of this thread
 
-    def rotate(x: mx.array, offset: int) -> mx.array:
+    def rotate(x: mx.array, offset: int | mx.array) -> mx.array:
         return mx.fast.rope(
             x, head_dim, traditional=False, base=None, scale=1.0, offset=offset, freqs=periods
         )

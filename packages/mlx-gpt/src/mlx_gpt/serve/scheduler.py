@@ -2,48 +2,52 @@
 
 from __future__ import annotations
 
+import logging
+import secrets
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import mlx.core as mx
+
 from mlx_gpt.engine.engine import Engine
 from mlx_gpt.engine.requests import Request
+from mlx_gpt.serve.answer import Answer, Deliver, ends_on_error
 from mlx_gpt.serve.generation import (
-    Delta,
     Draining,
-    FinishReason,
     Generate,
+    NotEnoughMemory,
     QueueFull,
     Stats,
     Ticket,
     TooLong,
     UnknownAdapter,
 )
+from mlx_gpt.serve.loop import EngineLoop
 
 if TYPE_CHECKING:
     from mlx_gpt.tokenizer import AnyTokenizer
 
-Deliver = Callable[[Delta], None]
+logger = logging.getLogger(__name__)
 
-
-@dataclass
-class _Job:
-    request: Generate
-    deliver: Deliver
-    ticket: Ticket
-    deadline: float | None
-    cancelled: bool = False
+_LONGEST_RETRY = 60.0  # seconds
 
 
 class Scheduler:
     """Answers requests with one engine, which is loaded and used in a thread of its own.
 
-    `load` is called in that thread. `deliver` functions are called there too: they must return at
-    once. All methods may be called from any thread.
+    `load` is called in that thread. At most `max_batch` requests are answered at a time, the others
+    wait, at most `max_queue`. A step reads at most `prefill_chunk` tokens of prompts. `adapters`
+    are folders by name. Keys and values of the requests have `memory_limit` bytes (None: most of
+    the free memory), those of earlier texts `prefix_cache_bytes` (None: a quarter of that, at most
+    1 GiB; 0: none are kept).
+
+    `deliver` functions are called in the engine thread and must return at once. All methods may be
+    called from any thread.
     """
 
     def __init__(
@@ -53,21 +57,29 @@ class Scheduler:
         max_batch: int = 16,
         max_queue: int = 64,
         prefill_chunk: int = 256,
-        prefix_cache_bytes: int = 1 << 30,
+        prefix_cache_bytes: int | None = None,
         adapters: Mapping[str, Path] | None = None,
         memory_limit: int | None = None,
     ):
+        for name, value in (("max_batch", max_batch), ("prefill_chunk", prefill_chunk)):
+            if value < 1:
+                raise ValueError(f"{name} must be 1 or more, got {value}")
         self.tokenizer: AnyTokenizer
         self.context_length = 0
         self.adapters = tuple(adapters or ())
         self.failure: str | None = None
-        self._load, self._max_queue = load, max_queue
-        self._lock = threading.Condition()
-        self._queue: deque[_Job] = deque()
-        self._running: dict[int, _Job] = {}
-        self._next, self._draining, self._closed = 0, False, False
-        self._finished: Counter[str] = Counter()
+        self._load, self._max_batch, self._max_queue = load, max_batch, max_queue
         self._counts: Counter[str] = Counter()
+        self._finished: Counter[str] = Counter()
+        self._make_loop = lambda engine: EngineLoop(
+            engine, adapters or {}, self._counts, max_batch=max_batch, prefill_chunk=prefill_chunk,
+            prefix_cache_bytes=prefix_cache_bytes, memory_limit=memory_limit,
+        )  # fmt: skip
+        self._loop: EngineLoop | None = None
+        self._lock = threading.Condition()
+        self._open: dict[int, Answer] = {}  # submitted and not ended, by the ticket's number
+        self._number, self._draining, self._closed = 0, False, False
+        self._seconds = 1.0  # that a request takes once it is admitted, smoothed
         self._loaded = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="mlx-gpt-engine", daemon=True)
@@ -90,6 +102,75 @@ class Scheduler:
         Raises `QueueFull`, `TooLong`, `Draining`, `NotEnoughMemory` or `UnknownAdapter`, all
         `Refused`, and `ValueError` for ids that the tokenizer does not have.
         """
+        loop = self._loop
+        if loop is None:
+            raise Draining(self.failure or "the model is not loaded, or not any more")
+        self._check(request)
+        room = self.context_length - len(request.prompt)
+        sampling = request.sampling
+        if sampling.seed is None:
+            # MLX's own random state belongs to the thread that asks first.
+            sampling = replace(sampling, seed=secrets.randbits(63))
+        plain = Request(request.prompt, min(request.max_tokens, room), sampling, request.stop)
+        memory, size = loop.memory, len(plain.prompt) + plain.max_tokens
+        if not memory.fits([size]):
+            raise NotEnoughMemory(memory.needed([size]), memory.limit)
+        row = loop.engine.row(0, plain, request.end_ids)
+        with self._lock:
+            if self._draining or not self.alive:
+                raise Draining(self.failure or "the server is shutting down")
+            if len(self._open) >= self._max_batch + self._max_queue:
+                raise QueueFull(len(self._open), self._retry_after())
+            self._number += 1
+            answer = Answer(Ticket(self._number), request, deliver, row, self._counts)
+            self._open[self._number] = answer
+            loop.waiting.append(answer)
+            self._lock.notify_all()
+            return answer.ticket
+
+    def cancel(self, ticket: Ticket) -> None:
+        """End a request within one step; unknown and finished ones are left alone."""
+        with self._lock:
+            if answer := self._open.get(ticket.number):
+                answer.cancelled = True
+                self._lock.notify_all()
+
+    def drain(self, seconds: float) -> bool:
+        """Refuse new requests and wait for the others; return whether all ended in this time."""
+        with self._lock:
+            self._draining = True
+            return self._lock.wait_for(lambda: not self._open, seconds)
+
+    def close(self) -> None:
+        """Cancel all requests and end the thread."""
+        with self._lock:
+            self._draining = self._closed = True
+            for each in self._open.values():
+                each.cancelled = True
+            self._lock.notify_all()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def stats(self) -> Stats:
+        """Return what the scheduler does now and has done."""
+        loop, counts = self._loop, self._counts
+        with self._lock:
+            queued = len(loop.waiting) if loop else 0
+            now = Stats(
+                active=max(len(self._open) - queued, 0), queued=queued,
+                prompt_tokens=counts["prompt"], cached_tokens=counts["cached"],
+                generated_tokens=counts["generated"], finished=dict(self._finished),
+                steps=counts["steps"], memory_bytes=counts["memory"], failures=counts["failures"],
+            )  # fmt: skip
+        if loop is None:
+            return now
+        prefix, guesses = loop.prefix, loop.engine.counts
+        return replace(
+            now, prefix_bytes=prefix.nbytes, prefix_entries=len(prefix), prefix_hits=prefix.hits,
+            guessed_tokens=guesses.guessed, accepted_tokens=guesses.accepted,
+        )  # fmt: skip
+
+    def _check(self, request: Generate) -> None:
         if request.adapter is not None and request.adapter not in self.adapters:
             raise UnknownAdapter(request.adapter, self.adapters)
         if len(request.prompt) >= self.context_length:
@@ -98,54 +179,18 @@ class Scheduler:
         for what, ids in (("prompt", request.prompt), ("logit_bias", request.sampling.logit_bias)):
             unknown = next((each for each in ids if not 0 <= each < size), None)
             if unknown is not None:
-                raise ValueError(f"the {what} has id {unknown}, but there are {size} tokens")
-        with self._lock:
-            if self._draining or self._closed or not self.alive:
-                raise Draining(self.failure or "the server is shutting down")
-            if len(self._queue) >= self._max_queue:
-                raise QueueFull(len(self._queue), 1.0)
-            self._next += 1
-            deadline = time.monotonic() + request.seconds if request.seconds else None
-            job = _Job(request, deliver, Ticket(self._next), deadline)
-            self._queue.append(job)
-            self._lock.notify_all()
-            return job.ticket
+                raise ValueError(
+                    f"the {what} has id {unknown}, but the tokenizer has {size} tokens"
+                )
 
-    def cancel(self, ticket: Ticket) -> None:
-        """End a request within one step; unknown and finished ones are left alone."""
-        with self._lock:
-            for job in (*self._queue, *self._running.values()):
-                if job.ticket == ticket:
-                    job.cancelled = True
-            self._lock.notify_all()
-
-    def drain(self, seconds: float) -> bool:
-        """Refuse new requests and wait for the others; return whether all ended in this time."""
-        with self._lock:
-            self._draining = True
-            return self._lock.wait_for(lambda: not self._queue and not self._running, seconds)
-
-    def close(self) -> None:
-        """Cancel all requests and end the thread."""
-        with self._lock:
-            self._draining = self._closed = True
-            self._lock.notify_all()
-        if self._thread.ident is not None:
-            self._thread.join()
-
-    def stats(self) -> Stats:
-        """Return what the scheduler does and has done."""
-        with self._lock:
-            return Stats(
-                active=len(self._running), queued=len(self._queue),
-                prompt_tokens=self._counts["prompt"],
-                generated_tokens=self._counts["generated"], finished=dict(self._finished),
-                steps=self._counts["steps"],
-            )  # fmt: skip
+    def _retry_after(self) -> float:
+        """Return about when a place in the queue will be free."""
+        return min(max(1.0, self._seconds / self._max_batch), _LONGEST_RETRY)
 
     def _run(self) -> None:
         try:
             engine = self._load()
+            self._loop = self._make_loop(engine)
             self.tokenizer = engine.tokenizer
             self.context_length = engine.model.config.sequence_len
         except BaseException as error:
@@ -153,58 +198,45 @@ class Scheduler:
             return
         finally:
             self._loaded.set()
-        while (job := self._take()) is not None:
-            try:
-                self._answer(engine, job)
-            # Whatever one request causes must not end the others.
-            except Exception as error:
-                self._end(job, "error", error=f"{type(error).__name__}: {error}")
-            with self._lock:
-                del self._running[job.ticket.number]
-                self._lock.notify_all()
+        try:
+            while self._wait(self._loop):
+                self._loop.step()
+                self._forget()
+        # The thread must not end in silence: `alive` and the log say so, and requests end.
+        except Exception as error:
+            self.failure = f"{type(error).__name__}: {error}"
+            logger.critical("the engine has failed: %s", self.failure)
+        finally:
+            self._end_all()
+            self._loop = None
+            # A stream that lives until the end of the process can abort it.
+            if hasattr(mx, "clear_streams"):
+                mx.clear_streams()
 
-    def _take(self) -> _Job | None:
+    def _wait(self, loop: EngineLoop) -> bool:
+        """Wait for work; return whether to go on."""
         with self._lock:
-            self._lock.wait_for(lambda: self._queue or self._closed)
-            if not self._queue:
-                return None
-            job = self._queue.popleft()
-            self._running[job.ticket.number] = job
-            self._counts["prompt"] += len(job.request.prompt)
-            return job
+            self._lock.wait_for(lambda: self._closed or loop.busy)
+            return not self._closed
 
-    def _answer(self, engine: Engine, job: _Job) -> None:
-        request = job.request
-        if self._expired(job) is None:
-            room = self.context_length - len(request.prompt)
-            generation = engine.start([
-                Request(request.prompt, min(request.max_tokens, room), request.sampling,
-                        request.stop)
-            ])  # fmt: skip
-            while generation.active and self._expired(job) is None:
-                for piece in generation.step():
-                    self._counts["steps"] += 1
-                    if piece.token is not None:
-                        self._counts["generated"] += 1
-                    if piece.finish_reason:
-                        self._end(job, piece.finish_reason, piece.token, piece.text)
-                        return
-                    job.deliver(Delta(piece.token, piece.text, prompt_tokens=len(request.prompt)))
-        self._end(job, self._expired(job) or "cancelled")
+    def _forget(self) -> None:
+        """Count the requests that have ended."""
+        ended = [each for each in self._open.values() if each.finish_reason is not None]
+        if not ended:
+            return
+        with self._lock:
+            for each in ended:
+                del self._open[each.ticket.number]
+                self._finished[str(each.finish_reason)] += 1
+                seconds = time.monotonic() - each.begin
+                self._seconds += 0.2 * (seconds - self._seconds)
+            self._lock.notify_all()
 
-    def _expired(self, job: _Job) -> FinishReason | None:
-        if job.cancelled or self._closed:
-            return "cancelled"
-        late = job.deadline is not None and time.monotonic() > job.deadline
-        return "timeout" if late else None
-
-    def _end(
-        self,
-        job: _Job,
-        reason: FinishReason,
-        token: int | None = None,
-        text: str = "",
-        error: str | None = None,
-    ) -> None:
-        self._finished[reason] += 1
-        job.deliver(Delta(token, text, reason, prompt_tokens=len(job.request.prompt), error=error))
+    def _end_all(self) -> None:
+        with self._lock:
+            self._draining = True
+            left = list(self._open.values())
+        for each in left:
+            with ends_on_error([each]):
+                each.finish("error" if self.failure else "cancelled", self.failure)
+        self._forget()
