@@ -150,8 +150,8 @@ class Server:
                  f"{self.url} has no OpenAI-compatible interface there",
             429: f"{self.url} is busy; try again{wait}",
             503: f"{self.url} is not available; try again{wait}",
-        }.get(status, f"{self.url} refused the request with {status}")  # fmt: skip
-        return ServerError(f"{what} ({said})" if said else what, status, seconds)
+        }.get(status, f"{self.url} refused the request")  # fmt: skip
+        return ServerError(f"{what}: {said}" if said else f"{what}: {status}", status, seconds)
 
     def _broken(self, error: Exception) -> ServerError:
         """Return what a failure of the connection means."""

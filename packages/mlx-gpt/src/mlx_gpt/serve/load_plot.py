@@ -21,8 +21,9 @@ def plot(load: LoadResult, title: str, path: Path) -> None:
     _shares(shares, [gap for each in good for gap in each.gaps], "between tokens", COLOURS[1])
     if shares.lines:
         shares.set_xscale("log")
-        shares.legend(frameon=False, loc="lower right")
-    shares.set(title="share of times up to", xlabel="ms", ylim=(0, 1.02))
+        shares.xaxis.set_major_formatter("{x:g}")
+        shares.legend(frameon=False, loc="upper left")
+    shares.set(title="share of times that are at most", xlabel="ms", ylim=(0, 1.02))
     _course(course, load)
     for axes in (shares, course):
         axes.grid(alpha=0.25)
