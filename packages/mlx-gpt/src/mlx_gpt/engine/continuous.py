@@ -8,16 +8,14 @@ token is sampled in `read`, when the mask is known, and only the model runs ahea
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import mlx.core as mx
-import numpy as np
 
 from mlx_gpt.engine.drafts import Draft, Speculation
+from mlx_gpt.engine.draws import Draw, Member, draw, force, masks, to_list
 from mlx_gpt.engine.named_adapters import NamedAdapters
-from mlx_gpt.engine.requests import FinishReason, Request
-from mlx_gpt.engine.sampler import Sampler, log_probabilities
+from mlx_gpt.engine.sampler import Sampler
 from mlx_gpt.engine.speculative import SpeculationCounts
 from mlx_gpt.models.cache import Cache
 from mlx_gpt.models.ragged import RaggedCache
@@ -26,81 +24,7 @@ if TYPE_CHECKING:
     from mlx_gpt.models.decoder import Decoder
 
 
-@dataclass(frozen=True)
-class TokenLog:
-    """The log-probability of a token, and the likeliest tokens with theirs, likeliest first."""
-
-    log_probability: float
-    top: tuple[tuple[int, float], ...] = ()
-
-
-class Member(Protocol):
-    """A text in the batch; `accept` takes its tokens one by one."""
-
-    request: Request
-    adapter: str | None
-    top: int | None  # how many of the likeliest tokens to log; None: no log at all
-    tokens: list[int]  # after the prompt
-    finish_reason: FinishReason | str | None
-
-    @property
-    def remaining(self) -> int:
-        """Number of tokens that may still follow."""
-        ...
-
-    @property
-    def is_masked(self) -> bool:
-        """Whether each token must be known before the next one is sampled."""
-        ...
-
-    def mask(self) -> np.ndarray | None:
-        """Return which tokens may follow, boolean (vocab_size,); None: all."""
-        ...
-
-    def accept(self, token: int, log: TokenLog | None) -> None:
-        """Take the next token; may set `finish_reason`."""
-        ...
-
-    def next_forced(self) -> int | None:
-        """Return the token to force next, None if it is sampled."""
-        ...
-
-
 M = TypeVar("M", bound=Member)
-
-
-@dataclass
-class _Draw:
-    """Tokens (B,) that were sampled and not yet read; `members` of None are free slots."""
-
-    members: list[Member | None]
-    tokens: mx.array
-    chosen: mx.array | None = None  # log-probabilities (B,)
-    top: tuple[mx.array, mx.array] | None = None  # ids and log-probabilities (B, k)
-
-    def arrays(self) -> list[mx.array]:
-        return [each for each in (self.tokens, self.chosen, *(self.top or ())) if each is not None]
-
-    def read(self) -> list[int]:
-        """Hand the tokens out; return them."""
-        known = _to_list(self.tokens)
-        logs = [None] * len(known) if self.chosen is None else self._logs()
-        for member, token, log in zip(self.members, known, logs, strict=True):
-            if member and member.finish_reason is None:
-                member.accept(token, None if member.top is None else log)
-        return known
-
-    def _logs(self) -> list[TokenLog]:
-        assert self.chosen is not None
-        chosen = _to_list(self.chosen)
-        if self.top is None:
-            return [TokenLog(each) for each in chosen]
-        likeliest = zip(*map(_to_list, self.top), strict=True)
-        logs = []
-        for member, value, (ids, values) in zip(self.members, chosen, likeliest, strict=True):
-            pairs = sorted(zip(ids, values, strict=True), key=lambda pair: (-pair[1], pair[0]))
-            logs.append(TokenLog(value, tuple(pairs[: (member and member.top) or 0])))
-        return logs
 
 
 class ContinuousBatch(Generic[M]):
@@ -123,8 +47,8 @@ class ContinuousBatch(Generic[M]):
         self._draft: tuple[Member, Draft] | None = None
         self._sampler: Sampler | None = None
         self._tokens = mx.array([], mx.uint32)  # that the cache lacks, one of each slot
-        self._unread: list[_Draw] = []
-        self._next: _Draw | None = None  # of `launch`
+        self._unread: list[Draw] = []
+        self._next: Draw | None = None  # of `launch`
         self._logits: mx.array | None = None  # of rows that wait for masks
 
     @property
@@ -143,12 +67,13 @@ class ContinuousBatch(Generic[M]):
             [each.request.prompt for each in members],
             self._vocab_size,
         )
-        draw = self._sample(members, sampler, logits, None, self._masks(members))
+        first = draw(members, sampler, logits, None, masks(members, self._vocab_size))
         size = self.cache.slots
         places = self.cache.join([cache] * len(members))
-        self._unread.append(draw)
+        self._unread.append(first)
         if self._sampler is None:
-            self._sampler, self._tokens, self.members = sampler, draw.tokens, list(members)
+            self._sampler, self._tokens = sampler, first.tokens
+            self.members.extend(members)
             return
         order = list(range(self.cache.slots))
         self.members += [None] * (self.cache.slots - size)
@@ -156,7 +81,7 @@ class ContinuousBatch(Generic[M]):
             order[place], self.members[place] = size + i, member
         self._sampler.join(sampler)
         self._sampler.take(order)
-        self._tokens = mx.concatenate([self._tokens, draw.tokens])[mx.array(order)]
+        self._tokens = mx.concatenate([self._tokens, first.tokens])[mx.array(order)]
 
     def launch(self) -> None:
         """Start the next token of each row."""
@@ -173,12 +98,12 @@ class ContinuousBatch(Generic[M]):
     def read(self) -> None:
         """Hand out the tokens from before this `launch`."""
         unread, self._unread = self._unread, []
-        for draw in unread:
-            draw.read()
+        for each in unread:
+            each.read()
         if self._logits is not None and self.active:
-            self._next = self._sample_next(self._logits, self._masks(self.members))
+            self._next = self._sample_next(self._logits, masks(self.members, self._vocab_size))
         if self._next is not None:
-            self._force(self._next)
+            force(self._next)
             self._tokens, self._unread = self._next.tokens, [self._next]
         self._logits = self._next = None
 
@@ -215,8 +140,8 @@ class ContinuousBatch(Generic[M]):
         assert member is not None
         assert self._speculation is not None
         unread, self._unread = self._unread, []
-        for draw in unread:
-            draw.read()
+        for each in unread:
+            each.read()
         if member.finish_reason is not None:
             return
         text = [*member.request.prompt, *member.tokens]
@@ -236,15 +161,15 @@ class ContinuousBatch(Generic[M]):
         sampling, sampler = member.request.sampling, self._sampler
         assert sampler is not None
         plain = sampling.greedy and not sampling.is_penalized and member.top is None
-        likeliest = _to_list(mx.argmax(logits, axis=-1)) if plain else None
+        likeliest = to_list(mx.argmax(logits, axis=-1)) if plain else None
         accepted, before = 0, self._tokens
         for place in range(logits.shape[0]):
             if likeliest:
-                draw = _Draw([member], mx.array(likeliest[place : place + 1], mx.uint32))
+                found = Draw([member], mx.array(likeliest[place : place + 1], mx.uint32))
             else:
-                draw = self._sample([member], sampler, logits[place : place + 1], before)
-            self._force(draw)
-            [token], before = draw.read(), draw.tokens
+                found = draw([member], sampler, logits[place : place + 1], before)
+            force(found)
+            [token], before = found.read(), found.tokens
             is_right = place < len(guesses) and token == guesses[place]
             accepted += is_right
             if not is_right or member.finish_reason is not None:
@@ -264,48 +189,6 @@ class ContinuousBatch(Generic[M]):
         logits = self._model.logits(self._model.hidden_states(ids, self.cache))
         return logits[..., : self._vocab_size]  # models may have padding rows
 
-    def _sample_next(self, logits: mx.array, allowed: mx.array | None = None) -> _Draw:
+    def _sample_next(self, logits: mx.array, allowed: mx.array | None = None) -> Draw:
         assert self._sampler is not None
-        return self._sample(self.members, self._sampler, logits, self._tokens, allowed)
-
-    def _sample(
-        self,
-        members: Sequence[Member | None],
-        sampler: Sampler,
-        logits: mx.array,
-        before: mx.array | None,
-        allowed: mx.array | None = None,
-    ) -> _Draw:
-        """Start sampling a token per row, and its log if any of the rows wants one."""
-        chosen = logits if allowed is None else mx.where(allowed, logits, -mx.inf)
-        draw = _Draw(list(members), sampler(chosen, before))
-        wanted = [each.top for each in members if each and each.top is not None]
-        if wanted:
-            draw.chosen = log_probabilities(logits, draw.tokens)
-        if count := max(wanted, default=0):
-            count = min(count, logits.shape[-1])
-            ids = mx.argpartition(-logits, count - 1, axis=-1)[:, :count]
-            values = mx.take_along_axis(logits, ids, axis=-1)
-            draw.top = ids, values - mx.logsumexp(logits, axis=-1, keepdims=True)
-        mx.async_eval(*draw.arrays())
-        return draw
-
-    def _masks(self, members: Sequence[Member | None]) -> mx.array | None:
-        masks = [each.mask() if each and each.finish_reason is None else None
-                 for each in members]  # fmt: skip
-        if all(each is None for each in masks):
-            return None
-        every = np.ones(self._vocab_size, bool)
-        return mx.array(np.stack([every if each is None else each for each in masks]))
-
-    def _force(self, draw: _Draw) -> None:
-        """Replace tokens that were sampled before a tool's result was known."""
-        forced = [each.next_forced() if each and each.finish_reason is None else None
-                  for each in draw.members]  # fmt: skip
-        if any(token is not None for token in forced):
-            wanted = mx.array([-1 if token is None else token for token in forced])
-            draw.tokens = mx.where(wanted >= 0, wanted.astype(draw.tokens.dtype), draw.tokens)
-
-
-def _to_list(array: mx.array) -> list:
-    return cast("list", array.tolist())
+        return draw(self.members, self._sampler, logits, self._tokens, allowed)

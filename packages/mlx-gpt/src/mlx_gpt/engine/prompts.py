@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import mlx.core as mx
 
-from mlx_gpt.engine.continuous import Member
+from mlx_gpt.engine.draws import Member
 from mlx_gpt.engine.named_adapters import NamedAdapters
 from mlx_gpt.models.cache import Cache
 

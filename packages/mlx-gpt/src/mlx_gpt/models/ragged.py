@@ -33,7 +33,7 @@ class RaggedCache(Cache):
         old = [i for i in range(self.slots) if i not in self.free]
         places = [*taken, *range(self.slots, self.slots + len(rows) - len(taken))]
         slots = self.slots + len(rows) - len(taken)
-        length = max([*(each.offset for each in rows), *([self.offset] if old else [])])
+        length = max(each.offset for each in (*rows, *([self] if old else [])))
         pads = self.pads()
         padding = [length - self.offset + pads[i] if i in old else length for i in range(slots)]
         for place, row in zip(places, rows, strict=True):

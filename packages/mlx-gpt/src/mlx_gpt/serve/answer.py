@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from mlx_gpt.engine.continuous import TokenLog
+from mlx_gpt.engine.draws import TokenLog
 from mlx_gpt.engine.generation import Row
 from mlx_gpt.serve.generation import Delta, FinishReason, Generate, Ticket
 
@@ -20,7 +20,7 @@ Deliver = Callable[[Delta], None]
 
 
 class Answer:
-    """A member of the batch, as `continuous.Member`; an exception of its own ends it alone.
+    """A member of the batch, as `draws.Member`; an exception of its own ends it alone.
 
     `row` makes the text. All but `cancelled` is for the engine thread.
     """
