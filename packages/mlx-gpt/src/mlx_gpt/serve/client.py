@@ -78,6 +78,8 @@ class Server:
 
     def _events(self, response: http.client.HTTPResponse) -> Generator[dict[str, Any], None, None]:
         while line := response.readline(_LONGEST_LINE):
+            if not line.endswith(b"\n"):
+                break
             if not line.startswith(b"data:"):  # comments, and the empty lines between events
                 continue
             data = line[5:].strip()
@@ -87,7 +89,7 @@ class Server:
             if error := event.get("error"):
                 raise ServerError(f"the server stopped the answer: {_message(error)}", 500)
             yield event
-        raise ServerError(f"{self.url} ended the answer in the middle")
+        raise http.client.IncompleteRead(b"")
 
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
         connection, response = self._open(method, path, body)
@@ -161,9 +163,10 @@ class Server:
             return ServerError(f"{self.url} sent nothing for {self.timeout:g} s")
         if isinstance(error, ssl.SSLError):
             return ServerError(f"{self.url} has no connection that can be trusted: {error}")
-        return ServerError(
-            f"the connection to {self.url} was lost: {error or type(error).__name__}"
-        )
+        if isinstance(error, http.client.IncompleteRead):
+            return ServerError(f"{self.url} ended the answer in the middle")
+        said = str(error) or type(error).__name__
+        return ServerError(f"the connection to {self.url} was lost: {said}")
 
 
 def _prefix(path: str) -> str:
