@@ -35,20 +35,23 @@ class Narrow(NanochatConfig):
         return [6, CONTEXT]
 
 
-def make_model(family: str, vocab_size: int, context: int = CONTEXT) -> Decoder:
-    """Return a model of two layers of 32 dimensions whose tokens depend on all before them."""
+def make_model(family: str, vocab_size: int, head_dim: int = 8) -> Decoder:
+    """Return a model of two layers of 32 dimensions whose tokens depend on all before them.
+
+    `head_dim` is of Llamas.
+    """
     mx.random.seed(7)
     sizes: dict[str, Any] = {"vocab_size": vocab_size, "n_layer": 2, "n_head": 4, "n_embd": 32}
     model: Decoder
     if family == "nanochat":
-        model = Nanochat(Narrow(sequence_len=context, n_kv_head=2, **sizes))
+        model = Nanochat(Narrow(sequence_len=CONTEXT, n_kv_head=2, **sizes))
     elif family == "nanochat-2025":
-        model = Nanochat2025(Nanochat2025Config(sequence_len=context, n_kv_head=2, **sizes))
+        model = Nanochat2025(Nanochat2025Config(sequence_len=CONTEXT, n_kv_head=2, **sizes))
     elif family == "gpt2":
-        model = GPT2(GPT2Config(n_positions=context, **sizes))
+        model = GPT2(GPT2Config(n_positions=CONTEXT, **sizes))
     else:
         windows = (9, 1 << 30) if family == "mistral" else ()
-        model = Llama(LlamaConfig(vocab_size, 32, 48, 2, 4, 2, 8, context, windows=windows))
+        model = Llama(LlamaConfig(vocab_size, 32, 48, 2, 4, 2, head_dim, CONTEXT, windows=windows))
     model.update(
         tree_map(lambda value: value + 0.3 * mx.random.normal(value.shape), model.parameters())
     )
@@ -68,7 +71,7 @@ class Heard:
 
     deltas: list[Delta] = field(default_factory=list)
     done: threading.Event = field(default_factory=threading.Event)
-    ticket: Ticket = Ticket(0)
+    ticket: Ticket | None = None
 
     def __call__(self, delta: Delta) -> None:
         assert not self.done.is_set()

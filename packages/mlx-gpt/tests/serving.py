@@ -1,12 +1,14 @@
 """Servers of a tiny model for tests: in a thread of this process, or in a process of their own."""
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -39,10 +41,30 @@ class Running:
         """Return the chunks of a chat, after checking that [DONE] ends them."""
         return events(self.chat(stream=True, **body))
 
+    @contextmanager
+    def ask(self, **body: Any) -> Iterator[socket.socket]:
+        """Send a chat to stream, which may take long; closing the socket is leaving."""
+        host, port = urlsplit(self.url).netloc.split(":")
+        content = json.dumps({"messages": MESSAGES, "stream": True, "ignore_eos": True, **body})
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\n"
+        with socket.create_connection((host, int(port)), timeout=PATIENCE) as connection:
+            connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n{content}".encode())
+            yield connection
+
     def is_good(self) -> bool:
         """Whether an ordinary request is answered."""
         answer = self.chat(max_tokens=1, temperature=0)
         return answer.status_code == 200 and len(answer.json()["choices"]) == 1
+
+
+def read_until(connection: socket.socket, wanted: bytes) -> bytes:
+    """Read until some bytes have come; return all."""
+    received = b""
+    while wanted not in received:
+        data = connection.recv(65536)
+        assert data, received
+        received += data
+    return received
 
 
 def events(answer: httpx.Response) -> list[dict[str, Any]]:
@@ -66,7 +88,7 @@ def serving(
 ) -> Iterator[Running]:
     """Serve in a thread until the end of the block."""
     network = network or ServeNetwork()
-    model = settings.pop("model", ServedModel("org/tiny", aliases=["small"]))
+    model = settings.pop("model", ServedModel("runs/tiny", "org/tiny", aliases=["small"]))
     chosen = ServeSettings(model, network=network, **settings)
     engine = Scheduler(load, **(scheduler or {}))
     engine.start()

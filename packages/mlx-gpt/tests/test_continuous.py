@@ -9,6 +9,7 @@ import pytest
 from serve_models import CONTEXT, FAMILIES, Steps, make_engine, make_model
 
 from mlx_gpt.engine import Engine, Request, Sampling, Speculation
+from mlx_gpt.models import cache as caches
 from mlx_gpt.models.cache import Cache
 from mlx_gpt.models.ragged import RaggedCache, first_tokens
 from mlx_gpt.serve.generation import Generate
@@ -45,11 +46,19 @@ def alone(engine: Engine, given: Generate) -> list[int]:
         *[(family, seed, {}) for seed, family in enumerate(FAMILIES)],
         ("llama", 10, {"prefill_chunk": 5, "prefix_cache_bytes": 0}),
         ("nanochat", 11, {"max_batch": 2, "speculation": Speculation(3, 2)}),
+        *[(family, 20 + seed, {"moving": True}) for seed, family in enumerate(FAMILIES)],
     ],
 )
 def test_any_batch_gives_the_texts_of_the_single_requests(
-    tokenizer: Tokenizer, family: str, seed: int, options: dict[str, Any]
+    tokenizer: Tokenizer,
+    monkeypatch: pytest.MonkeyPatch,
+    family: str,
+    seed: int,
+    options: dict[str, Any],
 ):
+    if options.pop("moving", False):  # buffers grow, windows move on and padding is dropped often
+        monkeypatch.setattr(caches, "STEP", 8)
+        monkeypatch.setattr(caches, "SLACK", 4)
     speculation = options.pop("speculation", None)
     plain = make_engine(tokenizer, family)
     steps = Steps(make_engine(tokenizer, family, speculation=speculation), **options)
@@ -69,3 +78,62 @@ def test_any_batch_gives_the_texts_of_the_single_requests(
         assert heard.tokens == expected
         assert heard.reason in ("length", "cancelled")
     assert not steps.counts["failures"]
+
+
+@pytest.mark.parametrize(("family", "bits"), [*[(each, 0) for each in FAMILIES], ("llama", 8)])
+def test_a_row_is_what_it_was_before_it_joined_others(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, family: str, bits: int
+):
+    monkeypatch.setattr(caches, "STEP", 8)
+    monkeypatch.setattr(caches, "SLACK", 4)
+    model = make_model(family, 300, head_dim=32 if bits else 8)
+    batch = RaggedCache([layer.window for layer in model.make_cache().layers])
+    rng = random.Random(0)
+    rows: dict[int, Cache] = {}
+    for length in (5, 30, 2, 12, 20, 40):
+        alone = model.make_cache()
+        if bits:
+            alone.quantize(bits, 32)
+        ids = mx.array([[rng.randrange(300) for _ in range(length)]])
+        mx.eval(model.hidden_states(ids, alone), alone.arrays())
+        [place] = batch.join([alone])
+        rows[place] = alone
+        if len(rows) == 3:
+            gone = rng.choice(list(rows))
+            del rows[gone]
+            kept = batch.leave([gone], keep_slots=length == 2)
+            rows = {kept.index(slot): row for slot, row in rows.items()}
+        for place, row in rows.items():
+            found = batch.row(place)
+            assert found is not None
+            expected = first_tokens(row, None)
+            assert expected is not None
+            assert found.offset == expected.offset
+            for one, other in zip(found.buffers(), expected.buffers(), strict=True):
+                count = min(one.offset - one.begin, other.offset - other.begin)
+                assert count >= min(one.offset, one.window)
+                for a, b in zip(one.parts, other.parts, strict=True):
+                    np.testing.assert_array_equal(a[:, :, -count:], b[:, :, -count:])
+
+
+def test_padding_does_not_grow_without_bound(tokenizer: Tokenizer, monkeypatch):
+    monkeypatch.setattr(caches, "STEP", 8)
+    steps = Steps(make_engine(tokenizer), max_batch=2)
+    widest = 0
+    for i in range(30):  # the batch is never empty, and each text is 15 tokens
+        steps.ask(Generate((i, 2, 3, 4, 5), 10, GREEDY))
+        for _ in range(6):
+            steps.loop.step()
+            widest = max(widest, steps.loop.batch.cache.offset)
+    assert widest < 40
+
+
+def test_a_text_that_is_compacted_away_leaves_no_padding_to_one_that_is_alone(tokenizer):
+    steps = Steps(make_engine(tokenizer))
+    steps.ask(Generate(tuple(range(50)), 3, GREEDY))
+    steps.ask(Generate((1, 2, 3), 30, GREEDY))
+    while len(steps.loop.running) < 2 or steps.loop.readings:
+        steps.loop.step()
+    while len(steps.loop.running) == 2:
+        steps.loop.step()
+    assert steps.loop.batch.cache.left_padding is None

@@ -105,12 +105,12 @@ def _add_model_routes(app: FastAPI, names: ServedNames) -> None:
 def _add_generation_routes(app: FastAPI, served: Served, metrics: Metrics) -> None:
     fingerprint = _fingerprint(served)
 
-    async def answer(request: Request, asked: Asked, form: Form, text: str | None) -> Response:
+    async def answer(request: Request, asked: Asked, form: Form, prompt: object) -> Response:
         known = request.scope["mlx_gpt"]
         head = Head(f"{form.prefix}-{known['id']}", int(time.time()), asked.choice.id, fingerprint)
         facts: Facts = known["facts"]
         facts.prompt_tokens = sum(len(each.prompt) for each in asked.generates[:: asked.n])
-        facts.prompt = text
+        facts.prompt = repr(prompt) if served.settings.network.log_prompts else None
         running = Running(served.scheduler, asked.generates, metrics, facts)
         running.submit(asked.param, request.receive)
         body = asked.body
@@ -124,8 +124,7 @@ def _add_generation_routes(app: FastAPI, served: Served, metrics: Metrics) -> No
         """Answer the last message, whole or as a stream of server-sent events."""
         asked = await asyncio.to_thread(read_chat, served, body)
         form = ChatForm(served.tokenizer, bool(body.logprobs), asked.make_parser)
-        text = body.model_dump_json(include={"messages"}, exclude_none=True)
-        return await answer(request, asked, form, text if _logs(served) else None)
+        return await answer(request, asked, form, body.messages)
 
     @app.post("/v1/completions", summary="Continue texts")
     async def complete(body: CompletionBody, request: Request) -> Response:
@@ -134,11 +133,7 @@ def _add_generation_routes(app: FastAPI, served: Served, metrics: Metrics) -> No
         repeated = asked.generates if body.echo else ()
         echo = [served.tokenizer.decode(each.prompt) for each in repeated]
         form = TextForm(served.tokenizer, body.logprobs, echo)
-        return await answer(request, asked, form, str(body.prompt) if _logs(served) else None)
-
-
-def _logs(served: Served) -> bool:
-    return served.settings.network.log_prompts
+        return await answer(request, asked, form, body.prompt)
 
 
 def _fingerprint(served: Served) -> str:

@@ -32,6 +32,7 @@ _CODES = {
     "missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter",
     "unsupported": "unsupported_parameter",
 }  # fmt: skip
+_LONGEST_PATH = 200
 _FIELD = re.compile(r"[a-z_]+")
 _DRAIN_RETRY = {"retry-after": "5"}
 
@@ -131,7 +132,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
-        method, path = request.method, request.url.path
+        method, path = request.method, request.url.path[:_LONGEST_PATH]
         text, code = str(error.detail), None
         if error.status_code == 404:
             text, code = f"there is no {method} {path} here", "unknown_url"

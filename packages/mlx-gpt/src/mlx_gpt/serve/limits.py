@@ -111,7 +111,7 @@ class Observed:
         if facts.first_seconds is not None:
             line += f" first={facts.first_seconds:.3f}s"
         if self._log_prompts and facts.prompt is not None:
-            line += f" text={facts.prompt!r} answers={facts.answers!r}"
+            line += f" prompt_text={facts.prompt} answers={facts.answers!r}"
         LOG.info("%s", line)
 
 

@@ -71,12 +71,12 @@ class ServeEngine:
         at_least=1, at_most=100_000)  # fmt: skip
     prefill_chunk: int = setting(256, "Tokens of a prompt that are read in a step.",
         flag="--prefill-chunk", at_least=1)  # fmt: skip
-    prefix_cache: int = setting(1 << 30, "Memory for beginnings of prompts that are kept; 0: none.",
-        flag="--prefix-cache", metavar="SIZE", parse=parse_size, at_least=0,
-        default_text="1GiB")  # fmt: skip
-    memory_limit: int = setting(0, "Memory for keys and values of all requests.",
-        flag="--memory-limit", metavar="SIZE", parse=parse_size, at_least=0,
-        default_text="what is free")  # fmt: skip
+    prefix_cache: int | None = setting(None, "Memory for beginnings of prompts that are kept; 0: "
+        "none.", flag="--prefix-cache", metavar="SIZE", parse=parse_size, at_least=0,
+        default_text="1GiB, but at most a quarter of --memory-limit")  # fmt: skip
+    memory_limit: int | None = setting(None, "Memory for keys and values of all requests.",
+        flag="--memory-limit", metavar="SIZE", parse=parse_size, at_least=1,
+        default_text="most of what is free")  # fmt: skip
     kv_bits: Literal[0, 4, 8] = setting(0, "Quantize keys and values to 4 or 8 bits.",
         flag="--kv-bits", metavar="BITS", parse=_parse_bits, default_text="not")  # fmt: skip
     kv_group_size: Literal[32, 64, 128] = setting(64, "Numbers that share a scale.")

@@ -31,7 +31,7 @@ def start_scheduler(settings: ServeSettings) -> Scheduler:
         load, max_batch=engine.max_batch, max_queue=engine.max_queue,
         prefill_chunk=engine.prefill_chunk, prefix_cache_bytes=engine.prefix_cache,
         adapters={name: Path(each) for name, each in settings.model.adapters.items()},
-        memory_limit=engine.memory_limit or None,
+        memory_limit=engine.memory_limit,
     )  # fmt: skip
     scheduler.start()
     return scheduler
