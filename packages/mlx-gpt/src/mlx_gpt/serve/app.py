@@ -14,6 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from mlx_gpt.serve.answers import ChatForm, Form, Head, TextForm
+from mlx_gpt.serve.chat_schemas import ChatBody
 from mlx_gpt.serve.errors import ApiError, ErrorBody, add_error_handlers, json_response
 from mlx_gpt.serve.limits import Guarded, Keys, Observed
 from mlx_gpt.serve.metrics import Metrics
@@ -22,7 +23,7 @@ from mlx_gpt.serve.page import add_page
 from mlx_gpt.serve.requests import Asked, Served, read_chat, read_completion
 from mlx_gpt.serve.running import Facts, Running, stream_response, whole_response
 from mlx_gpt.serve.scheduler import Scheduler
-from mlx_gpt.serve.schemas import ChatBody, CompletionBody
+from mlx_gpt.serve.schemas import CompletionBody
 from mlx_gpt.serve.settings import ServeSettings
 
 _TEXT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {}}}}

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_gpt.data.conversation import render_for_completion
 from mlx_gpt.engine.sampling import Sampling
+from mlx_gpt.serve.chat_schemas import ChatBody, Message
 from mlx_gpt.serve.errors import ApiError, unsupported
 from mlx_gpt.serve.generation import Generate
 from mlx_gpt.serve.names import Choice, ServedNames
-from mlx_gpt.serve.schemas import ChatBody, CompletionBody, GenerationBody, Message
+from mlx_gpt.serve.schemas import CompletionBody, GenerationBody
 from mlx_gpt.serve.settings import ServeSettings
 from mlx_gpt.tokenizer import AnyTokenizer, PretrainedTokenizer, encode_prompt
 

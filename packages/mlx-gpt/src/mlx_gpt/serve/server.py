@@ -57,7 +57,8 @@ class Server(uvicorn.Server):
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until drained; raise `EngineDied` if the engine ended before that."""
         watch = asyncio.create_task(self._watch())
-        if threading.current_thread() is threading.main_thread():
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores it
             signal.signal(signal.SIGHUP, self.handle_exit)
         await super().serve(sockets)
         self.should_exit = True
