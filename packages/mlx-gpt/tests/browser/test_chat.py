@@ -12,7 +12,7 @@ def test_an_answer_streams_and_its_speed_is_shown(page, record):
     record.go_on.set()
     assert finished(page) == "I wait no more."
     figures = page.locator(".figures").inner_text()
-    expected = r"3 tokens · [\d.]+ tokens/s · first token after [\d.]+ s · smollm2"
+    expected = r"3 tokens at [\d.]+/s · first token after [\d.]+ s · smollm2"
     assert re.fullmatch(expected, figures)
     assert page.locator(".figures").get_attribute("title") == (
         "Prompt: 21 tokens, 16 of them from the cache"

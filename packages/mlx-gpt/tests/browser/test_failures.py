@@ -55,7 +55,7 @@ def test_a_message_after_a_failure_is_joined_to_the_unanswered_one(page, record)
 
 def test_an_error_in_the_middle_keeps_the_text_before_it(page, record):
     send(page, "it fails")
-    page.get_by_text("The engine failed at this request.").wait_for()
+    page.locator(".problem").get_by_text("The engine failed at this request.").wait_for()
     assert messages(page)[-1] == "You said: it fails (1 messages)"
     page.get_by_role("button", name="Try again").click()
     page.get_by_text("2/2").wait_for()  # the text stays, as another version
@@ -63,14 +63,14 @@ def test_an_error_in_the_middle_keeps_the_text_before_it(page, record):
 
 def test_a_connection_that_breaks_is_no_end_of_an_answer(page, record):
     send(page, "it breaks")
-    page.get_by_text("The connection ended before the answer did.").wait_for()
+    page.locator(".problem").get_by_text("The connection ended before the answer did.").wait_for()
     assert messages(page)[-1] == "You said: it breaks (1 messages)"
 
 
 def test_a_server_that_is_gone_is_named(page, record):
     page.context.set_offline(True)
     send(page, "hello")
-    page.get_by_text("The server does not answer. Is mlx-gpt serve still running?").wait_for()
+    page.locator(".problem").get_by_text("The server does not answer.").wait_for()
     page.context.set_offline(False)
     page.get_by_role("button", name="Try again").click()
     page.locator(".problem").wait_for(state="detached")
