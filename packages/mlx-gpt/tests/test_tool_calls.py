@@ -308,6 +308,12 @@ def test_malformed_tools_are_refused(tokenizers, tools, choice, message):
 
 
 def test_parameters_that_cannot_be_enforced_are_refused(tokenizers):
-    tools = [{"function": {"name": "a", "parameters": {"type": "object", "not": {}}}}]
-    with pytest.raises(ValueError, match=r"the tools' parameters .*Unimplemented keys: .\"not\""):
-        Tools(tokenizers["hermes"], tools, "required").grammar()
+    wrong = {"function": {"name": "a", "parameters": {"type": "object", "not": {}}}}
+    with pytest.raises(ValueError, match="parameters of 'a'") as caught:
+        Tools(tokenizers["hermes"], [*TOOLS, wrong], "required").grammar()
+    assert str(caught.value) == (
+        "the parameters of 'a': the JSON schema is not supported: Unimplemented keys: [\"not\"]"
+    )
+    loose = {"function": {"name": "a", "strict": True, "parameters": {"type": "object"}}}
+    with pytest.raises(ValueError, match="needs additionalProperties: false"):
+        Tools(tokenizers["hermes"], [loose]).grammar()

@@ -6,6 +6,7 @@ from typing import NoReturn
 import click
 
 from mlx_gpt.commands.bench import bench
+from mlx_gpt.commands.bench_serve import bench_serve
 from mlx_gpt.commands.chat import chat
 from mlx_gpt.commands.convert import convert
 from mlx_gpt.commands.data import data
@@ -47,7 +48,7 @@ def cli() -> None:
 
 for command in (
     *(speedrun, tokenizer, data, train, sft, finetune, rl, evaluate, generate, chat, serve, report),
-    *(convert, fuse, export, info, estimate, bench),
+    *(convert, fuse, export, info, estimate, bench, bench_serve),
 ):
     cli.add_command(command)
 

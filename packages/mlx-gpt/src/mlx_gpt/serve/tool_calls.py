@@ -64,9 +64,18 @@ class Tools:
         if not self._format or (self._choice == "auto" and self._parallel and not strict):
             return None
         for name in self._wanted:
-            if self._functions[name].get("strict"):
-                grammar.check_strict(_parameters(self._functions[name]))
+            self._check_parameters(name)
         return grammar.lark(self._tokenizer, self._lark(self._format), "the tools' parameters")
+
+    def _check_parameters(self, name: str) -> None:
+        """Raise the error of one function, which that of the whole grammar would not name."""
+        schema = _parameters(self._functions[name])
+        try:
+            grammar.json_schema(self._tokenizer, schema)
+            if self._functions[name].get("strict"):
+                grammar.check_strict(schema)
+        except ValueError as error:
+            raise ValueError(f"the parameters of {name!r}: {error}") from None
 
     def _lark(self, form: ToolFormat) -> str:
         """Return the grammar of an answer.
