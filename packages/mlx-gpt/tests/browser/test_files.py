@@ -3,7 +3,10 @@
 import json
 from typing import Any
 
-from talk import finished, messages, say, titles
+from talk import finished, messages, say, send, titles
+
+from mlx_gpt.data.layouts import parse_row
+from mlx_gpt.data.rows import read_rows
 
 
 def saved(page: Any, button: str) -> tuple[str, str]:
@@ -76,8 +79,9 @@ def test_all_conversations_are_one_file_that_comes_back(page, record):
         page.click("#new")
         say(page, text)
     page.click("#open-settings")
-    _, text = saved(page, "#export-all")
-    assert [each["title"] for each in json.loads(text)] == ["two", "one"]
+    name, text = saved(page, "#export-all")
+    assert name == "mlx-gpt-conversations.jsonl"
+    assert [json.loads(line)["title"] for line in text.splitlines()] == ["two", "one"]
     bring_in(page, "all.json", text)
     noted(page, "Imported 2 conversations from all.json.")
     page.click("text=Done")
@@ -113,6 +117,16 @@ def test_a_file_that_is_no_conversation_is_refused_with_the_place(page, record):
     assert titles(page) == []
 
 
+def test_exports_are_rows_to_fine_tune_on(page, record, tmp_path):
+    say(page, "hello")
+    one = menu(page, "#export-json")
+    page.click("#open-settings")
+    for name, text in (one, saved(page, "#export-all")):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        [(_, row)] = read_rows(tmp_path / name)
+        assert parse_row(row)[0] == "chat"
+
+
 def test_a_conversation_is_renamed(page, record):
     say(page, "hello")
     menu(page, "#rename")
@@ -139,6 +153,18 @@ def test_one_is_deleted_after_a_question_and_the_others_stay(page, record):
     page.reload()
     page.get_by_role("button", name="keep").wait_for()
     assert titles(page) == ["keep"]
+
+
+def test_an_answer_that_ends_later_does_not_bring_a_deleted_conversation_back(page, record):
+    send(page, "please hold")
+    page.get_by_text("I wait").wait_for()
+    menu(page, "#delete")
+    page.click("#question-yes")
+    page.locator("#empty").wait_for()
+    page.get_by_text("Deleted").first.wait_for()
+    assert titles(page) == []
+    page.reload()
+    page.get_by_text("No conversation yet.").wait_for()
 
 
 def test_all_are_deleted_after_a_question(page, record):

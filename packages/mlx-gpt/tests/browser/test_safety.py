@@ -77,6 +77,7 @@ def test_every_file_has_the_headers(stand_in):
         policy = headers["content-security-policy"]
         assert "default-src 'none'" in policy
         assert "unsafe" not in policy
+        assert policy.endswith("require-trusted-types-for 'script'; trusted-types 'none'")
         assert "script-src 'self';" in policy
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["referrer-policy"] == "no-referrer"

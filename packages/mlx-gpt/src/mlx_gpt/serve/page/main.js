@@ -13,6 +13,7 @@ import { connectDrawer, isDrawerOpen, setDrawer, showList } from "./sidebar.js";
 import {
   allConversations,
   deleteConversation,
+  isDeleted,
   loadConversation,
   onChangeElsewhere,
   saveConversation,
@@ -96,6 +97,7 @@ function announceEnd(turn) {
 /** Store a conversation, and show it where it belongs in the list. */
 async function save(conversation) {
   const { id, title, updated } = conversation;
+  if (isDeleted(id)) return;
   list = [{ id, title, updated }, ...list.filter((each) => each.id !== id)];
   list.sort((a, b) => b.updated - a.updated);
   showSidebar();
