@@ -28,7 +28,7 @@ CASES: dict[str, dict[str, Any]] = {
     "fixed rows of 256, LoRA, checkpointing": {"data": "fixed", "updates": 1, "rounds": 4,
                                                "checkpoint": True},
     "text rows, LoRA": {"data": "text", "updates": 4, "rounds": 4},
-    "chat rows, LoRA": {"data": "chat", "updates": 5, "rounds": 8},
+    "chat rows, LoRA": {"data": "chat", "updates": 5, "rounds": 16},
     "fixed rows of 256, all weights of blocks": {"data": "fixed", "updates": 1, "rounds": 3,
                                                  "method": "full"},
     "fixed rows of 256, QLoRA, 1 row": {"data": "fixed", "updates": 1, "rounds": 3, "batch": 1,

@@ -137,6 +137,47 @@ def test_cases_that_ops_do_not_cover_use_mlx_own():
             assert mx.array_equal(case(), plain).item()
 
 
+_X = mx.random.normal((2, 3, 4, 16), key=mx.random.key(0))
+_FREQUENCIES = mx.array([1.0, 2.5, 7.0, 40.0, 41.0, 100.0, 1000.0, 5e4])
+_FEW_ROWS = {
+    "rope": lambda x: _rope(x, base=10000.0, scale=1.0, offset=0),
+    "rope, later": lambda x: _rope(x, base=500000.0, scale=-0.5, offset=1234),
+    "rope, frequencies": lambda x: _rope(x, base=None, scale=1.0, offset=7, freqs=_FREQUENCIES),
+    "rope, others": lambda x: _rope(x, base=None, scale=1.0, offset=7, freqs=_FREQUENCIES * 2),
+    "rope, of a part": lambda x: _rope(x, dims=8, base=9.0, scale=1.0, offset=3),
+    "rms norm": lambda x: mx.fast.rms_norm(x, mx.arange(16.0), 1e-3),
+    "linear": lambda x: _linear(x[0, 0], bias=False),
+    "linear with bias": lambda x: _linear(x[0, 0], bias=True),
+}  # fmt: skip
+
+
+def _rope(x, dims=16, **options):
+    return mx.fast.rope(x, dims, traditional=False, **options)
+
+
+def _linear(x, bias):
+    layer = nn.Linear(16, 24, bias)
+    layer.weight = mx.random.normal((24, 16), key=mx.random.key(1))
+    if bias:
+        layer.bias = mx.arange(24.0)
+    return layer(x)
+
+
+@pytest.mark.parametrize("name", _FEW_ROWS)
+def test_what_generation_computes_equals_mlx_with_its_gradient(name):
+    def value_and_gradient():
+        value = _FEW_ROWS[name](_X)
+        weights = mx.cos(mx.arange(value.size).reshape(value.shape))
+        return value, mx.grad(lambda x: (_FEW_ROWS[name](x) * weights).sum())(_X)
+
+    plain = value_and_gradient()
+    with fast_ops():
+        for found, expected in zip(value_and_gradient(), plain, strict=True):
+            assert found.dtype == expected.dtype
+            # MLX's angles are float32: near 617 they are off by up to 3e-5, ours are not.
+            np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
 def test_a_stream_given_explicitly_reaches_mlx():
     x = mx.random.normal((4, 8))
     plain = mx.softmax(x, axis=-1)

@@ -108,7 +108,7 @@ def test_a_position_continues_with_the_same_batches(capacity):
 def test_only_the_trained_tokens_are_targets():
     example = Example(np.arange(40, dtype=np.int32), np.arange(40) >= 35, "")
     arrays = example_arrays([example], MicroBatch([[0]], 48), 7)
-    assert arrays["positions"].shape == (1, 16)
+    assert arrays["positions"].shape == (1, 12)
     learned = arrays["targets"] != IGNORE
     assert arrays["targets"][learned].tolist() == [35, 36, 37, 38, 39]
     assert arrays["positions"][learned].tolist() == [34, 35, 36, 37, 38]

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlx_gpt.models.llama import Llama, LlamaConfig
 from mlx_gpt.training import losses
-from mlx_gpt.training.losses import loss_sum, token_losses
+from mlx_gpt.training.losses import loss_sum, target_losses, token_losses
 
 VOCABULARY, DIMS = 37, 8
 
@@ -177,3 +178,28 @@ def test_the_logits_of_all_tokens_never_exist_at_once(monkeypatch, compiled, wra
     assert peak_bytes(wrap(chunked), hidden, head) < 0.75 * all_logits
     each = wrap(lambda h, w: token_losses(h, w, targets, 15.0))
     assert peak_bytes(each, hidden, head) < 0.75 * all_logits
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("kind", ["trained", "frozen", "quantized"])
+def test_losses_through_every_kind_of_head_are_the_plain_ones(kind, tied, monkeypatch):
+    monkeypatch.setattr(losses, "FROZEN_CHUNK_TOKENS", 4)
+    monkeypatch.setattr(losses, "FROZEN_CHUNK_LOGITS", 1)
+    mx.random.seed(0)
+    model = Llama(LlamaConfig(VOCABULARY, 32, 64, 1, 4, 2, 8, 64, tie_word_embeddings=tied))
+    if kind == "quantized":
+        nn.quantize(model, group_size=32, bits=4)
+    if kind != "trained":
+        model.freeze()
+    random = np.random.default_rng(0)
+    hidden, targets = mx.array(random.normal(size=(2, 5, 32))).astype(mx.float32), batch(2)[2]
+
+    def plain(hidden):
+        return plain_losses(hidden, model.head_weight, targets, None)
+
+    expected, (slopes,) = mx.vjp(plain, [hidden], [mx.ones((2, 5))])
+    found, (gradient,) = mx.vjp(
+        lambda hidden: target_losses(model, hidden, targets), [hidden], [mx.ones((2, 5))]
+    )
+    assert_near(found[0], expected[0])
+    assert_near(gradient, slopes)

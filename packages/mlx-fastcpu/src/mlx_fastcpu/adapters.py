@@ -1,5 +1,6 @@
 """`mlx_fastcpu.ops` with MLX's signatures; they return `NotImplemented` for unsupported cases."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import NotImplementedType
@@ -7,8 +8,10 @@ from typing import Any, TypeAlias
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from mlx_fastcpu import ops
+from mlx_fastcpu.ops.primitives import fused
 
 Found: TypeAlias = mx.array | NotImplementedType
 
@@ -18,15 +21,63 @@ _FLOATS = (mx.float32, mx.float16, mx.bfloat16)
 _FEW = 32768
 # Queries up to which the same holds for attention.
 _FEW_QUERIES = 8
+# Rows up to which it holds for products: `ops.linear` adds four operations a layer.
+_FEW_ROWS = 12
 # Rows from which dequantizing a whole weight costs less than MLX's quantized product.
 _LEAST_ROWS = 4
 
 
 def rope(x: mx.array, dims: int, *, traditional: bool, **options: Any) -> Found:
     """As `mx.fast.rope`, without the traditional order of pairs."""
-    if traditional or x.size < 4 * _FEW or not _is_covered(x):
+    if traditional or not _is_covered(x):
         return NotImplemented
-    return ops.rope(x, dims, **options)
+    if x.size >= 4 * _FEW:
+        return ops.rope(x, dims, **options)
+    return _rope_of_few(x, dims, **options)
+
+
+def _rope_of_few(
+    x: mx.array,
+    dims: int,
+    *,
+    base: float | None,
+    scale: float,
+    offset: int | mx.array,
+    freqs: mx.array | None = None,
+) -> Found:
+    """In generation all layers turn queries and keys by the same angles: computed once a token."""
+    tokens = x.shape[-2]
+    if tokens > _FEW_QUERIES or dims != x.shape[-1] or x.dtype != mx.float32:
+        return NotImplemented
+    if isinstance(offset, mx.array):
+        return NotImplemented
+    given = (dims, base, scale, offset, tokens, id(freqs))
+    if getattr(_last, "given", None) != given:
+        # The frequencies are stored too, so that no other array gets their id.
+        _last.given, _last.freqs = given, freqs
+        _last.turns = _turns(dims, base, scale, offset, tokens, freqs)
+    cosines, sines = _last.turns
+    halves = mx.concatenate([x[..., dims // 2 :], x[..., : dims // 2]], axis=-1)
+    return _turn(x, halves, cosines, sines)
+
+
+_last = threading.local()
+
+
+def _turns(
+    dims: int, base: float | None, scale: float, offset: int, tokens: int, freqs: mx.array | None
+) -> tuple[mx.array, mx.array]:
+    """Return cosines and sines (tokens, dims), sines of the first half negative."""
+    periods = base ** (np.arange(0, dims, 2) / dims) if base else np.array(freqs, np.float64)
+    angles = scale * np.arange(offset, offset + tokens)[:, None] / periods
+    cosines, sines = np.cos(angles), np.sin(angles)
+    pairs = np.hstack([cosines, cosines]), np.hstack([-sines, sines])
+    return mx.array(pairs[0].astype(np.float32)), mx.array(pairs[1].astype(np.float32))
+
+
+@fused
+def _turn(x: mx.array, halves: mx.array, cosines: mx.array, sines: mx.array) -> mx.array:
+    return x * cosines + halves * sines
 
 
 def attention(
@@ -84,7 +135,14 @@ def quantized_matmul(
 
 def linear_call(layer: nn.Linear, x: mx.array) -> Found:
     """As `nn.Linear.__call__`."""
-    return ops.linear(x, layer.weight, layer.get("bias")) if _is_covered(x) else NotImplemented
+    return _linear(x, layer.weight, layer.get("bias")) if _is_covered(x) else NotImplemented
+
+
+def _linear(x: mx.array, weight: mx.array, bias: mx.array | None) -> mx.array:
+    rows = x.size // x.shape[-1]
+    if rows > _FEW_ROWS or not x.dtype == weight.dtype == mx.float32:
+        return ops.linear(x, weight, bias)
+    return x @ weight.T if bias is None else mx.addmm(bias, x, weight.T)
 
 
 @dataclass(frozen=True)
@@ -108,7 +166,7 @@ def quantized_linear_call(layer: nn.QuantizedLinear | nn.QuantizedEmbedding, x: 
     kept = layer.__dict__.get("_dequantized")
     if kept is None or not kept.is_of(layer) or not _is_covered(x):
         return NotImplemented
-    return ops.linear(x, kept.weight32, layer.get("bias"))
+    return _linear(x, kept.weight32, layer.get("bias"))
 
 
 def dequantized_bytes(model: nn.Module) -> int:
@@ -160,8 +218,23 @@ def _log_softmax_activation(x: mx.array, axis: Any = -1) -> Found:
     return NotImplemented if found is NotImplemented else x - found
 
 
+def rms_norm(x: mx.array, weight: mx.array | None, eps: float) -> Found:
+    """As `mx.fast.rms_norm`."""
+    if not _is_covered(x):
+        return NotImplemented
+    if x.size >= _FEW:
+        return ops.rms_norm(x, weight, eps)
+    if weight is None or not x.dtype == weight.dtype == mx.float32:
+        return NotImplemented
+    return _scale_by_size(x, mx.square(x).mean(-1, keepdims=True) + eps, weight)
+
+
+@fused
+def _scale_by_size(x: mx.array, square: mx.array, weight: mx.array) -> mx.array:
+    return x * mx.rsqrt(square) * weight
+
+
 layer_norm = _if_covered(ops.layer_norm, _FEW)
-rms_norm = _if_covered(ops.rms_norm, _FEW)
 
 ACTIVATIONS: dict[str, Callable[..., Found]] = {
     "gelu": _if_covered(ops.gelu, _FEW),

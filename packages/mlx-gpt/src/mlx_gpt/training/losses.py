@@ -12,7 +12,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from mlx_gpt.data import IGNORE
-from mlx_gpt.models.layers import checkpointed
+from mlx_gpt.models.layers import checkpointed, dense_rows
 
 Logits = Callable[[mx.array], mx.array]
 
@@ -94,7 +94,7 @@ def target_losses(model, hidden: mx.array, targets: mx.array) -> mx.array:
     if tree_flatten(head.trainable_parameters()):
         losses = _trained_head_losses(head, model.logits, flat, labels)
     else:
-        losses = _frozen_head_losses(model.logits, flat, labels)
+        losses = _frozen_head_losses(_frozen_logits(model, head), flat, labels)
     return losses.reshape(targets.shape)
 
 
@@ -171,6 +171,19 @@ def _trained_head_losses(
     for begin, end in _chunks(labels.size, logits(flat[:1]).shape[-1]):
         losses.append(run(_wait_for(flat[begin:end], losses[-1:]), labels[begin:end]))
     return mx.concatenate(losses)
+
+
+def _frozen_logits(model, head: nn.Module) -> Logits:
+    """Return the function from hidden states (N, D) to logits, float32 (N, V).
+
+    On a CPU, where products dequantize anyway, a quantized matrix is dequantized once for all
+    chunks and both passes, and not once for each.
+    """
+    is_matrix = isinstance(head, nn.QuantizedLinear | nn.QuantizedEmbedding) and "bias" not in head
+    if not is_matrix or mx.default_device() != mx.cpu:
+        return model.logits
+    weight = dense_rows(head)
+    return lambda x: _logits(x, weight, model.logit_cap)
 
 
 def _frozen_head_losses(logits: Logits, flat: mx.array, labels: mx.array) -> mx.array:
