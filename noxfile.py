@@ -102,6 +102,14 @@ def tests(session: nox.Session, package: str) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Send mlx-gpt serve what its OpenAPI schema allows, and what it does not."""
+    session.install("--group", "test", "schemathesis", *paths_of("mlx-gpt"), with_extra("mlx-gpt"))
+    test = "packages/mlx-gpt/tests/test_serve_fuzz.py"
+    session.run("pytest", test, *session.posargs, env={"OPENBLAS_NUM_THREADS": "1"})
+
+
+@nox.session
 @each_package
 def install(session: nox.Session, package: str) -> None:
     """Install one package with pip by the line of its README, in an otherwise empty environment."""
@@ -198,6 +206,15 @@ def slow(session: nox.Session) -> None:
     env = {"OPENBLAS_NUM_THREADS": "1"}
     folders = [f"packages/{each}" for each in packages]
     session.run("pytest", "-m", "slow", *folders, *session.posargs, env=env)
+
+
+@nox.session
+def page(session: nox.Session) -> None:
+    """Test the chat page of mlx-gpt in a headless Chromium; without one, the tests skip."""
+    wanted = [*paths_of("mlx-gpt"), with_extra("mlx-gpt")]
+    session.install("--group", "test", "--group", "browser", *wanted)
+    env = {"OPENBLAS_NUM_THREADS": "1"}
+    session.run("pytest", "-rs", "packages/mlx-gpt/tests/browser", *session.posargs, env=env)
 
 
 @nox.session(default=False)

@@ -16,7 +16,7 @@ from mlx_gpt.engine.engine import Engine
 from mlx_gpt.engine.loading import EngineOptions, load_engine
 from mlx_gpt.serve.app import create_app
 from mlx_gpt.serve.scheduler import Scheduler
-from mlx_gpt.serve.server import Server, address_of, listen
+from mlx_gpt.serve.server import EngineDied, Server, address_of, listen
 from mlx_gpt.serve.settings import ServedModel, ServeNetwork, ServeSettings
 
 MESSAGES = [{"role": "user", "content": "How many r are in strawberry?"}]
@@ -84,9 +84,10 @@ def serving(
     network: ServeNetwork | None = None,
     keys: list[str] | None = None,
     scheduler: Mapping[str, Any] | None = None,
+    ended: list[BaseException] | None = None,
     **settings: Any,
 ) -> Iterator[Running]:
-    """Serve in a thread until the end of the block."""
+    """Serve in a thread until the end of the block; `ended` gets what `Server.run` raises."""
     network = network or ServeNetwork()
     model = settings.pop("model", ServedModel("runs/tiny", "org/tiny", aliases=["small"]))
     chosen = ServeSettings(model, network=network, **settings)
@@ -96,7 +97,15 @@ def serving(
     url, ready = address_of(bound), threading.Event()
     app = create_app(engine, chosen, keys=keys or ())
     server = Server(app, engine, network, ready.set)
-    thread = threading.Thread(target=server.run, args=([bound],))
+
+    def run() -> None:
+        try:
+            server.run([bound])
+        except EngineDied as error:
+            assert ended is not None
+            ended.append(error)
+
+    thread = threading.Thread(target=run)
     thread.start()
     try:
         assert ready.wait(PATIENCE)

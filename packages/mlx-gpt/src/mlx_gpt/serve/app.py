@@ -14,6 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from mlx_gpt.serve.answers import ChatForm, Form, Head, TextForm
+from mlx_gpt.serve.chat_schemas import ChatBody
 from mlx_gpt.serve.errors import ApiError, ErrorBody, add_error_handlers, json_response
 from mlx_gpt.serve.limits import Guarded, Keys, Observed
 from mlx_gpt.serve.metrics import Metrics
@@ -22,9 +23,13 @@ from mlx_gpt.serve.page import add_page
 from mlx_gpt.serve.requests import Asked, Served, read_chat, read_completion
 from mlx_gpt.serve.running import Facts, Running, stream_response, whole_response
 from mlx_gpt.serve.scheduler import Scheduler
-from mlx_gpt.serve.schemas import ChatBody, CompletionBody
+from mlx_gpt.serve.schemas import CompletionBody
 from mlx_gpt.serve.settings import ServeSettings
 
+_TEXT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {}}}}
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/json": {}, "text/event-stream": {}}}
+}
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody}
     for status in (400, 401, 403, 404, 405, 408, 413, 415, 429, 500, 503)
@@ -48,7 +53,8 @@ def create_app(
     metrics = Metrics(scheduler)
     # No page of documentation: FastAPI's loads scripts from elsewhere.
     app = FastAPI(title="mlx-gpt serve", version=version("mlx-gpt"), docs_url=None, redoc_url=None,
-                  strict_content_type=False, responses=_ERRORS)  # fmt: skip
+                  strict_content_type=False, responses=_ERRORS,
+                  default_response_class=Response)  # fmt: skip
     app.state.draining = False
     _add_state_routes(app, served, metrics)
     _add_model_routes(app, names)
@@ -84,7 +90,7 @@ def _add_state_routes(app: FastAPI, served: Served, metrics: Metrics) -> None:
             return json_response({"status": "ready"})
         raise ApiError(503, "the server is shutting down", code="unavailable")
 
-    @app.get("/metrics", summary="Numbers for Prometheus")
+    @app.get("/metrics", summary="Numbers for Prometheus", responses=_TEXT)
     async def numbers() -> Response:
         """Return counters, gauges and histograms as text."""
         return metrics.response()
@@ -119,14 +125,14 @@ def _add_generation_routes(app: FastAPI, served: Served, metrics: Metrics) -> No
         include_usage = bool(body.stream_options and body.stream_options.include_usage)
         return await stream_response(running, form, head, asked.n, include_usage)
 
-    @app.post("/v1/chat/completions", summary="Answer a conversation")
+    @app.post("/v1/chat/completions", summary="Answer a conversation", responses=_ANSWERS)
     async def chat(body: ChatBody, request: Request) -> Response:
         """Answer the last message, whole or as a stream of server-sent events."""
         asked = await asyncio.to_thread(read_chat, served, body)
         form = ChatForm(served.tokenizer, bool(body.logprobs), asked.make_parser)
         return await answer(request, asked, form, body.messages)
 
-    @app.post("/v1/completions", summary="Continue texts")
+    @app.post("/v1/completions", summary="Continue texts", responses=_ANSWERS)
     async def complete(body: CompletionBody, request: Request) -> Response:
         """Continue one or several texts, whole or as a stream of server-sent events."""
         asked = await asyncio.to_thread(read_completion, served, body)

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_gpt.data.conversation import render_for_completion
 from mlx_gpt.engine.sampling import Sampling
+from mlx_gpt.serve.chat_schemas import ChatBody, Message
 from mlx_gpt.serve.errors import ApiError, unsupported
 from mlx_gpt.serve.generation import Generate
 from mlx_gpt.serve.names import Choice, ServedNames
-from mlx_gpt.serve.schemas import ChatBody, CompletionBody, GenerationBody, Message
+from mlx_gpt.serve.schemas import CompletionBody, GenerationBody
 from mlx_gpt.serve.settings import ServeSettings
 from mlx_gpt.tokenizer import AnyTokenizer, PretrainedTokenizer, encode_prompt
 
@@ -162,15 +163,14 @@ def _read_tools(tokenizer: AnyTokenizer, body: ChatBody) -> Tools:
 
 def _read_grammar(tokenizer: AnyTokenizer, body: ChatBody, tools: Tools | None) -> Grammar | None:
     """Return what the answer's form must be: of `response_format`, or of calls of tools."""
-    wanted = body.response_format
-    has_form, param = wanted is not None and wanted.type != "text", "response_format"
-    if has_form and tools and body.tool_choice != "none":
+    form, param = body.response_format, "response_format"
+    if form is not None and form.type != "text" and tools and body.tool_choice != "none":
         raise unsupported(param, "a response_format together with tools")
     try:
-        if has_form:
+        if form is not None and form.type != "text":
             from mlx_gpt.serve.grammar import response_grammar
 
-            return response_grammar(tokenizer, wanted.model_dump(by_alias=True, exclude_none=True))
+            return response_grammar(tokenizer, form.model_dump(by_alias=True, exclude_none=True))
         param = "tools"
         return tools.grammar() if tools else None
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""What requests may hold: OpenAI's fields, and a few that other servers have too.
+"""What requests may hold: OpenAI's fields, and a few of other servers; here those of texts.
 
 Null means the default. What OpenAI has and this server does not is refused by name, and so is
 every other field: nothing is ignored. A bool is not a number, and a number is not a text.
@@ -21,7 +21,6 @@ from pydantic import (
     WithJsonSchema,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
 MOST_LOG_PROBABILITIES = 20
 _MOST_STOPS, _LONGEST_STOP = 4, 1000
@@ -31,17 +30,20 @@ Number = Annotated[float, Strict(), AllowInfNan(False)]
 Penalty = Annotated[Number, Field(ge=-2, le=2)]
 
 
-def _unsupported(reason: str = "", param: str = "") -> PydanticCustomError:
-    text = "is not supported{reason}"
-    return PydanticCustomError("unsupported", text, {"reason": reason, "param": param})
+class FieldError(ValueError):
+    """A validator refuses a value: of `param`, if it checks the whole object."""
+
+    def __init__(self, text: str, param: str = "", code: str | None = None):
+        super().__init__(text)
+        self.param, self.code = param, code
 
 
-def _wrong(param: str, text: str) -> PydanticCustomError:
-    """Return an error of a field, for validators of the whole object."""
-    return PydanticCustomError("wrong", "{text}", {"text": text, "param": param})
+def unsupported(reason: str = "", param: str = "") -> FieldError:
+    """Return the error of something that this server does not have."""
+    return FieldError(f"is not supported{reason}", param, "unsupported_parameter")
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
     """Refuses fields that it does not have, unless they are null."""
 
     model_config = ConfigDict(extra="forbid")
@@ -97,14 +99,14 @@ LogitBias = Annotated[
 ]  # fmt: skip
 
 
-class StreamOptions(_Body):
+class StreamOptions(Body):
     """`include_usage`: one more chunk, with the numbers of tokens."""
 
     include_usage: StrictBool | None = None
     include_obfuscation: Literal[False] | None = None
 
 
-class GenerationBody(_Body):
+class GenerationBody(Body):
     """What both kinds of completions have."""
 
     model: StrictStr | None = Field(None, description="The model, an adapter, or model:adapter.")
@@ -128,7 +130,7 @@ class GenerationBody(_Body):
     @model_validator(mode="after")
     def _check_stream_options(self) -> GenerationBody:
         if self.stream_options and not self.stream:
-            raise _wrong("stream_options", "needs stream: true")
+            raise FieldError("needs stream: true", "stream_options")
         return self
 
 
@@ -173,160 +175,5 @@ class CompletionBody(GenerationBody):
     @classmethod
     def _refuse_suffix(cls, value: Any) -> Any:
         if isinstance(value, dict) and value.get("suffix") is not None:
-            raise _unsupported(param="suffix")
+            raise unsupported(param="suffix")
         return value
-
-
-def _check_content(value: Any) -> Any:
-    if not isinstance(value, list):
-        return value
-    for part in value:
-        if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
-            raise ValueError('must be a text or a list of {"type": "text", "text": ...}')
-        if part["type"] != "text":
-            raise _unsupported(f": a part of type {part['type'][:40]!r}, only text is")
-        if not isinstance(part.get("text"), str):
-            raise ValueError('must have a text in each {"type": "text", "text": ...}')
-    return "".join(part["text"] for part in value)
-
-
-Content = Annotated[
-    StrictStr | None,
-    BeforeValidator(_check_content),
-    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "null"}, {
-        "type": "array", "items": {
-            "type": "object", "required": ["type", "text"],
-            "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
-        }}]}),
-]  # fmt: skip
-
-
-class FunctionCall(_Body):
-    """A call: the arguments are JSON in a text."""
-
-    name: StrictStr
-    arguments: StrictStr
-
-
-class ToolCall(_Body):
-    """A call of a tool by the assistant."""
-
-    id: StrictStr
-    type: Literal["function"] = "function"
-    function: FunctionCall
-
-
-class Message(_Body):
-    """A message of a conversation."""
-
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Content = None
-    name: StrictStr | None = None
-    tool_calls: list[ToolCall] | None = None
-    tool_call_id: StrictStr | None = None
-    reasoning_content: StrictStr | None = None
-    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
-
-    @model_validator(mode="after")
-    def _check_parts(self) -> Message:
-        if self.content is None and not (self.role == "assistant" and self.tool_calls):
-            raise _wrong("content", "is missing")
-        if self.tool_calls and self.role != "assistant":
-            raise _wrong("tool_calls", "only messages of the assistant have them")
-        return self
-
-
-class Function(_Body):
-    """A function that the model may call; `parameters` is a JSON schema."""
-
-    name: Annotated[StrictStr, Field(pattern="^[A-Za-z0-9_-]{1,64}$")]
-    description: StrictStr | None = None
-    parameters: dict[str, Any] | None = None
-    strict: StrictBool | None = None
-
-
-class Tool(_Body):
-    """A tool; only functions are supported."""
-
-    type: Literal["function"]
-    function: Function
-
-
-class FunctionName(_Body):
-    """The name of a function."""
-
-    name: StrictStr
-
-
-class ToolChoice(_Body):
-    """The tool that the model must call."""
-
-    type: Literal["function"]
-    function: FunctionName
-
-
-class JsonSchema(_Body):
-    """A JSON schema and its name."""
-
-    name: StrictStr
-    description: StrictStr | None = None
-    schema_: dict[str, Any] | None = Field(None, alias="schema")
-    strict: StrictBool | None = None
-
-
-class ResponseFormat(_Body):
-    """The form of the answer; with `json_schema` it satisfies a schema."""
-
-    type: Literal["text", "json_object", "json_schema"]
-    json_schema: JsonSchema | None = None
-
-    @model_validator(mode="after")
-    def _check_schema(self) -> ResponseFormat:
-        has_schema = self.json_schema is not None and self.json_schema.schema_ is not None
-        if (self.type == "json_schema") != has_schema:
-            raise _wrong("json_schema", "a schema goes with the type json_schema, and only with it")
-        return self
-
-
-# OpenAI's fields that change an answer in ways this server cannot.
-_UNSUPPORTED = ("audio", "function_call", "functions", "moderation", "prediction",
-                "reasoning_effort", "verbosity", "web_search_options")  # fmt: skip
-
-
-class ChatBody(GenerationBody):
-    """POST /v1/chat/completions."""
-
-    messages: Annotated[list[Message], Field(min_length=1)]
-    max_completion_tokens: Annotated[Int, Field(ge=1)] | None = None
-    logprobs: StrictBool | None = None
-    top_logprobs: Annotated[Int, Field(ge=0, le=MOST_LOG_PROBABILITIES)] | None = None
-    response_format: ResponseFormat | None = None
-    tools: list[Tool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
-    parallel_tool_calls: StrictBool | None = None
-    chat_template_kwargs: dict[StrictStr, StrictBool | Int | StrictStr] | None = Field(
-        None, description="Variables of the chat template, such as enable_thinking."
-    )
-    # Without effect on an answer.
-    metadata: dict[StrictStr, StrictStr] | None = None
-    modalities: list[Literal["text"]] | None = None
-    prompt_cache_key: StrictStr | None = None
-    safety_identifier: StrictStr | None = None
-    service_tier: Literal["auto", "default"] | None = None
-    store: Literal[False] | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unsupported(cls, value: Any) -> Any:
-        for name in _UNSUPPORTED if isinstance(value, dict) else ():
-            if value.get(name) is not None:
-                raise _unsupported(param=name)
-        return value
-
-    @model_validator(mode="after")
-    def _check_pairs(self) -> ChatBody:
-        if self.top_logprobs is not None and not self.logprobs:
-            raise _wrong("top_logprobs", "needs logprobs: true")
-        if self.tool_choice not in (None, "none", "auto") and not self.tools:
-            raise _wrong("tool_choice", "needs tools")
-        return self

@@ -22,10 +22,8 @@ _CHECK_SECONDS = 0.1
 _LAST_BYTES_SECONDS = 5  # for clients to read the ends of their answers
 
 
-class EngineDied(RuntimeError):
+class EngineDied(ValueError):
     """The engine has ended, and a supervisor should start the server again."""
-
-    exit_code = 1
 
 
 class Server(uvicorn.Server):
@@ -59,7 +57,8 @@ class Server(uvicorn.Server):
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until drained; raise `EngineDied` if the engine ended before that."""
         watch = asyncio.create_task(self._watch())
-        if threading.current_thread() is threading.main_thread():
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores it
             signal.signal(signal.SIGHUP, self.handle_exit)
         await super().serve(sockets)
         self.should_exit = True
@@ -102,8 +101,12 @@ def listen(host: str, port: int) -> socket.socket:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]
         bound = socket.socket(family, kind, protocol)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+        except OSError:
+            bound.close()
+            raise
     except OSError as error:
         raise ValueError(f"cannot listen on {host}, port {port}: {error.strerror}") from None
     return bound

@@ -38,14 +38,14 @@ def start_scheduler(settings: ServeSettings) -> Scheduler:
 
 
 def load_served(settings: ServeSettings) -> Engine:
-    """Load the model; each request names its adapter, so none is merged."""
+    """Load the model, with nanochat's calculator; requests name adapters, so none is merged."""
     engine = settings.engine
     options = EngineOptions(
         kv_bits=engine.kv_bits or None, kv_group_size=engine.kv_group_size,
         draft_model=Path(engine.draft_model) if engine.draft_model else None,
         num_draft_tokens=engine.num_draft_tokens, ngram=engine.ngram,
     )  # fmt: skip
-    loaded = load_engine(Path(settings.model.folder), options, tools=False)
+    loaded = load_engine(Path(settings.model.folder), options)
     if template := settings.model.chat_template:
         if not isinstance(loaded.tokenizer, PretrainedTokenizer):
             raise ValueError("--chat-template is for models of Hugging Face, not nanochat's")

@@ -3,6 +3,7 @@
 import { ServerError, streamAnswer } from "./api.js";
 import { messagesFor } from "./conversation.js";
 
+const LEAST_SECONDS = 0.02; // for a rate
 const running = new Map(); // id of a conversation: {conversation, controller, ended}
 
 /** Return a conversation of which an answer is being generated, or undefined. */
@@ -73,8 +74,9 @@ function statistics(begin, first, end, usage) {
   return {
     toFirst: first === null ? null : (first - begin) / 1000,
     tokens,
-    // The first token is not in the time between the first and the last.
-    perSecond: tokens > 1 && seconds > 0 ? (tokens - 1) / seconds : null,
+    // The first token is not in the time between the first and the last. What arrives at once
+    // was held back on its way, and says nothing about the model.
+    perSecond: tokens > 1 && seconds >= LEAST_SECONDS ? (tokens - 1) / seconds : null,
     promptTokens: usage?.prompt_tokens ?? null,
     cachedTokens: usage?.prompt_tokens_details?.cached_tokens ?? null,
   };

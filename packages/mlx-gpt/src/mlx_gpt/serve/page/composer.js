@@ -17,7 +17,7 @@ export function connectComposer(send, stop) {
   });
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    const text = field.value.trim();
+    const text = field.value.trimEnd(); // indentation is part of it
     if (byId("send").hidden) return announce("An answer is being written. Escape stops it.");
     if (text === "") return field.focus();
     field.value = "";

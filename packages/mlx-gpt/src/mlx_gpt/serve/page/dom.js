@@ -4,7 +4,8 @@ const SVG = "http://www.w3.org/2000/svg";
 
 /**
  * Return a new element. An attribute `onclick: f` listens, `true` sets an empty attribute, and
- * `false`, `null` and `undefined` set none. Children are nodes or strings; absent ones are skipped.
+ * `false`, `null` and `undefined` set none. Children are nodes, strings and arrays of them; absent
+ * ones are skipped.
  */
 export function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
@@ -13,7 +14,9 @@ export function element(tag, attributes = {}, ...children) {
     else if (value === true) made.setAttribute(name, "");
     else if (value !== false && value != null) made.setAttribute(name, value);
   }
-  made.append(...children.flat().filter((child) => child != null && child !== false));
+  for (const child of children.flat()) {
+    if (child != null && child !== false) made.append(child);
+  }
   return made;
 }
 

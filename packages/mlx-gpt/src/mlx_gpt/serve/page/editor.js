@@ -27,7 +27,7 @@ export function editor(node, text, done) {
   form.querySelector("[type=button]").addEventListener("click", cancel);
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    const changed = field.value.trim();
+    const changed = field.value.trimEnd();
     if (!changed) return field.focus();
     close();
     done(changed);

@@ -13,7 +13,8 @@ const JSON_TYPE = "application/json";
 /** `current()` is the conversation that is shown; `changed(id)` is called to show another one. */
 export function connectFiles(current, changed) {
   byId("export-json").addEventListener("click", () => {
-    const text = JSON.stringify(toOpenAI(current()), null, 2);
+    // One line: files of JSON lines are what `mlx-gpt finetune` reads.
+    const text = `${JSON.stringify(toOpenAI(current()))}\n`;
     save(current(), fileName(current(), "json"), text, JSON_TYPE);
   });
   byId("export-markdown").addEventListener("click", () => {
@@ -34,8 +35,8 @@ function save(conversation, name, text, type) {
 
 async function exportAll() {
   const all = await allConversations();
-  const text = JSON.stringify(all.map(toOpenAI), null, 2);
-  download("mlx-gpt-conversations.json", text, JSON_TYPE);
+  const lines = all.map((each) => `${JSON.stringify(toOpenAI(each))}\n`);
+  download("mlx-gpt-conversations.jsonl", lines.join(""), JSON_TYPE);
   say(`Exported ${count(all.length)}, of each turn the version that is shown.`);
 }
 
@@ -65,8 +66,7 @@ async function deleteAll(changed) {
   const question = `Delete ${count(all.length)} from this browser? This cannot be undone.`;
   if (!(await confirmed(question, "Delete all"))) return;
   await Promise.all([...runningIds()].map(stop));
-  await deleteAllConversations();
-  say(`Deleted ${count(all.length)}.`);
+  say(`Deleted ${count(await deleteAllConversations())}.`);
   await changed(null);
 }
 

@@ -20,6 +20,8 @@ const BARE_URL = /https?:\/\/[^\s<>"`\\]+/y;
 const TARGET = /\(\s*(?:<([^<>\n]*)>|((?:[^\s()\\]|\\.|\([^\s()]*\))*))(?:\s+(?:"[^"]*"|'[^']*'))?\s*\)/y;
 const UNFINISHED_TARGET = /\([^)\s]*$/y;
 const LONGEST_LINK_TEXT = 1000; // bounds the search for the other bracket
+const DEEPEST = 16; // emphasis in emphasis; browsers lay out deep trees by recursion
+const MOST_OPEN = 3; // marks at the end of a growing text that count as closed
 const TAGS = { "*": ["em", "strong"], _: ["em", "strong"], "~": [null, "del"] };
 
 /** Return the nodes of a text. */
@@ -38,7 +40,7 @@ export function inlineNodes(text, open = false, links = true) {
 }
 
 /** Return the address if a link may go there, else null. */
-export function safeAddress(address) {
+function safeAddress(address) {
   if (!URL.canParse(address)) return null;
   const url = new URL(address);
   return ["http:", "https:", "mailto:"].includes(url.protocol) ? url.href : null;
@@ -166,7 +168,7 @@ function readLink(scan, bracket) {
   if (!found) {
     const unfinished = scan.open && UNFINISHED_TARGET.exec(text);
     if (!unfinished) return false;
-    scan.items.push(...inlineNodes(label, false, false));
+    scan.items.push(...inlineNodes(label, false, false)); // bounded: a label is short
     scan.at = text.length;
     return true;
   }
@@ -191,7 +193,7 @@ function closingBracket(text, bracket) {
 
 function link(address, content) {
   const outside = { rel: "noopener noreferrer nofollow", target: "_blank", title: address };
-  return element("a", { href: address, ...outside }, ...content);
+  return element("a", { href: address, ...outside }, content);
 }
 
 /** Add a run of * or _ or ~, and whether it may open or close emphasis. */
@@ -224,10 +226,13 @@ function nest(items, open) {
     if (item.closes) closeEmphasis(done, item, searched);
     if (!item.mark || item.count > 0) done.push(item);
   }
-  for (let i = done.length - 1; open && i >= 0; i--) {
+  let closed = 0;
+  for (let i = done.length - 1; open && i >= 0 && closed < MOST_OPEN; i--) {
     const { mark, count, opens, closes } = done[i];
     const tag = opens && !closes && TAGS[mark][Math.min(count, 2) - 1];
-    if (tag) done.splice(i, Infinity, wrap(tag, done.slice(i + 1)));
+    if (!tag) continue;
+    closed += 1;
+    done.splice(i, Infinity, wrap(tag, done.slice(i + 1)));
   }
   return toNodes(done);
 }
@@ -238,7 +243,7 @@ function closeEmphasis(done, closer, searched) {
     const lowest = searched.get(kind) ?? 0;
     let i = done.length - 1;
     while (i >= lowest && !matches(done[i], closer)) i -= 1;
-    if (i < lowest) {
+    if (i < lowest || depthOf(done.slice(i + 1)) === DEEPEST) {
       searched.set(kind, done.length);
       return;
     }
@@ -261,7 +266,15 @@ function matches(opener, closer) {
   return !both || whole || (opener.length + closer.length) % 3 !== 0;
 }
 
-const wrap = (tag, items) => element(tag, {}, ...toNodes(items));
+const depths = new WeakMap(); // element of emphasis: how deep others are nested in it
+
+const depthOf = (items) => items.reduce((depth, item) => Math.max(depth, depths.get(item) ?? 0), 0);
+
+function wrap(tag, items) {
+  const made = element(tag, {}, toNodes(items));
+  depths.set(made, depthOf(items) + 1);
+  return made;
+}
 
 /** Return items as nodes and strings; delimiters that matched nothing are text. */
 function toNodes(items) {

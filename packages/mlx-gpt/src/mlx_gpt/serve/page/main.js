@@ -3,7 +3,7 @@
 import { answer, runningConversation, runningIds, stop } from "./answering.js";
 import { hasKey, listModels, ServerError, setKey } from "./api.js";
 import { connectComposer, focusComposer, showModels, showRunning } from "./composer.js";
-import { addTurn, newConversation, path, showVersion } from "./conversation.js";
+import { addTurn, newConversation, showVersion } from "./conversation.js";
 import { byId } from "./dom.js";
 import { connectFiles } from "./files.js";
 import { announce, asked, askedForKey, confirmed, connectDialogs, note } from "./notices.js";
@@ -13,13 +13,14 @@ import { connectDrawer, isDrawerOpen, setDrawer, showList } from "./sidebar.js";
 import {
   allConversations,
   deleteConversation,
+  isDeleted,
   loadConversation,
   onChangeElsewhere,
   saveConversation,
 } from "./store.js";
 import { focusVersion, showTurns, updateTurn, visibleText } from "./turns.js";
 
-const SAVE_MS = 2000; // how much of a growing answer a closed window may lose
+const SAVE_MS = 1000; // how much of a growing answer a closed window may lose
 
 let current = newConversation(lastSettings());
 let models = [];
@@ -96,6 +97,7 @@ function announceEnd(turn) {
 /** Store a conversation, and show it where it belongs in the list. */
 async function save(conversation) {
   const { id, title, updated } = conversation;
+  if (isDeleted(id)) return;
   list = [{ id, title, updated }, ...list.filter((each) => each.id !== id)];
   list.sort((a, b) => b.updated - a.updated);
   showSidebar();

@@ -39,10 +39,10 @@ export function showMarkdown(container, text, open = false) {
 const MAKERS = {
   // The page has h1, a turn has h2.
   heading: ({ level, text }, open) =>
-    element(`h${Math.min(level + 2, 6)}`, { class: `level-${level}` }, ...inlineNodes(text, open)),
-  paragraph: ({ text }, open) => element("p", {}, ...inlineNodes(text, open)),
+    element(`h${Math.min(level + 2, 6)}`, { class: `level-${level}` }, inlineNodes(text, open)),
+  paragraph: ({ text }, open) => element("p", {}, inlineNodes(text, open)),
   rule: () => element("hr"),
-  quote: ({ blocks }, open) => element("blockquote", {}, ...makeBlocks(blocks, open)),
+  quote: ({ blocks }, open) => element("blockquote", {}, makeBlocks(blocks, open)),
   code: makeCode,
   list: makeList,
   table: makeTable,
@@ -71,14 +71,14 @@ function makeList({ ordered, start, tight, items }, open) {
   const attributes = { class: tight ? "tight" : null, start: ordered && start !== 1 ? start : null };
   const made = items.map(({ blocks, done }, i) => {
     const content = makeBlocks(blocks, open && i === items.length - 1);
-    if (done === null) return element("li", {}, ...content);
+    if (done === null) return element("li", {}, content);
     const box = element("span", { role: "img", "aria-label": done ? "done" : "to do" });
     box.append(done ? "☑ " : "☐ ");
     if (content[0]?.tagName !== "P") content.unshift(element("p"));
     content[0].prepend(box);
-    return element("li", { class: "task" }, ...content);
+    return element("li", { class: "task" }, content);
   });
-  return element(ordered ? "ol" : "ul", attributes, ...made);
+  return element(ordered ? "ol" : "ul", attributes, made);
 }
 
 function makeTable({ header, alignments, rows }, open) {
@@ -87,17 +87,17 @@ function makeTable({ header, alignments, rows }, open) {
       element(
         tag,
         { class: alignments[i] ?? "left" },
-        ...inlineNodes(cell, grows && i === cells.length - 1),
+        inlineNodes(cell, grows && i === cells.length - 1),
       ),
     );
   const body = rows.map((cells, i) =>
-    element("tr", {}, ...row("td", cells, open && i === rows.length - 1)),
+    element("tr", {}, row("td", cells, open && i === rows.length - 1)),
   );
   const table = element(
     "table",
     {},
-    element("thead", {}, element("tr", {}, ...row("th", header, false))),
-    element("tbody", {}, ...body),
+    element("thead", {}, element("tr", {}, row("th", header, false))),
+    element("tbody", {}, body),
   );
   return element("div", { class: "table", tabindex: 0, role: "group", "aria-label": "Table" }, table);
 }

@@ -21,7 +21,7 @@ export function showList(conversations, currentId, runningIds, open) {
     from = days;
     if (group.length === 0) continue;
     const items = group.map((each) => item(each, currentId, runningIds.has(each.id), open));
-    parts.push(element("h2", {}, name), element("ul", {}, ...items));
+    parts.push(element("h2", {}, name), element("ul", {}, items));
   }
   if (parts.length === 0) parts.push(element("p", {}, "No conversation yet."));
   const list = byId("conversations");

@@ -10,6 +10,7 @@ const channel = new BroadcastChannel(NAME); // other tabs of this page
 
 let database = null; // a promise of it, or of null where there is none
 const kept = new Map(); // what could not be stored
+const deleted = new Set(); // an answer that ends later must not bring its conversation back
 
 /** Call `changed(id)` when another tab stores a conversation, or deletes some (null: several). */
 export function onChangeElsewhere(changed) {
@@ -30,6 +31,7 @@ export async function loadConversation(id) {
 
 /** Store a conversation; return null, or a line that says why it was not stored. */
 export async function saveConversation(conversation) {
+  if (deleted.has(conversation.id)) return null;
   try {
     if ((await run("readwrite", (store) => store.put(conversation))) !== null) {
       kept.delete(conversation.id);
@@ -47,18 +49,25 @@ export async function saveConversation(conversation) {
   return "This browser stores nothing for this page: export what you want to keep.";
 }
 
+/** Return whether a conversation was deleted on this page; it cannot be stored again. */
+export const isDeleted = (id) => deleted.has(id);
+
 /** Delete a conversation. */
 export async function deleteConversation(id) {
+  deleted.add(id);
   kept.delete(id);
   await run("readwrite", (store) => store.delete(id));
   channel.postMessage(id);
 }
 
-/** Delete all conversations. */
+/** Delete all conversations; return how many. */
 export async function deleteAllConversations() {
+  const all = await allConversations();
+  for (const { id } of all) deleted.add(id);
   kept.clear();
   await run("readwrite", (store) => store.clear());
   channel.postMessage(null);
+  return all.length;
 }
 
 /** Make a request in a transaction and return its result when it is on disk; null: no database. */

@@ -142,8 +142,8 @@ function notes(turn, actions) {
 function figures({ content, state, stats, model }) {
   const parts = [];
   if (state === "stopped") parts.push("stopped");
-  if (stats?.tokens != null) parts.push(`${stats.tokens.toLocaleString("en")} tokens`);
-  if (stats?.perSecond) parts.push(`${precise(stats.perSecond)} tokens/s`);
+  const rate = stats?.perSecond ? ` at ${precise(stats.perSecond)}/s` : "";
+  if (stats?.tokens != null) parts.push(`${stats.tokens.toLocaleString("en")} tokens${rate}`);
   if (stats?.toFirst != null) parts.push(`first token after ${precise(stats.toFirst)} s`);
   if (model && content) parts.push(model);
   return parts.join(" · ");
