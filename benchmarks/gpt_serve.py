@@ -155,8 +155,10 @@ def tables(results: dict[str, Any]) -> list[str]:
 def soak_text(found: dict[str, Any]) -> str:
     """Return the report's section on the soak."""
     rows = ["begin", "1/4", "2/4", "3/4", "4/4", "100 disconnects"]
-    lines = ["| after | memory, MB | threads | open files |", "|---|---|---|---|"]
-    lines += [f"| {row} | {each['memory']:.0f} | {each['threads']} | {each['files']} |"
+    lines = ["| after | memory, MB | of it kept prompts | threads | open files |",
+             "|---|---|---|---|---|"]  # fmt: skip
+    lines += [f"| {row} | {each['memory']:.0f} | {each['prefix cache']:.0f} | {each['threads']} | "
+              f"{each['files']} |"
               for row, each in zip(rows, found["vitals"], strict=True)]  # fmt: skip
     counts = ", ".join(f"{count} {kind}" for kind, count in sorted(found["counts"].items()))
     return SOAK.format(
@@ -264,9 +266,10 @@ connections here; with its own of 5 it resets some of 16 clients that come at on
 SOAK = """
 ## Soak
 
-{requests} requests by 8 clients at a time ({counts}): good ones of all kinds, malformed ones of
-which each must be refused with a 4xx in OpenAI's form, and clients that go away before or in the
-middle of an answer, or in the middle of their request. No answer was another than it should be.
+{requests} requests by 8 clients at a time ({counts}), after a quarter
+as many to warm up: good ones of all kinds, malformed ones of which each must be refused with a 4xx
+in OpenAI's form, and clients that go away before or in the middle of an answer, or in the middle of
+their request. No answer was another than it should be.
 
 {table}
 
