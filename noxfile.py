@@ -202,7 +202,8 @@ def dist(session: nox.Session, package: str) -> None:
 def slow(session: nox.Session) -> None:
     """Test the applications by runs of half a minute or more, which the session tests omits."""
     packages = ("mlx-kaggle", "mlx-gpt")
-    session.install("--group", "test", *(path for each in packages for path in paths_of(each)))
+    wanted = [path for each in packages for path in (*paths_of(each), with_extra(each))]
+    session.install("--group", "test", *wanted)
     env = {"OPENBLAS_NUM_THREADS": "1"}
     folders = [f"packages/{each}" for each in packages]
     session.run("pytest", "-m", "slow", *folders, *session.posargs, env=env)

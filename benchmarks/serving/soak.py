@@ -69,18 +69,18 @@ def soak(start: Callable[[], Process], model: Path, count: int) -> dict[str, Any
     """Return what `count` requests and 100 disconnects did to a server, and a kill to its files."""
     before = _hashes(model)
     with start() as process:
-        _run(process, 60, seed=1)  # what the server keeps, it has now
+        _run(process, max(60, count // 4), seed=1)  # what the server keeps, it has now
         counts: Counter[str] = Counter()
-        vitals = [process.vitals()]
+        vitals = [_vitals(process)]
         for number in range(4):
             counts += _run(process, count // 4, seed=2 + number)
-            vitals.append(process.vitals())
+            vitals.append(_vitals(process))
         begin = time.perf_counter()
         for number in range(100):
             _cancel(process, CANCELLED[number % 2], random.Random(number))
         idle = _seconds_until_idle(process)
         disconnects = time.perf_counter() - begin - idle
-        vitals.append(process.vitals())
+        vitals.append(_vitals(process))
         active = metrics(process)["mlx_gpt_active"]
         begin = time.perf_counter()
         _expect(process, CHAT, {"messages": HELLO, "max_tokens": 8}, 200, "after all")
@@ -93,6 +93,11 @@ def soak(start: Callable[[], Process], model: Path, count: int) -> dict[str, Any
         "active_after": active, "idle_seconds": idle, "disconnect_seconds": disconnects,
         "last_answer_seconds": alone, "cut_by_kill": killed, "files_kept": _hashes(model) == before,
     }  # fmt: skip
+
+
+def _vitals(process: Process) -> dict[str, float]:
+    kept = metrics(process)["mlx_gpt_prefix_bytes"] / 2**20
+    return {**process.vitals(), "prefix cache": kept}
 
 
 def metrics(process: Process) -> dict[str, float]:

@@ -43,7 +43,7 @@ class Scripted(ThreadingHTTPServer):
 
 class _Answer(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: Scripted
+    server: Scripted  # type: ignore[assignment]
 
     def do_GET(self) -> None:
         self.server.keys.append(self.headers["Authorization"])
@@ -96,7 +96,7 @@ class _Answer(BaseHTTPRequestHandler):
     def write(self, data: bytes) -> None:
         self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
 
-    def log_message(self, *arguments: object) -> None:
+    def log_message(self, format: str, *arguments: object) -> None:
         pass
 
 

@@ -119,7 +119,8 @@ def test_a_body_that_is_too_large_is_refused_and_its_sender_sees_why(guarded):
 
 
 def test_answers_have_the_limits_of_the_settings(guarded):
-    assert guarded.chat(ignore_eos=True).json()["usage"]["completion_tokens"] == 5
+    for answer in (guarded.chat(ignore_eos=True), guarded.complete(ignore_eos=True)):
+        assert answer.json()["usage"]["completion_tokens"] == 5
     error = guarded.chat(max_tokens=6).json()["error"]
     assert (error["param"], error["message"]) == (
         "max_tokens",

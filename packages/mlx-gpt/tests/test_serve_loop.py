@@ -266,6 +266,7 @@ def test_memory_is_flat_after_a_hundred_cancelled_requests(engine: WatchedEngine
                 steps.loop.step()
             answer.cancelled = True
         steps.finish()
+        mx.synchronize()
         return mx.get_active_memory()
 
     before = cancel_some(10)

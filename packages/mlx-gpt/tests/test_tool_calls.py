@@ -226,6 +226,7 @@ def test_strict_functions_are_strict_where_the_model_chooses(tokenizers, form):
     function = {"name": "weather", "parameters": CITY, "strict": True}
     tokenizer, parts = tokenizers[form], form.partition(",")
     mask = Tools(tokenizer, [{"type": "function", "function": function}]).grammar()
+    assert mask is not None
     if form != "llama":
         for token in tokenizer.encode("Hi"):
             mask.accept(token)

@@ -56,20 +56,20 @@ class ContinuousBatch(Generic[M]):
         """The rows in progress."""
         return [each for each in self.members if each and each.finish_reason is None]
 
-    def join(self, members: Sequence[M], cache: Cache, logits: mx.array) -> None:
-        """Add texts whose prompt is in `cache`, a cache of one row; call it after `read`.
+    def join(self, members: Sequence[M], caches: Sequence[Cache], logits: mx.array) -> None:
+        """Add texts whose prompts are in `caches`, of one row each; call it after `read`.
 
-        `logits` (1, V) follow the prompt, which they have in common.
+        `logits` (B, V) follow the prompts.
         """
-        logits = mx.repeat(logits[:, : self._vocab_size], len(members), axis=0)
         sampler = Sampler(
             [each.request.sampling for each in members],
             [each.request.prompt for each in members],
             self._vocab_size,
         )
+        logits = logits[:, : self._vocab_size]
         first = draw(members, sampler, logits, None, masks(members, self._vocab_size))
         size = self.cache.slots
-        places = self.cache.join([cache] * len(members))
+        places = self.cache.join(caches)
         self._unread.append(first)
         if self._sampler is None:
             self._sampler, self._tokens = sampler, first.tokens

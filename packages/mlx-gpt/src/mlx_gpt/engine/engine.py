@@ -139,9 +139,9 @@ class Engine:
         ends = self.end_ids if end_ids is None else end_ids
         return Row(index, request, self.tokenizer, tools, ends)
 
-    def make_cache(self) -> Cache:
-        """Return an empty cache of one row."""
-        return make_cache(self.model, [0], self._kv)
+    def make_cache(self, padding: Sequence[int] = (0,)) -> Cache:
+        """Return an empty cache of rows with so much padding on the left."""
+        return make_cache(self.model, padding, self._kv)
 
     def _check(self, index: int, request: Request) -> None:
         size = self.tokenizer.vocab_size

@@ -71,7 +71,7 @@ def create_app(
             CORSMiddleware, allow_origins=network.cors_origins, allow_methods=["GET", "POST"],
             allow_headers=["*"], expose_headers=["x-request-id"], max_age=600,
         )  # fmt: skip
-    app.add_middleware(Observed, metrics=metrics, log_prompts=network.log_prompts)
+    app.add_middleware(Observed, metrics=metrics)
     return app
 
 

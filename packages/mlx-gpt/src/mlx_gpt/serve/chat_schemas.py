@@ -10,10 +10,10 @@ from pydantic import BeforeValidator, Field, StrictBool, StrictStr, WithJsonSche
 from mlx_gpt.serve.schemas import (
     MOST_LOG_PROBABILITIES,
     Body,
+    FieldError,
     GenerationBody,
     Int,
     unsupported,
-    wrong,
 )
 
 
@@ -70,9 +70,9 @@ class Message(Body):
     @model_validator(mode="after")
     def _check_parts(self) -> Message:
         if self.content is None and not (self.role == "assistant" and self.tool_calls):
-            raise wrong("content", "is missing")
+            raise FieldError("is missing", "content")
         if self.tool_calls and self.role != "assistant":
-            raise wrong("tool_calls", "only messages of the assistant have them")
+            raise FieldError("only messages of the assistant have them", "tool_calls")
         return self
 
 
@@ -124,7 +124,9 @@ class ResponseFormat(Body):
     def _check_schema(self) -> ResponseFormat:
         has_schema = self.json_schema is not None and self.json_schema.schema_ is not None
         if (self.type == "json_schema") != has_schema:
-            raise wrong("json_schema", "a schema goes with the type json_schema, and only with it")
+            raise FieldError(
+                "a schema goes with the type json_schema, and only with it", "json_schema"
+            )
         return self
 
 
@@ -166,7 +168,7 @@ class ChatBody(GenerationBody):
     @model_validator(mode="after")
     def _check_pairs(self) -> ChatBody:
         if self.top_logprobs is not None and not self.logprobs:
-            raise wrong("top_logprobs", "needs logprobs: true")
+            raise FieldError("needs logprobs: true", "top_logprobs")
         if self.tool_choice not in (None, "none", "auto") and not self.tools:
-            raise wrong("tool_choice", "needs tools")
+            raise FieldError("needs tools", "tool_choice")
         return self

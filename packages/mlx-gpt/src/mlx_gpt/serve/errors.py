@@ -23,6 +23,7 @@ from mlx_gpt.serve.generation import (
     TooLong,
     UnknownAdapter,
 )
+from mlx_gpt.serve.schemas import FieldError
 
 _TYPES = {
     401: "authentication_error", 403: "permission_error", 404: "not_found_error",
@@ -30,7 +31,6 @@ _TYPES = {
 }  # fmt: skip
 _CODES = {
     "missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter",
-    "unsupported": "unsupported_parameter",
 }  # fmt: skip
 _LONGEST_PATH = 200
 _FIELD = re.compile(r"[a-z_]+")
@@ -152,11 +152,13 @@ def add_error_handlers(app: FastAPI) -> None:
 def _from_problems(problems: Sequence[Mapping[str, Any]]) -> ApiError:
     """Return the first problem that pydantic found, with the path of its field."""
     first = problems[0]
-    context = first.get("ctx", {})
+    cause = first.get("ctx", {}).get("error")
     if first["type"] == "json_invalid":
-        text = f"the body is not JSON: {context['error']} at character {first['loc'][-1]}"
+        text = f"the body is not JSON: {cause} at character {first['loc'][-1]}"
         return ApiError(400, text, code="invalid_json")
-    place = [*first["loc"][1:], *filter(None, [context.get("param")])]
+    place, code = list(first["loc"][1:]), _CODES.get(first["type"])
+    if isinstance(cause, FieldError):
+        place, code = [*place, *filter(None, [cause.param])], cause.code
     if not place:
         return ApiError(400, "the body must be a JSON object", code="invalid_json")
     param = "".join(
@@ -168,4 +170,4 @@ def _from_problems(problems: Sequence[Mapping[str, Any]]) -> ApiError:
     text = str(first["msg"]).removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         text = "there is no such field here"
-    return ApiError(400, f"{param}: {text}", param=param, code=_CODES.get(first["type"]))
+    return ApiError(400, f"{param}: {text}", param=param, code=code)

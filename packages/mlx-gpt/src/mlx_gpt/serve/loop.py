@@ -16,7 +16,7 @@ from mlx_gpt.engine.engine import Engine
 from mlx_gpt.engine.memory import CacheMemory, probe
 from mlx_gpt.engine.named_adapters import NamedAdapters
 from mlx_gpt.engine.prefix_cache import PrefixCache
-from mlx_gpt.engine.prompts import Pace, PromptReading, choose
+from mlx_gpt.engine.prompts import Pace, PromptReading, Reader, choose
 from mlx_gpt.models.ragged import first_tokens
 from mlx_gpt.serve.answer import Answer, ends_on_error
 
@@ -48,6 +48,7 @@ class EngineLoop:
             prefix_cache_bytes = min(1 << 30, self.memory.limit // 4)
         self.prefix = PrefixCache(prefix_cache_bytes)
         self._max_batch, self._pace = max_batch, Pace(prefill_chunk)
+        self._reader = Reader(engine.model, self._adapters, engine.make_cache)
         self._read_tokens = 0  # of prompts, in the step before
         self.batch = self._new_batch()
 
@@ -121,7 +122,7 @@ class EngineLoop:
             reading = next((each for each in self.readings if each.is_of(answer)), None)
             if reading is None:
                 known = self.prefix.find(answer.adapter, answer.request.prompt)
-                reading = PromptReading(known or self.engine.make_cache(), answer)
+                reading = PromptReading(known, answer)
                 self.readings.append(reading)
             else:
                 reading.members.append(answer)
@@ -130,24 +131,29 @@ class EngineLoop:
 
     def _read_prompts(self, active: bool) -> int:
         """Start reading prompts; return the number of tokens."""
-        chosen = choose(self.readings, self._pace.budget(active), self.counts["steps"])
-        for reading, tokens in chosen:
-            with self._ends(reading.members):
-                reading.read(self.engine.model, self._adapters, tokens, wait=not active)
+        chosen = choose(self.readings, self._pace, active, self.counts["steps"])
+        for group, tokens in chosen:
+            with self._ends([member for each in group for member in each.members]):
+                arrays = self._reader.read(group, tokens)
+                # Nobody waits for a token: then no more than this step is started.
+                (mx.async_eval if active else mx.eval)(arrays)
         self._drop_readings()
-        return sum(tokens for _, tokens in chosen)
+        return sum(len(group) * tokens for group, tokens in chosen)
 
     def _join(self) -> None:
-        done = [each for each in self.readings if not each.remaining]
-        self.readings = [each for each in self.readings if each.remaining]
-        for reading in done:
-            with self._ends([*self.batch.active, *reading.members], of_batch=True):
-                logits = reading.logits(self.engine.model, self._adapters)
-                self.batch.join(reading.members, reading.cache, logits)
+        done = [each for each in self.readings if each.logits is not None]
+        if not done:
+            return
+        self.readings = [each for each in self.readings if each.logits is None]
+        rows = [(one, each.cache, each.logits) for each in done for one in each.members]
+        members, caches, logits = zip(*rows, strict=True)
+        with self._ends([*self.batch.active, *members], of_batch=True):
+            self.batch.join(members, caches, mx.concatenate(list(logits)))
+        for each in done:
+            cache = each.cache
+            assert cache is not None  # it has been read
             with self._ends([]):
-                self.prefix.store(
-                    reading.adapter, reading.prompt, partial(first_tokens, reading.cache, None)
-                )
+                self.prefix.store(each.adapter, each.prompt, partial(first_tokens, cache, None))
 
     def _leave(self) -> None:
         """Remove the answers that have ended from the batch, and keep what they read."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,10 +67,10 @@ def read_chat(served: Served, body: ChatBody) -> Asked:
     tools = _read_tools(served.tokenizer, body) if body.tools else None
     prompt = _encode_chat(served.tokenizer, body, messages, tools)
     top = (body.top_logprobs or 0) if body.logprobs else None
-    wanted = body.max_completion_tokens or body.max_tokens
-    name = "max_completion_tokens" if body.max_completion_tokens else "max_tokens"
+    field = "max_completion_tokens" if body.max_completion_tokens else "max_tokens"
+    most = _max_tokens(served, getattr(body, field), field)
     grammar = _read_grammar(served.tokenizer, body, tools)
-    asked = _asked(served, body, choice, [prompt], top, wanted, name, "messages", grammar)
+    asked = _asked(served, body, choice, [prompt], "messages", most, top, grammar)
     return replace(asked, make_parser=tools.parser) if tools else asked
 
 
@@ -83,8 +84,16 @@ def read_completion(served: Served, body: CompletionBody) -> Asked:
     several = isinstance(body.prompt, list) and not isinstance(body.prompt[0], int)
     prompts = body.prompt if several else [body.prompt]
     ids = [_encode_prompt(served.tokenizer, each) for each in prompts]
-    wanted = body.max_tokens or _COMPLETION_TOKENS
-    return _asked(served, body, choice, ids, body.logprobs, wanted, "max_tokens", "prompt")
+    most = _max_tokens(served, body.max_tokens, "max_tokens", _COMPLETION_TOKENS)
+    return _asked(served, body, choice, ids, "prompt", most, body.logprobs)
+
+
+def _max_tokens(served: Served, wanted: int | None, field: str, default: int | None = None) -> int:
+    """Return the most tokens of an answer; without a default those of the settings, or all."""
+    limit = served.settings.answers.max_tokens or served.scheduler.context_length
+    if served.settings.answers.max_tokens and wanted and wanted > limit:
+        raise ApiError(400, f"{field} is at most {limit} here, got {wanted}", param=field)
+    return min(limit, wanted or default or limit)
 
 
 def _asked(
@@ -92,10 +101,9 @@ def _asked(
     body: GenerationBody,
     choice: Choice,
     prompts: Sequence[Sequence[int]],
-    top: int | None,
-    wanted: int | None,
-    wanted_name: str,
     param: str,
+    max_tokens: int,
+    top: int | None,
     grammar: Grammar | None = None,
 ) -> Asked:
     limits, n = served.settings.answers, body.n or 1
@@ -103,14 +111,10 @@ def _asked(
     if n * len(prompts) > most:
         text = f"{n} answers to {len(prompts)} prompts are more than the {most} of a request"
         raise ApiError(400, text, param="n" if n > 1 else param)
-    if limits.max_tokens and (wanted or 0) > limits.max_tokens:
-        text = f"{wanted_name} is at most {limits.max_tokens} here, got {wanted}"
-        raise ApiError(400, text, param=wanted_name)
     sampling = _sampling(served, body)
-    first = Generate(
-        prompt=(0,),
-        max_tokens=wanted or limits.max_tokens or served.scheduler.context_length,
-        sampling=sampling,
+    generate = partial(
+        Generate,
+        max_tokens=max_tokens,
         stop=tuple(body.stop or ()),
         top_log_probabilities=top,
         adapter=choice.adapter,
@@ -118,8 +122,8 @@ def _asked(
         end_ids=frozenset() if body.ignore_eos else None,
     )
     generates = [
-        replace(first, prompt=tuple(prompt), sampling=_with_seed(sampling, i),
-                grammar=grammar.copy() if grammar else None)
+        generate(tuple(prompt), sampling=_with_seed(sampling, i),
+                 grammar=grammar.copy() if grammar else None)
         for prompt in prompts
         for i in range(n)
     ]  # fmt: skip

@@ -21,7 +21,6 @@ from pydantic import (
     WithJsonSchema,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
 MOST_LOG_PROBABILITIES = 20
 _MOST_STOPS, _LONGEST_STOP = 4, 1000
@@ -31,15 +30,17 @@ Number = Annotated[float, Strict(), AllowInfNan(False)]
 Penalty = Annotated[Number, Field(ge=-2, le=2)]
 
 
-def unsupported(reason: str = "", param: str = "") -> PydanticCustomError:
+class FieldError(ValueError):
+    """A validator refuses a value: of `param`, if it checks the whole object."""
+
+    def __init__(self, text: str, param: str = "", code: str | None = None):
+        super().__init__(text)
+        self.param, self.code = param, code
+
+
+def unsupported(reason: str = "", param: str = "") -> FieldError:
     """Return the error of something that this server does not have."""
-    text = "is not supported{reason}"
-    return PydanticCustomError("unsupported", text, {"reason": reason, "param": param})
-
-
-def wrong(param: str, text: str) -> PydanticCustomError:
-    """Return an error of a field, for validators of the whole object."""
-    return PydanticCustomError("wrong", "{text}", {"text": text, "param": param})
+    return FieldError(f"is not supported{reason}", param, "unsupported_parameter")
 
 
 class Body(BaseModel):
@@ -129,7 +130,7 @@ class GenerationBody(Body):
     @model_validator(mode="after")
     def _check_stream_options(self) -> GenerationBody:
         if self.stream_options and not self.stream:
-            raise wrong("stream_options", "needs stream: true")
+            raise FieldError("needs stream: true", "stream_options")
         return self
 
 

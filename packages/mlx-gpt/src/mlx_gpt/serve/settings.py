@@ -97,7 +97,7 @@ class ServeAnswers:
 
     max_tokens: int = setting(0, "Most tokens of an answer.", flag="--max-tokens", at_least=0,
         default_text="the model's context")  # fmt: skip
-    max_choices: int = setting(16, "Most answers of a request, n times its prompts.", at_least=1)
+    max_choices: int = setting(64, "Most answers of a request, n times its prompts.", at_least=1)
     seconds: float = setting(600.0, "Time for an answer, waiting included.",
         flag="--answer-seconds", **_SECONDS)  # fmt: skip
     temperature: float | None = setting(None, "Of requests that set none.", flag="--temperature",
