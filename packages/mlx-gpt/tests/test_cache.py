@@ -19,7 +19,7 @@ HEADS, DIMS = 2, 4
 def small_buffers() -> Iterator[None]:
     """Buffers that are full after a few tokens, so that short texts move them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cache_module, "_STEP", 4)
+        patch.setattr(cache_module, "STEP", 4)
         patch.setattr(cache_module, "SLACK", 3)
         yield
 

@@ -11,7 +11,7 @@ from mlx_gpt.engine.requests import Completion, Piece, Request
 from mlx_gpt.engine.speculative import SpeculationCounts, SpeculativeGeneration
 from mlx_gpt.engine.speed import Timing
 from mlx_gpt.engine.tools import Markers, ToolUse
-from mlx_gpt.models.cache import PromptCache
+from mlx_gpt.models.cache import Cache, PromptCache
 from mlx_gpt.models.description import head_size
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ class Engine:
         self.counts, self.timing = SpeculationCounts(), Timing()
         self._prefill_chunk = prefill_chunk
         self._kv = (kv_bits, kv_group_size) if kv_bits else None
-        self._speculation = speculation
-        make_cache(model, [0], self._kv)  # raises for wrong settings
+        self.speculation = speculation
+        self.make_cache()  # raises for wrong settings
         if kv_bits and head_size(model) % kv_group_size:
             raise ValueError(
                 f"the heads of this model have {head_size(model)} numbers, which groups of "
@@ -70,7 +70,7 @@ class Engine:
         if max_batch < 1:
             raise ValueError(f"max_batch must be 1 or more, got {max_batch}")
         requests = list(requests)
-        if self._speculation:
+        if self.speculation:
             max_batch = 1
         order = sorted(range(len(requests)), key=lambda i: _sort_key(requests[i]))
         found: dict[int, Completion] = {}
@@ -113,8 +113,8 @@ class Engine:
             raise ValueError(f"a prompt cache is for one request, got {len(requests)}")
         for i, request in enumerate(requests):
             self._check(i, request)
-        rows = [self._row(i, request) for i, request in enumerate(requests)]
-        if self._speculation is None:
+        rows = [self.row(i, request) for i, request in enumerate(requests)]
+        if self.speculation is None:
             return Generation(
                 self.model, rows, vocab_size=self.tokenizer.vocab_size, chunk=self._prefill_chunk,
                 kv=self._kv, prompt_cache=prompt_cache,
@@ -122,8 +122,8 @@ class Engine:
         if len(rows) > 1:
             raise ValueError(f"speculative decoding is for one request, got {len(rows)}")
         return SpeculativeGeneration(
-            self.model, rows[0], self._speculation.start(self._prefill_chunk),
-            vocab_size=self.tokenizer.vocab_size, tokens=self._speculation.tokens,
+            self.model, rows[0], self.speculation.start(self._prefill_chunk),
+            vocab_size=self.tokenizer.vocab_size, tokens=self.speculation.tokens,
             chunk=self._prefill_chunk, kv=self._kv, counts=self.counts, prompt_cache=prompt_cache,
         )  # fmt: skip
 
@@ -133,9 +133,15 @@ class Engine:
         with self.timing.prompts(requests):
             return self.start(requests, prompt_cache)
 
-    def _row(self, index: int, request: Request) -> Row:
+    def row(self, index: int, request: Request, end_ids: frozenset[int] | None = None) -> Row:
+        """Return a row of a batch; it ends at `end_ids`, None: the engine's."""
         tools = ToolUse(self.tokenizer, self._markers) if self._markers else None
-        return Row(index, request, self.tokenizer, tools, self.end_ids)
+        ends = self.end_ids if end_ids is None else end_ids
+        return Row(index, request, self.tokenizer, tools, ends)
+
+    def make_cache(self, padding: Sequence[int] = (0,)) -> Cache:
+        """Return an empty cache of rows with so much padding on the left."""
+        return make_cache(self.model, padding, self._kv)
 
     def _check(self, index: int, request: Request) -> None:
         size = self.tokenizer.vocab_size

@@ -7,6 +7,8 @@ import numpy as np
 
 from mlx_gpt.engine.sampling import Sampling
 
+_ROWS = ("_seen", "_counts", "_repetition", "_presence", "_frequency")  # arrays of each row
+
 
 class Penalties:
     """What is added to and taken from the logits of a batch, and the tokens that count.
@@ -41,6 +43,29 @@ class Penalties:
             return Penalties(settings, prompts, vocab_size)
         return None
 
+    @staticmethod
+    def joined(
+        first: "Penalties | None", second: "Penalties | None", rows: tuple[int, int]
+    ) -> "Penalties | None":
+        """Return the penalties of two batches of `rows` rows as one; None has none."""
+        known = first or second
+        if known is None:
+            return None
+        size = known._counts.shape[1]
+        # What a row without penalties has is not counted, because its factors are neutral.
+        first, second = (
+            each or Penalties([Sampling()] * count, [()] * count, size)
+            for each, count in zip((first, second), rows, strict=True)
+        )
+        if (first._bias is None) != (second._bias is None):
+            for each in (first, second):
+                if each._bias is None:
+                    each._bias = mx.zeros(each._counts.shape)
+        for name in _ROWS if first._bias is None else (*_ROWS, "_bias"):
+            parts = [getattr(first, name), getattr(second, name)]
+            setattr(first, name, mx.concatenate(parts))
+        return first
+
     def count(self, tokens: mx.array) -> None:
         """Count one more token (B,) of each row's answer."""
         one = tokens[:, None] == mx.arange(self._counts.shape[1])
@@ -56,8 +81,7 @@ class Penalties:
 
     def take(self, index: mx.array) -> None:
         """Select rows of the batch."""
-        names = ("_seen", "_counts", "_repetition", "_presence", "_frequency")
-        for name in (*names, *(["_bias"] if self._bias is not None else [])):
+        for name in _ROWS if self._bias is None else (*_ROWS, "_bias"):
             setattr(self, name, getattr(self, name)[index])
 
 

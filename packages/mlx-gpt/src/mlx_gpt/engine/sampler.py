@@ -72,9 +72,19 @@ class Sampler:
         """Select rows of the batch, in this order."""
         index = mx.array(list(rows))
         self._keys = self._keys[index]
-        if self._penalties:
+        settings = [self._settings[row] for row in rows]
+        if self._penalties and any(each.is_penalized for each in settings):
             self._penalties.take(index)
-        self._set([self._settings[row] for row in rows])
+        else:
+            self._penalties = None
+        self._set(settings)
+
+    def join(self, other: "Sampler") -> None:
+        """Add the rows of another sampler after those of this one."""
+        self._keys = mx.concatenate([self._keys, other._keys])
+        counts = len(self._settings), len(other._settings)
+        self._penalties = Penalties.joined(self._penalties, other._penalties, counts)
+        self._set([*self._settings, *other._settings])
 
 
 class Filters:

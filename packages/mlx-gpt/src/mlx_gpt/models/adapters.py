@@ -87,26 +87,31 @@ def quantize_layers(model: nn.Module, bits: int, group_size: int = 64) -> None:
     nn.quantize(model, group_size, bits, class_predicate=fits)
 
 
-def add_saved_adapter(model: nn.Module, folder: Path, trainable: bool = False) -> None:
+def add_saved_adapter(
+    model: nn.Module, folder: Path, trainable: bool = False, name: str = "default"
+) -> None:
     """Put the adapter of a folder into its model, in place."""
     if (folder / _TENSORS["mlx-lm"]).is_file():
         rename = partial(_rename, model, "model.", _GPT2_PREFIX)
-        load_mlx_lm_adapter(model, folder, trainable=trainable, rename=rename)
+        load_mlx_lm_adapter(model, folder, name, trainable=trainable, rename=rename)
     else:
-        load_adapter(model, folder, trainable=trainable)
+        load_adapter(model, folder, name, trainable=trainable)
 
 
-def apply_adapter(model: nn.Module, folder: str | Path, source: str | Path) -> None:
+def apply_adapter(
+    model: nn.Module, folder: str | Path, source: str | Path | None, name: str = "default"
+) -> None:
     """Put the adapter of a folder onto the model loaded from `source`, and make it the active one.
 
-    Logs a warning if the adapter names another model: it may fit and mean nothing there. Raises
-    `FileNotFoundError` if the folder has no adapter, `ValueError` if its tensors do not fit.
+    Logs a warning if the adapter names another model: it may fit and mean nothing there; a `source`
+    of None is not compared. Raises `FileNotFoundError` if the folder has no adapter, `ValueError`
+    if its tensors do not fit.
     """
     found = find_adapter(folder)
     if not found or not any((found / name).is_file() for name in _TENSORS.values()):
         raise FileNotFoundError(f"{folder} has no adapter: none of {', '.join(_TENSORS.values())}")
-    add_saved_adapter(model, found)
-    if other := _other_model(found, Path(source)):
+    add_saved_adapter(model, found, name=name)
+    if source is not None and (other := _other_model(found, Path(source))):
         logger.warning("the adapter in %s was trained on %s, and is used on %s", folder, other,
                        source)  # fmt: skip
 

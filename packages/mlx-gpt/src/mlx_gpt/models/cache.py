@@ -1,7 +1,7 @@
 """Key/value caches: whole texts, attention windows, quantized; the latest tokens can be dropped.
 
 Prompts of different lengths are padded on the left; `left_padding` counts each row's padding.
-Positions include the padding, which is fine because rotary embeddings are relative.
+Positions do not count it, so that a row's keys and values are the same in any batch.
 """
 
 from collections.abc import Sequence
@@ -10,42 +10,42 @@ import mlx.core as mx
 
 NO_WINDOW = 1 << 30  # the window of layers that attend to all previous tokens
 SLACK = 64  # the latest tokens that can always be dropped, also by layers with a window
-_STEP = 256  # tokens by which buffers grow
+STEP = 256  # tokens by which buffers grow
 
 
 class TokenBuffer:
     """Arrays with the latest tokens on axis 2: at least `window` + `SLACK`, or all there are.
 
     Tokens stand in their order, so that what is attended to is a slice. When the buffer is full,
-    tokens that no window reaches are left behind: once in `_STEP` tokens, the others move.
+    tokens that no window reaches are left behind: once in `STEP` tokens, the others move.
     """
 
     def __init__(self, window: int):
         self.window = window
         self.parts: list[mx.array] = []  # (B, heads, capacity, any) each
         self.offset = 0  # tokens so far
-        self._begin = 0  # the position of the first token in the arrays
+        self.begin = 0  # tokens, padding included, before the first in the arrays
 
     def append(self, parts: Sequence[mx.array]) -> list[mx.array]:
         """Add (B, heads, T, any) of each part; return the `window` tokens before and the new."""
-        held, tokens = self.offset - self._begin, parts[0].shape[2]
+        held, tokens = self.offset - self.begin, parts[0].shape[2]
         if not self.parts or held + tokens > self.parts[0].shape[2]:
             kept = min(held, self.window + SLACK)
             self.parts = [
                 _enlarged(self.parts[i][:, :, held - kept : held] if held else None, part)
                 for i, part in enumerate(parts)
             ]
-            self._begin, held = self.offset - kept, kept
+            self.begin, held = self.offset - kept, kept
         for buffer, part in zip(self.parts, parts, strict=True):
             buffer[:, :, held : held + tokens] = part
-        first = max(0, self.offset - self.window) - self._begin
+        first = max(0, self.offset - self.window) - self.begin
         self.offset += tokens
         return [buffer[:, :, first : held + tokens] for buffer in self.parts]
 
     def can_trim(self, count: int) -> bool:
         """Whether the last `count` tokens can be dropped: what remains must fill the window."""
         offset = self.offset - count
-        return offset >= 0 and self._begin <= max(0, offset - self.window)
+        return offset >= 0 and self.begin <= max(0, offset - self.window)
 
     def trim(self, count: int) -> None:
         """Drop the last tokens; the caller has asked `can_trim`."""
@@ -64,6 +64,7 @@ class LayerCache(TokenBuffer):
 
     def __init__(self, window: int):
         super().__init__(window)
+        self.position: int | mx.array = 0  # of the next token, (B,) if rows differ
         self._bits, self._group_size = 0, 0  # 0: not quantized
 
     def attend(
@@ -91,21 +92,28 @@ class LayerCache(TokenBuffer):
             raise ValueError(f"quantize the cache before its first token, it has {self.offset}")
         self._bits, self._group_size = bits, group_size
 
+    def store_like(self, other: "LayerCache") -> None:
+        """Quantize as another layer does; the cache must be empty or have its arrays."""
+        self._bits, self._group_size = other._bits, other._group_size
+
 
 class Cache:
     """The caches of all layers of a model, and the last embeddings for nanochat's smear."""
 
     def __init__(self, windows: Sequence[int], left_padding: Sequence[int] | None = None):
         self.layers = [LayerCache(window) for window in windows]
-        self.left_padding = None
-        if left_padding is not None and any(left_padding):
-            self.left_padding = mx.array(list(left_padding))
+        self.pad(left_padding or ())
         self.embeddings = TokenBuffer(1)  # (B, 1, S, n_embd); empty in models that need none
 
     @property
     def offset(self) -> int:
         """Tokens so far, padding included."""
         return self.layers[0].offset
+
+    def pad(self, left_padding: Sequence[int]) -> None:
+        """State how many tokens of each row are padding; none of any row if it is empty."""
+        self.padding = list(left_padding) if any(left_padding) else []
+        self.left_padding = mx.array(self.padding) if self.padding else None
 
     def quantize(self, bits: int, group_size: int) -> None:
         """Store keys and values as `bits` (4 or 8) a number and a scale a group from now on.
@@ -121,7 +129,16 @@ class Cache:
             layer.quantize(bits, group_size)
 
     def masks(self, tokens: int) -> "list[mx.array | str | None]":
-        """Return each layer's mask for this many new tokens; equal windows share a mask."""
+        """Return each layer's mask for this many new tokens; equal windows share a mask.
+
+        Sets the position of the tokens in all layers.
+        """
+        # Made from numbers, so that `rope.rotate` need not wait for it.
+        position: int | mx.array = self.offset
+        if self.padding:
+            position = mx.array([self.offset - each for each in self.padding])
+        for layer in self.layers:
+            layer.position = position
         by_window = {
             window: attention_mask(tokens, window, self.layers[0], self.left_padding)
             for window in {layer.window for layer in self.layers}
@@ -135,28 +152,29 @@ class Cache:
 
     def arrays(self) -> list[mx.array]:
         """Return all arrays, to evaluate them."""
-        return [part for each in self._buffers() for part in each.parts]
+        return [part for each in self.buffers() for part in each.parts]
 
     def take(self, rows: Sequence[int]) -> None:
         """Select rows of the batch, in this order; a row may be repeated."""
         index = mx.array(list(rows))
-        for each in self._buffers():
+        for each in self.buffers():
             each.take(index)
-        if self.left_padding is not None:
-            self.left_padding = self.left_padding[index]
+        if self.padding:
+            self.pad([self.padding[row] for row in rows])
 
     def can_trim(self, count: int) -> bool:
         """Whether `trim` can drop this many tokens: `SLACK` always, more if no window moved on."""
-        return all(each.can_trim(count) for each in self._buffers())
+        return all(each.can_trim(count) for each in self.buffers())
 
     def trim(self, count: int) -> None:
         """Drop the last `count` tokens of all rows; `ValueError` if a layer's window moved on."""
         if not self.can_trim(count):
             raise ValueError(f"cannot drop {count} of {self.offset} tokens: the windows moved on")
-        for each in self._buffers():
+        for each in self.buffers():
             each.trim(count)
 
-    def _buffers(self) -> list[TokenBuffer]:
+    def buffers(self) -> list[TokenBuffer]:
+        """Return the layers, and the embeddings if there are any."""
         held = [self.embeddings] if self.embeddings.parts else []
         return [*self.layers, *held]
 
@@ -229,6 +247,6 @@ def _enlarged(kept: mx.array | None, new: mx.array) -> mx.array:
     """Return a buffer that begins with `kept` and has room for `new` and up to a step more."""
     B, heads, T, dims = new.shape
     held = 0 if kept is None else kept.shape[2]
-    room = -(-(held + T) // _STEP) * _STEP - held
+    room = -(-(held + T) // STEP) * STEP - held
     more = mx.zeros((B, heads, room, dims), new.dtype)
     return more if kept is None else mx.concatenate([kept, more], axis=2)

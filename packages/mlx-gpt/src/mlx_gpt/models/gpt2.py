@@ -188,7 +188,7 @@ class GPT2(Decoder):
         limit = self.config.n_positions
         total = offset + tokens
         if segments is None and total > limit:
-            total -= 0 if padding is None else int(padding.min())
+            total -= min(cache.padding, default=0) if cache else 0
             if total > limit:
                 raise ValueError(f"{total:,} tokens, but the model has {limit:,} positions")
         positions = mx.arange(offset, offset + tokens)

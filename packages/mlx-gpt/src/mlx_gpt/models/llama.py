@@ -124,7 +124,7 @@ class Attention(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         q, k, v = (each.swapaxes(1, 2) for each in (q, k, v))  # (B, heads, T, head_dim)
         if self._rotate:
-            offset = cache.offset if cache else 0
+            offset = cache.position if cache else 0
             q, k = self._rotate(q, offset), self._rotate(k, offset)
         if cache:
             y = cache.attend(q, k, v, self._scale, mask)

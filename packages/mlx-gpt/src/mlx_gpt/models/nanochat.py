@@ -26,6 +26,7 @@ import mlx.nn as nn
 from mlx_gpt.models.cache import Cache, LayerCache
 from mlx_gpt.models.decoder import Decoder
 from mlx_gpt.models.layers import MLP, Linear, check_sizes, checkpointed, windowed_attention
+from mlx_gpt.models.rope import rotate
 
 ROPE_BASE = 100_000.0
 LOGIT_CAP = 15.0
@@ -121,7 +122,7 @@ class Attention(nn.Module):
             gate = 3 * mx.sigmoid(self.ve_gate(x[..., :GATE_CHANNELS]))  # (B, T, kv_heads)
             v = v + gate[..., None] * value_embedding.reshape(v.shape)
         q, k, v = (each.swapaxes(1, 2) for each in (q, k, v))  # (B, heads, T, head_dim)
-        offset = cache.offset if cache else 0
+        offset = cache.position if cache else 0
         q, k = norm(_rotate(q, offset)), norm(_rotate(k, offset))
         scale = SHARPNESS / math.sqrt(config.head_dim)
         if cache:
@@ -131,11 +132,9 @@ class Attention(nn.Module):
         return self.c_proj(y.swapaxes(1, 2).reshape(B, T, -1))
 
 
-def _rotate(x: mx.array, offset: int) -> mx.array:
+def _rotate(x: mx.array, offset: int | mx.array) -> mx.array:
     # nanochat rotates by minus theta, hence the negative scale.
-    return mx.fast.rope(
-        x, x.shape[-1], traditional=False, base=ROPE_BASE, scale=-1.0, offset=offset
-    )
+    return rotate(x, offset, base=ROPE_BASE, scale=-1.0)
 
 
 class Block(nn.Module):

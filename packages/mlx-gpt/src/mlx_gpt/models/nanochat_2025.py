@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_gpt.models.cache import NO_WINDOW, Cache, LayerCache, attention_mask
+from mlx_gpt.models.cache import NO_WINDOW, Cache, LayerCache
 from mlx_gpt.models.decoder import Decoder
 from mlx_gpt.models.layers import MLP, Linear, check_sizes, checkpointed
+from mlx_gpt.models.rope import rotate
 
 LOGIT_CAP = 15.0
 NORM_EPS = 2.0**-23  # float32's machine epsilon, PyTorch's default in RMSNorm
@@ -65,7 +66,7 @@ class Attention(nn.Module):
         k = self.c_k(x).reshape(B, T, config.n_kv_head, -1)
         v = self.c_v(x).reshape(B, T, config.n_kv_head, -1)
         q, k, v = (each.swapaxes(1, 2) for each in (q, k, v))  # (B, heads, T, head_dim)
-        offset = cache.offset if cache else 0
+        offset = cache.position if cache else 0
         q, k = _rotate(q, config, offset), _rotate(k, config, offset)
         q, k = _norm(q, config), _norm(k, config)
         scale = 1 / math.sqrt(config.head_dim)
@@ -76,11 +77,9 @@ class Attention(nn.Module):
         return self.c_proj(y.swapaxes(1, 2).reshape(B, T, -1))
 
 
-def _rotate(x: mx.array, config: Nanochat2025Config, offset: int) -> mx.array:
+def _rotate(x: mx.array, config: Nanochat2025Config, offset: int | mx.array) -> mx.array:
     # nanochat rotates by minus theta, hence the negative scale.
-    return mx.fast.rope(
-        x, x.shape[-1], traditional=False, base=config.rope_theta, scale=-1.0, offset=offset
-    )
+    return rotate(x, offset, base=config.rope_theta, scale=-1.0)
 
 
 def _norm(x: mx.array, config: Nanochat2025Config) -> mx.array:
@@ -155,8 +154,7 @@ class Nanochat2025(Decoder):
             raise ValueError("nanochat's models do not take packed rows with segments")
         x = _norm(self.transformer["wte"](ids).astype(self._dtype), self.config)
         layers = cache.layers if cache else [None] * self.config.n_layer
-        padding = cache.left_padding if cache else None
-        mask = attention_mask(ids.shape[1], NO_WINDOW, layers[0], padding)
+        mask = cache.masks(ids.shape[1])[0] if cache else "causal"
         for block, layer in zip(self.transformer["h"], layers, strict=True):
             run = checkpointed(block) if self.checkpoint_blocks and not cache else block
             x = run(x, mask, layer)

@@ -1,0 +1,1 @@
+"""Serve a model over HTTP: the scheduler of requests, the routes, the chat page."""

@@ -1,0 +1,187 @@
+"""The work of the engine thread: who waits, whose prompt is read, who writes."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import mlx.core as mx
+
+from mlx_gpt.engine.continuous import ContinuousBatch
+from mlx_gpt.engine.engine import Engine
+from mlx_gpt.engine.memory import CacheMemory, probe
+from mlx_gpt.engine.named_adapters import NamedAdapters
+from mlx_gpt.engine.prefix_cache import PrefixCache
+from mlx_gpt.engine.prompts import Pace, PromptReading, Reader, choose
+from mlx_gpt.models.ragged import first_tokens
+from mlx_gpt.serve.answer import Answer, ends_on_error
+
+
+class EngineLoop:
+    """Call `step` while `busy`, in the thread that made it; `waiting` may be appended to anywhere.
+
+    An exception ends the requests in whose work it was raised. `step` raises only if the model
+    cannot compute any more.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        adapters: Mapping[str, Path],
+        counts: Counter[str],
+        *,
+        max_batch: int,
+        prefill_chunk: int,
+        prefix_cache_bytes: int | None,
+        memory_limit: int | None,
+    ):
+        self.engine, self.counts = engine, counts
+        self.waiting: deque[Answer] = deque()
+        self.readings: list[PromptReading[Answer]] = []
+        self._adapters = NamedAdapters(engine.model, adapters) if adapters else None
+        self.memory = CacheMemory(probe(engine.model, engine.make_cache()), memory_limit)
+        if prefix_cache_bytes is None:
+            prefix_cache_bytes = min(1 << 30, self.memory.limit // 4)
+        self.prefix = PrefixCache(prefix_cache_bytes)
+        self._max_batch, self._pace = max_batch, Pace(prefill_chunk)
+        self._reader = Reader(engine.model, self._adapters, engine.make_cache)
+        self._read_tokens = 0  # of prompts, in the step before
+        self.batch = self._new_batch()
+
+    def _new_batch(self) -> ContinuousBatch[Answer]:
+        engine = self.engine
+        return ContinuousBatch(
+            engine.model, engine.tokenizer.vocab_size, self._adapters, engine.speculation,
+            engine.counts, self._pace.limit,
+        )  # fmt: skip
+
+    @property
+    def running(self) -> list[Answer]:
+        """The requests in the batch, and those whose prompt is being read."""
+        return [*self.batch.active, *(each for one in self.readings for each in one.members)]
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self.waiting or self.readings or self.batch.members)
+
+    def step(self) -> None:
+        """Hand out a token of each row, and read some of the prompts."""
+        self.counts["steps"] += 1
+        self._end_expired()
+        self._admit()
+        self.counts["memory"] = self.memory.needed([each.size for each in self.running])
+        begin, active = time.perf_counter(), bool(self.batch.active)
+        if self.batch.can_guess and not self.readings:
+            with self._ends(self.batch.active, of_batch=True):
+                self.batch.guess()
+            self._leave()
+            return
+        with self._ends(self.batch.active, of_batch=True):
+            self.batch.launch()
+        tokens = self._read_prompts(active)
+        with self._ends(self.batch.active, of_batch=True):
+            self.batch.read()
+        self._leave()
+        self._join()
+        if active:  # a step waits for what was started in the step before
+            self._pace.saw(time.perf_counter() - begin, self._read_tokens)
+        self._read_tokens = tokens if active else 0
+
+    def _end_expired(self) -> None:
+        for each in (*self.waiting, *self.running):
+            if reason := each.expired:
+                with ends_on_error([each]):
+                    each.finish(reason)
+        for _ in range(len(self.waiting)):
+            each = self.waiting.popleft()
+            if each.finish_reason is None:
+                self.waiting.append(each)
+        self._drop_readings()
+        self._leave()
+
+    def _drop_readings(self) -> None:
+        for each in self.readings:
+            each.members = [one for one in each.members if one.finish_reason is None]
+        self.readings = [each for each in self.readings if each.members]
+
+    def _admit(self) -> None:
+        while self.waiting:
+            answer, running = self.waiting[0], self.running
+            sizes = [each.size for each in (*running, answer)]
+            if len(sizes) > self._max_batch or (running and not self.memory.fits(sizes)):
+                return
+            if not self.memory.fits([max(sizes)] * max(len(sizes), len(self.batch.members))):
+                self.batch.leave()  # without free slots
+            self.waiting.popleft()
+            self.counts["prompt"] += len(answer.request.prompt)
+            reading = next((each for each in self.readings if each.is_of(answer)), None)
+            if reading is None:
+                known = self.prefix.find(answer.adapter, answer.request.prompt)
+                reading = PromptReading(known, answer)
+                self.readings.append(reading)
+            else:
+                reading.members.append(answer)
+            answer.cached_tokens = reading.cached
+            self.counts["cached"] += reading.cached
+
+    def _read_prompts(self, active: bool) -> int:
+        """Start reading prompts; return the number of tokens."""
+        chosen = choose(self.readings, self._pace, active, self.counts["steps"])
+        for group, tokens in chosen:
+            with self._ends([member for each in group for member in each.members]):
+                arrays = self._reader.read(group, tokens)
+                # Nobody waits for a token: then no more than this step is started.
+                (mx.async_eval if active else mx.eval)(arrays)
+        self._drop_readings()
+        return sum(len(group) * tokens for group, tokens in chosen)
+
+    def _join(self) -> None:
+        done = [each for each in self.readings if each.logits is not None]
+        if not done:
+            return
+        self.readings = [each for each in self.readings if each.logits is None]
+        rows = [(one, each.cache, each.logits) for each in done for one in each.members]
+        members, caches, logits = zip(*rows, strict=True)
+        with self._ends([*self.batch.active, *members], of_batch=True):
+            self.batch.join(members, caches, mx.concatenate(list(logits)))
+        for each in done:
+            cache = each.cache
+            assert cache is not None  # it has been read
+            with self._ends([]):
+                self.prefix.store(each.adapter, each.prompt, partial(first_tokens, cache, None))
+
+    def _leave(self) -> None:
+        """Remove the answers that have ended from the batch, and keep what they read."""
+        cache = self.batch.cache
+        for slot, each in enumerate(self.batch.members):
+            if each and each.finish_reason not in (None, "error"):
+                text = [*each.request.prompt, *each.tokens]
+                count = min(len(text), cache.offset - cache.pads()[slot])
+                with self._ends([]):
+                    self.prefix.store(each.adapter, text[:count], partial(cache.row, slot, count))
+        with self._ends(self.batch.active, of_batch=True):
+            self.batch.leave(keep_slots=bool(self.readings or self.waiting))
+
+    @contextmanager
+    def _ends(self, answers: Sequence[Answer], of_batch: bool = False) -> Iterator[None]:
+        """Let an exception in the block end these answers; then see whether the model computes.
+
+        `of_batch` says that the batch may be broken, and begins a new one.
+        """
+        done = False
+        with ends_on_error(answers):
+            yield
+            done = True
+        if done:
+            return
+        self.counts["failures"] += 1
+        if of_batch:
+            self.batch = self._new_batch()
+        self.prefix.clear()  # what was read before may not have been computed
+        mx.clear_cache()
+        probe(self.engine.model, self.engine.make_cache())
