@@ -113,12 +113,13 @@ def test_answers_in_json_mode_are_objects(any_tokenizer):
 def test_white_space_ends(any_tokenizer):
     mask = grammar.json_object(any_tokenizer)
     mask.accept(next(each for each in any_tokenizer.encode("{") if mask.allowed()[each]))
-    for spaces in range(30):
-        found = [int(each) for each in np.flatnonzero(mask.allowed())
-                 if any_tokenizer.decode_bytes([int(each)]).isspace()]  # fmt: skip
-        if not found:
-            break
+    spaces = 0
+    while spaces < 30 and (
+        found := [int(each) for each in np.flatnonzero(mask.allowed())
+                  if any_tokenizer.decode_bytes([int(each)]).isspace()]
+    ):  # fmt: skip
         mask.accept(found[0])
+        spaces += 1
     assert 1 <= spaces <= 20
 
 
@@ -132,8 +133,9 @@ def test_text_that_is_forced_is_encoded_as_the_tokenizer_would(any_tokenizer):
         ids.append(int(allowed[0]))
         mask.accept(ids[-1])
     assert any_tokenizer.decode_bytes(ids).decode() == text
-    plain = any_tokenizer.encode(text)
-    assert ids[-3:] == plain[-3:]
+    spaced = any_tokenizer.encode(text)  # SentencePiece puts a space before the text
+    assert len(spaced) - len(ids) in (0, 1)
+    assert ids == spaced[-len(ids) :]
 
 
 def test_a_copy_has_its_own_state(tokenizer):
