@@ -115,7 +115,8 @@ class Steps:
         heard = Heard()
         plain = Request(given.prompt, given.max_tokens, given.sampling, given.stop)
         row = self.loop.engine.row(0, plain, given.end_ids)
-        answer = Answer(Ticket(self._number), given, deliver or heard, row, self.counts)
+        size = self.loop.engine.tokenizer.vocab_size
+        answer = Answer(Ticket(self._number), given, deliver or heard, row, self.counts, size)
         self.loop.waiting.append(answer)
         return answer, heard
 
