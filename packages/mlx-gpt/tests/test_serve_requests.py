@@ -326,6 +326,17 @@ def test_malformed_requests_are_refused_and_a_good_one_is_answered_after_each(se
         assert server.is_good(), body
 
 
+def test_the_published_schema_has_every_route_and_the_form_of_errors(server):
+    schema = server.client.get("/openapi.json").json()
+    assert {*schema["paths"]} == {"/health", "/ready", "/metrics", "/v1/models",
+                                  "/v1/models/{name}", CHAT, TEXT}  # fmt: skip
+    answers = schema["paths"][CHAT]["post"]["responses"]
+    assert "422" not in answers
+    assert {*answers["200"]["content"]} == {"application/json", "text/event-stream"}
+    form = answers["400"]["content"]["application/json"]["schema"]
+    assert form == {"$ref": "#/components/schemas/ErrorBody"}
+
+
 def test_the_wrong_kind_of_content_is_named(server):
     for kind in ("application/x-www-form-urlencoded", "text/plain", "multipart/form-data"):
         answer = server.client.post(CHAT, content=b"{}", headers={"content-type": kind})
