@@ -160,11 +160,12 @@ def test_models_are_listed_with_their_owner(server):
 
 
 def test_unknown_routes_and_methods_have_errors_in_json(server):
-    for path in ("/", "/v1/embeddings", "/v1/responses", "/v1", "/docs", "/page/none", "/%00"):
-        error = error_of(
-            server.client.post(path, json={}), 405 if path[:5] in ("/", "/page") else 404
-        )
+    for path in ("/v1/embeddings", "/v1/responses", "/v1", "/docs", f"{CHAT}/", "/%00"):
+        error = error_of(server.client.post(path, json={}), 404)
         assert path in error["message"] or "%" in path
+    for path in ("/", "/page/none", "/health"):
+        assert path in error_of(server.client.post(path, json={}), 405)["message"]
+    assert len(server.client.get("/" + "a" * 9000).content) < 500
     for method in ("PUT", "DELETE", "PATCH", "GET", "OPTIONS"):
         answer = server.client.request(method, CHAT)
         assert error_of(answer, 405)["code"] == "method_not_allowed"

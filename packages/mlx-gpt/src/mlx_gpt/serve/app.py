@@ -52,7 +52,7 @@ def create_app(
     metrics = Metrics(scheduler)
     # No page of documentation: FastAPI's loads scripts from elsewhere.
     app = FastAPI(title="mlx-gpt serve", version=version("mlx-gpt"), docs_url=None, redoc_url=None,
-                  strict_content_type=False, responses=_ERRORS)  # fmt: skip
+                  strict_content_type=False, redirect_slashes=False, responses=_ERRORS)  # fmt: skip
     app.state.draining = False
     _add_state_routes(app, served, metrics)
     _add_model_routes(app, names)
