@@ -41,6 +41,8 @@ EXTRAS = {
     "onnx": ["test_export.py", "test_export_heads.py"],
     "tune": ["test_tune.py"],
 }
+# What else the tests of a package need: an extra of it.
+TESTED_EXTRA = {"mlx-gpt": "serve"}
 # The driver for a study on PostgreSQL, tested where its server is installed.
 BESIDE = {"tune": ["psycopg[binary]>=3.2"]}
 each_package = nox.parametrize(
@@ -63,7 +65,7 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Check the types of all packages with everything installed."""
     # Editable: a copy beside the checkout would be two classes of one name to pyright.
-    editable = [word for path in ALL_PATHS for word in ("--editable", path)]
+    editable = [word for path in map(with_extra, PROJECTS) for word in ("--editable", path)]
     session.install("--group", "lint", "--group", "test", *editable)
     session.run("pyright", "--pythonpath", f"{session.bin}/python")
 
@@ -92,11 +94,19 @@ def tools(session: nox.Session) -> None:
 @each_package
 def tests(session: nox.Session, package: str) -> None:
     """Test one package where only its declared dependencies are installed."""
-    session.install("--group", "test", *paths_of(package))
+    session.install("--group", "test", *paths_of(package), with_extra(package))
     precompile_header(session)
     # The threads of OpenBLAS spin while they wait, on a core that another process could use.
     env = {} if package == "mlx-fastcpu" else {"OPENBLAS_NUM_THREADS": "1"}
     session.run("pytest", "-m", "not slow", f"packages/{package}", *session.posargs, env=env)
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Send mlx-gpt serve what its OpenAPI schema allows, and what it does not."""
+    session.install("--group", "test", "schemathesis", *paths_of("mlx-gpt"), with_extra("mlx-gpt"))
+    test = "packages/mlx-gpt/tests/test_serve_fuzz.py"
+    session.run("pytest", test, *session.posargs, env={"OPENBLAS_NUM_THREADS": "1"})
 
 
 @nox.session
@@ -118,7 +128,7 @@ def install(session: nox.Session, package: str) -> None:
 @nox.session(name="docs-examples")
 def docs_examples(session: nox.Session) -> None:
     """Run every example, and every Python block of every README, with all packages installed."""
-    session.install("--group", "test", *ALL_PATHS)
+    session.install("--group", "test", *map(with_extra, PROJECTS))
     readmes = [path / "README.md" for path in (ROOT, *map(Path, ALL_PATHS))]
     session.run("pytest", "examples", *map(str, readmes), *session.posargs)
 
@@ -171,7 +181,7 @@ def minimums(session: nox.Session, package: str) -> None:
     """Test one package with the oldest dependencies it allows."""
     # --no-config: the root's constraints would pin the versions this session is to lower.
     lowest = ("--no-config", "--resolution=lowest-direct")
-    session.install(*lowest, "--group", "test", *paths_of(package))
+    session.install(*lowest, "--group", "test", *paths_of(package), with_extra(package))
     session.run("pytest", f"packages/{package}", *session.posargs)
 
 
@@ -183,7 +193,8 @@ def dist(session: nox.Session, package: str) -> None:
     out = ROOT / "dist" / package
     wheels = build_distributions(session, with_siblings(package), out)
     check_wheel(session, package, wheels[package])
-    session.install("--group", "test", *map(str, wheels.values()))
+    extra = f"[{TESTED_EXTRA[package]}]" if package in TESTED_EXTRA else ""
+    session.install("--group", "test", *map(str, wheels.values()), f"{wheels[package]}{extra}")
     session.run("pytest", "-p", "no:cacheprovider", f"packages/{package}/tests", *session.posargs)
 
 
@@ -191,10 +202,20 @@ def dist(session: nox.Session, package: str) -> None:
 def slow(session: nox.Session) -> None:
     """Test the applications by runs of half a minute or more, which the session tests omits."""
     packages = ("mlx-kaggle", "mlx-gpt")
-    session.install("--group", "test", *(path for each in packages for path in paths_of(each)))
+    wanted = [path for each in packages for path in (*paths_of(each), with_extra(each))]
+    session.install("--group", "test", *wanted)
     env = {"OPENBLAS_NUM_THREADS": "1"}
     folders = [f"packages/{each}" for each in packages]
     session.run("pytest", "-m", "slow", *folders, *session.posargs, env=env)
+
+
+@nox.session
+def page(session: nox.Session) -> None:
+    """Test the chat page of mlx-gpt in a headless Chromium; without one, the tests skip."""
+    wanted = [*paths_of("mlx-gpt"), with_extra("mlx-gpt")]
+    session.install("--group", "test", "--group", "browser", *wanted)
+    env = {"OPENBLAS_NUM_THREADS": "1"}
+    session.run("pytest", "-rs", "packages/mlx-gpt/tests/browser", *session.posargs, env=env)
 
 
 @nox.session(default=False)
@@ -254,6 +275,12 @@ def with_siblings(package: str) -> list[str]:
 def paths_of(package: str) -> list[str]:
     """Return what to install for one package: its folder and those of its siblings."""
     return [f"./packages/{name}" for name in with_siblings(package)]
+
+
+def with_extra(package: str) -> str:
+    """Return what to install for one package with what its tests need."""
+    extra = f"[{TESTED_EXTRA[package]}]" if package in TESTED_EXTRA else ""
+    return f"./packages/{package}{extra}"
 
 
 def build_distributions(session: nox.Session, packages: list[str], out: Path) -> dict[str, Path]:

@@ -18,6 +18,11 @@ HEAVY = {
     "pyarrow",
     "yaml",
     "jinja2",
+    "fastapi",
+    "pydantic",
+    "uvicorn",
+    "llguidance",
+    "prometheus_client",
 }
 
 

@@ -6,6 +6,7 @@ from typing import NoReturn
 import click
 
 from mlx_gpt.commands.bench import bench
+from mlx_gpt.commands.bench_serve import bench_serve
 from mlx_gpt.commands.chat import chat
 from mlx_gpt.commands.convert import convert
 from mlx_gpt.commands.data import data
@@ -18,6 +19,7 @@ from mlx_gpt.commands.generate import generate
 from mlx_gpt.commands.info import info
 from mlx_gpt.commands.report import report
 from mlx_gpt.commands.rl import rl
+from mlx_gpt.commands.serve import serve
 from mlx_gpt.commands.sft import sft
 from mlx_gpt.commands.speedrun import speedrun
 from mlx_gpt.commands.tokenizer import tokenizer
@@ -45,8 +47,8 @@ def cli() -> None:
 
 
 for command in (
-    *(speedrun, tokenizer, data, train, sft, finetune, rl, evaluate, generate, chat, report),
-    *(convert, fuse, export, info, estimate, bench),
+    *(speedrun, tokenizer, data, train, sft, finetune, rl, evaluate, generate, chat, serve, report),
+    *(convert, fuse, export, info, estimate, bench, bench_serve),
 ):
     cli.add_command(command)
 

@@ -5,7 +5,13 @@ from typing import Any
 
 import click
 
-from mlx_gpt.commands.options import AT_LEAST_1, INPUT_FOLDER, device_option, engine_options
+from mlx_gpt.commands.options import (
+    AT_LEAST_1,
+    INPUT_FOLDER,
+    device_option,
+    engine_options,
+    numbers,
+)
 
 _COLUMNS = "prompt  batch  prefill tok/s  decode tok/s  bare tok/s  engine / bare"
 
@@ -37,7 +43,7 @@ def bench(
     """
     import json
 
-    lengths, sizes = (_numbers(each) for each in (prompt_tokens, batches))
+    lengths, sizes = (numbers(each) for each in (prompt_tokens, batches))
     from mlx_gpt.machine import peak_memory, prepare_machine
 
     machine = prepare_machine()
@@ -62,13 +68,3 @@ def bench(
     click.echo(f"peak memory {peak_memory() / 2**20:,.0f} MiB", err=True)
     if loaded.counts.passes:
         click.echo(str(loaded.counts), err=True)
-
-
-def _numbers(text: str) -> list[int]:
-    try:
-        numbers = [int(each) for each in text.split(",")]
-    except ValueError:
-        numbers = [0]
-    if min(numbers) < 1:
-        raise click.UsageError(f"expected numbers of 1 or more with commas between, got {text!r}")
-    return numbers

@@ -70,7 +70,7 @@ def generate(
     )
     from mlx_gpt.engine.loading import EngineOptions, choose_sampling, load_engine
     from mlx_gpt.engine.speed import Stopwatch
-    from mlx_gpt.training.display import printable
+    from mlx_gpt.printable import printable
 
     prompts: list[Prompt] = [sys.stdin.read() if prompt == "-" else prompt]
     if prompts_file is not None:

@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import wraps
@@ -17,6 +18,31 @@ AT_LEAST_1 = click.IntRange(1)
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Replace --output, if it is a folder that mlx-gpt wrote."
 )
+
+
+api_key_option = click.option(
+    "--api-key-env", metavar="NAME", help="Environment variable with the server's key."
+)
+
+
+def api_key(name: str | None) -> str | None:
+    """Return the key in an environment variable, None without a name."""
+    if name is None:
+        return None
+    if not (key := os.environ.get(name, "").strip()):
+        raise click.UsageError(f"--api-key-env: the environment variable {name} is not set")
+    return key
+
+
+def numbers(text: str) -> list[int]:
+    """Return the numbers in an option such as 32,256."""
+    try:
+        found = [int(each) for each in text.split(",")]
+    except ValueError:
+        found = [0]
+    if min(found) < 1:
+        raise click.UsageError(f"expected numbers of 1 or more with commas between, got {text!r}")
+    return found
 
 
 def _use_device(context: click.Context, parameter: click.Parameter, value: str) -> None:

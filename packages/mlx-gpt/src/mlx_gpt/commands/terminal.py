@@ -8,14 +8,18 @@ import signal
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from mlx_gpt.engine import Piece
-from mlx_gpt.engine.session import ChatSession
-from mlx_gpt.training.display import printable
+from mlx_gpt.printable import printable
+from mlx_gpt.serve.client import ServerError
 from mlx_trainer import did_you_mean, write_atomic
+
+if TYPE_CHECKING:  # a chat with a server needs no model
+    from mlx_gpt.engine.session import ChatSession
+    from mlx_gpt.serve.remote_session import RemoteSession
+
+    Session = ChatSession | RemoteSession
 
 GREETING = "Write a message, or /help. Ctrl-C stops an answer, Ctrl-D quits."
 _HISTORY_LINES = 1000
@@ -28,6 +32,15 @@ _SHOWN = {
 _MARKER = re.compile("|".join(map(re.escape, _SHOWN)))
 
 
+class Shown(Protocol):
+    """A piece of an answer."""
+
+    @property
+    def text(self) -> str:
+        """What it adds to the answer."""
+        ...
+
+
 class ChatTerminal:
     """Reads with `read(prompt)`, which raises `EOFError` at the end, and writes answers to `out`.
 
@@ -37,7 +50,7 @@ class ChatTerminal:
 
     def __init__(
         self,
-        session: ChatSession,
+        session: Session,
         read: Callable[[str], str],
         out: TextIO,
         notes: TextIO,
@@ -78,7 +91,7 @@ class ChatTerminal:
         """Write a line that is not part of an answer."""
         print(text, file=self._notes, flush=True)
 
-    def _show(self, pieces: Generator[Piece, None, None]) -> None:
+    def _show(self, pieces: Generator[Shown, Any, Any]) -> None:
         with _interrupts(self._interactive) as interrupted:
             try:
                 for piece in pieces:
@@ -89,6 +102,11 @@ class ChatTerminal:
             except KeyboardInterrupt:
                 if not self._interactive:
                     raise
+            except ServerError as error:
+                if not self._interactive:
+                    raise
+                self.note(f"[{error}]")
+                return
             finally:
                 pieces.close()
         self._out.write("\n")
@@ -102,14 +120,9 @@ class ChatTerminal:
         return printable(text) if self._interactive else text
 
     def _warn_about_length(self) -> None:
-        trained = self.session.engine.model.config.sequence_len
-        tokens = len(self.session.ids)
-        if tokens > trained and not self._warned:
+        if not self._warned and (warning := self.session.warning):
             self._warned = True
-            self.note(
-                f"[the conversation has {tokens} tokens, the model was trained on {trained}: "
-                "answers may get worse; /clear starts a new one]"
-            )
+            self.note(f"[{warning}]")
 
     def _command(self, line: str) -> None:
         name, _, rest = line[1:].partition(" ")
@@ -153,37 +166,21 @@ class ChatTerminal:
             self.session.load(json.loads(_path(rest).read_text(encoding="utf-8")))
         except json.JSONDecodeError as error:
             raise ValueError(f"{rest} is not one conversation in JSON: {error}") from None
-        self.note(f"{len(self.session.turns)} turns, {len(self.session.ids)} tokens.")
+        self.note(f"{self.session.size}.")
 
     def set(self, rest: str) -> None:
         """/set NAME VALUE: change a setting; /set alone shows all."""
-        session = self.session
-        settings = asdict(session.sampling) | {"max_tokens": session.max_tokens}
-        settings.pop("logit_bias")  # no number
+        settings = self.session.settings
         name, _, value = rest.partition(" ")
         if name and name not in settings:
             raise ValueError(f"no setting {name!r}{did_you_mean(name, settings)}")
         if name:
-            number = _number(name, value.strip())
-            if name != "max_tokens":
-                session.sampling = replace(session.sampling, **{name: number})
-            elif number is None or number < 1:
-                raise ValueError(f"max_tokens must be 1 or more, got {number}")
-            else:
-                session.max_tokens = int(number)
-            settings[name] = number
-        self.note("  ".join(f"{name} {value}" for name, value in settings.items()))
+            self.session.change(name, _number(name, value.strip()))
+        self.note("  ".join(f"{name} {value}" for name, value in self.session.settings.items()))
 
     def stats(self, rest: str) -> None:
         """/stats: show the length of the conversation and the speed of the last answer."""
-        session, speed = self.session, self.session.speed
-        self.note(
-            f"{len(session.turns)} turns, {len(session.ids)} tokens of "
-            f"{session.engine.model.config.sequence_len}, "
-            f"{session.cache_bytes / 2**20:.1f} MiB of keys and values\n"
-            f"last answer: {speed.tokens} tokens, the first after {speed.first_seconds:.2f} s, "
-            f"then {speed.tokens_per_second:.1f} tokens/s"
-        )
+        self.note(self.session.status)
 
     def quit(self, rest: str) -> None:
         """/quit: leave."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from mlx_gpt.data.conversation import check_conversation, render_conversation, render_for_completion
@@ -83,6 +83,49 @@ class ChatSession:
         for turn in self.turns:
             ids += [*turn.prompt_ids, *turn.answer_ids, self._end]
         return ids
+
+    @property
+    def size(self) -> str:
+        """The length of the conversation."""
+        return f"{len(self.turns)} turns, {len(self.ids)} tokens"
+
+    @property
+    def status(self) -> str:
+        """The length of the conversation and the speed of the last answer, in two lines."""
+        speed = self.speed
+        return (
+            f"{self.size} of {self.engine.model.config.sequence_len}, "
+            f"{self.cache_bytes / 2**20:.1f} MiB of keys and values\n"
+            f"last answer: {speed.tokens} tokens, the first after {speed.first_seconds:.2f} s, "
+            f"then {speed.tokens_per_second:.1f} tokens/s"
+        )
+
+    @property
+    def warning(self) -> str | None:
+        """What is wrong with the length of the conversation, if anything."""
+        tokens, trained = len(self.ids), self.engine.model.config.sequence_len
+        if tokens <= trained:
+            return None
+        return (
+            f"the conversation has {tokens} tokens, the model was trained on {trained}: "
+            "answers may get worse; /clear starts a new one"
+        )
+
+    @property
+    def settings(self) -> dict[str, float | None]:
+        """The settings that `change` changes."""
+        names = [each.name for each in fields(self.sampling) if each.name != "logit_bias"]
+        values = {name: getattr(self.sampling, name) for name in names}
+        return {**values, "max_tokens": self.max_tokens}
+
+    def change(self, name: str, value: float | None) -> None:
+        """Change a setting; raises `ValueError` if its value is out of range."""
+        if name != "max_tokens":
+            self.sampling = replace(self.sampling, **{name: value})
+        elif value is None or value < 1:
+            raise ValueError(f"max_tokens must be 1 or more, got {value}")
+        else:
+            self.max_tokens = int(value)
 
     @property
     def cache_bytes(self) -> int:

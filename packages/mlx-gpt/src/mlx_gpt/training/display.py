@@ -1,13 +1,10 @@
 """Events of a training loop, as a bar and lines on stderr and as lines of `metrics.jsonl`."""
 
-import re
-
+from mlx_gpt.printable import printable
 from mlx_trainer import Display, RunFolder
 
 # The weight of the old mean in the smoothed loss, as in nanochat.
 _SMOOTHING = 0.9
-# A model may write anything, including control codes that move the cursor or rename the window.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class TrainingDisplay(Display):
@@ -135,11 +132,6 @@ def describe_extension(event: dict) -> str:
         text += "other rates from update {rates_differ_from:,} on" if differs else "the same rates"
         text += "; only runs with --schedule constant equal one long run when extended"
     return text.format_map(event)
-
-
-def printable(text: str) -> str:
-    """Replace the control characters in a text, except tabs and line ends."""
-    return _CONTROL.sub("\ufffd", text)
 
 
 def duration(seconds: float) -> str:

@@ -25,11 +25,12 @@ from mlx_gpt.data.formats import read_mixture
 from mlx_gpt.engine import Engine, Request, Sampling
 from mlx_gpt.evaluate import evaluation
 from mlx_gpt.models.files import find_model_folder, load
+from mlx_gpt.printable import printable
 from mlx_gpt.report import write_report_card
 from mlx_gpt.tokenizer import Tokenizer
 from mlx_gpt.tokenizer.compression import measure, report
 from mlx_gpt.tokenizer.encoding import replace_surrogates
-from mlx_gpt.training.display import duration, printable
+from mlx_gpt.training.display import duration
 from mlx_gpt.training.pretrain import run_pretraining
 from mlx_gpt.training.settings import (
     PretrainConfig,

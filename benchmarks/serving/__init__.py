@@ -1,0 +1,1 @@
+"""Servers of mlx-gpt and mlx-lm under load."""
