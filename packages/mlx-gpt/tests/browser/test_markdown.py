@@ -1,6 +1,10 @@
 """The renderer of Markdown, called in the browser on texts as models write them."""
 
+from html import unescape
+from random import Random
+
 import pytest
+from markdown_it import MarkdownIt
 from stand_in import MARKDOWN, TAMPERED
 
 # Shows each text and describes what it became: elements, addresses of links, texts.
@@ -77,6 +81,10 @@ CASES = {
     ),
     "- a\n\n- b": "<ul><li><p>a</p></li><li><p>b</p></li></ul>",
     "text\n- item\nlazy": "<p>text</p><ul><li>item\nlazy</li></ul>",
+    "- a\n  ```\n  x\n  ```\ntext": "<ul><li>a<pre text>x</pre></li></ul><p>text</p>",
+    "> # a\n> b\nc\n> ```\nd": (
+        "<blockquote><h1>a</h1><p>b\nc</p><pre text></pre></blockquote><p>d</p>"
+    ),
     "in the year\n1986. It was": "<p>in the year\n1986. It was</p>",
     "> a\n> > b\n\nc": "<blockquote><p>a</p><blockquote><p>b</p></blockquote></blockquote><p>c</p>",
     "a\n\n***\n\nb": "<p>a</p><hr></hr><p>b</p>",
@@ -98,6 +106,21 @@ def test_markdown_becomes_elements(page_of_module):
                 for each in CASES.values()]  # fmt: skip
     found = page_of_module.evaluate(DESCRIBE, list(CASES))
     assert dict(zip(CASES, found, strict=True)) == dict(zip(CASES, expected, strict=True))
+
+
+def test_emphasis_and_code_are_those_of_another_renderer(page_of_module):
+    other = MarkdownIt("commonmark")
+    random = Random(0)
+    parts = ["*", "**", "***", "_", "a", "b", " ", "c d", "`", "\\", "(", "."]
+    texts = ["a" + "".join(random.choices(parts, k=random.randint(2, 12))) for _ in range(1000)]
+    expected = [unescape(other.render(text).strip()) for text in texts]
+    found = page_of_module.evaluate(DESCRIBE, texts)
+    different = [
+        (text, ours, theirs)
+        for text, ours, theirs in zip(texts, found, expected, strict=True)
+        if ours != theirs and r"\(" not in text  # TeX
+    ]
+    assert different == []
 
 
 # Shows a text as it grows, in steps, in one container; returns what each step showed, and whether

@@ -73,6 +73,10 @@ function interrupts(lines, at, open) {
   return isList || isOther || isTable(lines, at, open);
 }
 
+/** Return whether a paragraph may go on after a line, also without its indent or its ">". */
+const isText = (line) =>
+  !isBlank(line) && !FENCE.test(line) && !HEADING.test(line) && !RULE.test(line);
+
 function readParagraph(lines, at, open) {
   let end = at + 1;
   while (end < lines.length && !isBlank(lines[end]) && !interrupts(lines, end, open)) end += 1;
@@ -99,12 +103,14 @@ const withoutIndent = (line, count) => line.slice(Math.min(count, indentOf(line)
 
 function readQuote(lines, at, open, depth) {
   const inside = [];
+  let fence;
   let end = at;
   for (; end < lines.length; end++) {
     const line = lines[end];
-    const continues = inside.length > 0 && !isBlank(inside.at(-1)) && !isBlank(line);
+    const continues = !fence && !isBlank(line) && isText(inside.at(-1) ?? "");
     if (!QUOTE.test(line) && (!continues || interrupts(lines, end, open))) break;
     inside.push(line.replace(QUOTE, ""));
+    fence = fenceAfter(inside.at(-1), fence);
   }
   return { type: "quote", blocks: parseLines(inside, open, depth + 1), end };
 }
@@ -145,7 +151,7 @@ function readItem(lines, at, [head, before, marker, space], list, open, depth) {
       const next = nextLine(lines, end);
       if (next === lines.length || !belongs(lines[next], before.length, content)) break;
     } else if (!fence && !belongs(line, before.length, content)) {
-      if (isBlank(inside.at(-1)) || ITEM.test(line) || interrupts(lines, end, open)) break;
+      if (!isText(inside.at(-1)) || ITEM.test(line) || interrupts(lines, end, open)) break;
     }
     inside.push(withoutIndent(line, content));
     fence = fenceAfter(inside.at(-1), fence);
