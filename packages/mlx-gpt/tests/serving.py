@@ -85,6 +85,7 @@ def serving(
     keys: list[str] | None = None,
     scheduler: Mapping[str, Any] | None = None,
     ended: list[BaseException] | None = None,
+    send_buffer: int | None = None,
     **settings: Any,
 ) -> Iterator[Running]:
     """Serve in a thread until the end of the block; `ended` gets what `Server.run` raises."""
@@ -94,6 +95,8 @@ def serving(
     engine = Scheduler(load, **(scheduler or {}))
     engine.start()
     bound = listen("127.0.0.1", 0)
+    if send_buffer:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     url, ready = address_of(bound), threading.Event()
     app = create_app(engine, chosen, keys=keys or ())
     server = Server(app, engine, network, ready.set)

@@ -12,6 +12,7 @@ from mlx_gpt.engine import Engine, Request, Sampling, Speculation
 from mlx_gpt.models import cache as caches
 from mlx_gpt.models.cache import Cache
 from mlx_gpt.models.ragged import RaggedCache, first_tokens
+from mlx_gpt.models.rope import rotate
 from mlx_gpt.serve.generation import Generate
 from mlx_gpt.tokenizer import Tokenizer
 
@@ -114,6 +115,19 @@ def test_a_row_is_what_it_was_before_it_joined_others(
                 assert count >= min(one.offset, one.window)
                 for a, b in zip(one.parts, other.parts, strict=True):
                     np.testing.assert_array_equal(a[:, :, -count:], b[:, :, -count:])
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 12])
+def test_rows_turn_as_each_would_alone(tokens: int):
+    x, offsets = mx.random.normal((3, 4, tokens, 16), key=mx.random.key(0)), [5, 0, 700]
+    frequencies = mx.arange(1, 9) * 3.0
+    for options in ({"base": 1e4, "scale": 0.5}, {"base": 1e5, "scale": -1.0},
+                    {"freqs": frequencies}):  # fmt: skip
+        found = rotate(x, mx.array(offsets), **options)
+        for row, offset in enumerate(offsets):
+            alone = rotate(x[row : row + 1], offset, **options)
+            # float32 angles of position 700 are wrong by 4e-5.
+            np.testing.assert_allclose(found[row : row + 1], alone, atol=3e-4)
 
 
 def test_padding_does_not_grow_without_bound(tokenizer: Tokenizer, monkeypatch):

@@ -2,10 +2,12 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import mlx.core as mx
@@ -84,6 +86,33 @@ def test_what_a_client_leaves_is_cancelled(long_folder):
         # Each of them would have had 4,000 tokens.
         assert stats().generated_tokens < 12_000
         assert server.is_good()
+
+
+def test_a_client_that_does_not_read_is_cut(long_folder):
+    limits = ServeNetwork(write_seconds=0.1)
+    with serving(loader(long_folder), limits, send_buffer=4096) as server:
+        host, port = urlsplit(server.url).netloc.split(":")
+        body = json.dumps({"messages": MESSAGES, "stream": True, "ignore_eos": True, "n": 8})
+        head = f"POST {CHAT} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n\r\n"
+        with socket.socket() as deaf:
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            deaf.connect((host, int(port)))
+            deaf.sendall((head + body).encode())
+            wait_until(lambda: server.scheduler.stats().active == 8)
+            wait_until(lambda: server.scheduler.stats().active == 0)
+        assert server.scheduler.stats().finished == {"cancelled": 8}
+        assert server.is_good()
+
+
+def test_a_second_signal_ends_a_drain(long_folder):
+    limits = ServeNetwork(drain_seconds=10**6)
+    with serving(loader(long_folder), limits) as server, server.ask() as stream:
+        read_until(stream, b'"content":')
+        server.server.handle_exit(signal.SIGINT, None)
+        assert server.client.get("/ready").status_code == 503
+        server.server.handle_exit(signal.SIGINT, None)
+        wait_until(lambda: not server.scheduler.alive)
+    assert server.server.cut == 1
 
 
 def test_a_failure_of_the_engine_ends_its_requests_alone(faulty):

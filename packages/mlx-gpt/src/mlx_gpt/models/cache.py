@@ -133,8 +133,10 @@ class Cache:
 
         Sets the position of the tokens in all layers.
         """
-        padding = self.left_padding
-        position = self.offset if padding is None else self.offset - padding
+        # Made from numbers, so that `rope.rotate` need not wait for it.
+        position: int | mx.array = self.offset
+        if self.padding:
+            position = mx.array([self.offset - each for each in self.padding])
         for layer in self.layers:
             layer.position = position
         by_window = {

@@ -26,6 +26,7 @@ import mlx.nn as nn
 from mlx_gpt.models.cache import Cache, LayerCache
 from mlx_gpt.models.decoder import Decoder
 from mlx_gpt.models.layers import MLP, Linear, check_sizes, checkpointed, windowed_attention
+from mlx_gpt.models.rope import rotate
 
 ROPE_BASE = 100_000.0
 LOGIT_CAP = 15.0
@@ -133,9 +134,7 @@ class Attention(nn.Module):
 
 def _rotate(x: mx.array, offset: int | mx.array) -> mx.array:
     # nanochat rotates by minus theta, hence the negative scale.
-    return mx.fast.rope(
-        x, x.shape[-1], traditional=False, base=ROPE_BASE, scale=-1.0, offset=offset
-    )
+    return rotate(x, offset, base=ROPE_BASE, scale=-1.0)
 
 
 class Block(nn.Module):

@@ -16,6 +16,7 @@ import mlx.nn as nn
 from mlx_gpt.models.cache import NO_WINDOW, Cache, LayerCache
 from mlx_gpt.models.decoder import Decoder
 from mlx_gpt.models.layers import MLP, Linear, check_sizes, checkpointed
+from mlx_gpt.models.rope import rotate
 
 LOGIT_CAP = 15.0
 NORM_EPS = 2.0**-23  # float32's machine epsilon, PyTorch's default in RMSNorm
@@ -78,9 +79,7 @@ class Attention(nn.Module):
 
 def _rotate(x: mx.array, config: Nanochat2025Config, offset: int | mx.array) -> mx.array:
     # nanochat rotates by minus theta, hence the negative scale.
-    return mx.fast.rope(
-        x, x.shape[-1], traditional=False, base=config.rope_theta, scale=-1.0, offset=offset
-    )
+    return rotate(x, offset, base=config.rope_theta, scale=-1.0)
 
 
 def _norm(x: mx.array, config: Nanochat2025Config) -> mx.array:

@@ -6,11 +6,15 @@ transformers' `modeling_rope_utils`.
 """
 
 import math
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import mlx.core as mx
+import numpy as np
 
+_FEW_TOKENS = 8  # of a row, up to which `rotate` computes angles once for all layers
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 
 
@@ -113,23 +117,47 @@ def make_rotary(rope: RopeConfig, head_dim: int) -> Callable[[mx.array, int | mx
     The `attention_factor` is left to the caller: its square multiplies the attention scores.
     """
     if rope.rope_type in ("default", "linear"):
-        scale = 1 / rope.factor
-
-        def rotate_by_base(x: mx.array, offset: int | mx.array) -> mx.array:
-            return mx.fast.rope(
-                x, head_dim, traditional=False, base=rope.rope_theta, scale=scale, offset=offset
-            )
-
-        return rotate_by_base
+        return partial(rotate, base=rope.rope_theta, scale=1 / rope.factor)
     periods = mx.array([1 / each for each in frequencies(rope, head_dim)])
     mx.eval(periods)  # a lazy array would belong to the stream of this thread
+    return partial(rotate, freqs=periods)
 
-    def rotate(x: mx.array, offset: int | mx.array) -> mx.array:
+
+def rotate(
+    x: mx.array,
+    offset: int | mx.array,
+    *,
+    base: float | None = None,
+    scale: float = 1.0,
+    freqs: mx.array | None = None,
+) -> mx.array:
+    """Return `mx.fast.rope` of all dimensions of x (B, ..., T, head_dim).
+
+    An `offset` (B,) must be a known array, not one to be computed: on a CPU its angles are computed
+    once for all layers of a model, as MLX computes them for each, in 20 operations.
+    """
+    T, dims = x.shape[-2:]
+    on_cpu = isinstance(offset, mx.array) and mx.default_device() == mx.cpu
+    if not on_cpu or T > _FEW_TOKENS or x.dtype != mx.float32:
         return mx.fast.rope(
-            x, head_dim, traditional=False, base=None, scale=1.0, offset=offset, freqs=periods
+            x, dims, traditional=False, base=base, scale=scale, offset=offset, freqs=freqs
         )
+    given = (T, dims, base, scale, id(offset), id(freqs))
+    if getattr(_last, "given", None) != given:
+        # The arrays are stored too, so that no others get their ids.
+        _last.given, _last.arrays = given, (offset, freqs)
+        periods = base ** (np.arange(0, dims, 2) / dims) if base else np.array(freqs, np.float64)
+        positions = np.array(offset)[:, None] + np.arange(T)
+        angles = scale * positions.reshape(-1, *[1] * (x.ndim - 3), T, 1) / periods
+        cosines, sines = np.cos(angles), np.sin(angles)
+        turns = np.concatenate([cosines, cosines], -1), np.concatenate([-sines, sines], -1)
+        _last.turns = tuple(mx.array(each.astype(np.float32)) for each in turns)
+    cosines, sines = _last.turns
+    halves = mx.concatenate([x[..., dims // 2 :], x[..., : dims // 2]], axis=-1)
+    return x * cosines + halves * sines
 
-    return rotate
+
+_last = threading.local()
 
 
 def frequencies(rope: RopeConfig, head_dim: int) -> list[float]:

@@ -70,8 +70,8 @@ def read_keys(path: str | Path | None, environment: Mapping[str, str]) -> list[s
 class Observed:
     """The outermost layer: an id, a line in the log, and metrics for every request."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, log_prompts: bool):
-        self._app, self._metrics, self._log_prompts = app, metrics, log_prompts
+    def __init__(self, app: ASGIApp, metrics: Metrics):
+        self._app, self._metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, and record it."""
@@ -110,7 +110,7 @@ class Observed:
             line += f" tokens={facts.tokens}"
         if facts.first_seconds is not None:
             line += f" first={facts.first_seconds:.3f}s"
-        if self._log_prompts and facts.prompt is not None:
+        if facts.prompt is not None:
             line += f" prompt_text={facts.prompt} answers={facts.answers!r}"
         LOG.info("%s", line)
 

@@ -36,7 +36,7 @@ class Facts:
     tokens: int = 0
     first_seconds: float | None = None
     gone: bool = False
-    prompt: str | None = None
+    prompt: str | None = None  # if prompts are logged
     answers: list[str] = field(default_factory=list)
 
 

@@ -82,11 +82,14 @@ async function begin(turn) {
   focusComposer();
   announce("Answering");
   await save(conversation);
-  await ended;
-  await save(conversation);
-  if (current === conversation) showControls();
+  try {
+    await ended;
+  } finally {
+    await save(conversation);
+    if (current === conversation) showControls();
+  }
   if (current === conversation) announceEnd(turn);
-  else note(`Answered: ${conversation.title}`);
+  else if (!isDeleted(conversation.id)) note(`Answered: ${conversation.title}`);
 }
 
 function announceEnd(turn) {
