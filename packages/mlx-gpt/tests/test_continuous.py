@@ -47,6 +47,7 @@ def alone(engine: Engine, given: Generate) -> list[int]:
         *[(family, seed, {}) for seed, family in enumerate(FAMILIES)],
         ("llama", 10, {"prefill_chunk": 5, "prefix_cache_bytes": 0}),
         ("nanochat", 11, {"max_batch": 2, "speculation": Speculation(3, 2)}),
+        ("llama", 12, {"quantized": {"head_dim": 32, "kv_bits": 8, "kv_group_size": 32}}),
         *[(family, 20 + seed, {"moving": True}) for seed, family in enumerate(FAMILIES)],
     ],
 )
@@ -57,12 +58,14 @@ def test_any_batch_gives_the_texts_of_the_single_requests(
     seed: int,
     options: dict[str, Any],
 ):
+    options = dict(options)
     if options.pop("moving", False):  # buffers grow, windows move on and padding is dropped often
         monkeypatch.setattr(caches, "STEP", 8)
         monkeypatch.setattr(caches, "SLACK", 4)
     speculation = options.pop("speculation", None)
-    plain = make_engine(tokenizer, family)
-    steps = Steps(make_engine(tokenizer, family, speculation=speculation), **options)
+    quantized = options.pop("quantized", {})
+    plain = make_engine(tokenizer, family, **quantized)
+    steps = Steps(make_engine(tokenizer, family, speculation=speculation, **quantized), **options)
     rng = random.Random(seed)
     asked = []
     for given in requests_of(rng, 10):
