@@ -227,7 +227,8 @@ def main() -> None:
         from serving.soak import soak
 
         def start() -> Process:
-            return Process.ours(options.model, options.threads)
+            # Little memory for kept prompts, so that it is full when the soak begins.
+            return Process.ours(options.model, options.threads, "--prefix-cache", "16MiB")
 
         found: dict[str, Any] = {"soak": soak(start, options.model, options.soak)}
         print(soak_text(found["soak"]))
@@ -269,7 +270,8 @@ SOAK = """
 {requests} requests by 8 clients at a time ({counts}), after a quarter
 as many to warm up: good ones of all kinds, malformed ones of which each must be refused with a 4xx
 in OpenAI's form, and clients that go away before or in the middle of an answer, or in the middle of
-their request. No answer was another than it should be.
+their request. No answer was another than it should be. The server keeps 16 MiB of prompts; its
+memory includes MLX's cache of free buffers, of at most 2 GiB.
 
 {table}
 

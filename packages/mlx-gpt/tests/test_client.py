@@ -342,6 +342,19 @@ def test_a_load_test_with_failed_requests_exits_with_1(server: Scripted):
     assert isinstance(server.asked[0]["prompt"], str)
 
 
+def test_options_of_a_load_test_that_exclude_each_other_are_refused(tmp_path: Path):
+    common = ("bench-serve", "--url", "http://127.0.0.1:9")
+    (tmp_path / "rows").write_text('{"words": 1}')
+    for more, message in [
+        (("--rate", "1", "--clients", "2"), "--rate and --clients exclude each other"),
+        (("--prompts", str(tmp_path / "rows"), "--prompt-words", "2"), "--prompt-words exclude"),
+        (("--body", "[]"), "--body must be a JSON object, got '[]'"),
+        (("--prompt-words", "0"), "expected numbers of 1 or more"),
+    ]:
+        done = invoke(*common, *more)
+        assert (done.exit_code, message in done.stderr) == (2, True), done.stderr
+
+
 def test_percentiles_are_values_that_were_measured():
     values = [float(each) for each in range(1, 201)]
     assert percentiles(values) == {"p50": 100, "p95": 190, "p99": 198, "max": 200}

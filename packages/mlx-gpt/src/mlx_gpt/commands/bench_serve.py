@@ -20,13 +20,13 @@ Prompts differ from their first word on, so that prefix caches do not help; a fi
 @click.option("--url", required=True, help="The server.")
 @api_key_option
 @click.option("--model", help="Name in requests.  [default: the server's first]")
-@click.option("--clients", default=1, show_default=True, type=AT_LEAST_1,
-              help="Clients that send one request after another.")  # fmt: skip
+@click.option("--clients", type=AT_LEAST_1,
+              help="Clients that send one request after another.  [default: 1]")  # fmt: skip
 @click.option("--rate", type=Finite(0, min_open=True),
               help="Requests a second at random times, instead of --clients.")  # fmt: skip
 @click.option("--requests", type=AT_LEAST_1, help="How many.  [default: 32, or all of --prompts]")
-@click.option("--prompt-words", default="64", show_default=True, metavar="N,N",
-              help="Lengths of made-up prompts, one of these each.")  # fmt: skip
+@click.option("--prompt-words", metavar="N,N",
+              help="Lengths of made-up prompts, one of these each.  [default: 64]")  # fmt: skip
 @click.option("--max-tokens", default="64", show_default=True, metavar="N,N",
               help="Longest answers, one of these each.")  # fmt: skip
 @click.option("--prompts", type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -47,10 +47,10 @@ def bench_serve(
     url: str,
     api_key_env: str | None,
     model: str | None,
-    clients: int,
+    clients: int | None,
     rate: float | None,
     requests: int | None,
-    prompt_words: str,
+    prompt_words: str | None,
     max_tokens: str,
     prompts: Path | None,
     completions: bool,
@@ -72,8 +72,13 @@ def bench_serve(
     from mlx_gpt.serve.client import Server
     from mlx_gpt.serve.load import make_bodies, measure, read_bodies, run_load
 
+    if rate and clients:
+        raise click.UsageError("--rate and --clients exclude each other")
+    if prompts and prompt_words:
+        raise click.UsageError("--prompts and --prompt-words exclude each other")
+    clients = clients or 1
     server = Server(url, api_key(api_key_env), timeout)
-    lengths, limits = numbers(prompt_words), numbers(max_tokens)
+    lengths, limits = numbers(prompt_words or "64"), numbers(max_tokens)
     more = _fields(body) | ({"ignore_eos": True} if ignore_eos else {})
     if prompts:
         found = read_bodies(prompts, not completions, limits[0], seed)
