@@ -270,7 +270,8 @@ SOAK = """
 {requests} requests by 8 clients at a time ({counts}), after a quarter
 as many to warm up: good ones of all kinds, malformed ones of which each must be refused with a 4xx
 in OpenAI's form, and clients that go away before or in the middle of an answer, or in the middle of
-their request. No answer was another than it should be. The server keeps 16 MiB of prompts.
+their request. No answer was another than it should be. The server keeps 16 MiB of prompts; its
+memory includes MLX's cache of free buffers, of at most 2 GiB.
 
 {table}
 

@@ -59,10 +59,12 @@ def make_model(family: str, vocab_size: int, head_dim: int = 8) -> Decoder:
     return model
 
 
-def make_engine(tokenizer: Tokenizer, family: str = "llama", **options: Any) -> Engine:
+def make_engine(
+    tokenizer: Tokenizer, family: str = "llama", head_dim: int = 8, **options: Any
+) -> Engine:
     """Return an engine that ends at no token."""
     settings: dict[str, Any] = {"tools": False, "end_ids": (), **options}
-    return Engine(make_model(family, tokenizer.vocab_size), tokenizer, **settings)
+    return Engine(make_model(family, tokenizer.vocab_size, head_dim), tokenizer, **settings)
 
 
 @dataclass
@@ -115,7 +117,8 @@ class Steps:
         heard = Heard()
         plain = Request(given.prompt, given.max_tokens, given.sampling, given.stop)
         row = self.loop.engine.row(0, plain, given.end_ids)
-        answer = Answer(Ticket(self._number), given, deliver or heard, row, self.counts)
+        size = self.loop.engine.tokenizer.vocab_size
+        answer = Answer(Ticket(self._number), given, deliver or heard, row, self.counts, size)
         self.loop.waiting.append(answer)
         return answer, heard
 

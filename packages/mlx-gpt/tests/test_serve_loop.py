@@ -155,7 +155,7 @@ def test_a_mask_holds_for_its_own_row_from_the_first_token_on(
     assert (len(ended.tokens), ended.reason) == (4, "stop")
 
 
-@pytest.mark.parametrize("fail", ["allowed", "accept", "deliver", "nothing"])
+@pytest.mark.parametrize("fail", ["allowed", "accept", "deliver", "nothing", "size"])
 def test_what_fails_in_one_request_ends_that_one_alone(engine: WatchedEngine, fail: str):
     steps, size = Steps(engine), engine.tokenizer.vocab_size
     heard: list[Delta] = []
@@ -165,13 +165,16 @@ def test_what_fails_in_one_request_ends_that_one_alone(engine: WatchedEngine, fa
         if fail == "deliver" and len(heard) == 3:
             raise OSError("gone")
 
+    size += fail == "size"
     grammar = Only(size, [] if fail == "nothing" else [7, 8], fail=fail)
     failing, _ = steps.ask(Generate(SHORT, 12, GREEDY, grammar=grammar), deliver)
     _, other = steps.ask(Generate(LONG, 12, GREEDY))
     steps.finish()
     assert failing.finish_reason == "error"
     assert heard[-1].finish_reason == "error"
-    assert {"deliver": "gone", "nothing": "no token"}.get(fail, "grammar") in str(heard[-1].error)
+    assert {"deliver": "gone", "nothing": "no token", "size": "(385,)"}.get(fail, "grammar") in str(
+        heard[-1].error
+    )
     assert other.tokens == alone(engine, Generate(LONG, 12, GREEDY))
     assert not steps.counts["failures"]
 
@@ -352,7 +355,7 @@ def test_adapters_in_one_batch_give_the_texts_of_each_alone(
     tokenizer: Tokenizer, adapters: dict[str, Path]
 ):
     names = [None, "poet", "clerk", "poet", None]
-    given = [Generate(LONG[: 30 + i], 8, GREEDY, adapter=name) for i, name in enumerate(names)]
+    given = [Generate(LONG[:30], 8, GREEDY, adapter=name) for name in names]
     mixed = Steps(make_engine(tokenizer), adapters, max_batch=5)
     heard: list[Heard] = []
     for each in (*given, *given):  # the second time from the prefix cache

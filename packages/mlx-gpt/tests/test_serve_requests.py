@@ -160,11 +160,12 @@ def test_models_are_listed_with_their_owner(server):
 
 
 def test_unknown_routes_and_methods_have_errors_in_json(server):
-    for path in ("/", "/v1/embeddings", "/v1/responses", "/v1", "/docs", "/page/none", "/%00"):
-        error = error_of(
-            server.client.post(path, json={}), 405 if path[:5] in ("/", "/page") else 404
-        )
+    for path in ("/v1/embeddings", "/v1/responses", "/v1", "/docs", f"{CHAT}/", "/%00"):
+        error = error_of(server.client.post(path, json={}), 404)
         assert path in error["message"] or "%" in path
+    for path in ("/", "/page/none", "/health"):
+        assert path in error_of(server.client.post(path, json={}), 405)["message"]
+    assert len(server.client.get("/" + "a" * 9000).content) < 500
     for method in ("PUT", "DELETE", "PATCH", "GET", "OPTIONS"):
         answer = server.client.request(method, CHAT)
         assert error_of(answer, 405)["code"] == "method_not_allowed"
@@ -324,6 +325,17 @@ def test_malformed_requests_are_refused_and_a_good_one_is_answered_after_each(se
         )
         assert error_of(answer, status)["param"] == param, (body, answer.text)
         assert server.is_good(), body
+
+
+def test_the_published_schema_has_every_route_and_the_form_of_errors(server):
+    schema = server.client.get("/openapi.json").json()
+    assert {*schema["paths"]} == {"/health", "/ready", "/metrics", "/v1/models",
+                                  "/v1/models/{name}", CHAT, TEXT}  # fmt: skip
+    answers = schema["paths"][CHAT]["post"]["responses"]
+    assert "422" not in answers
+    assert {*answers["200"]["content"]} == {"application/json", "text/event-stream"}
+    form = answers["400"]["content"]["application/json"]["schema"]
+    assert form == {"$ref": "#/components/schemas/ErrorBody"}
 
 
 def test_the_wrong_kind_of_content_is_named(server):

@@ -63,7 +63,7 @@ def model(request: pytest.FixtureRequest, tokenizer: Tokenizer) -> Decoder:
         )
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cache_module, "_STEP", 8)  # buffers move within the short texts here
+        patch.setattr(cache_module, "STEP", 8)  # buffers move within the short texts here
         patch.setattr(cache_module, "SLACK", 8)
         yield model
 

@@ -176,6 +176,16 @@ def test_keys_in_another_order_and_arguments_as_text_are_understood():
     assert (text, functions(calls)) == ("", [("now", '{"city": "é"}')])
 
 
+@pytest.mark.parametrize("size", [1, 1000])
+def test_brackets_and_marks_in_texts_end_nothing(size):
+    arguments = json.dumps({"city": '} ] "]} </tool_call> \\'})
+    for form, end in (("hermes", "</tool_call>"), ("mistral", "]")):
+        mark = FORMATS[form].begin + ("[" if form == "mistral" else "")
+        answer = f'{mark}{{"name": "now", "arguments": {arguments}}}{end}'
+        text, calls, _ = parse(form, answer, size)
+        assert (text, functions(calls)) == ("", [("now", arguments)])
+
+
 def test_a_call_changes_the_finish_reason_unless_it_was_cut():
     parser = ToolCallParser(FORMATS["hermes"], ["now"])
     assert parser.finish_reason("stop") == "stop"
@@ -212,7 +222,7 @@ def test_required_calls_are_made_and_valid(tokenizers, form):
         for seed in range(8):
             text, calls = answer(tokenizers[form], tools, seed)
             assert (text, bool(calls)) == ("", True)
-            assert parallel or len(calls) == 1
+            assert len(calls) == 1 or (parallel and choice is not NAMED)
             for name, arguments in functions(calls):
                 jsonschema.validate(
                     json.loads(arguments), CITY if name == "weather" else {"const": {}}

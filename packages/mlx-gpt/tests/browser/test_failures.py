@@ -100,3 +100,13 @@ def test_a_browser_without_storage_still_chats_and_says_so(open_page, record):
     page.click("#new")
     page.get_by_role("button", name="hello").click()
     assert messages(page)[0] == "hello"
+
+
+def test_a_full_storage_is_named_and_the_chat_goes_on(page, record):
+    full = "throw new DOMException('full', 'QuotaExceededError')"
+    page.evaluate(f"void (IDBObjectStore.prototype.put = () => {{ {full} }})")
+    assert say(page, "hello") == "You said: hello (1 messages)"
+    page.locator("#note").get_by_text("The browser's storage is full").wait_for()
+    page.click("#new")
+    page.get_by_role("button", name="hello").click()
+    assert say(page, "more") == "You said: more (3 messages)"

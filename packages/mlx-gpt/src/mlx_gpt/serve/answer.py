@@ -26,7 +26,13 @@ class Answer:
     """
 
     def __init__(
-        self, ticket: Ticket, given: Generate, deliver: Deliver, row: Row, counts: Counter[str]
+        self,
+        ticket: Ticket,
+        given: Generate,
+        deliver: Deliver,
+        row: Row,
+        counts: Counter[str],
+        vocab_size: int,
     ):
         self.ticket, self.given, self._counts = ticket, given, counts
         self.request, self.adapter = row.request, given.adapter
@@ -35,7 +41,7 @@ class Answer:
         self.cancelled = False
         self.cached_tokens = 0
         self.begin = time.monotonic()
-        self._deliver, self._row = deliver, row
+        self._deliver, self._row, self._vocab_size = deliver, row, vocab_size
 
     @property
     def tokens(self) -> list[int]:
@@ -76,9 +82,16 @@ class Answer:
             return None
         with ends_on_error([self]):
             allowed = self.given.grammar.allowed()
-            if allowed is not None and not allowed.any():
+            if allowed is None:
+                return None
+            if allowed.shape != (self._vocab_size,):
+                raise ValueError(
+                    f"the grammar's mask has the shape {allowed.shape}, but there are "
+                    f"{self._vocab_size} tokens"
+                )
+            if not allowed.any():
                 raise ValueError("the grammar allows no token here")
-            return allowed
+            return allowed.astype(bool, copy=False)
         return None
 
     def accept(self, token: int, log: TokenLog | None) -> None:

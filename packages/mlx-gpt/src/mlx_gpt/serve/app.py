@@ -11,7 +11,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from mlx_gpt.serve.answers import ChatForm, Form, Head, TextForm
 from mlx_gpt.serve.chat_schemas import ChatBody
@@ -26,7 +26,6 @@ from mlx_gpt.serve.scheduler import Scheduler
 from mlx_gpt.serve.schemas import CompletionBody
 from mlx_gpt.serve.settings import ServeSettings
 
-_TEXT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {}}}}
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/json": {}, "text/event-stream": {}}}
 }
@@ -53,14 +52,16 @@ def create_app(
     metrics = Metrics(scheduler)
     # No page of documentation: FastAPI's loads scripts from elsewhere.
     app = FastAPI(title="mlx-gpt serve", version=version("mlx-gpt"), docs_url=None, redoc_url=None,
-                  strict_content_type=False, responses=_ERRORS,
-                  default_response_class=Response)  # fmt: skip
+                  strict_content_type=False, redirect_slashes=False, responses=_ERRORS)  # fmt: skip
     app.state.draining = False
     _add_state_routes(app, served, metrics)
     _add_model_routes(app, names)
     _add_generation_routes(app, served, metrics)
     add_page(app)
     add_error_handlers(app)
+    for path in app.openapi()["paths"].values():
+        for operation in path.values():
+            operation["responses"].pop("422", None)  # FastAPI's form; here it is a 400
     network = settings.network
     # The last one added is the outermost.
     app.add_middleware(
@@ -90,7 +91,7 @@ def _add_state_routes(app: FastAPI, served: Served, metrics: Metrics) -> None:
             return json_response({"status": "ready"})
         raise ApiError(503, "the server is shutting down", code="unavailable")
 
-    @app.get("/metrics", summary="Numbers for Prometheus", responses=_TEXT)
+    @app.get("/metrics", summary="Numbers for Prometheus", response_class=PlainTextResponse)
     async def numbers() -> Response:
         """Return counters, gauges and histograms as text."""
         return metrics.response()

@@ -122,7 +122,10 @@ class Scheduler:
             if len(self._open) >= self._max_batch + self._max_queue:
                 raise QueueFull(len(self._open), self._retry_after())
             self._number += 1
-            answer = Answer(Ticket(self._number), request, deliver, row, self._counts)
+            answer = Answer(
+                Ticket(self._number), request, deliver, row, self._counts,
+                self.tokenizer.vocab_size,
+            )  # fmt: skip
             self._open[self._number] = answer
             loop.waiting.append(answer)
             self._lock.notify_all()
