@@ -32,8 +32,9 @@ _PER_LAYER = {False: (1.9, 5.65, 2.1, 0.86), True: (0.5,)}
 _ONE_LAYER = {False: (2.2, 2.0), True: (10.0, 1.0)}
 _HEAD = {False: (0.0, 9.7), True: (0.0, 9.6)}
 # With all weights trained: the share of these arrays of layers, which have no adapters; copies of a
-# chunk of logits; copies of the parameters in the backward pass, and in the update.
-_WITHOUT_ADAPTER, _TRAINED_HEAD, _BACKWARD, _UPDATE = 0.85, 5.0, 1.1, 2.8
+# chunk of logits, and of the next one; copies of the parameters in the backward pass, and in the
+# update.
+_WITHOUT_ADAPTER, _TRAINED_HEAD, _NEXT_CHUNK, _BACKWARD, _UPDATE = 0.85, 5.0, 2.5, 1.1, 2.8
 _MOMENTS = {"adamw": 2, "muon": 1}  # copies of the parameters
 
 
@@ -154,6 +155,10 @@ def step_bytes(shape: Shape, checkpointed: bool, trained: int = 0) -> StepBytes:
     inside = round(share * _dot(_ONE_LAYER[checkpointed], one_layer))
     copies = (0.0, _TRAINED_HEAD) if trained else _HEAD[checkpointed]
     logits = round(_dot(copies, head))
+    chunks = -(-shape.targets // max(1, CHUNK_LOGITS // shape.vocab))
+    if trained and chunks > 1:
+        # A chunk begins before all of the one before is freed; each has a gradient of the head.
+        logits += round(_NEXT_CHUNK * head[1]) + chunks * 4 * shape.vocab * shape.hidden
     found = StepBytes(kept + inside, 0, round(_BACKWARD * trained))
     if logits > inside:
         found = replace(found, layers=kept, head=logits)
