@@ -21,18 +21,20 @@ from mlx_gpt.training.finetune_model import adapter_config, blocks_of
 from mlx_gpt.training.finetune_settings import FinetuneConfig
 from mlx_gpt.training.losses import CHUNK_LOGITS, FROZEN_CHUNK_LOGITS, FROZEN_CHUNK_TOKENS
 from mlx_lora import estimate as estimate_adapter
+from mlx_lora import find_targets
 
 PARTS = ("weights", "adapter", "optimizer", "gradients", "activations", "logits")
 
 # Fitted float32 arrays of a step, by checkpointing: of each layer (hidden states, MLP, projections,
 # scores; with checkpointing only hidden states), of one layer (the first three, scores), and of the
 # head (hidden states, a chunk of logits).
-_PER_LAYER = {False: (0.0, 5.5, 2.5, 0.67), True: (0.5,)}
-_ONE_LAYER = {False: (10.5, 1.6), True: (10.0, 1.0)}
-_HEAD = {False: (0.0, 10.6), True: (0.0, 9.6)}
+_PER_LAYER = {False: (1.9, 5.65, 2.1, 0.86), True: (0.5,)}
+_ONE_LAYER = {False: (2.2, 2.0), True: (10.0, 1.0)}
+_HEAD = {False: (0.0, 9.7), True: (0.0, 9.6)}
 # With all weights trained: the share of these arrays of layers, which have no adapters; copies of a
-# chunk of logits; copies of the parameters in the backward pass, and in the update.
-_WITHOUT_ADAPTER, _TRAINED_HEAD, _BACKWARD, _UPDATE = 0.85, 5.0, 1.1, 2.8
+# chunk of logits, and of the next one; copies of the parameters in the backward pass, and in the
+# update.
+_WITHOUT_ADAPTER, _TRAINED_HEAD, _NEXT_CHUNK, _BACKWARD, _UPDATE = 0.85, 5.0, 2.5, 1.1, 2.8
 _MOMENTS = {"adamw": 2, "muon": 1}  # copies of the parameters
 
 
@@ -97,12 +99,19 @@ def estimate(config: FinetuneConfig, plan: Plan | None = None) -> Estimate:
     shape = _largest(shape_of(model), config, plan)
     step = step_bytes(shape, checkpointed, trained if is_full else 0)
     dense = max((_dense(each) for each in model.modules() if "scales" in each), default=0)
+    # The gradient of DoRA's magnitudes needs the outputs of all adapted layers.
+    outputs = 0
+    if method.name == "dora" and not checkpointed:
+        targets = find_targets(model, adapter_config(method, shape.layers))
+        outputs = (
+            4 * shape.rows * shape.width * sum(each.module.weight.shape[0] for each in targets)
+        )
     return Estimate(
         weights=weights,
         adapter=0 if is_full else trained,
         optimizer=_MOMENTS[config.training.optimizer] * trained,
         gradients=step.gradients if is_full else trained,
-        activations=step.layers + 2 * dense,
+        activations=step.layers + 2 * dense + outputs,
         logits=step.head,
         free=describe_device().memory,
         shape=shape,
@@ -146,6 +155,10 @@ def step_bytes(shape: Shape, checkpointed: bool, trained: int = 0) -> StepBytes:
     inside = round(share * _dot(_ONE_LAYER[checkpointed], one_layer))
     copies = (0.0, _TRAINED_HEAD) if trained else _HEAD[checkpointed]
     logits = round(_dot(copies, head))
+    chunks = -(-shape.targets // max(1, CHUNK_LOGITS // shape.vocab))
+    if trained and chunks > 1:
+        # A chunk begins before all of the one before is freed; each has a gradient of the head.
+        logits += round(_NEXT_CHUNK * head[1]) + chunks * 4 * shape.vocab * shape.hidden
     found = StepBytes(kept + inside, 0, round(_BACKWARD * trained))
     if logits > inside:
         found = replace(found, layers=kept, head=logits)
@@ -205,7 +218,7 @@ def _largest(shape: Shape, config: FinetuneConfig, plan: Plan | None) -> Shape:
     sides = 1 if config.objective.name == "sft" else 2
     if plan is None:
         width = min(data.max_tokens, shape.width)
-        rows = min(training.batch_size, max(1, training.micro_batch_tokens // width))
+        rows = min(sides * training.batch_size, max(sides, training.micro_batch_tokens // width))
         batches = {(rows, width)}
     else:
         batches = {(sides * len(each.rows), each.width) for update in plan for each in update}
