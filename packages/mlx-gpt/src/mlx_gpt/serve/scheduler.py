@@ -224,16 +224,15 @@ class Scheduler:
 
     def _forget(self) -> None:
         """Count the requests that have ended."""
-        ended = [each for each in self._open.values() if each.finish_reason is not None]
-        if not ended:
-            return
-        with self._lock:
+        with self._lock:  # others add requests meanwhile
+            ended = [each for each in self._open.values() if each.finish_reason is not None]
             for each in ended:
                 del self._open[each.ticket.number]
                 self._finished[str(each.finish_reason)] += 1
                 seconds = time.monotonic() - each.begin
                 self._seconds += 0.2 * (seconds - self._seconds)
-            self._lock.notify_all()
+            if ended:
+                self._lock.notify_all()
 
     def _end_all(self) -> None:
         with self._lock:
