@@ -75,7 +75,7 @@ def test_a_chat_is_streamed(client):
     assert final.choices[0].finish_reason == "stop"
 
 
-def test_log_probabilities_are_read(client):
+def test_log_probabilities_are_read(client, server):
     settings = {
         "model": "tiny",
         "max_tokens": 3,
@@ -98,6 +98,11 @@ def test_log_probabilities_are_read(client):
     assert len(text.logprobs.tokens) == len(text.logprobs.token_logprobs) == 3
     assert [len(each) for each in text.logprobs.top_logprobs] == [2, 2, 2]
     assert text.logprobs.text_offset[0] == 0
+    token = server.scheduler.tokenizer.encode("e")[0]
+    bias = {str(token): 100}
+    forced = client.completions.create(**settings, prompt="The", logprobs=1, logit_bias=bias)
+    assert forced.choices[0].logprobs.tokens == ["e", "e", "e"]
+    assert forced.choices[0].logprobs.text_offset == [0, 1, 2]
     alone = client.completions.create(**settings, prompt="The quick", logprobs=0).choices[0]
     assert alone.logprobs.top_logprobs is None
     assert alone.logprobs.token_logprobs == pytest.approx(text.logprobs.token_logprobs, abs=1e-4)
