@@ -1,8 +1,8 @@
 """The memory that fine-tuning needs, from config.json and the headers of the weights alone.
 
 Weights, adapters, gradients and the optimizer's state are counted. What a step holds besides them
-is fitted to measurements of `tools/fit_finetune_memory.py`, on a CPU with mlx-fastcpu, which stores
-the scores of attention. On a GPU, which does not, it is an upper bound.
+is fitted to measurements of `tools/fit_finetune_memory.py` and of runs, which the tests have, on a
+CPU with mlx-fastcpu, which stores the scores of attention. On a GPU, which does not, it is an upper bound.
 """
 
 from dataclasses import dataclass, replace
@@ -97,7 +97,8 @@ def estimate(config: FinetuneConfig, plan: Plan | None = None) -> Estimate:
     trained = 4 * _trained(model, config)
     checkpointed = config.training.checkpoint_blocks
     shape = _largest(shape_of(model), config, plan)
-    step = step_bytes(shape, checkpointed, trained if is_full else 0)
+    is_sft = config.objective.name == "sft"
+    step = step_bytes(shape, checkpointed, trained if is_full else 0, is_sft)
     dense = max((_dense(each) for each in model.modules() if "scales" in each), default=0)
     # The gradient of DoRA's magnitudes needs the outputs of all adapted layers.
     outputs = 0
@@ -142,9 +143,11 @@ class StepBytes:
         return self.layers + self.head + self.gradients
 
 
-def step_bytes(shape: Shape, checkpointed: bool, trained: int = 0) -> StepBytes:
+def step_bytes(
+    shape: Shape, checkpointed: bool, trained: int = 0, is_sft: bool = True
+) -> StepBytes:
     """Return the peak of a step with a micro-batch; `trained` are the bytes of all weights, if they
-    are trained.
+    are trained. Losses of preferences have another way through a trained head.
 
     The peak is where the backward pass begins, at the head, or within a layer, or in the update of
     all weights, which holds no activations any more.
@@ -153,10 +156,10 @@ def step_bytes(shape: Shape, checkpointed: bool, trained: int = 0) -> StepBytes:
     share = _WITHOUT_ADAPTER if trained else 1.0
     kept = round(share * _dot(_PER_LAYER[checkpointed], per_layer))
     inside = round(share * _dot(_ONE_LAYER[checkpointed], one_layer))
-    copies = (0.0, _TRAINED_HEAD) if trained else _HEAD[checkpointed]
+    copies = (0.0, _TRAINED_HEAD) if trained and is_sft else _HEAD[checkpointed]
     logits = round(_dot(copies, head))
     chunks = -(-shape.targets // max(1, CHUNK_LOGITS // shape.vocab))
-    if trained and chunks > 1:
+    if trained and is_sft and chunks > 1:
         # A chunk begins before all of the one before is freed; each has a gradient of the head.
         logits += round(_NEXT_CHUNK * head[1]) + chunks * 4 * shape.vocab * shape.hidden
     found = StepBytes(kept + inside, 0, round(_BACKWARD * trained))
