@@ -2,7 +2,8 @@
 
 Weights, adapters, gradients and the optimizer's state are counted. What a step holds besides them
 is fitted to measurements of `tools/fit_finetune_memory.py` and of runs, which the tests have, on a
-CPU with mlx-fastcpu, which stores the scores of attention. On a GPU, which does not, it is an upper bound.
+CPU with mlx-fastcpu, which stores the scores of attention. On a GPU, which does not, it is an upper
+bound.
 """
 
 from dataclasses import dataclass, replace
