@@ -14,6 +14,9 @@ from mlx_gpt.serve.scheduler import Scheduler
 from mlx_gpt.serve.settings import ServeSettings
 from mlx_gpt.tokenizer import PretrainedTokenizer
 
+# Bytes of free buffers that a CPU's server keeps: a step uses them again, but with requests of all
+# lengths more would be kept than is ever used at once.
+_CACHE_LIMIT = 256 << 20
 # OpenAI's; those of the model's author come before them.
 _NEUTRAL = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
 
@@ -24,6 +27,8 @@ def start_scheduler(settings: ServeSettings) -> Scheduler:
 
     def load() -> Engine:
         mx.set_default_device(device)  # in the engine's thread too
+        if device == mx.cpu:
+            mx.set_cache_limit(_CACHE_LIMIT)
         return load_served(settings)
 
     engine = settings.engine
