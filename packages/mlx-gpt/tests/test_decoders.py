@@ -98,7 +98,7 @@ def packed_and_alone(model: Decoder) -> tuple[mx.array, mx.array]:
 def test_packed_rows_give_the_logits_and_gradients_of_each_alone(models, name):
     model = models[name]
     packed, alone = packed_and_alone(model)
-    assert mx.abs(packed - alone).max() < 1e-5
+    assert mx.abs(packed - alone).max() <= 1e-5 * (1 + mx.abs(alone).max())
     weights = mx.random.normal(packed.shape, key=mx.random.key(0)) / packed.size
 
     def gradients(index: int) -> dict[str, mx.array]:
