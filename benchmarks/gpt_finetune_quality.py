@@ -62,7 +62,8 @@ def measure(name: str, base: Path, data: Path, folder: Path) -> dict:
 
 def evaluate(model: Path, test: list[str], output: Path) -> dict:
     words = ["evaluate", "--model", str(model), *test, "--output", str(output), "--json"]
-    return json.loads(command(*words).strip().rpartition("\n")[2])
+    found = json.loads(command(*words).strip().rpartition("\n")[2])
+    return found | {"model": model.name}  # without the folders of this machine
 
 
 def command(*arguments: str) -> str:
