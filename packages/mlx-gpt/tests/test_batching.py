@@ -113,6 +113,8 @@ def test_only_the_trained_tokens_are_targets():
     assert arrays["targets"][learned].tolist() == [35, 36, 37, 38, 39]
     assert arrays["positions"][learned].tolist() == [34, 35, 36, 37, 38]
     assert arrays["inputs"][0, 39:].tolist() == [7] * 9
+    half = Example(example.ids, np.arange(40) >= 20, "")
+    assert example_arrays([half], MicroBatch([[0]], 48), 7)["positions"].shape == (1, 24)
     everything = Example(example.ids, np.ones(40, bool), "")
     arrays = example_arrays([everything], MicroBatch([[0]], 48), 7)
     assert arrays["targets"][0].tolist() == [*range(1, 40), *[IGNORE] * 9]

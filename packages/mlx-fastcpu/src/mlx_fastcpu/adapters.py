@@ -51,11 +51,10 @@ def _rope_of_few(
         return NotImplemented
     if isinstance(offset, mx.array):
         return NotImplemented
-    given = (dims, base, scale, offset, tokens, id(freqs))
-    if getattr(_last, "given", None) != given:
-        # The frequencies are stored too, so that no other array gets their id.
+    given = (dims, base, scale, offset, tokens)
+    if getattr(_last, "given", None) != given or _last.freqs is not freqs:
         _last.given, _last.freqs = given, freqs
-        _last.turns = _turns(dims, base, scale, offset, tokens, freqs)
+        _last.turns = _turns(*given, freqs)
     cosines, sines = _last.turns
     halves = mx.concatenate([x[..., dims // 2 :], x[..., : dims // 2]], axis=-1)
     return _turn(x, halves, cosines, sines)
