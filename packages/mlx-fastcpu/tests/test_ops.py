@@ -137,8 +137,9 @@ def test_attention(mask, heads):
     )
 
 
-def test_attention_gives_the_gradient_of_an_added_mask():
-    q, k, v = normal(2, 4, 16, 8), normal(2, 4, 32, 8), normal(2, 4, 32, 8)
+@pytest.mark.parametrize("heads", [4, 2])
+def test_attention_gives_the_gradient_of_an_added_mask(heads):
+    q, k, v = normal(2, 4, 16, 8), normal(2, heads, 32, 8), normal(2, heads, 32, 8)
     for shape in ((4, 1, 32), (1, 1, 16, 32), (2, 4, 16, 32)):
         assert_same(
             lambda m: ops.attention(q, k, v, 0.35, m),

@@ -19,8 +19,8 @@ _FLOATS = (mx.float32, mx.float16, mx.bfloat16)
 # Below this many elements MLX's single operation beats ours, of several steps: in generation of
 # text, where arrays have a row or a few, by a factor of 2 to 5.
 _FEW = 32768
-# Queries up to which the same holds for attention.
-_FEW_QUERIES = 8
+# Queries up to which the same holds for attention and RoPE; attention's scores may not be many.
+_FEW_QUERIES, _FEW_SCORES = 8, 8192
 # Rows up to which it holds for products: `ops.linear` adds four operations a layer.
 _FEW_ROWS = 12
 # Rows from which dequantizing a whole weight costs less than MLX's quantized product.
@@ -92,7 +92,7 @@ def attention(
     """As `mx.fast.scaled_dot_product_attention`, without sinks."""
     if sinks is not None or not (_is_covered(q) and _is_covered(k) and _is_covered(v)):
         return NotImplemented
-    if q.shape[-2] <= _FEW_QUERIES:
+    if q.shape[-2] <= _FEW_QUERIES and q.size // q.shape[-1] * k.shape[-2] < _FEW_SCORES:
         return NotImplemented
     return ops.attention(q, k, v, scale, mask)
 

@@ -4,7 +4,14 @@ import math
 
 import mlx.core as mx
 
-from mlx_fastcpu.ops.primitives import barrier, custom, exp, row_max, row_sum, sum_to_shape
+from mlx_fastcpu.ops.primitives import (
+    barrier,
+    custom,
+    fused_exp,
+    row_max,
+    row_sum,
+    sum_to_shape,
+)
 
 # Large enough to remove a position. Finite, so that a row without any allowed position becomes the
 # mean of the values, as in MLX, and not NaN.
@@ -19,15 +26,28 @@ def attention(
     `heads` is a multiple of h. `mask` broadcasts to (B, heads, L, S): boolean (true: attend), or
     added to the scores; "causal" aligns the last query with the last key. Error 3e-6.
     """
-    dtype, groups = mx.result_type(q, k, v), q.shape[1] // k.shape[1]
+    dtype, (B, heads, L, D), (_, kv_heads, S, _) = mx.result_type(q, k, v), q.shape, k.shape
     q, k, v = (each.astype(mx.float32) for each in (q, k, v))
-    if groups > 1:
-        k, v = mx.repeat(k, groups, axis=1), mx.repeat(v, groups, axis=1)
     q = barrier(barrier(q) * scale)  # first contiguous: on a view of heads the product is scalar
+    # Heads that share keys are more queries of one head, so that keys need not be repeated.
+    q = q.reshape(B, kv_heads, heads // kv_heads, L, D)
+    if L == S:  # otherwise they are of a cache, whose rows are contiguous
+        k, v = barrier(k), barrier(v)
     if mask is None:
-        return _attend(q, barrier(k), barrier(v))[0].astype(dtype)
-    added = _added(mask, q.shape[-2], k.shape[-2])
-    return _attend_masked(q, barrier(k), barrier(v), added)[0].astype(dtype)
+        found = _attend(_flat(q), k, v)[0]
+    else:
+        added = _added(mask, L, S)
+        if added.ndim > 2:
+            *batch, of_heads, _, _ = added.shape
+            groups = (kv_heads, heads // kv_heads) if of_heads > 1 else (1, 1)
+            added = added.reshape(*batch, *groups, *added.shape[-2:])
+        found = _attend_masked(q, k, v, added)[0]
+    return found.reshape(B, heads, L, D).astype(dtype)
+
+
+def _flat(x: mx.array) -> mx.array:
+    """(B, kv_heads, groups, L, any) to (B, kv_heads, groups * L, any)."""
+    return x.flatten(2, 3)
 
 
 def _added(mask: mx.array | str, queries: int, keys: int) -> mx.array:
@@ -71,7 +91,7 @@ def rope(
 
 def _weigh(scores: mx.array, v: mx.array) -> tuple[mx.array, mx.array, mx.array]:
     """Normalize after the product with v, which has head_dim columns instead of S."""
-    powers = barrier(exp(barrier(scores - row_max(scores))))
+    powers = fused_exp(scores - row_max(scores))
     share = barrier(1 / row_sum(powers))
     return barrier((powers @ v) * share), powers, share
 
@@ -104,13 +124,18 @@ def _(inputs, gradients, outputs):
 def _attend_masked(
     q: mx.array, k: mx.array, v: mx.array, added: mx.array
 ) -> tuple[mx.array, mx.array, mx.array]:
-    return _weigh(barrier(barrier(q @ k.swapaxes(-1, -2)) + added), v)
+    """Of q (B, kv_heads, groups, L, D); the others, and what it returns, are as of `_attend`."""
+    scores = barrier(_flat(q) @ k.swapaxes(-1, -2)).reshape(*q.shape[:-1], k.shape[-2])
+    return _weigh(_flat(barrier(scores + added)), v)
 
 
 @_attend_masked.vjp
 def _(inputs, gradients, outputs):
-    *others, scores = _backward(inputs, gradients, outputs)
-    return *others, sum_to_shape(scores, inputs[3].shape)
+    q, k, v, added = inputs
+    *others, scores = _backward([_flat(q), k, v], gradients, outputs)
+    others[0] = others[0].reshape(q.shape)
+    scores = scores.reshape(*q.shape[:-1], k.shape[-2])
+    return *others, sum_to_shape(scores, added.shape)
 
 
 def _angles(

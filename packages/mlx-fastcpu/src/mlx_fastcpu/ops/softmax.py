@@ -3,7 +3,7 @@
 import mlx.core as mx
 
 from mlx_fastcpu.ops.activations import softcap
-from mlx_fastcpu.ops.primitives import barrier, custom, exp, row_max, row_sum
+from mlx_fastcpu.ops.primitives import barrier, custom, fused_exp, row_max, row_sum
 
 
 def softmax(x: mx.array) -> mx.array:
@@ -38,7 +38,7 @@ def softcapped_cross_entropy(logits: mx.array, targets: mx.array, cap: float) ->
 @custom
 def _softmax(x: mx.array) -> mx.array:
     x = barrier(x)
-    powers = barrier(exp(barrier(x - row_max(x))))
+    powers = fused_exp(x - row_max(x))
     return barrier(powers * (1 / row_sum(powers)))
 
 
@@ -54,17 +54,17 @@ def _logsumexp(x: mx.array) -> mx.array:
     largest = row_max(x)
     # A row of minus infinity gives minus infinity, not NaN.
     finite = mx.where(mx.isinf(largest), mx.zeros_like(largest), largest)
-    return finite + mx.log(row_sum(exp(barrier(x - finite))))
+    return finite + mx.log(row_sum(fused_exp(x - finite)))
 
 
 @_logsumexp.vjp
 def _(x: mx.array, gradient: mx.array, output: mx.array) -> mx.array:
-    return barrier(barrier(exp(barrier(x - output))) * gradient)
+    return barrier(fused_exp(x - output) * gradient)
 
 
 @custom
 def _capped(logits: mx.array, targets: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-    powers = barrier(exp(barrier(logits)))
+    powers = fused_exp(logits)
     total = row_sum(powers)
     score = mx.take_along_axis(logits, targets[:, None], axis=-1)
     return (mx.log(total) - score).squeeze(-1), powers, total
