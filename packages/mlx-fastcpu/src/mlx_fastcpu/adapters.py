@@ -19,8 +19,10 @@ _FLOATS = (mx.float32, mx.float16, mx.bfloat16)
 # Below this many elements MLX's single operation beats ours, of several steps: in generation of
 # text, where arrays have a row or a few, by a factor of 2 to 5.
 _FEW = 32768
-# Queries up to which the same holds for attention and RoPE; attention's scores may not be many.
+# Queries up to which the same holds for attention, whose scores may not be many.
 _FEW_QUERIES, _FEW_SCORES = 8, 8192
+# Tokens up to which RoPE's angles are computed once for all layers.
+_FEW_TOKENS = 256
 # Rows up to which it holds for products: `ops.linear` adds four operations a layer.
 _FEW_ROWS = 12
 # Rows from which dequantizing a whole weight costs less than MLX's quantized product.
@@ -45,9 +47,9 @@ def _rope_of_few(
     offset: int | mx.array,
     freqs: mx.array | None = None,
 ) -> Found:
-    """In generation all layers turn queries and keys by the same angles: computed once a token."""
+    """All layers turn queries and keys by the same angles: computed once a pass."""
     tokens = x.shape[-2]
-    if tokens > _FEW_QUERIES or dims != x.shape[-1] or x.dtype != mx.float32:
+    if tokens > _FEW_TOKENS or dims != x.shape[-1] or x.dtype != mx.float32:
         return NotImplemented
     if isinstance(offset, mx.array):
         return NotImplemented

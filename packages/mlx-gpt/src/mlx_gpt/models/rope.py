@@ -14,7 +14,7 @@ from functools import partial
 import mlx.core as mx
 import numpy as np
 
-_FEW_TOKENS = 8  # of a row, up to which `rotate` computes angles once for all layers
+_FEW_TOKENS = 256  # of a row, up to which `rotate` computes angles once for all layers
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 
 
