@@ -52,10 +52,11 @@ def beside_long_prompt(process: "Process", round: int) -> dict[str, Any]:
     from mlx_gpt.serve.load import make_bodies, measure, run_load
 
     more = {"model": process.model, "temperature": 0}
-    short, long = (
+    short, more_short, long = (
         [{**each, **more} for each in make_bodies(count, [words], [tokens], True, seed)]
         for count, words, tokens, seed in (
             (SHORT, SHORT_WORDS, SHORT_TOKENS, 7000 + round),
+            (SHORT, SHORT_WORDS, SHORT_TOKENS, 9000 + round),
             (1000, LONG_WORDS, 1, 8000 + round),
         )
     )
@@ -70,8 +71,6 @@ def beside_long_prompt(process: "Process", round: int) -> dict[str, Any]:
 
     thread = threading.Thread(target=read_prompts)
     thread.start()
-    more_short = [{**each, "messages": [{"role": "user", "content": f"now {i}"}]}
-                  for i, each in enumerate(short)]  # fmt: skip
     found["busy"] = run_load(process.server, "/chat/completions", more_short).summary()
     done.set()
     thread.join()
@@ -271,7 +270,7 @@ SOAK = """
 as many to warm up: good ones of all kinds, malformed ones of which each must be refused with a 4xx
 in OpenAI's form, and clients that go away before or in the middle of an answer, or in the middle of
 their request. No answer was another than it should be. The server keeps 16 MiB of prompts; its
-memory includes MLX's cache of free buffers, of at most 2 GiB.
+memory includes MLX's cache of free buffers, of at most 256 MiB.
 
 {table}
 

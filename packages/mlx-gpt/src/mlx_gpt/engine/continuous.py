@@ -59,7 +59,8 @@ class ContinuousBatch(Generic[M]):
     def join(self, members: Sequence[M], caches: Sequence[Cache], logits: mx.array) -> None:
         """Add texts whose prompts are in `caches`, of one row each; call it after `read`.
 
-        `logits` (B, V) follow the prompts.
+        `logits` (B, V) follow the prompts. Hands out the first tokens: nobody waits for them until
+        the end of the next step, and texts that end with them need no room in the batch.
         """
         sampler = Sampler(
             [each.request.sampling for each in members],
@@ -68,11 +69,16 @@ class ContinuousBatch(Generic[M]):
         )
         logits = logits[:, : self._vocab_size]
         first = draw(members, sampler, logits, None, masks(members, self._vocab_size))
+        first.read()
+        stay = [i for i, each in enumerate(members) if each.finish_reason is None]
+        if not stay:
+            return
+        sampler.take(stay)
+        members, tokens = [members[i] for i in stay], first.tokens[mx.array(stay)]
         size = self.cache.slots
-        places = self.cache.join(caches)
-        self._unread.append(first)
+        places = self.cache.join([caches[i] for i in stay])
         if self._sampler is None:
-            self._sampler, self._tokens = sampler, first.tokens
+            self._sampler, self._tokens = sampler, tokens
             self.members.extend(members)
             return
         order = list(range(self.cache.slots))
@@ -81,7 +87,7 @@ class ContinuousBatch(Generic[M]):
             order[place], self.members[place] = size + i, member
         self._sampler.join(sampler)
         self._sampler.take(order)
-        self._tokens = mx.concatenate([self._tokens, first.tokens])[mx.array(order)]
+        self._tokens = mx.concatenate([self._tokens, tokens])[mx.array(order)]
 
     def launch(self) -> None:
         """Start the next token of each row."""

@@ -10,6 +10,8 @@ import numpy as np
 from mlx_gpt.models.cache import Cache
 from mlx_gpt.models.ragged import first_tokens
 
+_FULL = 0.75  # of a cache is used: then it is kept as it is
+
 
 @dataclass(frozen=True)
 class _Entry:
@@ -87,6 +89,15 @@ class PrefixCache:
 
     def _remove(self, key: int) -> None:
         self.nbytes -= self._entries.pop(key).cache.nbytes
+
+
+def compact(cache: Cache) -> Cache | None:
+    """Return a cache of one row that changes no more, without room for more tokens if it has much.
+
+    A copy of a long one would delay the answers in progress.
+    """
+    needed = sum(each.nbytes // each.shape[2] for each in cache.arrays()) * cache.offset
+    return cache if needed > _FULL * cache.nbytes else first_tokens(cache, None)
 
 
 def _shared(first: np.ndarray, second: np.ndarray) -> int:

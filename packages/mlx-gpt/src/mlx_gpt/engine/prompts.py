@@ -1,8 +1,13 @@
-"""Prompts that are read in pieces, between the steps of the texts in progress."""
+"""Prompts that are read between the steps of the texts in progress, a few layers at a time.
+
+A pass of the model over a piece of a prompt is computed in slices of its layers, and what is not
+computed yet waits: for the next tokens of the texts in progress, or for a shorter prompt that came
+later. So pieces can be long enough to be read fast, and nobody waits for a whole one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import mlx.core as mx
@@ -10,14 +15,17 @@ import mlx.core as mx
 from mlx_gpt.engine.draws import Member
 from mlx_gpt.engine.named_adapters import NamedAdapters
 from mlx_gpt.models.cache import Cache
-from mlx_gpt.models.ragged import first_tokens
+from mlx_gpt.models.packed import PackedCache, Part
 
 if TYPE_CHECKING:
     from mlx_gpt.models.decoder import Decoder
 
 M = TypeVar("M", bound=Member)
 
-LEAST_TOKENS = 16  # of a piece: fewer cost about the same
+_SLICES = 8  # of a pass
+_PATIENCE = 8  # passes that a prompt waits for shorter ones
+_STALE = 64  # steps after which the time of a step without prompts is measured again
+_SHARE = 0.75  # of the time of a step that another may read, if as many wait as write
 
 
 class PromptReading(Generic[M]):
@@ -30,19 +38,38 @@ class PromptReading(Generic[M]):
         self.members, self.cache = [member], cache
         self.prompt, self.adapter = tuple(member.request.prompt), member.adapter
         self.cached = cache.offset if cache else 0
-        self.rest = len(self.prompt) - self.cached
-        """Tokens of the prompt that are to be read."""
+        self.begun: Pass[M] | None = None
+        """What is being read of it."""
+        self.waited = 0
+        """Passes since it was read last."""
         self.logits: mx.array | None = None
         """What follows the prompt, (1, V), once it is read."""
 
     @property
     def remaining(self) -> int:
-        """Tokens of the prompt that have not been read."""
+        """Tokens of the prompt that no pass has."""
         return len(self.prompt) - (self.cache.offset if self.cache else 0)
 
     def is_of(self, member: M) -> bool:
         """Whether a text begins with this prompt."""
         return self.adapter == member.adapter and self.prompt == member.request.prompt
+
+
+class Pass(Generic[M]):
+    """A pass over pieces of prompts, `readings`, computed by `advance`."""
+
+    def __init__(self, readings: Sequence[PromptReading[M]], slices: Iterator[list[mx.array]]):
+        self.readings, self._slices = readings, slices
+
+    def advance(self) -> bool:
+        """Compute a slice; return whether the pass is done."""
+        arrays = next(self._slices, None)
+        if arrays is not None:
+            mx.eval(arrays)
+            return False
+        for each in self.readings:
+            each.begun = None
+        return True
 
 
 class Reader:
@@ -56,85 +83,90 @@ class Reader:
     ):
         self._model, self._adapters, self._make_cache = model, adapters, make_cache
 
-    def read(self, readings: Sequence[PromptReading], tokens: int) -> list[mx.array]:
-        """Start reading the next tokens of a prompt, or several whole prompts side by side.
-
-        Returns arrays to wait for.
-        """
+    def begin(self, pieces: Sequence[tuple[PromptReading[M], int]]) -> Pass[M]:
+        """Begin a pass over the next tokens of these prompts."""
+        ids, names, parts = [], [], []
+        for each, tokens in pieces:
+            cache = each.cache = each.cache or self._make_cache([0])
+            cache.expect(len(each.prompt))
+            ids += each.prompt[cache.offset : cache.offset + tokens]
+            names += [each.adapter] * tokens
+            parts.append(Part(cache, tokens))
+        single = parts[0].cache if len(parts) == 1 else None
         if self._adapters:
-            self._adapters.use([each.adapter for each in readings])
-        if len(readings) > 1:
-            return self._read_side_by_side(readings)
-        [only] = readings
-        cache = only.cache = only.cache or self._make_cache([0])
-        ids = only.prompt[cache.offset : cache.offset + tokens]
-        last = self._model.hidden_states(mx.array([ids]), cache)[:, -1:]
-        if not only.remaining:
-            only.logits = last = self._model.logits(last)[:, 0]
-        return [last, *cache.arrays()]
+            self._adapters.use(names[:1] if single else names)
+        rows = mx.array([ids] if single else ids).reshape(1 if single else -1, -1 if single else 1)
+        found = self._model.hidden_states(rows, single or PackedCache(parts)).flatten(0, 1)
+        last, ends = -1, []
+        for (each, tokens), _ in zip(pieces, parts, strict=True):
+            last += tokens
+            if not each.remaining:
+                ends.append((each, last))
+        if ends:
+            logits = self._model.logits(found[mx.array([place for _, place in ends])])
+            for i, (each, _) in enumerate(ends):
+                each.logits = logits[i : i + 1]
+        started = Pass([each for each, _ in pieces], _slices(parts, found[-1:]))
+        for each, _ in pieces:
+            each.begun = started
+        return started
 
-    def _read_side_by_side(self, readings: Sequence[PromptReading]) -> list[mx.array]:
-        length = max(len(each.prompt) for each in readings)
-        padding = [length - len(each.prompt) for each in readings]
-        padded = [(0,) * pad + each.prompt for pad, each in zip(padding, readings, strict=True)]
-        cache = self._make_cache(padding)
-        hidden = self._model.hidden_states(mx.array(padded), cache)[:, -1:]
-        logits, arrays = self._model.logits(hidden)[:, 0], []
-        for row, (pad, each) in enumerate(zip(padding, readings, strict=True)):
-            each.logits, each.cache = logits[row : row + 1], first_tokens(cache, None, row, pad)
-            assert each.cache is not None  # nothing was left behind
-            arrays += [each.logits, *each.cache.arrays()]
-        return arrays
+
+def _slices(parts: Sequence[Part], last: mx.array) -> Iterator[list[mx.array]]:
+    """Yield arrays whose computation ends in some layer, and at last those of the whole pass."""
+    layers = [
+        [each.cache.layers[i].parts for each in parts] for i in range(len(parts[0].cache.layers))
+    ]
+    step = -(-len(layers) // _SLICES)
+    for i in range(step, len(layers), step):
+        yield layers[i]
+    yield [last, *(array for each in parts for array in each.cache.arrays())]
+
+
+def choose(readings: Sequence[PromptReading[M]], limit: int) -> list[tuple[PromptReading[M], int]]:
+    """Return what to read in the next pass, at most `limit` tokens; the first may have one begun.
+
+    Prompts with the fewest tokens left come first, except that none waits for more than `_PATIENCE`
+    passes. Those that end in this pass are not slowed down by a piece of one that does not.
+    """
+    order = sorted(readings, key=lambda each: (each.waited < _PATIENCE, each.remaining))
+    if not order or order[0].begun:
+        return [(each, 0) for each in order[:1]]
+    chosen: list[tuple[PromptReading[M], int]] = []
+    for each in order:
+        if not each.begun and limit and (each.remaining <= limit or not chosen):
+            chosen.append((each, min(each.remaining, limit)))
+            limit -= chosen[-1][1]
+    for each in readings:
+        each.waited += 1
+    for each, _ in chosen:
+        each.waited = 0
+    return chosen
 
 
 class Pace:
-    """How many tokens of a long prompt a step may read, at most `limit`.
+    """How long a step may read prompts: few steps should take twice as long as without them.
 
-    While texts are in progress, reading takes about as long as a step of theirs, so that their
-    tokens come half as fast. Times are those of the steps before.
+    That is while as many texts are written as wait for their first token; if more wait, the time
+    is theirs in proportion.
     """
 
-    def __init__(self, limit: int):
-        self.limit = limit
-        self._tokens = min(limit, 2 * LEAST_TOKENS)
-        self._step: float | None = None  # seconds of a step without prompts, smoothed
+    def __init__(self):
+        self._step = 0.0  # seconds of a step without prompts, smoothed
+        self._since = _STALE  # steps since that was seen
+        self._read = False  # whether the step before did
 
-    def tokens(self, active: bool) -> int:
-        """Return how many tokens of a long prompt to read now."""
-        return self._tokens if active else self.limit
+    def seconds(self, writing: int, waiting: int) -> float:
+        """Return how long the next step should take; 0 for a step without prompts."""
+        if self._since >= _STALE:
+            return 0.0
+        return self._step * (1 + _SHARE * max(1.0, waiting / writing))
 
-    def saw(self, seconds: float, tokens: int) -> None:
-        """Take the time of a step with texts in progress that read this many tokens."""
-        if not tokens:
-            before = seconds if self._step is None else self._step
-            self._step = 0.8 * before + 0.2 * seconds
-        elif tokens == self._tokens and self._step is not None:
-            if seconds > 2 * self._step:
-                self._tokens = max(min(self.limit, LEAST_TOKENS), self._tokens // 2)
-            elif seconds < 1.5 * self._step:
-                self._tokens = min(self.limit, 2 * self._tokens)
-
-
-def choose(
-    readings: Sequence[PromptReading[M]], pace: Pace, active: bool, turn: int
-) -> list[tuple[list[PromptReading[M]], int]]:
-    """Return which prompts to read now, in groups, and how many tokens of each.
-
-    Short prompts, of which at most `pace.limit` tokens are to be read, and long ones have their
-    turns, so that neither waits for the other. Short ones are read whole, and side by side if
-    nothing of them is known: a product with many rows costs less than many with few.
-    """
-    short = [each for each in readings if each.rest <= pace.limit]
-    long = [each for each in readings if each.rest > pace.limit]
-    if long and (not short or turn % 2):
-        return [([long[0]], min(long[0].remaining, pace.tokens(active)))]
-    chosen: list[tuple[list[PromptReading[M]], int]] = []
-    left, group = pace.limit, []
-    for each in short:  # the oldest first
-        longest = max(one.rest for one in (*group, each))
-        if each.cache is not None and each.rest <= left:
-            chosen.append(([each], each.rest))
-            left -= each.rest
-        elif each.cache is None and (len(group) + 1) * longest <= left:
-            group.append(each)
-    return [*chosen, (group, max(one.rest for one in group))] if group else chosen
+    def saw(self, seconds: float, read: bool) -> None:
+        """Take the time of a step with texts in progress, and whether it read prompts."""
+        before, self._read = self._read, read
+        self._since += 1
+        if not read and not before:  # a step may wait for what was started in the step before
+            is_first = not self._step
+            self._step = seconds if is_first else 0.8 * self._step + 0.2 * seconds
+            self._since = 0

@@ -25,17 +25,20 @@ class TokenBuffer:
         self.parts: list[mx.array] = []  # (B, heads, capacity, any) each
         self.offset = 0  # tokens so far
         self.begin = 0  # tokens, padding included, before the first in the arrays
+        self.expected = 0  # tokens for which there will be room when the buffer grows
 
     def append(self, parts: Sequence[mx.array]) -> list[mx.array]:
         """Add (B, heads, T, any) of each part; return the `window` tokens before and the new."""
         held, tokens = self.offset - self.begin, parts[0].shape[2]
         if not self.parts or held + tokens > self.parts[0].shape[2]:
             kept = min(held, self.window + SLACK)
+            self.begin = self.offset - kept
+            room = min(self.expected - self.begin, self.window + SLACK + tokens)
             self.parts = [
-                _enlarged(self.parts[i][:, :, held - kept : held] if held else None, part)
+                _enlarged(self.parts[i][:, :, held - kept : held] if held else None, part, room)
                 for i, part in enumerate(parts)
             ]
-            self.begin, held = self.offset - kept, kept
+            held = kept
         for buffer, part in zip(self.parts, parts, strict=True):
             buffer[:, :, held : held + tokens] = part
         first = max(0, self.offset - self.window) - self.begin
@@ -114,6 +117,11 @@ class Cache:
         """State how many tokens of each row are padding; none of any row if it is empty."""
         self.padding = list(left_padding) if any(left_padding) else []
         self.left_padding = mx.array(self.padding) if self.padding else None
+
+    def expect(self, tokens: int) -> None:
+        """Make room for so many tokens in all at once, where a window does not need less."""
+        for layer in self.layers:
+            layer.expected = tokens
 
     def quantize(self, bits: int, group_size: int) -> None:
         """Store keys and values as `bits` (4 or 8) a number and a scale a group from now on.
@@ -243,10 +251,10 @@ def attention_mask(
     return mask[None, None]
 
 
-def _enlarged(kept: mx.array | None, new: mx.array) -> mx.array:
-    """Return a buffer that begins with `kept` and has room for `new` and up to a step more."""
+def _enlarged(kept: mx.array | None, new: mx.array, room: int) -> mx.array:
+    """Return a buffer that begins with `kept` and has room for `new` and for `room` in all."""
     B, heads, T, dims = new.shape
     held = 0 if kept is None else kept.shape[2]
-    room = -(-(held + T) // STEP) * STEP - held
+    room = -(-max(held + T, room) // STEP) * STEP - held
     more = mx.zeros((B, heads, room, dims), new.dtype)
     return more if kept is None else mx.concatenate([kept, more], axis=2)

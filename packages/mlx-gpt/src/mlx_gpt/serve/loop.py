@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,9 +16,8 @@ from mlx_gpt.engine.continuous import ContinuousBatch
 from mlx_gpt.engine.engine import Engine
 from mlx_gpt.engine.memory import CacheMemory, probe
 from mlx_gpt.engine.named_adapters import NamedAdapters
-from mlx_gpt.engine.prefix_cache import PrefixCache
+from mlx_gpt.engine.prefix_cache import PrefixCache, compact
 from mlx_gpt.engine.prompts import Pace, PromptReading, Reader, choose
-from mlx_gpt.models.ragged import first_tokens
 from mlx_gpt.serve.answer import Answer, ends_on_error
 
 
@@ -35,7 +35,7 @@ class EngineLoop:
         counts: Counter[str],
         *,
         max_batch: int,
-        prefill_chunk: int,
+        prefill_chunk: int | None,
         prefix_cache_bytes: int | None,
         memory_limit: int | None,
     ):
@@ -47,16 +47,16 @@ class EngineLoop:
         if prefix_cache_bytes is None:
             prefix_cache_bytes = min(1 << 30, self.memory.limit // 4)
         self.prefix = PrefixCache(prefix_cache_bytes)
-        self._max_batch, self._pace = max_batch, Pace(prefill_chunk)
+        self._max_batch, self._pace = max_batch, Pace()
+        self._chunk = prefill_chunk or (64 if mx.default_device() == mx.cpu else 256)
         self._reader = Reader(engine.model, self._adapters, engine.make_cache)
-        self._read_tokens = 0  # of prompts, in the step before
         self.batch = self._new_batch()
 
     def _new_batch(self) -> ContinuousBatch[Answer]:
         engine = self.engine
         return ContinuousBatch(
             engine.model, engine.tokenizer.vocab_size, self._adapters, engine.speculation,
-            engine.counts, self._pace.limit,
+            engine.counts, self._chunk,
         )  # fmt: skip
 
     @property
@@ -75,7 +75,7 @@ class EngineLoop:
         self._end_expired()
         self._admit()
         self.counts["memory"] = self.memory.needed([each.size for each in self.running])
-        begin, active = time.perf_counter(), bool(self.batch.active)
+        begin, writing = time.perf_counter(), len(self.batch.active)
         if self.batch.can_guess and not self.readings:
             with self._ends(self.batch.active, of_batch=True):
                 self.batch.guess()
@@ -83,14 +83,13 @@ class EngineLoop:
             return
         with self._ends(self.batch.active, of_batch=True):
             self.batch.launch()
-        tokens = self._read_prompts(active)
         with self._ends(self.batch.active, of_batch=True):
             self.batch.read()
+        has_read = self._read_prompts(begin, writing)
         self._leave()
         self._join()
-        if active:  # a step waits for what was started in the step before
-            self._pace.saw(time.perf_counter() - begin, self._read_tokens)
-        self._read_tokens = tokens if active else 0
+        if writing:
+            self._pace.saw(time.perf_counter() - begin, has_read)
 
     def _end_expired(self) -> None:
         for each in (*self.waiting, *self.running):
@@ -129,22 +128,37 @@ class EngineLoop:
             answer.cached_tokens = reading.cached
             self.counts["cached"] += reading.cached
 
-    def _read_prompts(self, active: bool) -> int:
-        """Start reading prompts; return the number of tokens."""
-        chosen = choose(self.readings, self._pace, active, self.counts["steps"])
-        for group, tokens in chosen:
-            with self._ends([member for each in group for member in each.members]):
-                arrays = self._reader.read(group, tokens)
-                # Nobody waits for a token: then no more than this step is started.
-                (mx.async_eval if active else mx.eval)(arrays)
+    def _read_prompts(self, begin: float, writing: int) -> bool:
+        """Read on until the step, begun then, has taken its time or a pass is done.
+
+        Without texts in progress it goes on until somebody comes. Returns whether it has read.
+        """
+        waiting = sum(len(each.members) for each in self.readings)
+        seconds = self._pace.seconds(writing, waiting) if writing else math.inf
+        if not waiting or not seconds:
+            return False
+
+        def is_time() -> bool:
+            if writing:
+                return time.perf_counter() - begin >= seconds
+            return bool(self.waiting) and len(self.running) < self._max_batch
+
+        pieces = choose(self.readings, self._chunk)
+        known = pieces[0][0].begun
+        read = known.readings if known else [each for each, _ in pieces]
+        with self._ends([member for each in read for member in each.members]):
+            is_done = known.advance() if known else False
+            known = known or self._reader.begin(pieces)
+            while not is_done and not is_time():
+                is_done = known.advance()
         self._drop_readings()
-        return sum(len(group) * tokens for group, tokens in chosen)
+        return True
 
     def _join(self) -> None:
-        done = [each for each in self.readings if each.logits is not None]
+        done = [each for each in self.readings if each.logits is not None and not each.begun]
         if not done:
             return
-        self.readings = [each for each in self.readings if each.logits is None]
+        self.readings = [each for each in self.readings if each not in done]
         rows = [(one, each.cache, each.logits) for each in done for one in each.members]
         members, caches, logits = zip(*rows, strict=True)
         with self._ends([*self.batch.active, *members], of_batch=True):
@@ -153,7 +167,7 @@ class EngineLoop:
             cache = each.cache
             assert cache is not None  # it has been read
             with self._ends([]):
-                self.prefix.store(each.adapter, each.prompt, partial(first_tokens, cache, None))
+                self.prefix.store(each.adapter, each.prompt, partial(compact, cache))
 
     def _leave(self) -> None:
         """Remove the answers that have ended from the batch, and keep what they read."""

@@ -41,10 +41,10 @@ class Scheduler:
     """Answers requests with one engine, which is loaded and used in a thread of its own.
 
     `load` is called in that thread. At most `max_batch` requests are answered at a time, the others
-    wait, at most `max_queue`. A step reads at most `prefill_chunk` tokens of prompts. `adapters`
-    are folders by name. Keys and values of the requests have `memory_limit` bytes (None: most of
-    the free memory), those of earlier texts `prefix_cache_bytes` (None: a quarter of that, at most
-    1 GiB; 0: none are kept).
+    wait, at most `max_queue`. Prompts are read in passes of at most `prefill_chunk` tokens (None:
+    64 on a CPU, 256 on a GPU). `adapters` are folders by name. Keys and values of the requests have
+    `memory_limit` bytes (None: most of the free memory), those of earlier texts
+    `prefix_cache_bytes` (None: a quarter of that, at most 1 GiB; 0: none are kept).
 
     `deliver` functions are called in the engine thread and must return at once. All methods may be
     called from any thread.
@@ -56,13 +56,13 @@ class Scheduler:
         *,
         max_batch: int = 16,
         max_queue: int = 64,
-        prefill_chunk: int = 256,
+        prefill_chunk: int | None = None,
         prefix_cache_bytes: int | None = None,
         adapters: Mapping[str, Path] | None = None,
         memory_limit: int | None = None,
     ):
         for name, value in (("max_batch", max_batch), ("prefill_chunk", prefill_chunk)):
-            if value < 1:
+            if value is not None and value < 1:
                 raise ValueError(f"{name} must be 1 or more, got {value}")
         self.tokenizer: AnyTokenizer
         self.context_length = 0

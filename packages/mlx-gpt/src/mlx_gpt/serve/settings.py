@@ -69,8 +69,8 @@ class ServeEngine:
         at_least=1, at_most=1024)  # fmt: skip
     max_queue: int = setting(64, "Requests that may wait; more get 429.", flag="--max-queue",
         at_least=1, at_most=100_000)  # fmt: skip
-    prefill_chunk: int = setting(256, "Tokens of a prompt that are read in a step.",
-        flag="--prefill-chunk", at_least=1)  # fmt: skip
+    prefill_chunk: int | None = setting(None, "Tokens of prompts that are read in a pass.",
+        flag="--prefill-chunk", at_least=1, default_text="64 on a CPU, 256 on a GPU")  # fmt: skip
     prefix_cache: int | None = setting(None, "Memory for beginnings of prompts that are kept; 0: "
         "none.", flag="--prefix-cache", metavar="SIZE", parse=parse_size, at_least=0,
         default_text="1GiB, but at most a quarter of --memory-limit")  # fmt: skip
