@@ -93,7 +93,7 @@ def test_a_row_is_what_it_was_before_it_joined_others(
     model = make_model(family, 300, head_dim=32 if bits else 8)
     batch = RaggedCache([layer.window for layer in model.make_cache().layers])
     rng = random.Random(0)
-    rows: dict[int, Cache] = {}
+    rows: list[Cache] = []
     for length in (30, 40, 2, 33, 12, 39):
         alone = model.make_cache()
         if bits:
@@ -104,14 +104,12 @@ def test_a_row_is_what_it_was_before_it_joined_others(
         if length > 20:  # as from the prefix cache, with less than the window and its slack
             alone = first_tokens(alone, length - 3)
             assert alone is not None
-        [place] = batch.join([alone])
-        rows[place] = alone
+        batch.join([alone])
+        rows.append(alone)
         if len(rows) == 3:
-            gone = rng.choice(list(rows))
-            del rows[gone]
-            kept = batch.leave([gone], keep_slots=length == 2)
-            rows = {kept.index(slot): row for slot, row in rows.items()}
-        for place, row in rows.items():
+            kept = batch.leave([rng.randrange(3)])
+            rows = [rows[place] for place in kept]
+        for place, row in enumerate(rows):
             found = batch.row(place)
             assert found is not None
             expected = first_tokens(row, None)

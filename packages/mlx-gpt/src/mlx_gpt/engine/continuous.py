@@ -39,14 +39,14 @@ class ContinuousBatch(Generic[M]):
         counts: SpeculationCounts | None = None,
         chunk: int = 256,
     ):
-        self.members: list[M | None] = []  # one of each slot of the cache
+        self.members: list[M] = []  # one of each row of the cache
         self.cache = RaggedCache([layer.window for layer in model.make_cache().layers])
         self._model, self._vocab_size, self._adapters = model, vocab_size, adapters
         self._speculation, self._chunk = speculation, chunk
         self.counts = counts or SpeculationCounts()
         self._draft: tuple[Member, Draft] | None = None
         self._sampler: Sampler | None = None
-        self._tokens = mx.array([], mx.uint32)  # that the cache lacks, one of each slot
+        self._tokens = mx.array([], mx.uint32)  # that the cache lacks, one of each row
         self._unread: list[Draw] = []
         self._next: Draw | None = None  # of `launch`
         self._logits: mx.array | None = None  # of rows that wait for masks
@@ -54,7 +54,7 @@ class ContinuousBatch(Generic[M]):
     @property
     def active(self) -> list[M]:
         """The rows in progress."""
-        return [each for each in self.members if each and each.finish_reason is None]
+        return [each for each in self.members if each.finish_reason is None]
 
     def join(self, members: Sequence[M], caches: Sequence[Cache], logits: mx.array) -> None:
         """Add texts whose prompts are in `caches`, of one row each; call it after `read`.
@@ -75,19 +75,13 @@ class ContinuousBatch(Generic[M]):
             return
         sampler.take(stay)
         members, tokens = [members[i] for i in stay], first.tokens[mx.array(stay)]
-        size = self.cache.slots
-        places = self.cache.join([caches[i] for i in stay])
+        self.cache.join([caches[i] for i in stay])
+        self.members += members
         if self._sampler is None:
             self._sampler, self._tokens = sampler, tokens
-            self.members.extend(members)
-            return
-        order = list(range(self.cache.slots))
-        self.members += [None] * (self.cache.slots - size)
-        for i, (place, member) in enumerate(zip(places, members, strict=True)):
-            order[place], self.members[place] = size + i, member
-        self._sampler.join(sampler)
-        self._sampler.take(order)
-        self._tokens = mx.concatenate([self._tokens, tokens])[mx.array(order)]
+        else:
+            self._sampler.join(sampler)
+            self._tokens = mx.concatenate([self._tokens, tokens])
 
     def launch(self) -> None:
         """Start the next token of each row."""
@@ -113,23 +107,21 @@ class ContinuousBatch(Generic[M]):
             self._tokens, self._unread = self._next.tokens, [self._next]
         self._logits = self._next = None
 
-    def leave(self, keep_slots: bool = False) -> None:
-        """Remove the members that have finished; with `keep_slots` others will take their place."""
-        gone = [i for i, each in enumerate(self.members) if each and each.finish_reason is not None]
-        if not gone and (keep_slots or not self.cache.free):
+    def leave(self) -> None:
+        """Remove the members that have finished."""
+        gone = [i for i, each in enumerate(self.members) if each.finish_reason is not None]
+        if not gone:
             return
-        for i in gone:
-            self.members[i] = None
         if self._draft and self._draft[0].finish_reason is not None:
             self._draft = None
-        kept = self.cache.leave(gone, keep_slots)
-        if not kept:
-            self._sampler, self.members, self._unread = None, [], []
-        elif len(kept) < len(self.members):
+        kept = self.cache.leave(gone)
+        self.members = [self.members[i] for i in kept]
+        if kept:
             assert self._sampler is not None
             self._sampler.take(kept)
-            self.members = [self.members[i] for i in kept]
             self._tokens = self._tokens[mx.array(kept)]
+        else:
+            self._sampler, self._unread = None, []
 
     @property
     def can_guess(self) -> bool:
@@ -143,7 +135,6 @@ class ContinuousBatch(Generic[M]):
         As `SpeculativeGeneration`, which has the reasons.
         """
         [member] = self.members
-        assert member is not None
         assert self._speculation is not None
         unread, self._unread = self._unread, []
         for each in unread:
@@ -191,7 +182,7 @@ class ContinuousBatch(Generic[M]):
     def _forward(self, ids: mx.array) -> mx.array:
         """Return the logits (B, T, V) after `ids` (B, T), which enter the cache."""
         if self._adapters:
-            self._adapters.use([each.adapter if each else None for each in self.members])
+            self._adapters.use([each.adapter for each in self.members])
         logits = self._model.logits(self._model.hidden_states(ids, self.cache))
         return logits[..., : self._vocab_size]  # models may have padding rows
 

@@ -74,9 +74,9 @@ class Member(Protocol):
 
 @dataclass
 class Draw:
-    """Tokens (B,) that were sampled and not yet read; `members` of None are free slots."""
+    """Tokens (B,) that were sampled and not yet read."""
 
-    members: list[Member | None]
+    members: list[Member]
     tokens: mx.array
     chosen: mx.array | None = None  # log-probabilities (B,)
     top: tuple[mx.array, mx.array] | None = None  # ids and log-probabilities (B, k)
@@ -90,7 +90,7 @@ class Draw:
         known = to_list(self.tokens)
         logs = [None] * len(known) if self.chosen is None else self._logs()
         for member, token, log in zip(self.members, known, logs, strict=True):
-            if member and member.finish_reason is None:
+            if member.finish_reason is None:
                 member.accept(token, None if member.top is None else log)
         return known
 
@@ -103,13 +103,12 @@ class Draw:
         logs = []
         for member, value, (ids, values) in zip(self.members, chosen, likeliest, strict=True):
             pairs = sorted(zip(ids, values, strict=True), key=lambda pair: (-pair[1], pair[0]))
-            count = (member.top or 0) if member else 0
-            logs.append(TokenLog(value, tuple(pairs[:count])))
+            logs.append(TokenLog(value, tuple(pairs[: member.top or 0])))
         return logs
 
 
 def draw(
-    members: Sequence[Member | None],
+    members: Sequence[Member],
     sampler: Sampler,
     logits: mx.array,
     before: mx.array | None,
@@ -121,7 +120,7 @@ def draw(
     not `allowed` (B, V) are not sampled; the log is of the model all the same.
     """
     found = Draw(list(members), sampler(_only(logits, allowed), before))
-    wanted = [each.top for each in members if each and each.top is not None]
+    wanted = [each.top for each in members if each.top is not None]
     if wanted:
         found.chosen = log_probabilities(logits, found.tokens)
     if count := min(max(wanted, default=0), logits.shape[-1]):
@@ -132,7 +131,7 @@ def draw(
     return found
 
 
-def masks(members: Sequence[Member | None], vocab_size: int) -> mx.array | None:
+def masks(members: Sequence[Member], vocab_size: int) -> mx.array | None:
     """Return which tokens may follow, boolean (B, V); None: all. Members may end over it."""
     found = [_mask(each) for each in members]
     if all(each is None for each in found):
@@ -143,17 +142,14 @@ def masks(members: Sequence[Member | None], vocab_size: int) -> mx.array | None:
 
 def force(given: Draw) -> None:
     """Replace tokens that were sampled before a tool's result was known."""
-    forced = [
-        each.next_forced() if each and each.finish_reason is None else None
-        for each in given.members
-    ]
+    forced = [each.next_forced() if each.finish_reason is None else None for each in given.members]
     if any(token is not None for token in forced):
         wanted = mx.array([-1 if token is None else token for token in forced])
         given.tokens = mx.where(wanted >= 0, wanted.astype(given.tokens.dtype), given.tokens)
 
 
-def _mask(member: Member | None) -> np.ndarray | None:
-    return member.mask() if member and member.finish_reason is None else None
+def _mask(member: Member) -> np.ndarray | None:
+    return member.mask() if member.finish_reason is None else None
 
 
 def _only(logits: mx.array, allowed: mx.array | None) -> mx.array:

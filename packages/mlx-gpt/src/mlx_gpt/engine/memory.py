@@ -39,7 +39,7 @@ class CacheMemory:
             -(-count // caches.STEP) * caches.STEP * size
             for count, (_, size) in zip(columns, self._layers, strict=True)
         )
-        return len(tokens) * row
+        return caches.row_capacity(len(tokens)) * row
 
     def fits(self, tokens: Sequence[int]) -> bool:
         """Return whether the bytes of such a batch are within the limit."""

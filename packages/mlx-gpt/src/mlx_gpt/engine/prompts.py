@@ -25,7 +25,7 @@ M = TypeVar("M", bound=Member)
 _SLICES = 8  # of a pass
 _PATIENCE = 8  # passes that a prompt waits for shorter ones
 _STALE = 64  # steps after which the time of a step without prompts is measured again
-_SHARE = 0.75  # of the time of a step that another may read, if as many wait as write
+_SHARE = 0.75  # of the time of a step, that it may read in addition
 
 
 class PromptReading(Generic[M]):
@@ -49,6 +49,11 @@ class PromptReading(Generic[M]):
     def remaining(self) -> int:
         """Tokens of the prompt that no pass has."""
         return len(self.prompt) - (self.cache.offset if self.cache else 0)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the whole prompt has been read, and `logits` are known."""
+        return self.logits is not None and self.begun is None
 
     def is_of(self, member: M) -> bool:
         """Whether a text begins with this prompt."""
@@ -147,26 +152,30 @@ def choose(readings: Sequence[PromptReading[M]], limit: int) -> list[tuple[Promp
 class Pace:
     """How long a step may read prompts: few steps should take twice as long as without them.
 
-    That is while as many texts are written as wait for their first token; if more wait, the time
-    is theirs in proportion.
+    That is for long prompts. Each of several short ones that wait, of a pass at most, adds as much:
+    a batch with more texts writes more in a second.
     """
 
     def __init__(self):
-        self._step = 0.0  # seconds of a step without prompts, smoothed
+        self._step, self._writing = 0.0, 0  # seconds of a step without prompts, and with how many
         self._since = _STALE  # steps since that was seen
         self._read = False  # whether the step before did
 
-    def seconds(self, writing: int, waiting: int) -> float:
-        """Return how long the next step should take; 0 for a step without prompts."""
-        if self._since >= _STALE:
-            return 0.0
-        return self._step * (1 + _SHARE * max(1.0, waiting / writing))
+    def seconds(self, writing: int, short: int) -> float:
+        """Return how long the next step should take; 0 for a step without prompts.
 
-    def saw(self, seconds: float, read: bool) -> None:
+        `writing` texts are in progress, and so many `short` prompts wait.
+        """
+        is_alike = writing < 2 * self._writing and self._writing < 2 * writing
+        if self._since >= _STALE or not is_alike:
+            return 0.0
+        return self._step * (1 + _SHARE * max(1, short))
+
+    def saw(self, seconds: float, writing: int, read: bool) -> None:
         """Take the time of a step with texts in progress, and whether it read prompts."""
         before, self._read = self._read, read
         self._since += 1
         if not read and not before:  # a step may wait for what was started in the step before
-            is_first = not self._step
-            self._step = seconds if is_first else 0.8 * self._step + 0.2 * seconds
-            self._since = 0
+            is_new = not self._writing < 2 * writing < 4 * self._writing
+            self._step = seconds if is_new else 0.8 * self._step + 0.2 * seconds
+            self._since, self._writing = 0, writing

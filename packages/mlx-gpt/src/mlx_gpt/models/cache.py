@@ -17,33 +17,34 @@ class TokenBuffer:
     """Arrays with the latest tokens on axis 2: at least `window` + `SLACK`, or all there are.
 
     Tokens stand in their order, so that what is attended to is a slice. When the buffer is full,
-    tokens that no window reaches are left behind: once in `STEP` tokens, the others move.
+    tokens that no window reaches are left behind: once in `STEP` tokens, the others move. There may
+    be room for more rows than there are, behind them.
     """
 
     def __init__(self, window: int):
         self.window = window
-        self.parts: list[mx.array] = []  # (B, heads, capacity, any) each
+        self.parts: list[mx.array] = []  # (B or more, heads, capacity, any) each
         self.offset = 0  # tokens so far
         self.begin = 0  # tokens, padding included, before the first in the arrays
         self.expected = 0  # tokens for which there will be room when the buffer grows
 
     def append(self, parts: Sequence[mx.array]) -> list[mx.array]:
         """Add (B, heads, T, any) of each part; return the `window` tokens before and the new."""
-        held, tokens = self.offset - self.begin, parts[0].shape[2]
+        held, (B, _, tokens, _) = self.offset - self.begin, parts[0].shape
         if not self.parts or held + tokens > self.parts[0].shape[2]:
             kept = min(held, self.window + SLACK)
             self.begin = self.offset - kept
             room = min(self.expected - self.begin, self.window + SLACK + tokens)
+            old = [each[:, :, held - kept : held] for each in self.parts] if held else None
             self.parts = [
-                _enlarged(self.parts[i][:, :, held - kept : held] if held else None, part, room)
-                for i, part in enumerate(parts)
+                _enlarged(old[i] if old else None, part, room) for i, part in enumerate(parts)
             ]
             held = kept
         for buffer, part in zip(self.parts, parts, strict=True):
-            buffer[:, :, held : held + tokens] = part
+            buffer[:B, :, held : held + tokens] = part
         first = max(0, self.offset - self.window) - self.begin
         self.offset += tokens
-        return [buffer[:, :, first : held + tokens] for buffer in self.parts]
+        return [buffer[:B, :, first : held + tokens] for buffer in self.parts]
 
     def can_trim(self, count: int) -> bool:
         """Whether the last `count` tokens can be dropped: what remains must fill the window."""
@@ -251,10 +252,15 @@ def attention_mask(
     return mask[None, None]
 
 
+def row_capacity(rows: int) -> int:
+    """Return for how many rows the buffers of a batch have room, so that others can join."""
+    return rows if rows < 3 else -(-rows // 4) * 4
+
+
 def _enlarged(kept: mx.array | None, new: mx.array, room: int) -> mx.array:
     """Return a buffer that begins with `kept` and has room for `new` and for `room` in all."""
     B, heads, T, dims = new.shape
-    held = 0 if kept is None else kept.shape[2]
+    held, rows = (0, B) if kept is None else (kept.shape[2], min(len(kept), row_capacity(B)))
     room = -(-max(held + T, room) // STEP) * STEP - held
-    more = mx.zeros((B, heads, room, dims), new.dtype)
-    return more if kept is None else mx.concatenate([kept, more], axis=2)
+    more = mx.zeros((rows, heads, room, dims), new.dtype)
+    return more if kept is None else mx.concatenate([kept[:rows], more], axis=2)

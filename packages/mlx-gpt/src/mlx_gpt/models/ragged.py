@@ -1,8 +1,9 @@
 """A cache of rows of different lengths that join and leave while the others go on.
 
-Rows end in the same column: the shorter ones are padded on the left. A row that leaves makes its
-slot free; a row that joins is copied into a free slot, so that the others need not move. They move
-together when slots are added or removed, and when all of them have `STEP` columns of padding.
+Rows end in the same column: the shorter ones are padded on the left. A row that joins is copied
+behind the others, where buffers have room for some more rows; the last row takes the place of one
+that leaves. So the others move only when the buffers are full, or when all of them have `STEP`
+columns of padding. A single row has none.
 """
 
 from collections.abc import Sequence
@@ -10,103 +11,77 @@ from collections.abc import Sequence
 import mlx.core as mx
 
 from mlx_gpt.models import cache as caches
-from mlx_gpt.models.cache import Cache, TokenBuffer
+from mlx_gpt.models.cache import Cache, TokenBuffer, row_capacity
 
 
 class RaggedCache(Cache):
-    """The rows of a batch; models use it as any `Cache`.
-
-    `padding` has an entry for each slot. A free slot is all padding.
-    """
+    """The rows of a batch; models use it as any `Cache`."""
 
     def __init__(self, windows: Sequence[int]):
         super().__init__(windows)
-        self.slots = 0
-        self.free: list[int] = []
+        self.rows = 0
 
-    def join(self, rows: Sequence[Cache]) -> list[int]:
-        """Copy caches of one row each, with at least a token, into the batch; return their slots.
-
-        Free slots are used first. The caches are not changed.
-        """
-        taken = self.free[: len(rows)]
-        old = [i for i in range(self.slots) if i not in self.free]
-        places = [*taken, *range(self.slots, self.slots + len(rows) - len(taken))]
-        slots = self.slots + len(rows) - len(taken)
-        length = max(each.offset for each in (*rows, *([self] if old else [])))
-        pads = self.pads()
-        padding = [length - self.offset + pads[i] if i in old else length for i in range(slots)]
-        for place, row in zip(places, rows, strict=True):
-            padding[place] = length - row.offset
-        if not old:
+    def join(self, rows: Sequence[Cache]) -> None:
+        """Copy caches of one row each, with at least a token, behind the rows of the batch."""
+        length = max(each.offset for each in (*rows, *([self] if self.rows else [])))
+        padding = [length - self.offset + pad for pad in self.pads()]
+        padding += [length - each.offset for each in rows]
+        if not self.rows:
             for layer, other in zip(self.layers, rows[0].layers, strict=True):
                 layer.store_like(other)
-        mine = [*self.layers, self.embeddings]
-        for i, buffer in enumerate(mine):
+        for i, buffer in enumerate([*self.layers, self.embeddings]):
             theirs = [[*each.layers, each.embeddings][i] for each in rows]
             if theirs[0].parts:
-                _join(buffer, list(zip(places, theirs, strict=True)), bool(old), slots, length)
-        self.slots, self.free = slots, self.free[len(taken) :]
+                _join(buffer, theirs, self.rows, length)
+        self.rows += len(rows)
         self.pad(padding)
-        self._compact(range(slots), self.pads())
-        return places
+        self._drop_padding()
 
-    def leave(self, slots: Sequence[int], keep_slots: bool = False) -> list[int]:
-        """Remove rows; return the slots that remain, in their new order.
-
-        With `keep_slots` the rows' slots become free and remain.
-        """
-        self.free, pads = sorted({*self.free, *slots}), self.pads()
-        if keep_slots and len(self.free) < self.slots:
-            self.pad([self.offset if i in self.free else pads[i] for i in range(self.slots)])
-            return list(range(self.slots))
-        kept = [i for i in range(self.slots) if i not in self.free]
-        self.slots, self.free = len(kept), []
+    def leave(self, gone: Sequence[int]) -> list[int]:
+        """Remove rows; return which remain, in their new order."""
+        kept = [row for row in range(self.rows) if row not in gone]
+        order, last = list(range(len(kept))), [row for row in kept if row >= len(kept)]
+        for hole in order:
+            if hole in gone:
+                order[hole] = last.pop()
+                for each in self.buffers():
+                    for part in each.parts:
+                        part[hole : hole + 1] = part[order[hole] : order[hole] + 1]
+        pads, self.rows = self.pads(), len(kept)
         if kept:
-            self._compact(kept, pads)
+            self.pad([pads[row] for row in order])
+            self._drop_padding()
         else:
-            self._clear()
-        return kept
+            for each in self.buffers():
+                each.parts, each.offset, each.begin = [], 0, 0
+            self.pad(())
+        return order
 
-    def row(self, slot: int, tokens: int | None = None) -> Cache | None:
+    def row(self, row: int, tokens: int | None = None) -> Cache | None:
         """Return a copy of a row, or of its first `tokens`; None if its windows moved on.
 
         Its arrays have no room for more tokens.
         """
-        return first_tokens(self, tokens, slot, self.pads()[slot])
-
-    def masks(self, tokens: int) -> "list[mx.array | str | None]":
-        """Return the masks as `Cache.masks`; a free slot begins anew."""
-        if self.free:
-            # Otherwise its positions would grow beyond those of the model.
-            pads = self.pads()
-            self.pad([self.offset if i in self.free else pads[i] for i in range(self.slots)])
-        return super().masks(tokens)
+        return first_tokens(self, tokens, row, self.pads()[row])
 
     def pads(self) -> list[int]:
-        """Return the padding of each slot."""
-        return self.padding or [0] * self.slots
+        """Return the padding of each row."""
+        return self.padding or [0] * self.rows
 
-    def _compact(self, slots: Sequence[int], pads: Sequence[int]) -> None:
-        """Keep these slots, and drop columns that are padding in all rows if they are many."""
-        least = min(pads[i] for i in slots if i not in self.free)
-        if len(slots) == len(pads) and least < caches.STEP:
-            return
-        length = self.offset - least
-        for each in self.buffers():
-            _select(each, slots, length)
-        self.pad([pads[i] - least for i in slots])
-
-    def _clear(self) -> None:
-        for each in self.buffers():
-            each.parts, each.offset, each.begin = [], 0, 0
-        self.pad(())
+    def _drop_padding(self) -> None:
+        """Drop the columns that are padding in all rows, if they are many or of the only row."""
+        pads = self.pads()
+        if (least := min(pads)) >= caches.STEP or (least and self.rows == 1):
+            length = self.offset - least
+            for each in self.buffers():
+                _shorten(each, self.rows, length)
+            self.pad([pad - least for pad in pads])
 
 
-def first_tokens(cache: Cache, tokens: int | None, slot: int = 0, pad: int = 0) -> Cache | None:
+def first_tokens(cache: Cache, tokens: int | None, row: int = 0, pad: int = 0) -> Cache | None:
     """Return a copy of the first `tokens` (None: all) of a row, None if its windows moved on.
 
-    `pad` is the padding of the row, of the slot `slot`.
+    `pad` is the padding of the row.
     """
     length = cache.offset - pad
     tokens = length if tokens is None else tokens
@@ -120,59 +95,48 @@ def first_tokens(cache: Cache, tokens: int | None, slot: int = 0, pad: int = 0) 
             return None
         new.offset, new.begin = tokens, max(first, tokens - old.window - caches.SLACK)
         columns = slice(new.begin + pad - old.begin, tokens + pad - old.begin)
-        new.parts = [mx.contiguous(part[slot : slot + 1, :, columns]) for part in old.parts]
+        new.parts = [mx.contiguous(part[row : row + 1, :, columns]) for part in old.parts]
     for new, old in pairs:
         new.store_like(old)
     return copy
 
 
-def _join(
-    buffer: TokenBuffer,
-    joining: Sequence[tuple[int, TokenBuffer]],
-    has_rows: bool,
-    slots: int,
-    length: int,
-) -> None:
-    """Copy buffers of one row into the slots of `buffer`, which all end at `length` tokens."""
-    sources = [each for _, each in joining] + ([buffer] if has_rows else [])
+def _join(buffer: TokenBuffer, joining: Sequence[TokenBuffer], rows: int, length: int) -> None:
+    """Copy buffers of one row behind the `rows` of `buffer`; then all end at `length` tokens."""
+    sources, total = [*joining, *([buffer] if rows else [])], rows + len(joining)
     # In the batch's columns. What a window left behind must not look like the beginning of a text.
     moved = [each.begin + length - each.offset for each in sources if each.begin]
     begin = max(moved) if moved else min(length - each.offset for each in sources)
     held = length - begin
-    if (
-        not has_rows
-        or (buffer.offset, buffer.begin) != (length, begin)
-        or buffer.parts[0].shape[0] != slots
-    ):
-        room = -(-(held + 1) // caches.STEP) * caches.STEP
-        old = buffer.parts if has_rows else []
-        count = min(held, buffer.offset - buffer.begin)
-        end = buffer.offset - buffer.begin
-        fresh = [
-            mx.zeros((slots, part.shape[1], room, part.shape[3]), part.dtype)
-            for part in joining[0][1].parts
-        ]
-        for new, part in zip(fresh, old, strict=False):
-            new[: part.shape[0], :, held - count : held] = part[:, :, end - count : end]
-        buffer.parts, buffer.offset, buffer.begin = fresh, length, begin
-    for slot, each in joining:
-        count = min(held, each.offset - each.begin)
+    is_moved = (buffer.offset, buffer.begin) != (length, begin)
+    if not rows or is_moved or buffer.parts[0].shape[0] < total:
+        old, end = buffer.parts if rows else [], buffer.offset - buffer.begin
+        count = min(held, end)
+        buffer.parts = [_zeros(part, total, held) for part in joining[0].parts]
+        for new, part in zip(buffer.parts, old, strict=False):
+            new[:rows, :, held - count : held] = part[:rows, :, end - count : end]
+        buffer.offset, buffer.begin = length, begin
+    for row, each in enumerate(joining, rows):
         end = each.offset - each.begin
+        count = min(held, end)
         for new, part in zip(buffer.parts, each.parts, strict=True):
             # The whole row, so that nothing of the row before is left in it.
             if count < held:
-                new[slot : slot + 1, :, : held - count] = mx.zeros((), new.dtype)
-            new[slot : slot + 1, :, held - count : held] = part[:, :, end - count : end]
+                new[row : row + 1, :, : held - count] = mx.zeros((), new.dtype)
+            new[row : row + 1, :, held - count : held] = part[:, :, end - count : end]
 
 
-def _select(buffer: TokenBuffer, slots: Sequence[int], length: int) -> None:
-    """Keep these slots and the last `length` columns, fewer if the window needs fewer."""
+def _shorten(buffer: TokenBuffer, rows: int, length: int) -> None:
+    """Keep the last `length` columns, fewer if the window needs fewer."""
     end = buffer.offset - buffer.begin
     held = min(end, length, buffer.window + caches.SLACK)
-    room, index = -(-(held + 1) // caches.STEP) * caches.STEP, mx.array(list(slots))
-    parts = []
-    for part in buffer.parts:
-        new = mx.zeros((len(slots), part.shape[1], room, part.shape[3]), part.dtype)
-        new[:, :, :held] = part[:, :, end - held : end][index]
-        parts.append(new)
-    buffer.parts, buffer.offset, buffer.begin = parts, length, length - held
+    new = [_zeros(part, rows, held) for part in buffer.parts]
+    for part, old in zip(new, buffer.parts, strict=True):
+        part[:rows, :, :held] = old[:rows, :, end - held : end]
+    buffer.parts, buffer.offset, buffer.begin = new, length, length - held
+
+
+def _zeros(like: mx.array, rows: int, held: int) -> mx.array:
+    """Return a buffer with room for rows, and for some tokens more than those held."""
+    room = -(-(held + 1) // caches.STEP) * caches.STEP
+    return mx.zeros((row_capacity(rows), like.shape[1], room, like.shape[3]), like.dtype)

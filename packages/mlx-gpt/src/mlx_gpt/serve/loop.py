@@ -89,7 +89,7 @@ class EngineLoop:
         self._leave()
         self._join()
         if writing:
-            self._pace.saw(time.perf_counter() - begin, has_read)
+            self._pace.saw(time.perf_counter() - begin, writing, has_read)
 
     def _end_expired(self) -> None:
         for each in (*self.waiting, *self.running):
@@ -114,8 +114,6 @@ class EngineLoop:
             sizes = [each.size for each in (*running, answer)]
             if len(sizes) > self._max_batch or (running and not self.memory.fits(sizes)):
                 return
-            if not self.memory.fits([max(sizes)] * max(len(sizes), len(self.batch.members))):
-                self.batch.leave()  # without free slots
             self.waiting.popleft()
             self.counts["prompt"] += len(answer.request.prompt)
             reading = next((each for each in self.readings if each.is_of(answer)), None)
@@ -129,33 +127,35 @@ class EngineLoop:
             self.counts["cached"] += reading.cached
 
     def _read_prompts(self, begin: float, writing: int) -> bool:
-        """Read on until the step, begun then, has taken its time or a pass is done.
+        """Read on until the step, begun then, has taken its time; return whether it has read.
 
-        Without texts in progress it goes on until somebody comes. Returns whether it has read.
+        Without texts in progress it goes on until a pass is done or somebody comes.
         """
-        waiting = sum(len(each.members) for each in self.readings)
-        seconds = self._pace.seconds(writing, waiting) if writing else math.inf
-        if not waiting or not seconds:
-            return False
+        short = sum(each.remaining <= self._chunk for each in self.readings)
+        seconds = self._pace.seconds(writing, short) if writing and self.readings else math.inf
 
         def is_time() -> bool:
             if writing:
                 return time.perf_counter() - begin >= seconds
             return bool(self.waiting) and len(self.running) < self._max_batch
 
-        pieces = choose(self.readings, self._chunk)
-        known = pieces[0][0].begun
-        read = known.readings if known else [each for each, _ in pieces]
-        with self._ends([member for each in read for member in each.members]):
-            is_done = known.advance() if known else False
-            known = known or self._reader.begin(pieces)
-            while not is_done and not is_time():
-                is_done = known.advance()
-        self._drop_readings()
-        return True
+        has_read = False
+        while seconds and (left := [each for each in self.readings if not each.is_done]):
+            pieces = choose(left, self._chunk)
+            known, has_read = pieces[0][0].begun, True
+            read = known.readings if known else [each for each, _ in pieces]
+            with self._ends([member for each in read for member in each.members]):
+                is_done = known.advance() if known else False
+                known = known or self._reader.begin(pieces)
+                while not is_done and not is_time():
+                    is_done = known.advance()
+            self._drop_readings()
+            if not writing or is_time():
+                break
+        return has_read
 
     def _join(self) -> None:
-        done = [each for each in self.readings if each.logits is not None and not each.begun]
+        done = [each for each in self.readings if each.is_done]
         if not done:
             return
         self.readings = [each for each in self.readings if each not in done]
@@ -172,14 +172,14 @@ class EngineLoop:
     def _leave(self) -> None:
         """Remove the answers that have ended from the batch, and keep what they read."""
         cache = self.batch.cache
-        for slot, each in enumerate(self.batch.members):
-            if each and each.finish_reason not in (None, "error"):
+        for row, each in enumerate(self.batch.members):
+            if each.finish_reason not in (None, "error"):
                 text = [*each.request.prompt, *each.tokens]
-                count = min(len(text), cache.offset - cache.pads()[slot])
+                count = min(len(text), cache.offset - cache.pads()[row])
                 with self._ends([]):
-                    self.prefix.store(each.adapter, text[:count], partial(cache.row, slot, count))
+                    self.prefix.store(each.adapter, text[:count], partial(cache.row, row, count))
         with self._ends(self.batch.active, of_batch=True):
-            self.batch.leave(keep_slots=bool(self.readings or self.waiting))
+            self.batch.leave()
 
     @contextmanager
     def _ends(self, answers: Sequence[Answer], of_batch: bool = False) -> Iterator[None]:
