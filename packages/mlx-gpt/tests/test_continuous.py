@@ -94,20 +94,26 @@ def test_a_row_is_what_it_was_before_it_joined_others(
     batch = RaggedCache([layer.window for layer in model.make_cache().layers])
     rng = random.Random(0)
     rows: list[Cache] = []
-    for length in (30, 40, 2, 33, 12, 39):
+
+    def read(length: int) -> Cache:
         alone = model.make_cache()
         if bits:
             alone.quantize(bits, 32)
         ids = mx.array([[rng.randrange(300) for _ in range(length)]])
         for begin in range(0, length, 4):  # so that windows move on
             mx.eval(model.hidden_states(ids[:, begin : begin + 4], alone), alone.arrays())
-        if length > 20:  # as from the prefix cache, with less than the window and its slack
-            alone = first_tokens(alone, length - 3)
-            assert alone is not None
-        batch.join([alone])
-        rows.append(alone)
-        if len(rows) == 3:
-            kept = batch.leave([rng.randrange(3)])
+        if length % 2:  # as from the prefix cache, with less than the window and its slack
+            kept = first_tokens(alone, length - 3)
+            assert kept is not None
+            return kept
+        return alone
+
+    for lengths in ((30, 43), (40,), (2,), (33, 26), (12,), (39,), (24, 41), (42, 33)):
+        joining = [read(length) for length in lengths]
+        batch.join(joining)
+        rows += joining
+        while len(rows) > 2:
+            kept = batch.leave([rng.randrange(len(rows))])
             rows = [rows[place] for place in kept]
         for place, row in enumerate(rows):
             found = batch.row(place)

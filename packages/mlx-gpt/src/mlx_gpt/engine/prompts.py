@@ -51,6 +51,11 @@ class PromptReading(Generic[M]):
         return len(self.prompt) - (self.cache.offset if self.cache else 0)
 
     @property
+    def unread(self) -> int:
+        """Tokens of the prompt that are still to be computed, with those of the pass begun."""
+        return self.remaining + (self.begun.tokens if self.begun else 0)
+
+    @property
     def is_done(self) -> bool:
         """Whether the whole prompt has been read, and `logits` are known."""
         return self.logits is not None and self.begun is None
@@ -61,10 +66,12 @@ class PromptReading(Generic[M]):
 
 
 class Pass(Generic[M]):
-    """A pass over pieces of prompts, `readings`, computed by `advance`."""
+    """A pass over `tokens` of prompts, `readings`, computed by `advance`."""
 
-    def __init__(self, readings: Sequence[PromptReading[M]], slices: Iterator[list[mx.array]]):
-        self.readings, self._slices = readings, slices
+    def __init__(
+        self, readings: Sequence[PromptReading[M]], tokens: int, slices: Iterator[list[mx.array]]
+    ):
+        self.readings, self.tokens, self._slices = readings, tokens, slices
 
     def advance(self) -> bool:
         """Compute a slice; return whether the pass is done."""
@@ -111,7 +118,7 @@ class Reader:
             logits = self._model.logits(found[mx.array([place for _, place in ends])])
             for i, (each, _) in enumerate(ends):
                 each.logits = logits[i : i + 1]
-        started = Pass([each for each, _ in pieces], _slices(parts, found[-1:]))
+        started = Pass([each for each, _ in pieces], len(ids), _slices(parts, found[-1:]))
         for each, _ in pieces:
             each.begun = started
         return started
@@ -134,7 +141,7 @@ def choose(readings: Sequence[PromptReading[M]], limit: int) -> list[tuple[Promp
     Prompts with the fewest tokens left come first, except that none waits for more than `_PATIENCE`
     passes. Those that end in this pass are not slowed down by a piece of one that does not.
     """
-    order = sorted(readings, key=lambda each: (each.waited < _PATIENCE, each.remaining))
+    order = sorted(readings, key=lambda each: (each.waited < _PATIENCE, each.unread))
     if not order or order[0].begun:
         return [(each, 0) for each in order[:1]]
     chosen: list[tuple[PromptReading[M], int]] = []

@@ -131,7 +131,7 @@ class EngineLoop:
 
         Without texts in progress it goes on until a pass is done or somebody comes.
         """
-        short = sum(each.remaining <= self._chunk for each in self.readings)
+        short = sum(each.unread <= self._chunk for each in self.readings)
         seconds = self._pace.seconds(writing, short) if writing and self.readings else math.inf
 
         def is_time() -> bool:
