@@ -73,7 +73,7 @@ def test_passes_of_several_prompts_that_interrupt_each_other_give_the_numbers_of
     second = reader.begin([(readings[1], 3), (readings[2], 11)])
     while not second.advance():
         slices += 1
-    assert slices == len(known.layers)
+    assert slices == len(known.layers)  # and the head, the last one
     assert readings[0].logits is None
     while not first.advance():
         pass

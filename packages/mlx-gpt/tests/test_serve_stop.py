@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 import mlx.core as mx
 import pytest
+from click.testing import CliRunner
 from serving import (
     MESSAGES,
     PATIENCE,
@@ -22,12 +23,19 @@ from serving import (
     write_long,
 )
 
-from mlx_gpt.cli import main
+from mlx_gpt.cli import cli, main
 from mlx_gpt.engine.engine import Engine
 from mlx_gpt.models.cache import Cache
 from mlx_gpt.models.llama import Llama
 from mlx_gpt.serve.server import EngineDied, listen
-from mlx_gpt.serve.settings import ServeAnswers, ServeNetwork, parse_size
+from mlx_gpt.serve.settings import (
+    ServeAnswers,
+    ServedModel,
+    ServeNetwork,
+    ServeSettings,
+    parse_size,
+)
+from mlx_gpt.serve.startup import start_scheduler
 
 CHAT = "/v1/chat/completions"
 
@@ -254,6 +262,33 @@ def test_wrong_usage_is_one_line_that_says_what_to_do(run, llama_folder, tmp_pat
     code, output, error = run(*model, "--host", "0.0.0.0", "--dry-run")
     assert code == 0
     assert "secret" not in output + error
+
+
+def test_the_commands_of_clients_talk_with_this_server(long_folder):
+    with serving(loader(long_folder)) as server:
+        asked = ["chat", "--url", server.url, "--max-tokens", "8", "--temperature", "0"]
+        chats = [CliRunner().invoke(cli, asked, input="Hi\nAgain\n") for _ in range(2)]
+        assert chats[0].exit_code == 0, chats[0].stderr
+        assert chats[0].stdout == chats[1].stdout
+        assert chats[0].stderr == "model org/tiny\n"
+        load = ["bench-serve", "--url", server.url, "--requests", "6", "--clients", "3",
+                "--prompt-words", "5", "--max-tokens", "4", "--json"]  # fmt: skip
+        done = CliRunner().invoke(cli, load)
+        assert done.exit_code == 0, done.stderr
+        found = json.loads(done.stdout)
+        assert (found["requests"], found["failed"]) == (6, 0)
+        assert set(found["between_tokens"]) >= {"p50", "p95", "p99"}
+
+
+@pytest.mark.skipif(mx.default_device() != mx.cpu, reason="GPUs keep what they need")
+def test_a_server_on_a_cpu_keeps_few_free_buffers(llama_folder):
+    before = mx.set_cache_limit(1 << 30)
+    try:
+        scheduler = start_scheduler(ServeSettings(ServedModel(llama_folder)))
+        scheduler.close()
+    finally:
+        found = mx.set_cache_limit(before)
+    assert found == 256 << 20
 
 
 def test_a_port_in_use_is_said_before_the_model_is_loaded(llama_folder):

@@ -7,7 +7,7 @@ later. So pieces can be long enough to be read fast, and nobody waits for a whol
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import mlx.core as mx
@@ -69,15 +69,14 @@ class Pass(Generic[M]):
     """A pass over `tokens` of prompts, `readings`, computed by `advance`."""
 
     def __init__(
-        self, readings: Sequence[PromptReading[M]], tokens: int, slices: Iterator[list[mx.array]]
+        self, readings: Sequence[PromptReading[M]], tokens: int, slices: list[list[mx.array]]
     ):
         self.readings, self.tokens, self._slices = readings, tokens, slices
 
     def advance(self) -> bool:
         """Compute a slice; return whether the pass is done."""
-        arrays = next(self._slices, None)
-        if arrays is not None:
-            mx.eval(arrays)
+        mx.eval(self._slices.pop(0))
+        if self._slices:
             return False
         for each in self.readings:
             each.begun = None
@@ -97,42 +96,43 @@ class Reader:
 
     def begin(self, pieces: Sequence[tuple[PromptReading[M], int]]) -> Pass[M]:
         """Begin a pass over the next tokens of these prompts."""
-        ids, names, parts = [], [], []
+        ids, names, parts, ends = [], [], [], []
         for each, tokens in pieces:
             cache = each.cache = each.cache or self._make_cache([0])
             cache.expect(len(each.prompt))
             ids += each.prompt[cache.offset : cache.offset + tokens]
             names += [each.adapter] * tokens
             parts.append(Part(cache, tokens))
-        single = parts[0].cache if len(parts) == 1 else None
+            if each.remaining == tokens:
+                ends.append((each, len(ids) - 1))
+        is_single = len(parts) == 1
         if self._adapters:
-            self._adapters.use(names[:1] if single else names)
-        rows = mx.array([ids] if single else ids).reshape(1 if single else -1, -1 if single else 1)
-        found = self._model.hidden_states(rows, single or PackedCache(parts)).flatten(0, 1)
-        last, ends = -1, []
-        for (each, tokens), _ in zip(pieces, parts, strict=True):
-            last += tokens
-            if not each.remaining:
-                ends.append((each, last))
+            self._adapters.use(names[:1] if is_single else names)
+        rows, cache = mx.array(ids)[:, None], PackedCache(parts)
+        if is_single:
+            rows, cache = rows.T, parts[0].cache
+        found = self._model.hidden_states(rows, cache).flatten(0, 1)
+        slices = _slices(parts, found)
         if ends:
             logits = self._model.logits(found[mx.array([place for _, place in ends])])
             for i, (each, _) in enumerate(ends):
                 each.logits = logits[i : i + 1]
-        started = Pass([each for each, _ in pieces], len(ids), _slices(parts, found[-1:]))
+            slices.append([logits])
+        begun = Pass([each for each, _ in pieces], len(ids), slices)
         for each, _ in pieces:
-            each.begun = started
-        return started
+            each.begun = begun
+        return begun
 
 
-def _slices(parts: Sequence[Part], last: mx.array) -> Iterator[list[mx.array]]:
-    """Yield arrays whose computation ends in some layer, and at last those of the whole pass."""
-    layers = [
-        [each.cache.layers[i].parts for each in parts] for i in range(len(parts[0].cache.layers))
+def _slices(parts: Sequence[Part], found: mx.array) -> list[list[mx.array]]:
+    """Return arrays whose computation ends in some layer, and at last those of all layers."""
+    of_layers = [
+        [array for layer in layers for array in layer.parts]
+        for layers in zip(*(each.cache.layers for each in parts), strict=True)
     ]
-    step = -(-len(layers) // _SLICES)
-    for i in range(step, len(layers), step):
-        yield layers[i]
-    yield [last, *(array for each in parts for array in each.cache.arrays())]
+    step = -(-len(of_layers) // _SLICES)
+    rest = [found, *(array for each in parts for array in each.cache.arrays())]
+    return [*of_layers[step::step], rest]
 
 
 def choose(readings: Sequence[PromptReading[M]], limit: int) -> list[tuple[PromptReading[M], int]]:
