@@ -70,10 +70,10 @@ class _PackedLayer(LayerCache):
     def attend(
         self, q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.array | str | None
     ) -> mx.array:
-        split = zip(*(_split(self._parts, each) for each in (q, k, v)), strict=True)
+        own = (_split(self._parts, each) for each in (q, k, v))
         found = [
-            layer.attend(*part, scale, own)[0].swapaxes(0, 1)
-            for layer, part, own in zip(self._layers, split, self.masks, strict=True)
+            layer.attend(*qkv, scale=scale, mask=of_part)[0].swapaxes(0, 1)
+            for layer, of_part, *qkv in zip(self._layers, self.masks, *own, strict=True)
         ]
         return mx.concatenate(found)[:, :, None]
 
