@@ -21,6 +21,12 @@ def finished(page: Any) -> str:
     return page.locator(".turn .answer").last.inner_text().strip()
 
 
+def open_conversation(page: Any, title: str) -> None:
+    """Open a conversation of the list, and wait until it is shown."""
+    page.get_by_role("button", name=title).click()
+    page.locator(".bubble", has_text=title).first.wait_for()
+
+
 def messages(page: Any) -> list[str]:
     """Return the texts of all turns that are shown."""
     return [each.strip() for each in page.locator(".bubble, .answer").all_inner_texts()]

@@ -2,7 +2,7 @@
 
 import re
 
-from talk import finished, messages, say, send, titles
+from talk import finished, messages, open_conversation, say, send, titles
 
 
 def test_an_answer_streams_and_its_speed_is_shown(page, record):
@@ -128,7 +128,7 @@ def test_an_answer_goes_on_while_another_conversation_is_open(page, record):
     assert page.locator(".dot").count() == 1
     record.go_on.set()
     page.locator(".dot").wait_for(state="detached")
-    page.get_by_role("button", name="please hold").click()
+    open_conversation(page, "please hold")
     assert messages(page) == ["please hold", "I wait no more."]
 
 
@@ -151,7 +151,7 @@ def test_conversations_survive_a_reload(page, record):
     page.locator(".turn").first.wait_for()
     assert messages(page) == before
     assert titles(page) == ["markdown", "remember me"]
-    page.get_by_role("button", name="remember me").click()
+    open_conversation(page, "remember me")
     assert messages(page)[0] == "remember me"
     assert say(page, "more") == "You said: more (3 messages)"
 
@@ -168,7 +168,7 @@ def test_a_window_closed_in_the_middle_keeps_what_had_come(page, record):
 def test_another_tab_sees_a_new_conversation(page, open_page):
     other = open_page(context=page.context)
     say(page, "from the first tab")
-    other.get_by_role("button", name="from the first tab").click()
+    open_conversation(other, "from the first tab")
     assert messages(other)[0] == "from the first tab"
 
 

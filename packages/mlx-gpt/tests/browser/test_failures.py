@@ -1,6 +1,6 @@
 """What the page says when the server refuses, fails, or is gone."""
 
-from talk import finished, messages, say, send
+from talk import finished, messages, open_conversation, say, send
 
 
 def test_a_missing_key_is_asked_for_and_then_used(open_page, record):
@@ -98,7 +98,7 @@ def test_a_browser_without_storage_still_chats_and_says_so(open_page, record):
     assert say(page, "hello") == "You said: hello (1 messages)"
     page.get_by_text("This browser stores nothing for this page").first.wait_for()
     page.click("#new")
-    page.get_by_role("button", name="hello").click()
+    open_conversation(page, "hello")
     assert messages(page)[0] == "hello"
 
 
@@ -108,5 +108,5 @@ def test_a_full_storage_is_named_and_the_chat_goes_on(page, record):
     assert say(page, "hello") == "You said: hello (1 messages)"
     page.locator("#note").get_by_text("The browser's storage is full").wait_for()
     page.click("#new")
-    page.get_by_role("button", name="hello").click()
+    open_conversation(page, "hello")
     assert say(page, "more") == "You said: more (3 messages)"
