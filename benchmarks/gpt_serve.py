@@ -107,8 +107,8 @@ def measure_all(options: argparse.Namespace) -> dict[str, Any]:
                 print(f"round {round}, long prompt, {process.name}: p99 between tokens "
                       f"{idle * 1e3:.0f} ms idle, {busy * 1e3:.0f} busy", flush=True)  # fmt: skip
         vitals = {process.name: process.vitals() for process in (ours, theirs)}
-    return {"rounds": rounds, "vitals": vitals, "load": os.getloadavg()[1],
-            "threads": options.threads}  # fmt: skip
+    found = {"rounds": rounds, "vitals": vitals, "load": os.getloadavg()[1]}
+    return {"speed": {str(options.threads): found}}
 
 
 def median(rounds: list[dict[str, Any]], *keys: str) -> float:
@@ -122,7 +122,7 @@ def median(rounds: list[dict[str, Any]], *keys: str) -> float:
 
 
 def tables(results: dict[str, Any]) -> list[str]:
-    """Return the lines of the report's tables of speed."""
+    """Return the lines of the report's tables of speed with a number of threads."""
     rounds = results["rounds"]
     lines = ["| clients | server | tokens/s | ratio | first token, ms: p50 | p95 | p99 | "
              "between tokens, ms: p50 | p95 | p99 |", "|" + "---|" * 10]  # fmt: skip
@@ -174,14 +174,14 @@ def write(results: dict[str, Any], folder: Path) -> None:
 
     (folder / "gpt-serve.json").write_text(json.dumps(results, indent=1) + "\n")
     text = HEAD
-    if "rounds" in results:
+    for threads, found in sorted(results.get("speed", {}).items()):
+        ours = found["rounds"]["mlx-gpt"]
         vitals = ", ".join(f"{name} {each['peak']:.0f} MB" for name, each in
-                           results["vitals"].items())  # fmt: skip
+                           found["vitals"].items())  # fmt: skip
         text += SPEED.format(
-            table="\n".join(tables(results)), threads=results["threads"], load=results["load"],
-            count=len(results["rounds"]["mlx-gpt"]["1"]), words=WORDS, tokens=TOKENS,
-            vitals=vitals, requests=", ".join(map(str, REQUESTS.values())),
-            long=results["rounds"]["mlx-gpt"]["long"][0]["long_tokens"],
+            table="\n".join(tables(found)), threads=threads, load=found["load"],
+            count=len(ours["1"]), words=WORDS, tokens=TOKENS, vitals=vitals,
+            requests=", ".join(map(str, REQUESTS.values())), long=ours["long"][0]["long_tokens"],
         )  # fmt: skip
     if "soak" in results:
         text += soak_text(results["soak"])
@@ -233,11 +233,12 @@ def main() -> None:
         print(soak_text(found["soak"]))
     else:
         found = measure_all(options)
-        print("\n".join(tables(found)))
+        print("\n".join(tables(found["speed"][str(options.threads)])))
     if options.output:
         file = options.output / "gpt-serve.json"
         before = json.loads(file.read_text()) if file.exists() else {}
-        write(before | found, options.output)
+        speed = before.get("speed", {}) | found.pop("speed", {})
+        write(before | found | {"speed": speed}, options.output)
 
 
 HEAD = """\
@@ -248,19 +249,20 @@ random weights), float32, on a CPU.
 """
 
 SPEED = """
-## Under load
+## Under load, {threads} BLAS thread(s)
 
 Both servers run all the time, one at a time has work: {count} rounds, in which each answers the
 same {requests} requests (by 1, 4 and 16 clients) of {words} words with {tokens} tokens, streamed
-and greedy. {threads} BLAS thread(s), for mlx-lm of the same library; medians over the rounds,
-ratios are medians of the ratios of each round. Load of the machine at the end: {load:.1f}; where
+and greedy. mlx-lm has the same BLAS library; medians over the rounds, ratios are medians of the
+ratios of each round. Load of the machine at the end: {load:.1f}; where
 other programs computed too, only ratios compare.
 
 {table}
 
 Busy: prompts of {long} tokens are read one after another by another client. Time between tokens is
-that between pieces of the stream. Peak memory: {vitals}. mlx_lm.server has a queue of 128
-connections here; with its own of 5 it resets some of 16 clients that come at once.
+that between pieces of the stream; mlx-gpt hands out a first token a step early, so that idle the
+second one comes two steps later, which is its p99. Peak memory: {vitals}. mlx_lm.server has a
+queue of 128 connections here; with its own of 5 it resets some of 16 clients that come at once.
 """
 
 SOAK = """
