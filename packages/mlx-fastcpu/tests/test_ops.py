@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mlx_fastcpu import ops
+from mlx_fastcpu.ops.primitives import row_max
 
 DATA = np.random.default_rng(0)
 
@@ -109,6 +110,15 @@ def test_softmax_and_logsumexp(size):
     assert_same(ops.softmax, lambda x: mx.softmax(x, axis=-1), x)
     assert_same(ops.logsumexp, lambda x: mx.logsumexp(x, axis=-1), x, value=1e-5)
     assert ops.logsumexp(x, keepdims=True).shape == (4, 3, 1)
+
+
+@pytest.mark.parametrize("size", [1, 15, 16, 17, 31, 130])
+def test_the_maximum_of_a_row_is_found_wherever_it_is(size):
+    x = normal(size, 2, size)
+    for row in range(size):
+        x[row, :, row] = 100.0 + row
+    for view in (x, x[:, ::-1], x.swapaxes(0, 2).swapaxes(0, 2)):
+        np.testing.assert_array_equal(row_max(view), view.max(-1, keepdims=True))
 
 
 def test_a_row_of_minus_infinity_has_no_mass():
