@@ -9,7 +9,7 @@ import pytest
 from mlx.utils import tree_map
 from serve_models import CONTEXT, Heard, Steps, make_engine, make_model
 
-from mlx_gpt.engine import Engine, Request, Sampling, Speculation
+from mlx_gpt.engine import Engine, Request, Sampling, Speculation, prompts
 from mlx_gpt.engine.prompts import PromptReading
 from mlx_gpt.models.cache import Cache
 from mlx_gpt.models.llama import Llama
@@ -205,6 +205,23 @@ def test_a_prompt_that_cannot_be_read_ends_its_own_requests(engine: WatchedEngin
     steps.finish()
     assert (first.reason, second.reason) == ("length", "error")
     assert first.tokens == alone(engine, Generate(SHORT, 12, GREEDY))
+
+
+def test_a_prompt_that_could_not_be_read_is_not_tried_again(
+    engine: WatchedEngine, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(prompts, "_SHARE", 1e6)  # time enough for it
+    steps = Steps(engine, prefill_chunk=64)
+    _, first = steps.ask(Generate(SHORT, 12, GREEDY))
+    for _ in range(5):
+        steps.loop.step()
+    engine.model._fail_at = (len(engine.model._shapes) + 2,)
+    _, second = steps.ask(Generate(LONG, 12, GREEDY))
+    steps.loop.step()
+    assert second.reason == "error"
+    assert engine.model._shapes.count((1, len(LONG))) == 1
+    steps.finish()
+    assert first.reason == "length"
 
 
 def test_a_model_that_does_not_compute_any_more_ends_the_loop(engine: WatchedEngine):

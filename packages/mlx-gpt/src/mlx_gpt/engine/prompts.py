@@ -108,9 +108,8 @@ class Reader:
         is_single = len(parts) == 1
         if self._adapters:
             self._adapters.use(names[:1] if is_single else names)
-        rows, cache = mx.array(ids)[:, None], PackedCache(parts)
-        if is_single:
-            rows, cache = rows.T, parts[0].cache
+        rows = mx.array(ids)[None] if is_single else mx.array(ids)[:, None]
+        cache = parts[0].cache if is_single else PackedCache(parts)
         found = self._model.hidden_states(rows, cache).flatten(0, 1)
         slices = _slices(parts, found)
         if ends:
@@ -173,16 +172,19 @@ class Pace:
 
         `writing` texts are in progress, and so many `short` prompts wait.
         """
-        is_alike = writing < 2 * self._writing and self._writing < 2 * writing
-        if self._since >= _STALE or not is_alike:
+        if self._since >= _STALE or not self._is_alike(writing):
             return 0.0
         return self._step * (1 + _SHARE * max(1, short))
 
     def saw(self, seconds: float, writing: int, read: bool) -> None:
         """Take the time of a step with texts in progress, and whether it read prompts."""
-        before, self._read = self._read, read
+        had_read, self._read = self._read, read
         self._since += 1
-        if not read and not before:  # a step may wait for what was started in the step before
-            is_new = not self._writing < 2 * writing < 4 * self._writing
-            self._step = seconds if is_new else 0.8 * self._step + 0.2 * seconds
-            self._since, self._writing = 0, writing
+        if not read and not had_read:  # a step may wait for what was started in the step before
+            before = self._step if self._is_alike(writing) else seconds
+            self._step, self._writing = 0.8 * before + 0.2 * seconds, writing
+            self._since = 0
+
+    def _is_alike(self, writing: int) -> bool:
+        """Whether steps with so many texts take about as long as the one that was seen."""
+        return writing < 2 * self._writing and self._writing < 2 * writing
